@@ -1,0 +1,30 @@
+"""modreduce_keras: knowledge distillation for Keras 3 and TensorFlow."""
+
+from modreduce_keras import adapters, aggregators, data, losses, models, schedules
+from modreduce_keras._version import __version__
+from modreduce_keras.distillers import BaseDistiller, Distiller, ModReduce, PeerDistiller
+from modreduce_keras.knobs import Knob
+from modreduce_keras.knowledge import Feature, Knowledge, Relation, Response
+from modreduce_keras.registry import register
+from modreduce_keras.taps import TapReader
+
+__all__ = [
+    "BaseDistiller",
+    "Distiller",
+    "Feature",
+    "Knob",
+    "Knowledge",
+    "ModReduce",
+    "PeerDistiller",
+    "Relation",
+    "Response",
+    "TapReader",
+    "__version__",
+    "adapters",
+    "aggregators",
+    "data",
+    "losses",
+    "models",
+    "register",
+    "schedules",
+]

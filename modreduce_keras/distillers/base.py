@@ -1,0 +1,440 @@
+"""The distiller: one training step for any number of students, with or without a teacher."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from modreduce_keras import knobs
+from modreduce_keras.distillers import checks, optimizers
+from modreduce_keras.distillers.supervision import Supervision
+from modreduce_keras.distillers.teacher import FrozenTeacher
+from modreduce_keras.distillers.trackers import Trackers
+from modreduce_keras.distribute import num_replicas, sum_over_replicas
+from modreduce_keras.knobs import Knob
+from modreduce_keras.knowledge import Knowledge
+from modreduce_keras.taps import ModelOutput, TapReader
+
+_ENSEMBLE = "ensemble"
+
+
+class Forward(NamedTuple):
+    """What one forward pass of all students gave: their outputs, and the group's, if any."""
+
+    students: dict[str, ModelOutput]
+    group: dict[str, Any]
+
+    def logits(self) -> dict[str, Any]:
+        """Returns the logits of every student, and of the ensemble where there is one."""
+        logits = {name: output.logits for name, output in self.students.items()}
+        if _ENSEMBLE in self.group:
+            logits[_ENSEMBLE] = self.group[_ENSEMBLE]
+        return logits
+
+
+class BaseDistiller(keras.Model):
+    """Base class of all distillers: which models run and which terms make up the loss.
+
+    The total loss of a training step is
+
+        Σ_examples sample_weight · Σ_terms weight · term / number of examples on all replicas
+        + the students' regularizers and `add_loss`
+
+    A subclass says which models it runs (`forward`), which terms there are (`compute_terms`) and
+    what they weigh (`term_weights`); the step itself is written once, here.
+
+    Logs name every term: with one student `loss`, `ce` (the compiled loss on the labels), each
+    knowledge by its name, and the compiled metrics; with several, each of them behind the
+    student's name (`response/ce`, `response/accuracy`). `loss` is the weighted total, each term is
+    the unweighted mean. `evaluate` runs the students only: its `loss` is the sum of the students'
+    compiled losses and regularizers.
+
+    Args:
+        students: Models to train, by name.
+        teacher: A trained model, or `None`. It is run forward only and never changed; its weights
+            are not among the distiller's and not in weight files.
+        knowledge: What each student is taught, by the student's name.
+        supervised_weight: Weight of the compiled loss on the labels: a number that is not
+            negative, or a schedule. Defaults to 1.
+        **kwargs: `name` and `dtype`, as for every Keras model.
+    """
+
+    supervised_weight = Knob()
+    _model_views: ClassVar[tuple[str, ...]] = ("teacher", "student", "best_student")
+    """Properties that return a model which is held elsewhere."""
+
+    def __init__(
+        self,
+        students: Mapping[str, keras.Model],
+        *,
+        teacher: keras.Model | None,
+        knowledge: Mapping[str, list[Knowledge]],
+        supervised_weight: Any = 1.0,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.students = dict(students)
+        self.knowledge = {name: list(knowledge.get(name, ())) for name in students}
+        self._several = len(students) > 1
+        self.step = keras.Variable(
+            0, trainable=False, dtype="int64", name="step", aggregation="only_first_replica"
+        )
+        self.supervised_weight = supervised_weight
+        self._supervision: Supervision | None = None
+        self._check_numerics = False
+        self._connect(teacher)
+        for owner in [self, *self._all_knowledge(), *(k.loss for k in self._all_knowledge())]:
+            knobs.bind(owner, lambda: self.step)
+        self.built = True
+
+    # Construction
+
+    def _connect(self, teacher: keras.Model | None) -> None:
+        """Builds the models, the tap readers and, from symbolic features, the knowledge."""
+        models = {f"student {name!r}": model for name, model in self.students.items()}
+        if teacher is not None:
+            models["teacher"] = teacher
+        for role, model in models.items():
+            checks.require_model(model, role)
+        checks.require_distinct(models)
+        known = (checks.input_specs(model) for model in (teacher, *self.students.values()) if model)
+        specs = next((spec for spec in known if spec is not None), None)
+        for role, model in models.items():
+            checks.ensure_built(model, specs, role)
+        self._input_specs = checks.input_specs(next(iter(self.students.values())))
+
+        teacher_spec = None
+        self._frozen_teacher = None
+        if teacher is not None:
+            taps = [tap for k in self._all_knowledge() for tap in k.taps("teacher")]
+            self._frozen_teacher = FrozenTeacher(teacher, taps)
+            teacher_spec = self._frozen_teacher.reader.specs(checks.input_specs(teacher))
+            checks.require_single_output(teacher_spec.logits, teacher, "teacher")
+        readers = {}
+        self._student_specs = {}
+        for name, student in self.students.items():
+            taps = [tap for k in self.knowledge[name] for tap in k.taps("student")]
+            readers[name] = TapReader(student, taps, role=f"student {name!r}")
+            spec = readers[name].specs(checks.input_specs(student))
+            checks.require_single_output(spec.logits, student, f"student {name!r}")
+            self._student_specs[name] = spec
+            self._build_knowledge(name, spec, teacher_spec)
+        self._readers = readers
+
+    def _build_knowledge(self, name: str, student: ModelOutput, teacher: ModelOutput | None):
+        if any(knowledge.needs_logits for knowledge in self.knowledge[name]):
+            checks.require_logits(self.students[name], self._input_specs, f"student {name!r}")
+            checks.require_logits(self.teacher, checks.input_specs(self.teacher), "teacher")
+        names = [knowledge.name for knowledge in self.knowledge[name]]
+        twice = sorted({term for term in names if names.count(term) > 1})
+        if twice:
+            raise ValueError(
+                "Each knowledge of a student needs a name of its own in the logs; give one of "
+                f"them another with name=. Received several named {twice}"
+            )
+        for knowledge in self.knowledge[name]:
+            pair = knowledge.read("student", student), knowledge.read("teacher", teacher)
+            knowledge.build(*(keras.tree.map_structure(lambda t: t.shape, side) for side in pair))
+            # A dry run, so that shapes that do not fit are an error here and not in the step.
+            labels = keras.KerasTensor((None,), "int64")
+            knowledge.compute_output_spec(*pair, labels=labels)
+
+    def _all_knowledge(self) -> list[Knowledge]:
+        return [knowledge for several in self.knowledge.values() for knowledge in several]
+
+    @property
+    def teacher(self) -> keras.Model | None:
+        """The teacher as the user gave it, or `None`."""
+        return self._frozen_teacher and self._frozen_teacher.model
+
+    def __dir__(self):
+        # Keras saves the weights of every model that dir() shows, where it shows it first. The
+        # teacher's are not ours, and the students' belong under `students`.
+        return [name for name in super().__dir__() if name not in self._model_views]
+
+    # The step
+
+    def call(self, inputs, training=None):
+        """Returns the logits of the student that `predict` uses."""
+        checks.require_float_inputs(inputs, self._input_specs)
+        return self._deployed()(inputs, training=training)
+
+    def _deployed(self) -> keras.Model:
+        return next(iter(self.students.values()))
+
+    def forward(self, inputs, training: bool) -> Forward:
+        """Runs every student once."""
+        checks.require_float_inputs(inputs, self._input_specs)
+        outputs = {name: reader(inputs, training) for name, reader in self._readers.items()}
+        return Forward(outputs, {})
+
+    def term(self, student: str, name: str) -> str:
+        """Returns the name of a student's term in the logs."""
+        return f"{student}/{name}" if self._several else name
+
+    def supervised_terms(self, labels, logits: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the compiled loss on the labels, (batch,), for each of some logits."""
+        if self._supervision is None:
+            return {}
+        if labels is None:
+            raise ValueError("A loss is compiled, but the data have no labels y.")
+        name = self._supervision.name
+        return {self.term(s, name): self._supervision(labels, z) for s, z in logits.items()}
+
+    def compute_terms(self, inputs, labels, outputs: Forward) -> dict[str, Any]:
+        """Returns every term of a training step, (batch,) each, unweighted."""
+        logits = {name: output.logits for name, output in outputs.students.items()}
+        terms = self.supervised_terms(labels, logits)
+        if self._frozen_teacher is None:
+            return terms
+        lesson = self._frozen_teacher(inputs)
+        for name, several in self.knowledge.items():
+            for knowledge in several:
+                terms[self.term(name, knowledge.name)] = knowledge(
+                    knowledge.read("student", outputs.students[name]),
+                    knowledge.read("teacher", lesson),
+                    labels=labels,
+                    training=True,
+                )
+        return terms
+
+    def term_weights(self) -> dict[str, Any]:
+        """Returns the weight of every term, scalars in the graph."""
+        weights = {}
+        for name, several in self.knowledge.items():
+            if self._supervision is not None:
+                weights[self.term(name, self._supervision.name)] = self.supervised_weight
+            weights.update({self.term(name, k.name): k.weight for k in several})
+        return weights
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Returns the scalar loss of one step on this replica, and updates the logged means.
+
+        Args:
+            x: The inputs.
+            y: The labels, or `None` where no loss is compiled.
+            y_pred: What `forward` returned.
+            sample_weight: (batch,) or `None`.
+            training: Whether this is a training step (all terms) or an evaluation (the compiled
+                loss only).
+        """
+        if training:
+            terms, weights = self.compute_terms(x, y, y_pred), self.term_weights()
+        else:
+            terms = self.supervised_terms(y, y_pred.logits())
+            weights = {name: 1.0 for name in terms if not name.startswith(f"{_ENSEMBLE}/")}
+        if self._check_numerics:
+            terms = {
+                name: tf.debugging.check_numerics(values, f"Term {name!r} of the loss")
+                for name, values in terms.items()
+            }
+        examples = ops.shape(keras.tree.flatten(x)[0])[0]
+        sample_weight = self._per_example(sample_weight)
+        terms = {name: values * sample_weight for name, values in terms.items()}
+        per_example = sum(weights[name] * terms[name] for name in weights) + ops.zeros((examples,))
+        additional = sum((ops.sum(ops.cast(v, "float32")) for v in self.losses), 0.0)
+        self._trackers.update({**terms, **self._logged_values(y_pred)})
+        self._loss_tracker.update_state(per_example + additional)
+        count = ops.cast(sum_over_replicas(examples), "float32")
+        return ops.sum(per_example) / ops.maximum(count, 1.0) + additional / num_replicas()
+
+    @staticmethod
+    def _per_example(sample_weight):
+        if sample_weight is None:
+            return 1.0
+        shape = tuple(sample_weight.shape)
+        if len(shape) == 2 and shape[1] == 1:
+            sample_weight = ops.squeeze(sample_weight, axis=1)
+        elif len(shape) != 1:
+            raise ValueError(
+                f"sample_weight must have one value per example, (batch,). Received: shape {shape}"
+            )
+        return ops.cast(sample_weight, "float32")
+
+    def _logged_values(self, outputs: Forward) -> dict[str, Any]:
+        """Returns further values for the logs, by name."""
+        return {}
+
+    def train_step(self, data):
+        """Runs one training step on a batch, as `fit` and `train_on_batch` call it."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            outputs = self.forward(x, training=True)
+            loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
+            loss = self.optimizer.scale_loss(loss)
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        self.step.assign_add(1)
+        return self.compute_metrics(x, y, outputs, sample_weight)
+
+    def test_step(self, data):
+        """Evaluates one batch: students only, no teacher, no update."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        outputs = self.forward(x, training=False)
+        self.compute_loss(x, y, outputs, sample_weight, training=False)
+        results = self.compute_metrics(x, y, outputs, sample_weight)
+        untouched = self._trackers.names - set(self.supervised_terms(y, outputs.logits()))
+        return {name: value for name, value in results.items() if name not in untouched}
+
+    # Metrics
+
+    @property
+    def metrics(self):
+        """The metrics that `fit` resets: the loss, every term, the compiled metrics."""
+        return super().metrics + (self._trackers.metrics if self.compiled else [])
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Updates the compiled metrics for every student and returns all logs."""
+        if self._compile_metrics is not None:
+            names = self._metric_names()
+            # Keras sizes up the metrics with the output of `call`, which stands for every one.
+            logits = (
+                y_pred.logits() if isinstance(y_pred, Forward) else dict.fromkeys(names, y_pred)
+            )
+            if self._several:
+                labels = {f"{name}/": y for name in names}
+                logits = {f"{name}/": logits[name] for name in names}
+            else:
+                labels, logits = y, logits[names[0]]
+            self._compile_metrics.update_state(labels, logits, sample_weight)
+        return self.get_metrics_result()
+
+    def get_metrics_result(self):
+        """Returns all logs by name, `STUDENT/METRIC` where there are several students."""
+        # Keras joins output and metric with "_", and the outputs are called "STUDENT/" here.
+        results = super().get_metrics_result()
+        return {name.replace("/_", "/"): value for name, value in results.items()}
+
+    def _metric_names(self) -> list[str]:
+        """Returns whose logits the compiled metrics are computed on."""
+        return list(self.students)
+
+    # Compilation and serialization
+
+    def variable_groups(self) -> dict[str, list[keras.Variable]]:
+        """Returns the trainable variables by group: a student with its adapters is one."""
+        return {
+            name: student.trainable_variables
+            + [v for knowledge in self.knowledge[name] for v in knowledge.trainable_variables]
+            for name, student in self.students.items()
+        }
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        *,
+        check_numerics: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training, as `keras.Model.compile` does.
+
+        Args:
+            optimizer: One optimizer for everything that trains, or a dict with one for each
+                group: the students by name, and `"aggregator"` where there is one that learns.
+            loss: Loss on the labels, the same for every student, or `None` to train on the
+                teacher alone.
+            metrics: List of metrics; each student gets a copy of its own. With several students
+                also a dict from student (or `"ensemble"`) to list.
+            weighted_metrics: The same, weighted by `sample_weight`.
+            check_numerics: Whether a step with a value that is not finite fails with the name of
+                the term. Defaults to `False`: the check reads every term.
+            **kwargs: `run_eagerly`, `steps_per_execution`, `jit_compile` and `auto_scale_loss`, as
+                in Keras.
+
+        Raises:
+            ValueError: If the loss expects probabilities and the students give logits, or the
+                optimizers do not fit the groups.
+        """
+        if kwargs.pop("loss_weights", None) is not None:
+            raise ValueError(
+                "Terms are weighted where they are made: supervised_weight=, and weight= of each "
+                "knowledge. Received: loss_weights"
+            )
+        self._compile_arguments = {
+            "optimizer": optimizer,
+            "loss": loss,
+            "metrics": metrics,
+            "weighted_metrics": weighted_metrics,
+            "check_numerics": check_numerics,
+            **kwargs,
+        }
+        self._supervision = None if loss is None else Supervision(loss)
+        if self._supervision is not None:
+            for student in self.students.values():
+                self._supervision.require_fitting_head(
+                    checks.ends_in_probabilities(student, self._input_specs), student
+                )
+        self._check_numerics = check_numerics
+        super().compile(
+            optimizer=optimizers.resolve(optimizer, self.variable_groups()),
+            metrics=self._for_each_student(metrics),
+            weighted_metrics=self._for_each_student(weighted_metrics),
+            **kwargs,
+        )
+        self._trackers = Trackers([*self.term_weights(), *self._logged_names()])
+        self.loss = loss
+        self.optimizer.build(self.trainable_variables)
+
+    def _logged_names(self) -> list[str]:
+        return []
+
+    def _for_each_student(self, metrics):
+        names = self._metric_names()
+        if metrics is None or not self._several:
+            return metrics
+        if not isinstance(metrics, Mapping):
+            metrics = dict.fromkeys(names, metrics)
+        unknown = sorted(set(metrics) - set(names))
+        if unknown:
+            raise ValueError(
+                f"metrics must be a list, or a dict with keys among {names}. Received: {unknown}"
+            )
+
+        def copy(metric):
+            return (
+                type(metric).from_config(metric.get_config())
+                if isinstance(metric, keras.metrics.Metric)
+                else metric
+            )
+
+        return {
+            f"{name}/": [copy(metric) for metric in keras.tree.flatten(several)]
+            for name, several in metrics.items()
+        }
+
+    def get_compile_config(self):
+        """Returns the arguments of `compile`, serialized."""
+        return keras.saving.serialize_keras_object(self._compile_arguments) if self.compiled else {}
+
+    def compile_from_config(self, config):
+        """Compiles from what `get_compile_config` returned."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments that all distillers share, serialized."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "teacher": self.teacher and serialize(self.teacher),
+            **knobs.config(self),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Returns the distiller that `get_config` describes, with fresh weights."""
+        return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
+
+    def save_assets(self, inner_path):
+        """Saves the teacher's weights in `.keras` files (weight files leave them out)."""
+        if self.teacher is not None:
+            self.teacher.save_weights(tf.io.gfile.join(inner_path, "teacher.weights.h5"))
+
+    def load_assets(self, inner_path):
+        """Loads what `save_assets` saved."""
+        if self.teacher is not None:
+            self.teacher.load_weights(tf.io.gfile.join(inner_path, "teacher.weights.h5"))

@@ -1,0 +1,130 @@
+"""Checks of what a user hands to a distiller, made before anything is trained."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+_PROBABILITY_ACTIVATIONS = ("softmax", "sigmoid")
+_TRANSPARENT_LAYERS = ("Activation", "Dropout", "Flatten", "Identity", "Reshape")
+
+
+def require_model(model: Any, role: str) -> None:
+    """Raises unless a Keras model came."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"The {role} must be a keras.Model. Received: {model!r}")
+
+
+def input_specs(model: keras.Model) -> Any:
+    """Returns a built model's inputs as symbolic tensors, or `None` where they are not known."""
+    if not model.built:
+        return None
+    if getattr(model, "inputs", None):
+        # A Sequential model's `input` is its first tensor, a functional one's its structure.
+        return model.input
+    config = model.get_build_config() or {}
+    shapes = config.get("shapes_dict") or {"input_shape": config.get("input_shape")}
+    shape = next(iter(shapes.values()))
+    if shape is None:
+        return None
+    return _map_shapes(lambda shape: keras.KerasTensor((None, *shape[1:]), "float32"), shape)
+
+
+def _map_shapes(function, shapes):
+    if isinstance(shapes, dict):
+        return {name: _map_shapes(function, shape) for name, shape in shapes.items()}
+    if shapes and isinstance(shapes[0], (dict, list, tuple)):
+        return [_map_shapes(function, shape) for shape in shapes]
+    return function(tuple(shapes))
+
+
+def ensure_built(model: keras.Model, specs: Any, role: str) -> None:
+    """Builds an unbuilt model for the inputs of another one, or says what the user has to do."""
+    if input_specs(model) is not None:
+        return
+    remedy = (
+        f"The {role} {model.name!r} is not built, and its inputs cannot be told from the other "
+        "models. Start it with keras.Input(shape), or call it once on a batch."
+    )
+    if specs is None:
+        raise ValueError(remedy)
+    try:
+        model.build(keras.tree.map_structure(lambda spec: spec.shape, specs))
+    except Exception as error:
+        raise ValueError(f"{remedy} Building it failed with: {error}") from error
+
+
+def require_single_output(spec: Any, model: keras.Model, role: str) -> None:
+    """Raises unless a model's symbolic output is one tensor (batch, ..., classes)."""
+    if keras.tree.is_nested(spec) or len(spec.shape) < 2 or spec.shape[-1] is None:
+        received = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), spec)
+        raise ValueError(
+            f"The {role} {model.name!r} must have one output (batch, ..., classes) with a known "
+            f"number of classes. Received: output of shape {received}"
+        )
+
+
+def ends_in_probabilities(model: keras.Model, specs: Any) -> bool:
+    """Returns whether a model's output went through a softmax or a sigmoid.
+
+    Read off the layers of functional and Sequential models; other models are run once.
+    """
+    if getattr(model, "outputs", None):
+        return _is_probability(model.outputs[0])
+    inputs = keras.tree.map_structure(
+        lambda spec: np.ones((2, *(size or 8 for size in spec.shape[1:])), spec.dtype), specs
+    )
+    output = keras.ops.convert_to_numpy(model(inputs, training=False)).astype("float64")
+    return bool((output >= 0).all() and np.allclose(output.sum(axis=-1), 1.0, atol=1e-2))
+
+
+def _is_probability(tensor: Any) -> bool:
+    operation = tensor._keras_history.operation
+    if getattr(operation, "outputs", None) and isinstance(operation, keras.Model):
+        return _is_probability(operation.outputs[0])
+    if type(operation).__name__.lower() in _PROBABILITY_ACTIVATIONS:
+        return True
+    activation = getattr(getattr(operation, "activation", None), "__name__", "linear")
+    if activation in _PROBABILITY_ACTIVATIONS:
+        return True
+    if type(operation).__name__ in _TRANSPARENT_LAYERS and activation == "linear":
+        return _is_probability(operation.input)
+    return False
+
+
+def require_logits(model: keras.Model, specs: Any, role: str) -> None:
+    """Raises if a model ends in probabilities where logits are needed."""
+    if ends_in_probabilities(model, specs):
+        raise ValueError(
+            f"The {role} {model.name!r} ends in a softmax or sigmoid, but distillation needs "
+            "logits: its temperature divides them. End the model in a linear layer "
+            "(keras.layers.Dense(classes)) and train with from_logits=True; a trained model "
+            "keeps its weights when only the last activation is set to 'linear'."
+        )
+
+
+def require_float_inputs(inputs: Any, specs: Any) -> None:
+    """Raises if integers come where the models take floats (Keras would convert in silence)."""
+    received, expected = keras.tree.flatten(inputs), keras.tree.flatten(specs)
+    if len(received) != len(expected):
+        return
+    for tensor, spec in zip(received, expected, strict=True):
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        if "int" in dtype and "float" in keras.backend.standardize_dtype(spec.dtype):
+            raise ValueError(
+                f"The models take float inputs. Received: x of dtype {dtype}. Convert and scale "
+                "the images as the teacher was trained, for example "
+                "dataset.map(lambda x, y: (tf.cast(x, 'float32') / 255, y))."
+            )
+
+
+def require_distinct(models: dict[str, keras.Model]) -> None:
+    """Raises if one model object stands in two places."""
+    seen: dict[int, str] = {}
+    for role, model in models.items():
+        if id(model) in seen:
+            raise ValueError(
+                f"{seen[id(model)]} and {role} are the same model object {model.name!r}. Each "
+                "needs a model of its own; keras.models.clone_model(model) makes one."
+            )
+        seen[id(model)] = role

@@ -1,0 +1,84 @@
+"""Offline distillation: one student learns from one frozen teacher."""
+
+from typing import Any
+
+import keras
+
+from modreduce_keras.distillers.base import BaseDistiller
+from modreduce_keras.knowledge import Knowledge
+from modreduce_keras.registry import register
+
+
+@register("distiller", "distiller")
+class Distiller(BaseDistiller):
+    """Trains one student on labels and on any knowledge of a frozen teacher.
+
+    total = supervised_weight · CE + Σ_k weight_k · K_k
+
+    Args:
+        student: The model to train. After `fit` it is the result: `distiller.student`.
+        teacher: The trained model to learn from; never changed.
+        knowledge: List of `Response`, `Feature` and `Relation`, at least one.
+        supervised_weight: Weight of the compiled loss on the labels: a number that is not
+            negative, or a schedule. Defaults to 1.
+        **kwargs: `name` and `dtype`, as for every Keras model.
+
+    Raises:
+        ValueError: If the knowledge is empty, a tap is unknown, or the models do not fit.
+
+    Example:
+        >>> import keras, numpy as np, modreduce_keras as mr
+        >>> distiller = mr.Distiller(
+        ...     student=mr.models.get("convnet", num_classes=3, widths=(4, 8)),
+        ...     teacher=mr.models.get("convnet", num_classes=3, widths=(8, 16)),
+        ...     knowledge=[mr.Response("kd", weight=0.9), mr.Feature("hint", at="stage2")],
+        ... )
+        >>> distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> images, labels = np.ones((8, 28, 28, 1), "float32"), np.arange(8) % 3
+        >>> history = distiller.fit(images, labels, verbose=0)
+        >>> list(history.history)
+        ['loss', 'ce', 'kd', 'hint']
+
+    Reference:
+        Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
+    """
+
+    def __init__(
+        self,
+        student: keras.Model,
+        teacher: keras.Model,
+        knowledge: list[Knowledge],
+        *,
+        supervised_weight: Any = 1.0,
+        **kwargs: Any,
+    ):
+        if teacher is None:
+            raise ValueError("A Distiller needs a teacher. Received: teacher=None")
+        if isinstance(knowledge, Knowledge):
+            knowledge = [knowledge]
+        if not knowledge:
+            raise ValueError(
+                "A Distiller needs at least one knowledge, such as mr.Response('kd'). "
+                f"Received: knowledge={knowledge!r}"
+            )
+        super().__init__(
+            {"student": student},
+            teacher=teacher,
+            knowledge={"student": knowledge},
+            supervised_weight=supervised_weight,
+            **kwargs,
+        )
+
+    @property
+    def student(self) -> keras.Model:
+        """The student: plain Keras, to be saved and deployed without this library."""
+        return self.students["student"]
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments, serialized."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "student": serialize(self.student),
+            "knowledge": [serialize(knowledge) for knowledge in self.knowledge["student"]],
+        }

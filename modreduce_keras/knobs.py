@@ -1,0 +1,134 @@
+"""Knobs: the numbers of a method that live in the graph, so they can change while it trains.
+
+A knob is declared on a class and set like an attribute:
+
+    class KD(Loss):
+        temperature = Knob(positive=True)
+
+A constant becomes a `keras.Variable`: a callback that writes `loss.temperature = 2.0` between
+two epochs changes the compiled step, and a checkpoint restores the value. A schedule is evaluated
+inside the graph at the distiller's step, so resuming the step resumes the knob.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from modreduce_keras import registry
+
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+
+
+class Knob:
+    """Descriptor of a number that is read in the graph and can be changed from outside.
+
+    Args:
+        positive: Whether zero is refused too. Negative, infinite and NaN values always are.
+    """
+
+    def __init__(self, *, positive: bool = False):
+        self.positive = positive
+
+    def __set_name__(self, owner, name):
+        self.name = name
+        self.setting = f"_{name}_setting"
+        self.given = f"_{name}_given"
+
+    def __get__(self, instance, owner=None):
+        if instance is None:
+            return self
+        setting = getattr(instance, self.setting)
+        if not isinstance(setting, Schedule):
+            return setting
+        step = getattr(instance, "_knob_step", None)
+        if step is None:
+            raise ValueError(
+                f"{self.name} of {type(instance).__name__} follows a schedule, and a schedule "
+                "needs a distiller's step. Give a number to use it outside of a distiller."
+            )
+        return setting(keras.ops.cast(step(), "float32"))
+
+    def __set__(self, instance, value):
+        owner = type(instance).__name__
+        current = getattr(instance, self.setting, None)
+        is_schedule = isinstance(value, (str, dict, Schedule))
+        if current is not None and (is_schedule or isinstance(current, Schedule)):
+            raise ValueError(
+                f"{self.name} of {owner} cannot change between a number and a schedule, or from "
+                "one schedule to another, after construction: the compiled step would not "
+                f"notice. Build a new {owner}. Received: {self.name}={value!r}"
+            )
+        if is_schedule:
+            value = registry.get("schedule", value, Schedule)
+            self._validate(owner, value(0.0), f"{value!r} at step 0")
+            setattr(instance, self.setting, value)
+            return
+        value = self._validate(owner, value, repr(value))
+        setattr(instance, self.given, value)
+        if current is None:
+            variable = keras.Variable(
+                value,
+                trainable=False,
+                dtype="float32",
+                name=self.name,
+                autocast=False,
+                aggregation="only_first_replica",
+            )
+            setattr(instance, self.setting, variable)
+        else:
+            current.assign(value)
+
+    def _validate(self, owner: str, value: Any, received: str) -> float:
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if math.isfinite(number) and (number > 0 or (number == 0 and not self.positive)):
+            return number
+        expected = "a positive number" if self.positive else "a number that is not negative"
+        raise ValueError(
+            f"{self.name} of {owner} must be {expected}, or a schedule (one of "
+            f"{list(registry.components('schedule'))} or an instance). "
+            f"Received: {self.name}={received}"
+        )
+
+    def config(self, instance: Any) -> Any:
+        """Returns the constructor argument that gives the knob's present value."""
+        setting = getattr(instance, self.setting)
+        if isinstance(setting, Schedule):
+            return keras.saving.serialize_keras_object(setting)
+        given, present = getattr(instance, self.given), float(setting)
+        return (
+            given if keras.ops.convert_to_numpy(setting).dtype.type(given) == present else present
+        )
+
+
+def declared(instance: Any) -> dict[str, Knob]:
+    """Returns the knobs that an instance's class declares, by name."""
+    return {
+        name: knob
+        for cls in reversed(type(instance).__mro__)
+        for name, knob in vars(cls).items()
+        if isinstance(knob, Knob)
+    }
+
+
+def config(instance: Any) -> dict[str, Any]:
+    """Returns the constructor arguments for all knobs of an instance."""
+    return {name: knob.config(instance) for name, knob in declared(instance).items()}
+
+
+def variables(instance: Any) -> list[keras.Variable]:
+    """Returns the variables behind the constant knobs of an instance."""
+    settings = [getattr(instance, knob.setting) for knob in declared(instance).values()]
+    return [setting for setting in settings if not isinstance(setting, Schedule)]
+
+
+def bind(instance: Any, step: Callable[[], keras.Variable]) -> None:
+    """Tells an instance where its schedules read the step.
+
+    `step` is a function, so that the variable is owned (and saved) by the distiller alone.
+    """
+    instance._knob_step = step

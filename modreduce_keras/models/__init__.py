@@ -1,0 +1,15 @@
+"""Networks: flat functional models with stable tap names, from images to logits."""
+
+from functools import partial
+
+import keras
+
+from modreduce_keras import registry
+from modreduce_keras.models.resnet import resnet
+
+_models = registry.collect(__name__, __path__, "model")
+globals().update(_models)
+
+get = partial(registry.get, "model", base=keras.Model)
+
+__all__ = ["resnet", *_models, "get"]

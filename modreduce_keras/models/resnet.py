@@ -1,0 +1,120 @@
+"""The residual networks of the CIFAR comparison: resnet8 ... resnet110, resnet8x4, resnet32x4."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+from modreduce_keras.registry import register
+
+_BATCH_NORMALIZATION = {"momentum": 0.9, "epsilon": 1e-5}
+
+
+def resnet(
+    depth: int,
+    *,
+    num_classes: int,
+    widths: Sequence[int] = (16, 16, 32, 64),
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    kernel_regularizer: str | keras.regularizers.Regularizer | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """Builds a CIFAR residual network of 6n + 2 layers.
+
+    A 3×3 convolution, three stages of n basic blocks at full, half and quarter resolution, global
+    average pooling and a linear classifier. A block that changes size or width has a 1×1
+    convolution with batch normalization as its shortcut. Strided convolutions are padded by one
+    pixel on each side, so that weights of PyTorch networks of this layout give equal outputs.
+
+    Taps: `"stage1"`, `"stage2"`, `"stage3"` (batch, height, width, channels) after the last
+    activation of each stage, `"embedding"` (batch, widths[3]), `"logits"` (batch, num_classes).
+
+    Args:
+        depth: Number of layers, 6n + 2: 8, 14, 20, 32, 44, 56, 110.
+        num_classes: Number of classes.
+        widths: Channels of the first convolution and of the three stages.
+        input_shape: (height, width, channels); height and width at least 4.
+        kernel_regularizer: Regularizer of every convolution and of the classifier.
+        name: Name of the model. Defaults to `f"resnet{depth}"`.
+
+    Returns:
+        A functional model from images, float, normalized by the caller, to logits.
+
+    Raises:
+        ValueError: If the depth is not 6n + 2, or `widths` does not have four entries.
+
+    Example:
+        >>> resnet(20, num_classes=100).count_params()
+        279892
+
+    Reference:
+        He et al., Deep Residual Learning for Image Recognition, 2016, in the form that Tian et
+        al., Contrastive Representation Distillation, 2020, compare on.
+    """
+    if depth < 8 or (depth - 2) % 6:
+        raise ValueError(
+            "depth must be 6n + 2 with n ≥ 1, such as 8, 14, 20, 32, 44, 56 or 110. "
+            f"Received: {depth=}"
+        )
+    if len(widths) != 4:
+        raise ValueError(
+            "widths must give the channels of the first convolution and of three stages. "
+            f"Received: {widths=}"
+        )
+    regularizer = keras.regularizers.get(kernel_regularizer)
+    inputs = keras.Input(input_shape, name="image")
+    maps = _convolution(inputs, widths[0], 3, 1, regularizer, "stem")
+    maps = layers.ReLU(name="stem")(maps)
+    for stage, width in enumerate(widths[1:], start=1):
+        blocks = (depth - 2) // 6
+        for block in range(1, blocks + 1):
+            stride = 2 if stage > 1 and block == 1 else 1
+            label = f"stage{stage}" if block == blocks else f"stage{stage}_block{block}"
+            maps = _basic_block(maps, width, stride, regularizer, label)
+    embedding = layers.GlobalAveragePooling2D(name="embedding")(maps)
+    logits = layers.Dense(num_classes, kernel_regularizer=regularizer, name="logits")(embedding)
+    return keras.Model(inputs, logits, name=name or f"resnet{depth}")
+
+
+def _basic_block(maps, width, stride, regularizer, label):
+    shortcut = maps
+    if stride != 1 or maps.shape[-1] != width:
+        shortcut = _convolution(maps, width, 1, stride, regularizer, f"{label}_shortcut")
+    maps = _convolution(maps, width, 3, stride, regularizer, f"{label}_1")
+    maps = layers.ReLU(name=f"{label}_1_relu")(maps)
+    maps = _convolution(maps, width, 3, 1, regularizer, f"{label}_2")
+    return layers.ReLU(name=label)(layers.Add(name=f"{label}_add")([maps, shortcut]))
+
+
+def _convolution(maps, width, size, stride, regularizer, label):
+    """A convolution without bias, padded on both sides alike, and batch normalization."""
+    padding = "same"
+    if stride > 1 and size > 1:
+        maps = layers.ZeroPadding2D(size // 2, name=f"{label}_pad")(maps)
+        padding = "valid"
+    maps = layers.Conv2D(
+        width,
+        size,
+        strides=stride,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+        kernel_regularizer=regularizer,
+        name=f"{label}_conv",
+    )(maps)
+    return layers.BatchNormalization(**_BATCH_NORMALIZATION, name=f"{label}_norm")(maps)
+
+
+def _register_variant(identifier, depth, widths):
+    def build(**arguments):
+        return resnet(depth, **{"widths": widths, "name": identifier, **arguments})
+
+    build.__name__ = build.__qualname__ = identifier
+    build.__doc__ = f"Builds {identifier}: `resnet({depth}, widths={widths}, ...)`."
+    register("model", identifier)(build)
+
+
+for _depth in (8, 14, 20, 32, 44, 56, 110):
+    _register_variant(f"resnet{_depth}", _depth, (16, 16, 32, 64))
+for _depth in (8, 32):
+    _register_variant(f"resnet{_depth}x4", _depth, (32, 64, 128, 256))

@@ -1,0 +1,113 @@
+"""Tensor helpers that losses and aggregators share, in `keras.ops` only."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def tempered_log_softmax(logits, temperature):
+    """Returns log softmax(logits / temperature) over the last axis."""
+    return ops.log_softmax(logits / temperature, axis=-1)
+
+
+def kl_divergence(log_target, log_prediction):
+    """Returns KL(target ‖ prediction) over the last axis, from log probabilities.
+
+    A target probability that underflows to zero contributes zero, as in the limit.
+    """
+    return ops.sum(ops.exp(log_target) * (log_target - log_prediction), axis=-1)
+
+
+def per_sample_mean(values):
+    """Returns the mean over every axis but the first: (batch, ...) -> (batch,)."""
+    axes = tuple(range(1, len(values.shape)))
+    return ops.mean(values, axis=axes) if axes else values
+
+
+def flatten(values):
+    """Returns (batch, ...) as (batch, features)."""
+    return values if len(values.shape) == 2 else ops.reshape(values, (ops.shape(values)[0], -1))
+
+
+def smooth_l1(difference):
+    """Returns ½ d² where |d| < 1 and |d| - ½ elsewhere (Girshick 2015)."""
+    magnitude = ops.abs(difference)
+    return ops.where(magnitude < 1.0, 0.5 * ops.square(difference), magnitude - 0.5)
+
+
+def safe_sqrt(values):
+    """Returns the square root, with value 0 and gradient 0 where `values` is not positive."""
+    positive = values > 0
+    return ops.where(positive, ops.sqrt(ops.where(positive, values, 1.0)), 0.0)
+
+
+def safe_reciprocal(values):
+    """Returns 1 / values, with value 0 and gradient 0 where `values` is 0."""
+    nonzero = ops.not_equal(values, 0)
+    return ops.where(nonzero, 1.0 / ops.where(nonzero, values, 1.0), 0.0)
+
+
+def pairwise_squared_distances(embeddings):
+    """Returns the squared Euclidean distances of all pairs of rows, by the Gram matrix.
+
+    Rows are centred first (distances do not change), which keeps the cancellation small. What is
+    left below a millionth of the two squared norms is rounding and counts as zero, so duplicated
+    rows are exactly zero apart.
+
+    Args:
+        embeddings: (batch, features), float32.
+
+    Returns:
+        (batch, batch), non-negative, with a diagonal of zeros.
+    """
+    centred = embeddings - ops.stop_gradient(ops.mean(embeddings, axis=0, keepdims=True))
+    gram = ops.matmul(centred, ops.transpose(centred))
+    norms = ops.sum(ops.square(centred), axis=-1)
+    both = norms[:, None] + norms[None, :]
+    squared = both - 2.0 * gram
+    apart = ops.logical_and(squared > 1e-6 * both, ops.eye(ops.shape(gram)[0], dtype="float32") < 1)
+    return ops.where(apart, squared, 0.0)
+
+
+def _pooling_matrix(size: int, target: int) -> np.ndarray:
+    """Returns the (target, size) matrix of adaptive average pooling along one axis."""
+    matrix = np.zeros((target, size), "float32")
+    for row in range(target):
+        start, end = row * size // target, -(-(row + 1) * size // target)
+        matrix[row, start:end] = 1.0 / (end - start)
+    return matrix
+
+
+def adaptive_average_pool(maps, height: int, width: int):
+    """Returns feature maps averaged down to (batch, height, width, channels).
+
+    Window `i` of `n` covers the positions from floor(i · size / n) to ceil((i + 1) · size / n).
+    """
+    rows = _pooling_matrix(maps.shape[1], height)
+    columns = _pooling_matrix(maps.shape[2], width)
+    return ops.einsum("ph,bhwc,qw->bpqc", rows, maps, columns)
+
+
+def pooled_to_match(first, second):
+    """Returns two sets of feature maps, each averaged down to the smaller height and width.
+
+    Args:
+        first: (batch, height, width, channels).
+        second: (batch, height, width, channels); its channels may differ.
+
+    Returns:
+        Both, of equal height and width.
+    """
+    height = min(first.shape[1], second.shape[1])
+    width = min(first.shape[2], second.shape[2])
+
+    def pooled(maps):
+        same = tuple(maps.shape[1:3]) == (height, width)
+        return maps if same else adaptive_average_pool(maps, height, width)
+
+    return pooled(first), pooled(second)
+
+
+def float32(tensors):
+    """Returns a tensor, or a structure of them, as float32."""
+    return keras.tree.map_structure(lambda tensor: ops.cast(tensor, "float32"), tensors)

@@ -1,0 +1,172 @@
+"""Taps: one forward pass of any Keras model -> its output and the features named inside it.
+
+A tap is a layer's name, or its path through nested models (`"backbone/stage2"`). The feature is
+what the layer returns. It is recorded while the model runs, by a `call` that lies on the layer
+for the length of the pass; the model is not rebuilt, runs once, and is left as it was. This is
+exact for functional, Sequential, nested and subclassed models, in graphs and under gradients.
+"""
+
+import contextlib
+import difflib
+import threading
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import keras
+
+_recordings = threading.local()
+_patches: dict[int, int] = {}
+_lock = threading.Lock()
+
+
+class ModelOutput(NamedTuple):
+    """What one forward pass gave."""
+
+    logits: Any
+    features: dict[str, Any]
+
+
+class TapReader:
+    """Runs a model once and returns its output with the tapped features.
+
+    Args:
+        model: A built Keras model.
+        taps: Names of layers, or paths such as `"backbone/stage2"`. Where a layer runs several
+            times in a pass, `"name:0"` means its first call.
+        role: What error messages call the model.
+
+    Raises:
+        ValueError: If a tap is unknown or stands for several layers; the message lists them.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> model = keras.Sequential(
+        ...     [keras.Input((3,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(2)]
+        ... )
+        >>> output = TapReader(model, ["hidden"])(np.ones((5, 3)))
+        >>> tuple(output.logits.shape), tuple(output.features["hidden"].shape)
+        ((5, 2), (5, 4))
+    """
+
+    def __init__(self, model: keras.Model, taps: Iterable[str] = (), *, role: str = "model"):
+        self.model = model
+        self.role = role
+        self.taps = {tap: self._parse(tap) for tap in taps}
+
+    def __call__(self, inputs, training: bool = False) -> ModelOutput:
+        """Runs the model's forward pass once."""
+        layers = [layer for layer, _ in self.taps.values()]
+        with _recording(layers) as recorded:
+            logits = self.model(inputs, training=training)
+        features = {tap: self._pick(tap, recorded) for tap in self.taps}
+        return ModelOutput(logits, features)
+
+    def specs(self, inputs) -> ModelOutput:
+        """Returns the symbolic output and features for symbolic inputs, without computing."""
+        return _Probe(self).compute_output_spec(inputs)
+
+    def _parse(self, tap: str) -> tuple[keras.layers.Layer, int | None]:
+        if not isinstance(tap, str):
+            raise ValueError(f"A tap is the name of a layer, a string. Received: {tap!r}")
+        name, colon, call = tap.rpartition(":")
+        if not (colon and call.isdigit()):
+            name, call = tap, ""
+        paths = dict(_paths(self.model))
+        found = {p: layer for p, layer in paths.items() if p == name or p.endswith("/" + name)}
+        exact = found.get(name)
+        if exact is not None:
+            found = {name: exact}
+        if len({id(layer) for layer in found.values()}) == 1:
+            return next(iter(found.values())), int(call) if call else None
+        if found:
+            raise ValueError(
+                f"Tap {tap!r} of the {self.role} {self.model.name!r} stands for several layers. "
+                f"Give the path of one: {list(found)}"
+            )
+        close = difflib.get_close_matches(name, paths, n=3)
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise ValueError(
+            f"Unknown tap {tap!r} of the {self.role} {self.model.name!r}.{hint} "
+            f"The taps there are: {list(paths)}"
+        )
+
+    def _pick(self, tap: str, recorded: dict[int, list[Any]]) -> Any:
+        layer, call = self.taps[tap]
+        outputs = recorded[id(layer)]
+        if call is None and len(outputs) == 1:
+            return outputs[0]
+        if call is not None and call < len(outputs):
+            return outputs[call]
+        raise ValueError(
+            f"Tap {tap!r} of the {self.role} {self.model.name!r} ran {len(outputs)} times in one "
+            "forward pass. "
+            + (
+                f"Choose one call of {[f'{layer.name}:{i}' for i in range(len(outputs))]}."
+                if outputs
+                else "Tap a layer that takes part in the forward pass."
+            )
+        )
+
+
+def _paths(layer: keras.layers.Layer, prefix: str = ""):
+    """Yields (path, layer) for every layer below one, outer layers first."""
+    for child in layer._flatten_layers(include_self=False, recursive=False):
+        path = prefix + child.name
+        yield path, child
+        yield from _paths(child, path + "/")
+
+
+@contextlib.contextmanager
+def _recording(layers: list[keras.layers.Layer]):
+    """Collects what each layer returns, by the layer's id, in the order of the calls.
+
+    Replicas trace in threads of their own that take turns inside one pass, so what is recorded
+    belongs to the thread, and a layer keeps its recorder until the last pass over it has ended.
+    """
+    layers = list({id(layer): layer for layer in layers}.values())
+    outer = getattr(_recordings, "outputs", None)
+    _recordings.outputs = {id(layer): [] for layer in layers}
+    try:
+        for layer in layers:
+            _patch(layer)
+        yield _recordings.outputs
+    finally:
+        for layer in layers:
+            _unpatch(layer)
+        _recordings.outputs = outer
+
+
+def _patch(layer: keras.layers.Layer) -> None:
+    with _lock:
+        _patches[id(layer)] = _patches.get(id(layer), 0) + 1
+        if _patches[id(layer)] > 1:
+            return
+        call = layer.call
+
+        def recorder(*args, **kwargs):
+            output = call(*args, **kwargs)
+            outputs = getattr(_recordings, "outputs", None) or {}
+            if id(layer) in outputs:
+                outputs[id(layer)].append(output)
+            return output
+
+        # Past Keras' attribute hooks: the layer is not to notice.
+        vars(layer)["call"] = recorder
+
+
+def _unpatch(layer: keras.layers.Layer) -> None:
+    with _lock:
+        _patches[id(layer)] -= 1
+        if _patches[id(layer)] == 0:
+            del _patches[id(layer)], vars(layer)["call"]
+
+
+class _Probe(keras.layers.Layer):
+    """Lets Keras run a reader symbolically."""
+
+    def __init__(self, reader: TapReader):
+        super().__init__(dtype="float32", autocast=False)
+        self.reader = reader
+
+    def call(self, inputs):
+        return self.reader(inputs, training=False)
