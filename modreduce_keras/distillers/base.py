@@ -10,12 +10,12 @@ from keras import ops
 from modreduce_keras import knobs
 from modreduce_keras.distillers import checks, optimizers
 from modreduce_keras.distillers.supervision import Supervision
-from modreduce_keras.distillers.teacher import FrozenTeacher
 from modreduce_keras.distillers.trackers import Trackers
+from modreduce_keras.distillers.wiring import connect
 from modreduce_keras.distribute import num_replicas, sum_over_replicas
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge
-from modreduce_keras.taps import ModelOutput, TapReader
+from modreduce_keras.taps import ModelOutput
 
 _ENSEMBLE = "ensemble"
 
@@ -84,70 +84,17 @@ class BaseDistiller(keras.Model):
         self.supervised_weight = supervised_weight
         self._supervision: Supervision | None = None
         self._check_numerics = False
-        self._connect(teacher)
-        for owner in [self, *self._all_knowledge(), *(k.loss for k in self._all_knowledge())]:
+        self._evaluating = False
+        self._wiring = connect(students, teacher, self.knowledge)
+        taught = [one for several in self.knowledge.values() for one in several]
+        for owner in [self, *taught, *(one.loss for one in taught)]:
             knobs.bind(owner, lambda: self.step)
         self.built = True
-
-    # Construction
-
-    def _connect(self, teacher: keras.Model | None) -> None:
-        """Builds the models, the tap readers and, from symbolic features, the knowledge."""
-        models = {f"student {name!r}": model for name, model in self.students.items()}
-        if teacher is not None:
-            models["teacher"] = teacher
-        for role, model in models.items():
-            checks.require_model(model, role)
-        checks.require_distinct(models)
-        known = (checks.input_specs(model) for model in (teacher, *self.students.values()) if model)
-        specs = next((spec for spec in known if spec is not None), None)
-        for role, model in models.items():
-            checks.ensure_built(model, specs, role)
-        self._input_specs = checks.input_specs(next(iter(self.students.values())))
-
-        teacher_spec = None
-        self._frozen_teacher = None
-        if teacher is not None:
-            taps = [tap for k in self._all_knowledge() for tap in k.taps("teacher")]
-            self._frozen_teacher = FrozenTeacher(teacher, taps)
-            teacher_spec = self._frozen_teacher.reader.specs(checks.input_specs(teacher))
-            checks.require_single_output(teacher_spec.logits, teacher, "teacher")
-        readers = {}
-        self._student_specs = {}
-        for name, student in self.students.items():
-            taps = [tap for k in self.knowledge[name] for tap in k.taps("student")]
-            readers[name] = TapReader(student, taps, role=f"student {name!r}")
-            spec = readers[name].specs(checks.input_specs(student))
-            checks.require_single_output(spec.logits, student, f"student {name!r}")
-            self._student_specs[name] = spec
-            self._build_knowledge(name, spec, teacher_spec)
-        self._readers = readers
-
-    def _build_knowledge(self, name: str, student: ModelOutput, teacher: ModelOutput | None):
-        if any(knowledge.needs_logits for knowledge in self.knowledge[name]):
-            checks.require_logits(self.students[name], self._input_specs, f"student {name!r}")
-            checks.require_logits(self.teacher, checks.input_specs(self.teacher), "teacher")
-        names = [knowledge.name for knowledge in self.knowledge[name]]
-        twice = sorted({term for term in names if names.count(term) > 1})
-        if twice:
-            raise ValueError(
-                "Each knowledge of a student needs a name of its own in the logs; give one of "
-                f"them another with name=. Received several named {twice}"
-            )
-        for knowledge in self.knowledge[name]:
-            pair = knowledge.read("student", student), knowledge.read("teacher", teacher)
-            knowledge.build(*(keras.tree.map_structure(lambda t: t.shape, side) for side in pair))
-            # A dry run, so that shapes that do not fit are an error here and not in the step.
-            labels = keras.KerasTensor((None,), "int64")
-            knowledge.compute_output_spec(*pair, labels=labels)
-
-    def _all_knowledge(self) -> list[Knowledge]:
-        return [knowledge for several in self.knowledge.values() for knowledge in several]
 
     @property
     def teacher(self) -> keras.Model | None:
         """The teacher as the user gave it, or `None`."""
-        return self._frozen_teacher and self._frozen_teacher.model
+        return self._wiring.teacher and self._wiring.teacher.model
 
     def __dir__(self):
         # Keras saves the weights of every model that dir() shows, where it shows it first. The
@@ -158,7 +105,7 @@ class BaseDistiller(keras.Model):
 
     def call(self, inputs, training=None):
         """Returns the logits of the student that `predict` uses."""
-        checks.require_float_inputs(inputs, self._input_specs)
+        checks.require_float_inputs(inputs, self._wiring.inputs)
         return self._deployed()(inputs, training=training)
 
     def _deployed(self) -> keras.Model:
@@ -166,8 +113,8 @@ class BaseDistiller(keras.Model):
 
     def forward(self, inputs, training: bool) -> Forward:
         """Runs every student once."""
-        checks.require_float_inputs(inputs, self._input_specs)
-        outputs = {name: reader(inputs, training) for name, reader in self._readers.items()}
+        checks.require_float_inputs(inputs, self._wiring.inputs)
+        outputs = {name: reader(inputs, training) for name, reader in self._wiring.readers.items()}
         return Forward(outputs, {})
 
     def term(self, student: str, name: str) -> str:
@@ -187,9 +134,9 @@ class BaseDistiller(keras.Model):
         """Returns every term of a training step, (batch,) each, unweighted."""
         logits = {name: output.logits for name, output in outputs.students.items()}
         terms = self.supervised_terms(labels, logits)
-        if self._frozen_teacher is None:
+        if self._wiring.teacher is None:
             return terms
-        lesson = self._frozen_teacher(inputs)
+        lesson = self._wiring.teacher(inputs)
         for name, several in self.knowledge.items():
             for knowledge in several:
                 terms[self.term(name, knowledge.name)] = knowledge(
@@ -274,9 +221,15 @@ class BaseDistiller(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self.forward(x, training=False)
         self.compute_loss(x, y, outputs, sample_weight, training=False)
-        results = self.compute_metrics(x, y, outputs, sample_weight)
-        untouched = self._trackers.names - set(self.supervised_terms(y, outputs.logits()))
-        return {name: value for name, value in results.items() if name not in untouched}
+        return self._evaluated(self.compute_metrics(x, y, outputs, sample_weight))
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates the students, as `keras.Model.evaluate` does, without running the teacher."""
+        self._evaluating = True
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._evaluating = False
 
     # Metrics
 
@@ -305,7 +258,16 @@ class BaseDistiller(keras.Model):
         """Returns all logs by name, `STUDENT/METRIC` where there are several students."""
         # Keras joins output and metric with "_", and the outputs are called "STUDENT/" here.
         results = super().get_metrics_result()
-        return {name.replace("/_", "/"): value for name, value in results.items()}
+        results = {name.replace("/_", "/"): value for name, value in results.items()}
+        return self._evaluated(results) if self._evaluating else results
+
+    def _evaluated(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Returns the results without the terms that only training computes."""
+        kept = set()
+        if self._supervision is not None:
+            kept = {self.term(name, self._supervision.name) for name in self._metric_names()}
+        trained_only = self._trackers.names - kept
+        return {name: value for name, value in results.items() if name not in trained_only}
 
     def _metric_names(self) -> list[str]:
         """Returns whose logits the compiled metrics are computed on."""
@@ -367,9 +329,10 @@ class BaseDistiller(keras.Model):
         if self._supervision is not None:
             for student in self.students.values():
                 self._supervision.require_fitting_head(
-                    checks.ends_in_probabilities(student, self._input_specs), student
+                    checks.ends_in_probabilities(student), student
                 )
         self._check_numerics = check_numerics
+        self._compile_metrics = None  # Keras would keep those of an earlier compile.
         super().compile(
             optimizer=optimizers.resolve(optimizer, self.variable_groups()),
             metrics=self._for_each_student(metrics),

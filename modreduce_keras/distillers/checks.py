@@ -20,8 +20,8 @@ def input_specs(model: keras.Model) -> Any:
     if not model.built:
         return None
     if getattr(model, "inputs", None):
-        # A Sequential model's `input` is its first tensor, a functional one's its structure.
-        return model.input
+        # Only a functional model's `input` has the structure that calls take.
+        return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     config = model.get_build_config() or {}
     shapes = config.get("shapes_dict") or {"input_shape": config.get("input_shape")}
     shape = next(iter(shapes.values()))
@@ -49,7 +49,7 @@ def ensure_built(model: keras.Model, specs: Any, role: str) -> None:
     if specs is None:
         raise ValueError(remedy)
     try:
-        model.build(keras.tree.map_structure(lambda spec: spec.shape, specs))
+        model(specs)
     except Exception as error:
         raise ValueError(f"{remedy} Building it failed with: {error}") from error
 
@@ -64,7 +64,7 @@ def require_single_output(spec: Any, model: keras.Model, role: str) -> None:
         )
 
 
-def ends_in_probabilities(model: keras.Model, specs: Any) -> bool:
+def ends_in_probabilities(model: keras.Model) -> bool:
     """Returns whether a model's output went through a softmax or a sigmoid.
 
     Read off the layers of functional and Sequential models; other models are run once.
@@ -72,7 +72,8 @@ def ends_in_probabilities(model: keras.Model, specs: Any) -> bool:
     if getattr(model, "outputs", None):
         return _is_probability(model.outputs[0])
     inputs = keras.tree.map_structure(
-        lambda spec: np.ones((2, *(size or 8 for size in spec.shape[1:])), spec.dtype), specs
+        lambda spec: np.ones((2, *(size or 8 for size in spec.shape[1:])), spec.dtype),
+        input_specs(model),
     )
     output = keras.ops.convert_to_numpy(model(inputs, training=False)).astype("float64")
     return bool((output >= 0).all() and np.allclose(output.sum(axis=-1), 1.0, atol=1e-2))
@@ -92,9 +93,9 @@ def _is_probability(tensor: Any) -> bool:
     return False
 
 
-def require_logits(model: keras.Model, specs: Any, role: str) -> None:
+def require_logits(model: keras.Model, role: str) -> None:
     """Raises if a model ends in probabilities where logits are needed."""
-    if ends_in_probabilities(model, specs):
+    if ends_in_probabilities(model):
         raise ValueError(
             f"The {role} {model.name!r} ends in a softmax or sigmoid, but distillation needs "
             "logits: its temperature divides them. End the model in a linear layer "

@@ -102,14 +102,14 @@ class PeerDistiller(BaseDistiller):
         self._build_aggregator()
 
     def _build_aggregator(self) -> None:
-        classes = {name: spec.logits.shape[-1] for name, spec in self._student_specs.items()}
+        classes = {name: spec.logits.shape[-1] for name, spec in self._wiring.outputs.items()}
         if len(set(classes.values())) > 1:
             raise ValueError(
                 "Peers need equal numbers of classes to teach one another. Received: "
                 + ", ".join(f"{name!r} with {number}" for name, number in classes.items())
             )
         for name, student in self.students.items():
-            checks.require_logits(student, self._input_specs, f"student {name!r}")
+            checks.require_logits(student, f"student {name!r}")
         shape = (None, len(self.students), next(iter(classes.values())))
         if not self.aggregator.built:
             self.aggregator.build(shape)
@@ -141,7 +141,7 @@ class PeerDistiller(BaseDistiller):
     def predict_step(self, data):
         """Predicts one batch with the best student."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        checks.require_float_inputs(x, self._input_specs)
+        checks.require_float_inputs(x, self._wiring.inputs)
         return self.best_student(x, training=False)
 
     def make_predict_function(self, force=False):

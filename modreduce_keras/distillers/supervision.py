@@ -43,7 +43,7 @@ class Supervision:
         """
         mask = getattr(logits, "_keras_mask", None)
         compute = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
-        values = float32(compute(labels, float32(logits)))
+        values = float32(compute(float32(labels), float32(logits)))
         if len(values.shape) == 0:
             raise ValueError(
                 "The compiled loss must return one value per example, (batch,), before its "

@@ -1,0 +1,62 @@
+"""Mixed precision: losses in float32 whatever the models compute in."""
+
+import keras
+import numpy as np
+import pytest
+
+import modreduce_keras as mr
+
+
+@pytest.fixture
+def policy(request):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
+def test_one_step_is_close_to_float32(policy, images, labels, three_kinds, cross_entropy):
+    def logs_under(policy):
+        keras.config.set_dtype_policy(policy)
+        keras.utils.set_random_seed(3)
+        make = mr.models.get
+        student = make("convnet", num_classes=3, widths=(4, 6), input_shape=(8, 8, 1))
+        teacher = make("convnet", num_classes=3, widths=(6, 8), input_shape=(8, 8, 1))
+        distiller = mr.Distiller(student, teacher, three_kinds())
+        distiller.compile(keras.optimizers.SGD(0.05), cross_entropy)
+        logs = distiller.train_on_batch(images, labels, return_dict=True)
+        return distiller, logs
+
+    distiller, low = logs_under(policy)
+    _, full = logs_under("float32")
+    for name, value in full.items():
+        np.testing.assert_allclose(low[name], value, rtol=0.05, err_msg=name)
+    assert {v.dtype for v in distiller.trainable_variables} == {"float32"}
+    scaled = isinstance(distiller.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == (policy == "mixed_float16")
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16"], indirect=True)
+def test_terms_are_float32(policy, distiller, images, labels):
+    outputs = distiller.forward(images, training=True)
+    assert outputs.students["student"].logits.dtype == "bfloat16"
+    terms = distiller.compute_terms(images, labels, outputs)
+    assert {keras.backend.standardize_dtype(v.dtype) for v in terms.values()} == {"float32"}
+    assert {tuple(v.shape) for v in terms.values()} == {(12,)}
+
+
+def test_teacher_of_another_policy(net, images, labels, cross_entropy):
+    teacher = net((6, 8))
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    low = net((6, 8))
+    keras.config.set_dtype_policy("float32")
+    low.set_weights(teacher.get_weights())
+    losses = []
+    for model in (teacher, low):
+        keras.utils.set_random_seed(3)
+        distiller = mr.Distiller(net(), model, [mr.Response()])
+        distiller.compile(keras.optimizers.SGD(0.0), cross_entropy)
+        losses.append(distiller.train_on_batch(images, labels, return_dict=True)["kd"])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
