@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from modreduce_keras import registry
 
@@ -61,7 +62,7 @@ class Knob:
                 f"notice. Build a new {owner}. Received: {self.name}={value!r}"
             )
         if is_schedule:
-            value = registry.get("schedule", value, Schedule)
+            value = self._schedule(value)
             self._validate(owner, value(0.0), f"{value!r} at step 0")
             setattr(instance, self.setting, value)
             return
@@ -79,6 +80,17 @@ class Knob:
             setattr(instance, self.setting, variable)
         else:
             current.assign(value)
+
+    @staticmethod
+    def _schedule(value: Any) -> Schedule:
+        try:
+            return registry.get("schedule", value, Schedule)
+        except TypeError as error:
+            raise ValueError(
+                "A schedule needs its arguments, such as mr.schedules.Linear(0, 1, steps=1000) or "
+                f"mr.schedules.get('linear', start=0, end=1, steps=1000). Received: {value!r} "
+                f"({error})"
+            ) from error
 
     def _validate(self, owner: str, value: Any, received: str) -> float:
         try:
@@ -100,9 +112,7 @@ class Knob:
         if isinstance(setting, Schedule):
             return keras.saving.serialize_keras_object(setting)
         given, present = getattr(instance, self.given), float(setting)
-        return (
-            given if keras.ops.convert_to_numpy(setting).dtype.type(given) == present else present
-        )
+        return given if np.float32(given) == present else present
 
 
 def declared(instance: Any) -> dict[str, Knob]:

@@ -110,7 +110,7 @@ def get(
     if isinstance(identifier, type) or not isinstance(identifier, base):
         expected = base.__name__ if isinstance(base, type) else kind
         raise TypeError(
-            f"Expected {'an' if kind[0] in 'aeiou' else 'a'} {kind}: an instance of {expected}, its config, or one of "
+            f"{kind} must be an instance of {expected}, its config, or one of "
             f"{list(components(kind))}. Received: {identifier!r}"
         )
     return identifier

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import keras
 
 _recordings = threading.local()
-_patches: dict[int, int] = {}
+_patches: dict[int, "_Patch"] = {}
 _lock = threading.Lock()
 
 
@@ -136,10 +136,19 @@ def _recording(layers: list[keras.layers.Layer]):
         _recordings.outputs = outer
 
 
+class _Patch:
+    """How many passes record a layer now, and the `call` of its own that it had before, if any."""
+
+    def __init__(self, layer: keras.layers.Layer):
+        self.passes = 0
+        self.own = {name: call for name, call in vars(layer).items() if name == "call"}
+
+
 def _patch(layer: keras.layers.Layer) -> None:
     with _lock:
-        _patches[id(layer)] = _patches.get(id(layer), 0) + 1
-        if _patches[id(layer)] > 1:
+        patch = _patches.setdefault(id(layer), _Patch(layer))
+        patch.passes += 1
+        if patch.passes > 1:
             return
         call = layer.call
 
@@ -156,9 +165,11 @@ def _patch(layer: keras.layers.Layer) -> None:
 
 def _unpatch(layer: keras.layers.Layer) -> None:
     with _lock:
-        _patches[id(layer)] -= 1
-        if _patches[id(layer)] == 0:
+        patch = _patches[id(layer)]
+        patch.passes -= 1
+        if patch.passes == 0:
             del _patches[id(layer)], vars(layer)["call"]
+            vars(layer).update(patch.own)
 
 
 class _Probe(keras.layers.Layer):

@@ -59,6 +59,47 @@ def scratch_registry(monkeypatch):
 
 
 @pytest.fixture
+def round_trip():
+    """Returns a component rebuilt from the config that Keras saves."""
+
+    def rebuild(component):
+        config = keras.saving.serialize_keras_object(component)
+        return keras.saving.deserialize_keras_object(config)
+
+    return rebuild
+
+
+@pytest.fixture
+def mixed_bfloat16():
+    """Runs the test under Keras' global policy of low precision."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.config.set_dtype_policy(policy)
+
+
+@pytest.fixture
+def average_pooled():
+    """Returns adaptive average pooling of maps, window by window, in float64."""
+
+    def pool(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+        def edges(size, target):
+            return [
+                slice(int(np.floor(i * size / target)), int(np.ceil((i + 1) * size / target)))
+                for i in range(target)
+            ]
+
+        windows = [
+            [maps[:, rows, columns] for columns in edges(maps.shape[2], width)]
+            for rows in edges(maps.shape[1], height)
+        ]
+        means = [[window.astype("float64").mean((1, 2)) for window in row] for row in windows]
+        return np.array(means).transpose(2, 0, 1, 3)
+
+    return pool
+
+
+@pytest.fixture
 def gradient():
     """Returns the gradient of the sum of `function(values)` with respect to `values`."""
 

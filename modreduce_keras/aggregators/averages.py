@@ -52,7 +52,7 @@ class WeightedAverage(Aggregator):
         [[2.0, 1.0]]
 
     Reference:
-        ModReduce (see METHODS in the README). The authors' code replaces the weights by their
+        ModReduce (see `mr.ModReduce`). The authors' code replaces the weights by their
         softmax at every step, which holds them near equal; here they are free, as in the paper.
     """
 

@@ -62,7 +62,7 @@ class ModReduce(PeerDistiller):
         ['response/logit_mse', 'response/kd', 'feature/logit_mse']
 
     Reference:
-        ModReduce: A Multi-Knowledge Distillation Framework with Online Learning. The paper's
+        ModReduce: A Multi-Knowledge Distillation Framework with Online Learning, 2023. The paper's
         losses beside KD are SemCKD (weight 400, multiplier 100) and CRD (.8, multiplier 1), with
         multiplier 10 for the response student; any knowledge may stand here.
     """

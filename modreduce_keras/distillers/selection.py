@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-_LESS_IS_BETTER = ("ce", "loss", "error", "divergence", "entropy", "mse", "mae")
+_LESS_IS_BETTER = ("loss", "error", "divergence", "entropy", "mse", "mae")
 
 
 class Selection(keras.layers.Layer):
@@ -78,7 +78,8 @@ class Selection(keras.layers.Layer):
                 f"criterion must be a validation metric of the students, one of "
                 f"{sorted(measured)}. Received: criterion={criterion!r}"
             )
-        mode = self.mode or ("min" if criterion.endswith(_LESS_IS_BETTER) else "max")
+        is_loss = criterion == self.default or criterion.endswith(_LESS_IS_BETTER)
+        mode = self.mode or ("min" if is_loss else "max")
         sign = 1.0 if mode == "max" else -1.0
         self.scores.assign([sign * float(logs[f"val_{n}/{criterion}"]) for n in self.names])
 

@@ -58,7 +58,7 @@ class RKDDistance(RelationLoss):
         >>> import numpy as np
         >>> teacher, student = np.array([[0.0], [1.0], [3.0]]), np.array([[0.0], [1.0], [1.0]])
         >>> round(float(RKDDistance()(teacher, student)), 4)
-        0.1389
+        0.1667
 
     Reference:
         Park et al., Relational Knowledge Distillation, 2019. Equal to the published code, but for
@@ -100,7 +100,7 @@ class RKDAngle(RelationLoss):
         >>> right = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
         >>> flat = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
         >>> round(float(RKDAngle()(right, flat)), 4)
-        0.1238
+        0.1296
 
     Reference:
         Park et al., Relational Knowledge Distillation, 2019.

@@ -51,7 +51,7 @@ class KD(ResponseLoss):
         >>> import numpy as np
         >>> teacher, student = np.array([[2.0, 0.0, 0.0]]), np.array([[0.0, 0.0, 2.0]])
         >>> round(float(KD(temperature=1.0)(teacher, student)), 4)
-        1.3608
+        1.361
 
     Reference:
         Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.

@@ -57,6 +57,11 @@ def test_a_learning_rate_schedule_counts_from_the_first_step(net, teacher, image
     assert not any(moved(variables, after_three))
 
 
+def test_the_optimizer_is_built_at_compile_so_that_files_restore_it(peers, cross_entropy):
+    peers.compile({"a": "adam", "b": "adam", "aggregator": "sgd"}, cross_entropy)
+    assert all(optimizer.built for optimizer in (peers.optimizer, *peers.optimizer.optimizers))
+
+
 @pytest.mark.parametrize(
     "optimizers", [{"a": "sgd"}, {"a": "sgd", "b": "sgd", "aggregator": "sgd", "c": "sgd"}]
 )

@@ -1,4 +1,4 @@
-"""One training step of each distiller against the same step written by hand, without the library."""
+"""One training step of each distiller against the same step written by hand."""
 
 import keras
 import numpy as np

@@ -113,9 +113,9 @@ def test_unknown_identifiers_list_the_known():
 
 
 def test_something_else_than_a_component():
-    with pytest.raises(TypeError, match=r"Expected a loss: an instance of Loss"):
+    with pytest.raises(TypeError, match=r"loss must be an instance of Loss, its config, or one"):
         mr.Response(keras.losses.MeanSquaredError())
-    with pytest.raises(TypeError, match=r"Expected an aggregator"):
+    with pytest.raises(TypeError, match=r"aggregator must be an instance of Aggregator"):
         mr.PeerDistiller({"a": dense_net(), "b": dense_net()}, aggregator=mr.aggregators.Mean)
 
 

@@ -1,0 +1,111 @@
+"""What the benchmarks share: interleaved timing, its statistics, and rows in a results file."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("tensorflow", "keras", "modreduce-keras")
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], Any]], *, rounds: int, steps: int
+) -> dict[str, np.ndarray]:
+    """Times contenders that take turns, so that whatever else the machine does hits them alike.
+
+    A round runs every contender for a few steps; the next round begins one contender later.
+
+    Args:
+        contenders: Functions that run one step and return only when it is done, by name. Each
+            has run before, so that nothing is built or traced here.
+        rounds: Number of rounds, at least 1.
+        steps: Number of steps that a contender runs in a round, at least 1.
+
+    Returns:
+        (rounds, steps) milliseconds per step, by name.
+    """
+    names = list(contenders)
+    times = {name: np.zeros((rounds, steps)) for name in names}
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            for step in range(steps):
+                start = time.perf_counter()
+                contenders[name]()
+                times[name][turn, step] = 1000 * (time.perf_counter() - start)
+    return times
+
+
+def spread(values: np.ndarray, name: str) -> dict[str, float]:
+    """Returns `NAME_median` and the quartiles, `NAME_p25` and `NAME_p75`, of some values."""
+    quantiles = {"median": 50, "p25": 25, "p75": 75}
+    return {f"{name}_{q}": round(float(np.percentile(values, p)), 4) for q, p in quantiles.items()}
+
+
+def paired_ratios(times: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Returns one ratio per round, (rounds,), of what two contenders took in the same round."""
+    return times.mean(axis=1) / reference.mean(axis=1)
+
+
+def metadata(seed: int) -> dict[str, Any]:
+    """Returns what every row says about its run: when, by which command, of what, on what."""
+    script = Path(sys.argv[0])
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]),
+        "commit": _commit(),
+        "seed": seed,
+        "device": _device(),
+        "python": platform.python_version(),
+        **{name.replace("-", "_"): importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Appends rows to a JSON-lines file, one line each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a JSON-lines file, oldest first; none where there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+
+
+def _commit() -> str | None:
+    """Returns the commit that is checked out, marked where the files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+    try:
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def _device() -> str:
+    """Returns the processors that TensorFlow computes on."""
+    import tensorflow as tf  # here, because the tables are made without it
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        return f"{len(gpus)} x {details.get('device_name', 'GPU')}"
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{os.cpu_count()} x {next(models, platform.machine())}"

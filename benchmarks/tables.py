@@ -1,0 +1,105 @@
+"""Writes the README's tables from the benchmarks' rows; a number in them is never typed.
+
+    python benchmarks/tables.py            rewrites README.md
+    python benchmarks/tables.py --check    fails if README.md is not up to date
+
+A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. A benchmark adds its own with
+a function from rows to Markdown under its NAME in `TABLES`; the rows are those of
+`results/NAME.jsonl`, oldest first.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import common
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_bool("check", False, "Write nothing; fail if the README is not up to date")
+flags.DEFINE_string("readme", str(Path(__file__).parents[1] / "README.md"), "The file to rewrite")
+flags.DEFINE_string("results", str(common.RESULTS), "The folder of the rows")
+
+Row = Mapping[str, Any]
+
+_MARKED = re.compile(r"(<!-- table:(\w+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
+
+
+def step_overhead(rows: list[Row]) -> str:
+    """Returns the latest row of each pair and contender."""
+    lines = [
+        "| teacher → student | step | milliseconds (quartiles) | ratio (quartiles) |",
+        "|---|---|---|---|",
+    ]
+    latest = _latest(rows, "pair", "contender")
+    for row in latest:
+        ratio = f"{_spread(row, 'ratio', 2)} x {row['ratio_to']}" if "ratio_to" in row else ""
+        pair = row["pair"].replace(":", " → ")
+        lines.append(f"| {pair} | {row['contender']} | {_spread(row, 'ms', 0)} | {ratio} |")
+    return "\n".join([*lines, "", *_origins(latest, "batch", "rounds", "steps")])
+
+
+TABLES: dict[str, Callable[[list[Row]], str]] = {"step_overhead": step_overhead}
+
+
+def render(readme: str, results: Path) -> str:
+    """Returns the README's text with every table made anew.
+
+    Raises:
+        ValueError: If the README has no place for a table, or a place for an unknown one.
+    """
+    marked = {match[2] for match in _MARKED.finditer(readme)}
+    if marked != set(TABLES):
+        raise ValueError(
+            f"The README must have a place, <!-- table:NAME --> to <!-- /table -->, for each of "
+            f"{sorted(TABLES)}. Received: places for {sorted(marked)}"
+        )
+
+    def table(match: re.Match) -> str:
+        start, name, _, end = match.groups()
+        rows = common.read_rows(results / f"{name}.jsonl")
+        return f"{start}{TABLES[name](rows) if rows else '*Not measured yet.*'}\n{end}"
+
+    return _MARKED.sub(table, readme)
+
+
+def _latest(rows: list[Row], *keys: str) -> list[Row]:
+    """Returns the last row of each combination of keys, grouped by the first key."""
+    by_key = {tuple(row[key] for key in keys): row for row in rows}
+    groups = list(dict.fromkeys(first for first, *_ in by_key))
+    return [by_key[key] for key in sorted(by_key, key=lambda key: groups.index(key[0]))]
+
+
+def _spread(row: Row, name: str, digits: int) -> str:
+    median, p25, p75 = (f"{row[f'{name}_{q}']:.{digits}f}" for q in ("median", "p25", "p75"))
+    return f"{median} ({p25} to {p75})"
+
+
+def _origins(rows: list[Row], *settings: str) -> list[str]:
+    """Returns one line for each run that the rows come from: how, on what, when."""
+    return list(
+        dict.fromkeys(
+            f"`{row['command']}` ({', '.join(f'{name} {row[name]}' for name in settings)}) on "
+            f"{row['device']}, TensorFlow {row['tensorflow']}, Keras {row['keras']}, "
+            f"Python {row['python']}, modreduce_keras {row['modreduce_keras']}"
+            f"{' at ' + row['commit'] if row['commit'] else ''}, {row['date'][:10]}."
+            for row in rows
+        )
+    )
+
+
+def main(_) -> None:
+    path = Path(FLAGS.readme)
+    present = path.read_text("utf-8")
+    made = render(present, Path(FLAGS.results))
+    if made == present:
+        return
+    if FLAGS.check:
+        sys.exit(f"{path.name} is not up to date: run python benchmarks/tables.py")
+    path.write_text(made, "utf-8")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,84 @@
+"""Tests of the convolutional regressor: which convolution it takes, and what it computes."""
+
+import keras
+import numpy as np
+import pytest
+
+import modreduce_keras as mr
+
+
+def pair(student, teacher, random):
+    return [random.normal(size=(2, *shape)).astype("float32") for shape in (student, teacher)]
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "kernel"),
+    [
+        ((8, 8, 4), (4, 4, 6), (3, 3, 4, 6)),
+        ((4, 4, 4), (8, 8, 6), (4, 4, 6, 4)),
+        ((4, 4, 4), (4, 4, 6), (1, 1, 4, 6)),
+        ((7, 6, 4), (5, 5, 6), (3, 2, 4, 6)),
+        ((7, 7, 4), (4, 4, 6), (4, 4, 4, 6)),
+        ((4, 2, 4), (8, 4, 6), (4, 4, 6, 4)),
+    ],
+    ids=str,
+)
+def test_the_ratio_of_the_sizes_chooses_the_convolution(student, teacher, kernel, random):
+    adapter = mr.adapters.ConvRegressor()
+    features = pair(student, teacher, random)
+    regressed, same = adapter(*features)
+    assert regressed.shape == same.shape == (2, *teacher)
+    assert tuple(adapter.convolution.kernel.shape) == kernel
+    np.testing.assert_array_equal(same, features[1])
+
+
+def test_a_regressor_of_equal_sizes_is_a_matrix_then_normalization_then_relu(random):
+    student, teacher = pair((3, 3, 4), (3, 3, 6), random)
+    adapter = mr.adapters.ConvRegressor()
+    adapter.build(student.shape, teacher.shape)
+    kernel, bias, gamma, beta, mean, variance = (
+        random.uniform(0.5, 1.5, size=w.shape).astype("float32") for w in adapter.weights
+    )
+    adapter.set_weights([kernel, bias, gamma, beta, mean, variance])
+    linear = student @ kernel[0, 0] + bias
+    expected = (linear - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+    regressed, _ = adapter(student, teacher)
+    np.testing.assert_allclose(regressed, np.maximum(expected, 0.0), rtol=1e-4, atol=1e-5)
+
+
+def test_in_training_the_batch_itself_is_normalized_and_the_statistics_move(random):
+    student, teacher = pair((3, 3, 4), (3, 3, 6), random)
+    adapter = mr.adapters.ConvRegressor(use_relu=False)
+    regressed, _ = adapter(student, teacher, training=True)
+    np.testing.assert_allclose(np.mean(regressed, axis=(0, 1, 2)), np.zeros(6), atol=1e-6)
+    np.testing.assert_allclose(np.std(regressed, axis=(0, 1, 2)), np.ones(6), rtol=1e-3)
+    kernel = adapter.get_weights()[0][0, 0]
+    moving_mean = keras.ops.convert_to_numpy(adapter.normalization.moving_mean)
+    np.testing.assert_allclose(moving_mean, 0.1 * (student @ kernel).mean((0, 1, 2)), atol=1e-6)
+
+
+def test_use_relu_decides_whether_negative_values_stay(random):
+    features = pair((4, 4, 4), (4, 4, 6), random)
+    with_relu, without = (mr.adapters.ConvRegressor(use_relu=use) for use in (True, False))
+    with_relu(*features)
+    without(*features)
+    without.set_weights(with_relu.get_weights())
+    linear = np.array(without(*features)[0])
+    assert linear.min() < -0.1
+    np.testing.assert_array_equal(with_relu(*features)[0], np.maximum(linear, 0.0))
+    assert without.get_config()["use_relu"] is False
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "message"),
+    [
+        ((12,), (4, 4, 6), "regresses feature maps .*'linear_embedding' takes vectors"),
+        ((4, 4, 6), (12,), "regresses feature maps .*'linear_embedding' takes vectors"),
+        ((4, 4, 6), (6, 6, 6), r"at least the teacher's size.*=\(4, 4\), teacher .*=\(6, 6\)"),
+        ((4, 8, 6), (8, 8, 6), r"at least the teacher's size.*=\(4, 8\), teacher .*=\(8, 8\)"),
+    ],
+    ids=str,
+)
+def test_features_that_do_not_fit_are_refused(student, teacher, message, random):
+    with pytest.raises(ValueError, match=message):
+        mr.adapters.ConvRegressor().build((None, *student), (None, *teacher))

@@ -1,0 +1,111 @@
+"""The README's tables: made from rows, put between markers, and checked."""
+
+import subprocess
+import sys
+
+import pytest
+
+README = "# Title\n\n<!-- table:step_overhead -->\nwhatever\n<!-- /table -->\n\nThe end.\n"
+RUN = {
+    "batch": 64,
+    "rounds": 15,
+    "steps": 2,
+    "command": "python benchmarks/step_overhead.py",
+    "device": "2 x CPU",
+    "tensorflow": "2.21.0",
+    "keras": "3.15.1",
+    "python": "3.11.7",
+    "modreduce_keras": "0.1.0",
+    "commit": "abc",
+    "date": "2030-01-02T03:04:05+00:00",
+}
+
+
+def row(pair, contender, ms, ratio_to=None, ratio=1.0, **others):
+    row = {"pair": pair, "contender": contender, **RUN, **others}
+    row |= {"ms_median": ms, "ms_p25": ms - 1, "ms_p75": ms + 2}
+    if ratio_to:
+        row |= {"ratio_to": ratio_to, "ratio_median": ratio}
+        row |= {"ratio_p25": ratio - 0.01, "ratio_p75": ratio + 0.02}
+    return row
+
+
+@pytest.fixture
+def tables():
+    import tables
+
+    return tables
+
+
+@pytest.fixture
+def results(tmp_path):
+    import common
+
+    rows = [
+        row("a:b", "KD, by hand", 999.0, commit="old", date="2029-01-01T00:00:00+00:00"),
+        row("a:b", "KD, by hand", 200.4),
+        row("a:b", "KD, ours", 202.0, "KD, by hand", 1.012),
+        row("c:d", "KD, by hand", 50.0),
+        row("a:b", "KD, later", 300.0),
+    ]
+    common.append_rows(tmp_path / "step_overhead.jsonl", rows[:2])
+    common.append_rows(tmp_path / "step_overhead.jsonl", rows[2:])
+    return tmp_path
+
+
+def test_latest_rows_stand_between_the_markers(tables, results):
+    assert tables.render(README, results) == (
+        "# Title\n\n<!-- table:step_overhead -->\n"
+        "| teacher → student | step | milliseconds (quartiles) | ratio (quartiles) |\n"
+        "|---|---|---|---|\n"
+        "| a → b | KD, by hand | 200 (199 to 202) |  |\n"
+        "| a → b | KD, ours | 202 (201 to 204) | 1.01 (1.00 to 1.03) x KD, by hand |\n"
+        "| a → b | KD, later | 300 (299 to 302) |  |\n"
+        "| c → d | KD, by hand | 50 (49 to 52) |  |\n"
+        "\n"
+        "`python benchmarks/step_overhead.py` (batch 64, rounds 15, steps 2) on 2 x CPU, "
+        "TensorFlow 2.21.0, Keras 3.15.1, Python 3.11.7, modreduce_keras 0.1.0 at abc, "
+        "2030-01-02.\n"
+        "<!-- /table -->\n\nThe end.\n"
+    )
+
+
+def test_rendering_again_changes_nothing(tables, results):
+    once = tables.render(README, results)
+    assert tables.render(once, results) == once
+
+
+def test_runs_that_differ_are_named_apart(tables):
+    rows = [row("a:b", "x", 1.0), row("a:b", "y", 1.0, commit=None, device="1 x GPU")]
+    made = tables.step_overhead(rows)
+    assert "on 2 x CPU, TensorFlow 2.21.0, Keras 3.15.1, Python 3.11.7" in made
+    assert "on 1 x GPU" in made
+    assert "modreduce_keras 0.1.0, 2030-01-02." in made
+
+
+def test_without_rows_the_table_says_so(tables, tmp_path):
+    assert "-->\n*Not measured yet.*\n<!--" in tables.render(README, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "readme", ["# No markers\n", README + "<!-- table:unknown -->\n<!-- /table -->\n"]
+)
+def test_markers_must_be_those_of_the_tables(tables, results, readme):
+    with pytest.raises(ValueError, match=r"a place.*for each of \['step_overhead'\]"):
+        tables.render(readme, results)
+
+
+def test_command_writes_and_checks(benchmarks, results):
+    readme = results / "README.md"
+    readme.write_text(README, "utf-8")
+    command = [sys.executable, str(benchmarks / "tables.py")]
+    command += [f"--readme={readme}", f"--results={results}"]
+
+    stale = subprocess.run([*command, "--check"], capture_output=True, text=True)
+    assert stale.returncode == 1
+    assert "README.md is not up to date: run python benchmarks/tables.py" in stale.stderr
+    assert readme.read_text("utf-8") == README
+
+    subprocess.run(command, check=True)
+    assert "| a → b | KD, ours | 202 (201 to 204) |" in readme.read_text("utf-8")
+    subprocess.run([*command, "--check"], check=True)

@@ -1,0 +1,393 @@
+"""What holds for every registered loss, adapter, aggregator and schedule, over the registry."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import modreduce_keras as mr
+from modreduce_keras.registry import components
+
+BATCH = 6
+SCHEDULES = {
+    "constant": {"constant": 0.25},
+    "linear": {"start": 0.1, "end": 2.0, "steps": 10},
+    "cosine": {"start": 0.1, "end": 2.0, "steps": 10},
+    "sigmoid_ramp_up": {"end": 2.0, "steps": 10},
+    "exponential": {"start": 0.1, "end": 2.0, "steps": 10, "stairs": 5},
+    "cut_off": {"after": 2.0, "steps": 10},
+    "piecewise": {"boundaries": [4, 10], "values": [4.0, 2.0, 1.0]},
+}
+ENDS = {
+    "constant": (0.25, 0.25),
+    "linear": (0.1, 2.0),
+    "cosine": (0.1, 2.0),
+    "sigmoid_ramp_up": (2.0 * np.exp(-5.0), 2.0),
+    "exponential": (0.1, 2.0),
+    "cut_off": (0.0, 2.0),
+    "piecewise": (4.0, 1.0),
+}
+
+every_loss = pytest.mark.parametrize("identifier", components("loss"))
+every_aggregator = pytest.mark.parametrize("identifier", components("aggregator"))
+every_schedule = pytest.mark.parametrize("identifier", components("schedule"))
+every_adapter = pytest.mark.parametrize(
+    ("identifier", "shapes"),
+    [(name, shapes) for name, a in components("adapter").items() for shapes in a.example_shapes],
+)
+
+
+def assert_close(actual, expected, rtol=1e-5, atol=1e-6):
+    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol)
+
+
+# Losses
+
+
+def normal(shape, batch, random):
+    """Returns one tensor, or for a list of shapes a list of tensors, as a loss compares them."""
+    if all(isinstance(size, int) for size in shape):
+        return random.normal(size=(batch, *shape)).astype("float32")
+    return [normal(one, batch, random) for one in shape]
+
+
+def example(loss, random, batch=BATCH):
+    """Returns what a loss is called with: the teacher's side and the student's."""
+    teacher, student = (normal(shape, batch, random) for shape in loss.example_shapes)
+    return with_labels(loss, teacher), student
+
+
+def with_labels(loss, teacher):
+    batch, classes = keras.tree.flatten(teacher)[0].shape[0], 2
+    labels = np.arange(batch) % classes
+    return {"teacher": teacher, "labels": labels} if loss.needs_labels else teacher
+
+
+def changed(function, side):
+    """Applies a function to all tensors but the labels."""
+    if isinstance(side, dict):
+        return {**side, "teacher": changed(function, side["teacher"])}
+    return keras.tree.map_structure(function, side)
+
+
+def taken(rows, sides):
+    """Returns some samples of the batch, labels included."""
+    return keras.tree.map_structure(lambda values: values[rows], sides)
+
+
+def value_and_gradients(loss, teacher, student):
+    """Returns the values per sample and the gradients of their sum: to the student, the teacher."""
+    teacher, student = (changed(tf.convert_to_tensor, side) for side in (teacher, student))
+    constant = teacher["teacher"] if isinstance(teacher, dict) else teacher
+    with tf.GradientTape() as tape:
+        tape.watch([constant, student])
+        values = loss.call(teacher, student)
+    gradients = tape.gradient(values, [student, constant])
+    return values.numpy(), *(keras.tree.flatten(gradient) for gradient in gradients)
+
+
+@every_loss
+def test_loss_survives_its_config(identifier, round_trip, random):
+    loss = mr.losses.get(identifier, name="renamed", reduction="sum")
+    again = round_trip(loss)
+    assert type(again) is type(loss)
+    assert again.get_config() == loss.get_config()
+    assert (again.name, again.reduction) == ("renamed", "sum")
+    teacher, student = example(loss, random)
+    np.testing.assert_array_equal(again.call(teacher, student), loss.call(teacher, student))
+
+
+@every_loss
+def test_loss_gives_one_float32_value_per_sample_whose_mean_is_the_loss(identifier, random):
+    loss = mr.losses.get(identifier)
+    teacher, student = example(loss, random)
+    values = loss.call(teacher, student)
+    assert tuple(values.shape) == (BATCH,)
+    assert values.dtype == tf.float32
+    assert_close(loss(teacher, student), np.mean(values))
+
+
+@every_loss
+def test_sample_weights_multiply_the_values_of_a_loss(identifier, random):
+    loss = mr.losses.get(identifier)
+    teacher, student = example(loss, random)
+    weights = np.arange(BATCH, dtype="float32")
+    expected = np.mean(weights * loss.call(teacher, student))
+    assert_close(loss(teacher, student, sample_weight=weights), expected)
+
+
+@every_loss
+def test_loss_is_zero_and_flat_where_the_student_equals_the_teacher(identifier, random):
+    loss = mr.losses.get(identifier)
+    _, student = example(loss, random)
+    values, gradients, _ = value_and_gradients(loss, with_labels(loss, student), student)
+    assert_close(values, np.zeros(BATCH))
+    for gradient in gradients:
+        assert_close(gradient, np.zeros(gradient.shape), atol=1e-5)
+
+
+@every_loss
+def test_loss_moves_the_student_and_never_the_teacher(identifier, random):
+    loss = mr.losses.get(identifier)
+    _, to_student, to_teacher = value_and_gradients(loss, *example(loss, random))
+    assert all(1e-6 < np.abs(gradient).max() < 1e3 for gradient in to_student)
+    assert all(gradient is None or not np.any(gradient) for gradient in to_teacher)
+
+
+@every_loss
+@pytest.mark.parametrize("size", [50.0, 500.0])
+def test_loss_stays_in_range_for_large_inputs(identifier, size, random):
+    loss = mr.losses.get(identifier)
+    sides = (changed(lambda t: t * size, side) for side in example(loss, random))
+    values, gradients, _ = value_and_gradients(loss, *sides)
+    # No loss grows faster than with the square of its inputs, times a temperature of up to 16.
+    assert (np.abs(values) < 1e3 * size**2).all()
+    assert values.max() > 1e-5
+    assert all(np.abs(gradient).max() < 1e3 * size for gradient in gradients)
+
+
+@every_loss
+def test_loss_takes_a_batch_of_one(identifier, random):
+    loss = mr.losses.get(identifier)
+    values, gradients, _ = value_and_gradients(loss, *example(loss, random, batch=1))
+    assert values.shape == (1,)
+    assert 0.0 <= values[0] < 1e3
+    assert all(np.abs(gradient).max() < 1e3 for gradient in gradients)
+
+
+@every_loss
+def test_permuting_the_batch_permutes_the_values_of_a_loss(identifier, random):
+    loss = mr.losses.get(identifier)
+    sides, order = example(loss, random), random.permutation(BATCH)
+    assert_close(loss.call(*taken(order, sides)), loss.call(*sides).numpy()[order])
+
+
+@every_loss
+@pytest.mark.parametrize(
+    "degenerate",
+    [
+        lambda t: np.repeat(t[::2], 2, axis=0),
+        lambda t: np.repeat(t[:1], BATCH, axis=0),
+        np.zeros_like,
+    ],
+    ids=["duplicated rows", "all rows equal", "all zero"],
+)
+def test_loss_has_bounded_gradients_where_samples_coincide(identifier, degenerate, random):
+    loss = mr.losses.get(identifier)
+    teacher, student = example(loss, random)
+    for sides in ((teacher, changed(degenerate, student)), (changed(degenerate, teacher), student)):
+        values, gradients, _ = value_and_gradients(loss, *sides)
+        assert (np.abs(values) < 1e3).all()
+        assert all(np.abs(gradient).max() < 1e3 for gradient in gradients)
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_loss_computes_in_float32_whatever_it_is_given(identifier, dtype, random):
+    loss = mr.losses.get(identifier)
+    low = [changed(lambda t: tf.cast(t, dtype), side) for side in example(loss, random)]
+    exact = [changed(lambda t: tf.cast(t, "float32"), side) for side in low]
+    values = loss.call(*low)
+    assert values.dtype == tf.float32
+    assert_close(values, loss.call(*exact), rtol=1e-6, atol=0)
+
+
+@every_loss
+@pytest.mark.usefixtures("mixed_bfloat16")
+def test_loss_is_float32_under_a_policy_of_low_precision(identifier, random):
+    loss = mr.losses.get(identifier)
+    teacher, student = example(loss, random)
+    value = loss(teacher, student)
+    assert value.dtype == tf.float32
+    assert_close(value, np.mean(loss.call(teacher, student)))
+
+
+@every_loss
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_compiled_loss_equals_the_eager_one(identifier, jit_compile, random):
+    loss = mr.losses.get(identifier)
+    sides = [changed(tf.convert_to_tensor, side) for side in example(loss, random)]
+    compiled = tf.function(loss.call, jit_compile=jit_compile)
+    assert_close(compiled(*sides), loss.call(*sides))
+
+
+@every_loss
+def test_each_replica_computes_the_values_of_its_half(identifier, two_replicas, random):
+    with two_replicas.scope():
+        loss = mr.losses.get(identifier)
+    sides = example(loss, random)
+    halves = [taken(slice(half, None, 2), sides) for half in range(2)]
+
+    @tf.function
+    def replicated():
+        def on_replica():
+            here = tf.distribute.get_replica_context().replica_id_in_sync_group
+            return loss.call(*keras.tree.map_structure(lambda *both: tf.stack(both)[here], *halves))
+
+        return two_replicas.experimental_local_results(two_replicas.run(on_replica))
+
+    results = replicated()
+    assert len(results) == 2
+    for values, half in zip(results, halves, strict=True):
+        assert_close(values, loss.call(*half))
+
+
+# Adapters
+
+
+def features(shapes, random, batch=4):
+    return [random.normal(size=(batch, *shape)).astype("float32") for shape in shapes]
+
+
+@every_adapter
+def test_adapter_survives_its_config(identifier, shapes, round_trip, random):
+    adapter = mr.adapters.get(identifier, name="renamed")
+    again = round_trip(adapter)
+    assert type(again) is type(adapter)
+    assert again.get_config() == adapter.get_config()
+    pair = features(shapes, random)
+    outputs = adapter(*pair)
+    again(*pair)
+    again.set_weights(adapter.get_weights())
+    keras.tree.map_structure(np.testing.assert_array_equal, again(*pair), outputs)
+
+
+@every_adapter
+def test_adapter_makes_a_pair_of_equal_shapes(identifier, shapes, random):
+    student, teacher = mr.adapters.get(identifier)(*features(shapes, random))
+    assert student.shape == teacher.shape
+
+
+@every_adapter
+def test_adapter_creates_its_weights_in_build_and_again_from_its_build_config(identifier, shapes):
+    adapter = mr.adapters.get(identifier)
+    assert adapter.weights == []
+    adapter.build(*((None, *shape) for shape in shapes))
+    again = mr.adapters.get(identifier)
+    again.build_from_config(adapter.get_build_config())
+    sizes = [tuple(weight.shape) for weight in adapter.weights]
+    assert sizes
+    assert [tuple(weight.shape) for weight in again.weights] == sizes
+
+
+@every_adapter
+def test_adapter_computes_in_low_precision_with_float32_weights(identifier, shapes, random):
+    adapter = mr.adapters.get(identifier, dtype="mixed_bfloat16")
+    pair = features(shapes, random)
+    student, _ = adapter(*pair)
+    assert student.dtype == tf.bfloat16
+    assert {weight.dtype for weight in adapter.weights} == {"float32"}
+    exact = mr.adapters.get(identifier)
+    exact(*pair)
+    exact.set_weights(adapter.get_weights())
+    assert_close(tf.cast(student, "float32"), exact(*pair)[0], rtol=0.05, atol=0.05)
+
+
+@every_adapter
+def test_gradient_reaches_every_weight_of_an_adapter(identifier, shapes, random):
+    adapter = mr.adapters.get(identifier)
+    with tf.GradientTape() as tape:
+        student, teacher = adapter(*features(shapes, random), training=False)
+        loss = tf.reduce_mean((student - teacher) ** 2)
+    for gradient in tape.gradient(loss, [w.value for w in adapter.trainable_weights]):
+        assert np.abs(gradient).max() > 1e-6
+
+
+# Aggregators
+
+
+@every_aggregator
+@pytest.mark.parametrize("peers", [2, 3, 5])
+def test_aggregator_gives_targets_and_ensemble_for_any_number_of_peers(
+    identifier, peers, round_trip, random
+):
+    aggregator = mr.aggregators.get(identifier)
+    logits = random.normal(size=(4, peers, 7)).astype("float32")
+    result = aggregator(logits)
+    assert result["targets"].shape == (4, peers, 7)
+    assert result["targets"].dtype == tf.float32
+    if "ensemble" in result:
+        assert result["ensemble"].shape == (4, 7)
+    assert set(result) - {"ensemble"} == {"targets", *aggregator.logs}
+    assert all(result[log].shape == (peers,) for log in aggregator.logs)
+    again = round_trip(aggregator)
+    again.set_weights(aggregator.get_weights())
+    keras.tree.map_structure(np.testing.assert_array_equal, again(logits), result)
+
+
+@every_aggregator
+def test_aggregator_treats_each_example_on_its_own(identifier, random):
+    aggregator = mr.aggregators.get(identifier)
+    logits = random.normal(size=(5, 3, 7)).astype("float32")
+    targets, order = aggregator(logits)["targets"], random.permutation(5)
+    assert_close(aggregator(logits[order])["targets"], tf.gather(targets, order))
+    assert_close(aggregator(logits[2:3])["targets"], targets[2:3])
+
+
+@pytest.mark.parametrize(
+    "identifier", [name for name, cls in components("aggregator").items() if cls.learns]
+)
+def test_learning_aggregator_learns_from_the_loss_of_its_ensemble(identifier, random):
+    aggregator = mr.aggregators.get(identifier)
+    logits = random.normal(size=(4, 3, 7)).astype("float32")
+    with tf.GradientTape() as tape:
+        ensemble = aggregator(logits)["ensemble"]
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(np.arange(4), ensemble)
+    gradients = tape.gradient(loss, [v.value for v in aggregator.trainable_variables])
+    assert gradients
+    assert all(np.abs(gradient).max() > 1e-4 for gradient in gradients)
+
+
+# Schedules
+
+
+@every_schedule
+def test_schedule_survives_its_config(identifier, round_trip):
+    schedule = mr.schedules.get(identifier, **SCHEDULES[identifier])
+    again = round_trip(schedule)
+    assert type(again) is type(schedule)
+    assert again.get_config() == schedule.get_config()
+    assert [float(again(step)) for step in range(12)] == [float(schedule(s)) for s in range(12)]
+
+
+@every_schedule
+def test_schedule_starts_at_step_0_and_stays_at_its_end(identifier):
+    schedule = mr.schedules.get(identifier, **SCHEDULES[identifier])
+    first, last = ENDS[identifier]
+    assert_close([float(schedule(step)) for step in (0, 10, 11, 10**6)], [first, last, last, last])
+
+
+@every_schedule
+def test_schedule_is_a_float32_scalar_in_a_graph(identifier):
+    schedule = mr.schedules.get(identifier, **SCHEDULES[identifier])
+    value = tf.function(schedule)(tf.constant(7, "int64"))
+    assert (value.dtype, value.shape) == (tf.float32, ())
+    assert_close(value, schedule(7), rtol=1e-6, atol=0)
+
+
+@every_schedule
+def test_schedule_drives_a_learning_rate(identifier):
+    schedule = mr.schedules.get(identifier, **SCHEDULES[identifier])
+    variable = keras.Variable(1.0)
+    optimizer = keras.optimizers.SGD(schedule)
+    optimizer.build([variable])
+    for _ in range(2):
+        optimizer.apply([tf.constant(1.0)])
+    assert_close(variable, 1.0 - schedule(0) - schedule(1))
+
+
+# Models
+
+
+# The deepest one takes seconds to build: models/test_resnet.py does it once for both.
+@pytest.mark.parametrize(
+    "identifier", [name for name in components("model") if name != "resnet110"]
+)
+def test_model_ends_in_logits_and_has_its_taps(identifier):
+    model = mr.models.get(identifier, num_classes=5)
+    head = model.layers[-1]
+    assert (head.name, head.units, head.activation) == ("logits", 5, keras.activations.linear)
+    assert model.name == identifier
+    specs = mr.TapReader(model, ["stage1", "stage2", "stage3", "embedding"]).specs(model.input)
+    assert specs.logits.shape == (None, 5)
+    assert specs.features["embedding"].shape == (None, specs.features["stage3"].shape[-1])

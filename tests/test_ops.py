@@ -1,0 +1,127 @@
+"""Tests of the tensor helpers against direct float64 NumPy, at the edges above all."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from modreduce_keras import ops
+
+
+def direct_squared_distances(rows):
+    rows = rows.astype("float64")
+    return ((rows[:, None] - rows[None]) ** 2).sum(axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("function", "values", "expected", "slopes"),
+    [
+        (ops.safe_sqrt, [4.0, 0.25, 0.0, -1.0], [2.0, 0.5, 0.0, 0.0], [0.25, 1.0, 0.0, 0.0]),
+        (ops.safe_reciprocal, [4.0, -0.5, 0.0], [0.25, -2.0, 0.0], [-0.0625, -4.0, 0.0]),
+        (
+            ops.smooth_l1,
+            [-2.0, -0.5, 0.0, 1.0, 3.0],
+            [1.5, 0.125, 0, 0.5, 2.5],
+            [-1, -0.5, 0, 1, 1],
+        ),
+    ],
+)
+def test_function_and_slope_are_exact_at_the_edges(function, values, expected, slopes, gradient):
+    values = np.array(values, "float32")
+    np.testing.assert_array_equal(function(values), np.array(expected, "float32"))
+    np.testing.assert_array_equal(gradient(function, values), np.array(slopes, "float32"))
+
+
+def test_smooth_l1_equals_numpy(random):
+    values = 2.0 * random.normal(size=100).astype("float32")
+    magnitude = np.abs(values.astype("float64"))
+    expected = np.where(magnitude < 1, 0.5 * magnitude**2, magnitude - 0.5)
+    np.testing.assert_allclose(ops.smooth_l1(values), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("shape", [(2, 3), (8, 48), (5, 1)], ids=str)
+def test_pairwise_distances_survive_an_offset(shape, offset, random):
+    rows = (random.normal(size=shape) + offset).astype("float32")
+    expected = direct_squared_distances(rows)
+    np.testing.assert_allclose(
+        ops.pairwise_squared_distances(tf.constant(rows)), expected, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_pairwise_distances_have_the_gradient_of_the_direct_form(
+    random, gradient, finite_differences
+):
+    rows, weights = random.normal(size=(5, 3)).astype("float32"), random.normal(size=(5, 5))
+    np.testing.assert_allclose(
+        gradient(lambda r: ops.pairwise_squared_distances(r) * weights.astype("float32"), rows),
+        finite_differences(lambda r: (direct_squared_distances(r) * weights).sum(), rows),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_pairwise_distances_of_equal_rows_are_exactly_zero(random):
+    rows = np.repeat(random.normal(size=(3, 20)) * 100 + 7, 2, axis=0).astype("float32")
+    squared = np.array(ops.pairwise_squared_distances(tf.constant(rows)))
+    same = np.kron(np.eye(3), np.ones((2, 2))) > 0
+    np.testing.assert_array_equal(squared[same], 0.0)
+    assert squared[~same].min() > 1.0
+    np.testing.assert_array_equal(ops.pairwise_squared_distances(tf.constant(rows[:1])), [[0.0]])
+
+
+@pytest.mark.parametrize(
+    ("size", "target"), [((4, 4), (2, 2)), ((7, 5), (3, 2)), ((8, 6), (3, 6)), ((5, 5), (1, 4))]
+)
+def test_adaptive_pooling_equals_the_mean_of_each_window(size, target, average_pooled, random):
+    maps = random.normal(size=(2, *size, 3)).astype("float32")
+    pooled = ops.adaptive_average_pool(tf.constant(maps), *target)
+    assert pooled.shape == (2, *target, 3)
+    np.testing.assert_allclose(pooled, average_pooled(maps, *target), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "common"),
+    [((4, 4), (4, 4), (4, 4)), ((8, 8), (4, 4), (4, 4)), ((3, 8), (6, 4), (3, 4))],
+)
+def test_maps_are_pooled_to_the_smaller_height_and_width(
+    first, second, common, average_pooled, random
+):
+    maps = [tf.constant(random.normal(size=(2, *size, 3)), "float32") for size in (first, second)]
+    pooled = ops.pooled_to_match(*maps)
+    for before, after in zip(maps, pooled, strict=True):
+        assert after.shape == (2, *common, 3)
+        if before.shape == after.shape:
+            assert after is before
+        expected = average_pooled(before.numpy(), *common)
+        np.testing.assert_allclose(after, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_tempered_log_softmax_stays_finite_for_huge_logits():
+    logits = np.array([[500.0, -500.0, 500.0]], "float32")
+    expected = [[-np.log(2), -250 - np.log(2), -np.log(2)]]
+    np.testing.assert_allclose(ops.tempered_log_softmax(logits, 4.0), expected, rtol=1e-6)
+
+
+def test_divergence_counts_a_target_probability_of_zero_as_nothing():
+    target = np.array([[0.0, -1e4]], "float32")
+    prediction = np.log(np.array([[0.25, 0.75]], "float32"))
+    np.testing.assert_allclose(ops.kl_divergence(target, prediction), [np.log(4.0)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 4, 5, 2)], ids=str)
+def test_per_sample_mean_keeps_the_batch(shape, random):
+    values = random.normal(size=shape).astype("float32")
+    expected = values.reshape(3, -1).mean(axis=1)
+    np.testing.assert_allclose(ops.per_sample_mean(values), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 2, 5), (3, 2, 2, 5)], ids=str)
+def test_flatten_keeps_the_batch_and_the_order(shape, random):
+    values = random.normal(size=shape).astype("float32")
+    np.testing.assert_array_equal(ops.flatten(values), values.reshape(3, -1))
+
+
+def test_float32_casts_a_whole_structure():
+    cast = ops.float32({"a": [tf.constant(1.5, "float16")], "b": tf.constant(2, "int32")})
+    assert (cast["a"][0].dtype, cast["b"].dtype) == (tf.float32, tf.float32)
+    assert (float(cast["a"][0]), float(cast["b"])) == (1.5, 2.0)
