@@ -12,12 +12,13 @@ Images, epochs, batch size and optimizer are the same for all, and all is repeat
 seeds. The best of ModReduce's three and the student to deploy are chosen by accuracy on 1,500
 validation images cut from the training images; the 2,000 test images only give the numbers.
 
-It prints a table of the test accuracies, and saves learning curves and the aggregator's weights as
-PNG, and the best student as `.keras` and TFLite, which it compares. TIME
+It prints a table of the test accuracies, saves learning curves and the aggregator's weights as
+PNG and the best student as `.keras` and TFLite, and compares these two: 4 minutes on two cores.
 
-The setting leaves room: the teacher knows 7,500 images that the students never see. Where the
-students see them too, KD gains about one point. Rates, epochs and weights were chosen on the
-validation images. RESULT
+The setting leaves room: the teacher knows 7,500 images that the students never see (where they
+saw them all, KD gained one point). Rates, epochs and weights were chosen on the validation images.
+Expect the teacher to add five points to a student, several times the spread; ModReduce's best
+student to equal the one with KD, within the spread; and the ensemble to be ahead of both.
 """
 
 import math
