@@ -188,9 +188,9 @@ def train_modreduce(teacher: keras.Model, data: Data, epochs: int, seed: int) ->
     )
     metrics = [f"{name}/accuracy" for name in (*COLORS, "ensemble")]
     outcome = train_student(distiller, data, epochs, f"ModReduce, seed {seed}", metrics)
-    best, everyone = distiller.best_student, list(distiller.students.values())
+    best, everyone = distiller.best_student_name, list(distiller.students.values())
     return [
-        Result(MODREDUCE, f"{best.name}/accuracy", [best], *outcome),
+        Result(MODREDUCE, f"{best}/accuracy", [distiller.best_student], *outcome),
         Result(ENSEMBLE, "ensemble/accuracy", everyone, *outcome),
     ]
 

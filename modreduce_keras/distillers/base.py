@@ -21,9 +21,16 @@ _ENSEMBLE = "ensemble"
 
 
 class Forward(NamedTuple):
-    """What one forward pass of all students gave: their outputs, and the group's, if any."""
+    """What one forward pass of every network gave.
+
+    Attributes:
+        students: The students' outputs, by name.
+        lesson: The teacher's output; `None` without a teacher and in evaluation.
+        group: What the aggregator returned; empty without one.
+    """
 
     students: dict[str, ModelOutput]
+    lesson: ModelOutput | None
     group: dict[str, Any]
 
     def logits(self) -> dict[str, Any]:
@@ -112,10 +119,12 @@ class BaseDistiller(keras.Model):
         return next(iter(self.students.values()))
 
     def forward(self, inputs, training: bool) -> Forward:
-        """Runs every student once."""
+        """Runs every student once, and in training the teacher."""
         checks.require_float_inputs(inputs, self._wiring.inputs)
-        outputs = {name: reader(inputs, training) for name, reader in self._wiring.readers.items()}
-        return Forward(outputs, {})
+        teacher, readers = self._wiring.teacher, self._wiring.readers
+        lesson = teacher(inputs) if training and teacher is not None else None
+        outputs = {name: reader(inputs, training) for name, reader in readers.items()}
+        return Forward(outputs, lesson, {})
 
     def term(self, student: str, name: str) -> str:
         """Returns the name of a student's term in the logs."""
@@ -130,18 +139,15 @@ class BaseDistiller(keras.Model):
         name = self._supervision.name
         return {self.term(s, name): self._supervision(labels, z) for s, z in logits.items()}
 
-    def compute_terms(self, inputs, labels, outputs: Forward) -> dict[str, Any]:
+    def compute_terms(self, labels, outputs: Forward) -> dict[str, Any]:
         """Returns every term of a training step, (batch,) each, unweighted."""
         logits = {name: output.logits for name, output in outputs.students.items()}
         terms = self.supervised_terms(labels, logits)
-        if self._wiring.teacher is None:
-            return terms
-        lesson = self._wiring.teacher(inputs)
         for name, several in self.knowledge.items():
             for knowledge in several:
                 terms[self.term(name, knowledge.name)] = knowledge(
                     knowledge.read("student", outputs.students[name]),
-                    knowledge.read("teacher", lesson),
+                    knowledge.read("teacher", outputs.lesson),
                     labels=labels,
                     training=True,
                 )
@@ -168,7 +174,7 @@ class BaseDistiller(keras.Model):
                 loss only).
         """
         if training:
-            terms, weights = self.compute_terms(x, y, y_pred), self.term_weights()
+            terms, weights = self.compute_terms(y, y_pred), self.term_weights()
         else:
             terms = self.supervised_terms(y, y_pred.logits())
             weights = {name: 1.0 for name in terms if not name.startswith(f"{_ENSEMBLE}/")}

@@ -126,13 +126,22 @@ class PeerDistiller(BaseDistiller):
     # What runs
 
     @property
-    def best_student(self) -> keras.Model:
-        """The student with the best validation score in the last validation of `fit`.
+    def best_student_name(self) -> str:
+        """The name of the student with the best score in the last validation of `fit`.
 
         Raises:
             ValueError: If no validation has run yet.
         """
-        return self.students[self.selection.best()]
+        return self.selection.best()
+
+    @property
+    def best_student(self) -> keras.Model:
+        """The student with the best score in the last validation of `fit`.
+
+        Raises:
+            ValueError: If no validation has run yet.
+        """
+        return self.students[self.best_student_name]
 
     def _deployed(self) -> keras.Model:
         # Before any validation, Keras may ask for the shape of the output; all are alike.
@@ -146,7 +155,7 @@ class PeerDistiller(BaseDistiller):
 
     def make_predict_function(self, force=False):
         """Makes the compiled prediction; again when another student has become the best."""
-        best = self.selection.best()
+        best = self.best_student_name
         changed = best != getattr(self, "_predicting", best)
         self._predicting = best
         return super().make_predict_function(force=force or changed)
@@ -161,16 +170,16 @@ class PeerDistiller(BaseDistiller):
         return super().fit(*args, callbacks=callbacks, **kwargs)
 
     def forward(self, inputs, training: bool) -> Forward:
-        """Runs every student once, and the aggregator on their logits."""
+        """Runs every network once, and the aggregator on the students' logits."""
         outputs = super().forward(inputs, training)
         logits = [ops.cast(output.logits, "float32") for output in outputs.students.values()]
         return outputs._replace(group=self.aggregator(ops.stack(logits, axis=1)))
 
     # Which terms there are
 
-    def compute_terms(self, inputs, labels, outputs: Forward) -> dict[str, Any]:
+    def compute_terms(self, labels, outputs: Forward) -> dict[str, Any]:
         """Returns every term of a training step, (batch,) each, unweighted."""
-        terms = super().compute_terms(inputs, labels, outputs)
+        terms = super().compute_terms(labels, outputs)
         targets = outputs.group["targets"]
         for index, (name, output) in enumerate(outputs.students.items()):
             terms[self.term(name, "online")] = self.online_loss.call(

@@ -61,7 +61,7 @@ def test_best_student_is_remembered(modreduce, images, labels, tmp_path):
     fit(modreduce, images, labels)
     modreduce.save(tmp_path / "modreduce.keras")
     restored = keras.saving.load_model(tmp_path / "modreduce.keras")
-    assert restored.selection.best() == modreduce.selection.best()
+    assert restored.best_student_name == modreduce.best_student_name
     np.testing.assert_array_equal(
         restored.predict(images, verbose=0), modreduce.predict(images, verbose=0)
     )

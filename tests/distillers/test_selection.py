@@ -72,7 +72,7 @@ def test_without_accuracy_the_compiled_loss_decides(net, images, labels, cross_e
     rig(peers.students["b"], 1)
     ones = np.ones_like(labels)
     peers.fit(images, ones, validation_data=(images, ones), verbose=0)
-    assert peers.selection.best() == "b"
+    assert peers.best_student_name == "b"
 
 
 def test_no_validation_no_best_student(peers, images, labels):
