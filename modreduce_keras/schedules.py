@@ -7,7 +7,7 @@ steps (batches) done so far; `steps` below is always such a number, for example
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -19,11 +19,12 @@ from modreduce_keras.registry import register
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """Base class: a function of the training step that Keras can serialize.
 
-    To add one, write `__init__`, `value(step)` with a float32 step, and register the class.
-    Constructor arguments are read back from attributes of their names by `get_config`.
+    To add one, write `__init__`, `value(step)` with a float32 step, declare `example_arguments`,
+    and register the class.
     """
 
-    arguments: tuple[str, ...] = ()
+    example_arguments: ClassVar[dict[str, Any]] = {}
+    """Valid constructor arguments, all of them, for `get_config` and the conformance tests."""
 
     def __call__(self, step):
         """Returns the value at a step, as a float32 scalar."""
@@ -35,10 +36,10 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
-        return {name: getattr(self, name) for name in self.arguments}
+        return {name: getattr(self, name) for name in self.example_arguments}
 
     def __repr__(self):
-        given = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.arguments)
+        given = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.example_arguments)
         return f"{type(self).__name__}({given})"
 
     def progress(self, step):
@@ -64,7 +65,7 @@ class Constant(Schedule):
         0.5
     """
 
-    arguments = ("constant",)
+    example_arguments: ClassVar = {"constant": 0.25}
 
     def __init__(self, constant: float):
         self.constant = constant
@@ -90,7 +91,7 @@ class Linear(Schedule):
         0.5
     """
 
-    arguments = ("start", "end", "steps")
+    example_arguments: ClassVar = {"start": 0.1, "end": 2.0, "steps": 10}
 
     def __init__(self, start: float, end: float, *, steps: int):
         self.start, self.end, self.steps = start, end, _positive_steps(steps)
@@ -121,7 +122,7 @@ class Cosine(Schedule):
         Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017.
     """
 
-    arguments = ("start", "end", "steps")
+    example_arguments: ClassVar = {"start": 0.1, "end": 2.0, "steps": 10}
 
     def __init__(self, start: float, end: float, *, steps: int):
         self.start, self.end, self.steps = start, end, _positive_steps(steps)
@@ -150,7 +151,7 @@ class SigmoidRampUp(Schedule):
         Laine and Aila, Temporal Ensembling for Semi-Supervised Learning, 2017.
     """
 
-    arguments = ("end", "steps")
+    example_arguments: ClassVar = {"end": 2.0, "steps": 10}
 
     def __init__(self, end: float = 1.0, *, steps: int):
         self.end, self.steps = end, _positive_steps(steps)
@@ -181,7 +182,7 @@ class Exponential(Schedule):
         0.1
     """
 
-    arguments = ("start", "end", "steps", "stairs")
+    example_arguments: ClassVar = {"start": 0.1, "end": 2.0, "steps": 10, "stairs": 5}
 
     def __init__(self, start: float, end: float, *, steps: int, stairs: int | None = None):
         if not start * end > 0:
@@ -219,7 +220,7 @@ class CutOff(Schedule):
         [0.0, 0.7]
     """
 
-    arguments = ("after", "steps", "before")
+    example_arguments: ClassVar = {"after": 2.0, "steps": 10, "before": 0.5}
 
     def __init__(self, after: float, *, steps: int, before: float = 0.0):
         self.after, self.steps, self.before = after, _positive_steps(steps), before
@@ -244,7 +245,7 @@ class Piecewise(Schedule):
         [4.0, 2.0, 1.0]
     """
 
-    arguments = ("boundaries", "values")
+    example_arguments: ClassVar = {"boundaries": [4, 10], "values": [4.0, 2.0, 1.0]}
 
     def __init__(self, boundaries: list[int], values: list[float]):
         self.boundaries, self.values = list(boundaries), list(values)
