@@ -1,5 +1,7 @@
 """Tests of every schedule against NumPy, and of every error."""
 
+from typing import ClassVar
+
 import keras
 import numpy as np
 import pytest
@@ -96,7 +98,7 @@ def test_schedules_are_told_apart_by_their_arguments():
 
 def test_a_schedule_of_the_users_own_needs_its_value_only():
     class Squared(schedules.Schedule):
-        arguments = ("factor",)
+        example_arguments: ClassVar = {"factor": 2.0}
 
         def __init__(self, factor):
             self.factor = factor
