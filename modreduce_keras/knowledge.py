@@ -203,4 +203,22 @@ class Relation(_Tapped):
     """
 
 
+def as_list(knowledge: Any) -> list[Knowledge]:
+    """Returns one knowledge, a sequence of them or `None` as a list.
+
+    Raises:
+        TypeError: If something else came.
+    """
+    if knowledge is None:
+        return []
+    several = list(knowledge) if isinstance(knowledge, (list, tuple)) else [knowledge]
+    for one in several:
+        if not isinstance(one, Knowledge):
+            raise TypeError(
+                "knowledge must be a list of mr.Response, mr.Feature and mr.Relation, such as "
+                f"[mr.Response('kd')]. Received: {one!r}"
+            )
+    return several
+
+
 __all__ = ["Feature", "Knowledge", "Relation", "Response"]

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from modreduce_keras.distillers.base import BaseDistiller
-from modreduce_keras.knowledge import Knowledge
+from modreduce_keras.knowledge import Knowledge, as_list
 from modreduce_keras.registry import register
 
 
@@ -54,8 +54,7 @@ class Distiller(BaseDistiller):
     ):
         if teacher is None:
             raise ValueError("A Distiller needs a teacher. Received: teacher=None")
-        if isinstance(knowledge, Knowledge):
-            knowledge = [knowledge]
+        knowledge = as_list(knowledge)
         if not knowledge:
             raise ValueError(
                 "A Distiller needs at least one knowledge, such as mr.Response('kd'). "

@@ -12,7 +12,7 @@ from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.base import BaseDistiller, Forward
 from modreduce_keras.distillers.selection import BestStudent, Selection
 from modreduce_keras.knobs import Knob
-from modreduce_keras.knowledge import Knowledge
+from modreduce_keras.knowledge import Knowledge, as_list
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.registry import register
 
@@ -272,10 +272,7 @@ def _named(students: Any) -> dict[str, keras.Model]:
 
 def _checked_knowledge(knowledge: Any, students: Any, teacher: Any) -> dict[str, list[Knowledge]]:
     """Returns the knowledge by student, or says what does not go together."""
-    knowledge = {
-        name: [several] if isinstance(several, Knowledge) else list(several)
-        for name, several in (knowledge or {}).items()
-    }
+    knowledge = {name: as_list(several) for name, several in (knowledge or {}).items()}
     unknown = sorted(set(knowledge) - set(students))
     if unknown:
         raise ValueError(

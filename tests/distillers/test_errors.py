@@ -219,6 +219,15 @@ def test_empty_knowledge(knowledge):
         mr.Distiller(dense_net(), dense_net(), knowledge)
 
 
+@pytest.mark.parametrize("wrong", ["kd", mr.losses.KD(), {"student": "kd"}])
+def test_something_else_than_knowledge(wrong):
+    expected = r"knowledge must be a list of mr.Response, .* Received: "
+    with pytest.raises(TypeError, match=expected):
+        mr.Distiller(dense_net(), dense_net(), wrong)
+    with pytest.raises(TypeError, match=expected):
+        mr.ModReduce(dense_net(), {"a": dense_net(), "b": dense_net()}, knowledge={"a": [wrong]})
+
+
 def test_teacher_and_knowledge_come_together(kd):
     students = {"a": dense_net(), "b": dense_net()}
     with pytest.raises(ValueError, match=r"A teacher and what it teaches come together"):
