@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from modreduce_keras import knobs
-from modreduce_keras.distillers import checks, optimizers
+from modreduce_keras.distillers import checks, optimizers, student_metrics
 from modreduce_keras.distillers.supervision import Supervision
 from modreduce_keras.distillers.trackers import Trackers
 from modreduce_keras.distillers.wiring import connect
@@ -247,24 +247,18 @@ class BaseDistiller(keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Updates the compiled metrics for every student and returns all logs."""
         if self._compile_metrics is not None:
-            names = self._metric_names()
-            # Keras sizes up the metrics with the output of `call`, which stands for every one.
-            logits = (
-                y_pred.logits() if isinstance(y_pred, Forward) else dict.fromkeys(names, y_pred)
-            )
-            if self._several:
-                labels = {f"{name}/": y for name in names}
-                logits = {f"{name}/": logits[name] for name in names}
+            if isinstance(y_pred, Forward):
+                logits = y_pred.logits()
             else:
-                labels, logits = y, logits[names[0]]
-            self._compile_metrics.update_state(labels, logits, sample_weight)
+                # Keras sizes up the metrics with the output of `call`, which stands for every one.
+                logits = dict.fromkeys(self._metric_names(), y_pred)
+            outputs = student_metrics.as_outputs(logits)
+            self._compile_metrics.update_state(dict.fromkeys(outputs, y), outputs, sample_weight)
         return self.get_metrics_result()
 
     def get_metrics_result(self):
         """Returns all logs by name, `STUDENT/METRIC` where there are several students."""
-        # Keras joins output and metric with "_", and the outputs are called "STUDENT/" here.
-        results = super().get_metrics_result()
-        results = {name.replace("/_", "/"): value for name, value in results.items()}
+        results = student_metrics.log_names(super().get_metrics_result())
         return self._evaluated(results) if self._evaluating else results
 
     def _evaluated(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -341,8 +335,8 @@ class BaseDistiller(keras.Model):
         self._compile_metrics = None  # Keras would keep those of an earlier compile.
         super().compile(
             optimizer=optimizers.resolve(optimizer, self.variable_groups()),
-            metrics=self._for_each_student(metrics),
-            weighted_metrics=self._for_each_student(weighted_metrics),
+            metrics=self._metrics_for_keras(metrics),
+            weighted_metrics=self._metrics_for_keras(weighted_metrics),
             **kwargs,
         )
         self._trackers = Trackers([*self.term_weights(), *self._logged_names()])
@@ -352,29 +346,10 @@ class BaseDistiller(keras.Model):
     def _logged_names(self) -> list[str]:
         return []
 
-    def _for_each_student(self, metrics):
-        names = self._metric_names()
-        if metrics is None or not self._several:
-            return metrics
-        if not isinstance(metrics, Mapping):
-            metrics = dict.fromkeys(names, metrics)
-        unknown = sorted(set(metrics) - set(names))
-        if unknown:
-            raise ValueError(
-                f"metrics must be a list, or a dict with keys among {names}. Received: {unknown}"
-            )
-
-        def copy(metric):
-            return (
-                type(metric).from_config(metric.get_config())
-                if isinstance(metric, keras.metrics.Metric)
-                else metric
-            )
-
-        return {
-            f"{name}/": [copy(metric) for metric in keras.tree.flatten(several)]
-            for name, several in metrics.items()
-        }
+    def _metrics_for_keras(self, given: Any) -> Any:
+        if not self._several:
+            return given
+        return student_metrics.for_each_student(given, self._metric_names())
 
     def get_compile_config(self):
         """Returns the arguments of `compile`, serialized."""

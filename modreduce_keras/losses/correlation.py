@@ -1,0 +1,148 @@
+"""Losses that ask for equal order and proportion, not for equal values."""
+
+from keras import ops
+
+from modreduce_keras.knobs import Knob
+from modreduce_keras.losses.relational import RelationLoss
+from modreduce_keras.losses.response import ResponseLoss
+from modreduce_keras.ops import flatten, safe_reciprocal, safe_sqrt, tempered_log_softmax
+from modreduce_keras.registry import register
+
+
+def _centred(values, axis):
+    return values - ops.mean(values, axis=axis, keepdims=True)
+
+
+def _unit(vectors, scale, axis):
+    """Returns vectors at unit length (zero where they are rounding beside `scale`), and which."""
+    squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
+    squares = ops.where(squares > 1e-12 * scale, squares, 0.0)
+    unit = vectors * safe_reciprocal(safe_sqrt(squares))
+    return unit, ops.cast(ops.squeeze(squares, axis) > 0, "float32")
+
+
+def _uncorrelated(teacher, student, axis):
+    """Returns 1 - Pearson's correlation along an axis.
+
+    As half the squared distance of unit vectors, which is exact near 0. It is 1 where one side is
+    constant, and 0 where both are.
+    """
+    (unit_t, varies_t), (unit_s, varies_s) = (
+        _unit(_centred(values, axis), ops.sum(ops.square(values), axis=axis, keepdims=True), axis)
+        for values in (teacher, student)
+    )
+    distance = ops.sum(ops.square(unit_s - unit_t), axis=axis)
+    return 0.5 * (distance + ops.abs(varies_t - varies_s))
+
+
+@register("loss", "dist")
+class DIST(ResponseLoss):
+    """Knowledge distillation from a stronger teacher: correlation instead of divergence.
+
+    T² [β (1 - ρ(p_s, p_t) per sample) + γ (1 - ρ(p_s, p_t) per class, mean over the classes)]
+
+    with Pearson's correlation ρ and p = softmax(z / T). The part per class is one number for the
+    batch and counts for every sample alike. A constant has no correlation: where one side is
+    constant, 1 - ρ counts as 1, and where both are (a batch of one, per class), as 0.
+
+    Args:
+        inter_weight: β, of the correlation over the classes of a sample. Defaults to 1.
+        intra_weight: γ, of the correlation over the samples of a class. Defaults to 1.
+        temperature: Positive number or schedule. Defaults to 4.
+        name: Name of the loss. Defaults to `"dist"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: The teacher's logits, (batch, classes).
+        y_pred: The student's logits, (batch, classes).
+
+    Returns:
+        (batch,), float32; 0 where the probabilities are proportional up to a constant.
+
+    Raises:
+        ValueError: If an argument is out of range, or the shapes differ.
+
+    Example:
+        >>> import numpy as np
+        >>> teacher, student = np.array([[2.0, 0.0, 0.0]]), np.array([[0.0, 0.0, 2.0]])
+        >>> round(float(DIST(temperature=1.0)(teacher, student)), 4)
+        1.5
+
+    Reference:
+        Huang et al., Knowledge Distillation from A Stronger Teacher, 2022.
+    """
+
+    inter_weight = Knob()
+    intra_weight = Knob()
+    temperature = Knob(positive=True)
+
+    def __init__(
+        self,
+        *,
+        inter_weight=1.0,
+        intra_weight=1.0,
+        temperature=4.0,
+        name=None,
+        reduction="sum_over_batch_size",
+    ):
+        super().__init__(name=name, reduction=reduction)
+        self.inter_weight, self.intra_weight = inter_weight, intra_weight
+        self.temperature = temperature
+
+    def per_sample(self, teacher, student, labels=None):
+        self.require_same_shape(teacher, student)
+        self.require(len(student.shape) == 2, "logits (batch, classes)", teacher, student)
+        temperature = self.temperature
+        pair = [ops.exp(tempered_log_softmax(z, temperature)) for z in (teacher, student)]
+        inter = _uncorrelated(*pair, axis=1)
+        intra = ops.mean(_uncorrelated(*pair, axis=0))
+        return ops.square(temperature) * (self.inter_weight * inter + self.intra_weight * intra)
+
+
+@register("loss", "cka")
+class CKA(RelationLoss):
+    """Centred kernel alignment of the two representations of a batch, linear kernel.
+
+    1 - ‖X_tᵀ X_s‖² / (‖X_sᵀ X_s‖ ‖X_tᵀ X_t‖), Frobenius norms, columns of X centred
+
+    It does not change under rotation and scaling of either side. It is one number for the batch
+    and counts for every sample alike.
+
+    Args:
+        name: Name of the loss. Defaults to `"cka"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: The teacher's embeddings, (batch, ...).
+        y_pred: The student's embeddings, (batch, ...), of any width.
+
+    Returns:
+        (batch,), float32, from 0 to 1; 0 for equal representations and for a batch of one.
+
+    Example:
+        >>> import numpy as np
+        >>> embeddings = np.array([[0.0, 1.0], [2.0, 0.0], [1.0, 5.0]])
+        >>> abs(round(float(CKA()(embeddings, 3.0 * embeddings[:, ::-1])), 5))
+        0.0
+
+    Reference:
+        Kornblith et al., Similarity of Neural Network Representations Revisited, 2019.
+    """
+
+    default_weight = 1.0
+
+    def per_sample(self, teacher, student, labels=None):
+        # ‖X_tᵀ X_s‖² = Σ (X_t X_tᵀ) (X_s X_sᵀ), which is (batch, batch) whatever the widths.
+        (unit_t, varies_t), (unit_s, varies_s) = (
+            self._unit_gram(flatten(features)) for features in (teacher, student)
+        )
+        distance = ops.sum(ops.square(unit_s - unit_t)) + ops.abs(varies_t - varies_s)
+        return 0.5 * distance * ops.ones((ops.shape(student)[0],))
+
+    @staticmethod
+    def _unit_gram(embeddings):
+        def gram(rows):
+            return ops.reshape(ops.matmul(rows, ops.transpose(rows)), (-1,))
+
+        scale = ops.sum(ops.square(gram(embeddings)), keepdims=True)
+        return _unit(gram(_centred(embeddings, 0)), scale, axis=0)

@@ -1,0 +1,92 @@
+"""Relation losses on similarity matrices of a batch."""
+
+from keras import ops
+
+from modreduce_keras.losses.relational import RelationLoss
+from modreduce_keras.ops import flatten, per_sample_mean
+from modreduce_keras.registry import register
+
+
+@register("loss", "sp")
+class SimilarityPreserving(RelationLoss):
+    """Similarity-preserving distillation: which samples of a batch activate alike.
+
+    1/B² Σ_ij (Ĝ_ij(s) - Ĝ_ij(t))², where G = F Fᵀ of the flattened features and each row of Ĝ is
+    scaled to unit length
+
+    Args:
+        name: Name of the loss. Defaults to `"sp"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: The teacher's features, (batch, ...).
+        y_pred: The student's features, (batch, ...), of any shape.
+
+    Returns:
+        (batch,), float32; 0 where the similarities agree.
+
+    Example:
+        >>> import numpy as np
+        >>> apart, alike = np.eye(2), np.ones((2, 2))
+        >>> round(float(SimilarityPreserving()(apart, alike)), 4)
+        0.2929
+
+    Reference:
+        Tung and Mori, Similarity-Preserving Knowledge Distillation, 2019.
+    """
+
+    default_weight = 3000.0
+
+    def per_sample(self, teacher, student, labels=None):
+        batch = ops.cast(ops.shape(student)[0], "float32")
+        difference = self.relations(flatten(student)) - self.relations(flatten(teacher))
+        return ops.sum(ops.square(difference), axis=1) / batch
+
+    def relations(self, embeddings):
+        gram = ops.matmul(embeddings, ops.transpose(embeddings))
+        squares = ops.sum(ops.square(gram), axis=1, keepdims=True)
+        return gram * ops.rsqrt(ops.maximum(squares, 1e-24))
+
+
+@register("loss", "pkt")
+class PKT(RelationLoss):
+    """Probabilistic knowledge transfer: how likely samples choose one another as neighbours.
+
+    mean_ij p_t log((p_t + ε) / (p_s + ε)), where p_ij = (1 + cos(f_i, f_j)) / 2, each row scaled
+    to sum one, and ε = 1e-7
+
+    Args:
+        name: Name of the loss. Defaults to `"pkt"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: The teacher's embeddings, (batch, ...).
+        y_pred: The student's embeddings, (batch, ...), of any width.
+
+    Returns:
+        (batch,), float32; 0 where the probabilities agree.
+
+    Example:
+        >>> import numpy as np
+        >>> apart, alike = np.eye(2), np.ones((2, 2))
+        >>> round(float(PKT()(apart, alike)), 4)
+        0.0283
+
+    Reference:
+        Passalis and Tefas, Learning Deep Representations with Probabilistic Knowledge Transfer,
+        2018.
+    """
+
+    default_weight = 30000.0
+
+    def per_sample(self, teacher, student, labels=None):
+        p_teacher = self.relations(flatten(teacher))
+        p_student = self.relations(flatten(student))
+        ratio = ops.log(p_teacher + 1e-7) - ops.log(p_student + 1e-7)
+        return per_sample_mean(p_teacher * ratio)
+
+    def relations(self, embeddings):
+        squares = ops.sum(ops.square(embeddings), axis=1, keepdims=True)
+        unit = embeddings * ops.rsqrt(ops.maximum(squares, 1e-24))
+        similarity = 0.5 * (ops.matmul(unit, ops.transpose(unit)) + 1.0)
+        return similarity / ops.sum(similarity, axis=1, keepdims=True)

@@ -1,0 +1,240 @@
+"""Feature losses on statistics of the maps: no adapter, whatever the numbers of channels."""
+
+from keras import ops
+
+from modreduce_keras.losses.base import Loss
+from modreduce_keras.ops import flatten, per_sample_mean, pooled_to_match
+from modreduce_keras.registry import register
+
+
+def _unit(vectors):
+    """Returns vectors scaled to unit length over the last axis; zero stays zero."""
+    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+    return vectors * ops.rsqrt(ops.maximum(squares, 1e-24))
+
+
+class MapLoss(Loss):
+    """Base class of losses on two sets of maps, (batch, height, width, channels).
+
+    Maps of unequal height or width are averaged down to the smaller one first.
+    """
+
+    example_shapes = ((4, 4, 6), (8, 8, 3))
+
+    def matched(self, teacher, student):
+        """Returns both sets of maps at equal size."""
+        self.require(
+            len(teacher.shape) == len(student.shape) == 4,
+            "maps (batch, height, width, channels)",
+            teacher,
+            student,
+        )
+        return pooled_to_match(teacher, student)
+
+
+@register("loss", "at")
+class AttentionTransfer(MapLoss):
+    """Attention transfer: where in the image the activations are large.
+
+    mean (â_s - â_t)² over the positions, where a = mean over the channels of f^p, flattened, and
+    â = a / ‖a‖
+
+    Args:
+        power: p, a positive integer. Defaults to 2.
+        name: Name of the loss. Defaults to `"at"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: The teacher's maps, (batch, height, width, channels).
+        y_pred: The student's maps; size and channels may differ.
+
+    Returns:
+        (batch,), float32; 0 where the attention maps are proportional.
+
+    Raises:
+        ValueError: If `power` is not a positive integer, or a feature is not a map.
+
+    Example:
+        >>> import numpy as np
+        >>> maps = np.array([[[[1.0], [0.0]], [[0.0], [0.0]]]])
+        >>> float(AttentionTransfer()(maps, maps[:, :, ::-1]))
+        0.5
+
+    Reference:
+        Zagoruyko and Komodakis, Paying More Attention to Attention, 2017, with the mean over
+        positions and channels of the published code.
+    """
+
+    default_weight = 1000.0
+
+    def __init__(self, *, power: int = 2, name=None, reduction="sum_over_batch_size"):
+        super().__init__(name=name, reduction=reduction)
+        if not (isinstance(power, int) and power > 0):
+            raise ValueError(f"power must be a positive integer. Received: {power=}")
+        self.power = power
+
+    def per_sample(self, teacher, student, labels=None):
+        attention = [
+            _unit(flatten(ops.mean(ops.power(maps, self.power), axis=-1)))
+            for maps in self.matched(teacher, student)
+        ]
+        return per_sample_mean(ops.square(attention[1] - attention[0]))
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "power": self.power}
+
+
+@register("loss", "ft")
+class FactorTransfer(MapLoss):
+    """Factor transfer's loss: the absolute difference of normalized factors.
+
+    mean |q̂_s - q̂_t| over the positions, where q = mean over the channels of f², flattened, and
+    q̂ = q / ‖q‖
+
+    The method's factors come from a paraphraser of the teacher's maps and a translator of the
+    student's; without them, as here by default, the loss compares the maps themselves.
+
+    Args:
+        name: Name of the loss. Defaults to `"ft"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: The teacher's maps, (batch, height, width, channels).
+        y_pred: The student's maps; size and channels may differ.
+
+    Returns:
+        (batch,), float32; 0 where the factors are proportional.
+
+    Raises:
+        ValueError: If a feature is not a map.
+
+    Example:
+        >>> import numpy as np
+        >>> maps = np.array([[[[1.0], [0.0]], [[0.0], [0.0]]]])
+        >>> float(FactorTransfer()(maps, maps[:, :, ::-1]))
+        0.5
+
+    Reference:
+        Kim, Park and Kwak, Paraphrasing Complex Network: Network Compression via Factor
+        Transfer, 2018, with the mean of squares over the channels of the published code; the
+        paper compares the factors' channels one by one.
+    """
+
+    default_weight = 200.0
+
+    def per_sample(self, teacher, student, labels=None):
+        factors = [
+            _unit(flatten(ops.mean(ops.square(maps), axis=-1)))
+            for maps in self.matched(teacher, student)
+        ]
+        return per_sample_mean(ops.abs(factors[1] - factors[0]))
+
+
+@register("loss", "nst")
+class NST(MapLoss):
+    """Neuron selectivity transfer: the distributions of the channels' activation patterns.
+
+    mean k(t, t) + mean k(s, s) - 2 mean k(s, t), with the kernel k(a, b) = (aᵀ b)² between the
+    normalized patterns (height · width) of two channels, the means over all pairs of channels
+
+    Args:
+        name: Name of the loss. Defaults to `"nst"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: The teacher's maps, (batch, height, width, channels).
+        y_pred: The student's maps; size and channels may differ.
+
+    Returns:
+        (batch,), float32; 0 where the patterns are distributed alike.
+
+    Raises:
+        ValueError: If a feature is not a map.
+
+    Example:
+        >>> import numpy as np
+        >>> maps = np.array([[[[1.0], [0.0]], [[0.0], [0.0]]]])
+        >>> float(NST()(maps, maps[:, :, ::-1]))
+        2.0
+
+    Reference:
+        Huang and Wang, Like What You Like: Knowledge Distill via Neuron Selectivity Transfer,
+        2017, with the polynomial kernel.
+    """
+
+    default_weight = 50.0
+
+    def per_sample(self, teacher, student, labels=None):
+        patterns = []
+        for maps in self.matched(teacher, student):
+            positions = maps.shape[1] * maps.shape[2]
+            by_position = ops.reshape(maps, (-1, positions, maps.shape[3]))
+            patterns.append(_unit(ops.transpose(by_position, (0, 2, 1))))
+        teacher, student = patterns
+        return (
+            self._mean_kernel(teacher, teacher)
+            + self._mean_kernel(student, student)
+            - 2.0 * self._mean_kernel(student, teacher)
+        )
+
+    @staticmethod
+    def _mean_kernel(first, second):
+        products = ops.matmul(first, ops.transpose(second, (0, 2, 1)))
+        return per_sample_mean(ops.square(products))
+
+
+@register("loss", "fsp")
+class FSP(Loss):
+    """Flow of the solution procedure: how one layer's channels go with a later layer's.
+
+    mean (G_s - G_t)², where G[i, j] = mean over the positions of f_first[i] · f_second[j]
+
+    Args:
+        name: Name of the loss. Defaults to `"fsp"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: Two of the teacher's maps, [(batch, height, width, channels), ...]; the larger is
+            averaged down to the size of the smaller.
+        y_pred: Two of the student's maps, with the numbers of channels of the teacher's.
+
+    Returns:
+        (batch,), float32; 0 where the matrices are equal.
+
+    Raises:
+        ValueError: If not two maps came, or the channels differ.
+
+    Example:
+        >>> import numpy as np
+        >>> maps = [np.ones((1, 4, 4, 2)), np.ones((1, 2, 2, 3))]
+        >>> float(FSP()(maps, [2.0 * maps[0], maps[1]]))
+        1.0
+
+    Reference:
+        Yim et al., A Gift from Knowledge Distillation, 2017. The paper trains this loss first
+        and the task afterwards; a schedule as weight restores the stages.
+    """
+
+    default_weight = 50.0
+    example_shapes = ([(4, 4, 3), (2, 2, 5)], [(4, 4, 3), (2, 2, 5)])
+
+    def per_sample(self, teacher, student, labels=None):
+        flows = [self._flow(maps) for maps in (teacher, student)]
+        self.require(
+            flows[0].shape[1:] == flows[1].shape[1:],
+            "pairs of layers with equal numbers of channels (compared: channels by channels)",
+            *flows,
+        )
+        return per_sample_mean(ops.square(flows[1] - flows[0]))
+
+    @staticmethod
+    def _flow(maps):
+        if not isinstance(maps, (list, tuple)) or len(maps) != 2:
+            raise ValueError(
+                "FSP needs two maps of each model: at=['stage1', 'stage2']. "
+                f"Received: {type(maps).__name__} of length {len(maps)}"
+            )
+        first, second = pooled_to_match(*maps)
+        positions = first.shape[1] * first.shape[2]
+        return ops.einsum("bhwi,bhwj->bij", first, second) / positions

@@ -1,0 +1,71 @@
+"""DIST and CKA against float64 NumPy, gradients by finite differences."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+import modreduce_keras as mr
+
+
+def dist(teacher, student, temperature=4.0, inter=1.0, intra=1.0):
+    """The equation, with NumPy's own correlation coefficients."""
+    p_t, p_s = (softmax(z / temperature, axis=1) for z in (teacher, student))
+    rows = [1 - np.corrcoef(t, s)[0, 1] for t, s in zip(p_t, p_s, strict=True)]
+    columns = [1 - np.corrcoef(t, s)[0, 1] for t, s in zip(p_t.T, p_s.T, strict=True)]
+    return temperature**2 * (inter * np.array(rows) + intra * np.mean(columns))
+
+
+def cka(teacher, student):
+    x, y = (f - f.mean(axis=0) for f in (teacher, student))
+    norm = np.linalg.norm
+    return np.full(len(x), 1 - norm(y.T @ x) ** 2 / (norm(x.T @ x) * norm(y.T @ y)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "formula", "widths"),
+    [
+        (mr.losses.DIST(), dist, (10, 10)),
+        (
+            mr.losses.DIST(temperature=1.5, inter_weight=0.3, intra_weight=2.0),
+            lambda t, s: dist(t, s, 1.5, 0.3, 2.0),
+            (10, 10),
+        ),
+        (mr.losses.CKA(), cka, (12, 7)),
+    ],
+    ids=["dist", "dist with other weights", "cka"],
+)
+def test_values_and_gradient_equal_numpy(
+    loss, formula, widths, random, gradient, finite_differences
+):
+    teacher, student = (random.normal(size=(9, width)) for width in widths)
+    np.testing.assert_allclose(loss.call(teacher, student), formula(teacher, student), rtol=2e-5)
+    expected = finite_differences(lambda s: np.mean(formula(teacher, s)), student)
+    actual = gradient(lambda s: loss(teacher, s), student)
+    np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_dist_ignores_scale_and_offset_of_probabilities():
+    probabilities = np.array([[0.1, 0.3, 0.6], [0.2, 0.5, 0.3], [0.4, 0.3, 0.3]])
+    smoothed = 0.5 * probabilities + 0.5 / 3
+    values = mr.losses.DIST(temperature=1.0).call(np.log(probabilities), np.log(smoothed))
+    np.testing.assert_allclose(values, np.zeros(3), atol=1e-6)
+
+
+@pytest.mark.parametrize(("constant", "expected"), [("student", 2.0), ("both", 0.0)])
+def test_dist_of_constant_probabilities(constant, expected, random):
+    teacher = random.normal(size=(4, 5)) if constant == "student" else np.ones((4, 5))
+    values = mr.losses.DIST(temperature=1.0).call(teacher, np.ones((4, 5)))
+    np.testing.assert_allclose(values, np.full(4, expected), atol=1e-6)
+
+
+def test_cka_ignores_rotation_and_scale(random):
+    embeddings = random.normal(size=(8, 5))
+    rotation, _ = np.linalg.qr(random.normal(size=(5, 5)))
+    values = mr.losses.CKA().call(embeddings, 7.0 * embeddings @ rotation + 3.0)
+    np.testing.assert_allclose(values, np.zeros(8), atol=1e-5)
+
+
+@pytest.mark.parametrize("argument", ["inter_weight", "intra_weight"])
+def test_negative_weights_are_refused(argument):
+    with pytest.raises(ValueError, match=f"{argument} of DIST must be a number that is not neg"):
+        mr.losses.DIST(**{argument: -1.0})
