@@ -19,7 +19,8 @@ class RelationLoss(Loss):
 
     Teacher and student may have features of different shapes; each is flattened to
     (batch, features). The value of sample i is the part of the batch's loss that i takes part in
-    as the anchor. A batch of one has no relations: its value and gradient are 0.
+    as the anchor. A batch of one has no relations: its value and gradient are 0. On several
+    replicas, the batch is each replica's own part.
     """
 
     example_shapes = ((12,), (8,))
