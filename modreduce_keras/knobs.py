@@ -10,8 +10,9 @@ two epochs changes the compiled step, and a checkpoint restores the value. A sch
 inside the graph at the distiller's step, so resuming the step resumes the knob.
 """
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -136,9 +137,42 @@ def variables(instance: Any) -> list[keras.Variable]:
     return [setting for setting in settings if not isinstance(setting, Schedule)]
 
 
-def bind(instance: Any, step: Callable[[], keras.Variable]) -> None:
-    """Tells an instance where its schedules read the step.
+@contextlib.contextmanager
+def bound(parts: Iterable[Any], step: Callable[[], keras.Variable]) -> Iterator[None]:
+    """Tells the parts of a distiller where their schedules read the step, while it is built.
 
-    `step` is a function, so that the variable is owned (and saved) by the distiller alone.
+    They stay bound, unless building fails: then they are free for the next try. A layer holds
+    weights, and a schedule reads one distiller's step, so both serve one distiller only; a loss
+    with constants alone may serve several.
+
+    Args:
+        parts: Layers and losses.
+        step: Returns the step; a function, so that the variable is owned (and saved) by the
+            distiller alone.
+
+    Raises:
+        ValueError: If a part serves another distiller.
     """
-    instance._knob_step = step
+    parts = list(parts)
+    for part in parts:
+        _require_free(part)
+    for part in parts:
+        part._knob_step = step
+    try:
+        yield
+    except Exception:
+        for part in parts:
+            part._knob_step = None
+        raise
+
+
+def _require_free(part: Any) -> None:
+    if getattr(part, "_knob_step", None) is None:
+        return
+    is_layer = isinstance(part, keras.layers.Layer)
+    follows_schedule = len(variables(part)) < len(declared(part))
+    if is_layer or follows_schedule:
+        reason = "already belongs to" if is_layer else "follows a schedule in"
+        raise ValueError(
+            f"{part.name!r} {reason} another distiller. Make a new {type(part).__name__} for each."
+        )

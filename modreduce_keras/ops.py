@@ -47,6 +47,12 @@ def safe_reciprocal(values):
     return ops.where(nonzero, 1.0 / ops.where(nonzero, values, 1.0), 0.0)
 
 
+def unit(vectors, axis=-1):
+    """Returns vectors at unit length along an axis; zero stays zero, with gradient 0."""
+    squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
+    return vectors * safe_reciprocal(safe_sqrt(squares))
+
+
 def pairwise_squared_distances(embeddings):
     """Returns the squared Euclidean distances of all pairs of rows, by the Gram matrix.
 

@@ -6,6 +6,7 @@ steps (batches) done so far; `steps` below is always such a number, for example
 `epochs * steps_per_epoch`.
 """
 
+import inspect
 from functools import partial
 from typing import Any, ClassVar
 
@@ -19,12 +20,12 @@ from modreduce_keras.registry import register
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """Base class: a function of the training step that Keras can serialize.
 
-    To add one, write `__init__`, `value(step)` with a float32 step, declare `example_arguments`,
-    and register the class.
+    To add one, write `__init__`, which keeps each argument under its own name, and `value(step)`
+    with a float32 step; declare `example_arguments` and register the class.
     """
 
     example_arguments: ClassVar[dict[str, Any]] = {}
-    """Valid constructor arguments, all of them, for `get_config` and the conformance tests."""
+    """Valid constructor arguments, for the conformance tests."""
 
     def __call__(self, step):
         """Returns the value at a step, as a float32 scalar."""
@@ -36,10 +37,10 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
-        return {name: getattr(self, name) for name in self.example_arguments}
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def __repr__(self):
-        given = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.example_arguments)
+        given = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
         return f"{type(self).__name__}({given})"
 
     def progress(self, step):

@@ -151,8 +151,9 @@ def test_permuting_the_batch_permutes_the_values_of_a_loss(identifier, random):
         lambda t: np.repeat(t[::2], 2, axis=0),
         lambda t: np.repeat(t[:1], BATCH, axis=0),
         np.zeros_like,
+        lambda t: np.concatenate([np.zeros_like(t[:1]), t[1:]]),
     ],
-    ids=["duplicated rows", "all rows equal", "all zero"],
+    ids=["duplicated rows", "all rows equal", "all zero", "one row zero"],
 )
 def test_loss_has_bounded_gradients_where_samples_coincide(identifier, degenerate, random):
     loss = mr.losses.get(identifier)

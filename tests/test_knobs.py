@@ -59,7 +59,8 @@ def test_the_temperature_of_a_compiled_loss_changes_its_value(random):
 def test_a_schedule_is_read_at_the_present_step_inside_the_graph(schedule):
     dials = Dials(weight=schedule)
     step = keras.Variable(0, dtype="int64", trainable=False)
-    knobs.bind(dials, lambda: step)
+    with knobs.bound([dials], lambda: step):
+        pass
     read = tf.function(lambda: dials.weight * 1.0)
     values = []
     for now in (0, 5, 10, 20):
@@ -142,7 +143,8 @@ def test_config_of_a_schedule_builds_the_same_schedule():
     again = mr.losses.get(keras.saving.serialize_keras_object(loss))
     assert again.get_config() == loss.get_config()
     step = keras.Variable(5, dtype="int64", trainable=False)
-    knobs.bind(again, lambda: step)
+    with knobs.bound([again], lambda: step):
+        pass
     assert float(again.temperature) == pytest.approx(2.5, rel=1e-6)
 
 

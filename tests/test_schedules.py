@@ -1,7 +1,5 @@
 """Tests of every schedule against NumPy, and of every error."""
 
-from typing import ClassVar
-
 import keras
 import numpy as np
 import pytest
@@ -98,8 +96,6 @@ def test_schedules_are_told_apart_by_their_arguments():
 
 def test_a_schedule_of_the_users_own_needs_its_value_only():
     class Squared(schedules.Schedule):
-        example_arguments: ClassVar = {"factor": 2.0}
-
         def __init__(self, factor):
             self.factor = factor
 

@@ -4,10 +4,9 @@ import math
 from typing import ClassVar
 
 import keras
-from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
-from modreduce_keras.ops import flatten
+from modreduce_keras.ops import flatten, unit
 from modreduce_keras.registry import register
 
 
@@ -73,7 +72,7 @@ class LinearEmbedding(Adapter):
         if self.teacher_embedding:
             teacher = self.teacher_embedding(teacher)
         if self.normalize:
-            student, teacher = ops.normalize(student, axis=-1), ops.normalize(teacher, axis=-1)
+            student, teacher = unit(student), unit(teacher)
         return student, teacher
 
     def get_config(self):

@@ -92,10 +92,9 @@ class BaseDistiller(keras.Model):
         self._supervision: Supervision | None = None
         self._check_numerics = False
         self._evaluating = False
-        self._wiring = connect(students, teacher, self.knowledge)
         taught = [one for several in self.knowledge.values() for one in several]
-        for owner in [self, *taught, *(one.loss for one in taught)]:
-            knobs.bind(owner, lambda: self.step)
+        with knobs.bound([self, *taught, *(one.loss for one in taught)], lambda: self.step):
+            self._wiring = connect(students, teacher, self.knowledge)
         self.built = True
 
     @property

@@ -105,7 +105,12 @@ def require_logits(model: keras.Model, role: str) -> None:
 
 
 def require_float_inputs(inputs: Any, specs: Any) -> None:
-    """Raises if integers come where the models take floats (Keras would convert in silence)."""
+    """Raises if integers come where the models take floats (Keras would convert in silence).
+
+    `specs` is `None` where the models do not declare the dtype of their inputs.
+    """
+    if specs is None:
+        return
     received, expected = keras.tree.flatten(inputs), keras.tree.flatten(specs)
     if len(received) != len(expected):
         return
@@ -117,6 +122,11 @@ def require_float_inputs(inputs: Any, specs: Any) -> None:
                 "the images as the teacher was trained, for example "
                 "dataset.map(lambda x, y: (tf.cast(x, 'float32') / 255, y))."
             )
+
+
+def repeated(names: list[str]) -> list[str]:
+    """Returns the names that come more than once."""
+    return sorted({name for name in names if names.count(name) > 1})
 
 
 def require_distinct(models: dict[str, keras.Model]) -> None:

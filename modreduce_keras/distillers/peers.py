@@ -12,7 +12,7 @@ from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.base import BaseDistiller, Forward
 from modreduce_keras.distillers.selection import BestStudent, Selection
 from modreduce_keras.knobs import Knob
-from modreduce_keras.knowledge import Knowledge, as_list
+from modreduce_keras.knowledge import Knowledge, Response, as_list
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.registry import register
 
@@ -97,9 +97,9 @@ class PeerDistiller(BaseDistiller):
             online_loss = registry.get("loss", "kd", temperature=3.0)
         self.online_loss = registry.get("loss", online_loss, Loss)
         self._online_loss_variables = knobs.variables(self.online_loss)
-        knobs.bind(self.online_loss, lambda: self.step)
         self.selection = Selection(list(students), criterion, criterion_mode)
-        self._build_aggregator()
+        with knobs.bound([self.aggregator, self.online_loss], lambda: self.step):
+            self._build_aggregator()
 
     def _build_aggregator(self) -> None:
         classes = {name: spec.logits.shape[-1] for name, spec in self._wiring.outputs.items()}
@@ -122,6 +122,9 @@ class PeerDistiller(BaseDistiller):
                 f"{ {name: tuple(value.shape) for name, value in group.items()} }"
             )
         self._has_ensemble = "ensemble" in group
+        # A dry run, so that logits that do not suit the loss are an error here.
+        pair = keras.KerasTensor((None, shape[-1]), "float32"), group["targets"][:, 0]
+        Response(self.online_loss).compute_output_spec(*pair)
 
     # What runs
 
@@ -164,7 +167,7 @@ class PeerDistiller(BaseDistiller):
         """Trains, as `keras.Model.fit` does, and notes which student validates best."""
         note = BestStudent(self.selection)
         if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.append(note)
+            callbacks.callbacks.insert(0, note)
         else:
             callbacks = [note, *keras.tree.flatten([] if callbacks is None else callbacks)]
         return super().fit(*args, callbacks=callbacks, **kwargs)
@@ -193,10 +196,12 @@ class PeerDistiller(BaseDistiller):
         """Returns the weight of every term, scalars in the graph."""
         weights = super().term_weights()
         weights |= {self.term(name, "online"): self.online_weight for name in self.students}
-        if self._has_ensemble and self._supervision is not None:
-            learns = float(self.aggregator.learns)
-            weights[self.term("ensemble", self._supervision.name)] = learns
+        if self.aggregator.learns:
+            weights[self._ensemble_term()] = 1.0
         return weights
+
+    def _ensemble_term(self) -> str:
+        return self.term("ensemble", self._supervision.name)
 
     def variable_groups(self) -> dict[str, list[keras.Variable]]:
         """Returns the trainable variables by group: each student, and the aggregator."""
@@ -218,7 +223,9 @@ class PeerDistiller(BaseDistiller):
         return [*self.students, "ensemble"] if self._has_ensemble else list(self.students)
 
     def _logged_names(self) -> list[str]:
-        return [self.term(name, log) for log in self.aggregator.logs for name in self.students]
+        names = [self.term(name, log) for log in self.aggregator.logs for name in self.students]
+        logs_ensemble = self._has_ensemble and self._supervision is not None
+        return [*names, self._ensemble_term()] if logs_ensemble else names
 
     def _logged_values(self, outputs: Forward) -> dict[str, Any]:
         return {
@@ -249,7 +256,7 @@ def _named(students: Any) -> dict[str, keras.Model]:
     """Returns the students by name, or says what is wrong with them."""
     if not isinstance(students, Mapping):
         names = [student.name for student in students]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = checks.repeated(names)
         if twice:
             raise ValueError(
                 "Students in a list are told apart by their models' names. Name the models "

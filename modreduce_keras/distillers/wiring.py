@@ -15,7 +15,8 @@ class Wiring(NamedTuple):
     """How the models of a distiller are read.
 
     Attributes:
-        inputs: The students' symbolic inputs.
+        inputs: The students' symbolic inputs; `None` where no student is functional, as only
+            functional models declare the dtype of their inputs.
         readers: Runs each student.
         outputs: Each student's symbolic output and features.
         teacher: Runs the teacher, if there is one.
@@ -44,6 +45,8 @@ def connect(
     _require_built(models)
     frozen = lesson = None
     if teacher is not None:
+        if any(one.needs_logits for taught in knowledge.values() for one in taught):
+            checks.require_logits(teacher, "teacher")
         frozen = FrozenTeacher(teacher, _taps("teacher", *knowledge.values()))
         lesson = _symbolic_output(frozen.reader)
     readers, outputs = {}, {}
@@ -53,9 +56,10 @@ def connect(
         outputs[name] = _symbolic_output(readers[name])
         if any(one.needs_logits for one in taught):
             checks.require_logits(student, role)
-            checks.require_logits(teacher, "teacher")
         _build_knowledge(taught, outputs[name], lesson)
-    return Wiring(checks.input_specs(next(iter(students.values()))), readers, outputs, frozen)
+    functional = [student for student in students.values() if getattr(student, "inputs", None)]
+    inputs = checks.input_specs(functional[0]) if functional else None
+    return Wiring(inputs, readers, outputs, frozen)
 
 
 def _require_built(models: Mapping[str, keras.Model]) -> None:
@@ -80,7 +84,7 @@ def _symbolic_output(reader: TapReader) -> ModelOutput:
 
 def _build_knowledge(taught: list[Knowledge], student: ModelOutput, teacher: ModelOutput) -> None:
     names = [one.name for one in taught]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = checks.repeated(names)
     if twice:
         raise ValueError(
             "Each knowledge of a student needs a name of its own in the logs; give one of "

@@ -5,7 +5,7 @@ from keras import ops
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.relational import RelationLoss
 from modreduce_keras.losses.response import ResponseLoss
-from modreduce_keras.ops import flatten, safe_reciprocal, safe_sqrt, tempered_log_softmax
+from modreduce_keras.ops import flatten, tempered_log_softmax, unit
 from modreduce_keras.registry import register
 
 
@@ -13,12 +13,11 @@ def _centred(values, axis):
     return values - ops.mean(values, axis=axis, keepdims=True)
 
 
-def _unit(vectors, scale, axis):
+def _directions(vectors, scale, axis):
     """Returns vectors at unit length (zero where they are rounding beside `scale`), and which."""
-    squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
-    squares = ops.where(squares > 1e-12 * scale, squares, 0.0)
-    unit = vectors * safe_reciprocal(safe_sqrt(squares))
-    return unit, ops.cast(ops.squeeze(squares, axis) > 0, "float32")
+    varies = ops.sum(ops.square(vectors), axis=axis, keepdims=True) > 1e-12 * scale
+    directions = unit(ops.where(varies, vectors, 0.0), axis)
+    return directions, ops.cast(ops.squeeze(varies, axis), "float32")
 
 
 def _uncorrelated(teacher, student, axis):
@@ -28,7 +27,9 @@ def _uncorrelated(teacher, student, axis):
     constant, and 0 where both are.
     """
     (unit_t, varies_t), (unit_s, varies_s) = (
-        _unit(_centred(values, axis), ops.sum(ops.square(values), axis=axis, keepdims=True), axis)
+        _directions(
+            _centred(values, axis), ops.sum(ops.square(values), axis=axis, keepdims=True), axis
+        )
         for values in (teacher, student)
     )
     distance = ops.sum(ops.square(unit_s - unit_t), axis=axis)
@@ -145,4 +146,4 @@ class CKA(RelationLoss):
             return ops.reshape(ops.matmul(rows, ops.transpose(rows)), (-1,))
 
         scale = ops.sum(ops.square(gram(embeddings)), keepdims=True)
-        return _unit(gram(_centred(embeddings, 0)), scale, axis=0)
+        return _directions(gram(_centred(embeddings, 0)), scale, axis=0)

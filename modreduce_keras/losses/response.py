@@ -1,5 +1,7 @@
 """Response losses: the student's logits against the teacher's."""
 
+from typing import ClassVar
+
 from keras import ops
 
 from modreduce_keras.knobs import Knob
@@ -9,15 +11,25 @@ from modreduce_keras.registry import register
 
 
 class ResponseLoss(Loss):
-    """Base class of the losses on logits: (batch, ..., classes), with equal shapes."""
+    """Base class of the losses on logits: (batch, ..., classes), with equal shapes.
+
+    Most compare softmax probabilities, which a single logit does not have.
+    """
 
     example_shapes = ((10,), (10,))
+    least_classes: ClassVar[int] = 2
 
     def require_same_shape(self, teacher, student) -> None:
-        """Raises unless both sets of logits have the same shape."""
+        """Raises unless both sets of logits have the same shape, and enough classes."""
         self.require(
             tuple(teacher.shape[1:]) == tuple(student.shape[1:]) and len(student.shape) > 1,
             "logits (batch, ..., classes) of equal shape",
+            teacher,
+            student,
+        )
+        self.require(
+            student.shape[-1] >= self.least_classes,
+            "logits (batch, ..., classes) of at least two classes ('logit_mse' takes a single one)",
             teacher,
             student,
         )
@@ -100,6 +112,8 @@ class LogitMSE(ResponseLoss):
     Reference:
         Ba and Caruana, Do Deep Nets Really Need to be Deep?, 2014.
     """
+
+    least_classes = 1
 
     def per_sample(self, teacher, student, labels=None):
         self.require_same_shape(teacher, student)

@@ -3,7 +3,7 @@
 from keras import ops
 
 from modreduce_keras.losses.relational import RelationLoss
-from modreduce_keras.ops import flatten, per_sample_mean
+from modreduce_keras.ops import flatten, per_sample_mean, unit
 from modreduce_keras.registry import register
 
 
@@ -43,9 +43,7 @@ class SimilarityPreserving(RelationLoss):
         return ops.sum(ops.square(difference), axis=1) / batch
 
     def relations(self, embeddings):
-        gram = ops.matmul(embeddings, ops.transpose(embeddings))
-        squares = ops.sum(ops.square(gram), axis=1, keepdims=True)
-        return gram * ops.rsqrt(ops.maximum(squares, 1e-24))
+        return unit(ops.matmul(embeddings, ops.transpose(embeddings)))
 
 
 @register("loss", "pkt")
@@ -86,7 +84,6 @@ class PKT(RelationLoss):
         return per_sample_mean(p_teacher * ratio)
 
     def relations(self, embeddings):
-        squares = ops.sum(ops.square(embeddings), axis=1, keepdims=True)
-        unit = embeddings * ops.rsqrt(ops.maximum(squares, 1e-24))
-        similarity = 0.5 * (ops.matmul(unit, ops.transpose(unit)) + 1.0)
+        directions = unit(embeddings)
+        similarity = 0.5 * (ops.matmul(directions, ops.transpose(directions)) + 1.0)
         return similarity / ops.sum(similarity, axis=1, keepdims=True)

@@ -3,14 +3,8 @@
 from keras import ops
 
 from modreduce_keras.losses.base import Loss
-from modreduce_keras.ops import flatten, per_sample_mean, pooled_to_match
+from modreduce_keras.ops import flatten, per_sample_mean, pooled_to_match, unit
 from modreduce_keras.registry import register
-
-
-def _unit(vectors):
-    """Returns vectors scaled to unit length over the last axis; zero stays zero."""
-    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
-    return vectors * ops.rsqrt(ops.maximum(squares, 1e-24))
 
 
 class MapLoss(Loss):
@@ -75,7 +69,7 @@ class AttentionTransfer(MapLoss):
 
     def per_sample(self, teacher, student, labels=None):
         attention = [
-            _unit(flatten(ops.mean(ops.power(maps, self.power), axis=-1)))
+            unit(flatten(ops.mean(ops.power(maps, self.power), axis=-1)))
             for maps in self.matched(teacher, student)
         ]
         return per_sample_mean(ops.square(attention[1] - attention[0]))
@@ -125,7 +119,7 @@ class FactorTransfer(MapLoss):
 
     def per_sample(self, teacher, student, labels=None):
         factors = [
-            _unit(flatten(ops.mean(ops.square(maps), axis=-1)))
+            unit(flatten(ops.mean(ops.square(maps), axis=-1)))
             for maps in self.matched(teacher, student)
         ]
         return per_sample_mean(ops.abs(factors[1] - factors[0]))
@@ -170,7 +164,7 @@ class NST(MapLoss):
         for maps in self.matched(teacher, student):
             positions = maps.shape[1] * maps.shape[2]
             by_position = ops.reshape(maps, (-1, positions, maps.shape[3]))
-            patterns.append(_unit(ops.transpose(by_position, (0, 2, 1))))
+            patterns.append(unit(ops.transpose(by_position, (0, 2, 1))))
         teacher, student = patterns
         return (
             self._mean_kernel(teacher, teacher)

@@ -178,6 +178,18 @@ def test_a_scheduled_weight_follows_the_step(net, teacher, images, labels, cross
         assert logs["loss"] - logs["ce"] == pytest.approx(expected * logs["kd"], abs=1e-6)
 
 
+def test_a_scheduled_temperature_follows_the_step(net, teacher, images):
+    temperature = mr.schedules.Piecewise([1], [4.0, 1.0])
+    distiller = mr.Distiller(net(), teacher, [mr.Response(mr.losses.KD(temperature=temperature))])
+    distiller.compile(keras.optimizers.SGD(0.0))
+    logits = teacher(images), distiller.student(images, training=True)
+    for expected in (4.0, 1.0):
+        logs = distiller.train_on_batch(images, return_dict=True)
+        distiller.reset_metrics()
+        values = mr.losses.KD(temperature=expected).call(*logits)
+        assert logs["kd"] == pytest.approx(float(np.mean(values)), rel=1e-5)
+
+
 def test_logs_are_means_over_examples_not_over_batches(distiller, images, labels):
     distiller.optimizer.learning_rate = 0.0
     evaluated = distiller.evaluate(images, labels, batch_size=5, verbose=0, return_dict=True)
@@ -248,3 +260,28 @@ def test_prediction_is_the_students(distiller, images):
     expected = distiller.student.predict(images, verbose=0)
     np.testing.assert_array_equal(distiller.predict(images, verbose=0), expected)
     np.testing.assert_array_equal(distiller(images), distiller.student(images))
+
+
+class TokenClassifier(keras.Model):
+    """A subclassed model whose inputs are integers, which nothing but its code says."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.embedding = keras.layers.Embedding(9, width, name="tokens")
+        self.pool = keras.layers.GlobalAveragePooling1D(name="embedding")
+        self.head = keras.layers.Dense(3)
+
+    def call(self, inputs):
+        return self.head(self.pool(self.embedding(inputs)))
+
+
+def test_integer_tokens_reach_subclassed_models(cross_entropy, labels):
+    tokens = np.random.default_rng(0).integers(0, 9, size=(12, 5))
+    student, teacher = TokenClassifier(4), TokenClassifier(6)
+    student(tokens)
+    teacher(tokens)
+    distiller = mr.Distiller(student, teacher, [mr.Response(), mr.Relation("sp", at="embedding")])
+    distiller.compile(keras.optimizers.SGD(0.0), cross_entropy)
+    logs = distiller.train_on_batch(tokens, labels, return_dict=True)
+    expected = np.mean(mr.losses.KD().call(teacher(tokens), student(tokens)))
+    assert logs["kd"] == pytest.approx(expected, rel=1e-4)

@@ -232,3 +232,14 @@ def test_scheduled_online_weight_mixes_offline_and_online(net, teacher, images, 
             for n in "ab"
         )
         assert logs["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_ensemble_that_does_not_learn_reaches_no_weights(net, images, labels):
+    """Its cross-entropy is logged, but is no part of the loss: even an infinite one."""
+    peers = mr.PeerDistiller({"a": net(), "b": net()}, aggregator="mean", online_weight=0.0)
+    assert peers.aggregator.learns is False
+    peers.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert "ensemble/ce" not in peers.term_weights()
+    logs = peers.train_on_batch(images, labels, return_dict=True)
+    assert logs["loss"] == pytest.approx(logs["a/ce"] + logs["b/ce"], rel=1e-6)
+    assert logs["ensemble/ce"] > 0

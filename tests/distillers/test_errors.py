@@ -300,3 +300,41 @@ def test_online_weight_of_modreduce_above_one(net, teacher):
             knowledge={"a": [mr.Response()]},
             online_weight=1.5,
         )
+
+
+def test_one_logit_has_no_distribution_to_teach():
+    """The softmax of a single logit is 1 whatever it is, so KD would be 0 in silence."""
+    with pytest.raises(ValueError, match=r"KD needs logits .* at least two classes"):
+        mr.Distiller(dense_net(num_classes=1), dense_net(num_classes=1), [mr.Response("kd")])
+    with pytest.raises(ValueError, match=r"KD needs logits .* at least two classes"):
+        mr.PeerDistiller({"a": dense_net(num_classes=1), "b": dense_net(num_classes=1)})
+    mr.Distiller(dense_net(num_classes=1), dense_net(num_classes=1), [mr.Response("logit_mse")])
+
+
+def test_parts_belong_to_one_distiller(net, teacher):
+    """Used twice, an adapter would go on from another student's weights, in silence."""
+    hint = mr.Feature("hint", at="stage2")
+    mr.Distiller(net(), teacher, [hint])
+    with pytest.raises(ValueError, match=r"'hint' already belongs to another distiller"):
+        mr.Distiller(net(), teacher, [hint])
+    aggregator = mr.aggregators.WeightedAverage(name="shares")
+    mr.PeerDistiller({"a": net(), "b": net()}, aggregator=aggregator)
+    with pytest.raises(ValueError, match=r"'shares' already belongs to another distiller"):
+        mr.PeerDistiller({"a": net(), "b": net()}, aggregator=aggregator)
+
+
+def test_parts_of_a_distiller_that_failed_are_free(net, teacher):
+    hint, wrong = mr.Feature("hint", at="stage2"), mr.Feature("at", at="stage9")
+    with pytest.raises(ValueError, match="Unknown tap 'stage9'"):
+        mr.Distiller(net(), teacher, [hint, wrong])
+    mr.Distiller(net(), teacher, [hint])
+
+
+def test_a_loss_may_be_shared_unless_it_follows_a_schedule(net, teacher):
+    constant = mr.losses.KD()
+    for _ in range(2):
+        mr.Distiller(net(), teacher, [mr.Response(constant)])
+    scheduled = mr.losses.KD(temperature=mr.schedules.Linear(4.0, 1.0, steps=10))
+    mr.Distiller(net(), teacher, [mr.Response(scheduled), mr.Response(scheduled, name="again")])
+    with pytest.raises(ValueError, match=r"'kd' follows a schedule .* another distiller"):
+        mr.Distiller(net(), teacher, [mr.Response(scheduled)])

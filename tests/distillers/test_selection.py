@@ -113,3 +113,10 @@ def test_users_callbacks_run_after_the_choice(peers, images, labels):
     peers.fit(images, labels, callbacks=See(), **data)
     peers.fit(images, labels, callbacks=[See()], **data)
     assert seen == [True, True]
+
+
+def test_a_callback_list_of_the_users_own(peers, images, labels):
+    peers = peers()
+    callbacks = keras.callbacks.CallbackList([], add_history=True, model=peers)
+    peers.fit(images, labels, callbacks=callbacks, validation_data=(images, labels), verbose=0)
+    assert peers.selection.decided
