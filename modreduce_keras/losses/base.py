@@ -37,8 +37,23 @@ class Loss(keras.losses.Loss):
     """Identifier of the adapter that always goes with the loss, if one does."""
     needs_labels: ClassVar[bool] = False
     """Whether `y_true` is a dict with `"teacher"` and `"labels"`."""
+    needs_teacher: ClassVar[bool] = True
+    """Whether the loss compares with a teacher; without one, it is computed from the student (and
+    the labels, which are then `y_true` itself)."""
+    takes_mask: ClassVar[bool] = False
+    """Whether `y_true` may hold a `"mask"` of the positions that count."""
+    teacher_learns: ClassVar[bool] = False
+    """Whether the method trains the teacher's side too: an embedding of its features, never the
+    teacher. Gradients then flow into `y_true`."""
+    staged: ClassVar[bool] = False
+    """Whether the method trains this loss in a stage of its own, before the rest."""
     example_shapes: ClassVar[tuple[Any, Any]]
-    """Shapes without the batch of a valid (teacher, student) pair, for the conformance tests."""
+    """Shapes without the batch of a valid (teacher, student) pair, or of lists of them, for the
+    conformance tests."""
+    student_extras: ClassVar[int] = 0
+    """How many tensors at the end of the student's list have no counterpart of the teacher."""
+    zero_at_teacher: ClassVar[bool] = True
+    """Whether the loss is zero and flat where the student equals the teacher."""
 
     def __init__(self, *, name: str | None = None, reduction: str | None = "sum_over_batch_size"):
         super().__init__(name=name or self.identifier, reduction=reduction, dtype="float32")
@@ -48,28 +63,44 @@ class Loss(keras.losses.Loss):
 
         Args:
             y_true: The teacher's tensor or list of tensors; where the loss needs more, a dict
-                with `"teacher"` and `"labels"` (batch,).
+                with `"teacher"`, `"labels"` (batch, ...) and `"mask"` (batch, ...), those that the
+                loss takes. The labels alone where it needs no teacher.
             y_pred: The student's tensor or list of tensors.
 
         Returns:
             (batch,), float32.
         """
-        student = float32(y_pred)
-        if not self.needs_labels:
-            return self.per_sample(self._constant(y_true), student)
-        if not (isinstance(y_true, dict) and set(y_true) == {"teacher", "labels"}):
-            raise ValueError(
-                f"{type(self).__name__} needs labels: y_true must be a dict with the keys "
-                f"'teacher' and 'labels'. Received: y_true={y_true}"
-            )
-        return self.per_sample(self._constant(y_true["teacher"]), student, y_true["labels"])
+        given = self._given(y_true)
+        teacher = given.pop("teacher", None)
+        if teacher is not None:
+            teacher = float32(teacher)
+            if not self.teacher_learns:
+                teacher = keras.tree.map_structure(ops.stop_gradient, teacher)
+        return self.per_sample(teacher, float32(y_pred), **given)
 
-    @staticmethod
-    def _constant(teacher):
-        return keras.tree.map_structure(ops.stop_gradient, float32(teacher))
+    def _given(self, y_true) -> dict[str, Any]:
+        """Returns what `y_true` holds by name, or says what is missing."""
+        needed = {"teacher"} if self.needs_teacher else set()
+        needed |= {"labels"} if self.needs_labels else set()
+        optional = {"teacher"} | ({"mask"} if self.takes_mask else set())
+        if isinstance(y_true, dict) and needed <= set(y_true) <= needed | optional:
+            return dict(y_true)
+        if needed == {"teacher", "labels"} or isinstance(y_true, dict):
+            keys = " and ".join(map(repr, sorted(needed, reverse=True))) or "'teacher'"
+            raise ValueError(
+                f"{type(self).__name__} needs "
+                + ("labels: " if self.needs_labels else "")
+                + f"y_true must be a dict with the keys {keys}"
+                + (" (and 'mask' if one is given)" if self.takes_mask else "")
+                + f". Received: y_true={y_true}"
+            )
+        return {name: y_true for name in needed}
 
     def per_sample(self, teacher, student, labels=None):
-        """Returns the values per sample from float32 tensors. To be written by each loss."""
+        """Returns the values per sample from float32 tensors. To be written by each loss.
+
+        Losses that take a mask have a further argument `mask=None`.
+        """
         raise NotImplementedError
 
     def require(self, fits: bool, expectation: str, teacher, student) -> None:
