@@ -1,10 +1,13 @@
-"""What the benchmarks share: interleaved timing, its statistics, and rows in a results file."""
+"""What the benchmarks share: interleaved timing, peak memory, statistics, and rows in a file."""
 
+import ctypes
 import datetime
+import gc
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+# TensorFlow is imported where it is used: the tables are made without it.
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("tensorflow", "keras", "modreduce-keras")
 
@@ -44,6 +48,61 @@ def interleave(
                 contenders[name]()
                 times[name][turn, step] = 1000 * (time.perf_counter() - start)
     return times
+
+
+def peak_memory(function: Callable[[], Any]) -> float:
+    """Returns how much memory a function takes at its peak beyond what was held before, in MiB.
+
+    Where TensorFlow counts the tensors' bytes itself (GPUs, and CPUs with oneDNN), that count is
+    taken: there it keeps freed memory for later, so what the process occupies says nothing about
+    the second contender. Elsewhere it is the process's resident set.
+
+    Neither sees what was there before and is only used. The count does not see NumPy arrays, nor
+    scratch space that a kernel takes from the system; the resident set does, but not memory that
+    other parts of the process have freed and kept.
+
+    Args:
+        function: It returns only when it is done. It has run before, so that nothing is built or
+            traced here.
+
+    Raises:
+        OSError: If TensorFlow does not count and the system is not Linux.
+    """
+    counted = counted_peak(function)
+    return resident_peak(function) if counted is None else counted
+
+
+def counted_peak(function: Callable[[], Any]) -> float | None:
+    """Returns a function's peak, MiB, by TensorFlow's count, or `None` where it has none."""
+    import tensorflow as tf
+
+    memory = tf.config.experimental
+    device = "GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0"
+    gc.collect()
+    try:
+        memory.reset_memory_stats(device)
+    except ValueError:
+        return None
+    before = memory.get_memory_info(device)["current"]
+    function()
+    return (memory.get_memory_info(device)["peak"] - before) / 2**20
+
+
+def resident_peak(function: Callable[[], Any]) -> float:
+    """Returns a function's peak, MiB, by the process's resident set. On Linux only."""
+    gc.collect()
+    # Memory that was freed but not given back would be taken again unseen.
+    ctypes.CDLL(None).malloc_trim(0)
+    process = Path("/proc/self")
+    (process / "clear_refs").write_text("5", "ascii")  # The peak begins anew.
+
+    def mebibytes(field: str) -> float:
+        status = (process / "status").read_text("ascii")
+        return int(re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)[1]) / 1024
+
+    before = mebibytes("VmRSS")
+    function()
+    return mebibytes("VmHWM") - before
 
 
 def spread(values: np.ndarray, name: str) -> dict[str, float]:
@@ -99,7 +158,7 @@ def _commit() -> str | None:
 
 def _device() -> str:
     """Returns the processors that TensorFlow computes on."""
-    import tensorflow as tf  # here, because the tables are made without it
+    import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:

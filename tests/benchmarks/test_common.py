@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 
 @pytest.fixture
@@ -40,3 +41,50 @@ def test_rows_are_appended_and_read_back(common, tmp_path):
     common.append_rows(path, [{"a": 1}, {"a": None}])
     common.append_rows(path, [{"a": "é"}])
     assert common.read_rows(path) == [{"a": 1}, {"a": None}, {"a": "é"}]
+
+
+def test_resident_peak_sees_arrays_and_only_those_of_the_call(common):
+    try:
+        common.resident_peak(lambda: None)
+    except (OSError, AttributeError):
+        pytest.skip("the system does not tell the peak of a process")
+
+    def make(mebibytes):
+        return lambda: np.ones(mebibytes * 2**20, "uint8")
+
+    for _ in range(2):
+        assert common.resident_peak(make(200)) == pytest.approx(200, abs=4)
+    assert common.resident_peak(make(20)) == pytest.approx(20, abs=4)
+    held = make(50)()
+    assert common.resident_peak(lambda: held.sum()) == pytest.approx(0, abs=4)
+
+
+@tf.function
+def sum_of_a_temporary(elements):
+    return tf.reduce_sum(tf.fill([elements], 2.0))
+
+
+def test_peak_memory_sees_the_temporaries_of_tensorflow_every_time(common):
+    million = 2**20
+    sum_of_a_temporary(tf.constant(10))
+    for mebibytes in (300, 300, 40, 300):
+        elements = tf.constant(mebibytes * million // 4)
+        peak = common.peak_memory(lambda elements=elements: sum_of_a_temporary(elements))
+        assert peak == pytest.approx(mebibytes, abs=4)
+
+
+def test_peak_memory_is_beyond_what_is_held(common):
+    held = tf.fill([25 * 2**20], 1.0)
+
+    def double():
+        return tf.reduce_sum(held + held).numpy()
+
+    double()
+    assert common.peak_memory(double) == pytest.approx(100, abs=4)
+    assert common.peak_memory(lambda: None) == pytest.approx(0, abs=4)
+
+
+def test_peak_memory_goes_by_the_resident_set_where_tensorflow_does_not_count(common, monkeypatch):
+    monkeypatch.setattr(common, "counted_peak", lambda function: None)
+    monkeypatch.setattr(common, "resident_peak", lambda function: 7.0)
+    assert common.peak_memory(lambda: None) == 7.0
