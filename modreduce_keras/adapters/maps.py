@@ -1,0 +1,39 @@
+"""What adapters on feature maps share: which shapes they take, of one tap or of several."""
+
+from typing import Any
+
+from modreduce_keras.adapters.base import Adapter
+
+
+class MapAdapter(Adapter):
+    """Base class of adapters on maps, (batch, height, width, channels)."""
+
+    def pairs(self, student_shape, teacher_shape) -> list[tuple[Any, Any]]:
+        """Returns (student, teacher) shapes tap by tap, or says what does not fit."""
+        students, teachers = _as_list(student_shape), _as_list(teacher_shape)
+        shapes = [tuple(shape) for shape in (*students, *teachers)]
+        if len(students) == len(teachers) and all(map(_is_map, shapes)):
+            return list(zip(shapes, shapes[len(students) :], strict=False))
+        raise ValueError(
+            f"{type(self).__name__} takes feature maps (batch, height, width, channels) of known "
+            "size, as many of the student as of the teacher. Received: student of shape "
+            f"{student_shape} and teacher of shape {teacher_shape}"
+        )
+
+    def pair(self, student_shape, teacher_shape) -> tuple[Any, Any]:
+        """Returns the (student, teacher) shapes of the only tap, or says what does not fit."""
+        pairs = self.pairs(student_shape, teacher_shape)
+        if len(pairs) == 1:
+            return pairs[0]
+        raise ValueError(
+            f"{type(self).__name__} reads one tap of each model. Received: {len(pairs)} taps"
+        )
+
+
+def _as_list(shape):
+    several = bool(shape) and isinstance(shape[0], (list, tuple))
+    return list(shape) if several else [shape]
+
+
+def _is_map(shape):
+    return len(shape) == 4 and None not in shape[1:]
