@@ -8,6 +8,9 @@ from modreduce_keras.adapters.base import Adapter
 class MapAdapter(Adapter):
     """Base class of adapters on maps, (batch, height, width, channels)."""
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+
     def pairs(self, student_shape, teacher_shape) -> list[tuple[Any, Any]]:
         """Returns (student, teacher) shapes tap by tap, or says what does not fit."""
         students, teachers = _as_list(student_shape), _as_list(teacher_shape)

@@ -1,0 +1,85 @@
+"""Projectors: 1×1 convolutions that bring the student's maps to the teacher's channels."""
+
+from typing import ClassVar
+
+import keras
+
+from modreduce_keras.adapters.maps import MapAdapter
+from modreduce_keras.registry import register
+
+
+class Projection(keras.layers.Layer):
+    """A 1×1 convolution without bias, then batch normalization where it is asked for."""
+
+    def __init__(self, filters: int, *, normalize: bool, **kwargs):
+        super().__init__(**kwargs)
+        self.convolution = keras.layers.Conv2D(
+            filters, 1, use_bias=False, dtype=self.dtype_policy, name="convolution"
+        )
+        self.normalization = normalize and keras.layers.BatchNormalization(
+            momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name="normalization"
+        )
+
+    def build(self, shape):
+        self.convolution.build(shape)
+        if self.normalization:
+            self.normalization.build((*shape[:-1], self.convolution.filters))
+
+    def call(self, maps, training=None):
+        maps = self.convolution(maps)
+        return self.normalization(maps, training=training) if self.normalization else maps
+
+
+@register("adapter", "channel_projector")
+class ChannelProjector(MapAdapter):
+    """Student maps -> the teacher's channels, by a 1×1 convolution and batch normalization.
+
+    Each tap has a projection of its own, without bias and without activation; height and width
+    stay as they are.
+
+    Args:
+        name: Name of the layer.
+
+    Call arguments:
+        student: (batch, height, width, channels), or a list of such maps.
+        teacher: As many maps, returned as they are.
+
+    Returns:
+        The student's maps with the teacher's channels, and the teacher's maps.
+
+    Raises:
+        ValueError: If the features are not maps, or not as many of both models.
+
+    Example:
+        >>> import numpy as np
+        >>> student, teacher = ChannelProjector()(np.ones((1, 8, 8, 4)), np.ones((1, 8, 8, 6)))
+        >>> tuple(student.shape)
+        (1, 8, 8, 6)
+
+    Reference:
+        Heo et al., Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden
+        Neurons, 2019, and Liu et al., Exploring Inter-Channel Correlation for Diversity-preserved
+        Knowledge Distillation, 2021.
+    """
+
+    example_shapes: ClassVar = [((4, 4, 4), (4, 4, 6))]
+
+    def build(self, student_shape, teacher_shape):
+        self.projections = []
+        for i, (student, teacher) in enumerate(self.pairs(student_shape, teacher_shape)):
+            projection = self.projection(student[-1], teacher[-1], f"projection_{i}")
+            projection.build(student)
+            self.projections.append(projection)
+
+    def projection(self, channels: int, filters: int, name: str) -> keras.layers.Layer:
+        """Returns the projection of one tap from the student's channels to the teacher's."""
+        return Projection(filters, normalize=True, dtype=self.dtype_policy, name=name)
+
+    def call(self, student, teacher, training=None):
+        several = isinstance(student, (list, tuple))
+        maps = student if several else [student]
+        projected = [
+            project(one, training=training)
+            for project, one in zip(self.projections, maps, strict=True)
+        ]
+        return projected if several else projected[0], teacher
