@@ -1,4 +1,4 @@
-"""SemCKD on its own: against NumPy pair by pair, and what it refuses."""
+"""SemCKD and ReviewKD on their own: against NumPy, and what they refuse."""
 
 import numpy as np
 import pytest
@@ -54,3 +54,42 @@ def test_semckd_without_scores_or_with_other_maps_is_refused(pairs):
             loss.call(taught, learnt)
     with pytest.raises(ValueError, match="SemCKD needs equal shapes in each pair"):
         loss.call(teacher[::-1], student)
+
+
+STAGES = [(5, 5, 2), (4, 6, 1), (3, 2, 2), (1, 1, 3)]
+
+
+@pytest.fixture
+def stages(random):
+    return tuple([random.normal(size=(2, *shape)) for shape in STAGES] for _ in range(2))
+
+
+def test_reviewkd_equals_numpy(stages, assert_equals_numpy, average_pooled):
+    # Which sizes are below the shorter side, as the published loop skips the others.
+    sizes = [(4, 2, 1), (2, 1), (1,), ()]
+
+    def expected(teacher, student):
+        values = np.zeros(2)
+        for taught, learnt, smaller in zip(teacher, student, sizes, strict=True):
+            total, weights = ((learnt - taught) ** 2).mean(axis=(1, 2, 3)), [1.0]
+            for size in smaller:
+                weights.append(weights[-1] / 2)
+                both = (average_pooled(maps, size, size) for maps in (learnt, taught))
+                difference = np.subtract(*both)
+                total = total + weights[-1] * (difference**2).mean(axis=(1, 2, 3))
+            values += total / sum(weights)
+        return values
+
+    assert_equals_numpy(mr.losses.ReviewKD(), expected, *stages)
+
+
+def test_reviewkd_of_other_numbers_of_stages_or_shapes_is_refused(stages):
+    teacher, student = stages
+    loss = mr.losses.ReviewKD()
+    for taught, learnt in ((teacher, student[1:]), (teacher[0], student[0])):
+        with pytest.raises(ValueError, match="ReviewKD needs as many stages of the student as of"):
+            loss.call(taught, learnt)
+    vectors = [np.ones((2, 5))]
+    for taught, learnt in ((teacher, student[::-1]), (vectors, vectors)):
+        with pytest.raises(ValueError, match=r"ReviewKD needs maps .* of equal shape in each"):
+            loss.call(taught, learnt)

@@ -1,0 +1,168 @@
+"""Review fusion: each stage of the student merged with the deeper ones by attention."""
+
+from typing import ClassVar
+
+import keras
+import numpy as np
+from keras import ops
+
+from modreduce_keras.adapters.base import Adapter
+from modreduce_keras.registry import register
+
+
+@register("adapter", "review_fusion")
+class ReviewFusion(Adapter):
+    """ReviewKD's attention-based fusion: a stage and what the deeper ones made, mixed by place.
+
+    x = a ⊙ conv_1×1(f) + b ⊙ y, (a, b) = σ(conv_1×1([conv_1×1(f), y])), output = conv_3×3(x)
+
+    from the deepest stage to the first, where y is the x of the next deeper stage, brought to the
+    size of f (there is none at the deepest: x is its convolution). a and b are one number for
+    each place. The first 1×1 convolution leads to `channels`, the 3×3 one to the teacher's; both
+    are followed by batch normalization, and x is brought to the teacher's size in between. Sizes
+    change by repeating the nearest value.
+
+    Args:
+        channels: Channels of x, shared by all stages. Defaults to `None`: those of the student's
+            last stage, at most 512.
+
+    Call arguments:
+        student: List of features from the first stage to the deepest: maps (batch, height, width,
+            channels) or vectors (batch, features), which count as maps of one place.
+        teacher: List of features, as many.
+
+    Returns:
+        Two lists of maps in the same order, of the teacher's shapes: the student's fused ones
+        and the teacher's.
+
+    Raises:
+        ValueError: If `channels` is not positive, or the features are not two lists of equal
+            length.
+
+    Example:
+        >>> import numpy as np
+        >>> student = [np.ones((2, 8, 8, 3)), np.ones((2, 5))]
+        >>> teacher = [np.ones((2, 4, 4, 6)), np.ones((2, 7))]
+        >>> [tuple(maps.shape) for maps in ReviewFusion()(student, teacher)[0]]
+        [(2, 4, 4, 6), (2, 1, 1, 7)]
+
+    Reference:
+        Chen et al., Distilling Knowledge via Knowledge Review, 2021, as in the published code:
+        the three stages and the embedding, at=["stage1", "stage2", "stage3", "embedding"].
+    """
+
+    example_shapes: ClassVar = [
+        ([(6, 6, 3), (3, 3, 4), (4,)], [(6, 6, 5), (3, 3, 6), (8,)]),
+        ([(4, 4, 3), (2, 2, 4)], [(2, 2, 5), (4, 4, 6)]),
+    ]
+
+    def __init__(self, *, channels: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        if channels is not None and not (isinstance(channels, int) and channels > 0):
+            raise ValueError(f"channels must be None or a positive integer. Received: {channels=}")
+        self.channels = channels
+
+    def build(self, student_shape, teacher_shape):
+        sides = (student_shape, teacher_shape)
+        if not all(map(_are_features, sides)) or len(student_shape) != len(teacher_shape):
+            raise ValueError(
+                "ReviewFusion needs two lists of maps (batch, height, width, channels) or vectors "
+                "(batch, features) of known size, as many of the student as of the teacher, such "
+                "as at=['stage1', 'stage2', 'stage3']. Received: student of shape "
+                f"{student_shape} and teacher of shape {teacher_shape}"
+            )
+        width = self.channels or min(512, student_shape[-1][-1])
+        deepest = len(student_shape) - 1
+        self.stages = []
+        for i, (one, other) in enumerate(zip(student_shape, teacher_shape, strict=True)):
+            stage = _Stage(
+                width,
+                output_size=other[1:-1] or (1, 1),
+                output_channels=other[-1],
+                fuses=i < deepest,
+                dtype=self.dtype_policy,
+                name=f"stage_{i}",
+            )
+            stage.build((None, None, None, one[-1]))
+            self.stages.append(stage)
+
+    def call(self, student, teacher, training=None):
+        outputs, deeper = [], None
+        for stage, feature in zip(self.stages[::-1], student[::-1], strict=True):
+            output, deeper = stage(_as_map(feature), deeper, training=training)
+            outputs.append(output)
+        return outputs[::-1], [_as_map(feature) for feature in teacher]
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "channels": self.channels}
+
+
+class _Stage(keras.layers.Layer):
+    """The fusion of one stage: returns its output and what the stage before it reviews."""
+
+    def __init__(self, channels, *, output_size, output_channels, fuses, **kwargs):
+        super().__init__(**kwargs)
+        self.output_size = tuple(output_size)
+        self.reduction = self._normalized(channels, 1)
+        self.expansion = self._normalized(output_channels, 3)
+        self.attention = None
+        if fuses:
+            self.attention = keras.layers.Conv2D(
+                2, 1, activation="sigmoid", dtype=self.dtype_policy, name="attention"
+            )
+
+    def _normalized(self, filters, size):
+        return keras.Sequential(
+            [
+                keras.layers.Conv2D(
+                    filters,
+                    size,
+                    padding="same",
+                    use_bias=False,
+                    kernel_initializer="lecun_uniform",
+                    dtype=self.dtype_policy,
+                ),
+                keras.layers.BatchNormalization(
+                    momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy
+                ),
+            ]
+        )
+
+    def build(self, shape):
+        channels = self.reduction.layers[0].filters
+        self.reduction.build(shape)
+        self.expansion.build((*shape[:3], channels))
+        if self.attention is not None:
+            self.attention.build((*shape[:3], 2 * channels))
+
+    def call(self, feature, deeper, training=None):
+        mixed = self.reduction(feature, training=training)
+        if self.attention is not None:
+            deeper = _resized(deeper, mixed.shape[1:3])
+            shares = self.attention(ops.concatenate([mixed, deeper], axis=-1))
+            mixed = mixed * shares[..., :1] + deeper * shares[..., 1:]
+        mixed = _resized(mixed, self.output_size)
+        return self.expansion(mixed, training=training), mixed
+
+
+def _resized(maps, sizes):
+    """Returns maps at another height and width; place `i` of `n` copies floor(i · size / n)."""
+    for axis, target in enumerate(sizes, start=1):
+        size = maps.shape[axis]
+        if size != target:
+            maps = ops.take(maps, np.arange(target) * size // target, axis=axis)
+    return maps
+
+
+def _as_map(feature):
+    return feature if len(feature.shape) == 4 else feature[:, None, None, :]
+
+
+def _are_features(shapes) -> bool:
+    """Returns whether these are the shapes of several maps or vectors of known size."""
+    several = isinstance(shapes, list) and len(shapes) > 0
+    return several and all(
+        isinstance(shape, (list, tuple)) and len(shape) in (2, 4) and None not in shape[1:]
+        for shape in shapes
+    )
