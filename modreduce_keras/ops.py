@@ -24,6 +24,27 @@ def per_sample_mean(values):
     return ops.mean(values, axis=axes) if axes else values
 
 
+def masked_mean(values, mask=None):
+    """Returns the mean over every axis but the first, of the positions that a mask keeps.
+
+    Kept positions are scaled by the inverse of their share in the whole batch, as Keras does: the
+    mean of the result over the batch is the mean over all kept positions. What stands where the
+    mask is zero does not matter, and a batch without any kept position gives zeros.
+
+    Args:
+        values: (batch, ...).
+        mask: Bool or 0 and 1, of a shape that broadcasts to that of the values; `None` keeps all.
+
+    Returns:
+        (batch,).
+    """
+    if mask is None:
+        return per_sample_mean(values)
+    kept = ops.broadcast_to(ops.cast(mask, "bool"), ops.shape(values))
+    share = ops.mean(ops.cast(kept, values.dtype))
+    return per_sample_mean(ops.where(kept, values, 0.0)) * safe_reciprocal(share)
+
+
 def flatten(values):
     """Returns (batch, ...) as (batch, features)."""
     return values if len(values.shape) == 2 else ops.reshape(values, (ops.shape(values)[0], -1))
@@ -51,6 +72,32 @@ def unit(vectors, axis=-1):
     """Returns vectors at unit length along an axis; zero stays zero, with gradient 0."""
     squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
     return vectors * safe_reciprocal(safe_sqrt(squares))
+
+
+def directions(vectors, scale, axis=-1):
+    """Returns vectors at unit length, zero (with gradient 0) where they are but rounding.
+
+    Args:
+        vectors: Differences of numbers whose squares sum to `scale`, along the axis.
+        scale: Of the vectors' shape, with size 1 along the axis.
+        axis: The vectors' axis.
+
+    Returns:
+        The unit vectors, and 1 or 0 for each: whether it is more than rounding.
+    """
+    varies = ops.sum(ops.square(vectors), axis=axis, keepdims=True) > 1e-12 * scale
+    unit_vectors = unit(ops.where(varies, vectors, 0.0), axis)
+    return unit_vectors, ops.cast(ops.squeeze(varies, axis), "float32")
+
+
+def standardized(values):
+    """Returns (values - mean) / population standard deviation over the last axis.
+
+    A constant row gives zeros, with gradient 0.
+    """
+    centred = values - ops.mean(values, axis=-1, keepdims=True)
+    scale = ops.sum(ops.square(values), axis=-1, keepdims=True)
+    return values.shape[-1] ** 0.5 * directions(centred, scale)[0]
 
 
 def pairwise_squared_distances(embeddings):

@@ -115,6 +115,66 @@ def test_per_sample_mean_keeps_the_batch(shape, random):
     np.testing.assert_allclose(ops.per_sample_mean(values), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["bool", "int32", "float32"])
+@pytest.mark.parametrize("shape", [(9,), (4, 3), (4, 3, 2)], ids=str)
+def test_masked_mean_averages_over_the_batch_to_the_mean_of_what_is_kept(shape, kind, random):
+    values = random.normal(size=shape).astype("float32")
+    kept = random.random(shape) < 0.6
+    result = ops.masked_mean(values, kept.astype(kind)).numpy()
+    share = kept.sum() / kept.size
+    expected = [v[k].sum() / v.size / share for v, k in zip(values, kept, strict=True)]
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result.mean(), values[kept].mean(), rtol=1e-5)
+
+
+def test_masked_mean_without_a_mask_or_with_all_kept_is_the_mean(random):
+    values = random.normal(size=(3, 4, 2)).astype("float32")
+    expected = values.reshape(3, -1).mean(axis=1)
+    np.testing.assert_allclose(ops.masked_mean(values), expected, rtol=1e-5, atol=1e-7)
+    full = np.ones((3, 4, 1), "bool")
+    np.testing.assert_allclose(ops.masked_mean(values, full), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_masked_mean_of_nothing_kept_is_zero_whatever_stands_there(gradient):
+    values = np.array([[np.nan, np.inf], [1.0, -np.inf]], "float32")
+    mask = np.zeros((2, 2), "bool")
+    np.testing.assert_array_equal(ops.masked_mean(values, mask), [0.0, 0.0])
+    slopes = gradient(lambda v: ops.masked_mean(v, mask), values)
+    np.testing.assert_array_equal(slopes, np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 7)], ids=str)
+def test_standardized_equals_numpy(shape, offset, random, gradient, finite_differences):
+    values = (2.0 * random.normal(size=shape) + offset).astype("float32")
+    weights = random.normal(size=shape).astype("float32")
+
+    def formula(v):
+        return (v - v.mean(axis=-1, keepdims=True)) / v.std(axis=-1, keepdims=True)
+
+    np.testing.assert_allclose(
+        ops.standardized(tf.constant(values)), formula(values.astype("float64")), atol=1e-4
+    )
+    expected = finite_differences(lambda v: (weights * formula(v)).sum(), values, step=1e-5)
+    actual = gradient(lambda v: weights * ops.standardized(v), values)
+    np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, -7.3, 1e5])
+def test_standardized_of_a_constant_row_is_zero_with_slope_zero(constant, gradient):
+    values = np.full((2, 7), constant, "float32")
+    np.testing.assert_array_equal(ops.standardized(values), np.zeros((2, 7)))
+    slopes = gradient(lambda v: ops.standardized(v)[:, 0], values)
+    np.testing.assert_array_equal(slopes, np.zeros((2, 7)))
+
+
+def test_directions_are_unit_vectors_and_zero_where_rounding_is_left():
+    vectors = np.array([[3.0, 4.0], [3e-4, 4e-4], [0.0, 0.0]], "float32")
+    result, varies = ops.directions(vectors, np.array([[25.0], [1e6], [0.0]], "float32"))
+    np.testing.assert_allclose(result, [[0.6, 0.8], [0.0, 0.0], [0.0, 0.0]], rtol=1e-6)
+    np.testing.assert_array_equal(varies, [1.0, 0.0, 0.0])
+
+
 @pytest.mark.parametrize("shape", [(3, 4), (3, 2, 5), (3, 2, 2, 5)], ids=str)
 def test_flatten_keeps_the_batch_and_the_order(shape, random):
     values = random.normal(size=shape).astype("float32")

@@ -4,31 +4,30 @@ from keras import ops
 
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.relational import RelationLoss
-from modreduce_keras.losses.response import ResponseLoss
-from modreduce_keras.ops import flatten, tempered_log_softmax, unit
+from modreduce_keras.losses.response import SoftenedLoss
+from modreduce_keras.ops import directions, flatten, safe_reciprocal, tempered_log_softmax
 from modreduce_keras.registry import register
 
 
-def _centred(values, axis):
-    return values - ops.mean(values, axis=axis, keepdims=True)
+def _centred(values, axis, kept=1.0):
+    """Returns values less their mean along an axis, of those kept; 0 where they are not."""
+    kept = kept * ops.ones_like(values)
+    count = ops.sum(kept, axis=axis, keepdims=True)
+    mean = ops.sum(kept * values, axis=axis, keepdims=True) * safe_reciprocal(count)
+    return kept * (values - mean)
 
 
-def _directions(vectors, scale, axis):
-    """Returns vectors at unit length (zero where they are rounding beside `scale`), and which."""
-    varies = ops.sum(ops.square(vectors), axis=axis, keepdims=True) > 1e-12 * scale
-    directions = unit(ops.where(varies, vectors, 0.0), axis)
-    return directions, ops.cast(ops.squeeze(varies, axis), "float32")
-
-
-def _uncorrelated(teacher, student, axis):
-    """Returns 1 - Pearson's correlation along an axis.
+def _uncorrelated(teacher, student, axis, kept=1.0):
+    """Returns 1 - Pearson's correlation along an axis, over the entries that are kept.
 
     As half the squared distance of unit vectors, which is exact near 0. It is 1 where one side is
     constant, and 0 where both are.
     """
     (unit_t, varies_t), (unit_s, varies_s) = (
-        _directions(
-            _centred(values, axis), ops.sum(ops.square(values), axis=axis, keepdims=True), axis
+        directions(
+            _centred(values, axis, kept),
+            ops.sum(kept * ops.square(values), axis=axis, keepdims=True),
+            axis,
         )
         for values in (teacher, student)
     )
@@ -37,7 +36,7 @@ def _uncorrelated(teacher, student, axis):
 
 
 @register("loss", "dist")
-class DIST(ResponseLoss):
+class DIST(SoftenedLoss):
     """Knowledge distillation from a stronger teacher: correlation instead of divergence.
 
     T² [β (1 - ρ(p_s, p_t) per sample) + γ (1 - ρ(p_s, p_t) per class, mean over the classes)]
@@ -46,16 +45,23 @@ class DIST(ResponseLoss):
     batch and counts for every sample alike. A constant has no correlation: where one side is
     constant, 1 - ρ counts as 1, and where both are (a batch of one, per class), as 0.
 
+    Where samples have several positions, each of them is a row: the part per class runs over all
+    positions of all samples that a mask keeps.
+
     Args:
         inter_weight: β, of the correlation over the classes of a sample. Defaults to 1.
         intra_weight: γ, of the correlation over the samples of a class. Defaults to 1.
         temperature: Positive number or schedule. Defaults to 4.
+        standardize: Whether logits are z-scored first (Sun et al.): (z - mean) / standard
+            deviation over the classes. The paper uses `temperature=2.0` and a weight of 9 with
+            it. Defaults to `False`.
         name: Name of the loss. Defaults to `"dist"`.
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's logits, (batch, classes).
-        y_pred: The student's logits, (batch, classes).
+        y_true: The teacher's logits, (batch, ..., classes), or a dict of `"teacher"` and
+            `"mask"`, see `ResponseLoss`.
+        y_pred: The student's logits, of the same shape.
 
     Returns:
         (batch,), float32; 0 where the probabilities are proportional up to a constant.
@@ -70,12 +76,12 @@ class DIST(ResponseLoss):
         1.5
 
     Reference:
-        Huang et al., Knowledge Distillation from A Stronger Teacher, 2022.
+        Huang et al., Knowledge Distillation from A Stronger Teacher, 2022; Sun et al., Logit
+        Standardization in Knowledge Distillation, 2024.
     """
 
     inter_weight = Knob()
     intra_weight = Knob()
-    temperature = Knob(positive=True)
 
     def __init__(
         self,
@@ -83,20 +89,22 @@ class DIST(ResponseLoss):
         inter_weight=1.0,
         intra_weight=1.0,
         temperature=4.0,
+        standardize: bool = False,
         name=None,
         reduction="sum_over_batch_size",
     ):
-        super().__init__(name=name, reduction=reduction)
+        super().__init__(
+            temperature=temperature, standardize=standardize, name=name, reduction=reduction
+        )
         self.inter_weight, self.intra_weight = inter_weight, intra_weight
-        self.temperature = temperature
 
-    def per_sample(self, teacher, student, labels=None):
-        self.require_same_shape(teacher, student)
-        self.require(len(student.shape) == 2, "logits (batch, classes)", teacher, student)
+    def per_position(self, teacher, student, labels=None, mask=None):
         temperature = self.temperature
         pair = [ops.exp(tempered_log_softmax(z, temperature)) for z in (teacher, student)]
-        inter = _uncorrelated(*pair, axis=1)
-        intra = ops.mean(_uncorrelated(*pair, axis=0))
+        inter = _uncorrelated(*pair, axis=-1)
+        rows = [ops.reshape(p, (-1, p.shape[-1])) for p in pair]
+        kept = 1.0 if mask is None else ops.reshape(ops.cast(mask, "float32"), (-1, 1))
+        intra = ops.mean(_uncorrelated(*rows, axis=0, kept=kept))
         return ops.square(temperature) * (self.inter_weight * inter + self.intra_weight * intra)
 
 
@@ -146,4 +154,4 @@ class CKA(RelationLoss):
             return ops.reshape(ops.matmul(rows, ops.transpose(rows)), (-1,))
 
         scale = ops.sum(ops.square(gram(embeddings)), keepdims=True)
-        return _directions(gram(_centred(embeddings, 0)), scale, axis=0)
+        return directions(gram(_centred(embeddings, 0)), scale, axis=0)

@@ -1,4 +1,4 @@
-"""Response losses: the student's logits against the teacher's."""
+"""Response losses: the student's logits against the teacher's, position by position."""
 
 from typing import ClassVar
 
@@ -6,37 +6,152 @@ from keras import ops
 
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.base import Loss
-from modreduce_keras.ops import kl_divergence, per_sample_mean, tempered_log_softmax
+from modreduce_keras.ops import kl_divergence, masked_mean, standardized, tempered_log_softmax
 from modreduce_keras.registry import register
+
+
+def _fits(shape, expected) -> bool:
+    """Returns whether two shapes may be equal, where `None` is a size not known yet."""
+    return len(shape) == len(expected) and all(
+        size == other or None in (size, other) for size, other in zip(shape, expected, strict=True)
+    )
 
 
 class ResponseLoss(Loss):
     """Base class of the losses on logits: (batch, ..., classes), with equal shapes.
 
-    Most compare softmax probabilities, which a single logit does not have.
+    Each vector of logits is a position: the one of a sample, or one of several (tokens, pixels),
+    over which the values of a sample are averaged. `y_true` may hold a `"mask"` of the positions
+    that count, (batch, ...), bool or 0 and 1. The positions that stay are scaled by the inverse of
+    their share in the batch, as Keras does, so that the mean over the batch is the mean over the
+    positions that stay. Where the mask is 0, logits and labels may be anything (a label of 255);
+    a mask of zeros gives 0.
+
+    Labels are class indices (batch, ...) or (batch, ..., 1), or one-hot (batch, ..., classes).
+
+    To add a loss, write `per_position`. Most compare softmax probabilities, which a single logit
+    does not have.
     """
 
+    takes_mask = True
     example_shapes = ((10,), (10,))
     least_classes: ClassVar[int] = 2
 
-    def require_same_shape(self, teacher, student) -> None:
-        """Raises unless both sets of logits have the same shape, and enough classes."""
+    def per_sample(self, teacher, student, labels=None, mask=None):
+        teacher, student, labels, mask = self.checked(teacher, student, labels, mask)
+        return masked_mean(self.per_position(teacher, student, labels, mask), mask)
+
+    def per_position(self, teacher, student, labels=None, mask=None):
+        """Returns the values per position, (batch, ...). To be written by each loss.
+
+        Args:
+            teacher: Logits, (batch, ..., classes); zero where the mask is; `None` for a loss that
+                needs no teacher.
+            student: Logits of the same shape.
+            labels: Class indices, (batch, ...), int32, or `None`.
+            mask: (batch, ...), bool, or `None`. Only what compares positions with one another has
+                to look at it.
+        """
+        raise NotImplementedError
+
+    def checked(self, teacher, student, labels=None, mask=None):
+        """Returns the arguments of `per_position`, or raises if their shapes do not fit."""
+        if self.needs_teacher:
+            self._require_logits(teacher, student)
+        else:
+            self._require_logits(student, student)
+            teacher = None
+        labels = None if labels is None else self._indices(labels, student)
+        if mask is None:
+            return teacher, student, labels, None
+        mask = ops.cast(ops.convert_to_tensor(mask), "bool")
+        self._require_positions("a mask", mask, student)
+        # Infinite logits of padding would give a gradient of NaN if they were only left out later.
+        kept = ops.expand_dims(mask, -1)
+        student = ops.where(kept, student, 0.0)
+        teacher = None if teacher is None else ops.where(kept, teacher, 0.0)
+        labels = None if labels is None else ops.where(mask, labels, 0)
+        return teacher, student, labels, mask
+
+    def _require_logits(self, teacher, student) -> None:
         self.require(
-            tuple(teacher.shape[1:]) == tuple(student.shape[1:]) and len(student.shape) > 1,
+            _fits(teacher.shape, student.shape) and len(student.shape) > 1,
             "logits (batch, ..., classes) of equal shape",
             teacher,
             student,
         )
         self.require(
             student.shape[-1] >= self.least_classes,
-            "logits (batch, ..., classes) of at least two classes ('logit_mse' takes a single one)",
+            "logits (batch, ..., classes) of at least two classes ('logit_mse' and 'logit_l1' take "
+            "a single one)",
             teacher,
             student,
         )
 
+    def _indices(self, labels, student):
+        """Returns the labelled class of each position, (batch, ...), int32."""
+        labels = ops.convert_to_tensor(labels)
+        if len(labels.shape) == len(student.shape) and labels.shape[-1] == 1:
+            labels = ops.squeeze(labels, -1)
+        elif _fits(labels.shape, student.shape):
+            labels = ops.argmax(labels, axis=-1)
+        self._require_positions("labels", labels, student)
+        return ops.cast(labels, "int32")
+
+    def _require_positions(self, what: str, given, student) -> None:
+        if not _fits(given.shape, student.shape[:-1]):
+            one_hot = " (or one-hot)" if what == "labels" else ""
+            raise ValueError(
+                f"{type(self).__name__} needs {what} with one value{one_hot} for each position of "
+                f"the logits. Received: {what} of shape {tuple(given.shape)} and logits of shape "
+                f"{tuple(student.shape)} (the first axis is the batch)"
+            )
+
+
+class SoftenedLoss(ResponseLoss):
+    """Base class of the losses on probabilities that a temperature softens.
+
+    Args:
+        temperature: Positive number or schedule. Defaults to 4.
+        standardize: Whether logits are z-scored per position first: (z - mean) / standard
+            deviation over the classes, so that their size does not matter. The temperature then
+            counts in standard deviations. Sun et al. use a temperature of 2 and a weight of 9
+            with it. Defaults to `False`.
+        name: Name of the loss.
+        reduction: See `Loss`.
+
+    Reference:
+        Sun et al., Logit Standardization in Knowledge Distillation, 2024.
+    """
+
+    temperature = Knob(positive=True)
+
+    def __init__(
+        self,
+        *,
+        temperature=4.0,
+        standardize: bool = False,
+        name=None,
+        reduction="sum_over_batch_size",
+    ):
+        super().__init__(name=name, reduction=reduction)
+        if not isinstance(standardize, bool):
+            raise ValueError(f"standardize must be True or False. Received: {standardize=}")
+        self.temperature, self.standardize = temperature, standardize
+
+    def checked(self, teacher, student, labels=None, mask=None):
+        teacher, student, labels, mask = super().checked(teacher, student, labels, mask)
+        if self.standardize:
+            teacher, student = standardized(teacher), standardized(student)
+        return teacher, student, labels, mask
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "standardize": self.standardize}
+
 
 @register("loss", "kd")
-class KD(ResponseLoss):
+class KD(SoftenedLoss):
     """Knowledge distillation: the softened class probabilities of the teacher.
 
     T² Σ_c p_t (log p_t - log p_s) with p = softmax(z / T)
@@ -46,11 +161,15 @@ class KD(ResponseLoss):
 
     Args:
         temperature: Positive number or schedule. Defaults to 4.
+        standardize: Whether logits are z-scored first (Sun et al.): (z - mean) / standard
+            deviation over the classes. The paper uses `temperature=2.0` and a weight of 9 with
+            it. Defaults to `False`.
         name: Name of the loss. Defaults to `"kd"`.
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's logits, (batch, ..., classes).
+        y_true: The teacher's logits, (batch, ..., classes), or a dict of `"teacher"` and
+            `"mask"`, see `ResponseLoss`.
         y_pred: The student's logits, of the same shape.
 
     Returns:
@@ -64,29 +183,26 @@ class KD(ResponseLoss):
         >>> teacher, student = np.array([[2.0, 0.0, 0.0]]), np.array([[0.0, 0.0, 2.0]])
         >>> round(float(KD(temperature=1.0)(teacher, student)), 4)
         1.361
+        >>> twice = KD(temperature=1.0, standardize=True)(teacher, 2.0 * teacher)
+        >>> abs(round(float(twice), 4))
+        0.0
 
     Reference:
-        Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
+        Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015; Sun et al.,
+        Logit Standardization in Knowledge Distillation, 2024.
     """
 
-    temperature = Knob(positive=True)
-
-    def __init__(self, *, temperature=4.0, name=None, reduction="sum_over_batch_size"):
-        super().__init__(name=name, reduction=reduction)
-        self.temperature = temperature
-
-    def per_sample(self, teacher, student, labels=None):
-        self.require_same_shape(teacher, student)
+    def per_position(self, teacher, student, labels=None, mask=None):
         temperature = self.temperature
         divergence = kl_divergence(
             tempered_log_softmax(teacher, temperature), tempered_log_softmax(student, temperature)
         )
-        return ops.square(temperature) * per_sample_mean(divergence)
+        return ops.square(temperature) * divergence
 
 
 @register("loss", "logit_mse")
 class LogitMSE(ResponseLoss):
-    """Logit matching: the mean squared difference of the logits.
+    """Logit matching: the mean squared difference of the logits, or of a regression's outputs.
 
     mean_c (z_s - z_t)²
 
@@ -95,8 +211,9 @@ class LogitMSE(ResponseLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's logits, (batch, ..., classes).
-        y_pred: The student's logits, of the same shape.
+        y_true: The teacher's logits or outputs, (batch, ..., classes), or a dict of `"teacher"`
+            and `"mask"`, see `ResponseLoss`.
+        y_pred: The student's, of the same shape.
 
     Returns:
         (batch,), float32; 0 where both are equal.
@@ -115,6 +232,45 @@ class LogitMSE(ResponseLoss):
 
     least_classes = 1
 
-    def per_sample(self, teacher, student, labels=None):
-        self.require_same_shape(teacher, student)
-        return per_sample_mean(ops.square(student - teacher))
+    def per_position(self, teacher, student, labels=None, mask=None):
+        return ops.mean(ops.square(student - teacher), axis=-1)
+
+
+@register("loss", "logit_l1")
+class LogitL1(ResponseLoss):
+    """The mean absolute difference of the logits, or of a regression's outputs.
+
+    mean_c |z_s - z_t|
+
+    Outputs far off pull no harder than those close by, so a teacher's outliers matter less than
+    under `"logit_mse"`.
+
+    Args:
+        name: Name of the loss. Defaults to `"logit_l1"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: The teacher's logits or outputs, (batch, ..., classes), or a dict of `"teacher"`
+            and `"mask"`, see `ResponseLoss`.
+        y_pred: The student's, of the same shape.
+
+    Returns:
+        (batch,), float32; 0 where both are equal.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> import numpy as np
+        >>> float(LogitL1()(np.array([[1.0, 2.0]]), np.array([[1.0, 5.0]])))
+        1.5
+
+    Reference:
+        Ba and Caruana, Do Deep Nets Really Need to be Deep?, 2014, with absolute differences in
+        the place of squares.
+    """
+
+    least_classes = 1
+
+    def per_position(self, teacher, student, labels=None, mask=None):
+        return ops.mean(ops.abs(student - teacher), axis=-1)

@@ -22,26 +22,55 @@ def cka(teacher, student):
 
 
 @pytest.mark.parametrize(
-    ("loss", "formula", "widths"),
+    ("arguments", "numbers"),
     [
-        (mr.losses.DIST(), dist, (10, 10)),
-        (
-            mr.losses.DIST(temperature=1.5, inter_weight=0.3, intra_weight=2.0),
-            lambda t, s: dist(t, s, 1.5, 0.3, 2.0),
-            (10, 10),
-        ),
-        (mr.losses.CKA(), cka, (12, 7)),
+        ({}, (4.0, 1.0, 1.0)),
+        ({"temperature": 1.5, "inter_weight": 0.3, "intra_weight": 2.0}, (1.5, 0.3, 2.0)),
     ],
-    ids=["dist", "dist with other weights", "cka"],
 )
-def test_values_and_gradient_equal_numpy(
-    loss, formula, widths, random, gradient, finite_differences
+def test_dist_equals_numpy(arguments, numbers, random, assert_equals_numpy):
+    teacher, student = random.normal(size=(2, 9, 10))
+    loss = mr.losses.DIST(**arguments)
+    assert_equals_numpy(loss, lambda t, s: dist(t, s, *numbers), teacher, student, rtol=2e-5)
+
+
+def test_cka_equals_numpy(random, assert_equals_numpy):
+    teacher, student = random.normal(size=(9, 12)), random.normal(size=(9, 7))
+    assert_equals_numpy(mr.losses.CKA(), cka, teacher, student, rtol=2e-5)
+
+
+def test_dist_of_positions_correlates_each_class_over_all_that_are_kept(
+    random, assert_equals_numpy
 ):
-    teacher, student = (random.normal(size=(9, width)) for width in widths)
-    np.testing.assert_allclose(loss.call(teacher, student), formula(teacher, student), rtol=2e-5)
-    expected = finite_differences(lambda s: np.mean(formula(teacher, s)), student)
-    actual = gradient(lambda s: loss(teacher, s), student)
-    np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
+    teacher, student = random.normal(size=(2, 4, 3, 5))
+    mask = random.random((4, 3)) < 0.6
+
+    def expected(t, s):
+        p_t, p_s = (softmax(z / 4.0, axis=-1) for z in (t["teacher"], s))
+        intra = np.mean([1 - np.corrcoef(p_t[mask][:, c], p_s[mask][:, c])[0, 1] for c in range(5)])
+        values = np.zeros(4)
+        for sample, position in np.argwhere(mask):
+            inter = 1 - np.corrcoef(p_t[sample, position], p_s[sample, position])[0, 1]
+            values[sample] += 16.0 * (inter + intra) * 4 / mask.sum()
+        return values
+
+    y_true = {"teacher": teacher, "mask": mask}
+    assert_equals_numpy(mr.losses.DIST(), expected, y_true, student, rtol=2e-5)
+
+
+def test_dist_of_standardized_logits_equals_numpy(random, assert_equals_numpy):
+    teacher, student = random.normal(size=(2, 6, 5))
+
+    def standardized(z):
+        return (z - z.mean(axis=1, keepdims=True)) / z.std(axis=1, keepdims=True)
+
+    assert_equals_numpy(
+        mr.losses.DIST(standardize=True, temperature=2.0),
+        lambda t, s: dist(standardized(t), standardized(s), 2.0),
+        teacher,
+        student,
+        rtol=1e-4,
+    )
 
 
 def test_dist_ignores_scale_and_offset_of_probabilities():

@@ -1,8 +1,8 @@
 """Tests of the response losses against published reference values and float64 NumPy."""
 
+import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import modreduce_keras as mr
 
@@ -113,28 +113,107 @@ def test_kd_refuses_a_temperature_that_names_no_schedule():
         mr.losses.KD(temperature="warm")
 
 
-@pytest.mark.parametrize("pair", [(5, 7), (3, 2, 4, 6)], ids=["vectors", "maps"], indirect=True)
-def test_logit_mse_equals_its_equation(pair, gradient):
+def standardized(logits):
+    """Row by row, with the population standard deviation."""
+    rows = [(row - np.mean(row)) / np.sqrt(np.mean((row - np.mean(row)) ** 2)) for row in logits]
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("temperature", [2.0, 0.7])
+def test_kd_of_standardized_logits_equals_numpy(temperature, pair, assert_equals_numpy):
+    assert_equals_numpy(
+        mr.losses.KD(temperature=temperature, standardize=True),
+        lambda t, s: kd(standardized(t), standardized(s), temperature),
+        *pair,
+        rtol=1e-4,
+    )
+
+
+def test_kd_of_standardized_logits_ignores_their_size(pair):
     teacher, student = pair
-    loss = mr.losses.LogitMSE()
-    axes = tuple(range(1, student.ndim))
-    expected = ((student.astype("float64") - teacher) ** 2).mean(axis=axes)
+    loss = mr.losses.KD(standardize=True)
+    values = loss.call(30.0 * teacher - 5.0, 0.01 * student + 2.0)
+    np.testing.assert_allclose(values, loss.call(teacher, student), rtol=1e-3, atol=1e-6)
+
+
+def test_kd_of_standardized_huge_logits_is_exact(random):
+    teacher, student = random.choice([-500.0, 500.0], size=(2, 6, 10)).astype("float32")
+    teacher[:, 0], student[:, 0] = 499.0, -499.0
+    loss = mr.losses.KD(temperature=2.0, standardize=True)
+    expected = kd(standardized(teacher), standardized(student), 2.0)
     np.testing.assert_allclose(loss.call(teacher, student), expected, rtol=1e-5)
-    np.testing.assert_allclose(
-        gradient(lambda z: loss.call(teacher, z), student),
-        2.0 * (student - teacher) / np.prod(student.shape[1:]),
-        rtol=1e-5,
-    )
 
 
-@pytest.mark.parametrize("loss", [mr.losses.KD(), mr.losses.LogitMSE()], ids=lambda loss: loss.name)
+@pytest.mark.parametrize("constant", [0.0, 0.1, 500.0])
+def test_kd_of_standardized_constant_logits_has_no_slope(constant, pair, gradient):
+    teacher, student = pair[0], np.full_like(pair[1], constant)
+    loss = mr.losses.KD(standardize=True)
+    slopes = gradient(lambda z: loss.call(teacher, z), student)
+    np.testing.assert_array_equal(slopes, np.zeros_like(student))
+    expected = kd(standardized(teacher), np.zeros_like(student), 4.0)
+    np.testing.assert_allclose(loss.call(teacher, student), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("identifier", ["kd", "dkd", "dist"])
+def test_standardize_is_an_option_that_is_off(identifier, round_trip):
+    assert mr.losses.get(identifier).get_config()["standardize"] is False
+    again = round_trip(mr.losses.get(identifier, standardize=True, temperature=2.0))
+    assert (again.standardize, float(again.temperature)) == (True, 2.0)
+
+
+@pytest.mark.parametrize("identifier", ["kd", "dkd", "dist"])
+@pytest.mark.parametrize("standardize", [1, None, "yes", 2.0])
+def test_standardize_that_is_not_a_truth_value_is_refused(identifier, standardize):
+    with pytest.raises(ValueError, match="standardize must be True or False"):
+        mr.losses.get(identifier, standardize=standardize)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (3, 2, 4, 6), (5, 1), (3, 4, 1)], ids=str)
 @pytest.mark.parametrize(
-    ("teacher", "student"), [((4, 10), (4, 12)), ((4, 2, 10), (4, 10)), ((4,), (4,))]
+    ("identifier", "difference"), [("logit_mse", np.square), ("logit_l1", np.abs)]
 )
-def test_logits_of_other_shapes_are_refused(loss, teacher, student):
-    message = (
-        rf"{type(loss).__name__} needs logits \(batch, ..., classes\) of equal shape. Received"
-    )
-    with pytest.raises(ValueError, match=message) as error:
-        loss.call(tf.zeros(teacher), tf.zeros(student))
-    assert f"teacher of shape {teacher} and student of shape {student}" in str(error.value)
+def test_differences_of_logits_equal_numpy(identifier, difference, shape, random, gradient):
+    teacher, student = 3.0 * random.normal(size=(2, *shape)).astype("float32")
+    loss = mr.losses.get(identifier)
+    gap = student.astype("float64") - teacher
+    expected = difference(gap).reshape(len(gap), -1).mean(axis=1)
+    np.testing.assert_allclose(loss.call(teacher, student), expected, rtol=1e-5)
+    slopes = {"logit_mse": 2.0 * gap, "logit_l1": np.sign(gap)}[identifier] / gap[0].size
+    actual = gradient(lambda z: loss.call(teacher, z), student)
+    np.testing.assert_allclose(actual, slopes, rtol=1e-5)
+
+
+def test_logit_mse_equals_numpy(pair, assert_equals_numpy):
+    def mse(teacher, student):
+        pairs = zip(teacher, student, strict=True)
+        return np.array([sum((z - y) ** 2 for y, z in zip(*p, strict=True)) / 7 for p in pairs])
+
+    assert_equals_numpy(mr.losses.LogitMSE(), mse, *pair)
+
+
+def test_logit_l1_equals_numpy(pair, assert_equals_numpy):
+    def l1(teacher, student):
+        pairs = zip(teacher, student, strict=True)
+        return np.array([sum(abs(z - y) for y, z in zip(*p, strict=True)) / 7 for p in pairs])
+
+    assert_equals_numpy(mr.losses.LogitL1(), l1, *pair)
+
+
+@pytest.mark.parametrize("identifier", ["logit_mse", "logit_l1"])
+def test_a_regression_of_one_output_is_distilled(identifier, random):
+    """A student of one linear output learns the stored outputs of its teacher."""
+    inputs = random.normal(size=(64, 3)).astype("float32")
+    outputs = inputs @ np.array([[1.0], [-2.0], [0.5]], "float32") + 3.0
+    student = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    student.compile(keras.optimizers.Adam(0.1), mr.losses.get(identifier))
+    losses = student.fit(inputs, outputs, batch_size=16, epochs=30, verbose=0).history["loss"]
+    assert losses[-1] < 0.1 < 1.0 < losses[0]
+
+
+@pytest.mark.parametrize("size", [1e-3, 500.0])
+def test_differences_of_logits_are_exact_at_any_size(size, random):
+    teacher, student = size * random.normal(size=(2, 6, 4)).astype("float32")
+    gap = student.astype("float64") - teacher
+    mse, l1 = (mr.losses.get(name).call(teacher, student) for name in ("logit_mse", "logit_l1"))
+    np.testing.assert_allclose(mse, np.square(gap).mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(l1, np.abs(gap).mean(axis=1), rtol=1e-5)
