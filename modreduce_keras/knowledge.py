@@ -5,14 +5,18 @@ term. It comes in three kinds: `Response` (the outputs), `Feature` (representati
 `Relation` (how samples lie to each other).
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from modreduce_keras import knobs, registry
 from modreduce_keras.adapters.base import Adapter
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.base import Loss
+from modreduce_keras.ops import float32, tempered_log_softmax
 from modreduce_keras.registry import register
 from modreduce_keras.taps import ModelOutput
 
@@ -24,98 +28,19 @@ class Knowledge(keras.layers.Layer):
 
     Args:
         loss: A `Loss`, its config or its identifier.
+        at: Tap of both models: a layer's name, or a list of them where the loss compares several.
+        student: Tap of the student, instead of `at`.
+        teacher: Tap of the teacher, instead of `at`.
+        adapter: Layer that makes both comparable: an `Adapter`, its config, its identifier or
+            `None`. Defaults to the one that goes with the loss.
         weight: Weight of the term: a number that is not negative, or a schedule. Defaults to the
             loss's own default weight. Can be changed between epochs: `knowledge.weight = 0.5`.
+        staged: Whether the term is trained in a stage of its own (`distiller.pretrain`) and not
+            in `fit`. Defaults to what the method does.
         name: Name of the term in the logs. Defaults to the name of the loss.
     """
 
     weight = Knob()
-    student: Taps = None
-    teacher: Taps = None
-    adapter: Adapter | None = None
-    needs_logits = False
-
-    def __init__(self, loss: Any, *, weight: Any = None, name: str | None = None, **kwargs):
-        loss = registry.get("loss", loss, Loss)
-        kwargs.setdefault("dtype", "float32")
-        super().__init__(name=name or loss.name, **kwargs)
-        self.loss = loss
-        self.weight = loss.default_weight if weight is None else weight
-        # A Keras layer saves the variables it holds, and a loss is no layer.
-        self._loss_variables = knobs.variables(loss)
-
-    def taps(self, role: str) -> list[str]:
-        """Returns the taps read from the `"student"` or from the `"teacher"`."""
-        taps = getattr(self, role)
-        return [] if taps is None else keras.tree.flatten(taps)
-
-    def read(self, role: str, output: ModelOutput) -> Any:
-        """Returns what the loss compares of one model's output: a tensor or a list of tensors."""
-        taps = getattr(self, role)
-        if taps is None:
-            return output.logits
-        return keras.tree.map_structure(output.features.__getitem__, taps)
-
-    def build(self, student_shape, teacher_shape):
-        """Builds the adapter, if there is one, from the shapes of what both taps read."""
-        if self.adapter is not None and not self.adapter.built:
-            self.adapter.build(student_shape, teacher_shape)
-
-    def get_build_config(self):
-        """Returns `None`: a knowledge is built by the distiller that uses it."""
-
-    def call(self, student, teacher, labels=None, training=None):
-        """Returns the unweighted values per sample, (batch,), float32."""
-        if self.adapter is not None:
-            student, teacher = self.adapter(student, teacher, training=training)
-        if self.loss.needs_labels:
-            teacher = {"teacher": teacher, "labels": labels}
-        return self.loss.call(teacher, student)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments."""
-        return {
-            **super().get_config(),
-            "loss": keras.saving.serialize_keras_object(self.loss),
-            **knobs.config(self),
-        }
-
-
-@register("knowledge", "response")
-class Response(Knowledge):
-    """Response knowledge: the student's logits against the teacher's.
-
-    Args:
-        loss: A loss on logits, its config or its identifier. Defaults to `"kd"`.
-        weight: See `Knowledge`.
-        name: See `Knowledge`.
-
-    Raises:
-        ValueError: When the distiller is built, if the numbers of classes differ.
-
-    Example:
-        >>> import modreduce_keras as mr
-        >>> float(mr.Response(mr.losses.KD(temperature=2.0), weight=0.9).loss.temperature)
-        2.0
-    """
-
-    needs_logits = True
-
-    def __init__(self, loss: Any = "kd", *, weight: Any = None, name: str | None = None, **kwargs):
-        super().__init__(loss, weight=weight, name=name, **kwargs)
-
-    def build(self, student_shape, teacher_shape):
-        if student_shape[-1] != teacher_shape[-1]:
-            raise ValueError(
-                f"Knowledge {self.name!r} compares logits, so student and teacher need the same "
-                f"number of classes. Received: a student with {student_shape[-1]} and a teacher "
-                f"with {teacher_shape[-1]}"
-            )
-        super().build(student_shape, teacher_shape)
-
-
-class _Tapped(Knowledge):
-    """Knowledge read at taps inside the models."""
 
     def __init__(
         self,
@@ -126,12 +51,29 @@ class _Tapped(Knowledge):
         teacher: Taps = None,
         adapter: Any = "default",
         weight: Any = None,
+        staged: bool | None = None,
         name: str | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
-        super().__init__(loss, weight=weight, name=name, **kwargs)
+        loss = registry.get("loss", loss, Loss)
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(name=name or loss.name, **kwargs)
+        self.loss = loss
+        self.weight = loss.default_weight if weight is None else weight
+        self.staged = loss.staged if staged is None else staged
+        # A Keras layer saves the variables it holds, and a loss is no layer.
+        self._loss_variables = knobs.variables(loss)
+        self._check_taps(at, student, teacher)
         self.student = at if student is None else student
         self.teacher = at if teacher is None else teacher
+        if isinstance(adapter, str) and adapter == "default":
+            adapter = loss.default_adapter
+        self.adapter = adapter and registry.get("adapter", adapter, Adapter)
+        self.pretrained = None
+        if self.pretrains:
+            self.pretrained = keras.Variable(0.0, trainable=False, name="pretrained")
+
+    def _check_taps(self, at: Taps, student: Taps, teacher: Taps) -> None:
         both, neither = student and teacher, student is None and teacher is None
         if not (both and at is None) and not (at and neither):
             raise ValueError(
@@ -139,33 +81,222 @@ class _Tapped(Knowledge):
                 "models or student='stage2', teacher='stage3'. "
                 f"Received: at={at!r}, student={student!r}, teacher={teacher!r}"
             )
-        if isinstance(adapter, str) and adapter == "default":
-            adapter = self.loss.default_adapter
-        if adapter is not None:
-            self.adapter = registry.get("adapter", adapter, Adapter)
+
+    def taps(self, role: str) -> list[str]:
+        """Returns the taps read from the `"student"` or from the `"teacher"`."""
+        taps = getattr(self, role)
+        return [] if taps is None else keras.tree.flatten(taps)
+
+    def read(self, role: str, output: ModelOutput | None) -> Any:
+        """Returns what the loss compares of one model's output: a tensor or a list of tensors."""
+        taps = getattr(self, role)
+        if output is None:
+            return None
+        if taps is None:
+            return output.logits
+        return keras.tree.map_structure(output.features.__getitem__, taps)
+
+    def reads_logits(self, role: str) -> bool:
+        """Returns whether it reads a model's output itself, which then has to be logits."""
+        return getattr(self, role) is None
+
+    def kept(self, student: Any, labels: Any) -> Any:
+        """Returns the positions that count, (batch, ...), or `None` where all do."""
+        return
+
+    def build(self, student_shape, teacher_shape):
+        """Builds the adapter, if there is one, from the shapes of what both taps read."""
+        if self.adapter is not None and not self.adapter.built:
+            self.adapter.build(student_shape, teacher_shape)
+
+    def get_build_config(self):
+        """Returns `None`: a knowledge is built by the distiller that uses it."""
+
+    def call(self, student, teacher, labels=None, index=None, kept=None, training=None):
+        """Returns the unweighted values per sample, (batch,), float32.
+
+        Args:
+            student: What `read` returned of the student.
+            teacher: What `read` returned of the teacher.
+            labels: (batch, ...), or `None` where the data have none.
+            index: The samples' places in the training data, (batch,), or `None`.
+            kept: What `kept` returned.
+            training: Whether this is a training step.
+        """
+        if self.adapter is not None:
+            index = {"index": index} if self.adapter.needs_index else {}
+            student, teacher = self.adapter(student, teacher, training=training, **index)
+        given = {"teacher": teacher, "labels": labels, "mask": kept}
+        needed = {
+            "teacher": self.loss.needs_teacher,
+            "labels": self.loss.needs_labels,
+            "mask": kept is not None,
+        }
+        y_true = {key: value for key, value in given.items() if needed[key]}
+        return self.loss.call(teacher if set(y_true) == {"teacher"} else y_true, student)
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether `distiller.pretrain` has to run before `fit`."""
+        adapter = Adapter if self.adapter is None else type(self.adapter)
+        return self.staged or adapter.pretraining_loss is not Adapter.pretraining_loss
+
+    def pretraining_call(self, student, teacher, **context):
+        """Returns the values per sample, (batch,), of the stage before training."""
+        if self.staged:
+            return self.weight * self.call(student, teacher, training=True, **context)
+        return self.adapter.pretraining_loss(student, teacher)
+
+    def pretraining_variables(self, student: keras.Model) -> list[keras.Variable]:
+        """Returns what the stage before training trains: the student, or the adapter's own part."""
+        if self.staged:
+            return student.trainable_variables + self.trainable_variables
+        return self.adapter.pretraining_variables()
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
         return {
             **super().get_config(),
+            "loss": keras.saving.serialize_keras_object(self.loss),
             "student": self.student,
             "teacher": self.teacher,
             "adapter": self.adapter and keras.saving.serialize_keras_object(self.adapter),
+            "staged": self.staged,
+            **knobs.config(self),
+        }
+
+
+@register("knowledge", "response")
+class Response(Knowledge):
+    """Response knowledge: the student's logits against the teacher's.
+
+    Of several teachers, the average teaches: of their probabilities at the loss's temperature,
+    log Σ_i w_i softmax(z_i / T) · T as logits, or of their logits, Σ_i w_i z_i.
+
+    Args:
+        loss: A loss on logits, its config or its identifier. Defaults to `"kd"`.
+        at: Name of an output, or any tap, to read in both models instead of their only output.
+        student: The same for the student alone.
+        teacher: The same for the teacher alone. With several teachers: the name of one, or a list
+            of names. Defaults to all.
+        adapter: See `Knowledge`.
+        average: What is averaged over several teachers: `"probabilities"` or `"logits"`. Defaults
+            to probabilities, and to logits where the loss compares plain numbers.
+        teacher_weights: Weights of several teachers, positive, which are scaled to sum one.
+            Defaults to equal weights.
+        ignore_class: Label of positions that do not count, as in Keras' cross-entropies. Defaults
+            to `None`: all count but those that a Keras mask of the student's logits leaves out.
+        weight: See `Knowledge`.
+        staged: See `Knowledge`.
+        name: See `Knowledge`.
+
+    Raises:
+        ValueError: If an argument is not one of those above; when the distiller is built, if the
+            numbers of classes differ or an output has to be named.
+
+    Example:
+        >>> import modreduce_keras as mr
+        >>> float(mr.Response(mr.losses.KD(temperature=2.0), weight=0.9).loss.temperature)
+        2.0
+
+    Reference:
+        Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
+    """
+
+    def __init__(
+        self,
+        loss: Any = "kd",
+        *,
+        average: str | None = None,
+        teacher_weights: Sequence[float] | None = None,
+        ignore_class: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(loss, **kwargs)
+        if average not in (None, "probabilities", "logits"):
+            raise ValueError(
+                f"average must be 'probabilities', 'logits' or None. Received: {average=}"
+            )
+        if teacher_weights is not None and not all(weight > 0 for weight in teacher_weights):
+            raise ValueError(f"teacher_weights must be positive. Received: {teacher_weights=}")
+        self.average, self.ignore_class = average, ignore_class
+        self.teacher_weights = teacher_weights and list(teacher_weights)
+
+    def _check_taps(self, at: Taps, student: Taps, teacher: Taps) -> None:
+        if at is not None and (student is not None or teacher is not None):
+            super()._check_taps(at, student, teacher)
+
+    def build(self, student_shape, teacher_shape):
+        if self.loss.needs_teacher:
+            self._check_classes(student_shape, teacher_shape)
+        super().build(student_shape, teacher_shape)
+
+    def _check_classes(self, student_shape, teacher_shape):
+        several = isinstance(teacher_shape, list)
+        if self.teacher_weights is not None:
+            number = len(teacher_shape) if several else 1
+            if len(self.teacher_weights) != number:
+                raise ValueError(
+                    f"Knowledge {self.name!r} needs one of teacher_weights for each of {number} "
+                    f"teachers. Received: {self.teacher_weights}"
+                )
+        for shape in teacher_shape if several else [teacher_shape]:
+            if student_shape[-1] != shape[-1]:
+                raise ValueError(
+                    f"Knowledge {self.name!r} compares logits, so student and teacher need the "
+                    f"same number of classes. Received: a student with {student_shape[-1]} and a "
+                    f"teacher with {shape[-1]}"
+                )
+
+    def kept(self, student, labels):
+        mask = getattr(student, "_keras_mask", None)
+        if self.ignore_class is None or labels is None:
+            return mask
+        counted = ops.not_equal(labels, self.ignore_class)
+        return counted if mask is None else ops.logical_and(mask, counted)
+
+    def call(self, student, teacher, **context):
+        if isinstance(teacher, (list, tuple)):
+            teacher = self._averaged(float32(teacher))
+        return super().call(student, teacher, **context)
+
+    def _averaged(self, teachers):
+        weights = self.teacher_weights or [1.0] * len(teachers)
+        shares = [weight / sum(weights) for weight in weights]
+        average = self.average
+        if average is None:
+            average = "logits" if getattr(self.loss, "least_classes", 2) == 1 else "probabilities"
+        if average == "logits":
+            return sum(share * logits for share, logits in zip(shares, teachers, strict=True))
+        temperature = getattr(self.loss, "temperature", 1.0)
+        log_shares = [
+            math.log(share) + tempered_log_softmax(logits, temperature)
+            for share, logits in zip(shares, teachers, strict=True)
+        ]
+        return temperature * ops.logsumexp(ops.stack(log_shares), axis=0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {
+            **super().get_config(),
+            "average": self.average,
+            "teacher_weights": self.teacher_weights,
+            "ignore_class": self.ignore_class,
         }
 
 
 @register("knowledge", "feature")
-class Feature(_Tapped):
+class Feature(Knowledge):
     """Feature knowledge: what layers inside the student represent against the teacher's.
 
     Args:
         loss: A loss on features, its config or its identifier.
         at: Tap of both models: a layer's name, or a list of them where the loss compares several.
         student: Tap of the student, together with `teacher` and instead of `at`.
-        teacher: Tap of the teacher.
-        adapter: Layer that makes both comparable: an `Adapter`, its config, its identifier or
-            `None`. Defaults to the one that goes with the loss.
+        teacher: Tap of the teacher. With several teachers: `"name/tap"`.
+        adapter: See `Knowledge`.
         weight: See `Knowledge`.
+        staged: See `Knowledge`.
         name: See `Knowledge`.
 
     Raises:
@@ -181,7 +312,7 @@ class Feature(_Tapped):
 
 
 @register("knowledge", "relation")
-class Relation(_Tapped):
+class Relation(Knowledge):
     """Relation knowledge: how the samples of a batch lie to each other.
 
     Args:
@@ -189,8 +320,9 @@ class Relation(_Tapped):
         at: See `Feature`.
         student: See `Feature`.
         teacher: See `Feature`.
-        adapter: See `Feature`.
+        adapter: See `Knowledge`.
         weight: See `Knowledge`.
+        staged: See `Knowledge`.
         name: See `Knowledge`.
 
     Raises:

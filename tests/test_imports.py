@@ -16,7 +16,7 @@ ROOT = Path(modreduce_keras.__file__).parent
 LEVELS = [
     {"_version", "registry"},
     {"distribute", "knobs", "ops"},
-    {"schedules", "losses", "adapters", "aggregators", "taps", "models"},
+    {"schedules", "losses", "adapters", "aggregators", "taps", "models", "data"},
     {"knowledge"},
     {"distillers"},
 ]

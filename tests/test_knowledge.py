@@ -50,7 +50,8 @@ def test_response_reads_the_logits_and_no_tap():
     response = mr.Response()
     assert response.taps("student") == response.taps("teacher") == []
     assert response.read("student", ModelOutput("logits", {"a": "feature"})) == "logits"
-    assert (response.needs_logits, mr.Feature("hint", at="a").needs_logits) == (True, False)
+    assert (response.reads_logits("student"), response.reads_logits("teacher")) == (True, True)
+    assert not mr.Feature("hint", at="a").reads_logits("teacher")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The distiller: one training step for any number of students, with or without a teacher."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -9,36 +9,14 @@ from keras import ops
 
 from modreduce_keras import knobs
 from modreduce_keras.distillers import checks, optimizers, student_metrics
+from modreduce_keras.distillers.pretraining import pretrain, require_pretrained
+from modreduce_keras.distillers.reduction import mean_over_replicas, weighted_sum
 from modreduce_keras.distillers.supervision import Supervision
 from modreduce_keras.distillers.trackers import Trackers
-from modreduce_keras.distillers.wiring import connect
-from modreduce_keras.distribute import num_replicas, sum_over_replicas
+from modreduce_keras.distillers.wiring import ENSEMBLE, Forward, connect
+from modreduce_keras.distribute import num_replicas
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge
-from modreduce_keras.taps import ModelOutput
-
-_ENSEMBLE = "ensemble"
-
-
-class Forward(NamedTuple):
-    """What one forward pass of every network gave.
-
-    Attributes:
-        students: The students' outputs, by name.
-        lesson: The teacher's output; `None` without a teacher and in evaluation.
-        group: What the aggregator returned; empty without one.
-    """
-
-    students: dict[str, ModelOutput]
-    lesson: ModelOutput | None
-    group: dict[str, Any]
-
-    def logits(self) -> dict[str, Any]:
-        """Returns the logits of every student, and of the ensemble where there is one."""
-        logits = {name: output.logits for name, output in self.students.items()}
-        if _ENSEMBLE in self.group:
-            logits[_ENSEMBLE] = self.group[_ENSEMBLE]
-        return logits
 
 
 class BaseDistiller(keras.Model):
@@ -60,9 +38,15 @@ class BaseDistiller(keras.Model):
 
     Args:
         students: Models to train, by name.
-        teacher: A trained model, or `None`. It is run forward only and never changed; its weights
-            are not among the distiller's and not in weight files.
+        teacher: A trained model, a list of several with different names, or `None`. It is run
+            forward only and never changed; its weights are not among the distiller's and not in
+            weight files.
         knowledge: What each student is taught, by the student's name.
+        teacher_input: What the teacher sees, if not what the students see (another resolution,
+            normalization or modality): a function of the inputs `x`, such as a Keras layer; or
+            the key of a dict `x` that is the teacher's alone, and the students get the rest (a
+            single other entry by itself). With several teachers also a list with one of those or
+            `None` for each. Defaults to `None`.
         supervised_weight: Weight of the compiled loss on the labels: a number that is not
             negative, or a schedule. Defaults to 1.
         **kwargs: `name` and `dtype`, as for every Keras model.
@@ -76,8 +60,9 @@ class BaseDistiller(keras.Model):
         self,
         students: Mapping[str, keras.Model],
         *,
-        teacher: keras.Model | None,
+        teacher: keras.Model | list[keras.Model] | None,
         knowledge: Mapping[str, list[Knowledge]],
+        teacher_input: Any = None,
         supervised_weight: Any = 1.0,
         **kwargs: Any,
     ):
@@ -92,15 +77,21 @@ class BaseDistiller(keras.Model):
         self._supervision: Supervision | None = None
         self._check_numerics = False
         self._evaluating = False
-        taught = [one for several in self.knowledge.values() for one in several]
-        with knobs.bound([self, *taught, *(one.loss for one in taught)], lambda: self.step):
-            self._wiring = connect(students, teacher, self.knowledge)
+        self._teacher_input = teacher_input
+        taught = self.taught()
+        parts = [part for one in taught for part in (one, one.loss, one.adapter) if part]
+        with knobs.bound([self, *parts], lambda: self.step):
+            self._wiring = connect(students, teacher, self.knowledge, teacher_input)
         self.built = True
 
+    def taught(self) -> list[Knowledge]:
+        """Returns all knowledge, of every student."""
+        return [one for several in self.knowledge.values() for one in several]
+
     @property
-    def teacher(self) -> keras.Model | None:
+    def teacher(self) -> keras.Model | list[keras.Model] | None:
         """The teacher as the user gave it, or `None`."""
-        return self._wiring.teacher and self._wiring.teacher.model
+        return self._wiring.teacher and self._wiring.teacher.given
 
     def __dir__(self):
         # Keras saves the weights of every model that dir() shows, where it shows it first. The
@@ -111,19 +102,14 @@ class BaseDistiller(keras.Model):
 
     def call(self, inputs, training=None):
         """Returns the logits of the student that `predict` uses."""
-        checks.require_float_inputs(inputs, self._wiring.inputs)
-        return self._deployed()(inputs, training=training)
+        return self._deployed()(self._wiring.seen_by_students(inputs), training=training)
 
     def _deployed(self) -> keras.Model:
         return next(iter(self.students.values()))
 
-    def forward(self, inputs, training: bool) -> Forward:
+    def forward(self, x, training: bool) -> Forward:
         """Runs every student once, and in training the teacher."""
-        checks.require_float_inputs(inputs, self._wiring.inputs)
-        teacher, readers = self._wiring.teacher, self._wiring.readers
-        lesson = teacher(inputs) if training and teacher is not None else None
-        outputs = {name: reader(inputs, training) for name, reader in readers.items()}
-        return Forward(outputs, lesson, {})
+        return self._wiring.run(x, training, with_teacher=training)
 
     def term(self, student: str, name: str) -> str:
         """Returns the name of a student's term in the logs."""
@@ -142,23 +128,23 @@ class BaseDistiller(keras.Model):
         """Returns every term of a training step, (batch,) each, unweighted."""
         logits = {name: output.logits for name, output in outputs.students.items()}
         terms = self.supervised_terms(labels, logits)
-        for name, several in self.knowledge.items():
-            for knowledge in several:
-                terms[self.term(name, knowledge.name)] = knowledge(
-                    knowledge.read("student", outputs.students[name]),
-                    knowledge.read("teacher", outputs.lesson),
-                    labels=labels,
-                    training=True,
-                )
+        for name, knowledge in self._terms(staged=False):
+            pair, context = outputs.lesson_of(name, knowledge, labels)
+            terms[self.term(name, knowledge.name)] = knowledge(*pair, **context, training=True)
         return terms
+
+    def _terms(self, staged: bool) -> list[tuple[str, Knowledge]]:
+        """Returns (student, knowledge) for what `fit` trains, or what a stage of its own does."""
+        pairs = [(name, one) for name, several in self.knowledge.items() for one in several]
+        return [(name, one) for name, one in pairs if one.staged == staged]
 
     def term_weights(self) -> dict[str, Any]:
         """Returns the weight of every term, scalars in the graph."""
         weights = {}
-        for name, several in self.knowledge.items():
-            if self._supervision is not None:
-                weights[self.term(name, self._supervision.name)] = self.supervised_weight
-            weights.update({self.term(name, k.name): k.weight for k in several})
+        if self._supervision is not None:
+            name = self._supervision.name
+            weights = {self.term(s, name): self.supervised_weight for s in self.students}
+        weights |= {self.term(s, one.name): one.weight for s, one in self._terms(staged=False)}
         return weights
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -176,34 +162,17 @@ class BaseDistiller(keras.Model):
             terms, weights = self.compute_terms(y, y_pred), self.term_weights()
         else:
             terms = self.supervised_terms(y, y_pred.logits())
-            weights = {name: 1.0 for name in terms if not name.startswith(f"{_ENSEMBLE}/")}
+            weights = {name: 1.0 for name in terms if not name.startswith(f"{ENSEMBLE}/")}
         if self._check_numerics:
             terms = {
                 name: tf.debugging.check_numerics(values, f"Term {name!r} of the loss")
                 for name, values in terms.items()
             }
-        examples = ops.shape(keras.tree.flatten(x)[0])[0]
-        sample_weight = self._per_example(sample_weight)
-        terms = {name: values * sample_weight for name, values in terms.items()}
-        per_example = sum(weights[name] * terms[name] for name in weights) + ops.zeros((examples,))
+        per_example, terms = weighted_sum(terms, weights, x, sample_weight)
         additional = sum((ops.sum(ops.cast(v, "float32")) for v in self.losses), 0.0)
         self._trackers.update({**terms, **self._logged_values(y_pred)})
         self._loss_tracker.update_state(per_example + additional)
-        count = ops.cast(sum_over_replicas(examples), "float32")
-        return ops.sum(per_example) / ops.maximum(count, 1.0) + additional / num_replicas()
-
-    @staticmethod
-    def _per_example(sample_weight):
-        if sample_weight is None:
-            return 1.0
-        shape = tuple(sample_weight.shape)
-        if len(shape) == 2 and shape[1] == 1:
-            sample_weight = ops.squeeze(sample_weight, axis=1)
-        elif len(shape) != 1:
-            raise ValueError(
-                f"sample_weight must have one value per example, (batch,). Received: shape {shape}"
-            )
-        return ops.cast(sample_weight, "float32")
+        return mean_over_replicas(per_example) + additional / num_replicas()
 
     def _logged_values(self, outputs: Forward) -> dict[str, Any]:
         """Returns further values for the logs, by name."""
@@ -227,6 +196,33 @@ class BaseDistiller(keras.Model):
         outputs = self.forward(x, training=False)
         self.compute_loss(x, y, outputs, sample_weight, training=False)
         return self._evaluated(self.compute_metrics(x, y, outputs, sample_weight))
+
+    def make_train_function(self, force: bool = False):
+        """Makes the compiled training step, as Keras does."""
+        require_pretrained(self.taught())
+        return super().make_train_function(force=force)
+
+    def pretrain(self, x: Any = None, y: Any = None, *, optimizer: Any = "adam", **arguments: Any):
+        """Runs the stage that some methods train before the rest; then `fit` does the rest.
+
+        Staged knowledge (FSP, AB) trains the student (and its adapters) by that term alone;
+        adapters that learn beforehand (the paraphraser of factor transfer) train by their own
+        loss. Nothing else learns: not from the labels, not from other knowledge. What has been
+        pretrained is noted and saved, and `fit` refuses to begin without it.
+
+        Args:
+            x: The data, as for `fit`.
+            y: The labels, where `x` does not hold them; needed only by losses on labels.
+            optimizer: What trains this stage. Defaults to `"adam"`.
+            **arguments: `epochs`, `batch_size`, `callbacks`, ..., as for `fit`.
+
+        Returns:
+            The history of the stage: the weighted sum `loss`, and each term.
+
+        Raises:
+            ValueError: If no knowledge has such a stage.
+        """
+        return pretrain(self, self._wiring.run, optimizer, x, y, arguments)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates the students, as `keras.Model.evaluate` does, without running the teacher."""
@@ -364,6 +360,7 @@ class BaseDistiller(keras.Model):
         return {
             **super().get_config(),
             "teacher": self.teacher and serialize(self.teacher),
+            "teacher_input": self._teacher_input and serialize(self._teacher_input),
             **knobs.config(self),
         }
 
@@ -375,9 +372,13 @@ class BaseDistiller(keras.Model):
     def save_assets(self, inner_path):
         """Saves the teacher's weights in `.keras` files (weight files leave them out)."""
         if self.teacher is not None:
-            self.teacher.save_weights(tf.io.gfile.join(inner_path, "teacher.weights.h5"))
+            self._wiring.teacher.model.save_weights(_teacher_file(inner_path))
 
     def load_assets(self, inner_path):
         """Loads what `save_assets` saved."""
         if self.teacher is not None:
-            self.teacher.load_weights(tf.io.gfile.join(inner_path, "teacher.weights.h5"))
+            self._wiring.teacher.model.load_weights(_teacher_file(inner_path))
+
+
+def _teacher_file(inner_path: str) -> str:
+    return tf.io.gfile.join(inner_path, "teacher.weights.h5")

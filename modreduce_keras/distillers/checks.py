@@ -124,6 +124,20 @@ def require_float_inputs(inputs: Any, specs: Any) -> None:
             )
 
 
+def require_lessons(teacher: Any, knowledge: list[Any]) -> None:
+    """Raises if a teacher teaches nothing, or a knowledge has no teacher."""
+    taught = [one.name for one in knowledge if one.loss.needs_teacher]
+    given = teacher is not None and teacher != []
+    if given == bool(taught):
+        return
+    names = [model.name for model in keras.tree.flatten(teacher)] if given else None
+    raise ValueError(
+        "A teacher and what it teaches come together: give teacher= and knowledge that compares "
+        f"with it, such as mr.Response('kd'), or neither. Received: teacher={names}, and "
+        f"knowledge that needs a teacher: {taught}"
+    )
+
+
 def repeated(names: list[str]) -> list[str]:
     """Returns the names that come more than once."""
     return sorted({name for name in names if names.count(name) > 1})

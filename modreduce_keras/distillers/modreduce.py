@@ -108,6 +108,7 @@ class ModReduce(PeerDistiller):
         weights = super().term_weights()
         offline = 1.0 - self.online_weight
         for name, several in self.knowledge.items():
+            several = [knowledge for knowledge in several if not knowledge.staged]
             scale = offline
             if name in self.multipliers:
                 total = 1.0 + sum(knowledge.weight for knowledge in several)

@@ -1,9 +1,10 @@
-"""Offline distillation: one student learns from one frozen teacher."""
+"""Offline distillation: one student learns from a frozen teacher, or from several."""
 
 from typing import Any
 
 import keras
 
+from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.knowledge import Knowledge, as_list
 from modreduce_keras.registry import register
@@ -11,20 +12,26 @@ from modreduce_keras.registry import register
 
 @register("distiller", "distiller")
 class Distiller(BaseDistiller):
-    """Trains one student on labels and on any knowledge of a frozen teacher.
+    """Trains one student on labels and on any knowledge of a frozen teacher, or of several.
 
     total = supervised_weight · CE + Σ_k weight_k · K_k
 
     Args:
         student: The model to train. After `fit` it is the result: `distiller.student`.
-        teacher: The trained model to learn from; never changed.
+        teacher: The trained model to learn from, never changed; or a list of several with
+            different names: responses then teach their average, and the taps of features are
+            `"name/tap"`. `None` only where no knowledge needs one (`"confidence_penalty"`).
         knowledge: List of `Response`, `Feature` and `Relation`, at least one.
+        teacher_input: What the teacher sees, if not what the student sees: a function of the
+            inputs (a Keras layer, to resize or normalize), or the key of a dict `x` that is the
+            teacher's alone; see `BaseDistiller`. Defaults to `None`.
         supervised_weight: Weight of the compiled loss on the labels: a number that is not
             negative, or a schedule. Defaults to 1.
         **kwargs: `name` and `dtype`, as for every Keras model.
 
     Raises:
-        ValueError: If the knowledge is empty, a tap is unknown, or the models do not fit.
+        ValueError: If the knowledge is empty, teacher and knowledge do not go together, a tap is
+            unknown, or the models do not fit.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr
@@ -46,24 +53,25 @@ class Distiller(BaseDistiller):
     def __init__(
         self,
         student: keras.Model,
-        teacher: keras.Model,
+        teacher: keras.Model | list[keras.Model] | None,
         knowledge: list[Knowledge],
         *,
+        teacher_input: Any = None,
         supervised_weight: Any = 1.0,
         **kwargs: Any,
     ):
-        if teacher is None:
-            raise ValueError("A Distiller needs a teacher. Received: teacher=None")
         knowledge = as_list(knowledge)
         if not knowledge:
             raise ValueError(
                 "A Distiller needs at least one knowledge, such as mr.Response('kd'). "
                 f"Received: knowledge={knowledge!r}"
             )
+        checks.require_lessons(teacher, knowledge)
         super().__init__(
             {"student": student},
             teacher=teacher,
             knowledge={"student": knowledge},
+            teacher_input=teacher_input,
             supervised_weight=supervised_weight,
             **kwargs,
         )

@@ -9,8 +9,9 @@ from keras import ops
 from modreduce_keras import knobs, registry
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.distillers import checks
-from modreduce_keras.distillers.base import BaseDistiller, Forward
+from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.selection import BestStudent, Selection
+from modreduce_keras.distillers.wiring import Forward
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge, Response, as_list
 from modreduce_keras.losses.base import Loss
@@ -153,8 +154,7 @@ class PeerDistiller(BaseDistiller):
     def predict_step(self, data):
         """Predicts one batch with the best student."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        checks.require_float_inputs(x, self._wiring.inputs)
-        return self.best_student(x, training=False)
+        return self.best_student(self._wiring.seen_by_students(x), training=False)
 
     def make_predict_function(self, force=False):
         """Makes the compiled prediction; again when another student has become the best."""
@@ -172,9 +172,9 @@ class PeerDistiller(BaseDistiller):
             callbacks = [note, *keras.tree.flatten([] if callbacks is None else callbacks)]
         return super().fit(*args, callbacks=callbacks, **kwargs)
 
-    def forward(self, inputs, training: bool) -> Forward:
+    def forward(self, x, training: bool) -> Forward:
         """Runs every network once, and the aggregator on the students' logits."""
-        outputs = super().forward(inputs, training)
+        outputs = super().forward(x, training)
         logits = [ops.cast(output.logits, "float32") for output in outputs.students.values()]
         return outputs._replace(group=self.aggregator(ops.stack(logits, axis=1)))
 
@@ -285,13 +285,7 @@ def _checked_knowledge(knowledge: Any, students: Any, teacher: Any) -> dict[str,
         raise ValueError(
             f"knowledge must be given by student, one of {list(students)}. Received: {unknown}"
         )
-    if any(knowledge.values()) != (teacher is not None):
-        raise ValueError(
-            "A teacher and what it teaches come together: give teacher= and knowledge= (a dict "
-            "from student to list), or neither. Received: "
-            f"teacher={'None' if teacher is None else teacher.name!r}, knowledge for "
-            f"{[name for name, several in knowledge.items() if several]}"
-        )
+    checks.require_lessons(teacher, [one for several in knowledge.values() for one in several])
     objects = [id(one) for several in knowledge.values() for one in several]
     if len(set(objects)) < len(objects):
         raise ValueError(

@@ -1,11 +1,49 @@
 """The teacher of a distiller: only ever run forward, never counted, saved or changed."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
+from modreduce_keras.distillers import checks
+from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.taps import ModelOutput, TapReader
+
+
+class Together(keras.Model):
+    """Several teachers that run side by side; each is a part of that name to the taps.
+
+    Args:
+        teachers: At least one model; their names differ.
+        own_inputs: Whether every teacher has inputs of its own, a list, or all the same.
+
+    Raises:
+        ValueError: If two have one name, or there is none.
+    """
+
+    def __init__(self, teachers: Sequence[keras.Model], own_inputs: bool):
+        super().__init__(name="teachers")
+        twice = checks.repeated([teacher.name for teacher in teachers])
+        if twice or not teachers:
+            raise ValueError(
+                "Several teachers are told apart by their models' names: give at least one, and "
+                f"name them differently. Received: {[teacher.name for teacher in teachers]}"
+            )
+        self.teachers = list(teachers)
+        self.own_inputs = own_inputs
+        self.built = True
+
+    def specs(self) -> Any:
+        """Returns the symbolic inputs that `call` takes."""
+        specs = [checks.input_specs(teacher) for teacher in self.teachers]
+        return specs if self.own_inputs else specs[0]
+
+    def call(self, inputs, training=None):
+        """Returns the list of the teachers' outputs."""
+        each = inputs if self.own_inputs else [inputs] * len(self.teachers)
+        pairs = zip(self.teachers, each, strict=True)
+        return [teacher(seen, training=training) for teacher, seen in pairs]
 
 
 class FrozenTeacher:
@@ -15,15 +53,43 @@ class FrozenTeacher:
     object holds among the distiller's, nor saves them with it.
 
     Args:
-        model: The trained model. It is not changed.
+        given: The trained model, or a list of them. They are not changed.
         taps: Names of the taps to read.
+        inputs: Tells what of a batch the teacher sees.
+
+    Raises:
+        ValueError: If there are views for another number of teachers.
     """
 
-    def __init__(self, model: keras.Model, taps: list[str]):
-        self.model = model
-        self.reader = TapReader(model, taps, role="teacher")
+    def __init__(self, given: Any, taps: list[str], inputs: Inputs):
+        self.given = given
+        self.models = as_list(given)
+        if inputs.views is not None and len(inputs.views) != len(self.models):
+            raise ValueError(
+                f"teacher_input must have one entry for each of {len(self.models)} teachers. "
+                f"Received: {len(inputs.views)}"
+            )
+        if isinstance(given, keras.Model):
+            self.model, self.specs = given, checks.input_specs(given)
+        else:
+            self.model = Together(self.models, own_inputs=inputs.views is not None)
+            self.specs = self.model.specs()
+        self.reader = TapReader(self.model, taps, role="teacher")
+        self._inputs = inputs
 
-    def __call__(self, inputs: Any) -> ModelOutput:
-        """Returns the teacher's output and features, constants to the gradient."""
-        output = self.reader(inputs, training=False)
+    def __call__(self, x: Any) -> ModelOutput:
+        """Returns the teacher's output and features for a batch, constants to the gradient."""
+        output = self.reader(self._inputs.teacher(x), training=False)
         return ModelOutput(*keras.tree.map_structure(ops.stop_gradient, tuple(output)))
+
+    def chosen_by(self, taps: list[str]) -> keras.Model:
+        """Returns the teacher that some taps are of; the first where they do not say."""
+        names = {tap.partition("/")[0] for tap in taps}
+        return next((model for model in self.models if model.name in names), self.models[0])
+
+
+def as_list(teacher: Any) -> list[keras.Model]:
+    """Returns one teacher, several or `None` as a list."""
+    if teacher is None:
+        return []
+    return list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]

@@ -6,32 +6,81 @@ from typing import Any, NamedTuple
 import keras
 
 from modreduce_keras.distillers import checks
-from modreduce_keras.distillers.teacher import FrozenTeacher
+from modreduce_keras.distillers.inputs import Inputs
+from modreduce_keras.distillers.teacher import FrozenTeacher, Together, as_list
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.taps import ModelOutput, TapReader
+
+ENSEMBLE = "ensemble"
+
+
+class Forward(NamedTuple):
+    """What one forward pass of every network gave.
+
+    Attributes:
+        students: The students' outputs, by name.
+        lesson: The teacher's output; `None` without a teacher and in evaluation.
+        group: What the aggregator returned; empty without one.
+        index: The samples' places in the training data; `None` where the data do not say.
+    """
+
+    students: dict[str, ModelOutput]
+    lesson: ModelOutput | None
+    group: dict[str, Any]
+    index: Any = None
+
+    def logits(self) -> dict[str, Any]:
+        """Returns the logits of every student, and of the ensemble where there is one."""
+        logits = {name: output.logits for name, output in self.students.items()}
+        if ENSEMBLE in self.group:
+            logits[ENSEMBLE] = self.group[ENSEMBLE]
+        return logits
+
+    def lesson_of(self, student: str, knowledge: Knowledge, labels: Any) -> tuple[Any, Any]:
+        """Returns what a knowledge is called with: (student, teacher), and the rest by name."""
+        output = self.students[student]
+        pair = knowledge.read("student", output), knowledge.read("teacher", self.lesson)
+        kept = knowledge.kept(pair[0], labels)
+        return pair, {"labels": labels, "index": self.index, "kept": kept}
 
 
 class Wiring(NamedTuple):
     """How the models of a distiller are read.
 
     Attributes:
-        inputs: The students' symbolic inputs; `None` where no student is functional, as only
+        views: What of a batch each side sees.
+        specs: The students' symbolic inputs; `None` where no student is functional, as only
             functional models declare the dtype of their inputs.
         readers: Runs each student.
         outputs: Each student's symbolic output and features.
         teacher: Runs the teacher, if there is one.
     """
 
-    inputs: Any
+    views: Inputs
+    specs: Any
     readers: dict[str, TapReader]
     outputs: dict[str, ModelOutput]
     teacher: FrozenTeacher | None
 
+    def seen_by_students(self, x: Any) -> Any:
+        """Returns the students' inputs of a batch, or says what is wrong with them."""
+        inputs = self.views.students(x)
+        checks.require_float_inputs(inputs, self.specs)
+        return inputs
+
+    def run(self, x: Any, training: bool, with_teacher: bool) -> Forward:
+        """Runs every student once, with a training flag of their own, and perhaps the teacher."""
+        inputs = self.seen_by_students(x)
+        lesson = self.teacher(x) if with_teacher and self.teacher is not None else None
+        students = {name: reader(inputs, training) for name, reader in self.readers.items()}
+        return Forward(students, lesson, {}, self.views.index(x))
+
 
 def connect(
     students: Mapping[str, keras.Model],
-    teacher: keras.Model | None,
+    teacher: Any,
     knowledge: Mapping[str, list[Knowledge]],
+    teacher_input: Any,
 ) -> Wiring:
     """Checks and builds everything a distiller runs.
 
@@ -39,27 +88,32 @@ def connect(
         TypeError: If something else than a Keras model came.
         ValueError: If a model cannot be built, a tap is unknown, or shapes do not fit.
     """
+    views, teachers = Inputs(teacher_input), as_list(teacher)
     models = {f"student {name!r}": student for name, student in students.items()}
-    if teacher is not None:
-        models["teacher"] = teacher
+    for number, model in enumerate(teachers):
+        models["teacher" if len(teachers) == 1 else f"teacher {number}"] = model
     _require_built(models)
     frozen = lesson = None
-    if teacher is not None:
-        if any(one.needs_logits for taught in knowledge.values() for one in taught):
-            checks.require_logits(teacher, "teacher")
-        frozen = FrozenTeacher(teacher, _taps("teacher", *knowledge.values()))
-        lesson = _symbolic_output(frozen.reader)
+    if teachers:
+        if any(one.reads_logits("teacher") for taught in knowledge.values() for one in taught):
+            for model in teachers:
+                checks.require_logits(model, "teacher")
+        frozen = FrozenTeacher(teacher, _taps("teacher", *knowledge.values()), views)
+        lesson = _symbolic_output(frozen.reader, frozen.specs)
     readers, outputs = {}, {}
     for name, student in students.items():
         role, taught = f"student {name!r}", knowledge[name]
         readers[name] = TapReader(student, _taps("student", taught), role=role)
-        outputs[name] = _symbolic_output(readers[name])
-        if any(one.needs_logits for one in taught):
+        outputs[name] = _symbolic_output(readers[name], checks.input_specs(student))
+        if any(one.reads_logits("student") for one in taught):
             checks.require_logits(student, role)
+        for one in taught:
+            if one.adapter is not None and frozen is not None:
+                one.adapter.adopt(student, frozen.chosen_by(one.taps("teacher")))
         _build_knowledge(taught, outputs[name], lesson)
     functional = [student for student in students.values() if getattr(student, "inputs", None)]
-    inputs = checks.input_specs(functional[0]) if functional else None
-    return Wiring(inputs, readers, outputs, frozen)
+    specs = checks.input_specs(functional[0]) if functional else None
+    return Wiring(views, specs, readers, outputs, frozen)
 
 
 def _require_built(models: Mapping[str, keras.Model]) -> None:
@@ -76,13 +130,17 @@ def _taps(role: str, *lists: list[Knowledge]) -> list[str]:
     return [tap for several in lists for one in several for tap in one.taps(role)]
 
 
-def _symbolic_output(reader: TapReader) -> ModelOutput:
-    output = reader.specs(checks.input_specs(reader.model))
-    checks.require_single_output(output.logits, reader.model, reader.role)
+def _symbolic_output(reader: TapReader, specs: Any) -> ModelOutput:
+    output = reader.specs(specs)
+    several = isinstance(reader.model, Together)
+    for logits in output.logits if several else [output.logits]:
+        checks.require_single_output(logits, reader.model, reader.role)
     return output
 
 
-def _build_knowledge(taught: list[Knowledge], student: ModelOutput, teacher: ModelOutput) -> None:
+def _build_knowledge(
+    taught: list[Knowledge], student: ModelOutput, teacher: ModelOutput | None
+) -> None:
     names = [one.name for one in taught]
     twice = checks.repeated(names)
     if twice:
@@ -92,6 +150,15 @@ def _build_knowledge(taught: list[Knowledge], student: ModelOutput, teacher: Mod
         )
     for one in taught:
         pair = one.read("student", student), one.read("teacher", teacher)
-        one.build(*(keras.tree.map_structure(lambda feature: feature.shape, side) for side in pair))
+        one.build(*(_shapes(side) for side in pair))
         # A dry run, so that shapes that do not fit are an error here and not in the step.
-        one.compute_output_spec(*pair, labels=keras.KerasTensor((None,), "int64"))
+        positions = keras.tree.flatten(student.logits)[0].shape[:-1]
+        labels, index = keras.KerasTensor(positions, "int64"), keras.KerasTensor((None,), "int64")
+        kept = one.kept(pair[0], labels)
+        one.compute_output_spec(*pair, labels=labels, index=index, kept=kept)
+
+
+def _shapes(side: Any) -> Any:
+    if isinstance(side, (list, tuple)):
+        return [_shapes(feature) for feature in side]
+    return None if side is None else side.shape

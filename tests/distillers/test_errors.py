@@ -238,7 +238,7 @@ def test_teacher_and_knowledge_come_together(kd):
         mr.PeerDistiller(students, teacher=dense_net(), knowledge={"c": [kd]})
     with pytest.raises(ValueError, match=r"knowledge objects of its own"):
         mr.PeerDistiller(students, teacher=dense_net(), knowledge={"a": [kd], "b": [kd]})
-    with pytest.raises(ValueError, match=r"A Distiller needs a teacher"):
+    with pytest.raises(ValueError, match=r"A teacher and what it teaches come together"):
         mr.Distiller(dense_net(), None, [kd])
 
 

@@ -1,0 +1,58 @@
+"""Sample index: which sample of the training data each one of a batch is."""
+
+from typing import Any
+
+import tensorflow as tf
+
+INPUTS, INDEX = "inputs", "sample_index"
+
+
+def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns a dataset whose inputs carry the place of each sample in it.
+
+    Methods that remember every sample (CRD's memory bank) need it. To be applied to single
+    samples, before they are shuffled and batched: a sample then keeps its index in every epoch.
+
+    Args:
+        dataset: Yields single samples: `x`, `(x, y)` or `(x, y, sample_weight)`.
+
+    Returns:
+        The same samples with `{"inputs": x, "sample_index": index}` for `x`, where the index is
+        an int64 scalar. Distillers hand on `inputs` alone to the models.
+
+    Raises:
+        TypeError: If something else than a `tf.data.Dataset` came.
+        ValueError: If the dataset is batched.
+
+    Example:
+        >>> dataset = tf.data.Dataset.from_tensor_slices(([[0.5], [0.7]], [1, 0]))
+        >>> train = with_index(dataset).shuffle(2).batch(2)
+        >>> x, y = next(iter(train))
+        >>> sorted(x), sorted(x["sample_index"].numpy().tolist())
+        (['inputs', 'sample_index'], [0, 1])
+    """
+    if not isinstance(dataset, tf.data.Dataset):
+        raise TypeError(f"with_index takes a tf.data.Dataset. Received: {dataset!r}")
+    specs = tf.nest.flatten(dataset.element_spec)
+    leading = [spec.shape[0] if spec.shape.rank else 0 for spec in specs]
+    if leading and all(size is None for size in leading):
+        raise ValueError(
+            "with_index counts single samples: apply it before .batch(), as in "
+            "with_index(dataset).shuffle(...).batch(64). Received a dataset that is batched: "
+            f"{dataset.element_spec}"
+        )
+
+    def indexed(index, element):
+        if not isinstance(element, tuple):
+            return {INPUTS: element, INDEX: index}
+        x, *rest = element
+        return ({INPUTS: x, INDEX: index}, *rest)
+
+    return dataset.enumerate().map(indexed, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def split_index(x: Any) -> tuple[Any, Any]:
+    """Returns the inputs of the models and the samples' index, `None` where there is none."""
+    if isinstance(x, dict) and set(x) == {INPUTS, INDEX}:
+        return x[INPUTS], x[INDEX]
+    return x, None

@@ -1,0 +1,100 @@
+"""Pretraining: the stage that some methods run before the joint training, in one mechanism."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from modreduce_keras.distillers.reduction import mean_over_replicas, weighted_sum
+from modreduce_keras.distillers.trackers import Trackers
+from modreduce_keras.distribute import num_replicas
+from modreduce_keras.knowledge import Knowledge
+
+
+class Stage(keras.Model):
+    """Trains what the knowledge of a distiller declares, by the terms that it declares.
+
+    Args:
+        distiller: The distiller whose stage it is.
+        run: Runs its networks.
+        pairs: (student, knowledge) for each knowledge that has a stage of its own.
+    """
+
+    def __init__(self, distiller: Any, run: Any, pairs: list[tuple[str, Knowledge]]):
+        super().__init__(name="pretraining", dtype=distiller.dtype_policy)
+        # In functions, so that Keras tracks and saves none of what is the distiller's.
+        self._distiller, self._pairs, self._run = lambda: distiller, lambda: pairs, run
+        self._trains_students = any(one.staged for _, one in pairs)
+        self._trackers = Trackers(distiller.term(name, one.name) for name, one in pairs)
+        self.built = True
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        """What this stage trains."""
+        students = self._distiller().students
+        variables = [
+            v for name, one in self._pairs() for v in one.pretraining_variables(students[name])
+        ]
+        return list({id(variable): variable for variable in variables}.values())
+
+    @property
+    def metrics(self):
+        """The loss and every term."""
+        return super().metrics + self._trackers.metrics
+
+    def train_step(self, data):
+        """Runs one step on a batch."""
+        x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        distiller, variables = self._distiller(), self.trainable_variables
+        with tf.GradientTape() as tape:
+            # Those that are this stage's alone do not count as trainable elsewhere.
+            tape.watch([variable.value for variable in variables])
+            outputs = self._run(x, self._trains_students, with_teacher=True)
+            terms = {}
+            for name, one in self._pairs():
+                pair, context = outputs.lesson_of(name, one, labels)
+                terms[distiller.term(name, one.name)] = one.pretraining_call(*pair, **context)
+            per_example, terms = weighted_sum(terms, dict.fromkeys(terms, 1.0), x, sample_weight)
+            regularizers = distiller.losses if self._trains_students else []
+            additional = sum((ops.sum(ops.cast(v, "float32")) for v in regularizers), 0.0)
+            loss = mean_over_replicas(per_example) + additional / num_replicas()
+            loss = self.optimizer.scale_loss(loss)
+        self._trackers.update(terms)
+        self._loss_tracker.update_state(per_example + additional)
+        gradients = tape.gradient(loss, variables)
+        # A term that is read at a tap does not reach the layers above it.
+        reached = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+        self.optimizer.apply_gradients(reached)
+        return self.get_metrics_result()
+
+
+def pretrain(
+    distiller: Any, run: Any, optimizer: Any, x: Any, y: Any, arguments: dict[str, Any]
+) -> keras.callbacks.History:
+    """Trains the stage of a distiller; see `BaseDistiller.pretrain`."""
+    pairs = [(s, one) for s, several in distiller.knowledge.items() for one in several]
+    pairs = [(student, one) for student, one in pairs if one.pretrains]
+    if not pairs:
+        raise ValueError(
+            "pretrain is for knowledge that has a stage of its own before fit (staged=True makes "
+            f"one). Received: {[one.name for one in distiller.taught()]}, which have none"
+        )
+    stage = Stage(distiller, run, pairs)
+    stage.compile(optimizer=optimizer)
+    stage.optimizer.build(stage.trainable_variables)
+    history = stage.fit(x, y, **arguments)
+    for _, one in pairs:
+        one.pretrained.assign(1.0)
+    return history
+
+
+def require_pretrained(taught: list[Knowledge]) -> None:
+    """Raises if a knowledge that has a stage of its own has not been through it."""
+    missing = [one.name for one in taught if one.pretrains and not bool(one.pretrained.value)]
+    if missing:
+        raise ValueError(
+            f"{missing} must be trained in a stage of their own first: call "
+            "distiller.pretrain(dataset, epochs=...) before fit. (staged=False in a knowledge "
+            "trains a staged loss jointly; another adapter may have no such stage.)"
+        )

@@ -1,0 +1,151 @@
+"""Several teachers: what their average is, how one is chosen, that each runs once and is kept."""
+
+import keras
+import numpy as np
+import pytest
+
+import modreduce_keras as mr
+
+
+@pytest.fixture
+def teachers(net):
+    return [net((6, 8), name="first"), net((5, 7), name="second")]
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def divergence(target, logits, temperature):
+    return (target * (np.log(target) - np.log(softmax(logits / temperature)))).sum(-1).mean()
+
+
+@pytest.fixture
+def term(net, teachers, images, labels, cross_entropy):
+    """Trains one step on a knowledge and returns its term, and the logits it compared."""
+
+    def run(knowledge, **arguments):
+        student = net()
+        logits = np.array(student(images, training=True), "float64")
+        distiller = mr.Distiller(student, teachers, [knowledge], **arguments)
+        distiller.compile(keras.optimizers.SGD(0.0), cross_entropy)
+        logs = distiller.train_on_batch(images, labels, return_dict=True)
+        taught = [np.array(teacher(images), "float64") for teacher in teachers]
+        return logs[knowledge.name], taught, logits
+
+    return run
+
+
+@pytest.mark.parametrize("weights", [None, [3.0, 1.0]])
+def test_the_average_is_of_the_probabilities_at_the_losss_temperature(term, weights):
+    knowledge = mr.Response(mr.losses.KD(temperature=2.0), teacher_weights=weights)
+    value, taught, logits = term(knowledge)
+    shares = [0.5, 0.5] if weights is None else [0.75, 0.25]
+    target = sum(share * softmax(z / 2.0) for share, z in zip(shares, taught, strict=True))
+    np.testing.assert_allclose(value, 4.0 * divergence(target, logits, 2.0), rtol=1e-4)
+
+
+def test_the_average_is_of_the_logits_on_request(term):
+    knowledge = mr.Response(mr.losses.KD(temperature=2.0), average="logits")
+    value, taught, logits = term(knowledge)
+    target = softmax((taught[0] + taught[1]) / 4.0)
+    np.testing.assert_allclose(value, 4.0 * divergence(target, logits, 2.0), rtol=1e-4)
+
+
+def test_plain_numbers_are_averaged_as_they_are(term):
+    value, taught, logits = term(mr.Response("logit_mse"))
+    expected = ((logits - (taught[0] + taught[1]) / 2.0) ** 2).mean()
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("choice", ["second", ["second"], "second/logits"])
+def test_a_knowledge_chooses_its_teacher(term, choice):
+    value, taught, logits = term(mr.Response(mr.losses.KD(temperature=1.0), teacher=choice))
+    np.testing.assert_allclose(value, divergence(softmax(taught[1]), logits, 1.0), rtol=1e-4)
+
+
+def test_a_feature_is_read_in_the_teacher_that_its_tap_names(
+    net, teachers, images, labels, cross_entropy
+):
+    student = net((6, 7))
+    hint = mr.Feature("hint", student="stage2", teacher="second/stage2", adapter=None)
+    distiller = mr.Distiller(student, teachers, [hint])
+    distiller.compile(keras.optimizers.SGD(0.0), cross_entropy)
+    maps = [
+        mr.TapReader(model, ["stage2"])(images, training=model is student).features["stage2"]
+        for model in (student, teachers[1])
+    ]
+    logs = distiller.train_on_batch(images, labels, return_dict=True)
+    np.testing.assert_allclose(logs["hint"], np.mean((maps[0] - maps[1]) ** 2), rtol=1e-4)
+
+
+def test_each_teacher_runs_once_and_stays_as_it_was(counted_net, images, labels, cross_entropy):
+    pairs = [counted_net(width=width) for width in (3, 4)]
+    for name, (model, _) in zip("ab", pairs, strict=True):
+        model.name = name
+    student, _ = counted_net()
+    features = [
+        mr.Relation("rkd_distance", student="embedding", teacher=f"{n}/embedding", name=n)
+        for n in "ab"
+    ]
+    distiller = mr.Distiller(student, [m for m, _ in pairs], [mr.Response("kd"), *features])
+    distiller.compile("sgd", cross_entropy)
+    before = [model.get_weights() for model, _ in pairs]
+    distiller.train_on_batch(images, labels)
+    distiller.evaluate(images, labels, verbose=0)
+    for (model, counter), weights in zip(pairs, before, strict=True):
+        assert (float(counter.runs), float(counter.training_runs)) == (1.0, 0.0)
+        for now, then in zip(model.weights, weights, strict=True):
+            if now is not counter.runs:
+                np.testing.assert_array_equal(now, then)
+    held = {id(variable) for variable in distiller.variables}
+    assert not held & {id(variable) for model, _ in pairs for variable in model.variables}
+    assert distiller.teacher == [model for model, _ in pairs]
+
+
+def test_a_file_brings_all_teachers_back(net, teachers, images, labels, cross_entropy, tmp_path):
+    knowledge = [mr.Response("kd", teacher_weights=[1.0, 2.0]), mr.Response("kd", name="mean")]
+    distiller = mr.Distiller(net(), teachers, knowledge)
+    distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
+    distiller.save(tmp_path / "distiller.keras")
+    again = keras.saving.load_model(tmp_path / "distiller.keras")
+    assert [model.name for model in again.teacher] == ["first", "second"]
+    logs = [d.train_on_batch(images, labels, return_dict=True) for d in (distiller, again)]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize(
+    ("knowledge", "message"),
+    [
+        (lambda: mr.Response(teacher_weights=[1.0]), r"teacher_weights for each of 2 .*\[1.0\]"),
+        (lambda: mr.Feature("hint", at="stage2"), r"stands for several .*'first/stage2', 'second"),
+        (lambda: mr.Response(teacher="third"), r"Unknown tap 'third' of the teacher"),
+    ],
+)
+def test_a_knowledge_that_does_not_fit_several_teachers(net, teachers, knowledge, message):
+    with pytest.raises(ValueError, match=message):
+        mr.Distiller(net(), teachers, [knowledge()])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"average": "median"}, "average must be 'probabilities', 'logits' or None. Received"),
+        ({"teacher_weights": [1.0, 0.0]}, "teacher_weights must be positive. Received"),
+    ],
+)
+def test_wrong_arguments_of_a_response(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        mr.Response("kd", **arguments)
+
+
+def test_teachers_of_one_name(net):
+    with pytest.raises(ValueError, match=r"told apart by their models' names.*\['a', 'a'\]"):
+        mr.Distiller(net(), [net(name="a"), net(name="a")], [mr.Response("kd")])
+
+
+def test_teachers_of_other_numbers_of_classes(net, teachers):
+    odd = [teachers[0], net(num_classes=4, name="odd")]
+    with pytest.raises(ValueError, match=r"a student with 3 and a teacher with 4"):
+        mr.Distiller(net(), odd, [mr.Response("kd")])
