@@ -6,10 +6,11 @@ import keras
 
 from modreduce_keras import registry
 from modreduce_keras.models.resnet import resnet
+from modreduce_keras.models.reuse import reuse_classifier
 
 _models = registry.collect(__name__, __path__, "model")
 globals().update(_models)
 
 get = partial(registry.get, "model", base=keras.Model)
 
-__all__ = ["resnet", *_models, "get"]
+__all__ = ["resnet", *_models, "get", "reuse_classifier"]
