@@ -1,4 +1,4 @@
-"""Feature losses on statistics of the maps: no adapter, whatever the numbers of channels."""
+"""Feature losses on statistics of the maps, which need no equal numbers of channels."""
 
 from keras import ops
 
@@ -86,8 +86,9 @@ class FactorTransfer(MapLoss):
     mean |q̂_s - q̂_t| over the positions, where q = mean over the channels of f², flattened, and
     q̂ = q / ‖q‖
 
-    The method's factors come from a paraphraser of the teacher's maps and a translator of the
-    student's; without them, as here by default, the loss compares the maps themselves.
+    The method's factors come from the adapter `"factors"`: a paraphraser of the teacher's maps,
+    trained in a stage of its own, and a translator of the student's. With `adapter=None`, the
+    loss compares the maps themselves.
 
     Args:
         name: Name of the loss. Defaults to `"ft"`.
@@ -116,6 +117,7 @@ class FactorTransfer(MapLoss):
     """
 
     default_weight = 200.0
+    default_adapter = "factors"
 
     def per_sample(self, teacher, student, labels=None):
         factors = [

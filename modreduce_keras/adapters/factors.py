@@ -1,0 +1,145 @@
+"""Factors: a paraphraser compresses the teacher's maps, and a translator learns to speak them."""
+
+from typing import Any, ClassVar
+
+import keras
+from keras import ops
+
+from modreduce_keras.adapters.maps import MapAdapter
+from modreduce_keras.ops import float32, per_sample_mean
+from modreduce_keras.registry import register
+
+
+class ConvolutionChain(keras.layers.Layer):
+    """3×3 convolutions in a row, each with batch normalization, if asked for, and LeakyReLU 0.1."""
+
+    def __init__(self, widths: list[int], *, transposed: bool, normalize: bool, **kwargs):
+        super().__init__(**kwargs)
+        kind = keras.layers.Conv2DTranspose if transposed else keras.layers.Conv2D
+        self.convolutions = [
+            kind(width, 3, padding="same", dtype=self.dtype_policy, name=f"convolution_{i}")
+            for i, width in enumerate(widths)
+        ]
+        self.normalizations = [
+            keras.layers.BatchNormalization(
+                momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name=f"normalization_{i}"
+            )
+            for i in range(len(widths) if normalize else 0)
+        ]
+
+    def build(self, shape):
+        for i, convolution in enumerate(self.convolutions):
+            convolution.build(shape)
+            shape = (*shape[:-1], convolution.filters)
+            if self.normalizations:
+                self.normalizations[i].build(shape)
+
+    def call(self, maps, training=None):
+        for i, convolution in enumerate(self.convolutions):
+            maps = convolution(maps)
+            if self.normalizations:
+                maps = self.normalizations[i](maps, training=training)
+            maps = ops.leaky_relu(maps, 0.1)
+        return maps
+
+    def learnt(self) -> list[keras.Variable]:
+        """Returns what gradients change, whether it is marked as trainable or not."""
+        kernels = [v for layer in self.convolutions for v in (layer.kernel, layer.bias)]
+        return kernels + [v for layer in self.normalizations for v in (layer.gamma, layer.beta)]
+
+
+@register("adapter", "factors")
+class Factors(MapAdapter):
+    """Both models' maps -> factors, of `rate` times the teacher's channels.
+
+    The teacher's paraphraser is the encoder of an autoencoder, which is trained first and alone:
+    `pretraining_loss` is mean (decoder(encoder(f_t)) - f_t)². Afterwards it stays as it is, with
+    its batch normalizations at rest, and the student's translator trains with the student.
+
+    Encoder and translator are three 3×3 convolutions with batch normalization and LeakyReLU 0.1,
+    the first as wide as its input; the decoder mirrors the encoder with transposed convolutions.
+
+    Args:
+        rate: Channels of the factors per channel of the teacher, positive. Defaults to 0.5.
+        normalize_paraphraser: Whether the paraphraser has batch normalizations. Defaults to
+            `True`.
+
+    Call arguments:
+        student: (batch, height, width, channels).
+        teacher: (batch, height, width, channels); size and channels may differ.
+
+    Returns:
+        The student's and the teacher's factors, each of its maps' height and width.
+
+    Raises:
+        ValueError: If the rate is not positive, or a feature is not a map.
+
+    Example:
+        >>> import numpy as np
+        >>> factors = Factors()
+        >>> student, teacher = factors(np.ones((2, 8, 8, 4)), np.ones((2, 4, 4, 6)))
+        >>> tuple(student.shape), tuple(teacher.shape)
+        ((2, 8, 8, 3), (2, 4, 4, 3))
+
+    Reference:
+        Kim, Park and Kwak, Paraphrasing Complex Network: Network Compression via Factor
+        Transfer, 2018. `normalize_paraphraser=False` is the paraphraser of the code of Tian et
+        al., Contrastive Representation Distillation, 2020.
+    """
+
+    example_shapes: ClassVar = [((8, 8, 4), (4, 4, 6)), ((4, 4, 3), (4, 4, 5))]
+
+    def __init__(self, *, rate: float = 0.5, normalize_paraphraser: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 < rate < float("inf"):
+            raise ValueError(f"rate must be a positive number. Received: {rate=}")
+        self.rate, self.normalize_paraphraser = rate, normalize_paraphraser
+
+    def build(self, student_shape, teacher_shape):
+        student_shape, teacher_shape = self.pair(student_shape, teacher_shape)
+        channels = teacher_shape[-1]
+        factors = max(1, int(channels * self.rate))
+        self.translator = self._chain(
+            [student_shape[-1], factors, factors], student_shape, "translator"
+        )
+        normalize = self.normalize_paraphraser
+        self.encoder = self._chain(
+            [channels, factors, factors], teacher_shape, "encoder", normalize=normalize
+        )
+        self.decoder = self._chain(
+            [factors, channels, channels],
+            (*teacher_shape[:-1], factors),
+            "decoder",
+            transposed=True,
+            normalize=normalize,
+        )
+        # Only the variables rest: batch normalizations of a layer that does not train would
+        # ignore `training=True` in the stage that is theirs.
+        for variable in self.pretraining_variables():
+            variable.trainable = False
+
+    def _chain(self, widths, shape, name, *, transposed=False, normalize=True):
+        chain = ConvolutionChain(
+            widths, transposed=transposed, normalize=normalize, dtype=self.dtype_policy, name=name
+        )
+        chain.build(shape)
+        return chain
+
+    def call(self, student, teacher, training=None):
+        factors = ops.stop_gradient(self.encoder(teacher, training=False))
+        return self.translator(student, training=training), factors
+
+    def pretraining_loss(self, student, teacher):
+        restored = self.decoder(self.encoder(teacher, training=True), training=True)
+        return per_sample_mean(ops.square(float32(restored) - float32(teacher)))
+
+    def pretraining_variables(self):
+        return self.encoder.learnt() + self.decoder.learnt()
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {
+            **super().get_config(),
+            "rate": self.rate,
+            "normalize_paraphraser": self.normalize_paraphraser,
+        }
