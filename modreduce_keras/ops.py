@@ -13,9 +13,20 @@ def tempered_log_softmax(logits, temperature):
 def kl_divergence(log_target, log_prediction):
     """Returns KL(target ‖ prediction) over the last axis, from log probabilities.
 
-    A target probability that underflows to zero contributes zero, as in the limit.
+    A target probability that underflows to zero contributes zero, as in the limit. Both sides have
+    to sum to one: the terms are p (e^d - 1 - d) with d the difference of the log probabilities,
+    which sum to the same and do not cancel where the two are close (at high temperatures).
     """
-    return ops.sum(ops.exp(log_target) * (log_target - log_prediction), axis=-1)
+    difference = log_prediction - log_target
+    is_close = ops.abs(difference) < 1.0
+    small = ops.where(is_close, difference, 0.0)
+    target = ops.exp(log_target)
+    terms = ops.where(
+        is_close,
+        target * (ops.expm1(small) - small),
+        ops.exp(log_prediction) - target - target * difference,
+    )
+    return ops.sum(terms, axis=-1)
 
 
 def per_sample_mean(values):

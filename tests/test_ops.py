@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.special import rel_entr, softmax
 
 from modreduce_keras import ops
 
@@ -106,6 +107,25 @@ def test_divergence_counts_a_target_probability_of_zero_as_nothing():
     target = np.array([[0.0, -1e4]], "float32")
     prediction = np.log(np.array([[0.25, 0.75]], "float32"))
     np.testing.assert_allclose(ops.kl_divergence(target, prediction), [np.log(4.0)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 4.0, 50.0])
+def test_divergence_is_exact_however_close_the_two_are(classes, temperature, random, gradient):
+    target, prediction = random.normal(size=(2, 8, classes)).astype("float32")
+    p, q = (softmax(z / np.float64(temperature), axis=1) for z in (target, prediction))
+    log_target = ops.tempered_log_softmax(target, temperature)
+
+    def divergence(logits):
+        return ops.kl_divergence(log_target, ops.tempered_log_softmax(logits, temperature))
+
+    expected = rel_entr(p, q).sum(axis=1)
+    np.testing.assert_allclose(divergence(tf.constant(prediction)), expected, rtol=3e-5)
+    slopes = (q - p) / temperature
+    np.testing.assert_allclose(
+        gradient(divergence, prediction), slopes, atol=1e-5 * np.abs(slopes).max()
+    )
+    np.testing.assert_array_equal(divergence(tf.constant(target)), np.zeros(8))
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 4, 5, 2)], ids=str)
