@@ -83,3 +83,47 @@ class ChannelProjector(MapAdapter):
             for project, one in zip(self.projections, maps, strict=True)
         ]
         return projected if several else projected[0], teacher
+
+
+@register("adapter", "flow_channels")
+class FlowChannels(ChannelProjector):
+    """Student maps -> the teacher's channels, by a 1×1 convolution where they differ.
+
+    Without bias, normalization and activation. Maps that have the teacher's number of channels
+    pass untouched and cost no weights.
+
+    Args:
+        name: Name of the layer.
+
+    Call arguments:
+        student: (batch, height, width, channels), or a list of such maps.
+        teacher: As many maps, returned as they are.
+
+    Returns:
+        The student's maps with the teacher's channels, and the teacher's maps.
+
+    Raises:
+        ValueError: If the features are not maps, or not as many of both models.
+
+    Example:
+        >>> import numpy as np
+        >>> teacher = [np.ones((1, 8, 8, 6)), np.ones((1, 4, 4, 9))]
+        >>> student = [np.ones((1, 8, 8, 2)), np.ones((1, 4, 4, 9))]
+        >>> adapter = FlowChannels()
+        >>> [tuple(maps.shape) for maps in adapter(student, teacher)[0]], adapter.count_params()
+        ([(1, 8, 8, 6), (1, 4, 4, 9)], 12)
+
+    Reference:
+        Yim et al., A Gift from Knowledge Distillation, 2017, compares layers of equal widths
+        only; the projection is ours.
+    """
+
+    example_shapes: ClassVar = [
+        ([(8, 8, 2), (4, 4, 5)], [(8, 8, 3), (4, 4, 5)]),
+        ([(8, 8, 3), (4, 4, 4)], [(8, 8, 3), (4, 4, 5)]),
+    ]
+
+    def projection(self, channels, filters, name):
+        if channels == filters:
+            return keras.layers.Identity(dtype=self.dtype_policy, name=name)
+        return Projection(filters, normalize=False, dtype=self.dtype_policy, name=name)

@@ -193,7 +193,8 @@ class FSP(Loss):
     Call arguments:
         y_true: Two of the teacher's maps, [(batch, height, width, channels), ...]; the larger is
             averaged down to the size of the smaller.
-        y_pred: Two of the student's maps, with the numbers of channels of the teacher's.
+        y_pred: Two of the student's maps, with the numbers of channels of the teacher's, to which
+            the adapter `"flow_channels"` brings others.
 
     Returns:
         (batch,), float32; 0 where the matrices are equal.
@@ -208,11 +209,13 @@ class FSP(Loss):
         1.0
 
     Reference:
-        Yim et al., A Gift from Knowledge Distillation, 2017. The paper trains this loss first
-        and the task afterwards; a schedule as weight restores the stages.
+        Yim et al., A Gift from Knowledge Distillation, 2017. The paper trains this loss alone
+        first, and the task afterwards.
     """
 
     default_weight = 50.0
+    default_adapter = "flow_channels"
+    staged = True
     example_shapes = ([(4, 4, 3), (2, 2, 5)], [(4, 4, 3), (2, 2, 5)])
 
     def per_sample(self, teacher, student, labels=None):

@@ -42,6 +42,23 @@ def test_each_tap_has_a_projection_of_its_own(random):
     np.testing.assert_array_equal(same[1], teachers[1])
 
 
+def test_flow_channels_are_a_matrix_where_the_widths_differ_and_nothing_else(random):
+    adapter = mr.adapters.FlowChannels()
+    students = [maps(4, random, 8), maps(5, random)]
+    teachers = [maps(3, random, 8), maps(5, random)]
+    (projected, same), theirs = adapter(students, teachers)
+    (kernel,) = adapter.get_weights()
+    np.testing.assert_allclose(projected, students[0] @ kernel[0, 0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(same, students[1])
+    np.testing.assert_array_equal(theirs[0], teachers[0])
+
+
+def test_flow_channels_of_equal_widths_have_no_weights():
+    adapter = mr.adapters.FlowChannels()
+    adapter.build([(None, 8, 8, 3), (None, 4, 4, 5)], [(None, 4, 4, 3), (None, 4, 4, 5)])
+    assert adapter.weights == []
+
+
 def test_taps_without_counterpart_are_refused():
     one = (None, 4, 4, 6)
     with pytest.raises(ValueError, match=r"ChannelProjector takes .* as many of the student as of"):

@@ -63,3 +63,12 @@ def test_fsp_of_unequal_channels_and_of_one_map_is_refused(maps):
         mr.losses.FSP().call([first, second], [second, second])
     with pytest.raises(ValueError, match=r"FSP needs two maps of each model: at=\['stage1'"):
         mr.losses.FSP().call(first, second)
+
+
+def test_fsp_is_trained_in_a_stage_of_its_own_by_taps_of_any_width(maps):
+    first, second = maps
+    knowledge = mr.Feature("fsp", at=["stage1", "stage2"])
+    assert knowledge.loss.staged
+    knowledge.build([second.shape, second.shape], [first.shape, second.shape])
+    assert len(knowledge.trainable_variables) == 1
+    assert knowledge([second, second], [first, second]).shape == (3,)
