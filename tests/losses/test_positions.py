@@ -16,17 +16,15 @@ RESPONSES = {
     if issubclass(cls, ResponseLoss) and cls.__module__.startswith("modreduce_keras.")
 }
 every_response = pytest.mark.parametrize("identifier", RESPONSES)
-every_labelled = pytest.mark.parametrize(
-    "identifier", [name for name, cls in RESPONSES.items() if cls.needs_labels]
-)
+LABELLED = [name for name, cls in RESPONSES.items() if cls.needs_labels]
 # What compares all rows of a batch by their Gram matrices knows rows only.
 ROWS_ONLY = {"multi_level"}
-shapes = pytest.mark.parametrize("shape", [(6,), (4, 3), (2, 3, 2)], ids=str)
+SHAPES = [(6,), (4, 3), (2, 3, 2)]
 
 
-def skip_unless_it_takes(identifier, shape):
-    if identifier in ROWS_ONLY and len(shape) > 1:
-        pytest.skip("compares the rows of a batch")
+def in_every_shape(identifiers):
+    cases = [(name, s) for name in identifiers for s in SHAPES[: 1 if name in ROWS_ONLY else None]]
+    return pytest.mark.parametrize(("identifier", "shape"), cases, ids=str)
 
 
 @pytest.fixture
@@ -57,10 +55,8 @@ def rows_kept(mask, *arrays):
     return [array[mask] for array in arrays]
 
 
-@every_response
-@shapes
+@in_every_shape(RESPONSES)
 def test_a_sample_is_the_mean_of_its_positions(identifier, shape, positions):
-    skip_unless_it_takes(identifier, shape)
     teacher, student, labels, _ = positions(shape)
     loss = mr.losses.get(identifier)
     by_row = call(loss, *rows_kept(np.full(shape, True), teacher, student, labels))
@@ -69,11 +65,9 @@ def test_a_sample_is_the_mean_of_its_positions(identifier, shape, positions):
     np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
 
 
-@every_response
-@shapes
+@in_every_shape(RESPONSES)
 def test_a_mask_leaves_positions_out(identifier, shape, positions, gradient):
     """As if the positions were not there, scaled so that the mean is over those that stay."""
-    skip_unless_it_takes(identifier, shape)
     teacher, student, labels, mask = positions(shape)
     loss = mr.losses.get(identifier)
     kept = rows_kept(mask, teacher, student, labels)
@@ -93,10 +87,8 @@ def test_a_mask_leaves_positions_out(identifier, shape, positions, gradient):
     np.testing.assert_array_equal(actual[~mask], 0.0)
 
 
-@every_response
-@shapes
+@in_every_shape(RESPONSES)
 def test_what_a_mask_leaves_out_may_be_anything(identifier, shape, positions, gradient):
-    skip_unless_it_takes(identifier, shape)
     teacher, student, labels, mask = positions(shape)
     loss = mr.losses.get(identifier)
     expected = call(loss, teacher, student, labels, mask)
@@ -109,10 +101,8 @@ def test_what_a_mask_leaves_out_may_be_anything(identifier, shape, positions, gr
     np.testing.assert_array_equal(again, slopes)
 
 
-@every_response
-@shapes
+@in_every_shape(RESPONSES)
 def test_a_mask_of_zeros_gives_zeros(identifier, shape, positions, gradient):
-    skip_unless_it_takes(identifier, shape)
     teacher, student, labels, _ = positions(shape)
     loss, mask = mr.losses.get(identifier), np.zeros(shape, "bool")
     labels[:] = -1
@@ -174,8 +164,7 @@ def test_a_mask_of_another_shape_is_refused(identifier, wrong, positions):
         call(loss, teacher, student, labels, np.ones(wrong))
 
 
-@every_labelled
-@shapes
+@in_every_shape(LABELLED)
 def test_labels_may_be_indices_a_column_or_one_hot(identifier, shape, positions):
     teacher, student, labels, mask = positions(shape)
     loss = mr.losses.get(identifier)
@@ -184,7 +173,7 @@ def test_labels_may_be_indices_a_column_or_one_hot(identifier, shape, positions)
         np.testing.assert_array_equal(call(loss, teacher, student, form, mask), expected)
 
 
-@every_labelled
+@pytest.mark.parametrize("identifier", LABELLED)
 def test_labels_of_another_shape_are_refused(identifier, positions):
     teacher, student, labels, _ = positions((4, 3))
     loss = mr.losses.get(identifier)
