@@ -126,6 +126,11 @@ class Knowledge(keras.layers.Layer):
         if self.adapter is not None:
             index = {"index": index} if self.adapter.needs_index else {}
             student, teacher = self.adapter(student, teacher, training=training, **index)
+        if self.loss.needs_labels and labels is None:
+            raise ValueError(
+                f"Knowledge {self.name!r} needs labels y (a dict by output, where the student has "
+                "several), and the data have none for it."
+            )
         given = {"teacher": teacher, "labels": labels, "mask": kept}
         needed = {
             "teacher": self.loss.needs_teacher,
@@ -220,6 +225,7 @@ class Response(Knowledge):
         if teacher_weights is not None and not all(weight > 0 for weight in teacher_weights):
             raise ValueError(f"teacher_weights must be positive. Received: {teacher_weights=}")
         self.average, self.ignore_class = average, ignore_class
+        self.supports_masking = True
         self.teacher_weights = teacher_weights and list(teacher_weights)
 
     def _check_taps(self, at: Taps, student: Taps, teacher: Taps) -> None:
@@ -248,10 +254,15 @@ class Response(Knowledge):
                     f"teacher with {shape[-1]}"
                 )
 
+    def compute_mask(self, *args, **kwargs):
+        """Returns `None`: the values per sample have no positions any more."""
+
     def kept(self, student, labels):
         mask = getattr(student, "_keras_mask", None)
         if self.ignore_class is None or labels is None:
             return mask
+        if len(labels.shape) == len(student.shape) and labels.shape[-1] == 1:
+            labels = ops.squeeze(labels, axis=-1)
         counted = ops.not_equal(labels, self.ignore_class)
         return counted if mask is None else ops.logical_and(mask, counted)
 

@@ -1,9 +1,10 @@
 """Taps: one forward pass of any Keras model -> its output and the features named inside it.
 
-A tap is a layer's name, or its path through nested models (`"backbone/stage2"`). The feature is
-what the layer returns. It is recorded while the model runs, by a `call` that lies on the layer
-for the length of the pass; the model is not rebuilt, runs once, and is left as it was. This is
-exact for functional, Sequential, nested and subclassed models, in graphs and under gradients.
+A tap is a layer's name, its path through nested models (`"backbone/stage2"`), or the name of an
+output of a functional model that returns a dict. The feature is what the layer returns. It is
+recorded while the model runs, by a `call` that lies on the layer for the length of the pass; the
+model is not rebuilt, runs once, and is left as it was. This is exact for functional, Sequential,
+nested and subclassed models, in graphs and under gradients.
 """
 
 import contextlib
@@ -51,7 +52,9 @@ class TapReader:
     def __init__(self, model: keras.Model, taps: Iterable[str] = (), *, role: str = "model"):
         self.model = model
         self.role = role
-        self.taps = {tap: self._parse(tap) for tap in taps}
+        taps, outputs = list(taps), named_outputs(model)
+        self.outputs = [tap for tap in taps if isinstance(tap, str) and tap in outputs]
+        self.taps = {tap: self._parse(tap) for tap in taps if tap not in self.outputs}
 
     def __call__(self, inputs, training: bool = False) -> ModelOutput:
         """Runs the model's forward pass once."""
@@ -59,7 +62,7 @@ class TapReader:
         with _recording(layers) as recorded:
             logits = self.model(inputs, training=training)
         features = {tap: self._pick(tap, recorded) for tap in self.taps}
-        return ModelOutput(logits, features)
+        return ModelOutput(logits, {**features, **{name: logits[name] for name in self.outputs}})
 
     def specs(self, inputs) -> ModelOutput:
         """Returns the symbolic output and features for symbolic inputs, without computing."""
@@ -106,6 +109,12 @@ class TapReader:
                 else "Tap a layer that takes part in the forward pass."
             )
         )
+
+
+def named_outputs(model: keras.Model) -> dict[str, Any]:
+    """Returns the symbolic outputs of a functional model that returns a dict, else nothing."""
+    outputs = model.output if getattr(model, "output_names", None) else None
+    return outputs if isinstance(outputs, dict) else {}
 
 
 def _paths(layer: keras.layers.Layer, prefix: str = ""):

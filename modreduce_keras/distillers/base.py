@@ -8,10 +8,10 @@ import tensorflow as tf
 from keras import ops
 
 from modreduce_keras import knobs
-from modreduce_keras.distillers import checks, optimizers, student_metrics
+from modreduce_keras.distillers import optimizers, student_metrics
 from modreduce_keras.distillers.pretraining import pretrain, require_pretrained
 from modreduce_keras.distillers.reduction import mean_over_replicas, weighted_sum
-from modreduce_keras.distillers.supervision import Supervision
+from modreduce_keras.distillers.supervision import supervision
 from modreduce_keras.distillers.trackers import Trackers
 from modreduce_keras.distillers.wiring import ENSEMBLE, Forward, connect
 from modreduce_keras.distribute import num_replicas
@@ -74,7 +74,7 @@ class BaseDistiller(keras.Model):
             0, trainable=False, dtype="int64", name="step", aggregation="only_first_replica"
         )
         self.supervised_weight = supervised_weight
-        self._supervision: Supervision | None = None
+        self._supervision = None
         self._check_numerics = False
         self._evaluating = False
         self._teacher_input = teacher_input
@@ -115,14 +115,22 @@ class BaseDistiller(keras.Model):
         """Returns the name of a student's term in the logs."""
         return f"{student}/{name}" if self._several else name
 
+    def _supervised(self, students) -> list[str]:
+        """Returns the names of the terms on labels in the logs."""
+        names = [] if self._supervision is None else self._supervision.names
+        return [self.term(student, name) for student in students for name in names]
+
     def supervised_terms(self, labels, logits: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the compiled loss on the labels, (batch,), for each of some logits."""
         if self._supervision is None:
             return {}
         if labels is None:
             raise ValueError("A loss is compiled, but the data have no labels y.")
-        name = self._supervision.name
-        return {self.term(s, name): self._supervision(labels, z) for s, z in logits.items()}
+        return {
+            self.term(student, name): values
+            for student, own in logits.items()
+            for name, values in self._supervision.terms(labels, own).items()
+        }
 
     def compute_terms(self, labels, outputs: Forward) -> dict[str, Any]:
         """Returns every term of a training step, (batch,) each, unweighted."""
@@ -140,10 +148,7 @@ class BaseDistiller(keras.Model):
 
     def term_weights(self) -> dict[str, Any]:
         """Returns the weight of every term, scalars in the graph."""
-        weights = {}
-        if self._supervision is not None:
-            name = self._supervision.name
-            weights = {self.term(s, name): self.supervised_weight for s in self.students}
+        weights = dict.fromkeys(self._supervised(self.students), self.supervised_weight)
         weights |= {self.term(s, one.name): one.weight for s, one in self._terms(staged=False)}
         return weights
 
@@ -247,8 +252,8 @@ class BaseDistiller(keras.Model):
             else:
                 # Keras sizes up the metrics with the output of `call`, which stands for every one.
                 logits = dict.fromkeys(self._metric_names(), y_pred)
-            outputs = student_metrics.as_outputs(logits)
-            self._compile_metrics.update_state(dict.fromkeys(outputs, y), outputs, sample_weight)
+            labels, outputs = student_metrics.as_outputs(y, logits)
+            self._compile_metrics.update_state(labels, outputs, sample_weight)
         return self.get_metrics_result()
 
     def get_metrics_result(self):
@@ -258,10 +263,7 @@ class BaseDistiller(keras.Model):
 
     def _evaluated(self, results: dict[str, Any]) -> dict[str, Any]:
         """Returns the results without the terms that only training computes."""
-        kept = set()
-        if self._supervision is not None:
-            kept = {self.term(name, self._supervision.name) for name in self._metric_names()}
-        trained_only = self._trackers.names - kept
+        trained_only = self._trackers.names - set(self._supervised(self._metric_names()))
         return {name: value for name, value in results.items() if name not in trained_only}
 
     def _metric_names(self) -> list[str]:
@@ -294,7 +296,7 @@ class BaseDistiller(keras.Model):
             optimizer: One optimizer for everything that trains, or a dict with one for each
                 group: the students by name, and `"aggregator"` where there is one that learns.
             loss: Loss on the labels, the same for every student, or `None` to train on the
-                teacher alone.
+                teacher alone. For a student that returns a dict, a dict by the name of the output.
             metrics: List of metrics; each student gets a copy of its own. With several students
                 also a dict from student (or `"ensemble"`) to list.
             weighted_metrics: The same, weighted by `sample_weight`.
@@ -320,12 +322,11 @@ class BaseDistiller(keras.Model):
             "check_numerics": check_numerics,
             **kwargs,
         }
-        self._supervision = None if loss is None else Supervision(loss)
-        if self._supervision is not None:
+        self._supervision = None
+        if loss is not None:
+            self._supervision = supervision(loss, self._student_output())
             for student in self.students.values():
-                self._supervision.require_fitting_head(
-                    checks.ends_in_probabilities(student), student
-                )
+                self._supervision.require_fitting_head(student)
         self._check_numerics = check_numerics
         self._compile_metrics = None  # Keras would keep those of an earlier compile.
         super().compile(
@@ -337,6 +338,10 @@ class BaseDistiller(keras.Model):
         self._trackers = Trackers([*self.term_weights(), *self._logged_names()])
         self.loss = loss
         self.optimizer.build(self.trainable_variables)
+
+    def _student_output(self) -> Any:
+        """Returns the symbolic output of a student; those of several are alike."""
+        return next(iter(self._wiring.outputs.values())).logits
 
     def _logged_names(self) -> list[str]:
         return []

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from modreduce_keras.taps import named_outputs
+
 _PROBABILITY_ACTIVATIONS = ("softmax", "sigmoid")
 _TRANSPARENT_LAYERS = ("Activation", "Dropout", "Flatten", "Identity", "Reshape")
 
@@ -60,15 +62,19 @@ def require_single_output(spec: Any, model: keras.Model, role: str) -> None:
         received = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), spec)
         raise ValueError(
             f"The {role} {model.name!r} must have one output (batch, ..., classes) with a known "
-            f"number of classes. Received: output of shape {received}"
+            "number of classes; of several, mr.Response(..., at='NAME') reads the one of that "
+            f"name. Received: output of shape {received}"
         )
 
 
-def ends_in_probabilities(model: keras.Model) -> bool:
+def ends_in_probabilities(model: keras.Model, output: str | None = None) -> bool:
     """Returns whether a model's output went through a softmax or a sigmoid.
 
     Read off the layers of functional and Sequential models; other models are run once.
     """
+    if output is not None:
+        named = named_outputs(model)
+        return output in named and _is_probability(named[output])
     if getattr(model, "outputs", None):
         return _is_probability(model.outputs[0])
     inputs = keras.tree.map_structure(
@@ -93,9 +99,9 @@ def _is_probability(tensor: Any) -> bool:
     return False
 
 
-def require_logits(model: keras.Model, role: str) -> None:
-    """Raises if a model ends in probabilities where logits are needed."""
-    if ends_in_probabilities(model):
+def require_logits(model: keras.Model, role: str, output: str | None = None) -> None:
+    """Raises if a model, or its output of a name, ends in probabilities where logits are needed."""
+    if ends_in_probabilities(model, output):
         raise ValueError(
             f"The {role} {model.name!r} ends in a softmax or sigmoid, but distillation needs "
             "logits: its temperature divides them. End the model in a linear layer "

@@ -113,11 +113,8 @@ class ModReduce(PeerDistiller):
             if name in self.multipliers:
                 total = 1.0 + sum(knowledge.weight for knowledge in several)
                 scale = offline * self.multipliers[name] / total
-            own = [k.name for k in several]
-            if self._supervision is not None:
-                own.append(self._supervision.name)
-            for term in own:
-                weights[self.term(name, term)] = scale * weights[self.term(name, term)]
+            terms = self._supervised([name]) + [self.term(name, k.name) for k in several]
+            weights |= {term: scale * weights[term] for term in terms}
         return weights
 
     def get_config(self) -> dict[str, Any]:

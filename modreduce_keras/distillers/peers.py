@@ -103,6 +103,9 @@ class PeerDistiller(BaseDistiller):
             self._build_aggregator()
 
     def _build_aggregator(self) -> None:
+        for name, student in self.students.items():
+            output = self._wiring.outputs[name].logits
+            checks.require_single_output(output, student, f"student {name!r}")
         classes = {name: spec.logits.shape[-1] for name, spec in self._wiring.outputs.items()}
         if len(set(classes.values())) > 1:
             raise ValueError(

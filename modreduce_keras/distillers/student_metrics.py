@@ -41,9 +41,16 @@ def _copy(metric: Any) -> Any:
     return metric
 
 
-def as_outputs(by_student: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns tensors by student under the names that their outputs have in Keras."""
-    return {f"{name}/": tensor for name, tensor in by_student.items()}
+def as_outputs(labels: Any, by_student: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Returns (labels, tensors) under the names that the outputs have in Keras.
+
+    The outputs of one student that has several keep their own names.
+    """
+    first = next(iter(by_student.values()))
+    if isinstance(first, Mapping):
+        return labels, first
+    outputs = {f"{name}/": tensor for name, tensor in by_student.items()}
+    return dict.fromkeys(outputs, labels), outputs
 
 
 def log_names(results: Mapping[str, Any]) -> dict[str, Any]:

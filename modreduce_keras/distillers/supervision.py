@@ -1,12 +1,15 @@
 """Supervision: the compiled loss on the labels, as one value per example."""
 
+import functools
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 from keras import ops
 
-from modreduce_keras.ops import float32, per_sample_mean
+from modreduce_keras.distillers import checks
+from modreduce_keras.ops import float32, masked_mean
 
 
 class Supervision:
@@ -23,7 +26,8 @@ class Supervision:
     def __init__(self, loss: Any):
         if isinstance(loss, (dict, list, tuple)):
             raise ValueError(
-                f"Distillers take one loss, which trains every student. Received: loss={loss!r}"
+                "Distillers take one loss, which trains every student; or a dict of losses by the "
+                f"name of the output where the model returns a dict. Received: loss={loss!r}"
             )
         self.loss = keras.losses.get(loss)
         reduction = getattr(self.loss, "reduction", None)
@@ -34,29 +38,34 @@ class Supervision:
             )
         name = getattr(self.loss, "name", None) or getattr(self.loss, "__name__", "loss")
         self.name = "ce" if "crossentropy" in name else name
+        self.names = [self.name]
+
+    def terms(self, labels, logits) -> dict[str, Any]:
+        """Returns the values per example, (batch,), by the name in the logs."""
+        return {self.name: self(labels, logits)}
 
     def __call__(self, labels, logits):
         """Returns the values per example, (batch,), float32.
 
-        Positions that a mask of the logits leaves out count as Keras counts them: the mean is
-        taken over the positions that stay.
+        Positions that a mask of the logits or the loss's `ignore_class` leaves out count as Keras
+        counts them: the mean is taken over the positions that stay.
         """
-        mask = getattr(logits, "_keras_mask", None)
         compute = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
-        values = float32(compute(float32(labels), float32(logits)))
+        given = compute(float32(labels), float32(logits))
+        masks = [getattr(tensor, "_keras_mask", None) for tensor in (logits, given)]
+        masks = [ops.cast(mask, "bool") for mask in masks if mask is not None]
+        values = float32(given)
         if len(values.shape) == 0:
             raise ValueError(
                 "The compiled loss must return one value per example, (batch,), before its "
                 f"reduction. Received: {self.loss!r}, which returned a scalar"
             )
-        if mask is not None:
-            kept = ops.broadcast_to(ops.cast(mask, "float32"), ops.shape(values))
-            values = values * kept / ops.maximum(ops.mean(kept), keras.backend.epsilon())
-        return per_sample_mean(values)
+        return masked_mean(values, functools.reduce(ops.logical_and, masks) if masks else None)
 
-    def require_fitting_head(self, ends_in_probabilities: bool, model: keras.Model) -> None:
+    def require_fitting_head(self, model: keras.Model, output: str | None = None) -> None:
         """Raises if the loss takes probabilities and the model gives logits, or the reverse."""
         from_logits = self._from_logits()
+        ends_in_probabilities = checks.ends_in_probabilities(model, output)
         if from_logits is None or from_logits != ends_in_probabilities:
             return
         head = "probabilities" if ends_in_probabilities else "logits"
@@ -72,3 +81,56 @@ class Supervision:
             return self.loss.get_config().get("from_logits")
         parameter = inspect.signature(self.loss).parameters.get("from_logits")
         return None if parameter is None else parameter.default
+
+
+class NamedSupervision:
+    """The compiled losses of a model with several outputs; logged as `OUTPUT/LOSS`.
+
+    Args:
+        losses: Loss by the name of the output; outputs without one are not supervised.
+        outputs: The names of the outputs that there are.
+
+    Raises:
+        ValueError: If a name is not that of an output; see also `Supervision`.
+    """
+
+    def __init__(self, losses: Mapping[str, Any], outputs: list[str]):
+        unknown = sorted(set(losses) - set(outputs))
+        if unknown:
+            raise ValueError(
+                f"loss must be a dict with keys among the model's outputs {outputs}. "
+                f"Received: {unknown}"
+            )
+        self._by_output = {output: Supervision(loss) for output, loss in losses.items()}
+        self.names = [f"{output}/{one.name}" for output, one in self._by_output.items()]
+
+    def terms(self, labels, logits) -> dict[str, Any]:
+        """Returns the values per example, (batch,), by the name in the logs."""
+        if not isinstance(labels, Mapping) or not set(self._by_output) <= set(labels):
+            raise ValueError(
+                "The labels of several outputs must be a dict that has "
+                f"{list(self._by_output)}. Received: {labels}"
+            )
+        return {
+            f"{output}/{one.name}": one(labels[output], logits[output])
+            for output, one in self._by_output.items()
+        }
+
+    def require_fitting_head(self, model: keras.Model) -> None:
+        """Raises if a loss takes probabilities and its output gives logits, or the reverse."""
+        for output, one in self._by_output.items():
+            one.require_fitting_head(model, output)
+
+
+def supervision(loss: Any, outputs: Any) -> Supervision | NamedSupervision:
+    """Returns the supervision by the compiled loss of models with these symbolic outputs."""
+    if isinstance(outputs, Mapping) and isinstance(loss, Mapping):
+        return NamedSupervision(loss, list(outputs))
+    if keras.tree.is_nested(outputs):
+        names = list(outputs) if isinstance(outputs, Mapping) else []
+        raise ValueError(
+            "The losses of a student with several outputs are given by name: name them with "
+            "keras.Model(inputs, {'NAME': output, ...}) and compile(loss={'NAME': ..., ...}). "
+            f"Received: loss={loss!r} for outputs {names or 'without names'}"
+        )
+    return Supervision(loss)

@@ -7,8 +7,8 @@ import keras
 
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.inputs import Inputs
-from modreduce_keras.distillers.teacher import FrozenTeacher, Together, as_list
-from modreduce_keras.knowledge import Knowledge
+from modreduce_keras.distillers.teacher import FrozenTeacher, as_list
+from modreduce_keras.knowledge import Knowledge, Response
 from modreduce_keras.taps import ModelOutput, TapReader
 
 ENSEMBLE = "ensemble"
@@ -40,6 +40,8 @@ class Forward(NamedTuple):
         """Returns what a knowledge is called with: (student, teacher), and the rest by name."""
         output = self.students[student]
         pair = knowledge.read("student", output), knowledge.read("teacher", self.lesson)
+        if isinstance(labels, Mapping):  # by output, where the student has several
+            labels = labels.get(knowledge.student)
         kept = knowledge.kept(pair[0], labels)
         return pair, {"labels": labels, "index": self.index, "kept": kept}
 
@@ -95,18 +97,20 @@ def connect(
     _require_built(models)
     frozen = lesson = None
     if teachers:
-        if any(one.reads_logits("teacher") for taught in knowledge.values() for one in taught):
-            for model in teachers:
-                checks.require_logits(model, "teacher")
-        frozen = FrozenTeacher(teacher, _taps("teacher", *knowledge.values()), views)
-        lesson = _symbolic_output(frozen.reader, frozen.specs)
+        everything = [one for taught in knowledge.values() for one in taught]
+        frozen = FrozenTeacher(teacher, _taps("teacher", everything), views)
+        lesson = frozen.reader.specs(frozen.specs)
+        if isinstance(teacher, keras.Model):
+            _check_outputs("teacher", teacher, lesson.logits, everything)
+        else:
+            for model, logits in zip(teachers, lesson.logits, strict=True):
+                _check_outputs("teacher", model, logits, everything)
     readers, outputs = {}, {}
     for name, student in students.items():
         role, taught = f"student {name!r}", knowledge[name]
         readers[name] = TapReader(student, _taps("student", taught), role=role)
-        outputs[name] = _symbolic_output(readers[name], checks.input_specs(student))
-        if any(one.reads_logits("student") for one in taught):
-            checks.require_logits(student, role)
+        outputs[name] = readers[name].specs(checks.input_specs(student))
+        _check_outputs(role, student, outputs[name].logits, taught)
         for one in taught:
             if one.adapter is not None and frozen is not None:
                 one.adapter.adopt(student, frozen.chosen_by(one.taps("teacher")))
@@ -126,16 +130,21 @@ def _require_built(models: Mapping[str, keras.Model]) -> None:
         checks.ensure_built(model, known, role)
 
 
-def _taps(role: str, *lists: list[Knowledge]) -> list[str]:
-    return [tap for several in lists for one in several for tap in one.taps(role)]
+def _taps(role: str, taught: list[Knowledge]) -> list[str]:
+    return [tap for one in taught for tap in one.taps(role)]
 
 
-def _symbolic_output(reader: TapReader, specs: Any) -> ModelOutput:
-    output = reader.specs(specs)
-    several = isinstance(reader.model, Together)
-    for logits in output.logits if several else [output.logits]:
-        checks.require_single_output(logits, reader.model, reader.role)
-    return output
+def _check_outputs(role: str, model: keras.Model, logits: Any, taught: list[Knowledge]) -> None:
+    """Raises unless what the knowledge reads of a model's outputs is logits."""
+    side = role.partition(" ")[0]
+    for one in taught:
+        if not isinstance(one, Response):
+            continue
+        for output in one.taps(side):
+            checks.require_logits(model, role, output)
+        if one.reads_logits(side) and (side == "student" or one.loss.needs_teacher):
+            checks.require_single_output(logits, model, role)
+            checks.require_logits(model, role)
 
 
 def _build_knowledge(
@@ -152,7 +161,7 @@ def _build_knowledge(
         pair = one.read("student", student), one.read("teacher", teacher)
         one.build(*(_shapes(side) for side in pair))
         # A dry run, so that shapes that do not fit are an error here and not in the step.
-        positions = keras.tree.flatten(student.logits)[0].shape[:-1]
+        positions = pair[0].shape[:-1] if isinstance(one, Response) else (None,)
         labels, index = keras.KerasTensor(positions, "int64"), keras.KerasTensor((None,), "int64")
         kept = one.kept(pair[0], labels)
         one.compute_output_spec(*pair, labels=labels, index=index, kept=kept)
