@@ -1,5 +1,6 @@
 """Relational losses: how the samples of a batch lie to each other, not where they lie."""
 
+import keras
 from keras import ops
 
 from modreduce_keras.losses.base import Loss
@@ -12,6 +13,8 @@ from modreduce_keras.ops import (
     smooth_l1,
 )
 from modreduce_keras.registry import register
+
+_ANCHORS = 16  # Samples whose angles are compared at a time.
 
 
 class RelationLoss(Loss):
@@ -83,7 +86,8 @@ class RKDAngle(RelationLoss):
 
     where cos_ijk is the cosine of the angle at sample i between samples j and k. It follows from
     the pairwise distances alone (the law of cosines), so no (batch, batch, features) tensor is
-    made.
+    made. A few samples i are compared at a time, and again for the gradient, so no
+    (batch, batch, batch) tensor is made either.
 
     Args:
         name: Name of the loss. Defaults to `"rkd_angle"`.
@@ -109,8 +113,24 @@ class RKDAngle(RelationLoss):
 
     default_weight = 50.0
 
-    def relations(self, embeddings):
-        squared = pairwise_squared_distances(embeddings)
-        inverse = safe_reciprocal(safe_sqrt(squared))
-        dot = 0.5 * (squared[:, :, None] + squared[:, None, :] - squared[None, :, :])
-        return dot * inverse[:, :, None] * inverse[:, None, :]
+    def per_sample(self, teacher, student, labels=None):
+        squared = [pairwise_squared_distances(flatten(side)) for side in (student, teacher)]
+        sides = [(values, safe_reciprocal(safe_sqrt(values))) for values in squared]
+        batch = ops.shape(student)[0]
+        # The last group is filled up with samples that come again; their values are cut off.
+        groups = -(-batch // _ANCHORS)
+        anchors = ops.reshape(ops.arange(groups * _ANCHORS) % batch, (groups, _ANCHORS))
+        compare = keras.remat(self._compare)
+        values = ops.map(lambda group: compare(group, *sides), anchors)
+        return ops.reshape(values, (-1,))[:batch]
+
+    @staticmethod
+    def _compare(anchors, student, teacher):
+        """Returns the values of some samples from both sides' squared and inverse distances."""
+
+        def cosines(squared, inverse):
+            lengths, scale = ops.take(squared, anchors, axis=0), ops.take(inverse, anchors, axis=0)
+            dot = 0.5 * (lengths[:, :, None] + lengths[:, None, :] - squared)
+            return dot * scale[:, :, None] * scale[:, None, :]
+
+        return per_sample_mean(smooth_l1(cosines(*student) - cosines(*teacher)))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import modreduce_keras as mr
 
@@ -67,7 +68,13 @@ def test_rkd_of_both_kinds_equals_the_reference_implementation(golden, gradient)
 @every_relation
 @pytest.mark.parametrize(
     ("teacher_shape", "student_shape"),
-    [((6, 5), (6, 9)), ((5, 2, 2, 3), (5, 4)), ((2, 3), (2, 3)), ((7, 1), (7, 2))],
+    [
+        ((6, 5), (6, 9)),
+        ((5, 2, 2, 3), (5, 4)),
+        ((2, 3), (2, 3)),
+        ((7, 1), (7, 2)),
+        ((17, 2), (17, 2)),
+    ],
     ids=str,
 )
 def test_rkd_equals_its_equation(
@@ -85,6 +92,32 @@ def test_rkd_equals_its_equation(
         rtol=1e-3,
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("batch", [1, 15, 16, 33])
+def test_angles_are_those_of_all_anchors_where_the_batch_is_not_known(batch, random):
+    loss = mr.losses.RKDAngle()
+    signature = [tf.TensorSpec((None, width), "float32") for width in (5, 4)]
+    compiled = tf.function(loss.call, input_signature=signature)
+    teacher, student = (random.normal(size=(batch, n)).astype("float32") for n in (5, 4))
+    expected = EQUATIONS["rkd_angle"](teacher, student)
+    np.testing.assert_allclose(compiled(teacher, student), expected, rtol=2e-5, atol=1e-7)
+
+
+@every_relation
+def test_an_empty_batch_has_no_values(identifier):
+    loss = mr.losses.get(identifier)
+    signature = [tf.TensorSpec((None, 3), "float32")] * 2
+
+    @tf.function(input_signature=signature)
+    def values_and_gradient(teacher, student):
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            values = loss.call(teacher, student)
+        return values, tape.gradient(values, student)
+
+    values, gradient = values_and_gradient(np.zeros((0, 3)), np.zeros((0, 3)))
+    assert (values.shape, gradient.shape) == ((0,), (0, 3))
 
 
 @every_relation
