@@ -1,0 +1,68 @@
+"""Learnt temperature: a weight that is trained against the loss, beside the student's logits."""
+
+from typing import ClassVar
+
+from keras import ops
+
+from modreduce_keras.adapters.base import Adapter
+from modreduce_keras.knobs import Knob
+from modreduce_keras.registry import register
+
+
+@register("adapter", "learnt_temperature")
+class LearntTemperature(Adapter):
+    """One learnt raw temperature for all samples, with its gradient turned round.
+
+    r ↦ r, with the gradient -λ ∂L/∂r in the place of ∂L/∂r
+
+    The student's optimizer thus raises the loss by r, while it lowers it by the student. The loss
+    `"ctkd"` makes the temperature from r; at the start r = 1, as in the published code, which is
+    T = 15.6 with that loss's defaults.
+
+    Args:
+        reversal: λ, a number that is not negative, or a schedule. Defaults to 1. The paper's
+            curriculum raises it from 0 to 1 by a cosine over the first 10 epochs:
+            `mr.schedules.Cosine(0.0, 1.0, steps=10 * steps_per_epoch)`.
+
+    Call arguments:
+        student: Logits, (batch, ..., classes).
+        teacher: Logits, returned as they are.
+
+    Returns:
+        A list of the student's logits and r, (batch, ..., 1), float32; and the teacher's logits.
+
+    Raises:
+        ValueError: If `reversal` is negative.
+
+    Example:
+        >>> import numpy as np
+        >>> logits = np.zeros((2, 10))
+        >>> (student, raw), teacher = LearntTemperature()(logits, logits)
+        >>> tuple(raw.shape), float(raw[0, 0])
+        ((2, 1), 1.0)
+
+    Reference:
+        Li et al., Curriculum Temperature for Knowledge Distillation, 2023, the global variant: one
+        temperature for all samples. The gradient reversal is that of Ganin and Lempitsky,
+        Unsupervised Domain Adaptation by Backpropagation, 2015.
+    """
+
+    example_shapes: ClassVar = [((10,), (10,)), ((4, 3, 10), (4, 3, 10))]
+    reversal = Knob()
+
+    def __init__(self, *, reversal=1.0, **kwargs):
+        # The logits pass through and keep their precision, whatever the policy is.
+        super().__init__(autocast=False, **kwargs)
+        self.reversal = reversal
+
+    def build(self, student_shape, teacher_shape):
+        self.raw_temperature = self.add_weight(
+            shape=(), initializer="ones", dtype="float32", autocast=False, name="raw_temperature"
+        )
+
+    def call(self, student, teacher, training=None):
+        raw = ops.convert_to_tensor(self.raw_temperature)
+        constant = ops.stop_gradient(raw)
+        # The bracket is exactly zero, so only the gradient changes.
+        raw = constant - self.reversal * (raw - constant)
+        return [student, ops.broadcast_to(raw, (*ops.shape(student)[:-1], 1))], teacher
