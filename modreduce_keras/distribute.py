@@ -1,16 +1,147 @@
-"""Replicas: the few operations of a training step that reach across devices."""
+"""Replicas: the few operations of a training step that reach across devices.
 
-import tensorflow as tf
+TensorFlow is imported where it is used, so that what imports this module runs on every backend
+of Keras; on the others there is one replica.
+"""
+
+import keras
+from keras import ops
+
+
+def _on_tensorflow() -> bool:
+    return keras.backend.backend() == "tensorflow"
+
+
+def _replica_context():
+    """Returns TensorFlow's context of this replica; `None` where it is the only one."""
+    if not _on_tensorflow():
+        return None
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return None if context is None or context.num_replicas_in_sync == 1 else context
 
 
 def num_replicas() -> int:
     """Returns the number of replicas that train together."""
+    if not _on_tensorflow():
+        return 1
+    import tensorflow as tf
+
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def sum_over_replicas(value):
     """Returns the sum of a tensor over all replicas; the tensor itself where there is one."""
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
+    context = _replica_context()
+    return value if context is None else context.all_reduce("SUM", value)
+
+
+def gather_over_replicas(value):
+    """Returns the rows of a tensor of all replicas, in the order of the global batch.
+
+    The replicas of one machine may hold unequal numbers of rows, and none. On several machines
+    the numbers must not change from step to step: batch with `drop_remainder=True`.
+
+    Args:
+        value: (batch of this replica, ...).
+
+    Returns:
+        (batch of all replicas, ...), constant; the tensor itself where there is one replica.
+    """
+    context = _replica_context()
+    if context is None:
         return value
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+    import tensorflow as tf
+
+    value = tf.stop_gradient(value)
+    if not isinstance(context.strategy, tf.distribute.MirroredStrategy):
+        return context.all_gather(value, axis=0)
+    # Not `all_gather`: in the nested functions of `fit`, a collective keeps the shape of its first
+    # step, and fails when a last batch is smaller.
+    return context.merge_call(
+        lambda strategy, values: tf.concat(strategy.experimental_local_results(values), 0), (value,)
+    )
+
+
+def place_in_global_batch(rows):
+    """Returns where a replica's rows begin in the batch of all replicas, and that batch's size.
+
+    Args:
+        rows: Number of rows of this replica.
+
+    Returns:
+        Two scalars; (0, rows) where there is one replica.
+    """
+    context = _replica_context()
+    if context is None:
+        return 0, rows
+    sizes = gather_over_replicas(ops.reshape(ops.cast(rows, "int32"), (1,)))
+    return ops.sum(sizes[: context.replica_id_in_sync_group]), ops.sum(sizes)
+
+
+def take_rows(variable: keras.Variable, index):
+    """Returns rows of a variable; on TensorFlow without a copy of the others.
+
+    Args:
+        variable: (size, ...).
+        index: (...), int, from 0 to size - 1.
+
+    Returns:
+        (..., ...), constants: no gradient reaches the variable.
+    """
+    if _on_tensorflow():
+        import tensorflow as tf
+
+        if isinstance(variable.value, tf.Variable):
+            return tf.stop_gradient(tf.gather(variable.value, index))
+    return ops.stop_gradient(ops.take(variable, index, axis=0))
+
+
+def assign_rows(variable: keras.Variable, index, rows) -> None:
+    """Writes rows of a variable; on TensorFlow in place, without a copy of the others.
+
+    On several replicas each must come with the same rows (`gather_over_replicas`), and the
+    variable must be made with `aggregation="only_first_replica"`. Where an index comes twice, one
+    of its rows is written.
+
+    Args:
+        variable: (size, ...).
+        index: (n,), int, from 0 to size - 1.
+        rows: (n, ...).
+    """
+    if _on_tensorflow():
+        import tensorflow as tf
+
+        if isinstance(variable.value, tf.Variable):
+            variable.value.scatter_update(tf.IndexedSlices(rows, index))
+            return
+    variable.assign(ops.scatter_update(variable, ops.expand_dims(index, -1), rows))
+
+
+def require_index(index, size: int, message: str):
+    """Returns an index after a check that it lies from 0 to size - 1.
+
+    The check is an error in the step on TensorFlow, unless the step is compiled by XLA, which
+    leaves checks out; and on other backends where the values are known, outside of a graph.
+
+    Raises:
+        ValueError: Outside of a graph, if an index lies outside.
+        tf.errors.InvalidArgumentError: In a graph of TensorFlow.
+    """
+    if _on_tensorflow():
+        import tensorflow as tf
+
+        if not tf.executing_eagerly():
+            inside = tf.reduce_all((index >= 0) & (index < size))
+            check = tf.debugging.Assert(inside, [message, "Received:", index], summarize=8)
+            with tf.control_dependencies([check]):
+                return tf.identity(index)
+    try:
+        values = ops.convert_to_numpy(index)
+    except Exception:
+        # A tracer of another backend has no values.
+        return index
+    if ((values < 0) | (values >= size)).any():
+        raise ValueError(f"{message} Received: {values.tolist()}")
+    return index

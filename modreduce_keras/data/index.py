@@ -22,7 +22,8 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
     Raises:
         TypeError: If something else than a `tf.data.Dataset` came.
-        ValueError: If the dataset is batched.
+        ValueError: If the dataset is batched, or is shuffled anew in each epoch. A dataset that
+            reads files in an order that changes has to be told not to (`shuffle_files=False`).
 
     Example:
         >>> dataset = tf.data.Dataset.from_tensor_slices(([[0.5], [0.7]], [1, 0]))
@@ -32,7 +33,10 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
         (['inputs', 'sample_index'], [0, 1])
     """
     if not isinstance(dataset, tf.data.Dataset):
-        raise TypeError(f"with_index takes a tf.data.Dataset. Received: {dataset!r}")
+        raise TypeError(
+            "with_index takes a tf.data.Dataset, such as "
+            f"tf.data.Dataset.from_tensor_slices((x, y)). Received: {type(dataset).__name__}"
+        )
     specs = tf.nest.flatten(dataset.element_spec)
     leading = [spec.shape[0] if spec.shape.rank else 0 for spec in specs]
     if leading and all(size is None for size in leading):
@@ -40,6 +44,12 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
             "with_index counts single samples: apply it before .batch(), as in "
             "with_index(dataset).shuffle(...).batch(64). Received a dataset that is batched: "
             f"{dataset.element_spec}"
+        )
+    if _reshuffled(dataset):
+        raise ValueError(
+            "with_index counts samples in an order that stays: apply it before .shuffle(), as in "
+            "with_index(dataset).shuffle(...).batch(64). Received a dataset that is shuffled anew "
+            "in each epoch"
         )
 
     def indexed(index, element):
@@ -49,6 +59,19 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
         return ({INPUTS: x, INDEX: index}, *rest)
 
     return dataset.enumerate().map(indexed, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _reshuffled(dataset: tf.data.Dataset) -> bool:
+    """Returns whether a dataset is known to change its order from one epoch to the next."""
+    # Only shuffles have the attribute, and a cache keeps the order of the first epoch.
+    if "Cache" in type(dataset).__name__:
+        return False
+    if getattr(dataset, "_reshuffle_each_iteration", False) is not False:
+        return True
+    try:
+        return any(map(_reshuffled, dataset._inputs()))
+    except (AttributeError, NotImplementedError):
+        return False
 
 
 def split_index(x: Any) -> tuple[Any, Any]:

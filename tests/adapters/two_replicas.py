@@ -1,0 +1,77 @@
+"""Program for test_replicas: contrastive adapters with one and with two replicas.
+
+A collective that fails poisons its process, so each adapter is compared in one of its own.
+Usage: python two_replicas.py NAME, one of ADAPTERS.
+"""
+
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import modreduce_keras as mr
+
+SAMPLES = 16
+SMALL = {"units": 3, "temperature": 0.5}
+
+
+def memory(**arguments):
+    return lambda: mr.adapters.ContrastiveMemory(samples=SAMPLES, **SMALL, **arguments)
+
+
+def queue(**arguments):
+    return lambda: mr.adapters.ContrastiveQueue(**SMALL, **arguments)
+
+
+ADAPTERS = {
+    "per_sample": memory(negatives=5),
+    "by_rows": memory(negatives=1),
+    "shared": memory(negatives=5, sampling="shared"),
+    "queue": queue(size=5),
+    "in_batch": queue(size=0),
+}
+
+
+def net(width):
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(width, activation="tanh", name="hidden")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3)(hidden))
+
+
+def train(adapter, strategy, data):
+    """Returns the logs and all weights after training under a strategy."""
+    keras.utils.set_random_seed(5)
+    with strategy.scope():
+        crd = mr.Relation("crd", at="hidden", adapter=adapter(), weight=1.0)
+        distiller = mr.Distiller(net(4), net(7), [crd])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        distiller.compile(keras.optimizers.SGD(0.05), loss)
+    logs = distiller.fit(data, epochs=2, shuffle=False, verbose=0).history
+    weights = {f"{i}: {weight.name}": weight.numpy() for i, weight in enumerate(distiller.weights)}
+    if isinstance(strategy, tf.distribute.MirroredStrategy):
+        for weight in distiller.weights:
+            copies = strategy.experimental_local_results(weight.value)
+            assert len(copies) == 2
+            np.testing.assert_array_equal(*copies, err_msg=weight.path)
+    return logs, weights
+
+
+def compare(adapter, examples):
+    """Batches of 8: the last one has 5 or 1 examples, so one shard is uneven or empty."""
+    x = np.random.default_rng(0).normal(size=(examples, 6)).astype("float32")
+    samples = tf.data.Dataset.from_tensor_slices((x, np.arange(examples) % 3))
+    data = mr.data.with_index(samples).batch(8)
+    one_logs, one = train(adapter, tf.distribute.OneDeviceStrategy("CPU:0"), data)
+    two_logs, two = train(adapter, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), data)
+    for name, weight in one.items():
+        np.testing.assert_allclose(two[name], weight, atol=1e-6, err_msg=name)
+    for name, values in one_logs.items():
+        np.testing.assert_allclose(two_logs[name], values, rtol=1e-5, err_msg=name)
+
+
+if __name__ == "__main__":
+    [cpu] = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    for examples in (13, 9):
+        compare(ADAPTERS[sys.argv[1]], examples)

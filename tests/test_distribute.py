@@ -1,0 +1,61 @@
+"""Helpers of replicas on one: identity, rows of a variable, and the check of an index."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from modreduce_keras import distribute
+
+
+def test_one_replica_keeps_what_it_has():
+    value = tf.constant([[1.0], [2.0]])
+    assert distribute.num_replicas() == 1
+    assert distribute.sum_over_replicas(value) is value
+    assert distribute.gather_over_replicas(value) is value
+    assert distribute.place_in_global_batch(7) == (0, 7)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_rows_are_taken_and_assigned(compiled):
+    variable = keras.Variable(np.zeros((4, 2), "float32"), trainable=False)
+    buffer = variable.value
+    rows = np.array([[1.0, 2.0], [3.0, 4.0]], "float32")
+
+    def step():
+        distribute.assign_rows(variable, tf.constant([3, 1]), rows)
+        return distribute.take_rows(variable, tf.constant([1, 1, 3, 0]))
+
+    taken = (tf.function(step) if compiled else step)()
+    np.testing.assert_array_equal(taken, [rows[1], rows[1], rows[0], [0, 0]])
+    np.testing.assert_array_equal(variable, [[0, 0], rows[1], [0, 0], rows[0]])
+    assert variable.value is buffer
+
+
+def test_an_index_is_checked_eagerly_and_in_a_graph():
+    inside = tf.constant([0, 2])
+    np.testing.assert_array_equal(distribute.require_index(inside, 3, "Wrong."), inside)
+    in_graph = tf.function(lambda index: distribute.require_index(index, 3, "Wrong."))
+    np.testing.assert_array_equal(in_graph(inside), inside)
+    with pytest.raises(ValueError, match=r"^Wrong. Received: \[0, 3\]$"):
+        distribute.require_index(tf.constant([0, 3]), 3, "Wrong.")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Wrong"):
+        in_graph(tf.constant([-1, 0]))
+
+
+def test_other_backends_have_one_replica_and_write_by_keras_ops(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    variable = keras.Variable(np.zeros((3, 2), "float32"), trainable=False)
+    distribute.assign_rows(variable, tf.constant([2]), tf.ones((1, 2)))
+    np.testing.assert_array_equal(variable, [[0, 0], [0, 0], [1, 1]])
+    np.testing.assert_array_equal(
+        distribute.take_rows(variable, tf.constant([2, 0])), [[1, 1], [0, 0]]
+    )
+    rows = tf.ones((2, 1))
+    assert distribute.gather_over_replicas(rows) is distribute.sum_over_replicas(rows) is rows
+    assert (distribute.num_replicas(), distribute.place_in_global_batch(2)) == (1, (0, 2))
+    with pytest.raises(ValueError, match="Wrong"):
+        distribute.require_index(tf.constant([3]), 3, "Wrong.")
+    # What is traced has no values to check.
+    traced = tf.function(lambda index: distribute.require_index(index, 3, "Wrong."))
+    np.testing.assert_array_equal(traced(tf.constant([3])), [3])
