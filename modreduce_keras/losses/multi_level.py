@@ -78,15 +78,14 @@ class MultiLevel(ResponseLoss):
             teacher,
             student,
         )
-        kept = None if mask is None else ops.cast(mask, "float32")[:, None]
-        return sum(self._at(teacher, student, kept, float(t)) for t in self.temperatures)
+        return sum(self._at(teacher, student, float(t)) for t in self.temperatures)
 
     @staticmethod
-    def _at(teacher, student, kept, temperature):
+    def _at(teacher, student, temperature):
         log_t, log_s = (tempered_log_softmax(z, temperature) for z in (teacher, student))
-        rows = [
-            ops.exp(log_p) if kept is None else kept * ops.exp(log_p) for log_p in (log_t, log_s)
-        ]
+        # A row that a mask leaves out has even probabilities on both sides: it adds the same to
+        # both samples' matrices, for each row sums to one, and to both classes' matrices.
+        rows = [ops.exp(log_t), ops.exp(log_s)]
         samples_t, samples_s = (ops.matmul(p, ops.transpose(p)) for p in rows)
         classes_t, classes_s = (ops.matmul(ops.transpose(p), p) for p in rows)
         return (

@@ -214,6 +214,26 @@ def test_a_loss_alone_takes_a_mask_too(positions):
     np.testing.assert_allclose(loss(y_true, student), expected, rtol=1e-6)
 
 
+class LabelledGap(ResponseLoss):
+    """A loss of the user's own that looks labels up, which have to be classes."""
+
+    identifier = "labelled_gap"
+    needs_labels = True
+
+    def per_position(self, teacher, student, labels=None, mask=None):
+        at = keras.ops.expand_dims(labels, -1)
+        return keras.ops.take_along_axis(student - teacher, at, axis=-1)[..., 0]
+
+
+def test_labels_that_a_mask_leaves_out_are_classes_again(positions):
+    teacher, student, labels, mask = positions((4, 3))
+    expected = call(LabelledGap(), teacher, student, labels, mask)
+    for ignored in (255, -1):
+        labels[~mask] = ignored
+        values = call(LabelledGap(), teacher, student, labels, mask)
+        np.testing.assert_array_equal(values, expected)
+
+
 def test_per_position_is_to_be_written(positions):
     teacher, student, *_ = positions((6,))
     abstract = ResponseLoss(name="abstract")
