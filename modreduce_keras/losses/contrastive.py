@@ -46,6 +46,7 @@ class CRD(Loss):
         code adds 1e-7 to each denominator P + K Pₙ; the log space here needs no such number.
     """
 
+    kind = "relation"
     default_weight = 0.8
     default_adapter = "contrastive_memory"
     teacher_learns = True

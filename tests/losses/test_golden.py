@@ -11,6 +11,7 @@ FILES = {
     "dkd": mr.losses.DKD(target_weight=1.0, nontarget_weight=8.0, temperature=4.0),
     "pkt": mr.losses.PKT(),
     "fsp": mr.losses.FSP(),
+    "cc": mr.losses.CC(variant="reference"),
     "ab": mr.losses.AB(margin=1.0),
 }
 for size in ("same", "down", "up"):
