@@ -57,9 +57,9 @@ def peak_memory(function: Callable[[], Any]) -> float:
     taken: there it keeps freed memory for later, so what the process occupies says nothing about
     the second contender. Elsewhere it is the process's resident set.
 
-    Neither sees what was there before and is only used. The count does not see NumPy arrays, nor
-    scratch space that a kernel takes from the system; the resident set does, but not memory that
-    other parts of the process have freed and kept.
+    Neither sees what was there before and is only used. The count does not see NumPy arrays, the
+    scratch space that a kernel takes from the system, and on CPUs tensors below 256 KiB; the
+    resident set does, but not memory that other parts of the process have freed and kept.
 
     Args:
         function: It returns only when it is done. It has run before, so that nothing is built or
