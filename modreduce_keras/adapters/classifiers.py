@@ -62,6 +62,7 @@ class _ClassifierAdapter(Adapter):
     """Base class of adapters that reuse the models' classifiers, which they do not own."""
 
     _classifiers: Callable[[], tuple[keras.layers.Dense, ...]] | None = None
+    """`None` too while a saved adapter is built again, before its distiller has the models."""
 
     def adopt(self, student, teacher):
         classifiers = self._taken_from(student, teacher)
@@ -141,7 +142,8 @@ class SoftmaxRegressor(_ClassifierAdapter):
         return (classifier_of(teacher),)
 
     def build(self, student_shape, teacher_shape):
-        self.require_width("teacher", teacher_shape, *self.classifiers())
+        if self._classifiers is not None:
+            self.require_width("teacher", teacher_shape, *self.classifiers())
         units = teacher_shape[-1]
         self.connector = keras.layers.Dense(
             units,
@@ -222,14 +224,17 @@ class ClassAttention(_ClassifierAdapter):
         return classifier_of(student), classifier_of(teacher)
 
     def build(self, student_shape, teacher_shape):
-        classifiers = self.classifiers()
         shapes = {"student": student_shape, "teacher": teacher_shape}
-        for (role, shape), classifier in zip(shapes.items(), classifiers, strict=True):
+        for role, shape in shapes.items():
             if len(shape) != 4:
                 raise ValueError(
                     "ClassAttention needs maps (batch, height, width, channels): the tap before "
                     f"the pooling, such as 'stage3'. Received: {role} of shape {tuple(shape)}"
                 )
+        if self._classifiers is None:
+            return
+        classifiers = self.classifiers()
+        for (role, shape), classifier in zip(shapes.items(), classifiers, strict=True):
             self.require_width(role, shape, classifier)
         classes = [classifier.kernel.shape[1] for classifier in classifiers]
         if classes[0] != classes[1]:

@@ -167,12 +167,26 @@ def test_a_distiller_lends_its_models_classifiers(identifier, taps, random):
     np.testing.assert_array_equal(before[1][0], after[1][0])
 
 
+@pytest.mark.parametrize(("identifier", "tap"), [("srrl", "embedding"), ("catkd", "stage2")])
+def test_a_saved_distiller_lends_them_again(identifier, tap, random, tmp_path):
+    images, labels = random.normal(size=(6, 8, 8, 1)).astype("float32"), np.arange(6) % 3
+    distiller = mr.Distiller(net(6), net(8), [mr.Feature(identifier, at=tap, weight=1.0)])
+    distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    distiller.train_on_batch(images, labels)
+    distiller.save(tmp_path / "distiller.keras")
+    again = keras.models.load_model(tmp_path / "distiller.keras")
+    expected = distiller.train_on_batch(images, labels, return_dict=True)
+    actual = again.train_on_batch(images, labels, return_dict=True)
+    np.testing.assert_allclose(actual[identifier], expected[identifier], rtol=1e-5)
+    np.testing.assert_allclose(actual["loss"], expected["loss"], rtol=1e-5)
+
+
 @pytest.mark.parametrize("identifier", ["softmax_regressor", "class_attention"])
 def test_a_classifier_is_needed_that_takes_the_feature(identifier, maps):
     adapter = mr.adapters.get(identifier)
     shapes = [feature.shape for feature in maps]
     with pytest.raises(ValueError, match=r"reuses a model's classifier: call adopt\(student, te"):
-        adapter.build(*shapes)
+        mr.adapters.get(identifier)(*maps)
     adopted(adapter)
     with pytest.raises(ValueError, match=r"classifier 'logits' sees, of 8 channels: .*teacher of"):
         adapter.build(shapes[0], shapes[0])
