@@ -27,15 +27,28 @@ class ResponseLoss(Loss):
     positions that stay. Where the mask is 0, logits and labels may be anything (a label of 255);
     a mask of zeros gives 0.
 
+    In `student.compile(loss=...)` the Keras mask of the student's logits, that of padded tokens, is
+    the mask, unless `y_true` names one.
+
     Labels are class indices (batch, ...) or (batch, ..., 1), or one-hot (batch, ..., classes).
 
     To add a loss, write `per_position`. Most compare softmax probabilities, which a single logit
     does not have.
     """
 
+    kind = "response"
     takes_mask = True
     example_shapes = ((10,), (10,))
     least_classes: ClassVar[int] = 2
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        """Returns the reduced value; a Keras mask of the logits leaves positions out."""
+        mask = getattr(y_pred, "_keras_mask", None)
+        if mask is not None:
+            y_true = {"mask": mask, **self._given(y_true)}
+            # Keras multiplies the values by the mask it finds, and there is one for each sample.
+            y_pred = ops.copy(y_pred)
+        return super().__call__(y_true, y_pred, sample_weight)
 
     def per_sample(self, teacher, student, labels=None, mask=None):
         teacher, student, labels, mask = self.checked(teacher, student, labels, mask)

@@ -73,6 +73,16 @@ def test_dist_of_standardized_logits_equals_numpy(random, assert_equals_numpy):
     )
 
 
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_dist_of_huge_logits_is_exact(temperature):
+    # One or two classes win each row and every class wins some: nothing is constant.
+    classes, rows = np.arange(4), np.arange(12)[:, None]
+    teacher = np.where((classes == rows % 4) | (classes == rows // 3), 500.0, -500.0)
+    student = np.where((classes == rows % 4) | (classes == rows % 3), 500.0, -500.0)
+    values = mr.losses.DIST(temperature=temperature).call(teacher, student)
+    np.testing.assert_allclose(values, dist(teacher, student, temperature), rtol=1e-5, atol=1e-6)
+
+
 def test_dist_ignores_scale_and_offset_of_probabilities():
     probabilities = np.array([[0.1, 0.3, 0.6], [0.2, 0.5, 0.3], [0.4, 0.3, 0.3]])
     smoothed = 0.5 * probabilities + 0.5 / 3

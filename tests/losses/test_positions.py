@@ -241,14 +241,47 @@ def test_per_position_is_to_be_written(positions):
         abstract.call(teacher, student)
 
 
-def test_a_loss_trains_on_masked_tokens(random):
-    """Token logits with padding, stored beside their mask: the mean is over the tokens."""
-    student = keras.Sequential([keras.Input((3, 4)), keras.layers.Dense(CLASSES)])
-    student.compile("sgd", mr.losses.KD(temperature=2.0))
-    tokens = random.normal(size=(8, 3, 4)).astype("float32")
-    logits = random.normal(size=(8, 3, CLASSES)).astype("float32")
-    mask = np.arange(3) < random.integers(1, 4, size=(8, 1))
-    rows = [logits[mask], np.array(student(tokens))[mask]]
-    expected = np.mean(mr.losses.KD(temperature=2.0).call(*rows))
-    y_true = {"teacher": logits, "mask": mask}
-    assert float(student.loss(y_true, student(tokens))) == pytest.approx(expected, rel=1e-5)
+@pytest.fixture
+def tokens(random):
+    """Padded tokens, a student that masks the padding, and what a teacher says of each token."""
+    student = keras.Sequential(
+        [
+            keras.Input((4,), dtype="int32"),
+            keras.layers.Embedding(9, 3, mask_zero=True),
+            keras.layers.Dense(CLASSES),
+        ]
+    )
+    kept = np.arange(4) < random.integers(1, 5, size=(8, 1))
+    indices = np.where(kept, random.integers(1, 9, size=(8, 4)), 0)
+    return student, indices, random.normal(size=(8, 4, CLASSES)).astype("float32"), kept
+
+
+def test_padding_that_keras_masks_does_not_count(tokens):
+    student, indices, logits, kept = tokens
+    loss = mr.losses.KD(temperature=2.0)
+    student.compile(keras.optimizers.Adam(0.1), loss)
+    rows = logits[kept], np.array(student(indices))[kept]
+    expected = np.mean(loss.call(*rows))
+    logits[~kept] = np.nan
+    history = student.fit(indices, logits, batch_size=8, epochs=3, verbose=0).history["loss"]
+    assert history[0] == pytest.approx(expected, rel=1e-5)
+    assert history[2] < history[1] < history[0]
+
+
+@pytest.mark.parametrize("identifier", ["confidence_penalty", "teacher_free"])
+def test_padding_does_not_count_without_a_teacher_either(identifier, tokens):
+    student, indices, _, kept = tokens
+    loss, labels = mr.losses.get(identifier), np.where(kept, indices % CLASSES, 255)
+    student.compile("sgd", loss)
+    expected = np.mean(call(loss, None, np.array(student(indices))[kept], labels[kept]))
+    assert student.evaluate(indices, labels, verbose=0) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_mask_that_is_given_goes_before_that_of_keras(tokens, random):
+    student, indices, logits, _ = tokens
+    loss, given = mr.losses.LogitL1(), random.random((8, 4)) < 0.5
+    outputs = student(indices)
+    value = loss({"teacher": logits, "mask": given}, outputs)
+    expected = np.abs(np.array(outputs) - logits)[given].mean()
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert outputs._keras_mask is not None
