@@ -134,7 +134,8 @@ class SoftenedLoss(ResponseLoss):
         reduction: See `Loss`.
 
     Reference:
-        Sun et al., Logit Standardization in Knowledge Distillation, 2024.
+        Sun et al., Logit Standardization in Knowledge Distillation, 2024, with the population
+        standard deviation; the published code divides by classes - 1.
     """
 
     temperature = Knob(positive=True)
