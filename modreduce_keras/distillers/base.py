@@ -107,9 +107,9 @@ class BaseDistiller(keras.Model):
     def _deployed(self) -> keras.Model:
         return next(iter(self.students.values()))
 
-    def forward(self, x, training: bool) -> Forward:
-        """Runs every student once, and in training the teacher."""
-        return self._wiring.run(x, training, with_teacher=training)
+    def forward(self, x, training: bool, with_teacher: bool | None = None) -> Forward:
+        """Runs every student once, and the teacher: in training only, unless it is asked for."""
+        return self._wiring.run(x, training, training if with_teacher is None else with_teacher)
 
     def term(self, student: str, name: str) -> str:
         """Returns the name of a student's term in the logs."""
@@ -148,8 +148,10 @@ class BaseDistiller(keras.Model):
 
     def term_weights(self) -> dict[str, Any]:
         """Returns the weight of every term, scalars in the graph."""
-        weights = dict.fromkeys(self._supervised(self.students), self.supervised_weight)
-        weights |= {self.term(s, one.name): one.weight for s, one in self._terms(staged=False)}
+        weights = {}
+        for name, several in self.knowledge.items():
+            weights |= dict.fromkeys(self._supervised([name]), self.supervised_weight)
+            weights |= {self.term(name, one.name): one.weight for one in several if not one.staged}
         return weights
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -272,13 +274,26 @@ class BaseDistiller(keras.Model):
 
     # Compilation and serialization
 
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        """What `fit` trains: all but the adapters of knowledge that has a stage of its own."""
+        return self._without_staged(super().trainable_variables)
+
+    @property
+    def trainable_weights(self) -> list[keras.Variable]:
+        """The same without metrics and seeds, which do not train anyway."""
+        return self._without_staged(super().trainable_weights)
+
+    def _without_staged(self, variables):
+        staged = {id(v) for one in self.taught() if one.staged for v in one.trainable_variables}
+        return [variable for variable in variables if id(variable) not in staged]
+
     def variable_groups(self) -> dict[str, list[keras.Variable]]:
         """Returns the trainable variables by group: a student with its adapters is one."""
-        return {
-            name: student.trainable_variables
-            + [v for knowledge in self.knowledge[name] for v in knowledge.trainable_variables]
-            for name, student in self.students.items()
-        }
+        groups = {name: student.trainable_variables for name, student in self.students.items()}
+        for name, knowledge in self._terms(staged=False):
+            groups[name] = groups[name] + knowledge.trainable_variables
+        return groups
 
     def compile(
         self,
@@ -377,13 +392,9 @@ class BaseDistiller(keras.Model):
     def save_assets(self, inner_path):
         """Saves the teacher's weights in `.keras` files (weight files leave them out)."""
         if self.teacher is not None:
-            self._wiring.teacher.model.save_weights(_teacher_file(inner_path))
+            self._wiring.teacher.save(inner_path)
 
     def load_assets(self, inner_path):
         """Loads what `save_assets` saved."""
         if self.teacher is not None:
-            self._wiring.teacher.model.load_weights(_teacher_file(inner_path))
-
-
-def _teacher_file(inner_path: str) -> str:
-    return tf.io.gfile.join(inner_path, "teacher.weights.h5")
+            self._wiring.teacher.load(inner_path)

@@ -175,9 +175,9 @@ class PeerDistiller(BaseDistiller):
             callbacks = [note, *keras.tree.flatten([] if callbacks is None else callbacks)]
         return super().fit(*args, callbacks=callbacks, **kwargs)
 
-    def forward(self, x, training: bool) -> Forward:
+    def forward(self, x, training: bool, with_teacher: bool | None = None) -> Forward:
         """Runs every network once, and the aggregator on the students' logits."""
-        outputs = super().forward(x, training)
+        outputs = super().forward(x, training, with_teacher)
         logits = [ops.cast(output.logits, "float32") for output in outputs.students.values()]
         return outputs._replace(group=self.aggregator(ops.stack(logits, axis=1)))
 

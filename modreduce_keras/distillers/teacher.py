@@ -1,6 +1,7 @@
 """The teacher of a distiller: only ever run forward, never counted, saved or changed."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -9,6 +10,8 @@ from keras import ops
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.taps import ModelOutput, TapReader
+
+WEIGHTS_FILE = "teacher.weights.h5"
 
 
 class Together(keras.Model):
@@ -86,6 +89,14 @@ class FrozenTeacher:
         """Returns the teacher that some taps are of; the first where they do not say."""
         names = {tap.partition("/")[0] for tap in taps}
         return next((model for model in self.models if model.name in names), self.models[0])
+
+    def save(self, folder: str) -> None:
+        """Saves the weights of the teacher, or of all teachers, in one file."""
+        self.model.save_weights(str(Path(folder) / WEIGHTS_FILE))
+
+    def load(self, folder: str) -> None:
+        """Loads what `save` saved."""
+        self.model.load_weights(str(Path(folder) / WEIGHTS_FILE))
 
 
 def as_list(teacher: Any) -> list[keras.Model]:

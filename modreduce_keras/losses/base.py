@@ -31,6 +31,8 @@ class Loss(keras.losses.Loss):
     """
 
     identifier: ClassVar[str]
+    kind: ClassVar[str] = "feature"
+    """Kind of knowledge that it compares: `"response"`, `"feature"` or `"relation"`."""
     default_weight: ClassVar[float] = 1.0
     """Weight of the term when the user names none."""
     default_adapter: ClassVar[str | None] = None

@@ -26,6 +26,7 @@ class RelationLoss(Loss):
     replicas, the batch is each replica's own part.
     """
 
+    kind = "relation"
     example_shapes = ((12,), (8,))
 
     def per_sample(self, teacher, student, labels=None):

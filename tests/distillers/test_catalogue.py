@@ -1,42 +1,99 @@
-"""Every registered loss inside a distiller: its term is the loss of what the taps read."""
+"""Every registered loss inside a distiller: its term is the loss of what taps and adapter give."""
 
+import keras
 import numpy as np
 import pytest
 
 import modreduce_keras as mr
-from modreduce_keras.losses.response import ResponseLoss
 from modreduce_keras.registry import components
 
+KINDS = {"response": mr.Response, "feature": mr.Feature, "relation": mr.Relation}
+STAGES = ["stage1", "stage2"]
+TAPS = {"fsp": STAGES, "reviewkd": STAGES, "semckd": STAGES, "irg": STAGES}
+ADAPTERS = {
+    "crd": lambda: mr.adapters.get("contrastive_memory", samples=40, negatives=6),
+    "semckd": lambda: mr.adapters.get("layer_attention", batch_size=12),
+}
+LOSSES = {"lsp": lambda: mr.losses.get("lsp", bandwidth=1.0)}  # for embeddings as small as here
+SINGLE_VECTOR = {"vkd"}
+STUDENT_WIDTHS = {"simkd": (4, 8)}
 
-def knowledge_of(loss):
-    """Returns the knowledge that fits a loss's example shapes."""
-    shapes = loss.example_shapes[1]
-    if issubclass(loss, ResponseLoss):
-        return mr.Response(loss.identifier)
-    if isinstance(shapes, list):
-        return mr.Feature(loss.identifier, at=["stage1", "stage2"], adapter=None)
-    if len(shapes) == 3:
-        return mr.Feature(loss.identifier, at="stage2", adapter=None)
-    return mr.Relation(loss.identifier, at="embedding")
+
+def knowledge_of(identifier):
+    """Returns the knowledge of a loss with its own adapter, trained jointly."""
+    loss, arguments = components("loss")[identifier], {}
+    if loss.kind != "response":
+        at = "embedding" if loss.kind == "relation" or identifier in SINGLE_VECTOR else "stage2"
+        arguments["at"] = TAPS.get(identifier, at)
+    if identifier in ADAPTERS:
+        arguments["adapter"] = ADAPTERS[identifier]()
+    made = LOSSES[identifier]() if identifier in LOSSES else identifier
+    return KINDS[loss.kind](made, staged=False, **arguments)
+
+
+def network(widths):
+    """Builds a network of two stages, with as many taps as any method reads."""
+    inputs = keras.Input((8, 8, 1))
+    maps = inputs
+    for stage, width in enumerate(widths, start=1):
+        maps = keras.layers.Conv2D(width, 3, strides=stage, padding="same")(maps)
+        maps = keras.layers.LeakyReLU(name=f"stage{stage}")(maps)
+    embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(maps)
+    return keras.Model(inputs, keras.layers.Dense(3, name="logits")(embedding))
 
 
 @pytest.mark.parametrize("identifier", components("loss"))
-def test_the_logged_term_is_the_loss_of_what_the_taps_read(
-    identifier, net, images, labels, cross_entropy
+def test_the_logged_term_is_the_loss_of_what_taps_and_adapter_give(
+    identifier, images, labels, cross_entropy
 ):
-    knowledge = knowledge_of(components("loss")[identifier])
-    student, teacher = net((6, 8)), net((6, 8))
+    knowledge = knowledge_of(identifier)
+    loss = knowledge.loss
+    student = network(STUDENT_WIDTHS.get(identifier, (4, 6)))
+    teacher = network((5, 8)) if loss.needs_teacher else None
     distiller = mr.Distiller(student, teacher, [knowledge])
-    distiller.compile("sgd", cross_entropy)
-    taps = knowledge.taps("student")
-    taught = knowledge.read("teacher", mr.TapReader(teacher, taps)(images, training=False))
-    learnt = knowledge.read("student", mr.TapReader(student, taps)(images, training=True))
-    if knowledge.loss.needs_labels:
-        taught = {"teacher": taught, "labels": labels}
-    expected = np.mean(knowledge.loss.call(taught, learnt))
+    distiller.compile(keras.optimizers.SGD(0.01), cross_entropy)
+    if knowledge.pretrained is not None:
+        distiller.pretrain(images, batch_size=12, verbose=0)
+    index = np.arange(12)[::-1].copy()
 
-    logs = distiller.train_on_batch(images, labels, return_dict=True)
-    assert expected > 0
-    np.testing.assert_allclose(logs[identifier], expected, rtol=1e-4)
-    weighted = logs["ce"] + knowledge.loss.default_weight * logs[identifier]
+    learnt = knowledge.read(
+        "student", mr.TapReader(student, knowledge.taps("student"))(images, training=True)
+    )
+    taught = None
+    if teacher is not None:
+        taught = knowledge.read(
+            "teacher", mr.TapReader(teacher, knowledge.taps("teacher"))(images, training=False)
+        )
+    adapter = knowledge.adapter
+    if adapter is not None:
+        state = [variable.numpy() for variable in adapter.variables]
+        extra = {"index": index} if adapter.needs_index else {}
+        learnt, taught = adapter(learnt, taught, training=True, **extra)
+        for variable, value in zip(adapter.variables, state, strict=True):
+            variable.assign(value)
+    y_true = {"teacher": taught} if loss.needs_teacher else {}
+    y_true |= {"labels": labels} if loss.needs_labels else {}
+    expected = np.mean(loss.call(taught if set(y_true) == {"teacher"} else y_true, learnt))
+
+    x = {"inputs": images, "sample_index": index}
+    logs = distiller.train_on_batch(x, labels, return_dict=True)
+    assert abs(expected) > 1e-6
+    np.testing.assert_allclose(logs[identifier], expected, rtol=1e-3)
+    weighted = logs["ce"] + loss.default_weight * logs[identifier]
     np.testing.assert_allclose(logs["loss"], weighted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("identifier", components("loss"))
+def test_a_step_moves_every_variable_of_the_adapter(identifier, images, labels, cross_entropy):
+    knowledge = knowledge_of(identifier)
+    teacher = network((5, 8)) if knowledge.loss.needs_teacher else None
+    student = network(STUDENT_WIDTHS.get(identifier, (4, 6)))
+    distiller = mr.Distiller(student, teacher, [knowledge])
+    distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
+    if knowledge.pretrained is not None:
+        distiller.pretrain(images, batch_size=12, verbose=0)
+    before = [variable.numpy() for variable in knowledge.trainable_variables]
+    distiller.train_on_batch({"inputs": images, "sample_index": np.arange(12)}, labels)
+    for variable, value in zip(knowledge.trainable_variables, before, strict=True):
+        # A bias before batch normalization has no effect.
+        assert variable.name == "bias" or np.any(variable.numpy() != value), variable.path

@@ -73,6 +73,23 @@ def test_fit_comes_after_the_stage_and_leaves_its_term_out(staged, images, label
     assert sorted(history.history) == ["ce", "kd", "loss"]
 
 
+def test_what_only_the_stage_trains_is_no_variable_of_fit(
+    net, teacher, images, labels, cross_entropy
+):
+    hint = mr.Feature("hint", at="stage2", staged=True)
+    distiller = mr.Distiller(net(), teacher, [mr.Response("kd"), hint])
+    sgd = {"student": keras.optimizers.SGD(0.1, momentum=0.9)}
+    distiller.compile(sgd, cross_entropy)
+    before = [v.numpy() for v in hint.adapter.trainable_variables]
+    distiller.pretrain(images, verbose=0)
+    learnt = [v.numpy() for v in hint.adapter.trainable_variables]
+    assert all(np.any(now != then) for now, then in zip(learnt[2:], before[2:], strict=True))
+    distiller.fit(images, labels, verbose=0)
+    for now, then in zip(hint.adapter.trainable_variables, learnt, strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert len(distiller.trainable_variables) == len(distiller.student.trainable_variables)
+
+
 def test_a_file_remembers_that_the_stage_is_done(staged, images, labels, tmp_path):
     staged.pretrain(images, verbose=0)
     staged.save(tmp_path / "distiller.keras")

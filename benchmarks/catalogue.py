@@ -1,0 +1,65 @@
+"""The catalogue of offline methods: how each is set up between two networks of `mr.models`."""
+
+from typing import Any
+
+import keras
+
+import modreduce_keras as mr
+from modreduce_keras.registry import components
+
+KINDS = {"response": mr.Response, "feature": mr.Feature, "relation": mr.Relation}
+STAGES = ["stage1", "stage2", "stage3"]
+TAPS = {
+    "ab": "stage3_add",  # before the activation
+    "ofd": "stage3_add",
+    "fsp": ["stage1", "stage2"],
+    "irg": STAGES,
+    "mhgd": ["stage2", "stage3"],
+    "reviewkd": STAGES,
+    "semckd": STAGES,
+    "catkd": "stage3",
+    "ickd": "stage3",
+    "mgd": "stage3",
+    "simkd": "stage3",
+    "srrl": "stage3",
+    "vkd": "embedding",
+}
+"""Taps of the residual networks for methods that do not read `"stage2"` or the embedding."""
+
+
+def identifiers() -> list[str]:
+    """Returns the identifiers of all offline methods, by kind."""
+    losses = components("loss")
+    return sorted(losses, key=lambda name: (list(KINDS).index(losses[name].kind), name))
+
+
+def student_for(identifier: str, student: keras.Model, teacher: keras.Model) -> keras.Model:
+    """Returns the model that a method trains: SimKD's student ends in the teacher's classifier."""
+    if identifier != "simkd":
+        return student
+    return mr.models.reuse_classifier(student, teacher, student_at="stage3", teacher_at="stage3")
+
+
+def knowledge_for(
+    identifier: str, *, samples: int, batch_size: int, **arguments: Any
+) -> mr.Knowledge:
+    """Returns the knowledge of a method as its paper has it, at fitting taps.
+
+    Args:
+        identifier: A loss's identifier.
+        samples: Number of training samples, which a memory bank needs.
+        batch_size: Size of the batches, which layer attention is built for.
+        **arguments: Arguments of the knowledge that replace the defaults.
+    """
+    loss = components("loss")[identifier]
+    at = None
+    if loss.kind != "response":
+        at = TAPS.get(identifier, "stage2" if loss.kind == "feature" else "embedding")
+    if identifier == "crd":
+        memory = mr.adapters.get("contrastive_memory", samples=samples)
+        arguments.setdefault("adapter", memory)
+    if identifier == "semckd":
+        arguments.setdefault("adapter", mr.adapters.get("layer_attention", batch_size=batch_size))
+    if identifier == "simkd":
+        return mr.Feature("simkd", student="projection", teacher=at, **arguments)
+    return KINDS[loss.kind](identifier, at=at, **arguments)
