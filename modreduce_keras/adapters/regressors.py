@@ -18,6 +18,8 @@ class ConvRegressor(Adapter):
     and ReLU.
 
     Args:
+        normalize: Whether a batch normalization follows the convolution, as in the published
+            comparisons. Defaults to `True`; the FitNets paper has none.
         use_relu: Whether a ReLU ends the regressor. Defaults to `True`, which fits taps after an
             activation; set it to `False` for taps that can be negative.
 
@@ -49,8 +51,9 @@ class ConvRegressor(Adapter):
         ((6, 6, 4), (4, 4, 6)),
     ]
 
-    def __init__(self, *, use_relu: bool = True, **kwargs):
+    def __init__(self, *, normalize: bool = True, use_relu: bool = True, **kwargs):
         super().__init__(**kwargs)
+        self.normalize = normalize
         self.use_relu = use_relu
 
     def build(self, student_shape, teacher_shape):
@@ -64,11 +67,13 @@ class ConvRegressor(Adapter):
         kind = arguments.pop("kind")
         filters = teacher_shape[-1]
         self.convolution = kind(filters, dtype=self.dtype_policy, name="convolution", **arguments)
-        self.normalization = keras.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name="normalization"
-        )
         self.convolution.build(student_shape)
-        self.normalization.build((*teacher_shape[:3], filters))
+        self.normalization = None
+        if self.normalize:
+            self.normalization = keras.layers.BatchNormalization(
+                momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name="normalization"
+            )
+            self.normalization.build((*teacher_shape[:3], filters))
 
     @staticmethod
     def _convolution(student, teacher):
@@ -95,9 +100,15 @@ class ConvRegressor(Adapter):
         )
 
     def call(self, student, teacher, training=None):
-        regressed = self.normalization(self.convolution(student), training=training)
+        regressed = self.convolution(student)
+        if self.normalization is not None:
+            regressed = self.normalization(regressed, training=training)
         return (keras.ops.relu(regressed) if self.use_relu else regressed), teacher
 
     def get_config(self):
         """Returns the constructor arguments."""
-        return {**super().get_config(), "use_relu": self.use_relu}
+        return {
+            **super().get_config(),
+            "normalize": self.normalize,
+            "use_relu": self.use_relu,
+        }

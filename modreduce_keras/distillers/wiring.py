@@ -164,7 +164,12 @@ def _build_knowledge(
         positions = pair[0].shape[:-1] if isinstance(one, Response) else (None,)
         labels, index = keras.KerasTensor(positions, "int64"), keras.KerasTensor((None,), "int64")
         kept = one.kept(pair[0], labels)
-        one.compute_output_spec(*pair, labels=labels, index=index, kept=kept)
+        try:
+            one.compute_output_spec(*pair, labels=labels, index=index, kept=kept)
+        except (TypeError, ValueError) as error:
+            # Keras puts advice for authors of layers before the message.
+            own = str(error).partition("Error encountered:\n\n")[2] or str(error)
+            raise type(error)(f"Knowledge {one.name!r} does not fit the models: {own}") from error
 
 
 def _shapes(side: Any) -> Any:

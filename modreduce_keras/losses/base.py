@@ -19,6 +19,7 @@ class Loss(keras.losses.Loss):
       weights, sample weights and replicas are applied in one place there.
     - `loss(teacher, student)` returns the reduced value, as any Keras loss does, so
       `student.compile(loss=KD())` trains on stored teacher logits with no distiller at all.
+      (Keras takes a dict `y_true` in a training step of one's own only, not in `fit`.)
 
     To add a loss, write `per_sample(teacher, student)`, declare `example_shapes`, register the
     class, and give it a golden number in the tests. Numbers that a user may want to change while

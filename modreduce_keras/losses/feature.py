@@ -3,7 +3,7 @@
 from keras import ops
 
 from modreduce_keras.losses.base import Loss
-from modreduce_keras.ops import per_sample_mean, pooled_to_match
+from modreduce_keras.ops import flatten, per_sample_mean, pooled_to_match
 from modreduce_keras.registry import register
 
 
@@ -13,6 +13,8 @@ class Hint(Loss):
 
     mean (r(f_s) - f_t)², where the regressor r is the adapter (`"conv_regressor"` by default)
 
+    With `variant="paper"`, ½ ‖r(f_s) - f_t‖² instead, the sum over all entries, of weight 1.
+
     Maps of unequal height or width are averaged down to the smaller one first; the default
     adapter already brings the student's to the teacher's size, so this matters only without it.
 
@@ -20,6 +22,8 @@ class Hint(Loss):
     under Adam want much less: the quick start uses 1.
 
     Args:
+        variant: `"reference"`, the default: the mean, as in the comparisons that the weight of 100
+            is from; or `"paper"`: half the sum.
         name: Name of the loss. Defaults to `"hint"`.
         reduction: See `Loss`.
 
@@ -31,7 +35,7 @@ class Hint(Loss):
         (batch,), float32; 0 where both are equal.
 
     Raises:
-        ValueError: If rank or channels differ.
+        ValueError: If `variant` is neither of both, or rank or channels differ.
 
     Example:
         >>> import numpy as np
@@ -41,12 +45,21 @@ class Hint(Loss):
     Reference:
         Romero et al., FitNets: Hints for Thin Deep Nets, 2015. The paper trains the hint in a
         stage of its own before the rest; here it is a term of the joint loss, as in the
-        comparisons that followed. A schedule as weight restores the stages.
+        comparisons that followed. `Feature(Hint(variant="paper"), at=..., staged=True,
+        adapter=ConvRegressor(normalize=False, use_relu=True))` is the paper's.
     """
 
     default_weight = 100.0
     default_adapter = "conv_regressor"
     example_shapes = ((4, 4, 6), (4, 4, 6))
+
+    def __init__(self, *, variant="reference", name=None, reduction="sum_over_batch_size"):
+        super().__init__(name=name, reduction=reduction)
+        if variant not in ("reference", "paper"):
+            raise ValueError(f"variant must be 'reference' or 'paper'. Received: {variant=}")
+        self.variant = variant
+        if variant == "paper":
+            self.default_weight = 1.0
 
     def per_sample(self, teacher, student, labels=None):
         self.require(
@@ -57,4 +70,11 @@ class Hint(Loss):
         )
         if len(teacher.shape) == 4:
             teacher, student = pooled_to_match(teacher, student)
-        return per_sample_mean(ops.square(student - teacher))
+        squares = ops.square(student - teacher)
+        if self.variant == "paper":
+            return 0.5 * ops.sum(flatten(squares), axis=1)
+        return per_sample_mean(squares)
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "variant": self.variant}

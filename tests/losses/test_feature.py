@@ -58,6 +58,18 @@ def test_hint_equals_its_equation_for_maps_of_any_size(
     )
 
 
+def test_the_papers_hint_is_half_the_sum_of_squares(random, gradient):
+    teacher, student = random.normal(size=(2, 3, 4, 4, 2)).astype("float32")
+    loss = mr.losses.Hint(variant="paper")
+    expected = 0.5 * ((student.astype("float64") - teacher) ** 2).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(loss.call(teacher, student), expected, rtol=1e-5)
+    found = gradient(lambda f: loss.call(teacher, f), student)
+    np.testing.assert_allclose(found, student - teacher, rtol=1e-5)
+    assert mr.Feature(loss, at="a").weight == 1.0
+    with pytest.raises(ValueError, match=r"variant must be 'reference' or 'paper'. Received"):
+        mr.losses.Hint(variant="mean")
+
+
 def test_hint_brings_its_weight_and_its_regressor():
     assert (mr.losses.Hint.default_weight, mr.losses.Hint.default_adapter) == (
         100.0,
