@@ -9,7 +9,7 @@ from modreduce_keras.registry import components
 
 KINDS = {"response": mr.Response, "feature": mr.Feature, "relation": mr.Relation}
 STAGES = ["stage1", "stage2"]
-TAPS = {"fsp": STAGES, "reviewkd": STAGES, "semckd": STAGES, "irg": STAGES}
+TAPS = {"fsp": STAGES, "reviewkd": STAGES, "semckd": STAGES, "irg": STAGES, "mhgd": STAGES}
 ADAPTERS = {
     "crd": lambda: mr.adapters.get("contrastive_memory", samples=40, negatives=6),
     "semckd": lambda: mr.adapters.get("layer_attention", batch_size=12),
