@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-# TensorFlow is imported where it is used: the tables are made without it.
+# TensorFlow and Keras are imported where they are used: the tables are made without them.
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("tensorflow", "keras", "modreduce-keras")
 
@@ -105,6 +105,16 @@ def resident_peak(function: Callable[[], Any]) -> float:
     return mebibytes("VmHWM") - before
 
 
+def adopt_statistics(model: Any, images: np.ndarray) -> None:
+    """Gives an untrained Keras model the statistics of a batch: its outputs stay moderate."""
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(images, training=True)
+
+
 def spread(values: np.ndarray, name: str) -> dict[str, float]:
     """Returns `NAME_median` and the quartiles, `NAME_p25` and `NAME_p75`, of some values."""
     quantiles = {"median": 50, "p25": 25, "p75": 75}
@@ -142,6 +152,19 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+
+
+def origins(rows: Iterable[Mapping[str, Any]], *settings: str) -> list[str]:
+    """Returns one line for each run that the rows come from: how, on what, when."""
+    return list(
+        dict.fromkeys(
+            f"`{row['command']}` ({', '.join(f'{name} {row[name]}' for name in settings)}) on "
+            f"{row['device']}, TensorFlow {row['tensorflow']}, Keras {row['keras']}, "
+            f"Python {row['python']}, modreduce_keras {row['modreduce_keras']}"
+            f"{' at ' + row['commit'] if row['commit'] else ''}, {row['date'][:10]}."
+            for row in rows
+        )
+    )
 
 
 def _commit() -> str | None:

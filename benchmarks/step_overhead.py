@@ -65,7 +65,7 @@ class Pair:
         self.dataset = tf.data.Dataset.from_tensors(self.batch).repeat()
         models = {role: self._new(role) for role in self._names}
         self.teacher = models["teacher"]
-        _adopt_statistics(self.teacher, images)
+        common.adopt_statistics(self.teacher, images)
         self._weights = {role: model.get_weights() for role, model in models.items()}
         channels = [models[role].get_layer("stage2").output.shape[-1] for role in self._names]
         self._regressor = by_hand.hint_regressor(*reversed(channels))
@@ -90,14 +90,6 @@ class Pair:
         weights = zip(student.weights, self._weights["student"], strict=True)
         moved = [now.numpy() - start for now, start in weights if now.trainable]
         return np.concatenate([np.ravel(move) for move in moved])
-
-
-def _adopt_statistics(teacher: keras.Model, images: np.ndarray) -> None:
-    """Gives an untrained teacher the statistics of a batch, so that its outputs stay moderate."""
-    for layer in teacher.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    teacher(images, training=True)
 
 
 class Contender(NamedTuple):

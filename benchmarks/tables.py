@@ -38,22 +38,41 @@ def step_overhead(rows: list[Row]) -> str:
         ratio = f"{_spread(row, 'ratio', 2)} x {row['ratio_to']}" if "ratio_to" in row else ""
         pair = row["pair"].replace(":", " → ")
         lines.append(f"| {pair} | {row['contender']} | {_spread(row, 'ms', 0)} | {ratio} |")
-    return "\n".join([*lines, "", *_origins(latest, "batch", "rounds", "steps")])
+    return "\n".join([*lines, "", *common.origins(latest, "batch", "rounds", "steps")])
 
 
-TABLES: dict[str, Callable[[list[Row]], str]] = {"step_overhead": step_overhead}
+def rkd_memory(rows: list[Row]) -> str:
+    """Returns the latest row of each width and contender."""
+    lines = [
+        "| width | RKD | milliseconds (quartiles) | ratio (quartiles) | MiB | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    latest = _latest(rows, "features", "contender")
+    for row in latest:
+        time = _spread(row, "ratio", 2) if "ratio_median" in row else ""
+        memory = f"{row['mib_ratio']:.2f}" if "mib_ratio" in row else ""
+        cells = [row["features"], row["contender"], _spread(row, "ms", 0), time]
+        cells += [f"{row['mib']:.0f}", memory]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join([*lines, "", *common.origins(latest, "batch", "rounds", "steps")])
+
+
+TABLES: dict[str, Callable[[list[Row]], str]] = {
+    "step_overhead": step_overhead,
+    "rkd_memory": rkd_memory,
+}
 
 
 def render(readme: str, results: Path) -> str:
-    """Returns the README's text with every table made anew.
+    """Returns the README's text with every table that has a place there made anew.
 
     Raises:
-        ValueError: If the README has no place for a table, or a place for an unknown one.
+        ValueError: If the README has no place for any table, or a place for an unknown one.
     """
     marked = {match[2] for match in _MARKED.finditer(readme)}
-    if marked != set(TABLES):
+    if not marked or not marked <= set(TABLES):
         raise ValueError(
-            f"The README must have a place, <!-- table:NAME --> to <!-- /table -->, for each of "
+            "The README must have places, <!-- table:NAME --> to <!-- /table -->, for some of "
             f"{sorted(TABLES)}. Received: places for {sorted(marked)}"
         )
 
@@ -75,19 +94,6 @@ def _latest(rows: list[Row], *keys: str) -> list[Row]:
 def _spread(row: Row, name: str, digits: int) -> str:
     median, p25, p75 = (f"{row[f'{name}_{q}']:.{digits}f}" for q in ("median", "p25", "p75"))
     return f"{median} ({p25} to {p75})"
-
-
-def _origins(rows: list[Row], *settings: str) -> list[str]:
-    """Returns one line for each run that the rows come from: how, on what, when."""
-    return list(
-        dict.fromkeys(
-            f"`{row['command']}` ({', '.join(f'{name} {row[name]}' for name in settings)}) on "
-            f"{row['device']}, TensorFlow {row['tensorflow']}, Keras {row['keras']}, "
-            f"Python {row['python']}, modreduce_keras {row['modreduce_keras']}"
-            f"{' at ' + row['commit'] if row['commit'] else ''}, {row['date'][:10]}."
-            for row in rows
-        )
-    )
 
 
 def main(_) -> None:

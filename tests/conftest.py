@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 
 from modreduce_keras import registry
 
@@ -20,6 +21,15 @@ tf.config.set_logical_device_configuration(
 @pytest.fixture(autouse=True)
 def _seed():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def forgets_flags():
+    """Forgets the command-line flags of the scripts that the test imports."""
+    known = set(flags.FLAGS)
+    yield
+    for name in set(flags.FLAGS) - known:
+        delattr(flags.FLAGS, name)
 
 
 @pytest.fixture

@@ -90,9 +90,22 @@ def test_without_rows_the_table_says_so(tables, tmp_path):
 @pytest.mark.parametrize(
     "readme", ["# No markers\n", README + "<!-- table:unknown -->\n<!-- /table -->\n"]
 )
-def test_markers_must_be_those_of_the_tables(tables, results, readme):
-    with pytest.raises(ValueError, match=r"a place.*for each of \['step_overhead'\]"):
+def test_markers_must_be_those_of_tables(tables, results, readme):
+    with pytest.raises(ValueError, match=r"must have places.*for some of \['rkd_memory', 'step_o"):
         tables.render(readme, results)
+
+
+def test_the_table_of_rkd(tables):
+    same = {"features": 64, **RUN, "ms_median": 9.0, "ms_p25": 8.0, "ms_p75": 10.0}
+    ratio = {"ratio_to": "published", "ratio_median": 0.251, "ratio_p25": 0.2, "ratio_p75": 0.3}
+    rows = [
+        {**same, "contender": "published", "mib": 812.4},
+        {**same, "contender": "ours", "mib": 93.2, "mib_ratio": 0.1147, **ratio},
+    ]
+    made = tables.rkd_memory(rows).splitlines()
+    assert made[2] == "| 64 | published | 9 (8 to 10) |  | 812 |  |"
+    assert made[3] == "| 64 | ours | 9 (8 to 10) | 0.25 (0.20 to 0.30) | 93 | 0.11 |"
+    assert made[5].startswith("`python benchmarks/step_overhead.py` (batch 64, rounds 15, steps 2)")
 
 
 def test_command_writes_and_checks(benchmarks, results):

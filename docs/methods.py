@@ -1,0 +1,226 @@
+"""Writes the catalogue of methods, docs/methods.md, from the registry; nothing in it is typed.
+
+    python docs/methods.py            rewrites docs/methods.md
+    python docs/methods.py --check    fails if docs/methods.md is not up to date
+
+Names, equations and references are read from the classes and their docstrings, costs from the
+rows of `benchmarks/method_cost.py`, and the kind of check from the tests.
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import common
+from absl import app, flags
+
+import modreduce_keras as mr
+from modreduce_keras.registry import components
+
+ROOT = Path(__file__).parents[1]
+FLAGS = flags.FLAGS
+flags.DEFINE_bool("check", False, "Write nothing; fail if the page is not up to date")
+flags.DEFINE_string("page", str(ROOT / "docs" / "methods.md"), "The file to write")
+flags.DEFINE_string("results", str(common.RESULTS), "The folder of the rows")
+
+HEADER = """\
+# Methods
+
+`python docs/methods.py` writes this page from the registry; `--check` says whether it is up to
+date. It is made, not edited: names, equations and references come from the classes and their
+docstrings (`help(mr.losses.KD)` explains each symbol), and so do the default weights, arguments
+and adapters.
+
+`z` are logits, `f` features, `p` probabilities, `s` the student's and `t` the teacher's; the value
+is that of one sample. The *cost* is the time of a training step with the labels and this term
+alone, as a multiple of the same step with KD, and its further memory at the peak; *held* is what
+the adapter's weights and memory take for good. *Check* says what the values and gradients are
+compared with in the tests: `golden` numbers of a reference implementation in PyTorch, or an
+independent computation in `NumPy`.
+"""
+COLUMNS = (
+    "method",
+    "equation",
+    "reference",
+    "weight, arguments",
+    "adapter",
+    "needs",
+    "cost",
+    "check",
+)
+KINDS = {
+    "response": ("Responses", 'They compare logits: `mr.Response("kd")`.'),
+    "feature": ("Features", 'They compare layers inside: `mr.Feature("hint", at="stage2")`.'),
+    "relation": ("Relations", 'They compare samples: `mr.Relation("sp", at="embedding")`.'),
+}
+NOT_MEASURED = "not measured"
+
+_REFERENCE = re.compile(r"(.+?(?: et al\.| and [\w-]+)), .+?, (\d{4})")
+
+Row = Mapping[str, Any]
+
+
+def render(rows: list[Row], tests: Path = ROOT / "tests") -> str:
+    """Returns the page, given the rows of the method costs, oldest first."""
+    latest = {row["method"]: row for row in rows}
+    losses = components("loss")
+    parts = [HEADER]
+    for kind, (title, explanation) in KINDS.items():
+        same = {name: cls for name, cls in losses.items() if cls.kind == kind}
+        lines = [
+            [*describe(cls), cost(name, latest, losses), check(name, tests)]
+            for name, cls in same.items()
+        ]
+        parts += [f"## {title}", explanation, table(COLUMNS, lines)]
+    parts += ["## Adapters", adapters()]
+    sizes = ("teacher", "student", "batch", "samples", "rounds", "steps")
+    measured = [row for name, row in latest.items() if name in losses or _variant(name, losses)]
+    if measured:
+        parts += ["## Where the costs come from", *common.origins(measured, *sizes)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def describe(cls: type) -> list[str]:
+    """Returns the cells of a loss that its class alone determines."""
+    authors, year = reference(cls)
+    weight = ", ".join([f"{cls.default_weight:g}", *arguments(cls)])
+    adapter = f"`{cls.default_adapter}`" if cls.default_adapter else ""
+    return [_name(cls), equation(cls), f"{authors} {year}", weight, adapter, needs(cls)]
+
+
+def equation(cls: type) -> str:
+    """Returns the formula under the summary of a class's docstring, ready for a table."""
+    formula = inspect.getdoc(cls).split("\n\n")[1]
+    return escaped(" ".join(formula.split()).rstrip(":"))
+
+
+def reference(cls: type) -> tuple[str, str]:
+    """Returns authors and year of the first work that a class's docstring refers to.
+
+    Raises:
+        ValueError: If there is none in the form of "Authors, Title, Year".
+    """
+    _, _, section = inspect.getdoc(cls).partition("\nReference:\n")
+    found = _REFERENCE.match(" ".join(section.split()))
+    if not found:
+        raise ValueError(f"{cls.__name__} needs a section 'Reference:' with authors, title, year")
+    return found[1], found[2]
+
+
+def arguments(cls: type) -> list[str]:
+    """Returns the arguments of a constructor and their defaults, those of every class left out."""
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    left_out = {"self", "name", "reduction", "kwargs"}
+    own = [parameter for parameter in parameters if parameter.name not in left_out]
+    return [
+        f"`{one.name}`" if one.default is one.empty else f"`{one.name}={one.default!r}`"
+        for one in own
+    ]
+
+
+def needs(cls: type[mr.losses.Loss]) -> str:
+    """Returns what a method needs beyond a teacher's and a student's tensors."""
+    adapter = components("adapter").get(cls.default_adapter, mr.adapters.Adapter)
+    needed = {
+        "labels": cls.needs_labels,
+        "no teacher": not cls.needs_teacher,
+        "a stage of its own": cls.staged,
+    }
+    return ", ".join([name for name, holds in needed.items() if holds] + adapter_needs(adapter))
+
+
+def adapter_needs(cls: type[mr.adapters.Adapter]) -> list[str]:
+    """Returns what an adapter needs."""
+    base = mr.adapters.Adapter
+    needed = {
+        "the sample index": cls.needs_index,
+        "parts of the models": cls.adopt is not base.adopt,
+        "an adapter trained first": cls.pretraining_loss is not base.pretraining_loss,
+    }
+    return [name for name, holds in needed.items() if holds]
+
+
+def cost(identifier: str, latest: Mapping[str, Row], losses: Iterable[str]) -> str:
+    """Returns the cost of a method, and of its variants by name."""
+    names = [identifier, *(name for name in latest if _variant(name, losses) == identifier)]
+    costs = [(name, _cost(latest[name])) for name in names if name in latest]
+    lines = [text if name == identifier else f"`{name}` {text}" for name, text in costs]
+    return "; ".join(lines) or NOT_MEASURED
+
+
+def _cost(row: Row) -> str:
+    if "ratio_median" not in row:
+        return f"{row['ms_median']:.0f} ms, {row['mib']:.0f} MiB"
+    parts = [f"{row['ratio_median']:.2f} x", f"{row['extra_mib']:+.0f} MiB"]
+    if row["held_mib"] >= 0.5:
+        parts.append(f"{row['held_mib']:.0f} MiB held")
+    return ", ".join(parts)
+
+
+def _variant(name: str, losses: Iterable[str]) -> str | None:
+    """Returns the loss that a row's method is a variant of, such as "crd" of "crd_shared"."""
+    found = [loss for loss in losses if name.startswith(f"{loss}_") and name not in losses]
+    return max(found, key=len, default=None)
+
+
+def check(identifier: str, tests: Path) -> str:
+    """Returns what a loss is compared with: "golden", "NumPy", or nothing."""
+    if any(
+        file.stem == identifier or file.stem.startswith(f"{identifier}_")
+        for file in (tests / "golden").glob("*.npz")
+    ):
+        return "golden"
+    named = re.compile(rf"^def test_{identifier}_equals_numpy", re.MULTILINE)
+    files = sorted(tests.rglob("test_*.py"))
+    return "NumPy" if any(named.search(file.read_text("utf-8")) for file in files) else ""
+
+
+def adapters() -> str:
+    """Returns the table of the adapters."""
+    losses = components("loss").items()
+    lines = []
+    for identifier, cls in components("adapter").items():
+        users = [f"`{name}`" for name, loss in losses if loss.default_adapter == identifier]
+        summary, _, _ = inspect.getdoc(cls).partition("\n")
+        needed = ", ".join(adapter_needs(cls))
+        cells = [escaped(summary), ", ".join(arguments(cls)), ", ".join(users), needed]
+        lines.append([_name(cls), *cells])
+    return table(("adapter", "what it does", "arguments", "default of", "needs"), lines)
+
+
+def table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """Returns a Markdown table."""
+    header = list(header)
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def escaped(text: str) -> str:
+    """Returns a text that Markdown shows as it is in a table; what is `code` stays code."""
+    pieces = text.replace("|", r"\|").split("`")
+    pieces[::2] = [re.sub(r"([_*])", r"\\\1", piece) for piece in pieces[::2]]
+    return "`".join(pieces)
+
+
+def _name(cls: type) -> str:
+    return f"`{cls.identifier}` (`{cls.__name__}`)"
+
+
+def main(_) -> None:
+    """Writes or checks the page."""
+    path = Path(FLAGS.page)
+    made = render(common.read_rows(Path(FLAGS.results) / "method_cost.jsonl"))
+    if path.exists() and path.read_text("utf-8") == made:
+        return
+    if FLAGS.check:
+        sys.exit(f"{path.name} is not up to date: run python docs/methods.py")
+    path.write_text(made, "utf-8")
+
+
+if __name__ == "__main__":
+    app.run(main)

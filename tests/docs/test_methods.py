@@ -1,0 +1,165 @@
+"""The page of methods: up to date, complete, and made of what the classes say."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+import modreduce_keras as mr
+from modreduce_keras.registry import components
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "docs" / "methods.py"
+RUN = {
+    "teacher": "resnet56",
+    "student": "resnet20",
+    "batch": 64,
+    "samples": 50_000,
+    "rounds": 10,
+    "steps": 1,
+    "command": "python benchmarks/method_cost.py",
+    "device": "2 x CPU",
+    "tensorflow": "2.21.0",
+    "keras": "3.15.1",
+    "python": "3.11.7",
+    "modreduce_keras": "0.1.0",
+    "commit": "abc",
+    "date": "2030-01-02T03:04:05+00:00",
+}
+
+
+@pytest.fixture
+def methods(forgets_flags, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    spec = importlib.util.spec_from_file_location("docs_methods", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(methods, *arguments):
+    methods.FLAGS([str(SCRIPT), "--nocheck", *arguments])
+    methods.main([])
+
+
+def row(method, **values):
+    return {"method": method, "ms_median": 200.4, "mib": 112.2, "held_mib": 0.0, **RUN, **values}
+
+
+ROWS = [
+    row("hint", ratio_median=9.0, extra_mib=9.0),
+    row("kd"),
+    row("hint", ratio_median=1.017, extra_mib=11.6),
+    row("crd", ratio_median=1.5, extra_mib=-0.6, held_mib=48.9),
+    row("crd_shared", ratio_median=1.25, extra_mib=40.0, held_mib=0.4),
+    row("of_old", ratio_median=1.0, extra_mib=0.0),
+]
+
+
+def cells(page, identifier):
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| `{identifier}` (")]
+    return line.strip("| ").replace(r"\|", "!").split(" | ")
+
+
+def test_page_is_up_to_date(methods):
+    run(methods, "--check")
+
+
+def test_main_writes_and_checks(methods, tmp_path):
+    page = tmp_path / "page.md"
+    files = [f"--page={page}", f"--results={tmp_path}"]
+    with pytest.raises(SystemExit, match=r"page\.md is not up to date: run python"):
+        run(methods, *files, "--check")
+    assert not page.exists()
+    run(methods, *files)
+    assert page.read_text("utf-8") == methods.render([])
+    run(methods, *files, "--check")
+    page.write_text("Something else", "utf-8")
+    with pytest.raises(SystemExit):
+        run(methods, *files, "--check")
+
+
+@pytest.mark.parametrize("identifier", components("loss"))
+def test_loss_is_checked_against_golden_numbers_or_numpy(methods, identifier):
+    assert methods.check(identifier, ROOT / "tests"), (
+        f"tests/golden/{identifier}.npz (or {identifier}_*.npz) or a function "
+        f"test_{identifier}_equals_numpy is missing"
+    )
+
+
+def test_check_tells_files_and_functions_apart(methods, tmp_path):
+    (tmp_path / "golden").mkdir()
+    (tmp_path / "golden" / "at_down.npz").touch()
+    (tmp_path / "golden" / "hint.npz").touch()
+    (tmp_path / "test_some.py").write_text("def test_fsp_equals_numpy_too():\n    ...\n")
+    expected = {"at": "golden", "hint": "golden", "fsp": "NumPy", "f": "", "a": "", "hin": ""}
+    assert {name: methods.check(name, tmp_path) for name in expected} == expected
+
+
+def test_every_loss_and_adapter_has_one_line(methods):
+    page = methods.render([])
+    for kind in ("loss", "adapter"):
+        for identifier in components(kind):
+            assert cells(page, identifier)
+    assert "## Where the costs come from" not in page
+
+
+def test_line_of_a_loss(methods):
+    assert cells(methods.render(ROWS), "hint") == [
+        "`hint` (`Hint`)",
+        r"mean (r(f\_s) - f\_t)², where the regressor r is the adapter "
+        '(`"conv_regressor"` by default)',
+        "Romero et al. 2015",
+        "100, `variant='reference'`",
+        "`conv_regressor`",
+        "",
+        "1.02 x, +12 MiB",
+        "golden",
+    ]
+
+
+def test_costs(methods):
+    page = methods.render(ROWS)
+    assert cells(page, "kd")[6] == "200 ms, 112 MiB"
+    assert cells(page, "crd")[6] == ("1.50 x, -1 MiB, 49 MiB held; `crd_shared` 1.25 x, +40 MiB")
+    assert cells(page, "dkd")[6] == "not measured"
+    assert page.endswith(
+        "## Where the costs come from\n\n`python benchmarks/method_cost.py` (teacher resnet56, "
+        "student resnet20, batch 64, samples 50000, rounds 10, steps 1) on 2 x CPU, TensorFlow "
+        "2.21.0, Keras 3.15.1, Python 3.11.7, modreduce_keras 0.1.0 at abc, 2030-01-02.\n"
+    )
+
+
+def test_needs(methods):
+    page = methods.render([])
+    needs = {identifier: cells(page, identifier)[5] for identifier in components("loss")}
+    assert needs["kd"] == ""
+    assert needs["dkd"] == "labels"
+    assert needs["teacher_free"] == "labels, no teacher"
+    assert needs["fsp"] == "a stage of its own"
+    assert needs["ft"] == "an adapter trained first"
+    assert needs["crd"] == "the sample index"
+    assert needs["catkd"] == "parts of the models"
+
+
+def test_line_of_an_adapter(methods):
+    made = cells(methods.render([]), "channel_projector")
+    assert made[0] == "`channel_projector` (`ChannelProjector`)"
+    assert made[1].startswith("Student maps -> the teacher's channels")
+    assert {"`ab`", "`ickd`"} <= set(made[3].split(", "))
+
+
+def test_what_markdown_would_take_for_markup_is_escaped(methods):
+    assert methods.escaped("|a_b| * `c_d|`") == r"\|a\_b\| \* `c_d\|`"
+
+
+def test_reference_is_that_of_the_method(methods):
+    assert methods.reference(mr.losses.KD) == ("Hinton, Vinyals and Dean", "2015")
+    assert methods.reference(mr.losses.CC) == ("Peng et al.", "2019")
+
+    class Unknown:
+        """Has none."""
+
+    with pytest.raises(ValueError, match="Unknown needs a section 'Reference:'"):
+        methods.reference(Unknown)
