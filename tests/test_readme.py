@@ -22,11 +22,16 @@ def namespace():
         return mr.models.get("convnet", num_classes=3, widths=widths, input_shape=(8, 8, 1))
 
     images = np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype("float32")
-    data = tf.data.Dataset.from_tensor_slices((images, np.arange(8) % 3)).batch(4)
+    samples = tf.data.Dataset.from_tensor_slices((images, np.arange(8) % 3))
+    data = samples.batch(4)
+    second = net(5)
+    second.name = "second"
     return {
         "net": net,
         "student": net(),
         "teacher": net(6),
+        "second_teacher": second,
+        "samples": samples,
         "train": data,
         "validation": data,
         "epochs": 2,
@@ -37,7 +42,7 @@ def namespace():
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")
 def test_blocks_run(namespace, tmp_path, monkeypatch, scratch_registry, capfd):
     monkeypatch.chdir(tmp_path)
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     for block in BLOCKS:
         exec(block.replace("epochs=240", "epochs=2"), namespace)
     assert {path.name for path in tmp_path.iterdir()} >= {"student.keras", "student.tflite"}

@@ -229,10 +229,11 @@ class FSP(Loss):
 
     @staticmethod
     def _flow(maps):
-        if not isinstance(maps, (list, tuple)) or len(maps) != 2:
+        number = len(maps) if isinstance(maps, (list, tuple)) else 1
+        if number != 2:
             raise ValueError(
                 "FSP needs two maps of each model: at=['stage1', 'stage2']. "
-                f"Received: {type(maps).__name__} of length {len(maps)}"
+                f"Received: {number} of one model"
             )
         first, second = pooled_to_match(*maps)
         positions = first.shape[1] * first.shape[2]

@@ -190,3 +190,17 @@ def test_class_weights_go_with_an_index(images, labels, cross_entropy):
         history = distiller.fit(data, class_weight=weights, shuffle=False, verbose=0)
         losses.append(history.history["loss"])
     assert losses[0] == losses[1]
+
+
+def test_a_memory_bank_asks_for_the_index(images, labels, cross_entropy):
+    memory = mr.adapters.get("contrastive_memory", samples=12, negatives=5)
+    knowledge = mr.Relation("crd", at="embedding", adapter=memory)
+    distiller = mr.Distiller(network(1), network(1), [knowledge])
+    distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
+    with pytest.raises(ValueError, match=r"fit\(mr.data.with_index\(dataset\)\)"):
+        distiller.fit(images, labels, verbose=0)
+    bank = memory.student_bank.numpy()
+    dataset = mr.data.with_index(tf.data.Dataset.from_tensor_slices((images, labels)))
+    distiller.fit(dataset.take(8).batch(4), shuffle=False, verbose=0)
+    moved = np.any(memory.student_bank.numpy() != bank, axis=1)
+    assert moved.tolist() == [True] * 8 + [False] * 4
