@@ -9,7 +9,7 @@ demo: $(VENV)/demo.installed
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/test.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto
 
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ class PreactivationLoss(MapLoss):
 
     default_adapter = "channel_projector"
     example_shapes = ((8, 8, 6), (4, 4, 6))
+    equal_channels = True
 
     def per_sample(self, teacher, student, labels=None):
         teachers, students = (
@@ -29,12 +30,6 @@ class PreactivationLoss(MapLoss):
         total = 0.0
         for layer, pair in enumerate(zip(teachers, students, strict=True), start=1):
             teacher, student = self.matched(*pair)
-            self.require(
-                teacher.shape[-1] == student.shape[-1],
-                "equal numbers of channels",
-                teacher,
-                student,
-            )
             penalties = ops.sum(self.penalty(teacher, student), axis=(1, 2, 3))
             total = total + 2.0 ** (layer - len(teachers)) * penalties
         return total

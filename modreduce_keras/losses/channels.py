@@ -46,15 +46,10 @@ class ICKD(MapLoss):
     default_weight = 2.5
     default_adapter = "channel_projector"
     example_shapes = ((8, 8, 6), (4, 4, 6))
+    equal_channels = True
 
     def per_sample(self, teacher, student, labels=None):
         teacher, student = self.matched(teacher, student)
-        self.require(
-            teacher.shape[-1] == student.shape[-1],
-            "equal numbers of channels",
-            teacher,
-            student,
-        )
         teacher, student = (
             unit(ops.einsum("bhwi,bhwj->bij", maps, maps)) for maps in (teacher, student)
         )

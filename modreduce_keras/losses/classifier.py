@@ -51,15 +51,10 @@ class SimKD(MapLoss):
     """
 
     example_shapes = ((4, 4, 6), (2, 2, 6))
+    equal_channels = True
 
     def per_sample(self, teacher, student, labels=None):
         teacher, student = self.matched(teacher, student)
-        self.require(
-            teacher.shape[-1] == student.shape[-1],
-            "maps with equal numbers of channels (reuse_classifier's 'projection' has them)",
-            teacher,
-            student,
-        )
         return per_sample_mean(ops.square(student - teacher))
 
 

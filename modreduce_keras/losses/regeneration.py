@@ -41,13 +41,8 @@ class MGD(MapLoss):
     default_weight = 7e-5
     default_adapter = "masked_generator"
     example_shapes = ((8, 8, 6), (4, 4, 6))
+    equal_channels = True
 
     def per_sample(self, teacher, student, labels=None):
         teacher, student = self.matched(teacher, student)
-        self.require(
-            teacher.shape[-1] == student.shape[-1],
-            "equal numbers of channels",
-            teacher,
-            student,
-        )
         return ops.sum(ops.square(student - teacher), axis=(1, 2, 3))

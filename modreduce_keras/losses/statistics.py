@@ -1,5 +1,7 @@
 """Feature losses on statistics of the maps, which need no equal numbers of channels."""
 
+from typing import ClassVar
+
 from keras import ops
 
 from modreduce_keras.losses.base import Loss
@@ -14,12 +16,20 @@ class MapLoss(Loss):
     """
 
     example_shapes = ((4, 4, 6), (8, 8, 3))
+    equal_channels: ClassVar[bool] = False
+    """Whether channel is compared with channel, so that both need as many."""
 
     def matched(self, teacher, student):
-        """Returns both sets of maps at equal size."""
+        """Returns both sets of maps at equal size, or says what does not fit."""
         self.require(
             len(teacher.shape) == len(student.shape) == 4,
             "maps (batch, height, width, channels)",
+            teacher,
+            student,
+        )
+        self.require(
+            not self.equal_channels or teacher.shape[-1] == student.shape[-1],
+            "maps with equal numbers of channels (an adapter can bring them there)",
             teacher,
             student,
         )

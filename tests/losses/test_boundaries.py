@@ -89,7 +89,7 @@ def test_what_cannot_be_compared_is_refused(identifier, maps):
     name, one = type(loss).__name__, maps[0]
     with pytest.raises(ValueError, match=f"{name} needs as many maps .*Received: 1 of the teache"):
         loss.call(one, [one, one])
-    with pytest.raises(ValueError, match=f"{name} needs equal numbers of channels"):
+    with pytest.raises(ValueError, match=f"{name} needs maps with equal numbers of channels"):
         loss.call(one, one[..., :2])
     with pytest.raises(ValueError, match=rf"{name} needs maps \(batch, height, width, channels\)"):
         loss.call(one[:, 0, 0], one[:, 0, 0])

@@ -52,7 +52,7 @@ def test_ickd_ignores_the_scale_and_where_the_channels_respond(maps, random):
 
 def test_what_cannot_be_compared_is_refused(maps):
     teacher, student = maps
-    with pytest.raises(ValueError, match="ICKD needs equal numbers of channels"):
+    with pytest.raises(ValueError, match="ICKD needs maps with equal numbers of channels"):
         mr.losses.ICKD().call(teacher, student[..., :2])
     with pytest.raises(ValueError, match=r"ICKD needs maps \(batch, height, width, channels\)"):
         mr.losses.ICKD().call(teacher[:, 0], student[:, 0])

@@ -33,7 +33,7 @@ def test_mgd_equals_numpy_where_the_teacher_is_pooled(maps, random, average_pool
 
 def test_what_cannot_be_compared_is_refused(maps):
     teacher, student = maps
-    with pytest.raises(ValueError, match="MGD needs equal numbers of channels"):
+    with pytest.raises(ValueError, match="MGD needs maps with equal numbers of channels"):
         mr.losses.MGD().call(teacher, student[..., :2])
     with pytest.raises(ValueError, match=r"MGD needs maps \(batch, height, width, channels\)"):
         mr.losses.MGD().call(teacher[:, 0], student[:, 0])
