@@ -105,7 +105,10 @@ def test_the_students_get_what_is_left_as_a_dict():
     assert distiller.predict(x, verbose=0).shape == (5, 3)
 
 
-@pytest.mark.parametrize("view", ["colour", doubled, keras.layers.Rescaling(0.5)], ids=repr)
+VIEWS = ["colour", doubled, keras.layers.Rescaling(0.5)]
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=["key", "function", "layer"])
 def test_a_file_brings_the_teachers_input_back(
     view, colour, images, labels, cross_entropy, tmp_path
 ):
