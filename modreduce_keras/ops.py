@@ -85,18 +85,19 @@ def unit(vectors, axis=-1):
     return vectors * safe_reciprocal(safe_sqrt(squares))
 
 
-def directions(vectors, scale, axis=-1):
+def directions(vectors, scale, axis=-1, tolerance=1e-12):
     """Returns vectors at unit length, zero (with gradient 0) where they are but rounding.
 
     Args:
         vectors: Differences of numbers whose squares sum to `scale`, along the axis.
         scale: Of the vectors' shape, with size 1 along the axis.
         axis: The vectors' axis.
+        tolerance: Part of `scale` up to which the vector's squares count as rounding.
 
     Returns:
         The unit vectors, and 1 or 0 for each: whether it is more than rounding.
     """
-    varies = ops.sum(ops.square(vectors), axis=axis, keepdims=True) > 1e-12 * scale
+    varies = ops.sum(ops.square(vectors), axis=axis, keepdims=True) > tolerance * scale
     unit_vectors = unit(ops.where(varies, vectors, 0.0), axis)
     return unit_vectors, ops.cast(ops.squeeze(varies, axis), "float32")
 
@@ -161,7 +162,15 @@ def pooled_to_match(first, second):
 
     Returns:
         Both, of equal height and width.
+
+    Raises:
+        ValueError: If a height or a width is not known.
     """
+    if None in (*first.shape[1:3], *second.shape[1:3]):
+        raise ValueError(
+            "Feature maps are compared at a known height and width: give the models' inputs a "
+            f"full shape. Received: maps of shape {tuple(first.shape)} and {tuple(second.shape)}"
+        )
     height = min(first.shape[1], second.shape[1])
     width = min(first.shape[2], second.shape[2])
 

@@ -1,5 +1,6 @@
 """Tests of the tensor helpers against direct float64 NumPy, at the edges above all."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -205,3 +206,10 @@ def test_float32_casts_a_whole_structure():
     cast = ops.float32({"a": [tf.constant(1.5, "float16")], "b": tf.constant(2, "int32")})
     assert (cast["a"][0].dtype, cast["b"].dtype) == (tf.float32, tf.float32)
     assert (float(cast["a"][0]), float(cast["b"])) == (1.5, 2.0)
+
+
+def test_maps_of_unknown_size_are_not_compared():
+    known, unknown = keras.KerasTensor((None, 4, 4, 3)), keras.KerasTensor((None, None, 4, 3))
+    for pair in ((known, unknown), (unknown, known)):
+        with pytest.raises(ValueError, match=r"at a known height and width: .* Received: maps of"):
+            ops.pooled_to_match(*pair)

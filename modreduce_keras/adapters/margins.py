@@ -68,36 +68,61 @@ class MarginConnector(ChannelProjector):
                 f"a list of names. Received: {normalization=}"
             )
         self.normalization = normalization
-        self._adopted: tuple[np.ndarray, ...] | None = None
+        self._expected: tuple[np.ndarray, ...] | None = None
 
     def adopt(self, student, teacher):
         """Computes the margins of the named layers of the teacher."""
-        if self.normalization is not None:
-            one = isinstance(self.normalization, str)
-            names = [self.normalization] if one else self.normalization
-            self._adopted = tuple(_expected_margins(teacher, name) for name in names)
+        if self.normalization is None:
+            return
+        one = isinstance(self.normalization, str)
+        names = [self.normalization] if one else self.normalization
+        self._expected = tuple(_expected_margins(teacher, name) for name in names)
+        if self.built:
+            self._assign_expected()
 
     def build(self, student_shape, teacher_shape):
         super().build(student_shape, teacher_shape)
         channels = [teacher[-1] for _, teacher in self.pairs(student_shape, teacher_shape)]
-        found = [margins.size for margins in self._adopted or ()]
-        if self.normalization is not None and found != channels:
+        self.measured, self.margins = [], []
+        for i, width in enumerate(channels):
+            if self.normalization is None:
+                self.measured.append(MeanNegative(dtype="float32", name=f"margin_{i}"))
+                self.measured[i].build((None, None, None, width))
+            else:
+                # Weights, so that a file restores what belongs to its own teacher.
+                margins = self.add_weight(
+                    name=f"margin_{i}",
+                    shape=(width,),
+                    initializer="zeros",
+                    trainable=False,
+                    dtype="float32",
+                    autocast=False,
+                )
+                self.margins.append(margins)
+        if self._expected is not None:
+            self._assign_expected()
+
+    def _assign_expected(self):
+        found, channels = ([m.shape[0] for m in side] for side in (self._expected, self.margins))
+        if found != channels:
             raise ValueError(
                 f"normalization={self.normalization!r} must name one BatchNormalization for each "
                 f"tap of the teacher, with its channels. Received: taps with {channels} channels "
                 f"and normalizations with {found}"
             )
-        self.measured = []
-        if self.normalization is None:
-            for i, width in enumerate(channels):
-                self.measured.append(MeanNegative(dtype="float32", name=f"margin_{i}"))
-                self.measured[i].build((None, None, None, width))
+        for variable, margins in zip(self.margins, self._expected, strict=True):
+            variable.assign(margins)
 
     def call(self, student, teacher, training=None):
         student, teacher = super().call(student, teacher, training=training)
         several = isinstance(teacher, (list, tuple))
         maps = float32(list(teacher) if several else [teacher])
-        margins = self._adopted or [
+        if self.normalization is not None and self._expected is None:
+            raise ValueError(
+                "A MarginConnector with a normalization has to see the teacher first: use it in a "
+                "distiller, or call adopt(student, teacher)."
+            )
+        margins = self.margins or [
             measure(one, training=training)
             for measure, one in zip(self.measured, maps, strict=True)
         ]

@@ -75,8 +75,10 @@ class ContrastiveMemory(ContrastiveAdapter):
         [(2, 5), (2, 5)]
 
     Reference:
-        Tian, Krishnan and Isola, Contrastive Representation Distillation, 2020. The published code
-        draws a sample's own index among its negatives too.
+        Tian, Krishnan and Isola, Contrastive Representation Distillation, 2020. The published
+        training draws negatives from other classes only, without replacement; here they come from
+        all other samples, with replacement (the paper's product of marginals), so of as many
+        classes as the data have, that share is of the sample's own.
     """
 
     needs_index = True

@@ -57,9 +57,11 @@ class ConvRegressor(Adapter):
         self.use_relu = use_relu
 
     def build(self, student_shape, teacher_shape):
-        if len(student_shape) != 4 or len(teacher_shape) != 4:
+        sizes = (*student_shape[1:], *teacher_shape[1:])
+        if len(student_shape) != 4 or len(teacher_shape) != 4 or None in sizes:
             raise ValueError(
-                "ConvRegressor regresses feature maps (batch, height, width, channels); "
+                "ConvRegressor regresses feature maps (batch, height, width, channels) of known "
+                "size; "
                 "adapter='linear_embedding' takes vectors. Received: student of shape "
                 f"{tuple(student_shape)} and teacher of shape {tuple(teacher_shape)}"
             )

@@ -115,7 +115,8 @@ class OFD(PreactivationLoss):
             size of the smaller.
 
     Returns:
-        (batch,), float32; 0 where all positive responses are equal.
+        (batch,), float32; 0 where positive responses are equal and none of the student's exceeds
+        a negative one of the teacher.
 
     Raises:
         ValueError: If a feature is not a map, or the channels or the numbers of layers differ.
@@ -130,7 +131,8 @@ class OFD(PreactivationLoss):
 
     Reference:
         Heo et al., A Comprehensive Overhaul of Feature Distillation, 2019, with the weights of
-        the layers and of the term of the published code.
+        the layers and of the term of the published code. There the teacher's batch normalization
+        uses the statistics of the batch; here the teacher runs in inference mode, as always.
     """
 
     default_weight = 0.001

@@ -154,4 +154,5 @@ class CKA(RelationLoss):
             return ops.reshape(ops.matmul(rows, ops.transpose(rows)), (-1,))
 
         scale = ops.sum(ops.square(gram(embeddings)), keepdims=True)
-        return directions(gram(_centred(embeddings, 0)), scale, axis=0)
+        # The entries are products of two, so the rounding of both counts.
+        return directions(gram(_centred(embeddings, 0)), scale, axis=0, tolerance=1e-24)

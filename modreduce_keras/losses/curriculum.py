@@ -63,7 +63,7 @@ class CTKD(ResponseLoss):
         if not isinstance(student, (list, tuple)) or len(student) != 2:
             raise ValueError(
                 "CTKD needs the student's side to be [logits, raw temperature], as the adapter "
-                f"'learnt_temperature' makes it. Received: {student}"
+                f"'learnt_temperature' makes it. Received: {type(student).__name__}"
             )
         logits, raw = student
         teacher, logits, _, mask = self.checked(teacher, logits, mask=mask)

@@ -68,8 +68,9 @@ class TeacherFree(ResponseLoss):
         temperature: Positive number or schedule. Defaults to 20.
         variant: `"paper"`, the equation above, or `"reference"`, as the published code computes
             it: KL(softmax(p_d / T) ‖ softmax(z_s)), whose target is a softmax of probabilities,
-            nearly uniform, against the student at temperature 1, and no factor T². Defaults to
-            `"paper"`.
+            nearly uniform, against the student at temperature 1, and no factor T². The code then
+            takes the mean over the C classes too and multiplies by 100, which is 100 / C of this:
+            a matter of the weight. Defaults to `"paper"`.
         name: Name of the loss. Defaults to `"teacher_free"`.
         reduction: See `Loss`.
 

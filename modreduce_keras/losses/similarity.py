@@ -85,5 +85,7 @@ class PKT(RelationLoss):
 
     def relations(self, embeddings):
         directions = unit(embeddings)
-        similarity = 0.5 * (ops.matmul(directions, ops.transpose(directions)) + 1.0)
+        cosines = ops.matmul(directions, ops.transpose(directions))
+        # Rounding may put the cosine of opposite embeddings below -1.
+        similarity = ops.maximum(0.5 * (cosines + 1.0), 0.0)
         return similarity / ops.sum(similarity, axis=1, keepdims=True)

@@ -40,7 +40,7 @@ class MapLoss(Loss):
 class AttentionTransfer(MapLoss):
     """Attention transfer: where in the image the activations are large.
 
-    mean (â_s - â_t)² over the positions, where a = mean over the channels of f^p, flattened, and
+    mean (â_s - â_t)² over the positions, where a = mean over the channels of |f|^p, flattened, and
     â = a / ‖a‖
 
     Args:
@@ -79,7 +79,7 @@ class AttentionTransfer(MapLoss):
 
     def per_sample(self, teacher, student, labels=None):
         attention = [
-            unit(flatten(ops.mean(ops.power(maps, self.power), axis=-1)))
+            unit(flatten(ops.mean(ops.power(ops.abs(maps), self.power), axis=-1)))
             for maps in self.matched(teacher, student)
         ]
         return per_sample_mean(ops.square(attention[1] - attention[0]))
@@ -122,8 +122,9 @@ class FactorTransfer(MapLoss):
 
     Reference:
         Kim, Park and Kwak, Paraphrasing Complex Network: Network Compression via Factor
-        Transfer, 2018, with the mean of squares over the channels of the published code; the
-        paper compares the factors' channels one by one.
+        Transfer, 2018, in the form and with the weight of the comparison of Tian et al.,
+        Contrastive Representation Distillation, 2020. The paper and its code compare the
+        normalized factors entry by entry, without a mean over the channels, with weight 500.
     """
 
     default_weight = 200.0

@@ -53,7 +53,7 @@ class VID(MapLoss):
             raise ValueError(
                 "VID needs the student's side as [mean, log_variance]: "
                 "adapter='variational_regressor' predicts both. "
-                f"Received: {type(student).__name__} of length {len(student)}"
+                f"Received: {type(student).__name__}"
             )
         mean, log_variance = student
         teacher, mean = self.matched(teacher, mean)

@@ -125,10 +125,39 @@ def test_layers_that_are_no_normalization_of_the_tap_are_refused():
     with pytest.raises(ValueError, match=r"must name a BatchNormalization. .*which is a ReLU"):
         other.adopt(None, network)
     adapter = mr.adapters.MarginConnector(normalization="norm")
-    message = r"taps with \[5\] channels and normalizations with "
-    with pytest.raises(ValueError, match=message + r"\[\]"):
-        adapter.build((None, 4, 4, 2), (None, 4, 4, 5))
     adapter.adopt(None, network)
-    with pytest.raises(ValueError, match=message + r"\[3\]"):
+    with pytest.raises(ValueError, match=r"taps with \[5\] channels and normalizations with \[3\]"):
         adapter.build((None, 4, 4, 2), (None, 4, 4, 5))
     assert adapter.get_config()["normalization"] == "norm"
+
+
+def test_a_saved_distiller_keeps_the_margins_of_its_teacher(tmp_path):
+    def network(width):
+        inputs = keras.Input((4, 4, 1))
+        maps = keras.layers.Conv2D(width, 3)(inputs)
+        maps = keras.layers.BatchNormalization(name="norm")(maps)
+        pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(maps))
+        return keras.Model(inputs, keras.layers.Dense(3)(pooled))
+
+    teacher = network(5)
+    norm = teacher.get_layer("norm")
+    norm.beta.assign([-1.0, -0.5, 0.0, 0.5, 1.0])
+    adapter = mr.adapters.MarginConnector(normalization="norm")
+    distiller = mr.Distiller(network(4), teacher, [mr.Feature("ofd", at="norm", adapter=adapter)])
+    distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    distiller.save(tmp_path / "distiller.keras")
+    again = keras.saving.load_model(tmp_path / "distiller.keras")
+    margins = again.knowledge["student"][0].adapter.margins[0].numpy()
+    np.testing.assert_array_equal(margins, adapter.margins[0].numpy())
+    assert np.all(np.diff(margins) > 0)
+    images = np.random.default_rng(0).normal(size=(6, 4, 4, 1)).astype("float32")
+    logs = [
+        d.train_on_batch(images, np.arange(6) % 3, return_dict=True) for d in (distiller, again)
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_a_connector_with_a_normalization_has_to_see_the_teacher():
+    adapter = mr.adapters.MarginConnector(normalization="norm")
+    with pytest.raises(ValueError, match="has to see the teacher first"):
+        adapter(np.ones((1, 4, 4, 2)), np.ones((1, 4, 4, 3)))

@@ -108,3 +108,12 @@ def test_cka_ignores_rotation_and_scale(random):
 def test_negative_weights_are_refused(argument):
     with pytest.raises(ValueError, match=f"{argument} of DIST must be a number that is not neg"):
         mr.losses.DIST(**{argument: -1.0})
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0, 1000.0])
+def test_cka_does_not_see_an_offset_of_the_embeddings(offset, random):
+    teacher = random.normal(size=(8, 6)).astype("float32")
+    student = random.normal(size=(8, 5)).astype("float32")
+    loss = mr.losses.CKA()
+    expected = loss(teacher, student)
+    np.testing.assert_allclose(loss(teacher, student + np.float32(offset)), expected, rtol=2e-3)

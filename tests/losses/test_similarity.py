@@ -33,3 +33,14 @@ def test_values_and_gradient_equal_numpy(identifier, formula, random, gradient, 
     expected = finite_differences(lambda s: np.mean(formula(teacher, s)), student)
     actual = gradient(lambda s: loss(teacher, s), student)
     np.testing.assert_allclose(actual, expected, atol=2e-4 * np.abs(expected).max())
+
+
+def test_pkt_is_finite_for_opposite_embeddings(random, gradient):
+    loss = mr.losses.PKT()
+    for _ in range(50):
+        row = random.normal(size=(1, 512)).astype("float32")
+        teacher = random.normal(size=(2, 512)).astype("float32")
+        student = np.concatenate([row, -row])
+        for sides in ((teacher, student), (student, teacher)):
+            assert np.isfinite(loss.call(*sides)).all()
+        assert np.isfinite(gradient(lambda f, t=teacher: loss.call(t, f), student)).all()

@@ -14,7 +14,7 @@ def maps(random):
 @pytest.mark.parametrize("power", [1, 3])
 def test_attention_with_another_power_equals_numpy(power, maps):
     def attention(f):
-        a = (f**power).mean(axis=-1).reshape(3, -1)
+        a = (np.abs(f) ** power).mean(axis=-1).reshape(3, -1)
         return a / np.linalg.norm(a, axis=1, keepdims=True)
 
     expected = ((attention(maps[1]) - attention(maps[0])) ** 2).mean(axis=1)
@@ -72,3 +72,8 @@ def test_fsp_is_trained_in_a_stage_of_its_own_by_taps_of_any_width(maps):
     knowledge.build([second.shape, second.shape], [first.shape, second.shape])
     assert len(knowledge.trainable_variables) == 1
     assert knowledge([second, second], [first, second]).shape == (3,)
+
+
+def test_attention_is_the_size_of_an_activation_for_odd_powers_too(maps):
+    values = mr.losses.AttentionTransfer(power=1).call(maps[0], -maps[0])
+    np.testing.assert_allclose(values, np.zeros(len(maps[0])), atol=1e-12)
