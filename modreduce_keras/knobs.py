@@ -112,7 +112,8 @@ class Knob:
         setting = getattr(instance, self.setting)
         if isinstance(setting, Schedule):
             return keras.saving.serialize_keras_object(setting)
-        given, present = getattr(instance, self.given), float(setting)
+        given = getattr(instance, self.given)
+        present = float(keras.ops.convert_to_numpy(setting.value))
         return given if np.float32(given) == present else present
 
 

@@ -70,6 +70,16 @@ class Knowledge(keras.layers.Layer):
             adapter = loss.default_adapter
         self.adapter = adapter and registry.get("adapter", adapter, Adapter)
         self.pretrained = None
+        if self.staged and self._adapter_pretrains():
+            raise ValueError(
+                f"The adapter {self.adapter.identifier!r} has a stage of its own before training, "
+                "so its loss cannot have one too. Received: staged=True"
+            )
+        if self.staged and not isinstance(weight, (int, float, type(None))):
+            raise ValueError(
+                "A stage of its own is trained with one weight, because schedules follow the steps "
+                f"of fit. Received: weight={weight!r} of a staged knowledge"
+            )
         if self.pretrains:
             self.pretrained = keras.Variable(0.0, trainable=False, name="pretrained")
 
@@ -143,14 +153,21 @@ class Knowledge(keras.layers.Layer):
     @property
     def pretrains(self) -> bool:
         """Whether `distiller.pretrain` has to run before `fit`."""
+        return self.staged or self._adapter_pretrains()
+
+    def _adapter_pretrains(self) -> bool:
         adapter = Adapter if self.adapter is None else type(self.adapter)
-        return self.staged or adapter.pretraining_loss is not Adapter.pretraining_loss
+        return adapter.pretraining_loss is not Adapter.pretraining_loss
 
     def pretraining_call(self, student, teacher, **context):
-        """Returns the values per sample, (batch,), of the stage before training."""
+        """Returns the unweighted values per sample, (batch,), of the stage before training."""
         if self.staged:
-            return self.weight * self.call(student, teacher, training=True, **context)
+            return self.call(student, teacher, training=True, **context)
         return self.adapter.pretraining_loss(student, teacher)
+
+    def has_pretrained(self) -> bool:
+        """Returns whether that stage has been run, here or before the file was saved."""
+        return self.pretrained is not None and bool(ops.convert_to_numpy(self.pretrained.value))
 
     def pretraining_variables(self, student: keras.Model) -> list[keras.Variable]:
         """Returns what the stage before training trains: the student, or the adapter's own part."""
@@ -175,7 +192,8 @@ class Knowledge(keras.layers.Layer):
 class Response(Knowledge):
     """Response knowledge: the student's logits against the teacher's.
 
-    Of several teachers, the average teaches: of their probabilities at the loss's temperature,
+    Of several teachers, the average teaches: of their probabilities at the loss's temperature (1
+    where it has none, or several),
     log Σ_i w_i softmax(z_i / T) · T as logits, or of their logits, Σ_i w_i z_i.
 
     Args:
@@ -222,11 +240,12 @@ class Response(Knowledge):
             raise ValueError(
                 f"average must be 'probabilities', 'logits' or None. Received: {average=}"
             )
+        teacher_weights = None if teacher_weights is None else list(map(float, teacher_weights))
         if teacher_weights is not None and not all(weight > 0 for weight in teacher_weights):
             raise ValueError(f"teacher_weights must be positive. Received: {teacher_weights=}")
         self.average, self.ignore_class = average, ignore_class
         self.supports_masking = True
-        self.teacher_weights = teacher_weights and list(teacher_weights)
+        self.teacher_weights = teacher_weights
 
     def _check_taps(self, at: Taps, student: Taps, teacher: Taps) -> None:
         if at is not None and (student is not None or teacher is not None):
@@ -259,8 +278,13 @@ class Response(Knowledge):
 
     def kept(self, student, labels):
         mask = getattr(student, "_keras_mask", None)
-        if self.ignore_class is None or labels is None:
+        if self.ignore_class is None:
             return mask
+        if labels is None:
+            raise ValueError(
+                f"Knowledge {self.name!r} has ignore_class={self.ignore_class}, and the data have "
+                "no labels y for what it reads (of several outputs, name the output: at='NAME')."
+            )
         if len(labels.shape) == len(student.shape) and labels.shape[-1] == 1:
             labels = ops.squeeze(labels, axis=-1)
         counted = ops.not_equal(labels, self.ignore_class)

@@ -39,7 +39,8 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
         )
     specs = tf.nest.flatten(dataset.element_spec)
     leading = [spec.shape[0] if spec.shape.rank else 0 for spec in specs]
-    if leading and all(size is None for size in leading):
+    batched = "Batch" in type(dataset).__name__
+    if batched or (leading and all(size is None for size in leading)):
         raise ValueError(
             "with_index counts single samples: apply it before .batch(), as in "
             "with_index(dataset).shuffle(...).batch(64). Received a dataset that is batched: "

@@ -78,8 +78,7 @@ class BaseDistiller(keras.Model):
         self._check_numerics = False
         self._evaluating = False
         self._teacher_input = teacher_input
-        taught = self.taught()
-        parts = [part for one in taught for part in (one, one.loss, one.adapter) if part]
+        parts = [part for one in self.taught() for part in (one, one.loss, one.adapter) if part]
         with knobs.bound([self, *parts], lambda: self.step):
             self._wiring = connect(students, teacher, self.knowledge, teacher_input)
         self.built = True
@@ -117,7 +116,7 @@ class BaseDistiller(keras.Model):
 
     def _supervised(self, students) -> list[str]:
         """Returns the names of the terms on labels in the logs."""
-        names = [] if self._supervision is None else self._supervision.names
+        names = self._supervision.names if self._supervision else []
         return [self.term(student, name) for student in students for name in names]
 
     def supervised_terms(self, labels, logits: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,7 +213,7 @@ class BaseDistiller(keras.Model):
 
         Staged knowledge (FSP, AB) trains the student (and its adapters) by that term alone;
         adapters that learn beforehand (the paraphraser of factor transfer) train by their own
-        loss. Nothing else learns: not from the labels, not from other knowledge. What has been
+        loss. Nothing else learns: not from labels, regularizers or other knowledge. What has been
         pretrained is noted and saved, and `fit` refuses to begin without it.
 
         Args:
@@ -277,16 +276,19 @@ class BaseDistiller(keras.Model):
     @property
     def trainable_variables(self) -> list[keras.Variable]:
         """What `fit` trains: all but the adapters of knowledge that has a stage of its own."""
-        return self._without_staged(super().trainable_variables)
+        return self._trained_here(super().trainable_variables)
 
     @property
     def trainable_weights(self) -> list[keras.Variable]:
-        """The same without metrics and seeds, which do not train anyway."""
-        return self._without_staged(super().trainable_weights)
+        """The same, as Keras calls it elsewhere."""
+        return self._trained_here(super().trainable_weights)
 
-    def _without_staged(self, variables):
-        staged = {id(v) for one in self.taught() if one.staged for v in one.trainable_variables}
-        return [variable for variable in variables if id(variable) not in staged]
+    def _trained_here(self, variables):
+        views = keras.tree.flatten(self._teacher_input)  # a part of the teacher
+        others = [view for view in views if isinstance(view, keras.layers.Layer)]
+        others += [one for one in self.taught() if one.staged]
+        constant = {id(v) for one in others for v in one.trainable_variables}
+        return [variable for variable in variables if id(variable) not in constant]
 
     def variable_groups(self) -> dict[str, list[keras.Variable]]:
         """Returns the trainable variables by group: a student with its adapters is one."""
@@ -337,11 +339,9 @@ class BaseDistiller(keras.Model):
             "check_numerics": check_numerics,
             **kwargs,
         }
-        self._supervision = None
-        if loss is not None:
-            self._supervision = supervision(loss, self._student_output())
-            for student in self.students.values():
-                self._supervision.require_fitting_head(student)
+        self._supervision = loss and supervision(loss, self._student_output())
+        for student in self.students.values() if loss else ():
+            self._supervision.require_fitting_head(student)
         self._check_numerics = check_numerics
         self._compile_metrics = None  # Keras would keep those of an earlier compile.
         super().compile(

@@ -106,6 +106,11 @@ class PeerDistiller(BaseDistiller):
         for name, student in self.students.items():
             output = self._wiring.outputs[name].logits
             checks.require_single_output(output, student, f"student {name!r}")
+            if len(output.shape) != 2:
+                raise ValueError(
+                    "Peers teach one another by logits (batch, classes). Received: student "
+                    f"{name!r} with an output of shape {tuple(output.shape)}"
+                )
         classes = {name: spec.logits.shape[-1] for name, spec in self._wiring.outputs.items()}
         if len(set(classes.values())) > 1:
             raise ValueError(

@@ -4,11 +4,9 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras import ops
 
 from modreduce_keras.distillers.reduction import mean_over_replicas, weighted_sum
 from modreduce_keras.distillers.trackers import Trackers
-from modreduce_keras.distribute import num_replicas
 from modreduce_keras.knowledge import Knowledge
 
 
@@ -25,7 +23,7 @@ class Stage(keras.Model):
         super().__init__(name="pretraining", dtype=distiller.dtype_policy)
         # In functions, so that Keras tracks and saves none of what is the distiller's.
         self._distiller, self._pairs, self._run = lambda: distiller, lambda: pairs, run
-        self._trains_students = any(one.staged for _, one in pairs)
+        self._staged = {name for name, one in pairs if one.staged}
         self._trackers = Trackers(distiller.term(name, one.name) for name, one in pairs)
         self.built = True
 
@@ -50,18 +48,18 @@ class Stage(keras.Model):
         with tf.GradientTape() as tape:
             # Those that are this stage's alone do not count as trainable elsewhere.
             tape.watch([variable.value for variable in variables])
-            outputs = self._run(x, self._trains_students, with_teacher=True)
-            terms = {}
+            outputs = self._run(x, self._staged.__contains__, with_teacher=True)
+            terms, weights = {}, {}
             for name, one in self._pairs():
                 pair, context = outputs.lesson_of(name, one, labels)
-                terms[distiller.term(name, one.name)] = one.pretraining_call(*pair, **context)
-            per_example, terms = weighted_sum(terms, dict.fromkeys(terms, 1.0), x, sample_weight)
-            regularizers = distiller.losses if self._trains_students else []
-            additional = sum((ops.sum(ops.cast(v, "float32")) for v in regularizers), 0.0)
-            loss = mean_over_replicas(per_example) + additional / num_replicas()
+                term = distiller.term(name, one.name)
+                terms[term] = one.pretraining_call(*pair, **context)
+                weights[term] = one.weight if one.staged else 1.0
+            per_example, terms = weighted_sum(terms, weights, x, sample_weight)
+            loss = mean_over_replicas(per_example)
             loss = self.optimizer.scale_loss(loss)
         self._trackers.update(terms)
-        self._loss_tracker.update_state(per_example + additional)
+        self._loss_tracker.update_state(per_example)
         gradients = tape.gradient(loss, variables)
         # A term that is read at a tap does not reach the layers above it.
         reached = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
@@ -80,10 +78,18 @@ def pretrain(
             "pretrain is for knowledge that has a stage of its own before fit (staged=True makes "
             f"one). Received: {[one.name for one in distiller.taught()]}, which have none"
         )
-    stage = Stage(distiller, run, pairs)
-    stage.compile(optimizer=optimizer)
-    stage.optimizer.build(stage.trainable_variables)
-    history = stage.fit(x, y, **arguments)
+    refused = sorted(name for name in arguments if name.startswith("validation"))
+    if refused:
+        raise ValueError(f"pretrain trains a stage and validates nothing. Received: {refused}")
+    with distiller.distribute_strategy.scope():
+        stage = Stage(distiller, run, pairs)
+        stage.compile(
+            optimizer=optimizer,
+            run_eagerly=distiller.run_eagerly,
+            jit_compile=distiller.jit_compile if distiller.compiled else "auto",
+        )
+        stage.optimizer.build(stage.trainable_variables)
+        history = stage.fit(x, y, **arguments)
     for _, one in pairs:
         one.pretrained.assign(1.0)
     return history
@@ -91,7 +97,7 @@ def pretrain(
 
 def require_pretrained(taught: list[Knowledge]) -> None:
     """Raises if a knowledge that has a stage of its own has not been through it."""
-    missing = [one.name for one in taught if one.pretrains and not bool(one.pretrained.value)]
+    missing = [one.name for one in taught if one.pretrains and not one.has_pretrained()]
     if missing:
         raise ValueError(
             f"{missing} must be trained in a stage of their own first: call "

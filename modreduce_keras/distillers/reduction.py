@@ -26,6 +26,11 @@ def weighted_sum(
 def _per_example(sample_weight: Any) -> Any:
     if sample_weight is None:
         return 1.0
+    if keras.tree.is_nested(sample_weight):
+        raise ValueError(
+            "sample_weight must have one value per example, (batch,), for all outputs alike. "
+            f"Received: {sample_weight}"
+        )
     shape = tuple(sample_weight.shape)
     if len(shape) == 2 and shape[1] == 1:
         sample_weight = ops.squeeze(sample_weight, axis=1)

@@ -101,7 +101,8 @@ class NamedSupervision:
                 f"loss must be a dict with keys among the model's outputs {outputs}. "
                 f"Received: {unknown}"
             )
-        self._by_output = {output: Supervision(loss) for output, loss in losses.items()}
+        given = {output: loss for output, loss in losses.items() if loss is not None}
+        self._by_output = {output: Supervision(loss) for output, loss in given.items()}
         self.names = [f"{output}/{one.name}" for output, one in self._by_output.items()]
 
     def terms(self, labels, logits) -> dict[str, Any]:

@@ -26,7 +26,8 @@ class Together(keras.Model):
     """
 
     def __init__(self, teachers: Sequence[keras.Model], own_inputs: bool):
-        super().__init__(name="teachers")
+        # Each teacher casts its inputs as its own policy says.
+        super().__init__(name="teachers", dtype="float32", autocast=False)
         twice = checks.repeated([teacher.name for teacher in teachers])
         if twice or not teachers:
             raise ValueError(
@@ -82,13 +83,19 @@ class FrozenTeacher:
 
     def __call__(self, x: Any) -> ModelOutput:
         """Returns the teacher's output and features for a batch, constants to the gradient."""
-        output = self.reader(self._inputs.teacher(x), training=False)
+        seen = self._inputs.teacher(x)
+        checks.require_float_inputs(seen, self.specs)
+        output = self.reader(seen, training=False)
         return ModelOutput(*keras.tree.map_structure(ops.stop_gradient, tuple(output)))
 
     def chosen_by(self, taps: list[str]) -> keras.Model:
         """Returns the teacher that some taps are of; the first where they do not say."""
-        names = {tap.partition("/")[0] for tap in taps}
-        return next((model for model in self.models if model.name in names), self.models[0])
+        tapped = {id(self.reader.taps[tap][0]) for tap in taps if tap in self.reader.taps}
+        for model in self.models:
+            layers = model._flatten_layers(include_self=True, recursive=True)
+            if tapped & {id(layer) for layer in layers}:
+                return model
+        return self.models[0]
 
     def save(self, folder: str) -> None:
         """Saves the weights of the teacher, or of all teachers, in one file."""

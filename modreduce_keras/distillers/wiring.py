@@ -1,6 +1,6 @@
 """Wiring: builds models, tap readers and knowledge from symbolic features, before any training."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -41,7 +41,7 @@ class Forward(NamedTuple):
         output = self.students[student]
         pair = knowledge.read("student", output), knowledge.read("teacher", self.lesson)
         if isinstance(labels, Mapping):  # by output, where the student has several
-            labels = labels.get(knowledge.student)
+            labels = labels.get(knowledge.student) if isinstance(knowledge.student, str) else None
         kept = knowledge.kept(pair[0], labels)
         return pair, {"labels": labels, "index": self.index, "kept": kept}
 
@@ -70,11 +70,18 @@ class Wiring(NamedTuple):
         checks.require_float_inputs(inputs, self.specs)
         return inputs
 
-    def run(self, x: Any, training: bool, with_teacher: bool) -> Forward:
-        """Runs every student once, with a training flag of their own, and perhaps the teacher."""
+    def run(self, x: Any, training: bool | Callable[[str], bool], with_teacher: bool) -> Forward:
+        """Runs every student once, and perhaps the teacher.
+
+        Args:
+            x: The inputs of a batch.
+            training: Whether it is a training step, or a function that says so of each student.
+            with_teacher: Whether the teacher runs.
+        """
         inputs = self.seen_by_students(x)
         lesson = self.teacher(x) if with_teacher and self.teacher is not None else None
-        students = {name: reader(inputs, training) for name, reader in self.readers.items()}
+        trains = training if callable(training) else lambda student: training
+        students = {name: reader(inputs, trains(name)) for name, reader in self.readers.items()}
         return Forward(students, lesson, {}, self.views.index(x))
 
 
@@ -94,7 +101,11 @@ def connect(
     models = {f"student {name!r}": student for name, student in students.items()}
     for number, model in enumerate(teachers):
         models["teacher" if len(teachers) == 1 else f"teacher {number}"] = model
-    _require_built(models)
+    # With an input of its own, the teacher does not say what the students take.
+    sides = len(students) if teacher_input is not None else len(models)
+    _require_built(dict(list(models.items())[:sides]))
+    _require_built(dict(list(models.items())[sides:]))
+    checks.require_distinct(models)
     frozen = lesson = None
     if teachers:
         everything = [one for taught in knowledge.values() for one in taught]
@@ -123,7 +134,6 @@ def connect(
 def _require_built(models: Mapping[str, keras.Model]) -> None:
     for role, model in models.items():
         checks.require_model(model, role)
-    checks.require_distinct(models)
     specs = [checks.input_specs(model) for model in models.values()]
     known = next((spec for spec in reversed(specs) if spec is not None), None)
     for role, model in models.items():
@@ -142,7 +152,9 @@ def _check_outputs(role: str, model: keras.Model, logits: Any, taught: list[Know
             continue
         for output in one.taps(side):
             checks.require_logits(model, role, output)
-        if one.reads_logits(side) and (side == "student" or one.loss.needs_teacher):
+        # One of several teachers is read whole by its name.
+        whole = one.reads_logits(side) or model.name in one.taps(side)
+        if whole and (side == "student" or one.loss.needs_teacher):
             checks.require_single_output(logits, model, role)
             checks.require_logits(model, role)
 

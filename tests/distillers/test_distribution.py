@@ -9,7 +9,7 @@ import pytest
 PROGRAM = Path(__file__).with_name("two_replicas.py")
 
 
-@pytest.mark.parametrize("distiller", ["offline", "modreduce"])
+@pytest.mark.parametrize("distiller", ["offline", "modreduce", "staged"])
 def test_two_replicas_equal_one(distiller):
     run = subprocess.run(
         [sys.executable, str(PROGRAM), distiller], capture_output=True, text=True, check=False

@@ -155,7 +155,9 @@ def test_an_index_is_of_single_samples():
     dataset = tf.data.Dataset.from_tensor_slices((np.ones((8, 3)), np.arange(8))).batch(4)
     with pytest.raises(ValueError, match=r"apply it before .batch\(\)"):
         mr.data.with_index(dataset)
-    with pytest.raises(TypeError, match=r"with_index takes a tf.data.Dataset. Received"):
+    with pytest.raises(
+        TypeError, match=r"with_index takes a tf.data.Dataset, such as .* Received: tuple"
+    ):
         mr.data.with_index((np.ones((8, 3)), np.arange(8)))
 
 
@@ -207,3 +209,34 @@ def test_a_memory_bank_asks_for_the_index(images, labels, cross_entropy):
     distiller.fit(dataset.take(8).batch(4), shuffle=False, verbose=0)
     moved = np.any(memory.student_bank.numpy() != bank, axis=1)
     assert moved.tolist() == [True] * 8 + [False] * 4
+
+
+def test_an_unbuilt_student_is_not_built_for_the_teachers_input():
+    student = keras.Sequential([keras.layers.Conv2D(2, 3), keras.layers.Flatten()])
+    with pytest.raises(ValueError, match=r"is not built, and its inputs cannot be told"):
+        mr.Distiller(student, network(3), [mr.Response("kd")], teacher_input="colour")
+
+
+def test_integers_for_the_teacher_are_refused(colour, images, labels, cross_entropy):
+    distiller = mr.Distiller(network(1), network(3), [mr.Response("kd")], teacher_input="colour")
+    distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
+    with pytest.raises(ValueError, match=r"take float inputs. Received: x of dtype uint8"):
+        distiller.train_on_batch({"colour": colour.astype("uint8"), "grey": images}, labels)
+
+
+def test_what_prepares_the_teachers_input_does_not_train(images, labels, cross_entropy):
+    prepare = keras.layers.Conv2D(1, 1)
+    prepare.build((None, 8, 8, 1))
+    distiller = mr.Distiller(network(1), network(1), [mr.Response("kd")], teacher_input=prepare)
+    distiller.compile({"student": keras.optimizers.SGD(0.1)}, cross_entropy)
+    before = prepare.get_weights()
+    distiller.train_on_batch(images, labels)
+    for now, then in zip(prepare.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert len(distiller.trainable_variables) == len(distiller.student.trainable_variables)
+
+
+def test_a_dataset_of_full_batches_is_refused():
+    dataset = tf.data.Dataset.from_tensor_slices((np.ones((8, 3)), np.arange(8)))
+    with pytest.raises(ValueError, match=r"apply it before .batch\(\)"):
+        mr.data.with_index(dataset.batch(4, drop_remainder=True))

@@ -201,3 +201,36 @@ def test_probabilities_at_a_named_output():
     teacher = keras.Model(heads.inputs[0], outputs, name="teacher")
     with pytest.raises(ValueError, match=r"The teacher 'teacher' ends in a softmax"):
         mr.Distiller(two_heads(4), teacher, [mr.Response("kd", at="shape")])
+
+
+def test_an_output_without_a_loss_is_not_supervised(images, labels, sparse):
+    taught = [mr.Response("kd", at=name, name=f"kd_{name}") for name in ("shape", "shade")]
+    distiller = mr.Distiller(two_heads(4), two_heads(8), taught)
+    distiller.compile("sgd", {"shape": sparse["shape"], "shade": None})
+    logs = distiller.train_on_batch(images, {"shape": labels}, return_dict=True)
+    assert set(logs) == {"loss", "shape/ce", "kd_shape", "kd_shade"}
+
+
+def test_features_of_a_student_with_named_outputs(images, two_labels, sparse):
+    taught = mr.Relation("irg", at=["stage1", "embedding"])
+    distiller = mr.Distiller(two_heads(4), two_heads(8), [taught])
+    distiller.compile("sgd", sparse)
+    assert distiller.train_on_batch(images, two_labels, return_dict=True)["irg"] > 0
+
+
+def test_ignored_classes_need_labels(images, two_labels, sparse, net):
+    by_layer = mr.Response("kd", at="shape_logits", ignore_class=255)
+    distiller = mr.Distiller(two_heads(4), two_heads(8), [by_layer])
+    distiller.compile("sgd", sparse)
+    with pytest.raises(ValueError, match=r"ignore_class=255, and the data have no labels"):
+        distiller.train_on_batch(images, two_labels)
+    distiller = mr.Distiller(net(), net(), [mr.Response("kd", ignore_class=255)])
+    distiller.compile("sgd")
+    with pytest.raises(ValueError, match=r"ignore_class=255, and the data have no labels"):
+        distiller.train_on_batch(images)
+
+
+def test_peers_with_several_positions_are_refused():
+    peers = {"a": dense_prediction(1), "b": dense_prediction(2)}
+    with pytest.raises(ValueError, match=r"logits \(batch, classes\). Received: student 'a'"):
+        mr.PeerDistiller(peers)

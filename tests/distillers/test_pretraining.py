@@ -57,7 +57,7 @@ def test_the_stage_minimizes_the_weighted_term_and_nothing_else(staged, teacher,
     )
     assert sorted(history.history) == ["hint", "loss"]
     np.testing.assert_allclose(history.history["loss"][-1], float(loss), rtol=1e-5)
-    assert history.history["hint"] == history.history["loss"]
+    np.testing.assert_allclose(3.0 * history.history["hint"][-1], float(loss), rtol=1e-5)
     for ours, by_hand in zip(staged.student.weights, student.weights, strict=True):
         np.testing.assert_allclose(ours, by_hand, rtol=1e-5, atol=1e-6)
     assert int(staged.step) == step
@@ -153,3 +153,29 @@ def test_every_student_of_several_has_its_stage(net, teacher, images, labels, cr
 def test_nothing_to_pretrain(distiller, images):
     with pytest.raises(ValueError, match=r"stage of its own before fit .*Received: \['kd', 'hint'"):
         distiller.pretrain(images)
+
+
+def test_what_a_stage_cannot_do_is_refused(staged, images):
+    with pytest.raises(ValueError, match=r"validates nothing. Received: \['validation_data'\]"):
+        staged.pretrain(images, validation_data=(images,))
+    with pytest.raises(ValueError, match=r"one weight, because schedules follow the steps of fit"):
+        mr.Feature("hint", at="a", staged=True, weight=mr.schedules.Linear(0, 1, steps=2))
+    with pytest.raises(ValueError, match=r"adapter 'factors' has a stage of its own"):
+        mr.Feature("ft", at="a", staged=True)
+
+
+def test_a_student_without_a_stage_does_not_change_at_all(net, teacher, images, cross_entropy):
+    students = {name: net((4, 8), name=name, kernel_regularizer="l2") for name in "ab"}
+    knowledge = {
+        "a": [mr.Feature("hint", at="stage2", adapter=None, staged=True)],
+        "b": [mr.Response("kd")],
+    }
+    modreduce = mr.ModReduce(teacher, students, knowledge=knowledge)
+    modreduce.compile("sgd", cross_entropy)
+    before = students["b"].get_weights()
+    head = students["a"].layers[-1].get_weights()
+    modreduce.pretrain(images, verbose=0)
+    for now, then in zip(students["b"].get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    for now, then in zip(students["a"].layers[-1].get_weights(), head, strict=True):
+        np.testing.assert_array_equal(now, then)

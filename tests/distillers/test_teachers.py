@@ -149,3 +149,39 @@ def test_teachers_of_other_numbers_of_classes(net, teachers):
     odd = [teachers[0], net(num_classes=4, name="odd")]
     with pytest.raises(ValueError, match=r"a student with 3 and a teacher with 4"):
         mr.Distiller(net(), odd, [mr.Response("kd")])
+
+
+def test_a_teacher_that_is_chosen_by_name_has_to_end_in_logits(net, teachers):
+    ends = keras.layers.Softmax()(teachers[1].output)
+    softmax_teacher = keras.Model(teachers[1].inputs[0], ends, name="third")
+    with pytest.raises(ValueError, match=r"'third' ends in a softmax"):
+        mr.Distiller(net(), [teachers[0], softmax_teacher], [mr.Response("kd", teacher="third")])
+
+
+def test_a_classifier_is_that_of_the_teacher_whose_tap_is_read(net, images, labels):
+    inputs = keras.Input((8, 8, 1))
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(keras.layers.Conv2D(5, 3)(inputs))
+    second = keras.Model(inputs, keras.layers.Dense(3, name="head")(pooled), name="second")
+    adapter = mr.adapters.get("softmax_regressor")
+    knowledge = mr.Feature("srrl", student="embedding", teacher="pooled", adapter=adapter)
+    distiller = mr.Distiller(net(), [net((6, 5), name="first"), second], [knowledge])
+    lesson = distiller.forward(images, training=True).lesson
+    (_, logits) = adapter(
+        distiller.forward(images, True).students["student"].features["embedding"],
+        lesson.features["pooled"],
+    )[1]
+    np.testing.assert_allclose(logits, second(images), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("mixed_bfloat16")
+def test_teachers_side_by_side_see_inputs_in_their_own_precision():
+    def network(name):
+        inputs = keras.Input((4,), dtype="float32")
+        return keras.Model(inputs, keras.layers.Dense(3, dtype="float32")(inputs), name=name)
+
+    teachers, student = [network("first"), network("second")], network("student")
+    x = np.full((2, 4), 1001.0, "float32")
+    distiller = mr.Distiller(student, teachers, [mr.Response("kd")])
+    lesson = distiller.forward(x, training=True).lesson
+    for logits, teacher in zip(lesson.logits, teachers, strict=True):
+        np.testing.assert_array_equal(logits, teacher(x))
