@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format benchmark clean
+.PHONY: demo test test-slow lint format benchmark clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/test.installed
 	$(BIN)/python -m pytest --numprocesses=auto
+
+test-slow: $(VENV)/test.installed
+	$(BIN)/python -m pytest --numprocesses=auto -m slow
 
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check .

@@ -148,15 +148,14 @@ def outputs_and_gradient(adapter, pair, training):
 
 
 @every_adapter
-@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("kind", DEGENERATE)
-def test_adapter_stays_finite_where_samples_coincide(identifier, shapes, kind, training, random):
+def test_adapter_stays_finite_where_samples_coincide(identifier, shapes, kind, random):
     adapter, pair = new_adapter(identifier), example_pair(shapes, random)
     for sides in (
         [changed(degenerate(kind), pair[0]), pair[1]],
         [pair[0], changed(degenerate(kind), pair[1])],
     ):
-        outputs, gradients = outputs_and_gradient(adapter, sides, training)
+        outputs, gradients = outputs_and_gradient(adapter, sides, training=True)
         assert all(np.isfinite(side).all() for side in outputs)
         assert all(g is None or np.isfinite(g).all() for g in gradients)
 

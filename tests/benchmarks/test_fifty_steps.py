@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # One plain, one staged, one without a teacher, one with a memory.
 METHODS = {"kd": "joint", "fsp": "own", "confidence_penalty": "joint", "crd": "joint"}
 

@@ -7,6 +7,8 @@ import pytest
 
 from modreduce_keras.registry import components
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def method_cost():

@@ -6,6 +6,8 @@ import sys
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CONTENDERS = [
     "angles, as published",
     "angles, ours",

@@ -7,6 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CONTENDERS = [
     "student alone",
     "KD, by hand",
