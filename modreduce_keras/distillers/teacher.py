@@ -80,11 +80,14 @@ class FrozenTeacher:
             self.specs = self.model.specs()
         self.reader = TapReader(self.model, taps, role="teacher")
         self._inputs = inputs
+        # Only functional models declare the dtype of their inputs.
+        functional = all(getattr(model, "inputs", None) for model in self.models)
+        self._declared = self.specs if functional else None
 
     def __call__(self, x: Any) -> ModelOutput:
         """Returns the teacher's output and features for a batch, constants to the gradient."""
         seen = self._inputs.teacher(x)
-        checks.require_float_inputs(seen, self.specs)
+        checks.require_float_inputs(seen, self._declared)
         output = self.reader(seen, training=False)
         return ModelOutput(*keras.tree.map_structure(ops.stop_gradient, tuple(output)))
 

@@ -6,14 +6,12 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.registry import register
 
 
-@register("adapter", "scaled_for_tests")
 class Scaled(mr.adapters.Adapter):
     """Learns beforehand by which factor the teacher's feature becomes one."""
 
-    example_shapes = (((3,), (3,)),)
+    identifier = "scaled"
 
     def build(self, student_shape, teacher_shape):
         self.scale = self.add_weight(shape=(), initializer="ones", name="scale", trainable=False)
@@ -112,7 +110,7 @@ def test_sample_weights_count_in_the_stage(staged, images, labels):
 def test_an_adapters_own_stage_trains_the_adapter_alone(
     net, teacher, images, labels, cross_entropy
 ):
-    relation = mr.Relation("rkd_distance", at="embedding", adapter="scaled_for_tests")
+    relation = mr.Relation("rkd_distance", at="embedding", adapter=Scaled())
     distiller = mr.Distiller(net(), teacher, [relation])
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
     before = distiller.student.get_weights()
