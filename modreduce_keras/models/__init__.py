@@ -5,6 +5,7 @@ from functools import partial
 import keras
 
 from modreduce_keras import registry
+from modreduce_keras.models.branch import Branches, branch
 from modreduce_keras.models.resnet import resnet
 from modreduce_keras.models.reuse import reuse_classifier
 
@@ -13,4 +14,4 @@ globals().update(_models)
 
 get = partial(registry.get, "model", base=keras.Model)
 
-__all__ = ["resnet", *_models, "get", "reuse_classifier"]
+__all__ = ["resnet", *_models, "get", "Branches", "branch", "reuse_classifier"]

@@ -1,0 +1,306 @@
+"""Branched models: peers that share their lower layers, which run once for all of them."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import keras
+from keras import ops
+
+from modreduce_keras.registry import PACKAGE
+
+_GRADIENTS = ("sum", "mean")
+
+
+def branch(
+    model: keras.Model,
+    *,
+    at: str,
+    branches: int = 3,
+    names: Sequence[str] | None = None,
+    trunk_gradient: str = "sum",
+    name: str | None = None,
+) -> "Branches":
+    """Branches a model at a layer: one trunk, and several heads that run on what it puts out.
+
+    z_i = head_i(fork(trunk(x)))
+
+    The model is a pattern and stays as it is: nothing of it is shared. The trunk is a copy with its
+    weights; each head is a copy with random weights of its own, since heads that start equal stay
+    equal. Initializers of an explicit seed get it raised by the number of the branch.
+
+    Each of `students` is one of the branches as a plain, flat Keras model with the layer names of
+    the model. It shares its variables with the trunk and its head, is saved without the others, and
+    loads without this library.
+
+    Args:
+        model: Functional or built Sequential model, from inputs to logits.
+        at: Layer of the model whose output the heads take. All paths must lead through it, and it
+            must not lie inside a nested model.
+        branches: Number of heads, at least 2. Defaults to 3.
+        names: Names of the branches, all different. Defaults to `"branch_0"`, `"branch_1"`, ...
+        trunk_gradient: What reaches the trunk of the heads' gradients in the joint pass: their
+            `"sum"` (the default, as in ONE, OKDDip and PCL) or their `"mean"` (as in CL-ILR).
+            Outputs do not depend on it. A student that runs by itself does not pass the fork, so
+            there the trunk always gets the student's whole gradient.
+        name: Name of the branched model. Defaults to the model's and `"_branches"`.
+
+    Returns:
+        `Branches`, whose outputs are the logits by name.
+
+    Raises:
+        ValueError: If the model is not functional, `at` is unknown, runs several times, leaves
+            nothing to learn to one side, has a path around it or a layer on both sides, or if
+            another argument is out of range.
+
+    Example:
+        >>> import keras, numpy as np, modreduce_keras as mr
+        >>> model = keras.Sequential(
+        ...     [
+        ...         keras.Input((3,)),
+        ...         keras.layers.Dense(4, activation="relu", name="hidden"),
+        ...         keras.layers.Dense(2, name="logits"),
+        ...     ]
+        ... )
+        >>> branched = mr.models.branch(model, at="hidden", branches=3)
+        >>> model.count_params(), branched.count_params()  # 16 + 10, 16 + 3 · 10
+        (26, 46)
+        >>> [student.count_params() for student in branched.students.values()]
+        [26, 26, 26]
+        >>> sorted(branched(np.ones((5, 3))))
+        ['branch_0', 'branch_1', 'branch_2']
+
+    Reference:
+        Lan, Zhu and Gong, Knowledge Distillation by On-the-Fly Native Ensemble, 2018; Song and
+        Chai, Collaborative Learning for Deep Neural Networks, 2018; Chen, Mei, Wang, Feng and Chen,
+        Online Knowledge Distillation with Diverse Peers, 2020; Wu and Gong, Peer Collaborative
+        Learning for Online Knowledge Distillation, 2021.
+    """
+    name = name or f"{getattr(model, 'name', 'model')}_branches"
+    return Branches(
+        model, at=at, branches=branches, names=names, trunk_gradient=trunk_gradient, name=name
+    )
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Branches(keras.Model):
+    """A branched model: `branch` builds it and says what its arguments are.
+
+    It is a Keras model of its own: `call` runs the trunk once and each head once, and returns the
+    outputs by name. Whoever runs the parts calls `trunk`, `fork`, and then each of `heads` on what
+    `fork` gave. All views share the same variables.
+
+    Attributes:
+        trunk: Functional model from the inputs to the output of the layer `at`.
+        heads: By name, functional models from there to the logits.
+        students: By name, flat functional models from the inputs to the logits.
+        at: The layer.
+        names: The names of the branches.
+        trunk_gradient: `"sum"` or `"mean"`.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        at: str,
+        branches: int = 3,
+        names: Sequence[str] | None = None,
+        trunk_gradient: str = "sum",
+        **kwargs: Any,
+    ):
+        names = _checked_names(branches, names)
+        if trunk_gradient not in _GRADIENTS:
+            raise ValueError(
+                f"trunk_gradient must be one of {list(_GRADIENTS)}. Received: {trunk_gradient=}"
+            )
+        graph = _checked_graph(model, at)
+        # The trunk says which dtype its inputs have; nothing is to be cast before.
+        super().__init__(autocast=False, **kwargs)
+        self.at = at
+        self.names = tuple(names)
+        self.trunk_gradient = trunk_gradient
+        students, features = _students(graph, at, names)
+        self.trunk = keras.Model(students[names[0]].input, features, name="trunk")
+        for layer in self.trunk.layers:
+            layer.set_weights(graph.get_layer(layer.name).get_weights())
+        self.heads = {
+            name: keras.Model(features, student.output, name=name)
+            for name, student in students.items()
+        }
+        self._students = MappingProxyType(students)
+        self._scale = _ScaledGradient(1.0 / len(names) if trunk_gradient == "mean" else 1.0)
+        self.built = True
+
+    @property
+    def students(self) -> Mapping[str, keras.Model]:
+        """The branches as flat models, by name; the gradients of their trunks are not scaled."""
+        return self._students
+
+    def fork(self, features: Any) -> Any:
+        """Returns what every head takes: the trunk's output, with the gradient that it is to get.
+
+        The values are those of the trunk's output, unchanged.
+        """
+        if self.trunk_gradient == "sum":
+            return features
+        return keras.tree.map_structure(self._scale, features)
+
+    def call(self, inputs, training=None):
+        """Returns the outputs of all branches, by name."""
+        features = self.fork(self.trunk(inputs, training=training))
+        return {name: head(features, training=training) for name, head in self.heads.items()}
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments, serialized; the model is that of the first branch."""
+        return {
+            **super().get_config(),
+            "model": keras.saving.serialize_keras_object(self.students[self.names[0]]),
+            "at": self.at,
+            "branches": len(self.names),
+            "names": list(self.names),
+            "trunk_gradient": self.trunk_gradient,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Returns the branched model that `get_config` describes, with fresh weights."""
+        return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
+
+
+class _ScaledGradient(keras.layers.Layer):
+    """Returns its input; the gradient that flows back is multiplied by a factor."""
+
+    def __init__(self, factor: float):
+        super().__init__(autocast=False)
+        self.factor = factor
+        self.supports_masking = True
+
+    def call(self, values):
+        @ops.custom_gradient
+        def scaled(values):
+            def gradient(*arguments, upstream=None):
+                upstream = arguments[0] if upstream is None else upstream
+                return upstream * self.factor
+
+            return values, gradient
+
+        return scaled(values)
+
+
+def _checked_names(branches, names):
+    if not isinstance(branches, int) or isinstance(branches, bool) or branches < 2:
+        raise ValueError(f"branches must be an integer of at least 2. Received: {branches=}")
+    if names is None:
+        return [f"branch_{index}" for index in range(branches)]
+    words = not isinstance(names, str) and all(isinstance(name, str) for name in names)
+    if not words or len(set(names)) != branches or len(names) != branches:
+        raise ValueError(
+            f"names must be {branches} different strings, one for each of the branches. "
+            f"Received: {names=} with {branches=}"
+        )
+    if not all(names) or any("/" in name for name in names):
+        raise ValueError(f'names must not be empty and not contain "/". Received: {names=}')
+    return list(names)
+
+
+def _checked_graph(model, at):
+    """Returns the model's graph as a plain functional model."""
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise ValueError(
+            "branch takes a model apart, so it must be a functional or a built Sequential model. "
+            f"Received: model={model!r}"
+        )
+    starts = {tensor._keras_history.operation.name for tensor in model.inputs}
+    names = [layer.name for layer in model.layers if layer.name not in starts]
+    if at not in names:
+        raise ValueError(
+            f"at must name a layer of the model {model.name!r} after its inputs, not one inside a "
+            f"nested model: one of {names}. Received: {at=}"
+        )
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs[0], model.outputs[0])
+    return keras.Model(model.input, model.output)
+
+
+def _students(graph, at, names):
+    """Returns the students by name, which share all up to a layer, and that layer's output."""
+    first, calls = _copy(graph, 0)
+    outputs = [output for operation, output in calls if operation == at]
+    if len(outputs) > 1:
+        raise ValueError(
+            f"at must name a layer that runs once. Received: {at=}, which runs {len(outputs)} times"
+        )
+    below, above = _operations_below(first, outputs[0]), _operations_above(first, outputs[0], at)
+    both = sorted(below & above)
+    if both:
+        raise ValueError(
+            "at must part the layers into those of the trunk and those of the heads. Received: "
+            f"{at=}, with the layers {both} on both sides"
+        )
+    if not any(layer.weights for layer in first.layers if layer.name in above):
+        raise ValueError(
+            f"at must leave the heads layers with weights, or all of them are equal. Received: "
+            f"{at=}, after which {'come ' + str(sorted(above)) if above else 'nothing comes'}"
+        )
+    shared = [(name, output if name in below else None) for name, output in calls]
+    students = {}
+    for index, name in enumerate(names):
+        student = first if index == 0 else _copy(graph, index, first.input, shared)[0]
+        students[name] = keras.Model(student.input, student.output, name=name)
+    return students, outputs[0]
+
+
+def _copy(graph, index, inputs=None, shared=()):
+    """Returns a copy of a graph, and what each call in it gave: (operation's name, output).
+
+    Args:
+        graph: Functional model.
+        index: Number of the branch.
+        inputs: Symbolic inputs; new ones by default.
+        shared: (name, output) of each call: outputs that stand for calls, or `None` to copy it.
+    """
+    calls, kept = [], {name for name, output in shared if output is not None}
+
+    def copy(operation):
+        if operation.name in kept:
+            return operation
+        return type(operation).from_config(_reseeded(operation.get_config(), index))
+
+    def call(operation, *args, **kwargs):
+        output = shared[len(calls)][1] if operation.name in kept else operation(*args, **kwargs)
+        calls.append((operation.name, output))
+        return output
+
+    model = keras.models.clone_model(
+        graph, input_tensors=inputs, clone_function=copy, call_function=call
+    )
+    return model, calls
+
+
+def _reseeded(config, index):
+    """Returns a layer's config with every explicit seed raised by the number of the branch."""
+    if isinstance(config, Mapping):
+        return {
+            key: value + index if key == "seed" and type(value) is int else _reseeded(value, index)
+            for key, value in config.items()
+        }
+    if isinstance(config, list):
+        return [_reseeded(value, index) for value in config]
+    return config
+
+
+def _operations_below(model, features):
+    return {operation.name for operation in keras.Model(model.input, features).operations}
+
+
+def _operations_above(model, features, at):
+    try:
+        head = keras.Model(features, model.output)
+    except ValueError as error:
+        raise ValueError(
+            "at must name a layer that all of the model's paths lead through. Received: "
+            f"{at=}, around which some lead ({error})"
+        ) from error
+    starts = {tensor._keras_history.operation.name for tensor in head.inputs}
+    return {operation.name for operation in head.operations} - starts
