@@ -3,39 +3,94 @@
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 from keras import ops
 
 
 class Aggregator(keras.layers.Layer):
     """Base class of all aggregators: a layer for any number of peers.
 
-    `aggregator(logits)` takes the peers' logits, (batch, peers, classes) in float32, and returns
-    a dict:
+    `aggregator(logits)` takes the peers' logits, (batch, peers, classes) in float32, and what else
+    it asks for by `needs`, as keyword arguments:
 
-    - `"targets"`, (batch, peers, classes): the logits that each peer is to learn from. Online
-      losses let no gradient flow into them.
+    - `features`: the peers' embeddings, a list with one (batch, width) for each peer.
+    - `trunk`: the output of the layers that the peers share, (batch, ...); there is one only for
+      peers made by `mr.models.branch`.
+    - `inputs`: what the first peer sees, (batch, ...).
+    - `labels`: class indices, (batch,), int32.
+    - `averages`: the logits of the peers' past selves, (batch, peers, classes), constants; how
+      they follow the peers is said by `keep`.
+    - `temperature`: the temperature of the online loss, a scalar.
+
+    It returns a dict:
+
+    - `"targets"`: the logits that each peer is to learn from, (batch, peers, classes); or
+      (batch, peers, sources, classes), where a peer learns from several at once.
+    - `"source_weights"`, a NumPy array (peers, sources), with several sources: the online loss of
+      a peer is the sum of the losses against its sources times these.
     - `"ensemble"`, (batch, classes), optional: the group's joint logits. They get metrics of
       their own (`ensemble/accuracy`), and where `learns` is true the supervised loss on them is
       added to the total as `ensemble/ce`.
-    - the values named by `logs`, (peers,) each: logged per peer as `PEER/NAME`.
+    - the values named by `logs`: (peers,) each, logged per peer as `PEER/NAME`, or a scalar,
+      logged as `NAME`.
 
-    To add one, write `build(logits_shape)` where it has weights, `call(logits)`, and register the
-    class. How far the ensemble's loss reaches is the aggregator's own decision: it stops the
-    gradient at the logits unless its paper says otherwise.
+    Targets are constants to the gradient, unless the class says `trains_through_targets`; how far
+    the ensemble's loss reaches is the aggregator's own decision.
+
+    To add one, write `call(logits)`, with what it needs as further arguments (and `training=None`
+    if it differs in a training step), and register the class. Where it has weights, write
+    `build(logits_shape)`, with `features_shape`, ... for what else their shapes depend on, and
+    call `super().build(logits_shape)`, which counts the peers.
+
+    Args:
+        **kwargs: `name` and `dtype` of the layer. The dtype defaults to float32 under every
+            global policy.
     """
 
     identifier: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What `call` takes beside the logits. An instance may need less or more than its class."""
     learns: ClassVar[bool] = False
     """Whether the ensemble is trained by the supervised loss."""
+    trains_through_targets: ClassVar[bool] = False
+    """Whether the gradient of the online loss flows into the targets."""
+    has_leader: ClassVar[bool] = False
+    """Whether the last peer is a leader, which the others do not learn from: the one to deploy."""
+    least_peers: ClassVar[int] = 2
     logs: ClassVar[tuple[str, ...]] = ()
-    """Names of the values per peer that `call` returns for the logs."""
+    """Names of the values that `call` returns for the logs."""
+    average_every: ClassVar[str] = "step"
+    """When the peers' past selves move: after each `"step"` or at the end of each `"epoch"`."""
 
     def __init__(self, **kwargs):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
 
+    def build(self, logits_shape):
+        """Creates the weights, from the shape of the logits, batch included.
+
+        Raises:
+            ValueError: If there are fewer peers than `least_peers`.
+        """
+        if logits_shape[1] is None or logits_shape[1] < self.least_peers:
+            raise ValueError(
+                f"{type(self).__name__} needs at least {self.least_peers} peers. Received: "
+                f"{logits_shape[1]} (logits of shape {tuple(logits_shape)}, which is (batch, "
+                "peers, classes))"
+            )
+
     def call(self, logits) -> dict[str, Any]:
         """Returns the targets, and where there is one the ensemble, of the peers' logits."""
+        raise NotImplementedError
+
+    def keep(self, step):
+        """Returns which part of the peers' past selves stays when they move, from 0 to 1.
+
+        past = keep · past + (1 - keep) · present
+
+        Args:
+            step: How many moves there were before, int scalar.
+        """
         raise NotImplementedError
 
     @staticmethod
@@ -43,3 +98,17 @@ class Aggregator(keras.layers.Layer):
         """Returns the result of an aggregator in which the ensemble teaches every peer."""
         targets = ops.broadcast_to(ops.expand_dims(ensemble, 1), ops.shape(logits))
         return {"targets": targets, "ensemble": ensemble}
+
+    @staticmethod
+    def from_others(sources) -> dict[str, Any]:
+        """Returns the result of an aggregator in which each peer learns from every other one.
+
+        Args:
+            sources: (batch, peers, classes): what the peers teach.
+
+        Returns:
+            Targets (batch, peers, peers, classes) and weights of 1 / (peers - 1), 0 for oneself.
+        """
+        peers = sources.shape[1]
+        targets = ops.repeat(ops.expand_dims(sources, 1), peers, axis=1)
+        return {"targets": targets, "source_weights": (1.0 - np.eye(peers)) / (peers - 1)}
