@@ -1,10 +1,13 @@
 """Averages of the peers' logits, plain and learnt."""
 
-import keras
+from typing import Any
+
 from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.registry import register
+
+VARIANTS = ("paper", "modreduce")
 
 
 @register("aggregator", "mean")
@@ -29,6 +32,39 @@ class Mean(Aggregator):
         return self.same_for_all(ops.mean(logits, axis=1), logits)
 
 
+@register("aggregator", "leave_one_out_mean")
+class LeaveOneOutMean(Aggregator):
+    """The mean of the other peers' logits teaches each peer: collaborative learning, CL-ILR.
+
+    t_i = 1/(P - 1) Σ_{j≠i} z_j
+
+    The ensemble, for metrics only, is the mean of all.
+
+    Call arguments:
+        logits: (batch, peers, classes).
+
+    Returns:
+        `targets` (batch, peers, classes) and `ensemble` (batch, classes).
+
+    Example:
+        >>> import numpy as np
+        >>> logits = np.array([[[0.0, 3.0], [6.0, 0.0], [0.0, 0.0]]])
+        >>> LeaveOneOutMean()(logits)["targets"].numpy().tolist()
+        [[[3.0, 0.0], [0.0, 1.5], [3.0, 1.5]]]
+
+    Reference:
+        Song and Chai, Collaborative Learning for Deep Neural Networks, 2018. Where the peers share
+        a trunk, the paper divides the gradient that reaches it by P:
+        `mr.models.branch(..., trunk_gradient="mean")`.
+    """
+
+    def call(self, logits):
+        peers = logits.shape[1]
+        others = (1.0 - ops.eye(peers)) / (peers - 1)
+        targets = ops.einsum("ij,bjc->bic", others, logits)
+        return {"targets": targets, "ensemble": ops.mean(logits, axis=1)}
+
+
 @register("aggregator", "weighted_average")
 class WeightedAverage(Aggregator):
     """A learnt weighted average of the peers' logits teaches every peer.
@@ -39,12 +75,22 @@ class WeightedAverage(Aggregator):
     weights and nothing else. They start equal. The share of each peer is logged as
     `PEER/ensemble_weight`.
 
+    Args:
+        variant: `"paper"`, the default: the weights are free. `"modreduce"`: as in the authors'
+            code, each training step first replaces the weights by their softmax and then takes
+            those as the shares, z_e = Σ_i w_i z_i, which holds them near equal.
+        **kwargs: `name` and `dtype`, see `Aggregator`.
+
     Call arguments:
         logits: (batch, peers, classes).
+        training: Whether it is a training step, which moves the weights of `"modreduce"`.
 
     Returns:
         `targets` (batch, peers, classes), `ensemble` (batch, classes) and `ensemble_weight`
         (peers,).
+
+    Raises:
+        ValueError: If the variant is unknown.
 
     Example:
         >>> import numpy as np
@@ -52,19 +98,40 @@ class WeightedAverage(Aggregator):
         [[2.0, 1.0]]
 
     Reference:
-        ModReduce (see `mr.ModReduce`). The authors' code replaces the weights by their
-        softmax at every step, which holds them near equal; here they are free, as in the paper.
+        ModReduce (see `mr.ModReduce`), which takes two or three peers; here any number.
     """
 
     learns = True
     logs = ("ensemble_weight",)
 
+    def __init__(self, *, variant: str = "paper", **kwargs: Any):
+        super().__init__(**kwargs)
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {list(VARIANTS)}. Received: {variant=}")
+        self.variant = variant
+
     def build(self, logits_shape):
+        super().build(logits_shape)
         self.weights_of_peers = self.add_weight(
-            shape=(logits_shape[1],), initializer="zeros", name="weights_of_peers"
+            shape=(logits_shape[1],),
+            initializer="zeros",
+            dtype="float32",
+            autocast=False,
+            aggregation="only_first_replica",
+            name="weights_of_peers",
         )
 
-    def call(self, logits):
-        shares = ops.softmax(keras.ops.cast(self.weights_of_peers, "float32"))
+    def call(self, logits, training=None):
+        weights = ops.convert_to_tensor(self.weights_of_peers)
+        shares = ops.softmax(weights)
+        if training and self.variant == "modreduce":
+            constant = ops.stop_gradient(shares)
+            # The value of the softmax, and the gradient of the weights that it replaces.
+            shares = weights + ops.stop_gradient(constant - weights)
+            self.weights_of_peers.assign(constant)
         ensemble = ops.einsum("p,bpc->bc", shares, ops.stop_gradient(logits))
         return {**self.same_for_all(ensemble, logits), "ensemble_weight": shares}
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "variant": self.variant}
