@@ -1,0 +1,140 @@
+"""A gate that weighs the peers' logits for each example."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from modreduce_keras.aggregators.base import Aggregator
+from modreduce_keras.registry import register
+
+VARIANTS = ("paper", "modreduce")
+_POOL = 16
+
+
+@register("aggregator", "one")
+class ONE(Aggregator):
+    """On-the-fly native ensemble: a gate weighs the peers' logits for each example.
+
+    z_e = Σ_i g_i z_i with g = softmax(ReLU(BN(W · avgpool(trunk) + b)))
+
+    The supervised loss of z_e trains the gate, the peers and the trunk: nothing is detached from
+    it. What the peers learn from z_e is constant. The mean gate of each peer over the batch is
+    logged as `PEER/ensemble_weight`.
+
+    Args:
+        variant: `"paper"`, the default: the gate sees what the peers share, averaged over all
+            positions, so the peers are those of `mr.models.branch`. `"modreduce"`: for peers that
+            share nothing, as in the authors' code: the gate sees the input image, averaged over
+            windows of 16×16, without batch normalization, and the supervised loss of z_e reaches
+            the gate alone.
+        batch_normalization: Whether the gate's scores are normalized over the batch. Defaults to
+            `None`: as the variant says.
+        **kwargs: `name` and `dtype`, see `Aggregator`.
+
+    Call arguments:
+        logits: (batch, peers, classes).
+        trunk: (batch, ..., channels), for `"paper"`.
+        inputs: (batch, height, width, channels), for `"modreduce"`; rows and columns that do not
+            fill a window are left out.
+        training: Whether it is a training step, which normalizes by the batch (of all replicas).
+
+    Returns:
+        `targets` (batch, peers, classes), `ensemble` (batch, classes) and `ensemble_weight`
+        (peers,).
+
+    Raises:
+        ValueError: If an argument is out of range, or the images are not at least 16×16 and of
+            known size.
+
+    Example:
+        >>> import numpy as np
+        >>> one, logits = ONE(), np.array([[[0.0, 2.0], [4.0, 0.0]]])
+        >>> one(logits, trunk=np.zeros((1, 8, 8, 3)))["ensemble"].numpy().tolist()
+        [[2.0, 1.0]]
+
+    Reference:
+        Lan, Zhu and Gong, Knowledge Distillation by On-the-Fly Native Ensemble, 2018. The
+        published gate averages maps of 16×16, the size of its trunk on CIFAR.
+    """
+
+    learns = True
+    logs = ("ensemble_weight",)
+    needs = ("trunk",)
+
+    def __init__(
+        self, *, variant: str = "paper", batch_normalization: bool | None = None, **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {list(VARIANTS)}. Received: {variant=}")
+        if batch_normalization is not None and not isinstance(batch_normalization, bool):
+            raise ValueError(
+                f"batch_normalization must be True, False or None. Received: {batch_normalization=}"
+            )
+        self.variant, self.batch_normalization = variant, batch_normalization
+        if variant == "modreduce":
+            self.needs = ("inputs",)
+
+    def build(self, logits_shape, trunk_shape=None, inputs_shape=None):
+        super().build(logits_shape)
+        peers = logits_shape[1]
+        if self.variant == "modreduce":
+            shape = self._required("inputs", inputs_shape)
+            if len(shape) != 4 or None in shape[1:] or min(shape[1:3]) < _POOL:
+                raise ValueError(
+                    f"ONE(variant='modreduce') needs images (batch, height, width, channels) of a "
+                    f"known size of at least {_POOL}×{_POOL}. Received: inputs of shape "
+                    f"{tuple(shape)}"
+                )
+            _, height, width, channels = shape
+            features = (height // _POOL) * (width // _POOL) * channels
+        else:
+            features = self._required("trunk", trunk_shape)[-1]
+        self.gate = keras.layers.Dense(peers, dtype=self.dtype_policy, name="gate")
+        self.gate.build((None, features))
+        normalizes = self.batch_normalization
+        self.normalization = None
+        if normalizes or (normalizes is None and self.variant == "paper"):
+            self.normalization = keras.layers.BatchNormalization(
+                momentum=0.9,
+                epsilon=1e-5,
+                synchronized=True,
+                dtype=self.dtype_policy,
+                name="normalization",
+            )
+            self.normalization.build((None, peers))
+
+    def call(self, logits, trunk=None, inputs=None, training=None):
+        if self.variant == "modreduce":
+            seen = ops.cast(self._required("inputs", inputs), "float32")
+            seen = ops.average_pool(seen, _POOL, _POOL, "valid", data_format="channels_last")
+            seen = ops.reshape(seen, (-1, self.gate.kernel.shape[0]))
+            logits_of_peers = ops.stop_gradient(logits)
+        else:
+            seen = ops.cast(self._required("trunk", trunk), "float32")
+            positions = tuple(range(1, len(seen.shape) - 1))
+            seen = ops.mean(seen, axis=positions) if positions else seen
+            logits_of_peers = logits
+        scores = self.gate(seen)
+        if self.normalization is not None:
+            scores = self.normalization(scores, training=training)
+        gates = ops.softmax(ops.relu(scores))
+        ensemble = ops.einsum("bp,bpc->bc", gates, logits_of_peers)
+        return {
+            **self.same_for_all(ensemble, logits),
+            "ensemble_weight": ops.stop_gradient(ops.mean(gates, axis=0)),
+        }
+
+    def _required(self, name, given):
+        if given is None:
+            raise ValueError(
+                f"ONE(variant={self.variant!r}) needs {name}: call it with {name}=.... "
+                f"Received: {name}=None"
+            )
+        return given
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        arguments = ("variant", "batch_normalization")
+        return {**super().get_config(), **{name: getattr(self, name) for name in arguments}}
