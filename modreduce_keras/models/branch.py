@@ -120,14 +120,9 @@ class Branches(keras.Model):
         self.at = at
         self.names = tuple(names)
         self.trunk_gradient = trunk_gradient
-        students, features = _students(graph, at, names)
-        self.trunk = keras.Model(students[names[0]].input, features, name="trunk")
+        self.trunk, self.heads, students = _parts(graph, at, names)
         for layer in self.trunk.layers:
             layer.set_weights(graph.get_layer(layer.name).get_weights())
-        self.heads = {
-            name: keras.Model(features, student.output, name=name)
-            for name, student in students.items()
-        }
         self._students = MappingProxyType(students)
         self._scale = _ScaledGradient(1.0 / len(names) if trunk_gradient == "mean" else 1.0)
         self.built = True
@@ -172,7 +167,7 @@ class _ScaledGradient(keras.layers.Layer):
     """Returns its input; the gradient that flows back is multiplied by a factor."""
 
     def __init__(self, factor: float):
-        super().__init__(autocast=False)
+        super().__init__(name="scaled_gradient", autocast=False)
         self.factor = factor
         self.supports_masking = True
 
@@ -211,8 +206,8 @@ def _checked_graph(model, at):
             "branch takes a model apart, so it must be a functional or a built Sequential model. "
             f"Received: model={model!r}"
         )
-    starts = {tensor._keras_history.operation.name for tensor in model.inputs}
-    names = [layer.name for layer in model.layers if layer.name not in starts]
+    starts = {_input_layer(tensor) for tensor in model.inputs}
+    names = [layer.name for layer in model.layers if layer not in starts]
     if at not in names:
         raise ValueError(
             f"at must name a layer of the model {model.name!r} after its inputs, not one inside a "
@@ -223,42 +218,45 @@ def _checked_graph(model, at):
     return keras.Model(model.input, model.output)
 
 
-def _students(graph, at, names):
-    """Returns the students by name, which share all up to a layer, and that layer's output."""
-    first, calls = _copy(graph, 0)
-    outputs = [output for operation, output in calls if operation == at]
-    if len(outputs) > 1:
+def _parts(graph, at, names):
+    """Returns the trunk, the heads and the students that are made of them.
+
+    The students are ends of one symbolic graph, in which the trunk comes once.
+    """
+    inputs = keras.tree.map_structure(_like, graph.input)
+    first, calls = _copy(graph, 0, inputs)
+    features = [output for name, output in calls if name == at]
+    if len(features) > 1:
         raise ValueError(
-            f"at must name a layer that runs once. Received: {at=}, which runs {len(outputs)} times"
+            "at must name a layer that runs once. Received: "
+            f"{at=}, which runs {len(features)} times"
         )
-    below, above = _operations_below(first, outputs[0]), _operations_above(first, outputs[0], at)
-    both = sorted(below & above)
-    if both:
+    trunk = keras.Model(inputs, features[0], name="trunk")
+    below = {operation.name for operation in trunk.operations}
+    head = _head(first, trunk, at, names[0])
+    above = {operation.name for operation in head.operations if operation.name != at}
+    if not above.isdisjoint(below):
         raise ValueError(
             "at must part the layers into those of the trunk and those of the heads. Received: "
-            f"{at=}, with the layers {both} on both sides"
+            f"{at=}, with the layers {sorted(above & below)} on both sides"
         )
-    if not any(layer.weights for layer in first.layers if layer.name in above):
-        raise ValueError(
-            f"at must leave the heads layers with weights, or all of them are equal. Received: "
-            f"{at=}, after which {'come ' + str(sorted(above)) if above else 'nothing comes'}"
-        )
+    heads, students = {}, {}
     shared = [(name, output if name in below else None) for name, output in calls]
-    students = {}
     for index, name in enumerate(names):
-        student = first if index == 0 else _copy(graph, index, first.input, shared)[0]
-        students[name] = keras.Model(student.input, student.output, name=name)
-    return students, outputs[0]
+        student = _copy(graph, index, inputs, shared)[0] if index else first
+        heads[name] = _head(student, trunk, at, name) if index else head
+        students[name] = keras.Model(inputs, student.output, name=name)
+    return trunk, heads, students
 
 
-def _copy(graph, index, inputs=None, shared=()):
+def _copy(graph, index, inputs, shared=()):
     """Returns a copy of a graph, and what each call in it gave: (operation's name, output).
 
     Args:
         graph: Functional model.
         index: Number of the branch.
-        inputs: Symbolic inputs; new ones by default.
-        shared: (name, output) of each call: outputs that stand for calls, or `None` to copy it.
+        inputs: Symbolic inputs of the copy.
+        shared: By call, (operation's name, output that stands for it or `None` to copy it).
     """
     calls, kept = [], {name for name, output in shared if output is not None}
 
@@ -278,6 +276,25 @@ def _copy(graph, index, inputs=None, shared=()):
     return model, calls
 
 
+def _head(student, trunk, at, name):
+    """Returns what a student does after the trunk."""
+    if len(trunk.operations) == len(student.operations):
+        raise ValueError(f"at must leave some layers to the heads. Received: {at=}, the last one")
+    try:
+        head = keras.Model(trunk.output, student.output, name=name)
+    except ValueError as error:
+        raise ValueError(
+            "at must name a layer that all of the model's paths lead through, those of masks too. "
+            f"Received: {at=}, around which some lead ({error})"
+        ) from error
+    if not head.weights:
+        raise ValueError(
+            "at must leave layers with weights to the heads, which are all equal without. "
+            f"Received: {at=}, after which come {[layer.name for layer in head.layers[1:]]}"
+        )
+    return head
+
+
 def _reseeded(config, index):
     """Returns a layer's config with every explicit seed raised by the number of the branch."""
     if isinstance(config, Mapping):
@@ -290,17 +307,18 @@ def _reseeded(config, index):
     return config
 
 
-def _operations_below(model, features):
-    return {operation.name for operation in keras.Model(model.input, features).operations}
+def _like(tensor):
+    """Returns a new symbolic input that is named and shaped like another."""
+    layer = _input_layer(tensor)
+    return keras.Input(
+        batch_shape=layer.batch_shape,
+        dtype=layer.dtype,
+        sparse=layer.sparse,
+        ragged=layer.ragged,
+        optional=layer.optional,
+        name=layer.name,
+    )
 
 
-def _operations_above(model, features, at):
-    try:
-        head = keras.Model(features, model.output)
-    except ValueError as error:
-        raise ValueError(
-            "at must name a layer that all of the model's paths lead through. Received: "
-            f"{at=}, around which some lead ({error})"
-        ) from error
-    starts = {tensor._keras_history.operation.name for tensor in head.inputs}
-    return {operation.name for operation in head.operations} - starts
+def _input_layer(tensor):
+    return tensor._keras_history.operation
