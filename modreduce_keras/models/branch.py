@@ -147,7 +147,10 @@ class Branches(keras.Model):
         return {name: head(features, training=training) for name, head in self.heads.items()}
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments, serialized; the model is that of the first branch."""
+        """Returns the constructor arguments, serialized.
+
+        The model is the first branch, so what was frozen since in other heads only is not kept.
+        """
         return {
             **super().get_config(),
             "model": keras.saving.serialize_keras_object(self.students[self.names[0]]),
@@ -188,7 +191,8 @@ def _checked_names(branches, names):
         raise ValueError(f"branches must be an integer of at least 2. Received: {branches=}")
     if names is None:
         return [f"branch_{index}" for index in range(branches)]
-    words = not isinstance(names, str) and all(isinstance(name, str) for name in names)
+    several = isinstance(names, Sequence) and not isinstance(names, str)
+    words = several and all(isinstance(name, str) for name in names)
     if not words or len(set(names)) != branches or len(names) != branches:
         raise ValueError(
             f"names must be {branches} different strings, one for each of the branches. "
@@ -259,11 +263,12 @@ def _copy(graph, index, inputs, shared=()):
         shared: By call, (operation's name, output that stands for it or `None` to copy it).
     """
     calls, kept = [], {name for name, output in shared if output is not None}
+    mark = object()
 
     def copy(operation):
         if operation.name in kept:
             return operation
-        return type(operation).from_config(_reseeded(operation.get_config(), index))
+        return type(operation).from_config(_separate(operation.get_config(), index, mark))
 
     def call(operation, *args, **kwargs):
         output = shared[len(calls)][1] if operation.name in kept else operation(*args, **kwargs)
@@ -285,7 +290,7 @@ def _head(student, trunk, at, name):
     except ValueError as error:
         raise ValueError(
             "at must name a layer that all of the model's paths lead through, those of masks too. "
-            f"Received: {at=}, around which some lead ({error})"
+            f"Received: {at=}, around which some lead"
         ) from error
     if not head.weights:
         raise ValueError(
@@ -295,15 +300,21 @@ def _head(student, trunk, at, name):
     return head
 
 
-def _reseeded(config, index):
-    """Returns a layer's config with every explicit seed raised by the number of the branch."""
-    if isinstance(config, Mapping):
-        return {
-            key: value + index if key == "seed" and type(value) is int else _reseeded(value, index)
-            for key, value in config.items()
-        }
+def _separate(config, index, mark):
+    """Returns a layer's config for one branch, so that nothing of it is that of another branch.
+
+    Every explicit seed is raised by the number of the branch. Keras marks objects that it meets
+    several times while it loads a file, and makes one of them; the marks become those of the copy.
+    """
     if isinstance(config, list):
-        return [_reseeded(value, index) for value in config]
+        return [_separate(value, index, mark) for value in config]
+    if not isinstance(config, Mapping):
+        return config
+    config = {key: _separate(value, index, mark) for key, value in config.items()}
+    if type(config.get("seed")) is int:
+        config["seed"] += index
+    if "shared_object_id" in config:
+        config["shared_object_id"] = (config["shared_object_id"], mark)
     return config
 
 
