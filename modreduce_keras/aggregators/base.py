@@ -26,8 +26,9 @@ class Aggregator(keras.layers.Layer):
 
     - `"targets"`: the logits that each peer is to learn from, (batch, peers, classes); or
       (batch, peers, sources, classes), where a peer learns from several at once.
-    - `"source_weights"`, a NumPy array (peers, sources), with several sources: the online loss of
-      a peer is the sum of the losses against its sources times these.
+    - `"source_weights"`, (peers, sources), with several sources: the online loss of a peer is the
+      sum of the losses against its sources times these. As a NumPy array, the sources of weight 0
+      cost nothing.
     - `"ensemble"`, (batch, classes), optional: the group's joint logits. They get metrics of
       their own (`ensemble/accuracy`), and where `learns` is true the supervised loss on them is
       added to the total as `ensemble/ce`.
@@ -92,6 +93,19 @@ class Aggregator(keras.layers.Layer):
             step: How many moves there were before, int scalar.
         """
         raise NotImplementedError
+
+    def required(self, name: str, given: Any) -> Any:
+        """Returns something that the aggregator needs (or its shape), if it came.
+
+        Raises:
+            ValueError: If it did not.
+        """
+        if given is None:
+            raise ValueError(
+                f"{type(self).__name__} needs {name}: call it with {name}=.... "
+                f"Received: {name}=None"
+            )
+        return given
 
     @staticmethod
     def same_for_all(ensemble, logits) -> dict[str, Any]:

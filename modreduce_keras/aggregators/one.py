@@ -80,17 +80,17 @@ class ONE(Aggregator):
         super().build(logits_shape)
         peers = logits_shape[1]
         if self.variant == "modreduce":
-            shape = self._required("inputs", inputs_shape)
+            shape = self.required("inputs", inputs_shape)
             if len(shape) != 4 or None in shape[1:] or min(shape[1:3]) < _POOL:
                 raise ValueError(
                     f"ONE(variant='modreduce') needs images (batch, height, width, channels) of a "
-                    f"known size of at least {_POOL}×{_POOL}. Received: inputs of shape "
+                    f"known size of at least {_POOL} by {_POOL}. Received: inputs of shape "
                     f"{tuple(shape)}"
                 )
             _, height, width, channels = shape
             features = (height // _POOL) * (width // _POOL) * channels
         else:
-            features = self._required("trunk", trunk_shape)[-1]
+            features = self.required("trunk", trunk_shape)[-1]
         self.gate = keras.layers.Dense(peers, dtype=self.dtype_policy, name="gate")
         self.gate.build((None, features))
         normalizes = self.batch_normalization
@@ -107,12 +107,12 @@ class ONE(Aggregator):
 
     def call(self, logits, trunk=None, inputs=None, training=None):
         if self.variant == "modreduce":
-            seen = ops.cast(self._required("inputs", inputs), "float32")
+            seen = ops.cast(self.required("inputs", inputs), "float32")
             seen = ops.average_pool(seen, _POOL, _POOL, "valid", data_format="channels_last")
             seen = ops.reshape(seen, (-1, self.gate.kernel.shape[0]))
             logits_of_peers = ops.stop_gradient(logits)
         else:
-            seen = ops.cast(self._required("trunk", trunk), "float32")
+            seen = ops.cast(self.required("trunk", trunk), "float32")
             positions = tuple(range(1, len(seen.shape) - 1))
             seen = ops.mean(seen, axis=positions) if positions else seen
             logits_of_peers = logits
@@ -125,14 +125,6 @@ class ONE(Aggregator):
             **self.same_for_all(ensemble, logits),
             "ensemble_weight": ops.stop_gradient(ops.mean(gates, axis=0)),
         }
-
-    def _required(self, name, given):
-        if given is None:
-            raise ValueError(
-                f"ONE(variant={self.variant!r}) needs {name}: call it with {name}=.... "
-                f"Received: {name}=None"
-            )
-        return given
 
     def get_config(self):
         """Returns the constructor arguments."""
