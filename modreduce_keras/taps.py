@@ -10,7 +10,8 @@ nested and subclassed models, in graphs and under gradients.
 import contextlib
 import difflib
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -58,11 +59,8 @@ class TapReader:
 
     def __call__(self, inputs, training: bool = False) -> ModelOutput:
         """Runs the model's forward pass once."""
-        layers = [layer for layer, _ in self.taps.values()]
-        with _recording(layers) as recorded:
-            logits = self.model(inputs, training=training)
-        features = {tap: self._pick(tap, recorded) for tap in self.taps}
-        return ModelOutput(logits, {**features, **{name: logits[name] for name in self.outputs}})
+        run = partial(self.model, inputs, training=training)
+        return run_together({"model": self}, lambda: {"model": run()})["model"]
 
     def specs(self, inputs) -> ModelOutput:
         """Returns the symbolic output and features for symbolic inputs, without computing."""
@@ -93,6 +91,11 @@ class TapReader:
             f"The taps there are: {list(paths)}"
         )
 
+    def read(self, logits: Any, recorded: dict[int, list[Any]]) -> ModelOutput:
+        """Returns the output of a pass with the tapped features among what was recorded."""
+        features = {tap: self._pick(tap, recorded) for tap in self.taps}
+        return ModelOutput(logits, {**features, **{name: logits[name] for name in self.outputs}})
+
     def _pick(self, tap: str, recorded: dict[int, list[Any]]) -> Any:
         layer, call = self.taps[tap]
         outputs = recorded[id(layer)]
@@ -109,6 +112,24 @@ class TapReader:
                 else "Tap a layer that takes part in the forward pass."
             )
         )
+
+
+def run_together(
+    readers: Mapping[str, TapReader], run: Callable[[], Mapping[str, Any]]
+) -> dict[str, ModelOutput]:
+    """Runs several models, which may share layers, in one pass.
+
+    Args:
+        readers: Reader of each model, by name.
+        run: Runs the models' layers and returns the output of each, by name.
+
+    Returns:
+        Each model's output and tapped features, by name.
+    """
+    tapped = [layer for reader in readers.values() for layer, _ in reader.taps.values()]
+    with _recording(tapped) as recorded:
+        outputs = run()
+    return {name: reader.read(outputs[name], recorded) for name, reader in readers.items()}
 
 
 def named_outputs(model: keras.Model) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from keras import ops
 
 from modreduce_keras import knobs
 from modreduce_keras.distillers import optimizers, student_metrics
+from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.pretraining import pretrain, require_pretrained
-from modreduce_keras.distillers.reduction import mean_over_replicas, weighted_sum
+from modreduce_keras.distillers.reduction import mean_over_replicas, require_finite, weighted_sum
 from modreduce_keras.distillers.supervision import supervision
 from modreduce_keras.distillers.trackers import Trackers
 from modreduce_keras.distillers.wiring import ENSEMBLE, Forward, connect
@@ -49,6 +50,11 @@ class BaseDistiller(keras.Model):
             `None` for each. Defaults to `None`.
         supervised_weight: Weight of the compiled loss on the labels: a number that is not
             negative, or a schedule. Defaults to 1.
+        student_inputs: What each student sees, by name, if not all the same: a function of the
+            inputs or a key of them, as for the teacher. A teacher without an input of its own then
+            runs on what each student sees.
+        student_taps: Taps of the students to read beside those of the knowledge, by name.
+        branches: The branched model that the students are of, if they share a trunk.
         **kwargs: `name` and `dtype`, as for every Keras model.
     """
 
@@ -64,6 +70,9 @@ class BaseDistiller(keras.Model):
         knowledge: Mapping[str, list[Knowledge]],
         teacher_input: Any = None,
         supervised_weight: Any = 1.0,
+        student_inputs: Mapping[str, Any] | None = None,
+        student_taps: Mapping[str, list[str]] | None = None,
+        branches: Any = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -77,10 +86,17 @@ class BaseDistiller(keras.Model):
         self._supervision = None
         self._check_numerics = False
         self._evaluating = False
-        self._teacher_input = teacher_input
+        self._teacher_input, self._student_inputs = teacher_input, dict(student_inputs or {})
         parts = [part for one in self.taught() for part in (one, one.loss, one.adapter) if part]
         with knobs.bound([self, *parts], lambda: self.step):
-            self._wiring = connect(students, teacher, self.knowledge, teacher_input)
+            self._wiring = connect(
+                students,
+                teacher,
+                self.knowledge,
+                Inputs(teacher_input, student_inputs),
+                taps=student_taps,
+                branches=branches,
+            )
         self.built = True
 
     def taught(self) -> list[Knowledge]:
@@ -101,13 +117,20 @@ class BaseDistiller(keras.Model):
 
     def call(self, inputs, training=None):
         """Returns the logits of the student that `predict` uses."""
-        return self._deployed()(self._wiring.seen_by_students(inputs), training=training)
+        name = self._deployed_name()
+        seen = self._wiring.seen_by(name, inputs, bool(training))
+        return self.students[name](seen, training=training)
 
-    def _deployed(self) -> keras.Model:
-        return next(iter(self.students.values()))
+    def _deployed_name(self) -> str:
+        return next(iter(self.students))
 
-    def forward(self, x, training: bool, with_teacher: bool | None = None) -> Forward:
-        """Runs every student once, and the teacher: in training only, unless it is asked for."""
+    def forward(
+        self, x, training: bool, with_teacher: bool | None = None, labels: Any = None
+    ) -> Forward:
+        """Runs every student once, and the teacher: in training only, unless it is asked for.
+
+        Labels are for aggregators that need them.
+        """
         return self._wiring.run(x, training, training if with_teacher is None else with_teacher)
 
     def term(self, student: str, name: str) -> str:
@@ -135,15 +158,15 @@ class BaseDistiller(keras.Model):
         """Returns every term of a training step, (batch,) each, unweighted."""
         logits = {name: output.logits for name, output in outputs.students.items()}
         terms = self.supervised_terms(labels, logits)
-        for name, knowledge in self._terms(staged=False):
+        for name, knowledge in self._joint():
             pair, context = outputs.lesson_of(name, knowledge, labels)
             terms[self.term(name, knowledge.name)] = knowledge(*pair, **context, training=True)
         return terms
 
-    def _terms(self, staged: bool) -> list[tuple[str, Knowledge]]:
-        """Returns (student, knowledge) for what `fit` trains, or what a stage of its own does."""
-        pairs = [(name, one) for name, several in self.knowledge.items() for one in several]
-        return [(name, one) for name, one in pairs if one.staged == staged]
+    def _joint(self) -> list[tuple[str, Knowledge]]:
+        """Returns (student, knowledge) for what `fit` trains, not a stage of its own."""
+        pairs = ((name, one) for name, several in self.knowledge.items() for one in several)
+        return [(name, one) for name, one in pairs if not one.staged]
 
     def term_weights(self) -> dict[str, Any]:
         """Returns the weight of every term, scalars in the graph."""
@@ -170,10 +193,7 @@ class BaseDistiller(keras.Model):
             terms = self.supervised_terms(y, y_pred.logits())
             weights = {name: 1.0 for name in terms if not name.startswith(f"{ENSEMBLE}/")}
         if self._check_numerics:
-            terms = {
-                name: tf.debugging.check_numerics(values, f"Term {name!r} of the loss")
-                for name, values in terms.items()
-            }
+            terms = require_finite(terms)
         per_example, terms = weighted_sum(terms, weights, x, sample_weight)
         additional = sum((ops.sum(ops.cast(v, "float32")) for v in self.losses), 0.0)
         self._trackers.update({**terms, **self._logged_values(y_pred)})
@@ -188,18 +208,22 @@ class BaseDistiller(keras.Model):
         """Runs one training step on a batch, as `fit` and `train_on_batch` call it."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
-            outputs = self.forward(x, training=True)
+            outputs = self.forward(x, training=True, labels=y)
             loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
             loss = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         self.step.assign_add(1)
+        self.after_step()
         return self.compute_metrics(x, y, outputs, sample_weight)
+
+    def after_step(self) -> None:
+        """Runs after the variables have moved, at the end of a training step."""
 
     def test_step(self, data):
         """Evaluates one batch: students only, no teacher, no update."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        outputs = self.forward(x, training=False)
+        outputs = self.forward(x, training=False, labels=y)
         self.compute_loss(x, y, outputs, sample_weight, training=False)
         return self._evaluated(self.compute_metrics(x, y, outputs, sample_weight))
 
@@ -291,11 +315,11 @@ class BaseDistiller(keras.Model):
         return [variable for variable in variables if id(variable) not in constant]
 
     def variable_groups(self) -> dict[str, list[keras.Variable]]:
-        """Returns the trainable variables by group: a student with its adapters is one."""
-        groups = {name: student.trainable_variables for name, student in self.students.items()}
-        for name, knowledge in self._terms(staged=False):
-            groups[name] = groups[name] + knowledge.trainable_variables
-        return groups
+        """Returns the trainable variables by group: a student with its adapters is one.
+
+        What students share is a group of its own, `"trunk"`.
+        """
+        return optimizers.groups(self.students, self._joint())
 
     def compile(
         self,

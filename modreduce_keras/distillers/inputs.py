@@ -1,7 +1,10 @@
 """Inputs of a distiller: what of a batch the students see, what the teacher, and which samples."""
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import keras
 
 from modreduce_keras.data.index import split_index
 
@@ -15,21 +18,34 @@ class Inputs:
         teacher_input: What the teacher sees: a function of the inputs, the key of the inputs that
             is the teacher's alone, or `None` for what the students see. A list of those for
             several teachers.
+        student_inputs: The same for each student, by name; empty where all see the same.
 
     Raises:
         TypeError: If something else came.
     """
 
-    def __init__(self, teacher_input: View | Sequence[View]):
+    def __init__(
+        self,
+        teacher_input: View | Sequence[View] = None,
+        student_inputs: Mapping[str, View] | None = None,
+    ):
         self.views = list(teacher_input) if isinstance(teacher_input, (list, tuple)) else None
-        for view in self.views if self.views is not None else [teacher_input]:
-            if not (view is None or isinstance(view, str) or callable(view)):
-                raise TypeError(
-                    "teacher_input must be a function of the inputs, such as a Keras layer, or "
-                    f"a key of the inputs. Received: {view!r}"
-                )
+        self.own = dict(student_inputs or {})
+        teachers = self.views if self.views is not None else [teacher_input]
+        for side, views in (("teacher_input", teachers), ("student_inputs", self.own.values())):
+            for view in views:
+                if not (view is None or isinstance(view, str) or callable(view)):
+                    raise TypeError(
+                        f"{side} must be a function of the inputs, such as a Keras layer, or "
+                        f"a key of the inputs. Received: {view!r}"
+                    )
         self._view = teacher_input
-        self._keys = {v for v in self.views or [teacher_input] if isinstance(v, str)}
+        self._keys = {view for view in teachers if isinstance(view, str)}
+
+    @property
+    def teacher_is_apart(self) -> bool:
+        """Whether the teacher sees something else than the students."""
+        return self._view is not None
 
     def index(self, x: Any) -> Any:
         """Returns the samples' places in the training data, or `None` if they are not there."""
@@ -42,6 +58,40 @@ class Inputs:
             return x
         rest = {key: value for key, value in x.items() if key not in self._keys}
         return next(iter(rest.values())) if len(rest) == 1 else rest
+
+    def student(self, name: str, x: Any, training: bool) -> Any:
+        """Returns what one student sees. Layers that augment do so in training only.
+
+        Data for evaluation may lack the keys of the students' own inputs: all see the same then.
+
+        Raises:
+            ValueError: If the inputs of a training step do not have the student's key.
+        """
+        view, shared = self.own.get(name), self.students(x)
+        if view is None:
+            return shared
+        if callable(view):
+            layer = isinstance(view, keras.layers.Layer)
+            knows = layer and "training" in inspect.signature(view.call).parameters
+            return view(shared, training=training) if knows else view(shared)
+        if isinstance(shared, dict) and view in shared:
+            return shared[view]
+        if training:
+            raise ValueError(
+                f"student_inputs={{{name!r}: {view!r}}} is a key of the inputs, so x must be a "
+                f"dict that has it. Received: {_described(shared)}"
+            )
+        return shared
+
+    def of_taught(self, name: str, x: Any, seen: Any) -> Any:
+        """Returns what the teacher sees when it teaches one student, who sees `seen`."""
+        follows = self._view is None and self.own.get(name) is not None
+        return seen if follows else self.teacher(x)
+
+    @property
+    def lessons_differ(self) -> bool:
+        """Whether the teacher sees something else for each student."""
+        return self._view is None and any(view is not None for view in self.own.values())
 
     def teacher(self, x: Any) -> Any:
         """Returns what the teacher sees; a list of that for several teachers with own views.
@@ -61,8 +111,11 @@ class Inputs:
             return view(inputs)
         if isinstance(inputs, dict) and view in inputs:
             return inputs[view]
-        received = f"a dict with the keys {list(inputs)}" if isinstance(inputs, dict) else inputs
         raise ValueError(
             f"teacher_input={view!r} is a key of the inputs, so x must be a dict that has it. "
-            f"Received: {received}"
+            f"Received: {_described(inputs)}"
         )
+
+
+def _described(inputs: Any) -> Any:
+    return f"a dict with the keys {list(inputs)}" if isinstance(inputs, dict) else inputs

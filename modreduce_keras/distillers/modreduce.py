@@ -1,14 +1,13 @@
 """ModReduce: offline knowledge of several kinds and online learning among peers, at once."""
 
-from collections.abc import Mapping
-from typing import Any
-
-import keras
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from modreduce_keras import registry
 from modreduce_keras.distillers.peers import PeerDistiller
-from modreduce_keras.knowledge import Knowledge
+from modreduce_keras.knowledge import Feature, Knowledge, Relation, Response
 from modreduce_keras.registry import register
+from modreduce_keras.schedules import Exponential
 
 
 @register("distiller", "modreduce")
@@ -23,26 +22,31 @@ class ModReduce(PeerDistiller):
     the labels, on detached logits.
 
     Args:
-        teacher: The trained model to learn from; never changed.
+        teacher: The trained model to learn from, never changed; several, or `None` for students
+            that learn from labels and one another only.
         students: See `PeerDistiller`; usually `{"response": ..., "feature": ..., "relation": ...}`.
-        knowledge: What each student is taught: a dict from student to list. The paper teaches
-            every student KD and one kind of knowledge beside it.
+            Their architectures may differ.
+        knowledge: What each student is taught: a dict from student to list, any that
+            `mr.Distiller` takes. `None` is the paper's for three students of those names
+            (`paper_knowledge`), with its multipliers, and needs `samples`.
         aggregator: See `PeerDistiller`. Defaults to `"weighted_average"`.
-        online_weight: The part w of the loss that is online, from 0 to 1: a number or a schedule.
-            The paper's is `schedules.Exponential(0.01, 0.7, steps=..., stairs=24)`. Defaults
-            to 0.5.
+        online_weight: The part w of the loss that is online, from 0 to 1: a number or a schedule;
+            `schedules.CutOff(0.7, steps=...)` for the paper's asynchronous form. `None`, the
+            default, is the paper's growth from .01 to .7 in 24 stairs where `steps` is given, and
+            .5 otherwise.
         online_loss: See `PeerDistiller`. Defaults to `KD(temperature=4)`.
         multipliers: m by student, positive. A student without one has m_i = 1 + Σ_k weight_k,
             which cancels the normalization: its labels then count with weight 1, as in
             `Distiller`. Defaults to none.
-        supervised_weight: See `PeerDistiller`.
-        criterion: See `PeerDistiller`.
-        criterion_mode: See `PeerDistiller`.
-        **kwargs: `name` and `dtype`, as for every Keras model.
+        samples: Number of training samples, for the memory bank of the paper's knowledge; the
+            data then need `mr.data.with_index`.
+        steps: Number of training steps in all, for the paper's growth of the online weight.
+        **kwargs: What `PeerDistiller` takes beside these.
 
     Raises:
-        ValueError: See `PeerDistiller`; and if a multiplier is not positive, or the online weight
-            is above 1.
+        ValueError: See `PeerDistiller`; and if a multiplier is not positive, the online weight is
+            above 1, or the paper's knowledge is asked for without `samples` or for students of
+            other names.
 
     Example:
         >>> import modreduce_keras as mr
@@ -67,18 +71,27 @@ class ModReduce(PeerDistiller):
         multiplier 10 for the response student; any knowledge may stand here.
     """
 
+    PAPER_MULTIPLIERS: ClassVar = {"response": 10.0, "feature": 100.0, "relation": 1.0}
+
     def __init__(
         self,
-        teacher: keras.Model,
+        teacher: Any,
         students: Any,
         *,
-        knowledge: Mapping[str, list[Knowledge]],
+        knowledge: Mapping[str, list[Knowledge]] | None = None,
         aggregator: Any = "weighted_average",
-        online_weight: Any = 0.5,
+        online_weight: Any = None,
         online_loss: Any = None,
         multipliers: Mapping[str, float] | None = None,
+        samples: int | None = None,
+        steps: int | None = None,
         **kwargs: Any,
     ):
+        if knowledge is None and teacher is not None:
+            knowledge = self._paper_knowledge_for(students, samples)
+            multipliers = self.PAPER_MULTIPLIERS if multipliers is None else multipliers
+        if online_weight is None:
+            online_weight = 0.5 if steps is None else Exponential(0.01, 0.7, steps=steps, stairs=24)
         if online_loss is None:
             online_loss = registry.get("loss", "kd", temperature=4.0)
         if isinstance(online_weight, (int, float)) and online_weight > 1:
@@ -102,6 +115,54 @@ class ModReduce(PeerDistiller):
                 f"multipliers must be positive numbers by student, one of {list(self.students)}. "
                 f"Received: {wrong}"
             )
+
+    @classmethod
+    def _paper_knowledge_for(cls, students: Any, samples: int | None) -> dict[str, list[Knowledge]]:
+        expected = list(cls.PAPER_MULTIPLIERS)
+        named = students if isinstance(students, Mapping) else getattr(students, "students", None)
+        received = list(named) if isinstance(named, Mapping) else students
+        if samples is None or received is students or set(received) != set(expected):
+            raise ValueError(
+                "knowledge=None is the paper's knowledge, for students named "
+                f"{expected} and with samples=, the number of training samples. Give those, or "
+                "knowledge= as a dict from student to list. Received: students="
+                f"{received}, {samples=}"
+            )
+        return cls.paper_knowledge(samples)
+
+    @staticmethod
+    def paper_knowledge(
+        samples: int,
+        *,
+        batch_size: int = 64,
+        stages: Sequence[str] = ("stage1", "stage2", "stage3"),
+        embedding: str = "embedding",
+    ) -> dict[str, list[Knowledge]]:
+        """Returns the paper's knowledge: KD for all, SemCKD and CRD beside it for one each.
+
+        Args:
+            samples: Number of training samples, which CRD's memory bank holds.
+            batch_size: Size of the training batches, which SemCKD's attention is made for. Others
+                work too, see `mr.adapters.LayerAttention`. Defaults to 64, the paper's.
+            stages: Taps of student and teacher that SemCKD compares.
+            embedding: Tap of student and teacher that CRD compares.
+
+        Returns:
+            Knowledge for students named `"response"`, `"feature"` (SemCKD, weight 400) and
+            `"relation"` (CRD, weight .8), each with KD at temperature 4 and weight 1.
+        """
+        memory = registry.get("adapter", "contrastive_memory", samples=samples)
+        attention = registry.get("adapter", "layer_attention", batch_size=batch_size)
+        taps = {"student": list(stages), "teacher": list(stages)}
+
+        def kd():
+            return Response(registry.get("loss", "kd", temperature=4.0), weight=1.0)
+
+        return {
+            "response": [kd()],
+            "feature": [kd(), Feature("semckd", **taps, adapter=attention, weight=400.0)],
+            "relation": [kd(), Relation("crd", at=embedding, adapter=memory, weight=0.8)],
+        }
 
     def term_weights(self) -> dict[str, Any]:
         """Returns the weight of every term, scalars in the graph."""

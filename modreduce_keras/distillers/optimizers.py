@@ -1,9 +1,35 @@
 """Several optimizers in one distiller: one for each group of variables."""
 
-from collections.abc import Mapping
+import collections
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
+
+
+def groups(
+    students: Mapping[str, keras.Model], knowledge: Iterable[tuple[str, Any]]
+) -> dict[str, list[keras.Variable]]:
+    """Returns the trainable variables of students and their knowledge, by student.
+
+    Variables of several students are in the group `"trunk"`, which is there if there are any.
+
+    Args:
+        students: The students, by name.
+        knowledge: (student, knowledge) for each.
+    """
+    owners = collections.Counter(id(v) for s in students.values() for v in s.trainable_variables)
+    by_group = {name: [] for name in students}
+    shared = {}
+    for name, student in students.items():
+        for variable in student.trainable_variables:
+            if owners[id(variable)] > 1:
+                shared[id(variable)] = variable
+            else:
+                by_group[name].append(variable)
+    for name, one in knowledge:
+        by_group[name] += one.trainable_variables
+    return {**by_group, "trunk": list(shared.values())} if shared else by_group
 
 
 def resolve(optimizer: Any, groups: Mapping[str, list[keras.Variable]]) -> Any:

@@ -9,11 +9,13 @@ from keras import ops
 from modreduce_keras import knobs, registry
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.distillers import checks
+from modreduce_keras.distillers.averages import PastSelves
 from modreduce_keras.distillers.base import BaseDistiller
+from modreduce_keras.distillers.group import Group
 from modreduce_keras.distillers.selection import BestStudent, Selection
 from modreduce_keras.distillers.wiring import Forward
 from modreduce_keras.knobs import Knob
-from modreduce_keras.knowledge import Knowledge, Response, as_list
+from modreduce_keras.knowledge import Knowledge, as_list
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.registry import register
 
@@ -29,8 +31,10 @@ class PeerDistiller(BaseDistiller):
     ensemble z_e. Targets are constants to the gradient.
 
     Args:
-        students: At least two models with equal numbers of classes: a dict by name, or a list
-            whose models have different names. Names must not contain "/".
+        students: At least two models with equal numbers of classes: a dict by name, a list
+            whose models have different names, or what `mr.models.branch` returns: peers that share
+            their lower layers, which then run once. Names must not contain "/". With an
+            aggregator that has a leader (`"okddip"`), the last one is the leader.
         aggregator: An `Aggregator`, its config or its identifier. Defaults to `"mean"`.
         teacher: A trained model, or `None` (the default): peers only.
         knowledge: What each student is taught by the teacher: a dict from student to list.
@@ -39,6 +43,13 @@ class PeerDistiller(BaseDistiller):
         online_loss: Loss of a student's logits against its target: a `Loss`, its config or its
             identifier. Defaults to `KD(temperature=3)`.
         supervised_weight: Weight of the compiled loss on the labels. Defaults to 1.
+        features_at: The tap of the students' embeddings, for aggregators that compare them: one
+            for all, or by student. Defaults to `"embedding"`.
+        student_inputs: What each student sees of a batch, if not all the same, by name or in
+            their order: a function of the inputs, such as a Keras layer that augments (in
+            training only), or a key of a dict `x` (data for evaluation may be without). A teacher
+            without `teacher_input` then runs on what each student sees. Defaults to `None`.
+        teacher_input: What the teacher sees, if not what the students see; see `Distiller`.
         criterion: Validation metric that decides which student is the best, without student and
             `val_`: `"accuracy"`, `"ce"`, ... Defaults to the accuracy if that is compiled, else to
             the compiled loss.
@@ -79,20 +90,32 @@ class PeerDistiller(BaseDistiller):
         online_weight: Any = 1.0,
         online_loss: Any = None,
         supervised_weight: Any = 1.0,
+        features_at: str | Mapping[str, str] = "embedding",
+        student_inputs: Any = None,
+        teacher_input: Any = None,
         criterion: str | None = None,
         criterion_mode: str | None = None,
         **kwargs: Any,
     ):
+        branches = students if isinstance(students, keras.Model) else None
         students = _named(students)
         knowledge = _checked_knowledge(knowledge, students, teacher)
+        aggregator = registry.get("aggregator", aggregator, Aggregator)
+        self._features_at = features_at
+        features_at = _by_student("features_at", features_at, students)
+        read = "features" in aggregator.needs
         super().__init__(
             students,
             teacher=teacher,
             knowledge=knowledge,
+            teacher_input=teacher_input,
             supervised_weight=supervised_weight,
+            student_inputs=_by_student("student_inputs", student_inputs, students),
+            student_taps={name: [tap] for name, tap in features_at.items()} if read else None,
+            branches=branches,
             **kwargs,
         )
-        self.aggregator = registry.get("aggregator", aggregator, Aggregator)
+        self.aggregator = aggregator
         self.online_weight = online_weight
         if online_loss is None:
             online_loss = registry.get("loss", "kd", temperature=3.0)
@@ -100,69 +123,46 @@ class PeerDistiller(BaseDistiller):
         self._online_loss_variables = knobs.variables(self.online_loss)
         self.selection = Selection(list(students), criterion, criterion_mode)
         with knobs.bound([self.aggregator, self.online_loss], lambda: self.step):
-            self._build_aggregator()
-
-    def _build_aggregator(self) -> None:
-        for name, student in self.students.items():
-            output = self._wiring.outputs[name].logits
-            checks.require_single_output(output, student, f"student {name!r}")
-            if len(output.shape) != 2:
-                raise ValueError(
-                    "Peers teach one another by logits (batch, classes). Received: student "
-                    f"{name!r} with an output of shape {tuple(output.shape)}"
-                )
-        classes = {name: spec.logits.shape[-1] for name, spec in self._wiring.outputs.items()}
-        if len(set(classes.values())) > 1:
-            raise ValueError(
-                "Peers need equal numbers of classes to teach one another. Received: "
-                + ", ".join(f"{name!r} with {number}" for name, number in classes.items())
-            )
-        for name, student in self.students.items():
-            checks.require_logits(student, f"student {name!r}")
-        shape = (None, len(self.students), next(iter(classes.values())))
-        if not self.aggregator.built:
-            self.aggregator.build(shape)
-        group = self.aggregator.compute_output_spec(keras.KerasTensor(shape, "float32"))
-        missing = {"targets", *self.aggregator.logs} - set(group)
-        if missing or group["targets"].shape[1:] != shape[1:]:
-            raise ValueError(
-                f"{type(self.aggregator).__name__}.call must return a dict with 'targets' of "
-                f"shape {shape} and with its logs {list(self.aggregator.logs)}. Received: "
-                f"{ {name: tuple(value.shape) for name, value in group.items()} }"
-            )
-        self._has_ensemble = "ensemble" in group
-        # A dry run, so that logits that do not suit the loss are an error here.
-        pair = keras.KerasTensor((None, shape[-1]), "float32"), group["targets"][:, 0]
-        Response(self.online_loss).compute_output_spec(*pair)
+            self._group = Group(self.aggregator, self.online_loss, self._wiring, features_at)
+            self._has_ensemble = "ensemble" in self._group.build(self._wiring)
+        self.past = None
+        if "averages" in self.aggregator.needs:
+            self.past = PastSelves(self.students, self.aggregator.keep)
+            self._group.past = self.past
 
     # What runs
 
     @property
     def best_student_name(self) -> str:
-        """The name of the student with the best score in the last validation of `fit`.
+        """The name of the student to deploy.
+
+        It is the aggregator's leader if it has one, else the student with the best score in the
+        last validation of `fit`.
 
         Raises:
             ValueError: If no validation has run yet.
         """
-        return self.selection.best()
+        return list(self.students)[-1] if self.aggregator.has_leader else self.selection.best()
 
     @property
     def best_student(self) -> keras.Model:
-        """The student with the best score in the last validation of `fit`.
+        """The student of that name.
 
         Raises:
             ValueError: If no validation has run yet.
         """
         return self.students[self.best_student_name]
 
-    def _deployed(self) -> keras.Model:
+    def _deployed_name(self) -> str:
         # Before any validation, Keras may ask for the shape of the output; all are alike.
-        return self.best_student if self.selection.decided else super()._deployed()
+        decided = self.aggregator.has_leader or self.selection.decided
+        return self.best_student_name if decided else super()._deployed_name()
 
     def predict_step(self, data):
         """Predicts one batch with the best student."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return self.best_student(self._wiring.seen_by_students(x), training=False)
+        name = self.best_student_name
+        return self.students[name](self._wiring.seen_by(name, x), training=False)
 
     def make_predict_function(self, force=False):
         """Makes the compiled prediction; again when another student has become the best."""
@@ -173,29 +173,35 @@ class PeerDistiller(BaseDistiller):
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
         """Trains, as `keras.Model.fit` does, and notes which student validates best."""
-        note = BestStudent(self.selection)
+        own = [BestStudent(self.selection)]
+        if self.past is not None and self.aggregator.average_every == "epoch":
+            move = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: self.past.move())
+            own.append(move)
         if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.callbacks.insert(0, note)
+            callbacks.callbacks[:0] = own
         else:
-            callbacks = [note, *keras.tree.flatten([] if callbacks is None else callbacks)]
+            callbacks = [*own, *keras.tree.flatten([] if callbacks is None else callbacks)]
         return super().fit(*args, callbacks=callbacks, **kwargs)
 
-    def forward(self, x, training: bool, with_teacher: bool | None = None) -> Forward:
-        """Runs every network once, and the aggregator on the students' logits."""
+    def forward(
+        self, x, training: bool, with_teacher: bool | None = None, labels: Any = None
+    ) -> Forward:
+        """Runs every network once, and the aggregator on what the students put out."""
         outputs = super().forward(x, training, with_teacher)
-        logits = [ops.cast(output.logits, "float32") for output in outputs.students.values()]
-        return outputs._replace(group=self.aggregator(ops.stack(logits, axis=1)))
+        return outputs._replace(group=self._group(outputs, labels, training))
+
+    def after_step(self) -> None:
+        """Lets the students' past selves follow, where they do at every step."""
+        if self.past is not None and self.aggregator.average_every == "step":
+            self.past.move()
 
     # Which terms there are
 
     def compute_terms(self, labels, outputs: Forward) -> dict[str, Any]:
         """Returns every term of a training step, (batch,) each, unweighted."""
         terms = super().compute_terms(labels, outputs)
-        targets = outputs.group["targets"]
-        for index, (name, output) in enumerate(outputs.students.items()):
-            terms[self.term(name, "online")] = self.online_loss.call(
-                targets[:, index], output.logits
-            )
+        online = self._group.terms(outputs)
+        terms |= {self.term(name, "online"): values for name, values in online.items()}
         if self._has_ensemble:
             terms |= self.supervised_terms(labels, {"ensemble": outputs.group["ensemble"]})
         return terms
@@ -231,23 +237,28 @@ class PeerDistiller(BaseDistiller):
         return [*self.students, "ensemble"] if self._has_ensemble else list(self.students)
 
     def _logged_names(self) -> list[str]:
-        names = [self.term(name, log) for log in self.aggregator.logs for name in self.students]
+        names = [name for log in self.aggregator.logs for name in self._names_of_log(log)]
         logs_ensemble = self._has_ensemble and self._supervision is not None
         return [*names, self._ensemble_term()] if logs_ensemble else names
 
+    def _names_of_log(self, log: str) -> list[str]:
+        per_peer = self._group.shapes[log] != ()
+        return [self.term(name, log) for name in self.students] if per_peer else [log]
+
     def _logged_values(self, outputs: Forward) -> dict[str, Any]:
-        return {
-            self.term(name, log): outputs.group[log][index]
-            for log in self.aggregator.logs
-            for index, name in enumerate(self.students)
-        }
+        values = {}
+        for log in self.aggregator.logs:
+            names = self._names_of_log(log)
+            each = ops.unstack(ops.reshape(outputs.group[log], (len(names),)))
+            values |= dict(zip(names, each, strict=True))
+        return values
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialized."""
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
-            "students": {name: serialize(student) for name, student in self.students.items()},
+            "students": self._serialized_students(),
             "aggregator": serialize(self.aggregator),
             "knowledge": {
                 name: [serialize(knowledge) for knowledge in several]
@@ -257,11 +268,45 @@ class PeerDistiller(BaseDistiller):
             "online_loss": serialize(self.online_loss),
             "criterion": self.selection.criterion,
             "criterion_mode": self.selection.mode,
+            "features_at": self._features_at,
+            "student_inputs": {n: serialize(view) for n, view in self._student_inputs.items()},
         }
+
+    def _serialized_students(self) -> Any:
+        serialize = keras.saving.serialize_keras_object
+        if self._wiring.trunk is not None:  # apart, they would no longer share it
+            return serialize(self._wiring.trunk.branches)
+        return {name: serialize(student) for name, student in self.students.items()}
+
+
+_TAKEN = ("ensemble", "aggregator", "trunk")
+
+
+def _by_student(argument: str, given: Any, students: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what was given for all students, in their order or by name, by name."""
+    if isinstance(given, (list, tuple)) and len(given) == len(students):
+        given = dict(zip(students, given, strict=True))
+    elif given is None:
+        given = {}
+    elif not isinstance(given, (Mapping, list, tuple)):
+        given = dict.fromkeys(students, given)
+    if not isinstance(given, Mapping) or set(given) - set(students):
+        raise ValueError(
+            f"{argument} must be one for all students, a list with one for each, or a dict by "
+            f"student, one of {list(students)}. Received: {given}"
+        )
+    return dict(given)
 
 
 def _named(students: Any) -> dict[str, keras.Model]:
     """Returns the students by name, or says what is wrong with them."""
+    if isinstance(students, keras.Model):
+        if not hasattr(students, "heads"):
+            raise TypeError(
+                "students must be a dict or a list of models, or what mr.models.branch returns. "
+                f"Received: the model {students.name!r}"
+            )
+        students = students.students
     if not isinstance(students, Mapping):
         names = [student.name for student in students]
         twice = checks.repeated(names)
@@ -276,11 +321,11 @@ def _named(students: Any) -> dict[str, keras.Model]:
             "Peers teach one another, so there must be at least two students (mr.Distiller trains "
             f"one). Received: {list(students)}"
         )
-    unusable = [n for n in students if "/" in n or n in ("ensemble", "aggregator") or not n]
+    unusable = [n for n in students if "/" in n or n in _TAKEN or not n]
     if unusable:
         raise ValueError(
-            "Names of students begin the names of their logs and must not contain '/' or be "
-            f"'ensemble' or 'aggregator'. Received: {unusable}"
+            "Names of students begin the names of their logs and must not contain '/' or be one "
+            f"of {_TAKEN}. Received: {unusable}"
         )
     return dict(students)
 

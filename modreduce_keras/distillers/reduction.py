@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from modreduce_keras.distribute import sum_over_replicas
@@ -21,6 +22,14 @@ def weighted_sum(
     sample_weight = _per_example(sample_weight)
     terms = {name: values * sample_weight for name, values in terms.items()}
     return sum(weights[name] * terms[name] for name in weights) + ops.zeros((examples,)), terms
+
+
+def require_finite(terms: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the terms, after a check in the step that every value is finite."""
+    return {
+        name: tf.debugging.check_numerics(values, f"Term {name!r} of the loss")
+        for name, values in terms.items()
+    }
 
 
 def _per_example(sample_weight: Any) -> Any:

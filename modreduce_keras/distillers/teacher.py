@@ -1,6 +1,6 @@
 """The teacher of a distiller: only ever run forward, never counted, saved or changed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,19 @@ class FrozenTeacher:
         functional = all(getattr(model, "inputs", None) for model in self.models)
         self._declared = self.specs if functional else None
 
-    def __call__(self, x: Any) -> ModelOutput:
-        """Returns the teacher's output and features for a batch, constants to the gradient."""
-        seen = self._inputs.teacher(x)
+    def lessons(self, x: Any, seen: Mapping[str, Any]) -> dict[str, ModelOutput]:
+        """Returns what the teacher has for each student: one lesson, if all see the same.
+
+        Args:
+            x: The inputs of a batch.
+            seen: What each student sees of them.
+        """
+        if self._inputs.lessons_differ:
+            return {name: self(self._inputs.of_taught(name, x, own)) for name, own in seen.items()}
+        return dict.fromkeys(seen, self(self._inputs.teacher(x)))
+
+    def __call__(self, seen: Any) -> ModelOutput:
+        """Returns the teacher's output and features for what it sees, constants to the gradient."""
         checks.require_float_inputs(seen, self._declared)
         output = self.reader(seen, training=False)
         return ModelOutput(*keras.tree.map_structure(ops.stop_gradient, tuple(output)))

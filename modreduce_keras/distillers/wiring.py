@@ -1,11 +1,13 @@
 """Wiring: builds models, tap readers and knowledge from symbolic features, before any training."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
 
 from modreduce_keras.distillers import checks
+from modreduce_keras.distillers.branching import SharedTrunk
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.teacher import FrozenTeacher, as_list
 from modreduce_keras.knowledge import Knowledge, Response
@@ -19,15 +21,20 @@ class Forward(NamedTuple):
 
     Attributes:
         students: The students' outputs, by name.
-        lesson: The teacher's output; `None` without a teacher and in evaluation.
+        lessons: The teacher's output by student, the same one for all who see the same; empty
+            without a teacher and in evaluation.
         group: What the aggregator returned; empty without one.
         index: The samples' places in the training data; `None` where the data do not say.
+        seen: What each student saw.
+        trunk: What the layers that the students share gave; `None` where they share none.
     """
 
     students: dict[str, ModelOutput]
-    lesson: ModelOutput | None
+    lessons: dict[str, ModelOutput]
     group: dict[str, Any]
     index: Any = None
+    seen: Mapping[str, Any] = MappingProxyType({})
+    trunk: Any = None
 
     def logits(self) -> dict[str, Any]:
         """Returns the logits of every student, and of the ensemble where there is one."""
@@ -39,7 +46,10 @@ class Forward(NamedTuple):
     def lesson_of(self, student: str, knowledge: Knowledge, labels: Any) -> tuple[Any, Any]:
         """Returns what a knowledge is called with: (student, teacher), and the rest by name."""
         output = self.students[student]
-        pair = knowledge.read("student", output), knowledge.read("teacher", self.lesson)
+        pair = (
+            knowledge.read("student", output),
+            knowledge.read("teacher", self.lessons.get(student)),
+        )
         if isinstance(labels, Mapping):  # by output, where the student has several
             labels = labels.get(knowledge.student) if isinstance(knowledge.student, str) else None
         kept = knowledge.kept(pair[0], labels)
@@ -56,6 +66,7 @@ class Wiring(NamedTuple):
         readers: Runs each student.
         outputs: Each student's symbolic output and features.
         teacher: Runs the teacher, if there is one.
+        trunk: Runs students that share one; `None` where they do not.
     """
 
     views: Inputs
@@ -63,10 +74,11 @@ class Wiring(NamedTuple):
     readers: dict[str, TapReader]
     outputs: dict[str, ModelOutput]
     teacher: FrozenTeacher | None
+    trunk: SharedTrunk | None = None
 
-    def seen_by_students(self, x: Any) -> Any:
-        """Returns the students' inputs of a batch, or says what is wrong with them."""
-        inputs = self.views.students(x)
+    def seen_by(self, student: str, x: Any, training: bool = False) -> Any:
+        """Returns a student's inputs of a batch, or says what is wrong with them."""
+        inputs = self.views.student(student, x, training)
         checks.require_float_inputs(inputs, self.specs)
         return inputs
 
@@ -78,31 +90,46 @@ class Wiring(NamedTuple):
             training: Whether it is a training step, or a function that says so of each student.
             with_teacher: Whether the teacher runs.
         """
-        inputs = self.seen_by_students(x)
-        lesson = self.teacher(x) if with_teacher and self.teacher is not None else None
         trains = training if callable(training) else lambda student: training
-        students = {name: reader(inputs, trains(name)) for name, reader in self.readers.items()}
-        return Forward(students, lesson, {}, self.views.index(x))
+        seen = {name: self.seen_by(name, x, trains(name)) for name in self.readers}
+        lessons = self.teacher.lessons(x, seen) if with_teacher and self.teacher else {}
+        trunk = None
+        if self.trunk is not None:
+            students, trunk = self.trunk(self.readers, seen, any(map(trains, seen)))
+        else:
+            students = {n: reader(seen[n], trains(n)) for n, reader in self.readers.items()}
+        return Forward(students, lessons, {}, self.views.index(x), seen, trunk)
 
 
 def connect(
     students: Mapping[str, keras.Model],
     teacher: Any,
     knowledge: Mapping[str, list[Knowledge]],
-    teacher_input: Any,
+    views: Inputs,
+    *,
+    taps: Mapping[str, list[str]] | None = None,
+    branches: Any = None,
 ) -> Wiring:
     """Checks and builds everything a distiller runs.
+
+    Args:
+        students: Models to train, by name.
+        teacher: A trained model, several, or `None`.
+        knowledge: What each student is taught.
+        views: What of a batch each side sees.
+        taps: Further taps of the students to read, by student.
+        branches: The branched model that the students are of, if they are.
 
     Raises:
         TypeError: If something else than a Keras model came.
         ValueError: If a model cannot be built, a tap is unknown, or shapes do not fit.
     """
-    views, teachers = Inputs(teacher_input), as_list(teacher)
+    teachers = as_list(teacher)
     models = {f"student {name!r}": student for name, student in students.items()}
     for number, model in enumerate(teachers):
         models["teacher" if len(teachers) == 1 else f"teacher {number}"] = model
     # With an input of its own, the teacher does not say what the students take.
-    sides = len(students) if teacher_input is not None else len(models)
+    sides = len(students) if views.teacher_is_apart else len(models)
     _require_built(dict(list(models.items())[:sides]))
     _require_built(dict(list(models.items())[sides:]))
     checks.require_distinct(models)
@@ -119,7 +146,8 @@ def connect(
     readers, outputs = {}, {}
     for name, student in students.items():
         role, taught = f"student {name!r}", knowledge[name]
-        readers[name] = TapReader(student, _taps("student", taught), role=role)
+        read = [*_taps("student", taught), *(taps or {}).get(name, ())]
+        readers[name] = TapReader(student, read, role=role)
         outputs[name] = readers[name].specs(checks.input_specs(student))
         _check_outputs(role, student, outputs[name].logits, taught)
         for one in taught:
@@ -128,7 +156,8 @@ def connect(
         _build_knowledge(taught, outputs[name], lesson)
     functional = [student for student in students.values() if getattr(student, "inputs", None)]
     specs = checks.input_specs(functional[0]) if functional else None
-    return Wiring(views, specs, readers, outputs, frozen)
+    trunk = branches and SharedTrunk(branches, own_views=bool(views.own))
+    return Wiring(views, specs, readers, outputs, frozen, trunk)
 
 
 def _require_built(models: Mapping[str, keras.Model]) -> None:

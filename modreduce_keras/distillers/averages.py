@@ -1,0 +1,102 @@
+"""Past selves: copies of students' weights that follow them, as averages or from time to time."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+
+class PastSelves(keras.layers.Layer):
+    """Holds a slowly moving copy of every weight of some models, and runs the models with them.
+
+    past = keep · past + (1 - keep) · present
+
+    BatchNorm's statistics move as the weights do. Weights that are not floating-point numbers
+    (the states of random generators) are copied. Layers that models share are held once.
+
+    Args:
+        models: Built models, by name.
+        keep: How many moves there were before -> which part of the past stays, from 0 to 1.
+        name: Name of the layer. Defaults to `"past_selves"`.
+
+    Call arguments:
+        inputs: The inputs of a model.
+        model: Its name.
+
+    Reference:
+        Tarvainen and Valpola, Mean Teachers are Better Role Models, 2017 (averages); Anil et al.,
+        Large Scale Distributed Neural Network Training through Online Distillation, 2018 (copies).
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, keras.Model],
+        keep: Callable[[Any], Any],
+        name: str = "past_selves",
+    ):
+        super().__init__(name=name, dtype="float32", trainable=False, autocast=False)
+        # In a function, so that Keras does not count the models among this layer's parts.
+        models = dict(models)
+        self._models = lambda: models
+        self.keep = keep
+        present = {id(v): v for model in models.values() for v in model.variables}
+        self._place = {key: place for place, key in enumerate(present)}
+        self.copies = [
+            self.add_weight(
+                shape=variable.shape,
+                dtype=variable.dtype,
+                initializer="zeros",
+                trainable=False,
+                name=f"past_{place}",
+            )
+            for place, variable in enumerate(present.values())
+        ]
+        self.moves = self.add_weight(
+            shape=(), dtype="int64", initializer="zeros", trainable=False, name="moves"
+        )
+        self._present = lambda: list(present.values())
+        for copy, variable in zip(self.copies, self._present(), strict=True):
+            copy.assign(variable)
+        self.built = True
+
+    def call(self, inputs: Any, model: str) -> Any:
+        """Returns the output of a model's past self in inference, (batch, ...), constant."""
+        model = self._models()[model]
+        given = [[self._past(v) for v in part] for part in _parts(model)]
+        outputs, _ = model.stateless_call(*given, inputs, training=False)
+        return keras.tree.map_structure(ops.stop_gradient, outputs)
+
+    def _past(self, variable: keras.Variable) -> keras.Variable:
+        return self.copies[self._place[id(variable)]]
+
+    def move(self) -> None:
+        """Moves every copy towards the present weights."""
+        keep = ops.cast(self.keep(self.moves), "float32")
+        for copy, variable in zip(self.copies, self._present(), strict=True):
+            value = ops.convert_to_tensor(variable)
+            if keras.backend.is_float_dtype(copy.dtype):
+                kept = ops.cast(keep, copy.dtype)
+                value = kept * copy + (1.0 - kept) * value
+            copy.assign(value)
+        self.moves.assign_add(1)
+
+    def assign_to(self, name: str, model: keras.Model) -> None:
+        """Writes a model's past weights into another one of the same architecture.
+
+        Raises:
+            ValueError: If the weights do not fit.
+        """
+        own = self._models()[name].variables
+        values = [ops.convert_to_numpy(self._past(variable)) for variable in own]
+        if [value.shape for value in values] != [tuple(v.shape) for v in model.variables]:
+            raise ValueError(
+                f"The past weights of {name!r} go into a model of the same architecture. "
+                f"Received: {model.name!r} with {len(model.variables)} weights for {len(own)}"
+            )
+        for variable, value in zip(model.variables, values, strict=True):
+            variable.assign(value)
+
+
+def _parts(model: keras.Model) -> tuple[list[keras.Variable], list[keras.Variable]]:
+    return model.trainable_variables, model.non_trainable_variables

@@ -1,0 +1,219 @@
+"""Group: gives an aggregator what it asks for, and its targets back to the peers' losses."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from modreduce_keras.aggregators.base import Aggregator
+from modreduce_keras.distillers import checks
+from modreduce_keras.distillers.averages import PastSelves
+from modreduce_keras.distillers.wiring import Forward, Wiring
+from modreduce_keras.losses.base import Loss
+from modreduce_keras.ops import float32
+
+KINDS = ("features", "trunk", "inputs", "labels", "averages", "temperature")
+
+
+class Group:
+    """The peers as an aggregator sees them.
+
+    A plain object: the distiller holds what has weights.
+
+    Args:
+        aggregator: Merges what the peers put out.
+        loss: The online loss.
+        wiring: How the peers are read.
+        taps: The tap of each peer's embedding, by name.
+
+    Raises:
+        ValueError: If the peers do not have what the aggregator asks for.
+    """
+
+    def __init__(self, aggregator: Aggregator, loss: Loss, wiring: Wiring, taps: Mapping[str, str]):
+        unknown = sorted(set(aggregator.needs) - set(KINDS))
+        if unknown:
+            raise ValueError(
+                f"{_name(aggregator)}.needs may name {list(KINDS)}. Received: {unknown}"
+            )
+        if len(wiring.outputs) < aggregator.least_peers:
+            raise ValueError(
+                f"{_name(aggregator)} needs at least {aggregator.least_peers} students"
+                + (", the last of which is the leader" if aggregator.has_leader else "")
+                + f". Received: {list(wiring.outputs)}"
+            )
+        if "trunk" in aggregator.needs and wiring.trunk is None:
+            raise ValueError(
+                f"{_name(aggregator)} looks at the layers that the peers share: make them with "
+                "mr.models.branch(model, at='stage2', branches=3), or choose a variant that "
+                f"needs none. Received: {list(wiring.outputs)}, which share none"
+            )
+        if "temperature" in aggregator.needs and not hasattr(loss, "temperature"):
+            raise ValueError(
+                f"{_name(aggregator)} needs an online_loss with a temperature, such as "
+                f"mr.losses.KD(temperature=3.0). Received: online_loss={loss.name!r}"
+            )
+        self.aggregator, self.loss, self._taps = aggregator, loss, taps
+        self._classes = self._number_of_classes(wiring)
+        # Set by the distiller, which owns it, where the aggregator needs averages.
+        self.past: PastSelves | None = None
+
+    @staticmethod
+    def _number_of_classes(wiring: Wiring) -> int:
+        for name, reader in wiring.readers.items():
+            output, role = wiring.outputs[name].logits, f"student {name!r}"
+            checks.require_single_output(output, reader.model, role)
+            if len(output.shape) != 2:
+                raise ValueError(
+                    "Peers teach one another by logits (batch, classes). Received: "
+                    f"{role} with an output of shape {tuple(output.shape)}"
+                )
+        classes = {name: output.logits.shape[-1] for name, output in wiring.outputs.items()}
+        if len(set(classes.values())) > 1:
+            raise ValueError(
+                "Peers need equal numbers of classes to teach one another. Received: "
+                + ", ".join(f"{name!r} with {number}" for name, number in classes.items())
+            )
+        for name, reader in wiring.readers.items():
+            checks.require_logits(reader.model, f"student {name!r}")
+        return next(iter(classes.values()))
+
+    def build(self, wiring: Wiring) -> dict[str, Any]:
+        """Builds the aggregator and returns the shapes of what it returns, symbolically.
+
+        Raises:
+            ValueError: If the aggregator does not return what it has to.
+        """
+        specs, aggregator = self._specs(wiring), self.aggregator
+        logits = specs.pop("logits")
+        if not aggregator.built:
+            wanted = inspect.signature(aggregator.build).parameters
+            shapes = {
+                f"{name}_shape": keras.tree.map_structure(lambda spec: spec.shape, spec)
+                for name, spec in specs.items()
+                if f"{name}_shape" in wanted
+            }
+            aggregator.build(logits.shape, **shapes)
+        group = aggregator.compute_output_spec(logits, **specs)
+        peers, classes = logits.shape[1:]
+        missing = {"targets", *aggregator.logs} - set(group)
+        targets = group["targets"].shape if not missing else ()
+        sources = len(targets) == 4
+        weights = np.shape(group["source_weights"]) if "source_weights" in group else None
+        fits = len(targets) in (3, 4) and (targets[1], targets[-1]) == (peers, classes)
+        if not fits or (weights != (peers, targets[2]) if sources else weights is not None):
+            raise ValueError(
+                f"{_name(aggregator)}.call must return a dict with 'targets' of shape (None, "
+                f"{peers}, {classes}), or of (None, {peers}, sources, {classes}) with "
+                f"'source_weights' ({peers}, sources), and with its logs {list(aggregator.logs)}. "
+                f"Received: { {name: tuple(value.shape) for name, value in group.items()} }"
+            )
+        # A dry run, so that logits that do not suit the loss are an error here.
+        target = group["targets"][:, 0, 0] if sources else group["targets"][:, 0]
+        own = keras.KerasTensor((None, classes), "float32")
+        _DryRun(self.loss).compute_output_spec(target, own)
+        self.shapes = {name: tuple(group[name].shape) for name in aggregator.logs}
+        return group
+
+    def _specs(self, wiring: Wiring) -> dict[str, Any]:
+        """Returns the symbolic arguments of the aggregator, by name."""
+        outputs = wiring.outputs
+        specs = {"logits": keras.KerasTensor((None, len(outputs), self._classes), "float32")}
+        for kind in self.aggregator.needs:
+            if kind == "features":
+                specs[kind] = [self._feature(name, output) for name, output in outputs.items()]
+            elif kind == "trunk":
+                specs[kind] = wiring.trunk.branches.trunk.output
+            elif kind == "inputs":
+                specs[kind] = checks.input_specs(next(iter(wiring.readers.values())).model)
+            elif kind == "labels":
+                specs[kind] = keras.KerasTensor((None,), "int32")
+            elif kind == "averages":
+                specs[kind] = specs["logits"]
+            else:
+                specs[kind] = keras.KerasTensor((), "float32")
+        return specs
+
+    def _feature(self, name: str, output: Any) -> Any:
+        feature = output.features[self._taps[name]]
+        if keras.tree.is_nested(feature) or len(feature.shape) != 2:
+            received = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), feature)
+            raise ValueError(
+                f"{_name(self.aggregator)} compares embeddings (batch, width): features_at must "
+                f"name a tap of each student that gives one. Received: {self._taps[name]!r} of "
+                f"student {name!r} with a feature of shape {received}"
+            )
+        return feature
+
+    def __call__(self, outputs: Forward, labels: Any, training: bool) -> dict[str, Any]:
+        """Returns what the aggregator makes of one forward pass."""
+        logits = ops.stack([float32(own.logits) for own in outputs.students.values()], axis=1)
+        needed = {kind: self._needed(kind, outputs, labels) for kind in self.aggregator.needs}
+        return self.aggregator(logits, **needed, training=training)
+
+    def _needed(self, kind: str, outputs: Forward, labels: Any) -> Any:
+        students = outputs.students.items()
+        if kind == "features":
+            return [float32(own.features[self._taps[name]]) for name, own in students]
+        if kind == "trunk":
+            return float32(outputs.trunk)
+        if kind == "inputs":
+            return next(iter(outputs.seen.values()))
+        if kind == "labels":
+            return self._indices(labels)
+        if kind == "averages":
+            past = [float32(self.past(outputs.seen[name], model=name)) for name, _ in students]
+            return ops.stack(past, axis=1)
+        return float32(ops.convert_to_tensor(self.loss.temperature))
+
+    def _indices(self, labels: Any) -> Any:
+        """Returns the labels as class indices, (batch,)."""
+        if labels is None or keras.tree.is_nested(labels):
+            raise ValueError(
+                f"{_name(self.aggregator)} needs labels: y must be class indices (batch,) or "
+                f"one-hot (batch, {self._classes}). Received: y={labels!r}"
+            )
+        labels = ops.convert_to_tensor(labels)
+        if len(labels.shape) == 2:
+            one_hot = labels.shape[-1] == self._classes and self._classes > 1
+            labels = ops.argmax(labels, axis=-1) if one_hot else ops.squeeze(labels, -1)
+        return ops.cast(labels, "int32")
+
+    def terms(self, outputs: Forward) -> dict[str, Any]:
+        """Returns the online loss of every peer, (batch,) each."""
+        targets, weights = outputs.group["targets"], outputs.group.get("source_weights")
+        learns = self.aggregator.trains_through_targets
+        loss = self.loss.per_sample if learns else self.loss.call
+        terms = {}
+        for place, (name, output) in enumerate(outputs.students.items()):
+            logits = float32(output.logits)
+            if weights is None:
+                terms[name] = loss(targets[:, place], logits)
+                continue
+            sources = range(targets.shape[2])
+            if isinstance(weights, np.ndarray):  # known now: what weighs nothing is left out
+                sources = np.flatnonzero(weights[place])
+            terms[name] = sum(
+                ops.cast(weights[place, source], "float32")
+                * loss(targets[:, place, source], logits)
+                for source in sources
+            )
+        return terms
+
+
+class _DryRun(keras.layers.Layer):
+    """Lets Keras run a loss symbolically."""
+
+    def __init__(self, loss: Loss):
+        super().__init__(dtype="float32")
+        self.loss = loss
+
+    def call(self, target, logits):
+        return self.loss.call(target, logits)
+
+
+def _name(aggregator: Aggregator) -> str:
+    return type(aggregator).__name__
