@@ -16,10 +16,10 @@ import modreduce_keras as mr
 
 PROGRAM = Path(__file__).parents[2] / "examples" / "cross_modal.py"
 
+pytestmark = pytest.mark.slow
+
 CLASSIFIES_GREY_WITHOUT_US = """
 import sys, keras, numpy
-
-pytestmark = pytest.mark.slow
 student = keras.saving.load_model(sys.argv[1])
 images = numpy.load(sys.argv[2])
 assert images.shape[1:] == (28, 28, 1)

@@ -11,10 +11,10 @@ import pytest
 PROGRAM = Path(__file__).parents[2] / "examples" / "quickstart.py"
 METHODS = ("Teacher", "Student alone", "Student with KD", "ModReduce, best student")
 
+pytestmark = pytest.mark.slow
+
 LOADS_WITHOUT_US = """
 import sys, keras, numpy
-
-pytestmark = pytest.mark.slow
 student = keras.saving.load_model(sys.argv[1])
 assert "modreduce_keras" not in sys.modules
 assert student(numpy.zeros((2, 28, 28, 1), "float32")).shape == (2, 10)
