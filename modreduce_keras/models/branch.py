@@ -1,10 +1,12 @@
 """Branched models: peers that share their lower layers, which run once for all of them."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from modreduce_keras.registry import PACKAGE
@@ -50,7 +52,7 @@ def branch(
 
     Raises:
         ValueError: If the model is not functional, `at` is unknown, runs several times, leaves
-            nothing to learn to one side, has a path around it or a layer on both sides, or if
+            nothing random to the heads, has a path around it or a layer on both sides, or if
             another argument is out of range.
 
     Example:
@@ -163,6 +165,7 @@ class Branches(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """Returns the branched model that `get_config` describes, with fresh weights."""
+        config = copy.deepcopy(config)  # Keras takes the configs of models apart.
         return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
 
 
@@ -210,8 +213,8 @@ def _checked_graph(model, at):
             "branch takes a model apart, so it must be a functional or a built Sequential model. "
             f"Received: model={model!r}"
         )
-    starts = {_input_layer(tensor) for tensor in model.inputs}
-    names = [layer.name for layer in model.layers if layer not in starts]
+    inputs = {_input_layer(tensor) for tensor in model.inputs}
+    names = [layer.name for layer in model.layers if layer not in inputs]
     if at not in names:
         raise ValueError(
             f"at must name a layer of the model {model.name!r} after its inputs, not one inside a "
@@ -250,6 +253,7 @@ def _parts(graph, at, names):
         student = _copy(graph, index, inputs, shared)[0] if index else first
         heads[name] = _head(student, trunk, at, name) if index else head
         students[name] = keras.Model(inputs, student.output, name=name)
+    _require_different(heads, at)
     return trunk, heads, students
 
 
@@ -265,7 +269,7 @@ def _copy(graph, index, inputs, shared=()):
     calls, kept = [], {name for name, output in shared if output is not None}
     mark = object()
 
-    def copy(operation):
+    def clone(operation):
         if operation.name in kept:
             return operation
         return type(operation).from_config(_separate(operation.get_config(), index, mark))
@@ -276,28 +280,33 @@ def _copy(graph, index, inputs, shared=()):
         return output
 
     model = keras.models.clone_model(
-        graph, input_tensors=inputs, clone_function=copy, call_function=call
+        graph, input_tensors=inputs, clone_function=clone, call_function=call
     )
     return model, calls
 
 
 def _head(student, trunk, at, name):
     """Returns what a student does after the trunk."""
-    if len(trunk.operations) == len(student.operations):
+    features = {id(tensor) for tensor in trunk.outputs}
+    if all(id(tensor) in features for tensor in student.outputs):
         raise ValueError(f"at must leave some layers to the heads. Received: {at=}, the last one")
     try:
-        head = keras.Model(trunk.output, student.output, name=name)
+        return keras.Model(trunk.output, student.output, name=name)
     except ValueError as error:
         raise ValueError(
             "at must name a layer that all of the model's paths lead through, those of masks too. "
             f"Received: {at=}, around which some lead"
         ) from error
-    if not head.weights:
+
+
+def _require_different(heads, at):
+    first, second = list(heads.values())[:2]
+    pairs = zip(first.get_weights(), second.get_weights(), strict=True)
+    if all(np.array_equal(one, other) for one, other in pairs):
         raise ValueError(
-            "at must leave layers with weights to the heads, which are all equal without. "
-            f"Received: {at=}, after which come {[layer.name for layer in head.layers[1:]]}"
+            "at must leave layers with random weights to the heads: heads that start equal stay "
+            f"equal. Received: {at=}, after which come {[layer.name for layer in first.layers[1:]]}"
         )
-    return head
 
 
 def _separate(config, index, mark):
