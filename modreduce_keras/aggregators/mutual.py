@@ -19,7 +19,7 @@ class Mutual(Aggregator):
 
     Example:
         >>> import numpy as np
-        >>> Mutual()(np.zeros((1, 3, 2)))["source_weights"].numpy().tolist()
+        >>> Mutual()(np.zeros((1, 3, 2)))["source_weights"].tolist()
         [[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]]
 
     Reference:

@@ -107,7 +107,7 @@ class ONE(Aggregator):
 
     def call(self, logits, trunk=None, inputs=None, training=None):
         if self.variant == "modreduce":
-            seen = ops.cast(self.required("inputs", inputs), "float32")
+            seen = ops.stop_gradient(ops.cast(self.required("inputs", inputs), "float32"))
             seen = ops.average_pool(seen, _POOL, _POOL, "valid", data_format="channels_last")
             seen = ops.reshape(seen, (-1, self.gate.kernel.shape[0]))
             logits_of_peers = ops.stop_gradient(logits)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
@@ -54,7 +55,7 @@ class PCL(Aggregator):
         >>> [round(float(pcl.keep(step)), 3) for step in (0, 1, 3, 10**6)]
         [0.0, 0.5, 0.75, 0.999]
         >>> features, logits = [np.ones((1, 4)), np.ones((1, 6))], np.zeros((1, 2, 3))
-        >>> pcl(logits, features=features, averages=logits)["source_weights"].numpy().tolist()
+        >>> pcl(logits, features=features, averages=logits)["source_weights"].tolist()
         [[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
 
     Reference:
@@ -101,7 +102,7 @@ class PCL(Aggregator):
         of_ensemble = self.same_for_all(ensemble, logits)["targets"]
         return {
             "targets": ops.concatenate([ops.expand_dims(of_ensemble, 2), targets], axis=2),
-            "source_weights": ops.concatenate([ops.ones((peers, 1)), weights], axis=1),
+            "source_weights": np.concatenate([np.ones_like(weights[:, :1]), weights], axis=1),
             "ensemble": ensemble,
         }
 

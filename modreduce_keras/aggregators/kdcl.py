@@ -1,0 +1,134 @@
+"""The best target that the peers and the labels give: chosen, combined or cut from the logits."""
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from modreduce_keras.aggregators.base import Aggregator
+from modreduce_keras.registry import register
+
+RULES = ("naive", "linear", "min_logit")
+# The barrier falls from 1 to this in as many steps: for P peers the loss is then about P times
+# this above the smallest.
+_BARRIER = 1e-7
+_STEPS = 35
+# Of a Newton step; the last is where it stands, so that no step makes it worse.
+_LENGTHS = np.append(0.5 ** np.arange(12), 0.0)
+
+
+@register("aggregator", "kdcl")
+class KDCL(Aggregator):
+    """Collaborative learning: the best target that the peers give for each labelled example.
+
+    - naive: t = z_k with k = argmin_i CE(z_i, y)
+    - linear: t = Σ_i α_i z_i with α = argmin CE(Σ_i α_i z_i, y) over α_i ≥ 0, Σ_i α_i = 1
+    - min logit: t_c = min_i (z_ic - z_iy)
+
+    The same target teaches every peer. As it is made with the labels, there is no ensemble: its
+    accuracy would say nothing. In the paper each peer sees an augmented view of its own
+    (`student_inputs` of `mr.PeerDistiller`).
+
+    Args:
+        rule: `"naive"`, `"linear"` or `"min_logit"`, the default.
+        **kwargs: `name` and `dtype`, see `Aggregator`.
+
+    Call arguments:
+        logits: (batch, peers, classes).
+        labels: Class indices, (batch,), int.
+
+    Returns:
+        `targets` (batch, peers, classes).
+
+    Raises:
+        ValueError: If the rule is unknown, or no labels come.
+
+    Example:
+        >>> import numpy as np
+        >>> logits = np.array([[[5.0, 1.0, 4.0], [3.0, 2.0, 0.0]]])
+        >>> for rule in ("naive", "min_logit"):
+        ...     KDCL(rule=rule)(logits, labels=np.array([0]))["targets"][0, 0].numpy().tolist()
+        [3.0, 2.0, 0.0]
+        [0.0, -4.0, -3.0]
+
+    Reference:
+        Guo et al., Online Knowledge Distillation via Collaborative Learning, 2020. Its rule
+        "general", weights from the errors on held-out data after each epoch, is not here.
+        "linear" is solved by Newton's method with a logarithmic barrier; the paper does not say
+        how.
+    """
+
+    needs = ("labels",)
+
+    def __init__(self, *, rule: str = "min_logit", **kwargs: Any):
+        super().__init__(**kwargs)
+        if rule not in RULES:
+            raise ValueError(f"rule must be one of {list(RULES)}. Received: {rule=}")
+        self.rule = rule
+
+    def call(self, logits, labels=None):
+        labels = ops.cast(self.required("labels", labels), "int32")
+        # Above the labelled class: its own logit is zero.
+        above = logits - ops.take_along_axis(logits, labels[:, None, None], axis=2)
+        if self.rule == "min_logit":
+            target = ops.min(above, axis=1)
+        else:
+            target = ops.einsum("bp,bpc->bc", self._shares(ops.stop_gradient(above)), logits)
+        return {"targets": self.same_for_all(target, logits)["targets"]}
+
+    def _shares(self, above):
+        """Returns α, (batch, peers): one peer's, or those of the smallest cross-entropy."""
+        if self.rule == "linear":
+            return smallest_loss(above)
+        return ops.one_hot(ops.argmin(ops.logsumexp(above, axis=2), axis=1), above.shape[1])
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "rule": self.rule}
+
+
+def smallest_loss(above):
+    """Returns the α that minimizes log Σ_c exp(Σ_i α_i above_ic) where α ≥ 0 and Σ_i α_i = 1.
+
+    The problem is convex. Newton's method with a logarithmic barrier that vanishes, and of all
+    step lengths tried the best one, so that it also holds where the loss has kinks. In float64:
+    near a corner of the simplex, the barrier curves far more than the loss.
+
+    Args:
+        above: (batch, peers, classes).
+
+    Returns:
+        (batch, peers), of the dtype of `above`.
+    """
+    dtype, peers = above.dtype, above.shape[1]
+    above = ops.cast(above, "float64")
+
+    def barred(shares, barrier):
+        # (trials, batch, peers) -> (trials, batch)
+        loss = ops.logsumexp(ops.einsum("tbp,bpc->tbc", shares, above), axis=-1)
+        return loss - barrier * ops.sum(ops.log(shares), axis=-1)
+
+    def improve(step, shares):
+        barrier = _BARRIER ** (ops.cast(step, "float64") / (_STEPS - 1))
+        probabilities = ops.softmax(ops.einsum("bp,bpc->bc", shares, above))
+        slope = ops.einsum("bc,bpc->bp", probabilities, above)
+        # In units of the shares themselves, where the barrier's curvature is the same for all.
+        scaled = ops.expand_dims(shares, 2) * (above - ops.expand_dims(slope, 2))
+        curvature = ops.einsum("bc,bpc,bqc->bpq", probabilities, scaled, scaled)
+        curvature = curvature + barrier * ops.eye(peers, dtype="float64")
+        sides = ops.stack([shares * slope - barrier, shares], axis=2)
+        solved = ops.solve(curvature, sides)
+        free, along = solved[:, :, 0], solved[:, :, 1]
+        excess = ops.sum(shares * free, axis=1, keepdims=True)
+        relative = excess / ops.sum(shares * along, axis=1, keepdims=True) * along - free
+        steepest = ops.max(-relative, axis=1, keepdims=True)
+        # Up to .99 of the way on which the first share would vanish.
+        longest = 0.99 / ops.maximum(steepest, 0.99)
+        lengths = ops.expand_dims(longest, 0) * _LENGTHS[:, None, None]
+        tried = shares * (1.0 + lengths * relative)
+        best = ops.argmin(barred(tried, barrier), axis=0)
+        chosen = ops.take_along_axis(tried, best[None, :, None], axis=0)[0]
+        return chosen / ops.sum(chosen, axis=1, keepdims=True)
+
+    start = ops.ones_like(above[:, :, 0]) / peers
+    return ops.cast(ops.fori_loop(0, _STEPS, improve, start), dtype)
