@@ -8,8 +8,9 @@ import tensorflow as tf
 from keras import ops
 
 from modreduce_keras import knobs
-from modreduce_keras.distillers import optimizers, student_metrics
+from modreduce_keras.distillers import optimizers
 from modreduce_keras.distillers.inputs import Inputs
+from modreduce_keras.distillers.logs import LoggedModel
 from modreduce_keras.distillers.pretraining import pretrain, require_pretrained
 from modreduce_keras.distillers.reduction import mean_over_replicas, require_finite, weighted_sum
 from modreduce_keras.distillers.supervision import supervision
@@ -20,7 +21,7 @@ from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge
 
 
-class BaseDistiller(keras.Model):
+class BaseDistiller(LoggedModel):
     """Base class of all distillers: which models run and which terms make up the loss.
 
     The total loss of a training step is
@@ -85,7 +86,6 @@ class BaseDistiller(keras.Model):
         self.supervised_weight = supervised_weight
         self._supervision = None
         self._check_numerics = False
-        self._evaluating = False
         self._teacher_input, self._student_inputs = teacher_input, dict(student_inputs or {})
         parts = [part for one in self.taught() for part in (one, one.loss, one.adapter) if part]
         with knobs.bound([self, *parts], lambda: self.step):
@@ -200,10 +200,6 @@ class BaseDistiller(keras.Model):
         self._loss_tracker.update_state(per_example + additional)
         return mean_over_replicas(per_example) + additional / num_replicas()
 
-    def _logged_values(self, outputs: Forward) -> dict[str, Any]:
-        """Returns further values for the logs, by name."""
-        return {}
-
     def train_step(self, data):
         """Runs one training step on a batch, as `fit` and `train_on_batch` call it."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -253,47 +249,6 @@ class BaseDistiller(keras.Model):
             ValueError: If no knowledge has such a stage.
         """
         return pretrain(self, self._wiring.run, optimizer, x, y, arguments)
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates the students, as `keras.Model.evaluate` does, without running the teacher."""
-        self._evaluating = True
-        try:
-            return super().evaluate(*args, **kwargs)
-        finally:
-            self._evaluating = False
-
-    # Metrics
-
-    @property
-    def metrics(self):
-        """The metrics that `fit` resets: the loss, every term, the compiled metrics."""
-        return super().metrics + (self._trackers.metrics if self.compiled else [])
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Updates the compiled metrics for every student and returns all logs."""
-        if self._compile_metrics is not None:
-            if isinstance(y_pred, Forward):
-                logits = y_pred.logits()
-            else:
-                # Keras sizes up the metrics with the output of `call`, which stands for every one.
-                logits = dict.fromkeys(self._metric_names(), y_pred)
-            labels, outputs = student_metrics.as_outputs(y, logits)
-            self._compile_metrics.update_state(labels, outputs, sample_weight)
-        return self.get_metrics_result()
-
-    def get_metrics_result(self):
-        """Returns all logs by name, `STUDENT/METRIC` where there are several students."""
-        results = student_metrics.log_names(super().get_metrics_result())
-        return self._evaluated(results) if self._evaluating else results
-
-    def _evaluated(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Returns the results without the terms that only training computes."""
-        trained_only = self._trackers.names - set(self._supervised(self._metric_names()))
-        return {name: value for name, value in results.items() if name not in trained_only}
-
-    def _metric_names(self) -> list[str]:
-        """Returns whose logits the compiled metrics are computed on."""
-        return list(self.students)
 
     # Compilation and serialization
 
@@ -381,14 +336,6 @@ class BaseDistiller(keras.Model):
     def _student_output(self) -> Any:
         """Returns the symbolic output of a student; those of several are alike."""
         return next(iter(self._wiring.outputs.values())).logits
-
-    def _logged_names(self) -> list[str]:
-        return []
-
-    def _metrics_for_keras(self, given: Any) -> Any:
-        if not self._several:
-            return given
-        return student_metrics.for_each_student(given, self._metric_names())
 
     def get_compile_config(self):
         """Returns the arguments of `compile`, serialized."""

@@ -1,0 +1,70 @@
+"""Logs of a distiller: its terms and the compiled metrics, by student and name."""
+
+from typing import Any
+
+import keras
+
+from modreduce_keras.distillers import student_metrics
+from modreduce_keras.distillers.wiring import Forward
+
+
+class LoggedModel(keras.Model):
+    """Base class of the distillers: what `fit` and `evaluate` log, and under which names.
+
+    A distiller has `students`, trackers of its terms once it is compiled, and says which of them
+    are of labels (`_supervised`), as evaluation computes no others.
+    """
+
+    _evaluating = False
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates the students, as `keras.Model.evaluate` does, without running the teacher."""
+        self._evaluating = True
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._evaluating = False
+
+    @property
+    def metrics(self):
+        """The metrics that `fit` resets: the loss, every term, the compiled metrics."""
+        return super().metrics + (self._trackers.metrics if self.compiled else [])
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Updates the compiled metrics for every student and returns all logs."""
+        if self._compile_metrics is not None:
+            if isinstance(y_pred, Forward):
+                logits = y_pred.logits()
+            else:
+                # Keras sizes up the metrics with the output of `call`, which stands for every one.
+                logits = dict.fromkeys(self._metric_names(), y_pred)
+            labels, outputs = student_metrics.as_outputs(y, logits)
+            self._compile_metrics.update_state(labels, outputs, sample_weight)
+        return self.get_metrics_result()
+
+    def get_metrics_result(self):
+        """Returns all logs by name, `STUDENT/METRIC` where there are several students."""
+        results = student_metrics.log_names(super().get_metrics_result())
+        return self._evaluated(results) if self._evaluating else results
+
+    def _evaluated(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Returns the results without the terms that only training computes."""
+        trained_only = self._trackers.names - set(self._supervised(self._metric_names()))
+        return {name: value for name, value in results.items() if name not in trained_only}
+
+    def _metric_names(self) -> list[str]:
+        """Returns whose logits the compiled metrics are computed on."""
+        return list(self.students)
+
+    def _logged_names(self) -> list[str]:
+        """Returns the names of further values for the logs."""
+        return []
+
+    def _logged_values(self, outputs: Forward) -> dict[str, Any]:
+        """Returns further values for the logs, by name."""
+        return {}
+
+    def _metrics_for_keras(self, given: Any) -> Any:
+        if not self._several:
+            return given
+        return student_metrics.for_each_student(given, self._metric_names())
