@@ -45,7 +45,7 @@ class KDCL(Aggregator):
 
     Example:
         >>> import numpy as np
-        >>> logits = np.array([[[5.0, 1.0, 4.0], [3.0, 2.0, 0.0]]])
+        >>> logits = np.array([[[5.0, 1.0, 4.5], [3.0, 2.0, 0.0]]])
         >>> for rule in ("naive", "min_logit"):
         ...     KDCL(rule=rule)(logits, labels=np.array([0]))["targets"][0, 0].numpy().tolist()
         [3.0, 2.0, 0.0]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import modreduce_keras as mr
 
@@ -123,3 +124,29 @@ def test_what_the_gate_sees_must_come(variant, missing):
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         mr.aggregators.ONE(**arguments)
+
+
+def test_scores_are_normalized_over_the_batch_of_all_replicas(reference, two_replicas):
+    alone = with_golden_gate(mr.aggregators.ONE(), reference)
+    expected = alone(reference["logits"], trunk=reference["gate_input"], training=True)
+    with two_replicas.scope():
+        one = with_golden_gate(mr.aggregators.ONE(), reference)
+
+    def part(values):
+        return two_replicas.experimental_distribute_values_from_function(
+            lambda context: tf.constant(values[4 * context.replica_id_in_sync_group :][:4])
+        )
+
+    @tf.function
+    def step(logits, trunk):
+        return two_replicas.run(
+            lambda logits, trunk: one(logits, trunk=trunk, training=True)["ensemble"],
+            (logits, trunk),
+        )
+
+    parts = step(part(reference["logits"]), part(reference["gate_input"]))
+    ensemble = tf.concat(two_replicas.experimental_local_results(parts), axis=0)
+    np.testing.assert_allclose(ensemble, expected["ensemble"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        one.normalization.moving_variance, alone.normalization.moving_variance, rtol=1e-5
+    )
