@@ -1,8 +1,23 @@
 """modreduce_keras: knowledge distillation for Keras 3 and TensorFlow."""
 
-from modreduce_keras import adapters, aggregators, data, losses, models, schedules
+from modreduce_keras import (
+    adapters,
+    aggregators,
+    data,
+    evaluation,
+    losses,
+    models,
+    schedules,
+)
 from modreduce_keras._version import __version__
-from modreduce_keras.distillers import BaseDistiller, Distiller, ModReduce, PeerDistiller
+from modreduce_keras.distillers import (
+    BaseDistiller,
+    Distiller,
+    EarlyExit,
+    ModReduce,
+    PeerDistiller,
+    SelfDistiller,
+)
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Feature, Knowledge, Relation, Response
 from modreduce_keras.registry import register
@@ -11,6 +26,7 @@ from modreduce_keras.taps import TapReader
 __all__ = [
     "BaseDistiller",
     "Distiller",
+    "EarlyExit",
     "Feature",
     "Knob",
     "Knowledge",
@@ -18,11 +34,13 @@ __all__ = [
     "PeerDistiller",
     "Relation",
     "Response",
+    "SelfDistiller",
     "TapReader",
     "__version__",
     "adapters",
     "aggregators",
     "data",
+    "evaluation",
     "losses",
     "models",
     "register",

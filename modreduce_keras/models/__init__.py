@@ -6,6 +6,7 @@ import keras
 
 from modreduce_keras import registry
 from modreduce_keras.models.branch import Branches, branch
+from modreduce_keras.models.exits import exits
 from modreduce_keras.models.resnet import resnet
 from modreduce_keras.models.reuse import reuse_classifier
 
@@ -14,4 +15,4 @@ globals().update(_models)
 
 get = partial(registry.get, "model", base=keras.Model)
 
-__all__ = ["resnet", *_models, "get", "Branches", "branch", "reuse_classifier"]
+__all__ = ["resnet", *_models, "get", "Branches", "branch", "exits", "reuse_classifier"]

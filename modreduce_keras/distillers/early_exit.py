@@ -1,0 +1,138 @@
+"""Early exit: each sample leaves a network at the first exit that is sure of its class."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from modreduce_keras.distillers.shares import Share
+from modreduce_keras.models.exits import FINAL, exit_names
+from modreduce_keras.registry import PACKAGE
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class EarlyExit(keras.Model):
+    """A network in inference whose samples leave at the first exit that is sure enough.
+
+    A sample leaves at the first exit with max_c softmax(z)_c ≥ threshold, or at the end. Only the
+    samples that are still there go on, so the deeper layers see smaller batches: the time saved is
+    real, in `predict`, in a call and in an exported SavedModel. It is never compiled by XLA, which
+    knows no batches of a size that depends on the data.
+
+    Args:
+        model: What `mr.models.exits` built, trained. Its layers are shared, not copied.
+        threshold: Confidence from 0 to 1 at which a sample leaves; at 0 all leave at the first
+            exit. It may be changed at any time. Defaults to 0.9.
+        **kwargs: `name` and `dtype`, as for every Keras model.
+
+    Call arguments:
+        inputs: The inputs of the network.
+
+    Returns:
+        The logits of the exit that each sample left at, (batch, classes), float32.
+
+    Raises:
+        ValueError: If the threshold is out of range, the model has no exits, or a path leads
+            around the layer of an exit.
+
+    Example:
+        >>> import numpy as np, modreduce_keras as mr
+        >>> network = mr.models.convnet(num_classes=10, widths=(4, 8, 16))
+        >>> early_exit = EarlyExit(mr.models.exits(network, ["stage1", "stage2"]), threshold=0.5)
+        >>> early_exit.predict(np.ones((6, 28, 28, 1)), verbose=0).shape
+        (6, 10)
+
+    Reference:
+        Zhang et al., Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks
+        via Self Distillation, 2019.
+    """
+
+    threshold = Share()
+
+    def __init__(self, model: keras.Model, *, threshold: Any = 0.9, **kwargs: Any):
+        super().__init__(**kwargs)
+        if not isinstance(getattr(model, "output", None), dict) or FINAL not in model.output:
+            raise ValueError(
+                "EarlyExit takes a model with exits, what mr.models.exits builds or "
+                f"SelfDistiller.model_with_exits is. Received: model={model!r}"
+            )
+        if isinstance(threshold, (str, dict, keras.optimizers.schedules.LearningRateSchedule)):
+            raise ValueError(f"threshold must be a number from 0 to 1. Received: {threshold=}")
+        self.model = model
+        self.threshold = threshold
+        self.supports_jit = False
+        self.exits = [*exit_names(model), FINAL]
+        segments = _segments(model, self.exits)
+        # In a function, so that Keras does not save the layers in every segment again.
+        self._segments = lambda: segments
+        self(model.input)
+
+    def call(self, inputs, training=None):
+        """Returns the logits of the exit that each sample left at; always as in inference."""
+        return self.decide(inputs)[0]
+
+    def decide(self, inputs) -> tuple[Any, Any]:
+        """Runs the samples until they leave.
+
+        Args:
+            inputs: The inputs of the network.
+
+        Returns:
+            The logits of each sample's exit, (batch, classes), float32; and which exit that is,
+            (batch,), int32, a place in `self.exits`.
+        """
+        inputs = keras.tree.map_structure(ops.convert_to_tensor, inputs)
+        return self._run_from(0, inputs)
+
+    def _run_from(self, place: int, inputs) -> tuple[Any, Any]:
+        """Returns logits and exits of samples that have come to a segment; at least one."""
+        outputs = self._segments()[place](inputs, training=False)
+        logits = ops.cast(outputs["logits"], "float32")
+        left_at = tf.fill([tf.shape(logits)[0]], place)
+        if place == len(self.exits) - 1:
+            return logits, left_at
+        confidence = ops.max(ops.softmax(logits, axis=-1), axis=-1)
+        stays = confidence < self.threshold
+
+        def go_on():
+            rows = tf.where(stays)
+            deeper = self._run_from(place + 1, tf.boolean_mask(outputs["maps"], stays))
+            return [
+                tf.tensor_scatter_nd_update(here, rows, there)
+                for here, there in zip((logits, left_at), deeper, strict=True)
+            ]
+
+        # Not for an empty batch: TensorFlow's convolutions return it in a wrong shape on the CPU.
+        return tuple(tf.cond(tf.reduce_any(stays), go_on, lambda: [logits, left_at]))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments, serialized."""
+        return {
+            **super().get_config(),
+            "model": keras.saving.serialize_keras_object(self.model),
+            "threshold": type(self).threshold.config(self),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Returns the model that `get_config` describes, with fresh weights."""
+        return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
+
+
+def _segments(model: keras.Model, exits: list[str]) -> list[keras.Model]:
+    """Returns the parts of a model with exits: from each exit's layer to the next one's."""
+    segments, inputs = [], model.input
+    for name in exits:
+        outputs = {"logits": model.output[name]}
+        if name != FINAL:
+            outputs["maps"] = model.get_layer(name).output
+        try:
+            segments.append(keras.Model(inputs, outputs))
+        except ValueError as error:
+            raise ValueError(
+                "Samples can leave early only at a layer that all paths lead through. Received: "
+                f"{exits[len(segments) - 1]!r}, around which some lead to {name!r} ({error})"
+            ) from error
+        inputs = outputs.get("maps")
+    return segments

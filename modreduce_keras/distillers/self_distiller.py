@@ -1,0 +1,243 @@
+"""Self-distillation: the deepest classifier of a network teaches those at its earlier exits."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import keras
+from keras import ops
+
+from modreduce_keras import knobs, registry
+from modreduce_keras.distillers import checks
+from modreduce_keras.distillers.base import BaseDistiller
+from modreduce_keras.distillers.early_exit import EarlyExit
+from modreduce_keras.distillers.shares import Share
+from modreduce_keras.distillers.wiring import ENSEMBLE, Forward
+from modreduce_keras.knobs import Knob
+from modreduce_keras.knowledge import Response
+from modreduce_keras.models.exits import FINAL, deepest_maps
+from modreduce_keras.models.exits import exits as add_exits
+from modreduce_keras.registry import register
+from modreduce_keras.taps import ModelOutput
+
+_STUDENT, _FEATURE = "student", "feature"
+
+
+@register("distiller", "self_distiller")
+class SelfDistiller(BaseDistiller):
+    """Trains a network together with classifiers at its earlier layers, which it teaches.
+
+    total = CE(z, y) + Σ_i [(1 - alpha) · CE(z_i, y) + alpha · KD(z_i, z) + feature_weight ·
+            ‖f_i - f‖²]
+
+    with the logits z and the deepest maps f of the network, the logits z_i of exit i and the maps
+    f_i of its bottleneck, and KD(z_i, z) = T² KL(softmax(z / T) ‖ softmax(z_i / T)). In KD and in
+    the distance of the maps, the sum over all their entries, z and f are constants.
+
+    The given model is trained in place. The exits train its layers too, which is what helps it,
+    and are a result of their own: a small network for each exit (`exit_model`), or one network
+    that easy samples leave early (`early_exit`).
+
+    Logs: `stage1/ce`, `stage1/kd`, `stage1/hint` (the distance), `stage1/accuracy` and so on for
+    the exit at `"stage1"`, `final/ce` and `final/accuracy` for the network itself, `ensemble/...`
+    for the mean of all logits, which is no part of the loss.
+
+    Args:
+        model: Functional or Sequential model to logits (batch, classes).
+        exits: Names of the layers after which there is an exit, from shallow to deep; see
+            `mr.models.exits`.
+        alpha: Share of the deepest classifier in what an exit learns, against the labels', from 0
+            to 1, or a schedule. Defaults to 0.3.
+        temperature: T, a positive number or a schedule. Defaults to 3.
+        feature_weight: Weight of the distance of the maps, a number that is not negative, or a
+            schedule. The distance grows with the size of the maps, and so may want a smaller
+            weight where they are large. Defaults to 0.03.
+        feature_at: Layer of the deepest maps. Defaults to the last layer that puts out maps.
+        supervised_weight: Weight of the compiled loss on the labels, at all exits. Defaults to 1.
+        **kwargs: `name` and `dtype`, as for every Keras model.
+
+    Raises:
+        ValueError: If a layer is unknown or cannot have an exit, the model ends in probabilities,
+            or a number is out of range.
+
+    Example:
+        >>> import keras, numpy as np, modreduce_keras as mr
+        >>> model = mr.models.get("convnet", num_classes=3, widths=(4, 8))
+        >>> distiller = mr.SelfDistiller(model, exits=["stage1"])
+        >>> distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> images, labels = np.ones((8, 28, 28, 1), "float32"), np.arange(8) % 3
+        >>> sorted(distiller.fit(images, labels, verbose=0).history)
+        ['ensemble/ce', 'final/ce', 'loss', 'stage1/ce', 'stage1/hint', 'stage1/kd']
+        >>> distiller.exit_model("stage1").predict(images, verbose=0).shape
+        (8, 3)
+
+    Reference:
+        Zhang et al., Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks
+        via Self Distillation, 2019. The factor T², which the paper's equation lacks, keeps the
+        size of KD's gradient, as everywhere here. The code that its authors published later has no
+        distance of features, no T², and separable convolutions for bottlenecks.
+    """
+
+    alpha = Share()
+    feature_weight = Knob()
+    _model_views: ClassVar[tuple[str, ...]] = ("teacher", "student", "model_with_exits")
+
+    def __init__(
+        self,
+        model: keras.Model,
+        exits: Sequence[str],
+        *,
+        alpha: Any = 0.3,
+        temperature: Any = 3.0,
+        feature_weight: Any = 0.03,
+        feature_at: str | None = None,
+        supervised_weight: Any = 1.0,
+        **kwargs: Any,
+    ):
+        checks.require_model(model, "model")
+        network = add_exits(model, exits, feature_at=feature_at)
+        checks.require_logits(model, "model")
+        exits = [name for name in network.output if name != FINAL]
+        deepest = feature_at or deepest_maps(model)
+        super().__init__(
+            {_STUDENT: network},
+            teacher=None,
+            knowledge={},
+            supervised_weight=supervised_weight,
+            student_taps={_STUDENT: [deepest, *(f"{name}_exit" for name in exits)]},
+            **kwargs,
+        )
+        self._several = True
+        # In a function, so that Keras does not save the layers under two names.
+        self._model = lambda: model
+        self.exits, self.feature_at = exits, feature_at
+        self.alpha, self.feature_weight = alpha, feature_weight
+        self.kd = registry.get("loss", "kd", temperature=temperature)
+        self._kd_variables = knobs.variables(self.kd)
+        self.hint = registry.get("loss", "hint", variant="paper")
+        self._features = {FINAL: deepest, **{name: f"{name}_exit" for name in exits}}
+        with knobs.bound([self.kd], lambda: self.step):
+            # A dry run, so that logits that do not suit the loss are an error here.
+            logits = keras.KerasTensor(self._student_output().shape, "float32")
+            Response(self.kd).compute_output_spec(logits, logits)
+
+    # What comes out
+
+    @property
+    def student(self) -> keras.Model:
+        """The model as it was given, without exits: plain Keras."""
+        return self._model()
+
+    @property
+    def model_with_exits(self) -> keras.Model:
+        """The network with all exits, from the inputs to a dict of logits: plain Keras."""
+        return self.students[_STUDENT]
+
+    @property
+    def temperature(self):
+        """T: the temperature at which the deepest classifier teaches."""
+        return self.kd.temperature
+
+    @temperature.setter
+    def temperature(self, value):
+        self.kd.temperature = value
+
+    def exit_model(self, exit: str) -> keras.Model:
+        """Returns the network up to one exit: plain Keras, to be saved and deployed by itself.
+
+        It shares its layers with the distiller, so it goes on training with it.
+
+        Args:
+            exit: Name of an exit, or `"final"`.
+
+        Raises:
+            ValueError: If there is no such exit.
+        """
+        network = self.model_with_exits
+        if exit not in network.output:
+            raise ValueError(f"exit must be one of {[*self.exits, FINAL]}. Received: {exit=}")
+        if exit == FINAL:
+            return self.student
+        name = f"{self.student.name}_{exit}"
+        return keras.Model(network.input, network.output[exit], name=name)
+
+    def early_exit(self, threshold: float = 0.9) -> EarlyExit:
+        """Returns the network that samples leave at the first exit that is sure of its class.
+
+        It shares its layers with the distiller.
+
+        Args:
+            threshold: Softmax probability from 0 to 1 that is sure enough. Defaults to 0.9.
+
+        Raises:
+            ValueError: If the threshold is out of range, or a path leads around an exit's layer.
+        """
+        return EarlyExit(self.model_with_exits, threshold=threshold)
+
+    # What runs
+
+    def call(self, inputs, training=None):
+        """Returns the logits of the network itself, as `predict` does."""
+        return super().call(inputs, training=training)[FINAL]
+
+    def forward(self, x, training: bool, *args: Any, **kwargs: Any) -> Forward:
+        """Runs the network once; each exit, and its end, counts as a student."""
+        outputs = super().forward(x, training, *args, **kwargs)
+        network = outputs.students[_STUDENT]
+        classifiers = {
+            name: ModelOutput(network.logits[name], {_FEATURE: network.features[tap]})
+            for name, tap in self._features.items()
+        }
+        logits = [ops.cast(one.logits, "float32") for one in classifiers.values()]
+        group = {ENSEMBLE: sum(logits) / len(logits)}
+        return outputs._replace(students=classifiers, group=group)
+
+    def compute_terms(self, labels, outputs: Forward) -> dict[str, Any]:
+        """Returns every term of a training step, (batch,) each, unweighted."""
+        terms = self.supervised_terms(labels, outputs.logits())
+        deepest = outputs.students[FINAL]
+        for name in self.exits:
+            own = outputs.students[name]
+            terms[self.term(name, "kd")] = self.kd.call(deepest.logits, own.logits)
+            half = self.hint.call(deepest.features[_FEATURE], own.features[_FEATURE])
+            terms[self.term(name, "hint")] = 2.0 * half
+        return terms
+
+    def term_weights(self) -> dict[str, Any]:
+        """Returns the weight of every term, scalars in the graph."""
+        weights = dict.fromkeys(self._supervised([FINAL]), self.supervised_weight)
+        for name in self.exits:
+            labelled = (1.0 - self.alpha) * self.supervised_weight
+            weights |= dict.fromkeys(self._supervised([name]), labelled)
+            weights[self.term(name, "kd")] = self.alpha
+            weights[self.term(name, "hint")] = self.feature_weight
+        return weights
+
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any):
+        """Configures training; see `BaseDistiller.compile`."""
+        if loss is None:
+            raise ValueError(
+                "A network that is its own teacher learns from the labels: compile with a loss. "
+                "Received: loss=None"
+            )
+        super().compile(optimizer, loss, *args, **kwargs)
+
+    def _student_output(self) -> Any:
+        return self.model_with_exits.output[FINAL]
+
+    def _metric_names(self) -> list[str]:
+        return [*self.exits, FINAL, ENSEMBLE]
+
+    def _logged_names(self) -> list[str]:
+        return self._supervised([ENSEMBLE])
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments, serialized."""
+        config = super().get_config()
+        del config["teacher"], config["teacher_input"]
+        return {
+            **config,
+            "model": keras.saving.serialize_keras_object(self.student),
+            "exits": list(self.exits),
+            "temperature": knobs.config(self.kd)["temperature"],
+            "feature_at": self.feature_at,
+        }
