@@ -3,9 +3,11 @@
 from modreduce_keras import (
     adapters,
     aggregators,
+    callbacks,
     data,
     evaluation,
     losses,
+    metrics,
     models,
     schedules,
 )
@@ -39,9 +41,11 @@ __all__ = [
     "__version__",
     "adapters",
     "aggregators",
+    "callbacks",
     "data",
     "evaluation",
     "losses",
+    "metrics",
     "models",
     "register",
     "schedules",

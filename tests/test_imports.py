@@ -16,14 +16,14 @@ ROOT = Path(modreduce_keras.__file__).parent
 LEVELS = [
     {"_version", "registry"},
     {"distribute", "knobs", "ops"},
-    {"schedules", "losses", "adapters", "aggregators", "taps", "models", "data"},
+    {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models", "data"},
     {"knowledge"},
     {"distillers"},
 ]
 TOP = len(LEVELS)
 KERAS_ONLY = [
     *("registry", "knobs", "ops", "schedules", "losses", "adapters", "aggregators"),
-    *("taps", "models", "knowledge"),
+    *("taps", "models", "metrics", "knowledge"),
 ]
 ONLY_IN = {"tensorflow_datasets": "data", "keras_tuner": "tuning"}
 
