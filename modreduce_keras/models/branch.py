@@ -52,8 +52,8 @@ def branch(
 
     Raises:
         ValueError: If the model is not functional, `at` is unknown, runs several times, leaves
-            nothing random to the heads, has a path around it or a layer on both sides, or if
-            another argument is out of range.
+            nothing random to the heads, has a mask, a path around it or a layer on both sides, or
+            if another argument is out of range.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr
@@ -175,7 +175,6 @@ class _ScaledGradient(keras.layers.Layer):
     def __init__(self, factor: float):
         super().__init__(name="scaled_gradient", autocast=False)
         self.factor = factor
-        self.supports_masking = True
 
     def call(self, values):
         @ops.custom_gradient
@@ -290,12 +289,17 @@ def _head(student, trunk, at, name):
     features = {id(tensor) for tensor in trunk.outputs}
     if all(id(tensor) in features for tensor in student.outputs):
         raise ValueError(f"at must leave some layers to the heads. Received: {at=}, the last one")
+    if any(getattr(tensor, "_keras_mask", None) is not None for tensor in trunk.outputs):
+        raise ValueError(
+            "at must name a layer whose output has no mask, since masks do not pass from model to "
+            f"model: one after the last layer that uses it. Received: {at=}"
+        )
     try:
         return keras.Model(trunk.output, student.output, name=name)
     except ValueError as error:
         raise ValueError(
-            "at must name a layer that all of the model's paths lead through, those of masks too. "
-            f"Received: {at=}, around which some lead"
+            "at must name a layer that all of the model's paths lead through. Received: "
+            f"{at=}, around which some lead"
         ) from error
 
 
