@@ -1,11 +1,11 @@
 """The distillation steps that the benchmarks compare with, as one writes them without a library.
 
 Each is one `tf.function` of plain TensorFlow around the Keras models and the Keras optimizer:
-the teacher's forward pass, the student's forward and backward pass, the update, and the running
+the teacher's forward pass, the students' forward and backward pass, the update, and the running
 means that a progress line shows. The losses follow the published code of their methods.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -25,7 +25,7 @@ def kd_step(
     def compute_terms(images, labels, teacher_logits):
         logits = student(images, training=True)
         terms = {"ce": cross_entropy(labels, logits), "kd": kd(teacher_logits, logits)}
-        return terms, logits
+        return terms, {"accuracy": logits}
 
     return _compile(
         lambda images: teacher(images, training=False),
@@ -64,7 +64,7 @@ def kd_hint_rkd_step(
             "rkd_distance": rkd_distance(teacher_embedding, embedding),
             "rkd_angle": rkd_angle(teacher_embedding, embedding),
         }
-        return terms, logits
+        return terms, {"accuracy": logits}
 
     return _compile(
         lambda images: tapped_teacher(images, training=False),
@@ -74,6 +74,98 @@ def kd_hint_rkd_step(
         optimizer,
         jit_compile,
     )
+
+
+def branch_step(
+    trunk: keras.Model,
+    heads: Mapping[str, keras.Model],
+    gate: keras.Model | None,
+    optimizer: keras.Optimizer,
+    jit_compile: bool = False,
+) -> Step:
+    """Returns the step of heads on one trunk that learn from their ensemble, at temperature 3.
+
+    With a gate it is ONE's: the ensemble is weighted by the gate, which sees the trunk's output
+    averaged over positions, and learns from the labels. Without one it is the heads' mean.
+    """
+
+    def compute_terms(images, labels, _):
+        maps = trunk(images, training=True)
+        logits = {name: head(maps, training=True) for name, head in heads.items()}
+        stacked, terms = tf.stack(list(logits.values()), axis=1), {}
+        if gate is None:
+            ensemble = tf.reduce_mean(stacked, axis=1)
+        else:
+            scores = gate(tf.reduce_mean(maps, axis=[1, 2]), training=True)
+            gates = tf.nn.softmax(tf.nn.relu(scores))
+            ensemble = tf.einsum("bp,bpc->bc", gates, stacked)
+            shares = tf.unstack(tf.reduce_mean(gates, axis=0))
+            terms |= {f"{n}/ensemble_weight": s for n, s in zip(heads, shares, strict=True)}
+        terms |= _peer_terms(labels, logits, ensemble, 3.0)
+        return terms, _accuracies(logits, ensemble)
+
+    variables = [v for part in (trunk, *heads.values()) for v in part.trainable_variables]
+    weights = {f"{name}/{term}": 1.0 for name in heads for term in ("ce", "online")}
+    weights["ensemble/ce"] = None if gate is None else 1.0
+    if gate is not None:
+        variables += gate.trainable_variables
+        weights |= {f"{name}/ensemble_weight": None for name in heads}
+    accuracies = [f"{name}/accuracy" for name in (*heads, "ensemble")]
+    return _compile(
+        lambda _: (), compute_terms, weights, variables, optimizer, jit_compile, accuracies
+    )
+
+
+def modreduce_step(
+    students: Mapping[str, keras.Model],
+    teacher: keras.Model,
+    shares: keras.Variable,
+    optimizer: keras.Optimizer,
+    jit_compile: bool = False,
+    online_weight: float = 0.5,
+) -> Step:
+    """Returns ModReduce's step with KD for every student and the weighted average of all.
+
+    `shares` holds the weights of the average before their softmax, one for each student.
+    """
+
+    def compute_terms(images, labels, teacher_logits):
+        logits = {name: student(images, training=True) for name, student in students.items()}
+        stacked = tf.stop_gradient(tf.stack(list(logits.values()), axis=1))
+        parts = tf.nn.softmax(tf.convert_to_tensor(shares))
+        ensemble = tf.einsum("p,bpc->bc", parts, stacked)
+        terms = _peer_terms(labels, logits, ensemble, 4.0)
+        for name, part in zip(students, tf.unstack(parts), strict=True):
+            terms[f"{name}/kd"] = kd(teacher_logits, logits[name])
+            terms[f"{name}/ensemble_weight"] = part
+        return terms, _accuracies(logits, ensemble)
+
+    weights = {"ensemble/ce": 1.0}
+    for name in students:
+        weights |= {f"{name}/ce": 1.0 - online_weight, f"{name}/kd": 1.0 - online_weight}
+        weights |= {f"{name}/online": online_weight, f"{name}/ensemble_weight": None}
+    return _compile(
+        lambda images: teacher(images, training=False),
+        compute_terms,
+        weights,
+        [v for student in students.values() for v in student.trainable_variables] + [shares],
+        optimizer,
+        jit_compile,
+        [f"{name}/accuracy" for name in (*students, "ensemble")],
+    )
+
+
+def _peer_terms(labels, logits, ensemble, temperature):
+    """Returns what all peers have: the loss on labels, and that on the ensemble, a constant."""
+    terms, target = {"ensemble/ce": cross_entropy(labels, ensemble)}, tf.stop_gradient(ensemble)
+    for name, own in logits.items():
+        terms[f"{name}/ce"] = cross_entropy(labels, own)
+        terms[f"{name}/online"] = kd(target, own, temperature)
+    return terms
+
+
+def _accuracies(logits, ensemble):
+    return {f"{name}/accuracy": own for name, own in {**logits, "ensemble": ensemble}.items()}
 
 
 def hint_regressor(channels_in: int, channels_out: int) -> keras.Model:
@@ -90,14 +182,16 @@ def hint_regressor(channels_in: int, channels_out: int) -> keras.Model:
 
 def _compile(
     run_teacher: Callable[[tf.Tensor], Any],
-    compute_terms: Callable[..., tuple[dict[str, tf.Tensor], tf.Tensor]],
-    weights: Mapping[str, float],
+    compute_terms: Callable[..., tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]],
+    weights: Mapping[str, float | None],
     variables: list[keras.Variable],
     optimizer: keras.Optimizer,
     jit_compile: bool,
+    accuracies: Sequence[str] = ("accuracy",),
 ) -> Step:
+    """Returns the step. A term whose weight is `None` is only logged."""
     means = {name: keras.metrics.Mean(name=name) for name in ("loss", *weights)}
-    accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+    right = {name: keras.metrics.SparseCategoricalAccuracy(name=name) for name in accuracies}
     optimizer.build(variables)
 
     @tf.function(jit_compile=jit_compile)
@@ -105,12 +199,13 @@ def _compile(
         lesson = tf.nest.map_structure(tf.stop_gradient, run_teacher(images))
         with tf.GradientTape() as tape:
             terms, logits = compute_terms(images, labels, lesson)
-            loss = tf.add_n([weights[name] * terms[name] for name in weights])
+            loss = tf.add_n([w * terms[name] for name, w in weights.items() if w is not None])
         optimizer.apply(tape.gradient(loss, variables), variables)
         for name, value in {"loss": loss, **terms}.items():
             means[name].update_state(value)
-        accuracy.update_state(labels, logits)
-        return {metric.name: metric.result() for metric in (*means.values(), accuracy)}
+        for name, own in logits.items():
+            right[name].update_state(labels, own)
+        return {metric.name: metric.result() for metric in (*means.values(), *right.values())}
 
     return step
 

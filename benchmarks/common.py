@@ -19,6 +19,7 @@ import numpy as np
 
 # TensorFlow and Keras are imported where they are used: the tables are made without them.
 RESULTS = Path(__file__).parent / "results"
+LOGS_TOLERANCE, MOVE_TOLERANCE = 1e-4, 1e-3
 _PACKAGES = ("tensorflow", "keras", "modreduce-keras")
 
 
@@ -113,6 +114,35 @@ def adopt_statistics(model: Any, images: np.ndarray) -> None:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
     model(images, training=True)
+
+
+def require_same_logs(
+    name: str, logs: Mapping[str, Any], reference: str, expected: Mapping[str, Any]
+) -> None:
+    """Compares the logs of two contenders' first steps.
+
+    Raises:
+        RuntimeError: If they differ, so that a comparison of the times would mean nothing.
+    """
+    given, wanted = ({k: float(v) for k, v in side.items()} for side in (logs, expected))
+    values = ([side.get(k, np.nan) for k in given | wanted] for side in (given, wanted))
+    if not np.allclose(*values, rtol=LOGS_TOLERANCE, atol=0):
+        raise RuntimeError(f"{name!r} logs {given}, but {reference!r} logs {wanted}")
+
+
+def require_same_movement(
+    name: str, moved: np.ndarray, reference: str, expected: np.ndarray
+) -> None:
+    """Compares how far two contenders' first steps have moved their variables, as one vector.
+
+    Raises:
+        RuntimeError: If that differs, so that a comparison of the times would mean nothing.
+    """
+    error = np.linalg.norm(moved - expected) / np.linalg.norm(expected)
+    if not error <= MOVE_TOLERANCE:
+        raise RuntimeError(
+            f"{name!r} moves the student differently from {reference!r}: relative {error:.1e}"
+        )
 
 
 def spread(values: np.ndarray, name: str) -> dict[str, float]:

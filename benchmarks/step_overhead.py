@@ -51,7 +51,6 @@ flags.DEFINE_bool("jit_compile", False, "Compile every contender's step with XLA
 flags.DEFINE_string("output", str(common.RESULTS / "step_overhead.jsonl"), "Rows go here")
 
 CLASSES = 100
-LOGS_TOLERANCE, MOVE_TOLERANCE = 1e-4, 1e-3
 
 
 class Pair:
@@ -184,16 +183,9 @@ def first_steps(pair: Pair, contenders: dict[str, Contender]) -> None:
     for name, reference in RATIO_TO.items():
         if not reference.endswith("by hand"):
             continue
-        given, expected = ({k: float(v) for k, v in logs[n].items()} for n in (name, reference))
-        values = ([side.get(k, np.nan) for k in given | expected] for side in (given, expected))
-        if not np.allclose(*values, rtol=LOGS_TOLERANCE, atol=0):
-            raise RuntimeError(f"{name!r} logs {given}, but {reference!r} logs {expected}")
+        common.require_same_logs(name, logs[name], reference, logs[reference])
         moved, should = (pair.movement(contenders[n].student) for n in (name, reference))
-        error = np.linalg.norm(moved - should) / np.linalg.norm(should)
-        if not error <= MOVE_TOLERANCE:
-            raise RuntimeError(
-                f"{name!r} moves the student differently from {reference!r}: relative {error:.1e}"
-            )
+        common.require_same_movement(name, moved, reference, should)
 
 
 def measure(pair_name: str) -> list[dict[str, Any]]:
