@@ -62,4 +62,6 @@ def knowledge_for(
         arguments.setdefault("adapter", mr.adapters.get("layer_attention", batch_size=batch_size))
     if identifier == "simkd":
         return mr.Feature("simkd", student="projection", teacher=at, **arguments)
+    if identifier == "shake":
+        return mr.Feature("shake", student="logits", teacher=[*STAGES, "logits"], **arguments)
     return KINDS[loss.kind](identifier, at=at, **arguments)

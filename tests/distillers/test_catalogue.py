@@ -25,6 +25,8 @@ def knowledge_of(identifier):
     if loss.kind != "response":
         at = "embedding" if loss.kind == "relation" or identifier in SINGLE_VECTOR else "stage2"
         arguments["at"] = TAPS.get(identifier, at)
+    if identifier == "shake":
+        arguments = {"student": "logits", "teacher": [*STAGES, "logits"]}
     if identifier in ADAPTERS:
         arguments["adapter"] = ADAPTERS[identifier]()
     made = LOSSES[identifier]() if identifier in LOSSES else identifier
