@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -42,9 +43,13 @@ def namespace():
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")
 def test_blocks_run(namespace, tmp_path, monkeypatch, scratch_registry, capfd):
     monkeypatch.chdir(tmp_path)
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     for block in BLOCKS:
         exec(block.replace("epochs=240", "epochs=2"), namespace)
+    for name in ("mutual", "ensemble", "diverse", "collaborative"):
+        peers = namespace[name]
+        peers.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        peers.fit(namespace["train"], verbose=0)
     assert {path.name for path in tmp_path.iterdir()} >= {"student.keras", "student.tflite"}
     assert mr.aggregators.get("median").identifier == "median"
     logits = np.array([[[0.0, 4.0], [5.0, 1.0], [1.0, 2.0]]])
