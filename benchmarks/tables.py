@@ -9,6 +9,7 @@ a function from rows to Markdown under its NAME in `TABLES`; the rows are those 
 """
 
 import re
+import statistics
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -57,9 +58,55 @@ def rkd_memory(rows: list[Row]) -> str:
     return "\n".join([*lines, "", *common.origins(latest, "batch", "rounds", "steps")])
 
 
+def online_cost(rows: list[Row]) -> str:
+    """Returns the latest row of each form, contender and comparison."""
+    lines = [
+        "| step of three students | milliseconds (quartiles) | ratio (quartiles) | wanted |",
+        "|---|---|---|---|",
+    ]
+    rows = [{"ratio_to": "", **row} for row in rows]
+    latest = _latest(rows, "form", "contender", "ratio_to")
+    for row in latest:
+        ratio = f"{_spread(row, 'ratio', 2)} x {row['ratio_to']}" if row["ratio_to"] else ""
+        wanted = f"≤ {row['wanted']:.2f}" if row.get("wanted") else ""
+        lines.append(f"| {row['contender']} | {_spread(row, 'ms', 0)} | {ratio} | {wanted} |")
+    settings = ("student", "teacher", "at", "batch", "rounds", "steps")
+    return "\n".join([*lines, "", *common.origins(latest, *settings)])
+
+
+def online_table(rows: list[Row]) -> str:
+    """Returns a line for each method: its seeds' mean and standard deviation, and its cost.
+
+    Of several settings, the last one that was run counts. Costs are relative to plain training
+    from the same seed.
+    """
+    settings = ("epochs", "labels", "teacher_epochs", "learning_rate", "online_weight")
+    rows = [row for row in rows if all(row[name] == rows[-1][name] for name in settings)]
+    runs = {(row["method"], row["seed"]): row for row in rows}
+    lines = [
+        "| method | best peer, % | own ensemble, % | mean of probabilities, % "
+        "| student passes | teacher passes | time, x plain | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for method in dict.fromkeys(method for method, _ in runs):
+        own = [row for (name, _), row in runs.items() if name == method]
+        plain = [(row, runs.get(("plain", row["seed"]))) for row in own]
+        costs = [row["seconds"] / other["seconds"] for row, other in plain if other]
+        cells = [method]
+        for kind in ("test", "ensemble_test", "softmax_ensemble_test"):
+            percents = [100 * row[kind] for row in own if row[kind] is not None]
+            cells.append(_mean_and_deviation(percents))
+        cells += [f"{own[0]['student_passes']:.1f}", str(own[0]["teacher_passes"])]
+        cells += [f"{statistics.mean(costs):.1f}" if costs else "", str(len(own))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *common.origins(runs.values(), *settings)])
+
+
 TABLES: dict[str, Callable[[list[Row]], str]] = {
     "step_overhead": step_overhead,
     "rkd_memory": rkd_memory,
+    "online_cost": online_cost,
+    "online_table": online_table,
 }
 
 
@@ -94,6 +141,12 @@ def _latest(rows: list[Row], *keys: str) -> list[Row]:
 def _spread(row: Row, name: str, digits: int) -> str:
     median, p25, p75 = (f"{row[f'{name}_{q}']:.{digits}f}" for q in ("median", "p25", "p75"))
     return f"{median} ({p25} to {p75})"
+
+
+def _mean_and_deviation(values: list[float]) -> str:
+    if len(values) < 2:
+        return "".join(f"{value:.1f}" for value in values)
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
 def main(_) -> None:

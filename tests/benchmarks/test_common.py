@@ -35,6 +35,23 @@ def test_ratios_are_paired_by_round(common):
     np.testing.assert_allclose(common.paired_ratios(own, reference), [2.0, 1.0])
 
 
+def test_same_logs_and_movements_pass(common):
+    common.require_same_logs("ours", {"a": 1.00001, "b": 0.0}, "theirs", {"b": 0.0, "a": 1.0})
+    common.require_same_movement("ours", np.array([1.0, 2.001]), "theirs", np.array([1.0, 2.0]))
+
+
+@pytest.mark.parametrize("logs", [{"a": 1.001}, {}, {"a": 1.0, "b": 2.0}, {"a": np.nan}])
+def test_other_logs_are_refused(common, logs):
+    with pytest.raises(RuntimeError, match=r"'ours' logs {.*}, but 'theirs' logs {'a': 1.0}"):
+        common.require_same_logs("ours", logs, "theirs", {"a": 1.0})
+
+
+@pytest.mark.parametrize("moved", [[1.0, 2.01], [np.nan, 2.0]])
+def test_other_movements_are_refused(common, moved):
+    with pytest.raises(RuntimeError, match="'ours' moves the student differently from 'theirs'"):
+        common.require_same_movement("ours", np.array(moved), "theirs", np.array([1.0, 2.0]))
+
+
 def test_rows_are_appended_and_read_back(common, tmp_path):
     path = tmp_path / "new" / "rows.jsonl"
     assert common.read_rows(path) == []

@@ -91,7 +91,7 @@ def test_without_rows_the_table_says_so(tables, tmp_path):
     "readme", ["# No markers\n", README + "<!-- table:unknown -->\n<!-- /table -->\n"]
 )
 def test_markers_must_be_those_of_tables(tables, results, readme):
-    with pytest.raises(ValueError, match=r"must have places.*for some of \['rkd_memory', 'step_o"):
+    with pytest.raises(ValueError, match=r"must have places.*for some of \['online_cost', 'onl"):
         tables.render(readme, results)
 
 
@@ -106,6 +106,66 @@ def test_the_table_of_rkd(tables):
     assert made[2] == "| 64 | published | 9 (8 to 10) |  | 812 |  |"
     assert made[3] == "| 64 | ours | 9 (8 to 10) | 0.25 (0.20 to 0.30) | 93 | 0.11 |"
     assert made[5].startswith("`python benchmarks/step_overhead.py` (batch 64, rounds 15, steps 2)")
+
+
+def test_the_table_of_online_costs(tables):
+    sizes = {"student": "s", "teacher": "t", "at": "stage2"}
+    same = {"form": "branches", **sizes, **RUN, "ms_median": 9.0, "ms_p25": 8.0, "ms_p75": 10.0}
+    ratio = {"ratio_median": 1.016, "ratio_p25": 1.0, "ratio_p75": 1.03}
+    rows = [
+        {**same, "contender": "ONE, by hand"},
+        {**same, "contender": "ONE, ours", **ratio, "ratio_to": "ONE, by hand", "wanted": 1.05},
+        {**same, "contender": "ONE, ours", **ratio, "ratio_to": "whole", "wanted": None},
+        {**same, "form": "modreduce", "contender": "KD"},
+        {**same, "contender": "ONE, by hand", "ms_median": 9.6},
+    ]
+    made = tables.online_cost(rows).splitlines()
+    assert made[2:6] == [
+        "| ONE, by hand | 10 (8 to 10) |  |  |",
+        "| ONE, ours | 9 (8 to 10) | 1.02 (1.00 to 1.03) x ONE, by hand | ≤ 1.05 |",
+        "| ONE, ours | 9 (8 to 10) | 1.02 (1.00 to 1.03) x whole |  |",
+        "| KD | 9 (8 to 10) |  |  |",
+    ]
+    assert "(student s, teacher t, at stage2, batch 64, rounds 15, steps 2)" in made[7]
+
+
+def online_run(method, seed, test, seconds, ensemble=None, **others):
+    setting = {"epochs": 30, "labels": 1000, "teacher_epochs": 8, "learning_rate": 0.02}
+    return {
+        **RUN,
+        **setting,
+        "online_weight": 0.7,
+        "method": method,
+        "seed": seed,
+        "test": test,
+        "ensemble_test": ensemble,
+        "softmax_ensemble_test": None if method == "plain" else 0.9,
+        "seconds": seconds,
+        "student_passes": 1.0 if method == "plain" else 2.807,
+        "teacher_passes": 0,
+        **others,
+    }
+
+
+def test_the_table_of_online_methods(tables):
+    rows = [
+        online_run("plain", 9, 0.1, 1.0, online_weight=0.3),  # another setting
+        online_run("plain", 1, 0.5, 99.0),  # run again below
+        online_run("plain", 1, 0.80, 10.0),
+        online_run("one", 1, 0.84, 25.0, ensemble=0.85),
+        online_run("plain", 2, 0.82, 20.0),
+        online_run("one", 2, 0.84, 30.0, ensemble=0.87),
+        online_run("mutual", 3, 0.83, 30.0),
+    ]
+    made = tables.online_table(rows).splitlines()
+    # Deviations: |.80 - .82| / √2 = .0141; costs: (25/10 + 30/20) / 2 = 2, and none for seed 3.
+    assert made[2:5] == [
+        "| plain | 81.0 ± 1.4 |  |  | 1.0 | 0 | 1.0 | 2 |",
+        "| one | 84.0 ± 0.0 | 86.0 ± 1.4 | 90.0 ± 0.0 | 2.8 | 0 | 2.0 | 2 |",
+        "| mutual | 83.0 |  | 90.0 | 2.8 | 0 |  | 1 |",
+    ]
+    settings = "epochs 30, labels 1000, teacher_epochs 8, learning_rate 0.02, online_weight 0.7"
+    assert f"({settings})" in made[6]
 
 
 def test_command_writes_and_checks(benchmarks, results):
