@@ -16,9 +16,11 @@ from modreduce_keras.distillers import (
     BaseDistiller,
     Distiller,
     EarlyExit,
+    MeanTeacher,
     ModReduce,
     PeerDistiller,
     SelfDistiller,
+    TemporalEnsembling,
 )
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Feature, Knowledge, Relation, Response
@@ -32,12 +34,14 @@ __all__ = [
     "Feature",
     "Knob",
     "Knowledge",
+    "MeanTeacher",
     "ModReduce",
     "PeerDistiller",
     "Relation",
     "Response",
     "SelfDistiller",
     "TapReader",
+    "TemporalEnsembling",
     "__version__",
     "adapters",
     "aggregators",

@@ -29,6 +29,21 @@ def kl_divergence(log_target, log_prediction):
     return ops.sum(terms, axis=-1)
 
 
+def tempered_divergence(target, prediction, temperature):
+    """Returns T² KL(softmax(target / T) ‖ softmax(prediction / T)) over the last axis.
+
+    Args:
+        target: Logits, (..., classes).
+        prediction: Logits, (..., classes).
+        temperature: T, a number for all or one for each vector of logits, (..., 1).
+    """
+    divergence = kl_divergence(
+        tempered_log_softmax(target, temperature), tempered_log_softmax(prediction, temperature)
+    )
+    squared = ops.square(temperature)
+    return (ops.squeeze(squared, -1) if len(squared.shape) else squared) * divergence
+
+
 def per_sample_mean(values):
     """Returns the mean over every axis but the first: (batch, ...) -> (batch,)."""
     axes = tuple(range(1, len(values.shape)))
@@ -54,6 +69,19 @@ def masked_mean(values, mask=None):
     kept = ops.broadcast_to(ops.cast(mask, "bool"), ops.shape(values))
     share = ops.mean(ops.cast(kept, values.dtype))
     return per_sample_mean(ops.where(kept, values, 0.0)) * safe_reciprocal(share)
+
+
+def mean_over_places(feature):
+    """Returns the mean over all axes between batch and channels, (batch, channels), float32."""
+    feature = float32(feature)
+    places = tuple(range(1, len(feature.shape) - 1))
+    return ops.mean(feature, axis=places) if places else feature
+
+
+def as_list(one_or_several):
+    """Returns a list or tuple as a list, and anything else as a list of it alone."""
+    several = isinstance(one_or_several, (list, tuple))
+    return list(one_or_several) if several else [one_or_several]
 
 
 def flatten(values):

@@ -38,15 +38,19 @@ def random() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def logical_cpus() -> list[str]:
     """Names of the two logical CPU devices."""
     return ["CPU:0", "CPU:1"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def two_replicas(logical_cpus) -> tf.distribute.Strategy:
-    """A MirroredStrategy of two replicas on the CPU."""
+    """A MirroredStrategy of two replicas on the CPU.
+
+    One for all tests: a second one in a process would number its collective operations anew, and
+    TensorFlow takes two of the same number for one operation.
+    """
     return tf.distribute.MirroredStrategy(logical_cpus)
 
 

@@ -14,7 +14,7 @@ ROOT = Path(modreduce_keras.__file__).parent
 
 # A part may import parts of lower levels, and itself. What is not listed is above them all.
 LEVELS = [
-    {"_version", "registry"},
+    {"_version", "arguments", "registry"},
     {"distribute", "knobs", "ops"},
     {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models", "data"},
     {"knowledge"},
@@ -22,7 +22,7 @@ LEVELS = [
 ]
 TOP = len(LEVELS)
 KERAS_ONLY = [
-    *("registry", "knobs", "ops", "schedules", "losses", "adapters", "aggregators"),
+    *("arguments", "registry", "knobs", "ops", "schedules", "losses", "adapters", "aggregators"),
     *("taps", "models", "metrics", "knowledge"),
 ]
 ONLY_IN = {"tensorflow_datasets": "data", "keras_tuner": "tuning"}

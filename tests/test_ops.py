@@ -129,6 +129,46 @@ def test_divergence_is_exact_however_close_the_two_are(classes, temperature, ran
     np.testing.assert_array_equal(divergence(tf.constant(target)), np.zeros(8))
 
 
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 0.5])
+def test_tempered_divergence_equals_numpy(temperature, random):
+    target, prediction = 3.0 * random.normal(size=(2, 4, 2, 5))
+    p, q = (softmax(logits / temperature, axis=-1) for logits in (target, prediction))
+    expected = temperature**2 * rel_entr(p, q).sum(axis=-1)
+    sides = tf.constant(target, "float32"), tf.constant(prediction, "float32")
+    np.testing.assert_allclose(ops.tempered_divergence(*sides, temperature), expected, rtol=1e-5)
+    given = keras.Variable(temperature)
+    np.testing.assert_allclose(ops.tempered_divergence(*sides, given), expected, rtol=1e-5)
+
+
+def test_tempered_divergence_takes_a_temperature_for_each_vector(random):
+    target, prediction = 3.0 * random.normal(size=(2, 4, 2, 5)).astype("float32")
+    temperatures = random.uniform(0.5, 5.0, size=(4, 2, 1)).astype("float32")
+    result = np.array(ops.tempered_divergence(target, prediction, temperatures))
+    assert result.shape == (4, 2)
+    for index in np.ndindex(4, 2):
+        one = ops.tempered_divergence(target[index], prediction[index], temperatures[index][0])
+        np.testing.assert_allclose(result[index], one, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 5, 4), (3, 2, 5, 4)], ids=str)
+def test_mean_over_places_keeps_batch_and_channels_in_float32(shape, random):
+    feature = random.normal(size=shape)
+    expected = feature.reshape(3, -1, 4).mean(axis=1)
+    result = ops.mean_over_places(tf.constant(feature))
+    assert result.dtype == tf.float32
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_as_list_tells_one_from_several():
+    one, other = np.ones(2), np.zeros(3)
+    assert [[id(part) for part in ops.as_list(given)] for given in (one, (one, other))] == [
+        [id(one)],
+        [id(one), id(other)],
+    ]
+    assert ops.as_list("name") == ["name"]
+    assert ops.as_list([]) == []
+
+
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 4, 5, 2)], ids=str)
 def test_per_sample_mean_keeps_the_batch(shape, random):
     values = random.normal(size=shape).astype("float32")

@@ -7,7 +7,9 @@ import keras
 from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
-from modreduce_keras.ops import float32, unit
+from modreduce_keras.adapters.normalization import normalization_layer
+from modreduce_keras.arguments import require_integer
+from modreduce_keras.ops import float32, mean_over_places, unit
 from modreduce_keras.registry import register
 
 
@@ -19,9 +21,7 @@ class NormalizedDense(keras.layers.Layer):
         self.dense = keras.layers.Dense(
             units, use_bias=False, dtype=self.dtype_policy, name="dense"
         )
-        self.normalization = keras.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name="normalization"
-        )
+        self.normalization = normalization_layer(self.dtype_policy, "normalization")
 
     def build(self, shape):
         self.dense.build(shape)
@@ -141,11 +141,9 @@ class AttentionHeads(Adapter):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not (isinstance(heads, int) and heads > 0):
-            raise ValueError(f"heads must be a positive integer. Received: {heads=}")
-        if width is not None and not (isinstance(width, int) and width > 0):
-            raise ValueError(f"width must be None or a positive integer. Received: {width=}")
-        self.heads, self.width, self.drop_heads, self.seed = heads, width, drop_heads, seed
+        self.heads = require_integer("heads", heads)
+        self.width = require_integer("width", width, optional=True)
+        self.drop_heads, self.seed = drop_heads, seed
 
     def build(self, student_shape, teacher_shape):
         students, teachers = _widths(student_shape), _widths(teacher_shape)
@@ -180,7 +178,7 @@ class AttentionHeads(Adapter):
 
     def call(self, student, teacher, training=None):
         projected = [
-            unit(float32(project(_pooled(layer))))
+            unit(float32(project(mean_over_places(layer))))
             for project, layer in zip(self.projections, student, strict=True)
         ]
         teacher = [ops.stop_gradient(one) for one in self._embedded(_units(teacher))]
@@ -227,11 +225,5 @@ def _widths(shapes) -> list[int]:
     return [shape[-1] for shape in shapes] if several else []
 
 
-def _pooled(layer):
-    """Returns the mean over all axes between the first and the last: (batch, channels)."""
-    positions = tuple(range(1, len(layer.shape) - 1))
-    return ops.mean(float32(layer), axis=positions) if positions else float32(layer)
-
-
 def _units(layers):
-    return [unit(_pooled(layer)) for layer in layers]
+    return [unit(mean_over_places(layer)) for layer in layers]

@@ -7,7 +7,8 @@ import keras
 from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
-from modreduce_keras.ops import float32
+from modreduce_keras.adapters.normalization import normalization_layer
+from modreduce_keras.ops import float32, mean_over_places
 from modreduce_keras.registry import register
 
 
@@ -152,9 +153,7 @@ class SoftmaxRegressor(_ClassifierAdapter):
             dtype=self.dtype_policy,
             name="connector",
         )
-        self.normalization = keras.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name="normalization"
-        )
+        self.normalization = normalization_layer(self.dtype_policy, "normalization")
         self.connector.build(student_shape)
         self.normalization.build((*student_shape[:-1], units))
 
@@ -164,9 +163,7 @@ class SoftmaxRegressor(_ClassifierAdapter):
         return self._with_logits(student), self._with_logits(teacher)
 
     def _with_logits(self, feature):
-        feature = float32(feature)
-        places = tuple(range(1, len(feature.shape) - 1))
-        feature = ops.mean(feature, axis=places) if places else feature
+        feature = mean_over_places(feature)
         (classifier,) = self.classifiers()
         logits = ops.matmul(feature, ops.stop_gradient(float32(classifier.kernel)))
         if classifier.use_bias:

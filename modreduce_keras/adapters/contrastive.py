@@ -1,6 +1,5 @@
 """What the contrastive adapters share: both embeddings, and log density ratios from scores."""
 
-import math
 from typing import Any
 
 import keras
@@ -9,6 +8,7 @@ from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
 from modreduce_keras.adapters.embeddings import LinearEmbedding
+from modreduce_keras.arguments import is_number, require_choice, require_integer
 from modreduce_keras.distribute import gather_over_replicas
 from modreduce_keras.ops import float32, unit
 
@@ -27,13 +27,10 @@ class ContrastiveAdapter(Adapter):
 
     def __init__(self, *, units: int, temperature: float, variant: str, **kwargs: Any):
         super().__init__(**kwargs)
-        require_count("units", units, 1)
-        is_number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
-        if not (is_number and 0 < temperature < math.inf):
+        if not (is_number(temperature) and temperature > 0):
             raise ValueError(f"temperature must be a positive number. Received: {temperature=}")
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {list(VARIANTS)}. Received: {variant=}")
-        self.units, self.temperature, self.variant = units, temperature, variant
+        self.units, self.temperature = require_integer("units", units), temperature
+        self.variant = require_choice("variant", variant, VARIANTS)
 
     def build(self, student_shape, teacher_shape):
         self.embedding = LinearEmbedding(
@@ -97,11 +94,3 @@ def _log_mean_exp(scores, training):
         by_row = gather_over_replicas(by_row)
     pairs = ops.shape(by_row)[0] * ops.shape(scores[0])[1]
     return ops.logsumexp(by_row, axis=0) - ops.log(ops.cast(pairs, "float32"))
-
-
-def require_count(name: str, value: Any, least: int) -> None:
-    """Raises unless an argument is a whole number that is not below `least`."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not (whole and value >= least):
-        expected = "a positive integer" if least == 1 else f"an integer of at least {least}"
-        raise ValueError(f"{name} must be {expected}. Received: {name}={value!r}")

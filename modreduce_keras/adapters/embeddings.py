@@ -6,6 +6,7 @@ from typing import ClassVar
 import keras
 
 from modreduce_keras.adapters.base import Adapter
+from modreduce_keras.arguments import require_integer
 from modreduce_keras.ops import flatten, unit
 from modreduce_keras.registry import register
 
@@ -28,7 +29,7 @@ class LinearEmbedding(Adapter):
         Two tensors of shape (batch, units).
 
     Raises:
-        ValueError: If `units` is not positive, or a feature's size is not known.
+        ValueError: If `units` is no positive integer, or a feature's size is not known.
 
     Example:
         >>> import numpy as np
@@ -45,9 +46,7 @@ class LinearEmbedding(Adapter):
 
     def __init__(self, *, units: int | None = None, normalize: bool = False, **kwargs):
         super().__init__(**kwargs)
-        if units is not None and not units > 0:
-            raise ValueError(f"units must be None or a positive integer. Received: {units=}")
-        self.units, self.normalize = units, normalize
+        self.units, self.normalize = require_integer("units", units, optional=True), normalize
 
     def build(self, student_shape, teacher_shape):
         if None in student_shape[1:] or None in teacher_shape[1:]:

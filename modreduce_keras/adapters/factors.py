@@ -6,6 +6,8 @@ import keras
 from keras import ops
 
 from modreduce_keras.adapters.maps import MapAdapter
+from modreduce_keras.adapters.normalization import normalization_layer
+from modreduce_keras.arguments import is_number
 from modreduce_keras.ops import float32, per_sample_mean
 from modreduce_keras.registry import register
 
@@ -13,7 +15,7 @@ from modreduce_keras.registry import register
 class ConvolutionChain(keras.layers.Layer):
     """3×3 convolutions in a row, each with batch normalization, if asked for, and LeakyReLU 0.1."""
 
-    def __init__(self, widths: list[int], *, transposed: bool, normalize: bool, **kwargs):
+    def __init__(self, widths: list[int], *, transposed: bool, batch_normalization: bool, **kwargs):
         super().__init__(**kwargs)
         kind = keras.layers.Conv2DTranspose if transposed else keras.layers.Conv2D
         self.convolutions = [
@@ -21,10 +23,8 @@ class ConvolutionChain(keras.layers.Layer):
             for i, width in enumerate(widths)
         ]
         self.normalizations = [
-            keras.layers.BatchNormalization(
-                momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name=f"normalization_{i}"
-            )
-            for i in range(len(widths) if normalize else 0)
+            normalization_layer(self.dtype_policy, f"normalization_{i}")
+            for i in range(len(widths) if batch_normalization else 0)
         ]
 
     def build(self, shape):
@@ -61,8 +61,8 @@ class Factors(MapAdapter):
 
     Args:
         rate: Channels of the factors per channel of the teacher, positive. Defaults to 0.5.
-        normalize_paraphraser: Whether the paraphraser has batch normalizations. Defaults to
-            `True`.
+        paraphraser_batch_normalization: Whether the paraphraser has batch normalizations.
+            Defaults to `True`.
 
     Call arguments:
         student: (batch, height, width, channels).
@@ -83,17 +83,19 @@ class Factors(MapAdapter):
 
     Reference:
         Kim, Park and Kwak, Paraphrasing Complex Network: Network Compression via Factor
-        Transfer, 2018. `normalize_paraphraser=False` is the paraphraser of the code of Tian et
-        al., Contrastive Representation Distillation, 2020.
+        Transfer, 2018. `paraphraser_batch_normalization=False` is the paraphraser of the code of
+        Tian et al., Contrastive Representation Distillation, 2020.
     """
 
     example_shapes: ClassVar = [((8, 8, 4), (4, 4, 6)), ((4, 4, 3), (4, 4, 5))]
 
-    def __init__(self, *, rate: float = 0.5, normalize_paraphraser: bool = True, **kwargs):
+    def __init__(
+        self, *, rate: float = 0.5, paraphraser_batch_normalization: bool = True, **kwargs
+    ):
         super().__init__(**kwargs)
-        if not 0 < rate < float("inf"):
+        if not (is_number(rate) and rate > 0):
             raise ValueError(f"rate must be a positive number. Received: {rate=}")
-        self.rate, self.normalize_paraphraser = rate, normalize_paraphraser
+        self.rate, self.paraphraser_batch_normalization = rate, paraphraser_batch_normalization
 
     def build(self, student_shape, teacher_shape):
         student_shape, teacher_shape = self.pair(student_shape, teacher_shape)
@@ -102,25 +104,29 @@ class Factors(MapAdapter):
         self.translator = self._chain(
             [student_shape[-1], factors, factors], student_shape, "translator"
         )
-        normalize = self.normalize_paraphraser
+        normalized = self.paraphraser_batch_normalization
         self.encoder = self._chain(
-            [channels, factors, factors], teacher_shape, "encoder", normalize=normalize
+            [channels, factors, factors], teacher_shape, "encoder", batch_normalization=normalized
         )
         self.decoder = self._chain(
             [factors, channels, channels],
             (*teacher_shape[:-1], factors),
             "decoder",
             transposed=True,
-            normalize=normalize,
+            batch_normalization=normalized,
         )
         # Only the variables rest: batch normalizations of a layer that does not train would
         # ignore `training=True` in the stage that is theirs.
         for variable in self.pretraining_variables():
             variable.trainable = False
 
-    def _chain(self, widths, shape, name, *, transposed=False, normalize=True):
+    def _chain(self, widths, shape, name, *, transposed=False, batch_normalization=True):
         chain = ConvolutionChain(
-            widths, transposed=transposed, normalize=normalize, dtype=self.dtype_policy, name=name
+            widths,
+            transposed=transposed,
+            batch_normalization=batch_normalization,
+            dtype=self.dtype_policy,
+            name=name,
         )
         chain.build(shape)
         return chain
@@ -141,5 +147,5 @@ class Factors(MapAdapter):
         return {
             **super().get_config(),
             "rate": self.rate,
-            "normalize_paraphraser": self.normalize_paraphraser,
+            "paraphraser_batch_normalization": self.paraphraser_batch_normalization,
         }

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from modreduce_keras.adapters.maps import MapAdapter
+from modreduce_keras.arguments import is_number, require_choice
 from modreduce_keras.ops import pooled_to_match
 from modreduce_keras.registry import register
 
@@ -63,11 +64,10 @@ class MaskedGenerator(MapAdapter):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not 0 <= ratio < 1:
+        if not (is_number(ratio) and 0 <= ratio < 1):
             raise ValueError(f"ratio must be at least 0 and below 1. Received: {ratio=}")
-        if mask not in MASKS:
-            raise ValueError(f"mask must be one of {MASKS}. Received: {mask=}")
-        self.ratio, self.mask, self.seed = ratio, mask, seed
+        self.ratio, self.seed = ratio, seed
+        self.mask = require_choice("mask", mask, MASKS)
 
     def build(self, student_shape, teacher_shape):
         student_shape, teacher_shape = self.pair(student_shape, teacher_shape)

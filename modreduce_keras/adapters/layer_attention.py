@@ -7,6 +7,9 @@ import keras
 from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
+from modreduce_keras.adapters.maps import are_several
+from modreduce_keras.adapters.normalization import normalization_layer
+from modreduce_keras.arguments import require_integer
 from modreduce_keras.ops import float32, pooled_to_match, unit
 from modreduce_keras.registry import register
 
@@ -65,21 +68,17 @@ class LayerAttention(Adapter):
 
     def __init__(self, *, batch_size: int = 64, factor: int = 4, **kwargs):
         super().__init__(**kwargs)
-        if not (isinstance(batch_size, int) and isinstance(factor, int) and factor > 0):
-            raise ValueError(
-                "batch_size and factor must be positive integers. "
-                f"Received: {batch_size=}, {factor=}"
-            )
+        self.batch_size = require_integer("batch_size", batch_size)
+        self.factor = require_integer("factor", factor)
         if batch_size < 2 * factor:
             raise ValueError(
                 "batch_size must be at least twice factor: queries of one unit, scaled to length "
                 f"1, learn nothing. Received: {batch_size=}, {factor=}"
             )
-        self.batch_size, self.factor = batch_size, factor
 
     def build(self, student_shape, teacher_shape):
         for shapes in (student_shape, teacher_shape):
-            if not _are_maps(shapes):
+            if not are_several(shapes):
                 raise ValueError(
                     "LayerAttention needs lists of maps (batch, height, width, channels), such as "
                     "at=['stage1', 'stage2', 'stage3']. Received: student of shape "
@@ -106,9 +105,7 @@ class LayerAttention(Adapter):
                 keras.layers.Conv2D(
                     2 * channels, size, padding="same", use_bias=False, dtype=self.dtype_policy
                 ),
-                keras.layers.BatchNormalization(
-                    momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy
-                ),
+                normalization_layer(self.dtype_policy),
                 keras.layers.ReLU(dtype=self.dtype_policy),
             ]
         layers.append(keras.layers.Conv2D(channels, 1, use_bias=False, dtype=self.dtype_policy))
@@ -162,12 +159,3 @@ class _Embedding(keras.layers.Layer):
 
     def call(self, similarities):
         return unit(self.output_layer(ops.relu(self.hidden(similarities))))
-
-
-def _are_maps(shapes) -> bool:
-    """Returns whether these are the shapes of several maps of known size."""
-    several = isinstance(shapes, list) and len(shapes) > 0
-    return several and all(
-        isinstance(shape, (list, tuple)) and len(shape) == 4 and None not in shape[1:]
-        for shape in shapes
-    )

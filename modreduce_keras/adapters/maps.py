@@ -1,5 +1,6 @@
 """What adapters on feature maps share: which shapes they take, of one tap or of several."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from modreduce_keras.adapters.base import Adapter
@@ -15,7 +16,7 @@ class MapAdapter(Adapter):
         """Returns (student, teacher) shapes tap by tap, or says what does not fit."""
         students, teachers = _as_list(student_shape), _as_list(teacher_shape)
         shapes = [tuple(shape) for shape in (*students, *teachers)]
-        if len(students) == len(teachers) and all(map(_is_map, shapes)):
+        if len(students) == len(teachers) and all(map(is_known, shapes)):
             return list(zip(shapes, shapes[len(students) :], strict=False))
         raise ValueError(
             f"{type(self).__name__} takes feature maps (batch, height, width, channels) of known "
@@ -38,5 +39,13 @@ def _as_list(shape):
     return list(shape) if several else [shape]
 
 
-def _is_map(shape):
-    return len(shape) == 4 and None not in shape[1:]
+def is_known(shape, ranks: Sequence[int] = (4,)) -> bool:
+    """Returns whether this is the shape of a feature of known size, of maps unless told else."""
+    one = isinstance(shape, (list, tuple)) and len(shape) in ranks
+    return one and None not in shape[1:] and all(isinstance(size, int) for size in shape[1:])
+
+
+def are_several(shapes, ranks: Sequence[int] = (4,)) -> bool:
+    """Returns whether these are the shapes of a list of features of known size."""
+    several = isinstance(shapes, (list, tuple)) and len(shapes) > 0
+    return several and all(is_known(shape, ranks) for shape in shapes)

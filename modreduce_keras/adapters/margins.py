@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.adapters.projectors import ChannelProjector
-from modreduce_keras.ops import float32, safe_reciprocal
+from modreduce_keras.ops import as_list, float32, safe_reciprocal
 from modreduce_keras.registry import register
 
 
@@ -60,7 +60,7 @@ class MarginConnector(ChannelProjector):
 
     def __init__(self, *, normalization: str | list[str] | None = None, **kwargs):
         super().__init__(**kwargs)
-        names = normalization if isinstance(normalization, (list, tuple)) else [normalization]
+        names = as_list(normalization)
         named = all(name and isinstance(name, str) for name in names)
         if not (normalization is None or (names and named)):
             raise ValueError(
@@ -74,9 +74,9 @@ class MarginConnector(ChannelProjector):
         """Computes the margins of the named layers of the teacher."""
         if self.normalization is None:
             return
-        one = isinstance(self.normalization, str)
-        names = [self.normalization] if one else self.normalization
-        self._expected = tuple(_expected_margins(teacher, name) for name in names)
+        self._expected = tuple(
+            _expected_margins(teacher, name) for name in as_list(self.normalization)
+        )
         if self.built:
             self._assign_expected()
 
@@ -115,8 +115,7 @@ class MarginConnector(ChannelProjector):
 
     def call(self, student, teacher, training=None):
         student, teacher = super().call(student, teacher, training=training)
-        several = isinstance(teacher, (list, tuple))
-        maps = float32(list(teacher) if several else [teacher])
+        maps = float32(as_list(teacher))
         if self.normalization is not None and self._expected is None:
             raise ValueError(
                 "A MarginConnector with a normalization has to see the teacher first: use it in a "
@@ -127,7 +126,7 @@ class MarginConnector(ChannelProjector):
             for measure, one in zip(self.measured, maps, strict=True)
         ]
         cut = [ops.maximum(*pair) for pair in zip(maps, margins, strict=True)]
-        return student, cut if several else cut[0]
+        return student, keras.tree.pack_sequence_as(teacher, cut)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""

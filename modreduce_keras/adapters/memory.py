@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from modreduce_keras.adapters.contrastive import ContrastiveAdapter, require_count
+from modreduce_keras.adapters.contrastive import ContrastiveAdapter
+from modreduce_keras.arguments import is_number, require_choice, require_integer
 from modreduce_keras.distribute import (
     assign_rows,
     gather_over_replicas,
@@ -48,7 +49,7 @@ class ContrastiveMemory(ContrastiveAdapter):
             others. `"shared"`: one draw serves the batch, at the cost of one matrix product; a
             negative that is the sample itself is left out.
         variant: `"reference"`, the default: Z is n · mean exp(s / τ) of the first training batch,
-            as in the published code. `"paper"`: Z is 1.
+            as in the published code, so that the ratios start around 1. `"paper"`: Z is 1.
         seed: Seed of the draws. Defaults to `None`: a random one.
 
     Call arguments:
@@ -105,15 +106,12 @@ class ContrastiveMemory(ContrastiveAdapter):
                 "adapter=mr.adapters.ContrastiveMemory(samples=50000); "
                 "adapter='contrastive_queue' goes without. Received: samples=None"
             )
-        require_count("samples", samples, 2)
-        require_count("negatives", negatives, 1)
-        is_number = isinstance(momentum, (int, float)) and not isinstance(momentum, bool)
-        if not (is_number and 0 <= momentum <= 1):
+        if not (is_number(momentum) and 0 <= momentum <= 1):
             raise ValueError(f"momentum must be a number from 0 to 1. Received: {momentum=}")
-        if sampling not in SAMPLINGS:
-            raise ValueError(f"sampling must be one of {list(SAMPLINGS)}. Received: {sampling=}")
-        self.samples, self.negatives, self.momentum = int(samples), int(negatives), momentum
-        self.sampling, self.seed = sampling, seed
+        self.samples = require_integer("samples", samples, 2)
+        self.negatives = require_integer("negatives", negatives)
+        self.sampling = require_choice("sampling", sampling, SAMPLINGS)
+        self.momentum, self.seed = momentum, seed
 
     def build(self, student_shape, teacher_shape):
         super().build(student_shape, teacher_shape)

@@ -5,7 +5,7 @@ from typing import ClassVar
 from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
-from modreduce_keras.ops import float32
+from modreduce_keras.ops import mean_over_places
 from modreduce_keras.registry import register
 
 
@@ -77,11 +77,5 @@ class OrthogonalProjector(Adapter):
         return ops.transpose(orthonormal) if self.widens else orthonormal
 
     def call(self, student, teacher, training=None):
-        return ops.matmul(_averaged(student), self.projection()), _averaged(teacher)
-
-
-def _averaged(feature):
-    """Returns the mean over the places between batch and channels, in float32."""
-    feature = float32(feature)
-    places = tuple(range(1, len(feature.shape) - 1))
-    return ops.mean(feature, axis=places) if places else feature
+        projected = ops.matmul(mean_over_places(student), self.projection())
+        return projected, mean_over_places(teacher)

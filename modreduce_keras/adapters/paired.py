@@ -1,6 +1,7 @@
 """Embeddings of both sides into one space, of a width that a loss can rely on."""
 
 from modreduce_keras.adapters.embeddings import LinearEmbedding
+from modreduce_keras.arguments import require_integer
 from modreduce_keras.registry import register
 
 
@@ -23,7 +24,7 @@ class PairedEmbedding(LinearEmbedding):
         Two tensors of shape (batch, units).
 
     Raises:
-        ValueError: If `units` is not positive, or a feature's size is not known.
+        ValueError: If `units` is no positive integer, or a feature's size is not known.
 
     Example:
         >>> import numpy as np
@@ -37,4 +38,4 @@ class PairedEmbedding(LinearEmbedding):
     """
 
     def __init__(self, *, units: int = 128, normalize: bool = False, **kwargs):
-        super().__init__(units=units, normalize=normalize, **kwargs)
+        super().__init__(units=require_integer("units", units), normalize=normalize, **kwargs)

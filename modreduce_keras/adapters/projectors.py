@@ -5,19 +5,21 @@ from typing import ClassVar
 import keras
 
 from modreduce_keras.adapters.maps import MapAdapter
+from modreduce_keras.adapters.normalization import normalization_layer
+from modreduce_keras.ops import as_list
 from modreduce_keras.registry import register
 
 
 class Projection(keras.layers.Layer):
     """A 1×1 convolution without bias, then batch normalization where it is asked for."""
 
-    def __init__(self, filters: int, *, normalize: bool, **kwargs):
+    def __init__(self, filters: int, *, batch_normalization: bool, **kwargs):
         super().__init__(**kwargs)
         self.convolution = keras.layers.Conv2D(
             filters, 1, use_bias=False, dtype=self.dtype_policy, name="convolution"
         )
-        self.normalization = normalize and keras.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name="normalization"
+        self.normalization = batch_normalization and normalization_layer(
+            self.dtype_policy, "normalization"
         )
 
     def build(self, shape):
@@ -73,16 +75,14 @@ class ChannelProjector(MapAdapter):
 
     def projection(self, channels: int, filters: int, name: str) -> keras.layers.Layer:
         """Returns the projection of one tap from the student's channels to the teacher's."""
-        return Projection(filters, normalize=True, dtype=self.dtype_policy, name=name)
+        return Projection(filters, batch_normalization=True, dtype=self.dtype_policy, name=name)
 
     def call(self, student, teacher, training=None):
-        several = isinstance(student, (list, tuple))
-        maps = student if several else [student]
         projected = [
-            project(one, training=training)
-            for project, one in zip(self.projections, maps, strict=True)
+            project(maps, training=training)
+            for project, maps in zip(self.projections, as_list(student), strict=True)
         ]
-        return projected if several else projected[0], teacher
+        return keras.tree.pack_sequence_as(student, projected), teacher
 
 
 @register("adapter", "flow_channels")
@@ -126,4 +126,4 @@ class FlowChannels(ChannelProjector):
     def projection(self, channels, filters, name):
         if channels == filters:
             return keras.layers.Identity(dtype=self.dtype_policy, name=name)
-        return Projection(filters, normalize=False, dtype=self.dtype_policy, name=name)
+        return Projection(filters, batch_normalization=False, dtype=self.dtype_policy, name=name)

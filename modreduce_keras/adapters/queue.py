@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from modreduce_keras.adapters.contrastive import ContrastiveAdapter, require_count
+from modreduce_keras.adapters.contrastive import ContrastiveAdapter
+from modreduce_keras.arguments import require_integer
 from modreduce_keras.distribute import gather_over_replicas, place_in_global_batch
 from modreduce_keras.ops import unit
 from modreduce_keras.registry import register
@@ -24,13 +25,14 @@ class ContrastiveQueue(ContrastiveAdapter):
     are weights, so a checkpoint restores them. They do not grow with the data.
 
     Args:
-        size: K, how many embeddings of each side are kept as negatives. 0 keeps none: the
-            negatives are the other samples of the batch, in training of all replicas. Defaults to
-            4096.
+        negatives: K, how many other samples each is told from: the embeddings of the last K of
+            each side are kept. With `None` none are: the negatives are the other samples of the
+            batch, in training of all replicas. Defaults to 4096.
         units: Width of the embeddings. Defaults to 128.
         temperature: τ, a positive number. Defaults to 0.07.
         variant: `"reference"`, the default: Z is n · mean exp(s / τ) of the first training batch,
-            as in the published code of the memory bank. `"paper"`: Z is 1.
+            as in the published code of the memory bank, so that the ratios start around 1.
+            `"paper"`: Z is 1.
 
     Call arguments:
         student: (batch, ...).
@@ -48,9 +50,11 @@ class ContrastiveQueue(ContrastiveAdapter):
         >>> import numpy as np
         >>> rng = np.random.default_rng(0)
         >>> student, teacher = rng.normal(size=(6, 4)), rng.normal(size=(6, 7))
-        >>> [tuple(side.shape) for side in ContrastiveQueue(size=10, units=8)(student, teacher)]
+        >>> queue = ContrastiveQueue(negatives=10, units=8)
+        >>> [tuple(side.shape) for side in queue(student, teacher)]
         [(6, 11), (6, 11)]
-        >>> [tuple(side.shape) for side in ContrastiveQueue(size=0, units=8)(student, teacher)]
+        >>> in_batch = ContrastiveQueue(negatives=None, units=8)
+        >>> [tuple(side.shape) for side in in_batch(student, teacher)]
         [(6, 6), (6, 6)]
 
     Reference:
@@ -64,20 +68,19 @@ class ContrastiveQueue(ContrastiveAdapter):
     def __init__(
         self,
         *,
-        size: int = 4096,
+        negatives: int | None = 4096,
         units: int = 128,
         temperature: float = 0.07,
         variant: str = "reference",
         **kwargs: Any,
     ):
         super().__init__(units=units, temperature=temperature, variant=variant, **kwargs)
-        require_count("size", size, 0)
-        self.size = size
+        self.negatives = require_integer("negatives", negatives, optional=True)
 
     def build(self, student_shape, teacher_shape):
         super().build(student_shape, teacher_shape)
-        if self.size:
-            shape = (self.size, self.units)
+        if self.negatives:
+            shape = (self.negatives, self.units)
             self.student_queue, self.teacher_queue = (
                 self.state(name, shape, _random_directions)
                 for name in ("student_queue", "teacher_queue")
@@ -97,15 +100,15 @@ class ContrastiveQueue(ContrastiveAdapter):
                 embeddings, reversed(latest), reversed(self._queues()), strict=True
             )
         ]
-        candidates = 1 + self.size if self.size else place[1]
+        candidates = 1 + self.negatives if self.negatives else place[1]
         ratios = self.log_ratios(scores, candidates, training)
-        if training and self.size:
+        if training and self.negatives:
             for queue, new in zip(self._queues(), latest, strict=True):
-                queue.assign(ops.concatenate([queue, new], axis=0)[-self.size :])
+                queue.assign(ops.concatenate([queue, new], axis=0)[-self.negatives :])
         return tuple(ratios)
 
     def _queues(self):
-        return [self.student_queue, self.teacher_queue] if self.size else [None, None]
+        return [self.student_queue, self.teacher_queue] if self.negatives else [None, None]
 
     @staticmethod
     def _scores(embeddings, others, queue, place):
@@ -130,7 +133,7 @@ class ContrastiveQueue(ContrastiveAdapter):
 
     def get_config(self):
         """Returns the constructor arguments."""
-        return {**super().get_config(), "size": self.size}
+        return {**super().get_config(), "negatives": self.negatives}
 
 
 def _random_directions(shape, dtype=None):

@@ -5,6 +5,8 @@ from typing import ClassVar
 import keras
 
 from modreduce_keras.adapters.base import Adapter
+from modreduce_keras.adapters.maps import is_known
+from modreduce_keras.adapters.normalization import normalization_layer
 from modreduce_keras.registry import register
 
 
@@ -18,7 +20,7 @@ class ConvRegressor(Adapter):
     and ReLU.
 
     Args:
-        normalize: Whether a batch normalization follows the convolution, as in the published
+        batch_normalization: Whether one follows the convolution, as in the published
             comparisons. Defaults to `True`; the FitNets paper has none.
         use_relu: Whether a ReLU ends the regressor. Defaults to `True`, which fits taps after an
             activation; set it to `False` for taps that can be negative.
@@ -51,18 +53,16 @@ class ConvRegressor(Adapter):
         ((6, 6, 4), (4, 4, 6)),
     ]
 
-    def __init__(self, *, normalize: bool = True, use_relu: bool = True, **kwargs):
+    def __init__(self, *, batch_normalization: bool = True, use_relu: bool = True, **kwargs):
         super().__init__(**kwargs)
-        self.normalize = normalize
+        self.batch_normalization = batch_normalization
         self.use_relu = use_relu
 
     def build(self, student_shape, teacher_shape):
-        sizes = (*student_shape[1:], *teacher_shape[1:])
-        if len(student_shape) != 4 or len(teacher_shape) != 4 or None in sizes:
+        if not (is_known(student_shape) and is_known(teacher_shape)):
             raise ValueError(
                 "ConvRegressor regresses feature maps (batch, height, width, channels) of known "
-                "size; "
-                "adapter='linear_embedding' takes vectors. Received: student of shape "
+                "size; adapter='linear_embedding' takes vectors. Received: student of shape "
                 f"{tuple(student_shape)} and teacher of shape {tuple(teacher_shape)}"
             )
         arguments = self._convolution(tuple(student_shape[1:3]), tuple(teacher_shape[1:3]))
@@ -71,10 +71,8 @@ class ConvRegressor(Adapter):
         self.convolution = kind(filters, dtype=self.dtype_policy, name="convolution", **arguments)
         self.convolution.build(student_shape)
         self.normalization = None
-        if self.normalize:
-            self.normalization = keras.layers.BatchNormalization(
-                momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name="normalization"
-            )
+        if self.batch_normalization:
+            self.normalization = normalization_layer(self.dtype_policy, "normalization")
             self.normalization.build((*teacher_shape[:3], filters))
 
     @staticmethod
@@ -111,6 +109,6 @@ class ConvRegressor(Adapter):
         """Returns the constructor arguments."""
         return {
             **super().get_config(),
-            "normalize": self.normalize,
+            "batch_normalization": self.batch_normalization,
             "use_relu": self.use_relu,
         }

@@ -7,6 +7,9 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
+from modreduce_keras.adapters.maps import are_several
+from modreduce_keras.adapters.normalization import normalization_layer
+from modreduce_keras.arguments import require_integer
 from modreduce_keras.registry import register
 
 
@@ -58,13 +61,12 @@ class ReviewFusion(Adapter):
 
     def __init__(self, *, channels: int | None = None, **kwargs):
         super().__init__(**kwargs)
-        if channels is not None and not (isinstance(channels, int) and channels > 0):
-            raise ValueError(f"channels must be None or a positive integer. Received: {channels=}")
-        self.channels = channels
+        self.channels = require_integer("channels", channels, optional=True)
 
     def build(self, student_shape, teacher_shape):
         sides = (student_shape, teacher_shape)
-        if not all(map(_are_features, sides)) or len(student_shape) != len(teacher_shape):
+        known = all(are_several(side, ranks=(2, 4)) for side in sides)
+        if not known or len(student_shape) != len(teacher_shape):
             raise ValueError(
                 "ReviewFusion needs two lists of maps (batch, height, width, channels) or vectors "
                 "(batch, features) of known size, as many of the student as of the teacher, such "
@@ -123,9 +125,7 @@ class _Stage(keras.layers.Layer):
                     kernel_initializer="lecun_uniform",
                     dtype=self.dtype_policy,
                 ),
-                keras.layers.BatchNormalization(
-                    momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy
-                ),
+                normalization_layer(self.dtype_policy),
             ]
         )
 
@@ -157,12 +157,3 @@ def _resized(maps, sizes):
 
 def _as_map(feature):
     return feature if len(feature.shape) == 4 else feature[:, None, None, :]
-
-
-def _are_features(shapes) -> bool:
-    """Returns whether these are the shapes of several maps or vectors of known size."""
-    several = isinstance(shapes, list) and len(shapes) > 0
-    return several and all(
-        isinstance(shape, (list, tuple)) and len(shape) in (2, 4) and None not in shape[1:]
-        for shape in shapes
-    )

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.adapters.maps import MapAdapter
+from modreduce_keras.arguments import is_number
 from modreduce_keras.ops import pooled_to_match
 from modreduce_keras.registry import register
 
@@ -51,7 +52,7 @@ class VariationalRegressor(MapAdapter):
 
     def __init__(self, *, initial_variance: float = 5.0, **kwargs):
         super().__init__(**kwargs)
-        if not self.smallest_variance < initial_variance < np.inf:
+        if not (is_number(initial_variance) and initial_variance > self.smallest_variance):
             raise ValueError(
                 f"initial_variance must be above {self.smallest_variance}. "
                 f"Received: {initial_variance=}"

@@ -5,6 +5,7 @@ from typing import Any
 from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
+from modreduce_keras.arguments import require_choice
 from modreduce_keras.registry import register
 
 VARIANTS = ("paper", "modreduce")
@@ -106,9 +107,7 @@ class WeightedAverage(Aggregator):
 
     def __init__(self, *, variant: str = "paper", **kwargs: Any):
         super().__init__(**kwargs)
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {list(VARIANTS)}. Received: {variant=}")
-        self.variant = variant
+        self.variant = require_choice("variant", variant, VARIANTS)
 
     def build(self, logits_shape):
         super().build(logits_shape)

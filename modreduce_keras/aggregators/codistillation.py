@@ -7,6 +7,7 @@ from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.aggregators.mixing import mixed_probabilities
+from modreduce_keras.arguments import require_integer
 from modreduce_keras.registry import register
 
 
@@ -56,10 +57,7 @@ class Codistillation(Aggregator):
 
     def __init__(self, *, refresh: int = 50, **kwargs: Any):
         super().__init__(**kwargs)
-        whole = isinstance(refresh, (int, np.integer)) and not isinstance(refresh, bool)
-        if not (whole and refresh >= 1):
-            raise ValueError(f"refresh must be a positive integer. Received: {refresh=}")
-        self.refresh = int(refresh)
+        self.refresh = require_integer("refresh", refresh)
 
     def call(self, logits, averages=None, temperature=None):
         averages = self.required("averages", averages)

@@ -7,6 +7,7 @@ from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.aggregators.mixing import mixed_probabilities
+from modreduce_keras.arguments import require_choice, require_integer
 from modreduce_keras.ops import safe_sqrt
 from modreduce_keras.registry import register
 
@@ -78,17 +79,12 @@ class OKDDip(Aggregator):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {list(VARIANTS)}. Received: {variant=}")
-        if units is not None and (
-            not isinstance(units, int) or isinstance(units, bool) or units < 1
-        ):
-            raise ValueError(f"units must be a positive integer or None. Received: {units=}")
         if not isinstance(trains_through_targets, bool):
             raise ValueError(
                 f"trains_through_targets must be True or False. Received: {trains_through_targets=}"
             )
-        self.variant, self.units = variant, units
+        self.variant = require_choice("variant", variant, VARIANTS)
+        self.units = require_integer("units", units, optional=True)
         self.trains_through_targets = trains_through_targets
         if variant == "reference":
             self.needs = ("features",)

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
+from modreduce_keras.arguments import require_choice
 from modreduce_keras.registry import register
 
 VARIANTS = ("paper", "modreduce")
@@ -66,13 +67,12 @@ class ONE(Aggregator):
         self, *, variant: str = "paper", batch_normalization: bool | None = None, **kwargs: Any
     ):
         super().__init__(**kwargs)
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {list(VARIANTS)}. Received: {variant=}")
         if batch_normalization is not None and not isinstance(batch_normalization, bool):
             raise ValueError(
                 f"batch_normalization must be True, False or None. Received: {batch_normalization=}"
             )
-        self.variant, self.batch_normalization = variant, batch_normalization
+        self.variant = require_choice("variant", variant, VARIANTS)
+        self.batch_normalization = batch_normalization
         if variant == "modreduce":
             self.needs = ("inputs",)
 

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
+from modreduce_keras.arguments import is_number, require_choice
 from modreduce_keras.registry import register
 
 VARIANTS = ("paper", "modreduce")
@@ -69,12 +70,9 @@ class PCL(Aggregator):
 
     def __init__(self, *, variant: str = "paper", decay: float = 0.999, **kwargs: Any):
         super().__init__(**kwargs)
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {list(VARIANTS)}. Received: {variant=}")
-        is_number = isinstance(decay, (int, float)) and not isinstance(decay, bool)
-        if not (is_number and 0 <= decay <= 1):
+        if not (is_number(decay) and 0 <= decay <= 1):
             raise ValueError(f"decay must be a number from 0 to 1. Received: {decay=}")
-        self.variant, self.decay = variant, decay
+        self.variant, self.decay = require_choice("variant", variant, VARIANTS), decay
         if variant == "modreduce":
             self.needs, self.learns, self.average_every = ("averages",), False, "epoch"
 

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from modreduce_keras.arguments import require_integer
 from modreduce_keras.callbacks import plots as pictures
 from modreduce_keras.callbacks.batches import Batches
 from modreduce_keras.callbacks.comparison import compare
@@ -86,11 +87,7 @@ class PeerMonitor(keras.callbacks.Callback):
         plot_every: int | None = None,
     ):
         super().__init__()
-        numbers = {"every": every, "batch_size": batch_size}
-        numbers |= {} if plot_every is None else {"plot_every": plot_every}
-        for name, number in numbers.items():
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise ValueError(f"{name} must be a positive integer. Received: {name}={number!r}")
+        require_integer("batch_size", batch_size)
         if plots is None and plot_every is not None:
             raise ValueError(
                 f"plot_every needs plots=, a folder for the pictures. Received: {plot_every=}"
@@ -98,9 +95,10 @@ class PeerMonitor(keras.callbacks.Callback):
         if plots is not None:
             pictures.require_matplotlib()
         self.batches = Batches(data, batch_size)
-        self.every = every
+        self.every = require_integer("every", every)
         self.fixed_order = self.batches.is_array if fixed_order is None else fixed_order
-        self.log_dir, self.plots, self.plot_every = log_dir, plots, plot_every
+        self.log_dir, self.plots = log_dir, plots
+        self.plot_every = require_integer("plot_every", plot_every, optional=True)
         self._writer = None
         self._epochs: dict[int, dict[str, float]] = {}
 

@@ -1,6 +1,7 @@
 """Distillers: the Keras models that run teacher, students, knowledge and aggregator together."""
 
 from modreduce_keras.distillers.base import BaseDistiller
+from modreduce_keras.distillers.consistency import MeanTeacher, TemporalEnsembling
 from modreduce_keras.distillers.early_exit import EarlyExit
 from modreduce_keras.distillers.modreduce import ModReduce
 from modreduce_keras.distillers.offline import Distiller
@@ -11,7 +12,9 @@ __all__ = [
     "BaseDistiller",
     "Distiller",
     "EarlyExit",
+    "MeanTeacher",
     "ModReduce",
     "PeerDistiller",
     "SelfDistiller",
+    "TemporalEnsembling",
 ]

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from modreduce_keras import knobs, registry
+from modreduce_keras.arguments import require_choice
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.early_exit import EarlyExit
@@ -29,9 +30,9 @@ class SelfDistiller(BaseDistiller):
     total = CE(z, y) + Σ_i [(1 - alpha) · CE(z_i, y) + alpha · KD(z_i, z) + feature_weight ·
             ‖f_i - f‖²]
 
-    with the logits z and the deepest maps f of the network, the logits z_i of exit i and the maps
-    f_i of its bottleneck, and KD(z_i, z) = T² KL(softmax(z / T) ‖ softmax(z_i / T)). In KD and in
-    the distance of the maps, the sum over all their entries, z and f are constants.
+    with the logits z and the deepest feature f of the network, the logits z_i of exit i and the
+    feature f_i of its bottleneck, and KD(z_i, z) = T² KL(softmax(z / T) ‖ softmax(z_i / T)). In KD
+    and in the distance of the features, z and f are constants.
 
     The given model is trained in place. The exits train its layers too, which is what helps it,
     and are a result of their own: a small network for each exit (`exit_model`), or one network
@@ -48,16 +49,18 @@ class SelfDistiller(BaseDistiller):
         alpha: Share of the deepest classifier in what an exit learns, against the labels', from 0
             to 1, or a schedule. Defaults to 0.3.
         temperature: T, a positive number or a schedule. Defaults to 3.
-        feature_weight: Weight of the distance of the maps, a number that is not negative, or a
-            schedule. The distance grows with the size of the maps, and so may want a smaller
-            weight where they are large. Defaults to 0.03.
+        feature_weight: Weight of the distance of the features, a number that is not negative, or
+            a schedule. Defaults to 0.03.
         feature_at: Layer of the deepest maps. Defaults to the last layer that puts out maps.
+        variant: What features are. `"reference"`, the default: maps averaged over their positions,
+            (batch, channels), as in published implementations. `"paper"`: whole maps. Their
+            distance is a sum over all entries, so large ones want a far smaller weight.
         supervised_weight: Weight of the compiled loss on the labels, at all exits. Defaults to 1.
         **kwargs: `name` and `dtype`, as for every Keras model.
 
     Raises:
         ValueError: If a layer is unknown or cannot have an exit, the model ends in probabilities,
-            or a number is out of range.
+            or an argument is out of range.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr
@@ -74,7 +77,7 @@ class SelfDistiller(BaseDistiller):
         Zhang et al., Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks
         via Self Distillation, 2019. The factor T², which the paper's equation lacks, keeps the
         size of KD's gradient, as everywhere here. The code that its authors published later has no
-        distance of features, no T², and separable convolutions for bottlenecks.
+        distance of features, no T², and other bottlenecks.
     """
 
     alpha = Share()
@@ -90,10 +93,12 @@ class SelfDistiller(BaseDistiller):
         temperature: Any = 3.0,
         feature_weight: Any = 0.03,
         feature_at: str | None = None,
+        variant: str = "reference",
         supervised_weight: Any = 1.0,
         **kwargs: Any,
     ):
         checks.require_model(model, "model")
+        variant = require_choice("variant", variant, ("reference", "paper"))
         network = add_exits(model, exits, feature_at=feature_at)
         checks.require_logits(model, "model")
         exits = [name for name in network.output if name != FINAL]
@@ -109,7 +114,7 @@ class SelfDistiller(BaseDistiller):
         self._several = True
         # In a function, so that Keras does not save the layers under two names.
         self._model = lambda: model
-        self.exits, self.feature_at = exits, feature_at
+        self.exits, self.feature_at, self.variant = exits, feature_at, variant
         self.alpha, self.feature_weight = alpha, feature_weight
         self.kd = registry.get("loss", "kd", temperature=temperature)
         self._kd_variables = knobs.variables(self.kd)
@@ -184,12 +189,18 @@ class SelfDistiller(BaseDistiller):
         outputs = super().forward(x, training, *args, **kwargs)
         network = outputs.students[_STUDENT]
         classifiers = {
-            name: ModelOutput(network.logits[name], {_FEATURE: network.features[tap]})
+            name: ModelOutput(
+                network.logits[name], {_FEATURE: self._feature(network.features[tap])}
+            )
             for name, tap in self._features.items()
         }
         logits = [ops.cast(one.logits, "float32") for one in classifiers.values()]
         group = {ENSEMBLE: sum(logits) / len(logits)}
         return outputs._replace(students=classifiers, group=group)
+
+    def _feature(self, maps: Any) -> Any:
+        maps = ops.cast(maps, "float32")
+        return maps if self.variant == "paper" else ops.mean(maps, axis=(1, 2))
 
     def compute_terms(self, labels, outputs: Forward) -> dict[str, Any]:
         """Returns every term of a training step, (batch,) each, unweighted."""
@@ -240,4 +251,5 @@ class SelfDistiller(BaseDistiller):
             "exits": list(self.exits),
             "temperature": knobs.config(self.kd)["temperature"],
             "feature_at": self.feature_at,
+            "variant": self.variant,
         }

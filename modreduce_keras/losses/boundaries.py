@@ -4,6 +4,7 @@ from keras import ops
 
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.statistics import MapLoss
+from modreduce_keras.ops import as_list
 from modreduce_keras.registry import register
 
 
@@ -19,9 +20,7 @@ class PreactivationLoss(MapLoss):
     equal_channels = True
 
     def per_sample(self, teacher, student, labels=None):
-        teachers, students = (
-            list(side) if isinstance(side, (list, tuple)) else [side] for side in (teacher, student)
-        )
+        teachers, students = as_list(teacher), as_list(student)
         if len(teachers) != len(students):
             raise ValueError(
                 f"{type(self).__name__} needs as many maps of the student as of the teacher. "

@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from modreduce_keras.arguments import require_integer
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.losses.statistics import MapLoss
@@ -170,9 +171,7 @@ class CATKD(Loss):
 
     def __init__(self, *, resolution: int = 2, name=None, reduction="sum_over_batch_size"):
         super().__init__(name=name, reduction=reduction)
-        if not (isinstance(resolution, int) and resolution > 0):
-            raise ValueError(f"resolution must be a positive integer. Received: {resolution=}")
-        self.resolution = resolution
+        self.resolution = require_integer("resolution", resolution)
 
     def per_sample(self, teacher, student, labels=None):
         self.require(

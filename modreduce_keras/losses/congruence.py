@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from modreduce_keras.arguments import require_choice
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.relational import RelationLoss
 from modreduce_keras.ops import flatten, pairwise_squared_distances, unit
@@ -21,7 +22,8 @@ class CC(RelationLoss):
     of each product counts for each of its two samples.
 
     Args:
-        variant: `"paper"`, the default, or `"reference"`.
+        variant: `"paper"`, the default because it does not depend on the order of the batch, or
+            `"reference"`.
         gamma: γ of the paper's kernel, a positive number or schedule. Defaults to 0.4.
         name: Name of the loss. Defaults to `"cc"`.
         reduction: See `Loss`.
@@ -60,9 +62,7 @@ class CC(RelationLoss):
 
     def __init__(self, *, variant="paper", gamma=0.4, name=None, reduction="sum_over_batch_size"):
         super().__init__(name=name, reduction=reduction)
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {list(VARIANTS)}. Received: {variant=}")
-        self.variant, self.gamma = variant, gamma
+        self.variant, self.gamma = require_choice("variant", variant, VARIANTS), gamma
         if variant == "reference":
             self.default_weight = 0.02
 

@@ -3,7 +3,7 @@
 from keras import ops
 
 from modreduce_keras.losses.base import Loss
-from modreduce_keras.ops import adaptive_average_pool, per_sample_mean
+from modreduce_keras.ops import adaptive_average_pool, as_list, per_sample_mean
 from modreduce_keras.registry import register
 
 
@@ -53,7 +53,7 @@ class SemCKD(Loss):
     student_extras = 1
 
     def per_sample(self, teacher, student, labels=None):
-        *projected, scores = student if isinstance(student, (list, tuple)) else [student]
+        *projected, scores = as_list(student)
         fits = isinstance(teacher, (list, tuple)) and len(scores.shape) == 3
         if not fits or not len(teacher) == len(projected) == scores.shape[1] * scores.shape[2]:
             raise ValueError(

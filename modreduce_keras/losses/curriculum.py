@@ -4,7 +4,7 @@ from keras import ops
 
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.response import ResponseLoss
-from modreduce_keras.ops import kl_divergence, masked_mean, tempered_log_softmax
+from modreduce_keras.ops import masked_mean, tempered_divergence
 from modreduce_keras.registry import register
 
 
@@ -74,7 +74,4 @@ class CTKD(ResponseLoss):
             raw,
         )
         temperature = self.minimum + self.span * ops.sigmoid(raw)
-        divergence = kl_divergence(
-            tempered_log_softmax(teacher, temperature), tempered_log_softmax(logits, temperature)
-        )
-        return masked_mean(ops.square(temperature[..., 0]) * divergence, mask)
+        return masked_mean(tempered_divergence(teacher, logits, temperature), mask)

@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from modreduce_keras.arguments import require_choice
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import flatten, per_sample_mean, pooled_to_match
 from modreduce_keras.registry import register
@@ -23,7 +24,7 @@ class Hint(Loss):
 
     Args:
         variant: `"reference"`, the default: the mean, as in the comparisons that the weight of 100
-            is from; or `"paper"`: half the sum.
+            is from, because it does not grow with the feature's size; or `"paper"`: half the sum.
         name: Name of the loss. Defaults to `"hint"`.
         reduction: See `Loss`.
 
@@ -46,7 +47,7 @@ class Hint(Loss):
         Romero et al., FitNets: Hints for Thin Deep Nets, 2015. The paper trains the hint in a
         stage of its own before the rest; here it is a term of the joint loss, as in the
         comparisons that followed. `Feature(Hint(variant="paper"), at=..., staged=True,
-        adapter=ConvRegressor(normalize=False, use_relu=True))` is the paper's.
+        adapter=ConvRegressor(batch_normalization=False))` is the paper's.
     """
 
     default_weight = 100.0
@@ -55,9 +56,7 @@ class Hint(Loss):
 
     def __init__(self, *, variant="reference", name=None, reduction="sum_over_batch_size"):
         super().__init__(name=name, reduction=reduction)
-        if variant not in ("reference", "paper"):
-            raise ValueError(f"variant must be 'reference' or 'paper'. Received: {variant=}")
-        self.variant = variant
+        self.variant = require_choice("variant", variant, ("reference", "paper"))
         if variant == "paper":
             self.default_weight = 1.0
 

@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from modreduce_keras.arguments import require_choice
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import kl_divergence
 from modreduce_keras.registry import register
@@ -23,7 +24,8 @@ class MHGD(Loss):
     tanh(q_hi · k_hj), so that no weight of a sample is more than e² times another.
 
     Args:
-        variant: `"plain"`, the default, or `"reference"`, as the authors' code computes it.
+        variant: `"plain"`, the default because it is the attention of the equation, under which
+            the heads were learnt, or `"reference"`, as the authors' code computes it.
         name: Name of the loss. Defaults to `"mhgd"`.
         reduction: See `Loss`.
 
@@ -58,9 +60,7 @@ class MHGD(Loss):
 
     def __init__(self, *, variant: str = "plain", name=None, reduction="sum_over_batch_size"):
         super().__init__(name=name, reduction=reduction)
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {list(VARIANTS)}. Received: {variant=}")
-        self.variant = variant
+        self.variant = require_choice("variant", variant, VARIANTS)
 
     def per_sample(self, teacher, student, labels=None):
         if not (_are_pairs(teacher) and _are_pairs(student)) or _heads(teacher) != _heads(student):

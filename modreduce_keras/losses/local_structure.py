@@ -1,11 +1,11 @@
 """Local structure: how alike each node of a graph is to each of its neighbours."""
 
-import math
 from typing import Any
 
 import numpy as np
 from keras import ops
 
+from modreduce_keras.arguments import is_number, require_choice, require_integer
 from modreduce_keras.distribute import require_index
 from modreduce_keras.losses.relational import RelationLoss
 from modreduce_keras.ops import flatten, kl_divergence, pairwise_squared_distances
@@ -37,8 +37,8 @@ class LSP(RelationLoss):
         bandwidth: σ of `"rbf"`, a positive number. Defaults to 100.
         offset: c of `"poly"`. Defaults to 0.
         degree: d of `"poly"`, a positive integer. Defaults to 2.
-        variant: `"paper"`, the default, or `"reference"`: KL(S_i(t) ‖ S_i(s)), as published code
-            has it.
+        variant: `"paper"`, the default because it is the paper's equation, or `"reference"`:
+            KL(S_i(t) ‖ S_i(s)), as published code has it.
         name: Name of the loss. Defaults to `"lsp"`.
         reduction: See `Loss`.
 
@@ -81,19 +81,15 @@ class LSP(RelationLoss):
         reduction="sum_over_batch_size",
     ):
         super().__init__(name=name, reduction=reduction)
-        if kernel not in KERNELS:
-            raise ValueError(f"kernel must be one of {list(KERNELS)}. Received: {kernel=}")
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {list(VARIANTS)}. Received: {variant=}")
-        if not (_is_number(bandwidth) and bandwidth > 0):
+        if not (is_number(bandwidth) and bandwidth > 0):
             raise ValueError(f"bandwidth must be a positive number. Received: {bandwidth=}")
-        if not _is_number(offset):
+        if not is_number(offset):
             raise ValueError(f"offset must be a number. Received: {offset=}")
-        if not (isinstance(degree, int) and degree > 0):
-            raise ValueError(f"degree must be a positive integer. Received: {degree=}")
         self.edges = None if edges is None else _checked(edges)
-        self.kernel, self.bandwidth, self.variant = kernel, bandwidth, variant
-        self.offset, self.degree = offset, degree
+        self.kernel = require_choice("kernel", kernel, KERNELS)
+        self.bandwidth, self.offset = bandwidth, offset
+        self.degree = require_integer("degree", degree)
+        self.variant = require_choice("variant", variant, VARIANTS)
 
     def per_sample(self, teacher, student, labels=None):
         structures = [self.relations(flatten(side)) for side in (student, teacher)]
@@ -142,10 +138,6 @@ class LSP(RelationLoss):
         edges = None if self.edges is None else self.edges.tolist()
         own = {name: getattr(self, name) for name in arguments}
         return {**super().get_config(), "edges": edges, **own}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _checked(edges: Any) -> np.ndarray:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from keras import ops
 
+from modreduce_keras.arguments import is_number
 from modreduce_keras.losses.response import ResponseLoss
-from modreduce_keras.ops import kl_divergence, tempered_log_softmax
+from modreduce_keras.ops import tempered_divergence, tempered_log_softmax
 from modreduce_keras.registry import register
 
 
@@ -63,13 +64,13 @@ class MultiLevel(ResponseLoss):
         if not (
             isinstance(temperatures, (list, tuple))
             and temperatures
-            and all(isinstance(t, (int, float)) and 0 < t < float("inf") for t in temperatures)
+            and all(is_number(t) and t > 0 for t in temperatures)
         ):
             raise ValueError(
                 "temperatures must be a list of positive numbers, such as [2.0, 4.0]. "
                 f"Received: {temperatures=}"
             )
-        self.temperatures = list(temperatures)
+        self.temperatures = [float(t) for t in temperatures]
 
     def per_position(self, teacher, student, labels=None, mask=None):
         self.require(
@@ -78,18 +79,17 @@ class MultiLevel(ResponseLoss):
             teacher,
             student,
         )
-        return sum(self._at(teacher, student, float(t)) for t in self.temperatures)
+        return sum(self._at(teacher, student, t) for t in self.temperatures)
 
     @staticmethod
     def _at(teacher, student, temperature):
-        log_t, log_s = (tempered_log_softmax(z, temperature) for z in (teacher, student))
+        rows = [ops.exp(tempered_log_softmax(z, temperature)) for z in (teacher, student)]
         # A row that a mask leaves out has even probabilities on both sides: it adds the same to
         # both samples' matrices, for each row sums to one, and to both classes' matrices.
-        rows = [ops.exp(log_t), ops.exp(log_s)]
         samples_t, samples_s = (ops.matmul(p, ops.transpose(p)) for p in rows)
         classes_t, classes_s = (ops.matmul(ops.transpose(p), p) for p in rows)
         return (
-            temperature**2 * kl_divergence(log_t, log_s)
+            tempered_divergence(teacher, student, temperature)
             + ops.sum(ops.square(samples_s - samples_t), axis=1)
             + ops.sum(ops.square(classes_s - classes_t)) / student.shape[1]
         )

@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from modreduce_keras.arguments import require_choice
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import per_sample_mean, smooth_l1
 from modreduce_keras.registry import register
@@ -22,7 +23,7 @@ class VkD(Loss):
     Args:
         variant: `"paper"` standardizes each feature over the batch; `"reference"` standardizes
             each sample over its features (layer normalization), which does not depend on the
-            batch. Defaults to `"paper"`.
+            batch. Defaults to `"paper"`, which the paper chooses for discriminative tasks.
         name: Name of the loss. Defaults to `"vkd"`.
         reduction: See `Loss`.
 
@@ -55,9 +56,7 @@ class VkD(Loss):
 
     def __init__(self, *, variant: str = "paper", name=None, reduction="sum_over_batch_size"):
         super().__init__(name=name, reduction=reduction)
-        if variant not in ("paper", "reference"):
-            raise ValueError(f"variant must be 'paper' or 'reference'. Received: {variant=}")
-        self.variant = variant
+        self.variant = require_choice("variant", variant, ("paper", "reference"))
 
     def per_sample(self, teacher, student, labels=None):
         self.require(

@@ -4,9 +4,10 @@ import math
 
 from keras import ops
 
+from modreduce_keras.arguments import is_number, require_choice
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.response import ResponseLoss
-from modreduce_keras.ops import kl_divergence, tempered_log_softmax
+from modreduce_keras.ops import kl_divergence, tempered_divergence, tempered_log_softmax
 from modreduce_keras.registry import register
 
 
@@ -70,7 +71,8 @@ class TeacherFree(ResponseLoss):
             it: KL(softmax(p_d / T) ‖ softmax(z_s)), whose target is a softmax of probabilities,
             nearly uniform, against the student at temperature 1, and no factor T². The code then
             takes the mean over the C classes too and multiplies by 100, which is 100 / C of this:
-            a matter of the weight. Defaults to `"paper"`.
+            a matter of the weight. Defaults to `"paper"`, whose target is the hand-made teacher
+            and not nearly uniform.
         name: Name of the loss. Defaults to `"teacher_free"`.
         reduction: See `Loss`.
 
@@ -114,14 +116,13 @@ class TeacherFree(ResponseLoss):
         reduction="sum_over_batch_size",
     ):
         super().__init__(name=name, reduction=reduction)
-        if not (isinstance(correct_probability, float) and 0 < correct_probability < 1):
+        if not (is_number(correct_probability) and 0 < correct_probability < 1):
             raise ValueError(
                 "correct_probability must be a number above 0 and below 1. "
                 f"Received: {correct_probability=}"
             )
-        if variant not in ("paper", "reference"):
-            raise ValueError(f"variant must be 'paper' or 'reference'. Received: {variant=}")
-        self.correct_probability, self.variant = correct_probability, variant
+        self.correct_probability = correct_probability
+        self.variant = require_choice("variant", variant, ("paper", "reference"))
         self.temperature = temperature
 
     def per_position(self, teacher, student, labels=None, mask=None):
@@ -134,10 +135,7 @@ class TeacherFree(ResponseLoss):
                 tempered_log_softmax(hand_made, temperature), ops.log_softmax(student, axis=-1)
             )
         hand_made = ops.where(target, math.log(right), math.log(wrong))
-        return ops.square(temperature) * kl_divergence(
-            tempered_log_softmax(hand_made, temperature),
-            tempered_log_softmax(student, temperature),
-        )
+        return tempered_divergence(hand_made, student, temperature)
 
     def get_config(self):
         """Returns the constructor arguments."""

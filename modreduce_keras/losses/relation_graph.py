@@ -5,6 +5,7 @@ from keras import ops
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import (
+    as_list,
     flatten,
     pairwise_squared_distances,
     per_sample_mean,
@@ -89,7 +90,7 @@ class IRG(Loss):
         self.transformation_weight = transformation_weight
 
     def per_sample(self, teacher, student, labels=None):
-        teacher, student = (_layers(side) for side in (teacher, student))
+        teacher, student = ([flatten(layer) for layer in as_list(s)] for s in (teacher, student))
         if len(teacher) != len(student):
             raise ValueError(
                 "IRG needs as many layers of the teacher as of the student. Received: "
@@ -126,7 +127,3 @@ class IRG(Loss):
             ]
             value += ops.square(moves[1] - moves[0])
         return value
-
-
-def _layers(side):
-    return [flatten(layer) for layer in (side if isinstance(side, (list, tuple)) else [side])]

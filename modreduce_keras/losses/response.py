@@ -6,7 +6,7 @@ from keras import ops
 
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.base import Loss
-from modreduce_keras.ops import kl_divergence, masked_mean, standardized, tempered_log_softmax
+from modreduce_keras.ops import masked_mean, standardized, tempered_divergence
 from modreduce_keras.registry import register
 
 
@@ -207,11 +207,7 @@ class KD(SoftenedLoss):
     """
 
     def per_position(self, teacher, student, labels=None, mask=None):
-        temperature = self.temperature
-        divergence = kl_divergence(
-            tempered_log_softmax(teacher, temperature), tempered_log_softmax(student, temperature)
-        )
-        return ops.square(temperature) * divergence
+        return tempered_divergence(teacher, student, self.temperature)
 
 
 @register("loss", "logit_mse")

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from keras import ops
 
+from modreduce_keras.arguments import require_choice
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import kl_divergence, tempered_log_softmax
@@ -84,11 +85,9 @@ class SHAKE(Loss):
         reduction="sum_over_batch_size",
     ):
         super().__init__(name=name, reduction=reduction)
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {list(VARIANTS)}. Received: {variant=}")
         self.temperature = temperature
         self.mutual_weight = mutual_weight
-        self.variant = variant
+        self.variant = require_choice("variant", variant, VARIANTS)
         self.needs_labels = variant == "reference"
 
     def per_sample(self, teacher, student, labels=None):

@@ -4,8 +4,9 @@ from typing import ClassVar
 
 from keras import ops
 
+from modreduce_keras.arguments import require_integer
 from modreduce_keras.losses.base import Loss
-from modreduce_keras.ops import flatten, per_sample_mean, pooled_to_match, unit
+from modreduce_keras.ops import as_list, flatten, per_sample_mean, pooled_to_match, unit
 from modreduce_keras.registry import register
 
 
@@ -73,9 +74,7 @@ class AttentionTransfer(MapLoss):
 
     def __init__(self, *, power: int = 2, name=None, reduction="sum_over_batch_size"):
         super().__init__(name=name, reduction=reduction)
-        if not (isinstance(power, int) and power > 0):
-            raise ValueError(f"power must be a positive integer. Received: {power=}")
-        self.power = power
+        self.power = require_integer("power", power)
 
     def per_sample(self, teacher, student, labels=None):
         attention = [
@@ -240,7 +239,7 @@ class FSP(Loss):
 
     @staticmethod
     def _flow(maps):
-        number = len(maps) if isinstance(maps, (list, tuple)) else 1
+        number = len(as_list(maps))
         if number != 2:
             raise ValueError(
                 "FSP needs two maps of each model: at=['stage1', 'stage2']. "

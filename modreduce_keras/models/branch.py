@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from modreduce_keras.arguments import require_integer
 from modreduce_keras.registry import PACKAGE
 
 _GRADIENTS = ("sum", "mean")
@@ -189,8 +190,7 @@ class _ScaledGradient(keras.layers.Layer):
 
 
 def _checked_names(branches, names):
-    if not isinstance(branches, int) or isinstance(branches, bool) or branches < 2:
-        raise ValueError(f"branches must be an integer of at least 2. Received: {branches=}")
+    require_integer("branches", branches, 2)
     if names is None:
         return [f"branch_{index}" for index in range(branches)]
     several = isinstance(names, Sequence) and not isinstance(names, str)

@@ -49,7 +49,7 @@ def chain_in_numpy(chain, x):
 @pytest.mark.parametrize("normalize", [True, False])
 def test_the_networks_equal_numpy(normalize, random):
     student, teacher = (random.normal(size=(4, 1, 1, c)) for c in (3, 6))
-    adapter = built([student, teacher], normalize_paraphraser=normalize)
+    adapter = built([student, teacher], paraphraser_batch_normalization=normalize)
     for chain in (adapter.encoder, adapter.decoder, adapter.translator):
         randomized(chain, random)
     factors, target = adapter(student, teacher)
@@ -60,7 +60,7 @@ def test_the_networks_equal_numpy(normalize, random):
     np.testing.assert_allclose(restored, expected, rtol=1e-4)
     assert len(adapter.encoder.normalizations) == 3 * normalize
     assert len(adapter.translator.normalizations) == 3
-    assert adapter.get_config()["normalize_paraphraser"] is normalize
+    assert adapter.get_config()["paraphraser_batch_normalization"] is normalize
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(0.5, 3), (0.75, 4), (2.0, 12), (0.01, 1)])
@@ -89,7 +89,7 @@ def test_each_stage_trains_its_own_part(maps):
 
 
 def test_the_pretraining_loss_is_the_squared_error_of_the_reconstruction(maps):
-    adapter = built(maps, normalize_paraphraser=False)
+    adapter = built(maps, paraphraser_batch_normalization=False)
     restored = adapter.decoder(adapter.encoder(maps[1]))
     expected = ((restored - maps[1]) ** 2).numpy().mean(axis=(1, 2, 3))
     actual = adapter.pretraining_loss(*maps)

@@ -101,7 +101,7 @@ def test_ratios_that_make_no_sense(ratio):
 
 
 def test_other_masks_and_vectors_are_refused():
-    with pytest.raises(ValueError, match=r"mask must be one of \('positions', 'channels'\). Rece"):
+    with pytest.raises(ValueError, match=r"mask must be one of \['positions', 'channels'\]. Rece"):
         mr.adapters.MaskedGenerator(mask="samples")
     with pytest.raises(ValueError, match="MaskedGenerator takes feature maps"):
         mr.adapters.MaskedGenerator().build((None, 6), (None, 6))

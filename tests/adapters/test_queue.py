@@ -13,7 +13,7 @@ def unit(rows):
 
 
 def small(**arguments):
-    adapter = ContrastiveQueue(**{"size": 4, "units": 3, "temperature": 0.5, **arguments})
+    adapter = ContrastiveQueue(**{"negatives": 4, "units": 3, "temperature": 0.5, **arguments})
     adapter.build((None, 5), (None, 6))
     return adapter
 
@@ -30,19 +30,19 @@ def embeddings(adapter, pair):
 
 def candidates(adapter, others, queue, row):
     """Returns the positive and the negatives of a row, one by one."""
-    if adapter.size:
+    if adapter.negatives:
         return [others[row], *queue.numpy()]
     return [others[row], *(others[(row + step) % len(others)] for step in (1, 2))]
 
 
-@pytest.mark.parametrize("size", [0, 4])
+@pytest.mark.parametrize("negatives", [None, 4])
 @pytest.mark.parametrize("variant", ["paper", "reference"])
 @pytest.mark.parametrize("training", [False, True])
-def test_log_ratios_equal_numpy(size, variant, training, pair):
-    adapter = small(size=size, variant=variant)
+def test_log_ratios_equal_numpy(negatives, variant, training, pair):
+    adapter = small(negatives=negatives, variant=variant)
     both = embeddings(adapter, pair)
-    queues = [adapter.teacher_queue, adapter.student_queue] if size else [None, None]
-    n = 1 + size if size else 3
+    queues = [adapter.teacher_queue, adapter.student_queue] if negatives else [None, None]
+    n = 1 + negatives if negatives else 3
     expected = []
     for anchors, others, queue in zip(both, both[::-1], queues, strict=True):
         products = [
@@ -68,7 +68,7 @@ def test_the_newest_embeddings_enter_and_the_oldest_leave(pair):
 
 
 def test_a_batch_larger_than_the_queue_leaves_its_newest(pair):
-    adapter = small(size=2)
+    adapter = small(negatives=2)
     adapter(*pair, training=True)
     for new, queue in zip(
         embeddings(adapter, pair), (adapter.student_queue, adapter.teacher_queue), strict=True
@@ -77,7 +77,7 @@ def test_a_batch_larger_than_the_queue_leaves_its_newest(pair):
 
 
 def test_the_queue_starts_with_random_unit_vectors():
-    adapter = small(size=500)
+    adapter = small(negatives=500)
     queues = adapter.student_queue.numpy(), adapter.teacher_queue.numpy()
     for queue in queues:
         np.testing.assert_allclose(np.linalg.norm(queue, axis=1), 1.0, atol=1e-5)
@@ -85,16 +85,16 @@ def test_the_queue_starts_with_random_unit_vectors():
     assert np.abs(queues[0] - queues[1]).max() > 0.5
 
 
-@pytest.mark.parametrize("size", [0, 4])
+@pytest.mark.parametrize("negatives", [None, 4])
 def test_a_batch_of_one_gives_a_finite_loss(size, pair):
-    ratios = small(size=size)(*(side[:1] for side in pair), training=True)
+    ratios = small(negatives=size)(*(side[:1] for side in pair), training=True)
     assert ratios[0].shape == (1, 1 + size)
     assert np.isfinite(mr.losses.CRD().call(*ratios)).all()
 
 
-@pytest.mark.parametrize("size", [0, 4])
+@pytest.mark.parametrize("negatives", [None, 4])
 def test_each_direction_trains_its_own_side_only(size, pair):
-    adapter = small(size=size)
+    adapter = small(negatives=size)
     weights = [weight.value for weight in adapter.trainable_weights]
     with tf.GradientTape(persistent=True) as tape:
         positives = [side[:, 0] for side in adapter(*pair, training=True)]
@@ -129,7 +129,7 @@ def test_a_compiled_step_of_any_batch_fills_the_queue(pair):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": -1}, "size must be an integer of at least 0. Received: size=-1"),
+        ({"negatives": 0}, "negatives must be None or a positive integer. Received: negatives=0"),
         ({"units": 0}, "units must be a positive integer. Received: units=0"),
         ({"temperature": -1}, "temperature must be a positive number. Received: temperature=-1"),
         ({"variant": "b"}, r"variant must be one of \['paper', 'reference'\]. Received: variant"),
@@ -141,6 +141,6 @@ def test_arguments_that_make_no_sense(arguments, message):
 
 
 def test_config_gives_every_argument():
-    arguments = {"size": 7, "units": 4, "temperature": 0.2, "variant": "paper"}
+    arguments = {"negatives": 7, "units": 4, "temperature": 0.2, "variant": "paper"}
     config = ContrastiveQueue(**arguments).get_config()
     assert {name: config[name] for name in arguments} == arguments

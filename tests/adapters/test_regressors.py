@@ -48,7 +48,7 @@ def test_a_regressor_of_equal_sizes_is_a_matrix_then_normalization_then_relu(ran
 
 def test_without_normalization_the_regressor_is_a_convolution(random):
     student, teacher = pair((3, 3, 4), (3, 3, 6), random)
-    adapter = mr.adapters.ConvRegressor(normalize=False, use_relu=False)
+    adapter = mr.adapters.ConvRegressor(batch_normalization=False, use_relu=False)
     regressed, _ = adapter(student, teacher, training=True)
     kernel, bias = adapter.get_weights()
     np.testing.assert_allclose(regressed, student @ kernel[0, 0] + bias, rtol=1e-4, atol=1e-5)

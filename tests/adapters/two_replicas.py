@@ -28,8 +28,8 @@ ADAPTERS = {
     "per_sample": memory(negatives=5),
     "by_rows": memory(negatives=1),
     "shared": memory(negatives=5, sampling="shared"),
-    "queue": queue(size=5),
-    "in_batch": queue(size=0),
+    "queue": queue(negatives=5),
+    "in_batch": queue(negatives=None),
 }
 
 

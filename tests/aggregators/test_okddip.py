@@ -189,8 +189,8 @@ def test_what_it_needs_must_come(missing):
     ("arguments", "message"),
     [
         ({"variant": "code"}, r"variant must be one of \['paper', 'reference'\]. .*'code'"),
-        ({"units": 0}, "units must be a positive integer or None. Received: units=0"),
-        ({"units": True}, "units must be a positive integer or None. Received: units=True"),
+        ({"units": 0}, "units must be None or a positive integer. Received: units=0"),
+        ({"units": True}, "units must be None or a positive integer. Received: units=True"),
         ({"trains_through_targets": 1}, "trains_through_targets must be True or False. .*=1"),
     ],
 )

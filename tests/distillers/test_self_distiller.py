@@ -64,7 +64,7 @@ def by_hand(model):
 
 
 def terms_by_hand(labels, outputs, features, temperature=3.0):
-    """Returns every term of the loss in plain TensorFlow."""
+    """Returns every term of the loss in plain TensorFlow; features are maps or vectors."""
     terms = {}
     for name, logits in outputs.items():
         log_p = tf.nn.log_softmax(logits)
@@ -76,18 +76,21 @@ def terms_by_hand(labels, outputs, features, temperature=3.0):
         divergence = tf.reduce_sum(tf.nn.softmax(deepest) * ratio, axis=1)
         terms[f"{name}/kd"] = temperature**2 * tf.reduce_mean(divergence)
         difference = features[name] - tf.stop_gradient(features["final"])
-        terms[f"{name}/hint"] = tf.reduce_mean(tf.reduce_sum(difference**2, axis=[1, 2, 3]))
+        terms[f"{name}/hint"] = tf.reduce_sum(difference**2) / len(labels)
     return terms
 
 
-@pytest.mark.parametrize("alpha", [0.3, 0.0, 1.0])
-def test_one_step_equals_the_step_by_hand(alpha, images, labels, cross_entropy):
-    settings = {"alpha": alpha, "temperature": 2.0, "feature_weight": 0.05}
+@pytest.mark.parametrize(("alpha", "variant"), [(0.3, "reference"), (1.0, "paper")])
+def test_one_step_equals_the_step_by_hand(alpha, variant, images, labels, cross_entropy):
+    settings = {"alpha": alpha, "temperature": 2.0, "feature_weight": 0.05, "variant": variant}
     distiller = mr.SelfDistiller(network(), EXITS, **settings, supervised_weight=0.5)
     distiller.compile(keras.optimizers.SGD(0.05), cross_entropy)
     variables, forward = by_hand(distiller.model_with_exits)
     with tf.GradientTape() as tape:
-        terms = terms_by_hand(labels, *forward(images), temperature=2.0)
+        outputs, features = forward(images)
+        if variant == "reference":
+            features = {name: tf.reduce_mean(maps, [1, 2]) for name, maps in features.items()}
+        terms = terms_by_hand(labels, outputs, features, temperature=2.0)
         total = 0.5 * terms["final/ce"]
         for name in EXITS:
             total += (1 - alpha) * 0.5 * terms[f"{name}/ce"] + alpha * terms[f"{name}/kd"]
@@ -129,7 +132,7 @@ def test_terms_are_those_of_the_equation_in_numpy(distiller, images, labels):
             values[f"{name}/kd"], 9 * np.sum(p * np.log(p / q), axis=1), rtol=1e-4, atol=1e-6
         )
         squares = (features[name] - features["final"]) ** 2
-        np.testing.assert_allclose(values[f"{name}/hint"], squares.sum((1, 2, 3)), rtol=1e-5)
+        np.testing.assert_allclose(values[f"{name}/hint"], squares.sum(axis=1), rtol=1e-5)
 
 
 def test_what_each_term_reaches(distiller, images, labels):
@@ -309,17 +312,23 @@ def test_weights_are_saved_once(distiller, tmp_path):
 
 def test_config_round_trip():
     distiller = mr.SelfDistiller(
-        network(), EXITS, alpha=0.2, temperature=2.5, feature_weight=0.01, feature_at="stage3"
+        network(),
+        EXITS,
+        alpha=0.2,
+        temperature=2.5,
+        feature_weight=0.01,
+        feature_at="stage3",
+        variant="paper",
     )
     config = json.dumps(distiller.get_config())
     rebuilt = mr.SelfDistiller.from_config(json.loads(config))
     assert json.dumps(rebuilt.get_config()) == config
     assert rebuilt.exits == EXITS
-    assert rebuilt.feature_at == "stage3"
+    assert (rebuilt.feature_at, rebuilt.variant) == ("stage3", "paper")
 
 
 def test_the_deepest_maps_may_be_chosen(images, labels, cross_entropy):
-    distiller = mr.SelfDistiller(network(), ["stage1"], feature_at="stage2")
+    distiller = mr.SelfDistiller(network(), ["stage1"], feature_at="stage2", variant="paper")
     distiller.compile("sgd", cross_entropy)
     features = distiller.forward(images, training=True).students
     maps = mr.TapReader(distiller.student, ["stage2"])(images, training=True).features["stage2"]
@@ -342,6 +351,7 @@ def softmax_head():
         ({"alpha": -0.1}, "alpha of SelfDistiller must be a number .* Received: alpha=-0.1"),
         ({"temperature": 0}, "temperature of KD must be a positive number"),
         ({"feature_weight": -1}, "feature_weight of SelfDistiller must be .* Received: .*=-1"),
+        ({"variant": "maps"}, "variant must be one of .*'reference', 'paper'.*variant='maps'"),
         ({"model": softmax_head()}, "The model 'convnet' ends in a softmax or sigmoid"),
         ({"model": "resnet20"}, "The model must be a keras.Model. Received: 'resnet20'"),
     ],

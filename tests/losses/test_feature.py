@@ -66,7 +66,7 @@ def test_the_papers_hint_is_half_the_sum_of_squares(random, gradient):
     found = gradient(lambda f: loss.call(teacher, f), student)
     np.testing.assert_allclose(found, student - teacher, rtol=1e-5)
     assert mr.Feature(loss, at="a").weight == 1.0
-    with pytest.raises(ValueError, match=r"variant must be 'reference' or 'paper'. Received"):
+    with pytest.raises(ValueError, match=r"variant must be one of \['reference', 'paper'\]. Rec"):
         mr.losses.Hint(variant="mean")
 
 

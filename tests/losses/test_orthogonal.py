@@ -43,7 +43,7 @@ def test_the_loss_is_zero_at_the_standardized_teacher(features):
 
 
 def test_unknown_variants_maps_and_other_widths_are_refused():
-    with pytest.raises(ValueError, match=r"variant must be 'paper' or 'reference'. Received: va"):
+    with pytest.raises(ValueError, match=r"variant must be one of \['paper', 'reference'\]. Rec"):
         mr.losses.VkD(variant="batch")
     for shape in ((2, 4, 4, 5), (2, 6)):
         with pytest.raises(ValueError, match=r"VkD needs vectors \(batch, features\) of equal wi"):

@@ -112,7 +112,7 @@ def test_probabilities_that_make_no_sense_are_refused(probability):
 
 
 def test_unknown_variants_are_refused():
-    with pytest.raises(ValueError, match=r"variant must be 'paper' or 'reference'. Received: var"):
+    with pytest.raises(ValueError, match=r"variant must be one of \['paper', 'reference'\]. Rec"):
         mr.losses.TeacherFree(variant="published")
 
 

@@ -229,3 +229,18 @@ def test_a_step_of_the_distiller_equals_one_by_hand(variant, head, random):
     assert any(np.abs(w - b).max() > 1e-4 for w, b in zip(weights, before, strict=True))
     for now, then in zip(teacher.weights, frozen, strict=True):
         np.testing.assert_array_equal(now, then)
+
+
+@pytest.mark.parametrize("taps", [["embedding", "logits"], ["stage1", "stage2", "logits"]])
+def test_a_saved_distiller_goes_on_with_its_shadow(taps, random, tmp_path):
+    images = random.normal(size=(BATCH, 8, 8, 2)).astype("float32")
+    knowledge = mr.Feature(mr.losses.SHAKE(variant="reference"), student="logits", teacher=taps)
+    distiller = mr.Distiller(net(4, "student"), net(6, "teacher"), [knowledge])
+    distiller.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+    distiller.train_on_batch(images, LABELS)
+    distiller.save(tmp_path / "distiller.keras")
+    loaded = keras.models.load_model(tmp_path / "distiller.keras")
+    for one in (distiller, loaded):
+        one.train_on_batch(images, LABELS)
+    for ours, theirs in zip(distiller.variables, loaded.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -1,0 +1,335 @@
+"""Consistency: a network learns to agree with its own past, on labelled and unlabelled samples."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from modreduce_keras import registry
+from modreduce_keras.arguments import require_choice, require_integer
+from modreduce_keras.distillers import checks
+from modreduce_keras.distillers.averages import PastSelves
+from modreduce_keras.distillers.base import BaseDistiller
+from modreduce_keras.distillers.shares import Share
+from modreduce_keras.distillers.wiring import Forward
+from modreduce_keras.distribute import assign_rows, gather_over_replicas, require_index, take_rows
+from modreduce_keras.knobs import Knob
+from modreduce_keras.ops import float32, safe_reciprocal
+from modreduce_keras.registry import register
+
+_STUDENT, _TERM = "student", "consistency"
+
+
+class ConsistencyDistiller(BaseDistiller):
+    """Base class of the distillers whose target is the student's own past.
+
+    total = CE(z, y) + consistency_weight · mean_c (softmax(z)_c - target_c)²
+
+    The target is a constant. To add a method, write `past_target`.
+
+    Args:
+        model: The model to train, to logits (batch, classes).
+        momentum: Which part of the past stays at each move, from 0 to 1, or a schedule.
+        consistency_weight: Weight of the agreement with the past, a number that is not negative,
+            or a schedule.
+        **kwargs: `supervised_weight`, `teacher_input`, `name` and `dtype`; see `BaseDistiller`.
+    """
+
+    consistency_weight = Knob()
+    momentum = Share()
+
+    def __init__(
+        self, model: keras.Model, *, momentum: Any, consistency_weight: Any, **kwargs: Any
+    ):
+        super().__init__({_STUDENT: model}, teacher=None, knowledge={_STUDENT: []}, **kwargs)
+        output = self._student_output()
+        checks.require_single_output(output, model, "model")
+        if len(output.shape) != 2:
+            raise ValueError(
+                "A model learns to agree with its past on logits (batch, classes). Received: "
+                f"{model.name!r} with output of shape {tuple(output.shape)}"
+            )
+        checks.require_logits(model, "model")
+        self.momentum, self.consistency_weight = momentum, consistency_weight
+        self._distance = registry.get("loss", "logit_mse")
+
+    @property
+    def student(self) -> keras.Model:
+        """The model that is trained: plain Keras."""
+        return self.students[_STUDENT]
+
+    def past_target(self, x: Any, outputs: Forward, probabilities: Any) -> tuple[Any, Any]:
+        """Returns what a training step is to agree with. To be written by each method.
+
+        Args:
+            x: The inputs of the batch, as they came.
+            outputs: What the forward pass gave.
+            probabilities: The student's, (batch, classes), float32, constant.
+
+        Returns:
+            The target's probabilities, (batch, classes); and 1 or 0 for each sample: whether it
+            has a past, (batch,).
+        """
+        raise NotImplementedError
+
+    def forward(self, x, training: bool, *args: Any, **kwargs: Any) -> Forward:
+        """Runs the student once, and in training gets the target."""
+        outputs = super().forward(x, training, *args, **kwargs)
+        if not training:
+            return outputs
+        probabilities = ops.softmax(float32(outputs.students[_STUDENT].logits), axis=-1)
+        target, known = self.past_target(x, outputs, ops.stop_gradient(probabilities))
+        values = self._distance.call(target, probabilities) * known
+        return outputs._replace(group={_TERM: values})
+
+    def compute_terms(self, labels, outputs: Forward) -> dict[str, Any]:
+        """Returns every term of a training step, (batch,) each, unweighted."""
+        return {**super().compute_terms(labels, outputs), _TERM: outputs.group[_TERM]}
+
+    def term_weights(self) -> dict[str, Any]:
+        """Returns the weight of every term, scalars in the graph."""
+        return {**super().term_weights(), _TERM: self.consistency_weight}
+
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any):
+        """Configures training; see `BaseDistiller.compile`."""
+        if loss is None:
+            raise ValueError(
+                "Agreeing with its past teaches a model nothing new: compile with a loss on the "
+                "labels. Received: loss=None"
+            )
+        super().compile(optimizer, loss, *args, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments, serialized."""
+        config = super().get_config()
+        del config["teacher"]
+        return {**config, "model": keras.saving.serialize_keras_object(self.student)}
+
+
+@register("distiller", "mean_teacher")
+class MeanTeacher(ConsistencyDistiller):
+    """Trains a model to agree with the moving average of its own weights.
+
+    total = CE(z, y) + consistency_weight · mean_c (softmax(z)_c - softmax(z')_c)²
+    θ' = keep · θ' + (1 - keep) · θ after each step
+
+    with the logits z of the model and z' of the mean teacher, the model with the weights θ'. The
+    mean teacher is usually the better one, and the result: `distiller.mean_teacher()`.
+
+    Unlabelled samples take part: give them the label -1 and compile with
+    `SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)`.
+
+    Logs: `ce`, `consistency` and the compiled metrics, all of the model and not of its mean
+    teacher.
+
+    Args:
+        model: The model to train, to logits (batch, classes). What the two differ by, besides
+            their weights, is the noise in it: dropout and augmenting layers.
+        momentum: Which part of the mean teacher's weights stays at each step, from 0 to 1, or a
+            schedule. Defaults to 0.999. (The paper's is 0.99 while the weight ramps up:
+            `mr.schedules.CutOff(0.999, steps=..., before=0.99)`.)
+        consistency_weight: Weight of the agreement, a number that is not negative, or a schedule.
+            Defaults to 1; the paper ramps up to 100 on CIFAR-10 and to 1 on SVHN, as in
+            `mr.schedules.SigmoidRampUp(100.0, steps=...)`.
+        variant: `"reference"`, the default: keep = min(1 - 1 / (t + 1), momentum) at step t from 1
+            on, as in the authors' PyTorch code: a true mean first, which forgets the initial
+            weights soon. `"paper"`: keep = momentum.
+        teacher_input: What the mean teacher sees, if not what the student sees: a function of the
+            inputs such as an augmenting layer, or the key of a dict `x` that is the teacher's
+            alone, another view of the same sample. Defaults to `None`.
+        supervised_weight: Weight of the compiled loss on the labels. Defaults to 1.
+        **kwargs: `name` and `dtype`, as for every Keras model.
+
+    Raises:
+        ValueError: If the model does not end in logits (batch, classes), or an argument is out of
+            range.
+
+    Example:
+        >>> import keras, numpy as np, modreduce_keras as mr
+        >>> model = mr.models.get("convnet", num_classes=3, widths=(4, 8))
+        >>> distiller = mr.MeanTeacher(model, consistency_weight=10.0)
+        >>> distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> images, labels = np.ones((8, 28, 28, 1), "float32"), np.arange(8) % 3
+        >>> sorted(distiller.fit(images, labels, verbose=0).history)
+        ['ce', 'consistency', 'loss']
+        >>> distiller.mean_teacher().predict(images, verbose=0).shape
+        (8, 3)
+
+    Reference:
+        Tarvainen and Valpola, Mean Teachers are Better Role Models, 2017. There, the mean teacher
+        has noise too; here it runs as in inference, with the noise of `teacher_input` only.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        momentum: Any = 0.999,
+        consistency_weight: Any = 1.0,
+        variant: str = "reference",
+        teacher_input: Any = None,
+        supervised_weight: Any = 1.0,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            model,
+            momentum=momentum,
+            consistency_weight=consistency_weight,
+            teacher_input=teacher_input,
+            supervised_weight=supervised_weight,
+            **kwargs,
+        )
+        self.variant = require_choice("variant", variant, ("reference", "paper"))
+        self.past = PastSelves(self.students, self._keep)
+
+    def _keep(self, moves: Any) -> Any:
+        if self.variant == "paper":
+            return ops.convert_to_tensor(self.momentum)
+        return ops.minimum(1.0 - 1.0 / (ops.cast(moves, "float32") + 2.0), self.momentum)
+
+    def past_target(self, x, outputs, probabilities):
+        """Returns the mean teacher's probabilities; every sample has them."""
+        logits = self.past(self._wiring.views.teacher(x), model=_STUDENT)
+        return ops.softmax(float32(logits), axis=-1), 1.0
+
+    def after_step(self) -> None:
+        """Lets the mean teacher follow."""
+        self.past.move()
+
+    def mean_teacher(self, into: keras.Model | None = None) -> keras.Model:
+        """Returns the mean teacher as it is now: plain Keras, to be evaluated and deployed.
+
+        Args:
+            into: Model of the same architecture that receives the weights. Defaults to `None`: a
+                new one by `keras.models.clone_model`, which needs a functional or Sequential model.
+
+        Raises:
+            ValueError: If the architectures differ.
+        """
+        model = keras.models.clone_model(self.student) if into is None else into
+        self.past.assign_to(_STUDENT, model)
+        return model
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments, serialized."""
+        return {**super().get_config(), "variant": self.variant}
+
+
+@register("distiller", "temporal_ensembling")
+class TemporalEnsembling(ConsistencyDistiller):
+    """Trains a model to agree with its own earlier predictions for each sample.
+
+    total = CE(z, y) + consistency_weight · mean_c (p_c - target_c)² with p = softmax(z)
+    target = Z / (1 - momentum^t), then Z = momentum · Z + (1 - momentum) · p
+
+    with a Z for each training sample, zero at first, and its number of visits t. At its first
+    visit a sample has no past, and no such term. It is remembered by its index, so the data need
+    it: `distiller.fit(mr.data.with_index(dataset).shuffle(...).batch(64))`. What is remembered
+    are weights, so a checkpoint restores it.
+
+    Unlabelled samples take part: give them the label -1 and compile with
+    `SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)`.
+
+    Logs: `ce`, `consistency` and the compiled metrics.
+
+    Args:
+        model: The model to train, to logits (batch, classes). What its predictions differ by from
+            visit to visit, besides its weights, is noise: dropout and augmentation.
+        samples: Number of training samples; every index lies below it.
+        momentum: Which part of Z stays at each visit, from 0 to 1, or a schedule.
+            Defaults to 0.6.
+        consistency_weight: Weight of the agreement, a number that is not negative, or a schedule.
+            Defaults to 1; the paper ramps up to 30 times the labelled share of the samples over 80
+            epochs, as in `mr.schedules.SigmoidRampUp(30.0, steps=...)`.
+        supervised_weight: Weight of the compiled loss on the labels. Defaults to 1.
+        **kwargs: `name` and `dtype`, as for every Keras model.
+
+    Raises:
+        ValueError: If the model does not end in logits (batch, classes), an argument is out of
+            range, or the data have no index. An index out of range is a
+            `tf.errors.InvalidArgumentError` in the step.
+
+    Example:
+        >>> import keras, numpy as np, tensorflow as tf, modreduce_keras as mr
+        >>> model = mr.models.get("convnet", num_classes=3, widths=(4, 8))
+        >>> distiller = mr.TemporalEnsembling(model, samples=8, consistency_weight=10.0)
+        >>> distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> images, labels = np.ones((8, 28, 28, 1), "float32"), np.arange(8) % 3
+        >>> train = mr.data.with_index(tf.data.Dataset.from_tensor_slices((images, labels)))
+        >>> history = distiller.fit(train.batch(4), verbose=0).history
+        >>> history["consistency"]
+        [0.0]
+
+    Reference:
+        Laine and Aila, Temporal Ensembling for Semi-Supervised Learning, 2017. There, all Z move
+        at the end of an epoch; here each moves at its sample's visit, after the target has been
+        read, which is the same where each epoch visits each sample once.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        samples: int,
+        momentum: Any = 0.6,
+        consistency_weight: Any = 1.0,
+        supervised_weight: Any = 1.0,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            model,
+            momentum=momentum,
+            consistency_weight=consistency_weight,
+            supervised_weight=supervised_weight,
+            **kwargs,
+        )
+        self.samples = require_integer("samples", samples)
+        classes = self._student_output().shape[-1]
+        self.predictions = _memory((self.samples, classes), "predictions")
+        # How much of Z is there: 1 - momentum^t, also where the momentum changes on the way.
+        self.masses = _memory((self.samples,), "masses")
+
+    def past_target(self, x, outputs, probabilities):
+        """Returns the samples' mean predictions, and notes the present ones."""
+        index = self._checked(outputs.index)
+        mass = take_rows(self.masses, index)
+        target = take_rows(self.predictions, index) * safe_reciprocal(mass)[:, None]
+        self._remember(gather_over_replicas(index), gather_over_replicas(probabilities))
+        return target, ops.cast(mass > 0, "float32")
+
+    def _checked(self, index: Any) -> Any:
+        if index is None:
+            raise ValueError(
+                "TemporalEnsembling needs each sample's index in the training data: wrap the "
+                "dataset, fit(mr.data.with_index(dataset).batch(...)). Received: x without index"
+            )
+        message = (
+            f"index must lie from 0 to {self.samples - 1}, as TemporalEnsembling has "
+            f"samples={self.samples}: give the number of training samples."
+        )
+        return require_index(ops.cast(index, "int32"), self.samples, message)
+
+    def _remember(self, index: Any, probabilities: Any) -> None:
+        momentum = ops.convert_to_tensor(self.momentum)
+        for memory, new in ((self.predictions, probabilities), (self.masses, 1.0)):
+            old = take_rows(memory, index)
+            assign_rows(memory, index, momentum * old + (1.0 - momentum) * new)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments, serialized."""
+        config = super().get_config()
+        del config["teacher_input"]
+        return {**config, "samples": self.samples}
+
+
+def _memory(shape: tuple[int, ...], name: str) -> keras.Variable:
+    """Returns a variable of zeros that every replica writes alike."""
+    return keras.Variable(
+        "zeros",
+        shape=shape,
+        dtype="float32",
+        trainable=False,
+        name=name,
+        autocast=False,
+        aggregation="only_first_replica",
+    )
