@@ -75,7 +75,7 @@ def test_other_settings_are_other_runs(online_table):
 
 def test_every_aggregator_is_there(online_table):
     used = {name.split("/")[-1] for name in online_table.METHODS}
-    assert used - {"plain", "kd", "none"} == set(components("aggregator"))
+    assert used - {"plain", "kd", "shake", "none"} == set(components("aggregator"))
 
 
 def test_every_method_is_built_and_its_passes_counted(online_table, setting):
