@@ -193,8 +193,8 @@ class Response(Knowledge):
     """Response knowledge: the student's logits against the teacher's.
 
     Of several teachers, the average teaches: of their probabilities at the loss's temperature (1
-    where it has none, or several),
-    log Σ_i w_i softmax(z_i / T) · T as logits, or of their logits, Σ_i w_i z_i.
+    where it has none, or several), log Σ_i w_i softmax(z_i / T) · T as logits, or of their logits,
+    Σ_i w_i z_i.
 
     Args:
         loss: A loss on logits, its config or its identifier. Defaults to `"kd"`.

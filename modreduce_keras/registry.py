@@ -5,6 +5,7 @@ identifier. Whatever takes a component takes an instance, a config or that ident
 it into an instance with `get`. Lists of components are always derived from here.
 """
 
+import copy
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -114,6 +115,12 @@ def get(
             f"{list(components(kind))}. Received: {identifier!r}"
         )
     return identifier
+
+
+def rebuild(cls: type, config: dict[str, Any], custom_objects: Any = None) -> Any:
+    """Returns an instance from a config whose values are serialized; the config stays as it is."""
+    config = copy.deepcopy(config)  # Keras takes the configs of models apart.
+    return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
 
 
 def collect(package: str, path: list[str], kind: str) -> dict[str, Any]:

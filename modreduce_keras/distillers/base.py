@@ -19,6 +19,7 @@ from modreduce_keras.distillers.wiring import ENSEMBLE, Forward, connect
 from modreduce_keras.distribute import num_replicas
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge
+from modreduce_keras.registry import rebuild
 
 
 class BaseDistiller(LoggedModel):
@@ -358,7 +359,7 @@ class BaseDistiller(LoggedModel):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """Returns the distiller that `get_config` describes, with fresh weights."""
-        return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
+        return rebuild(cls, config, custom_objects)
 
     def save_assets(self, inner_path):
         """Saves the teacher's weights in `.keras` files (weight files leave them out)."""

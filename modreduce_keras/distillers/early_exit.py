@@ -8,7 +8,7 @@ from keras import ops
 
 from modreduce_keras.distillers.shares import Share
 from modreduce_keras.models.exits import FINAL, exit_names
-from modreduce_keras.registry import PACKAGE
+from modreduce_keras.registry import PACKAGE, rebuild
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -117,7 +117,7 @@ class EarlyExit(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """Returns the model that `get_config` describes, with fresh weights."""
-        return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
+        return rebuild(cls, config, custom_objects)
 
 
 def _segments(model: keras.Model, exits: list[str]) -> list[keras.Model]:

@@ -210,7 +210,8 @@ def _build_knowledge(
         except (TypeError, ValueError) as error:
             # Keras puts advice for authors of layers before the message.
             own = str(error).partition("Error encountered:\n\n")[2] or str(error)
-            raise type(error)(f"Knowledge {one.name!r} does not fit the models: {own}") from error
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"Knowledge {one.name!r} does not fit the models: {own}") from error
 
 
 def _shapes(side: Any) -> Any:

@@ -1,6 +1,5 @@
 """Branched models: peers that share their lower layers, which run once for all of them."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.arguments import require_integer
-from modreduce_keras.registry import PACKAGE
+from modreduce_keras.registry import PACKAGE, rebuild
 
 _GRADIENTS = ("sum", "mean")
 
@@ -166,8 +165,7 @@ class Branches(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """Returns the branched model that `get_config` describes, with fresh weights."""
-        config = copy.deepcopy(config)  # Keras takes the configs of models apart.
-        return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
+        return rebuild(cls, config, custom_objects)
 
 
 class _ScaledGradient(keras.layers.Layer):

@@ -84,9 +84,11 @@ def test_changed_knobs_are_restored(distiller, tmp_path):
 
 
 def test_config_round_trip(trained):
-    config = json.dumps(trained.get_config())
-    rebuilt = type(trained).from_config(json.loads(config))
-    assert json.dumps(rebuilt.get_config()) == config
+    config = trained.get_config()
+    text = json.dumps(config)
+    rebuilt = type(trained).from_config(config)
+    assert json.dumps(config) == text
+    assert json.dumps(rebuilt.get_config()) == text
 
 
 def test_student_is_plain_keras(modreduce, images, labels, tmp_path):
