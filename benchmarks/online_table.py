@@ -60,7 +60,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("methods", [], "Methods; all, if none is given")
 flags.DEFINE_integer("seeds", 5, "Number of seeds", lower_bound=1)
 flags.DEFINE_integer("first_seed", 1, "The first of them", lower_bound=0)
-flags.DEFINE_integer("epochs", 30, "Epochs of the students", lower_bound=1)
+flags.DEFINE_integer("epochs", 20, "Epochs of the students", lower_bound=1)
 flags.DEFINE_integer("teacher_epochs", 8, "Epochs of the teacher", lower_bound=1)
 flags.DEFINE_integer("labels", 1000, "Training images of the students", 64, 8500)
 flags.DEFINE_multi_float("learning_rate", [0.02], "Of Adam, at the start of its cosine")
