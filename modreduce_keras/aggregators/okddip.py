@@ -7,7 +7,7 @@ from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.aggregators.mixing import mixed_probabilities
-from modreduce_keras.arguments import require_choice, require_integer
+from modreduce_keras.arguments import require_bool, require_choice, require_integer
 from modreduce_keras.ops import safe_sqrt
 from modreduce_keras.registry import register
 
@@ -79,13 +79,9 @@ class OKDDip(Aggregator):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if not isinstance(trains_through_targets, bool):
-            raise ValueError(
-                f"trains_through_targets must be True or False. Received: {trains_through_targets=}"
-            )
         self.variant = require_choice("variant", variant, VARIANTS)
         self.units = require_integer("units", units, optional=True)
-        self.trains_through_targets = trains_through_targets
+        self.trains_through_targets = require_bool("trains_through_targets", trains_through_targets)
         if variant == "reference":
             self.needs = ("features",)
 
@@ -102,6 +98,7 @@ class OKDDip(Aggregator):
             keras.layers.Dense(
                 self.units or max(1, width // 8),
                 use_bias=False,
+                trainable=self.trains_through_targets,
                 dtype=self.dtype_policy,
                 name=name,
             )

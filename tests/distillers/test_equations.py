@@ -4,35 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from by_hand import copy_of, cross_entropy, distances, huber, kd
 
 import modreduce_keras as mr
-
-
-def cross_entropy(labels, logits):
-    log_p = tf.nn.log_softmax(logits)
-    return -tf.reduce_mean(tf.gather(log_p, labels, axis=1, batch_dims=1))
-
-
-def kd(target, logits, temperature):
-    p_target = tf.nn.softmax(tf.stop_gradient(target) / temperature)
-    log_ratio = tf.nn.log_softmax(tf.stop_gradient(target) / temperature) - tf.nn.log_softmax(
-        logits / temperature
-    )
-    return temperature**2 * tf.reduce_mean(tf.reduce_sum(p_target * log_ratio, axis=1))
-
-
-def huber(difference):
-    size = tf.abs(difference)
-    return tf.reduce_mean(tf.where(size < 1, difference**2 / 2, size - 0.5))
-
-
-def distances(embedding):
-    """All pairwise distances the direct way, over their mean off the diagonal."""
-    difference = embedding[:, None] - embedding[None]
-    off_diagonal = 1.0 - tf.eye(len(embedding))
-    squared = tf.reduce_sum(difference**2, axis=-1) + tf.eye(len(embedding))
-    distance = tf.sqrt(squared) * off_diagonal
-    return distance / (tf.reduce_sum(distance) / tf.reduce_sum(off_diagonal))
 
 
 def tapped(model, *taps):
@@ -44,12 +18,6 @@ def sgd_step(tape, loss, variables, learning_rate):
         variable.numpy() - learning_rate * gradient.numpy()
         for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True)
     ]
-
-
-def copy_of(model):
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy
 
 
 def assert_close(variables, expected):
