@@ -10,6 +10,7 @@ import numpy as np
 import online_equations as equations
 import pytest
 import tensorflow as tf
+from by_hand import cross_entropy, distances, huber, kd
 from online_by_hand import CLASSES, IMAGE, ByHand, network, scatter
 
 import modreduce_keras as mr
@@ -216,6 +217,90 @@ def test_steps_equal_those_by_hand(name, peers, random):
         moved = np.abs(variable - then).max() > 1e-4
         # A batch normalization follows.
         assert moved != (name == "ONE, branches" and variable.path.endswith("gate/bias"))
+
+
+# ModReduce
+
+KINDS = {
+    "response": lambda: [mr.Response("kd")],
+    "feature": lambda: [
+        mr.Response("kd"),
+        mr.Feature("hint", at="embedding", adapter=None, weight=3.0),
+    ],
+    "relation": lambda: [mr.Response("kd"), mr.Relation("rkd_distance", at="embedding")],
+    "labels": lambda: [],
+    "all": lambda: [
+        mr.Response("kd", weight=0.5),
+        mr.Feature("hint", at="embedding", adapter=None, weight=3.0),
+        mr.Relation("rkd_distance", at="embedding", weight=2.0),
+    ],
+}
+WEIGHTS = {
+    "response": {"kd": 1.0},
+    "feature": {"kd": 1.0, "hint": 3.0},
+    "relation": {"kd": 1.0, "rkd_distance": 25.0},
+    "labels": {},
+    "all": {"kd": 0.5, "hint": 3.0, "rkd_distance": 2.0},
+}
+MULTIPLIERS = {"response": 10.0, "relation": 0.5, "all": 2.0}
+
+
+def offline_by_hand(teacher, images, names):
+    """Returns each student's offline losses, with what each of them weighs in the total."""
+    read = keras.Model(teacher.input, [teacher.get_layer("embedding").output, teacher.output])
+    theirs, logits_t = (tf.cast(one, "float64") for one in read(images, training=False))
+
+    def losses(labels, logits, embeddings):
+        for name, z, h in zip(names, logits, embeddings, strict=True):
+            terms = {
+                "ce": cross_entropy(labels, z),
+                "kd": kd(logits_t, z, 4.0),
+                "hint": tf.reduce_mean((h - theirs) ** 2) if h.shape == theirs.shape else None,
+                "rkd_distance": huber(distances(h) - distances(theirs)),
+            }
+            weights = {"ce": 1.0, **WEIGHTS[name]}
+            scale = MULTIPLIERS[name] / sum(weights.values()) if name in MULTIPLIERS else 1.0
+            shares = {term: (1.0 - 0.3) * scale * weight for term, weight in weights.items()}
+            yield {term: terms[term] for term in weights}, shares
+
+    return losses
+
+
+@pytest.mark.parametrize("names", [["feature", "response"], list(KINDS)], ids=["2", "5"])
+@pytest.mark.parametrize("name", ["fully_connected", "ONE, modreduce", "OKDDip"])
+def test_a_step_of_modreduce_equals_one_by_hand(name, names, random):
+    method = METHODS[name]
+    names = ["labels", *names] if name == "OKDDip" and len(names) == 2 else names
+    teacher = network(5, name="teacher")
+    scatter(teacher.trainable_variables, random)
+    students = {kind: network(3 + i % 2, i % 2, name=kind) for i, kind in enumerate(names)}
+    for student in students.values():
+        scatter(student.trainable_variables, random)
+    distiller = mr.ModReduce(
+        teacher,
+        students,
+        knowledge={kind: KINDS[kind]() for kind in names},
+        aggregator=mr.aggregators.get(method.identifier, **method.arguments),
+        online_weight=0.3,
+        multipliers={kind: m for kind, m in MULTIPLIERS.items() if kind in names},
+    )
+    scatter(distiller.aggregator.trainable_variables, random)
+    images, labels = data(random, 1)
+    hand = ByHand(
+        students,
+        distiller.aggregator,
+        method.equation,
+        online_weight=0.3,
+        temperature=4.0,
+        offline=offline_by_hand(teacher, images, names),
+    )
+    fixed = [variable.numpy() for variable in teacher.variables]
+    shifts = [0.0] * len(names)
+    eagerly = not (len(names) == 2 and name == "fully_connected")
+    history, expected = train(distiller, hand, images, labels, 1, shifts, eagerly)
+    assert_equal_runs(distiller, students, hand, history, expected)
+    for variable, value in zip(teacher.variables, fixed, strict=True):
+        np.testing.assert_array_equal(variable, value)
 
 
 def test_every_aggregator_has_a_step_by_hand():
