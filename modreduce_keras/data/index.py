@@ -46,7 +46,7 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
             "with_index(dataset).shuffle(...).batch(64). Received a dataset that is batched: "
             f"{dataset.element_spec}"
         )
-    if _reshuffled(dataset):
+    if reshuffled(dataset):
         raise ValueError(
             "with_index counts samples in an order that stays: apply it before .shuffle(), as in "
             "with_index(dataset).shuffle(...).batch(64). Received a dataset that is shuffled anew "
@@ -62,7 +62,7 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.enumerate().map(indexed, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _reshuffled(dataset: tf.data.Dataset) -> bool:
+def reshuffled(dataset: tf.data.Dataset) -> bool:
     """Returns whether a dataset is known to change its order from one epoch to the next."""
     # Only shuffles have the attribute, and a cache keeps the order of the first epoch.
     if "Cache" in type(dataset).__name__:
@@ -70,7 +70,7 @@ def _reshuffled(dataset: tf.data.Dataset) -> bool:
     if getattr(dataset, "_reshuffle_each_iteration", False) is not False:
         return True
     try:
-        return any(map(_reshuffled, dataset._inputs()))
+        return any(map(reshuffled, dataset._inputs()))
     except (AttributeError, NotImplementedError):
         return False
 

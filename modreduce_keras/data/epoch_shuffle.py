@@ -1,0 +1,170 @@
+"""Epoch shuffle: an order of the data that depends on a seed and the epoch alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from modreduce_keras.arguments import require_integer
+from modreduce_keras.data.index import reshuffled
+
+
+class _Running:
+    """The epoch that training is in, which a callback announces; `None` between trainings."""
+
+    epoch: int | None = None
+
+
+def announce_epoch(epoch: int | None) -> None:
+    """Tells every `epoch_shuffle` of this process which epoch begins; `None` when training ends."""
+    _Running.epoch = epoch
+
+
+class _Epochs:
+    """Says which epoch an iteration is of: the announced one, or the number of iterations so far.
+
+    The pipeline asks once for each iteration, not for each sample.
+    """
+
+    def __init__(self):
+        self.iterations = 0
+
+    def __call__(self) -> np.int64:
+        if _Running.epoch is not None:
+            return np.int64(_Running.epoch)
+        self.iterations += 1
+        return np.int64(self.iterations - 1)
+
+
+def epoch_shuffle(
+    dataset: tf.data.Dataset,
+    *,
+    seed: int,
+    buffer_size: int | None = None,
+    augment: Callable[..., Any] | None = None,
+) -> tf.data.Dataset:
+    """Returns the data of one epoch, in an order that is a function of the seed and the epoch.
+
+    Each epoch has another order, and each process has the same one for the same epoch, whatever
+    was read, evaluated or drawn at random before. That is what training needs to go on exactly
+    where it was stopped (`mr.callbacks.Resume`); the order of `dataset.shuffle(seed=...)` begins
+    anew in every process.
+
+        dataset = mr.data.with_index(dataset)                     # where a method asks for it
+        train = mr.data.epoch_shuffle(dataset, seed=0).map(decode).batch(64).prefetch(2)
+        distiller.fit(train, epochs=240, callbacks=[mr.callbacks.Resume("run")])
+
+    `Resume` announces each epoch to the pipeline, by the number that `fit` counts. Until training
+    ends, every iteration (a validation, an `evaluate`, a look at a batch) then sees that epoch's
+    order and changes nothing. Where no epoch is announced, each iteration is the next epoch: the
+    first one 0.
+
+    What comes after it must be a function of the samples: `batch`, `prefetch`, and a `map` without
+    a state. A `cache` after it would keep the first order. For epochs of `n` batches write
+    `.batch(64).take(n)`, not `repeat()` with `steps_per_epoch=n`, by which a pass over the data
+    begins within an epoch.
+
+    Args:
+        dataset: Yields single samples in an order that does not change, and ends.
+        seed: An integer that is not negative.
+        buffer_size: Number of samples to draw from, as in `tf.data.Dataset.shuffle`. A smaller one
+            takes less memory and mixes less. Defaults to `None`: all, a permutation.
+        augment: `augment(sample_seed, *sample)` returns the sample that takes its place (`sample`
+            being `x`, or `x, y`, ...). `sample_seed` is an int32 (2,) tensor for
+            `tf.image.stateless_random_flip_left_right` and its like, another one at each place of
+            each epoch, and a function of seed, epoch and place. Defaults to `None`.
+
+    Returns:
+        A dataset of one epoch, as many samples as `dataset` has.
+
+    Raises:
+        TypeError: If something else than a `tf.data.Dataset` came.
+        ValueError: If the seed or the buffer size is not such an integer; if the dataset is
+            shuffled anew in each epoch or endless; if its size is unknown and no buffer size is
+            given.
+
+    Example:
+        >>> train = epoch_shuffle(tf.data.Dataset.range(4), seed=0)
+        >>> first, second = (list(map(int, train)) for epoch in range(2))
+        >>> sorted(first), first == second
+        ([0, 1, 2, 3], False)
+        >>> first == list(map(int, epoch_shuffle(tf.data.Dataset.range(4), seed=0)))
+        True
+    """
+    if not isinstance(dataset, tf.data.Dataset):
+        raise TypeError(
+            "epoch_shuffle takes a tf.data.Dataset, such as "
+            f"tf.data.Dataset.from_tensor_slices((x, y)). Received: {type(dataset).__name__}"
+        )
+    seed = require_integer("seed", seed, least=0)
+    buffer_size = require_integer("buffer_size", buffer_size, optional=True)
+    size = _size(dataset, buffer_size)
+    epochs = _Epochs()
+
+    def order(_):
+        epoch = tf.ensure_shape(tf.numpy_function(epochs, [], tf.int64), ())
+        keys = tf.random.stateless_uniform(
+            (2, 2), tf.stack([seed, epoch]), minval=None, maxval=None, dtype=tf.int64
+        )
+        shuffled = _shuffled(dataset, tf.cast(buffer_size or size, "int64"), keys[0])
+        if augment is None:
+            return shuffled
+
+        def augmented(place, sample):
+            several = sample if isinstance(sample, tuple) else (sample,)
+            return augment(tf.cast(_folded(keys[1], place), "int32"), *several)
+
+        numbered = tf.data.Dataset.zip(tf.data.Dataset.counter(), shuffled)
+        return numbered.map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+    result = tf.data.Dataset.from_tensors(0).flat_map(order).with_options(dataset.options())
+    if size >= 0:
+        result = result.apply(tf.data.experimental.assert_cardinality(size))
+    result._reshuffle_each_iteration = True  # as `shuffle` says it: for what needs a fixed order
+    return result
+
+
+def _size(dataset: tf.data.Dataset, buffer_size: int | None) -> int:
+    size = int(dataset.cardinality())
+    if size == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            "epoch_shuffle takes the data of one epoch, without repeat(). Received a dataset that "
+            "does not end"
+        )
+    if size < 0 and buffer_size is None:
+        raise ValueError(
+            "epoch_shuffle needs buffer_size= for a dataset of unknown size (or tell its size by "
+            "dataset.apply(tf.data.experimental.assert_cardinality(n))). Received: "
+            "buffer_size=None"
+        )
+    if reshuffled(dataset):
+        raise ValueError(
+            "epoch_shuffle needs samples in an order that stays. Received a dataset that is "
+            "shuffled anew in each epoch: leave that shuffle out"
+        )
+    return size
+
+
+def _shuffled(dataset: tf.data.Dataset, buffer_size: Any, key: Any) -> tf.data.Dataset:
+    # Not `dataset.shuffle`, whose order depends on `tf.random.set_seed` too.
+    specs = tf.nest.flatten(dataset.element_spec)
+    # Ragged and sparse tensors go through a pipeline as variants.
+    specs = [s if isinstance(s, tf.TensorSpec) else tf.TensorSpec(None, "variant") for s in specs]
+    variant = tf.raw_ops.ShuffleDataset(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        buffer_size=tf.maximum(buffer_size, 1),
+        seed=key[0],
+        seed2=key[1],
+        output_types=[spec.dtype for spec in specs],
+        output_shapes=[spec.shape for spec in specs],
+        reshuffle_each_iteration=False,
+    )
+    return tf.data.experimental.from_variant(variant, dataset.element_spec)
+
+
+def _folded(key: Any, place: Any) -> Any:
+    """Returns two integers that are a function of a key and a place."""
+    return tf.random.stateless_uniform(
+        (2,), key + tf.stack([place, 0]), minval=0, maxval=2**31 - 1, dtype=tf.int64
+    )
