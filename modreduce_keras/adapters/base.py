@@ -6,6 +6,8 @@ import keras
 
 from modreduce_keras import knobs
 
+_RANDOM = "random_"
+
 
 class Adapter(keras.layers.Layer):
     """Base class of all adapters: a layer that owns every weight and state a method needs.
@@ -51,6 +53,26 @@ class Adapter(keras.layers.Layer):
     def pretraining_variables(self) -> list[keras.Variable]:
         """Returns the variables that the adapter's own stage trains, and only that stage."""
         return []
+
+    def save_own_variables(self, store):
+        """Saves the weights, and how far random numbers have been drawn, which Keras leaves out."""
+        super().save_own_variables(store)
+        for place, state in enumerate(self._random_states()):
+            store[f"{_RANDOM}{place}"] = state
+
+    def load_own_variables(self, store):
+        """Loads what `save_own_variables` saved."""
+        states = self._random_states()
+        for place, state in enumerate(states):
+            state.assign(store[f"{_RANDOM}{place}"])
+        if states:
+            names = [name for name in list(store.keys()) if not name.startswith(_RANDOM)]
+            store = {name: store[name] for name in names}
+        super().load_own_variables(store)
+
+    def _random_states(self) -> list[keras.Variable]:
+        held = vars(self).values()
+        return [one.state for one in held if isinstance(one, keras.random.SeedGenerator)]
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
