@@ -1,6 +1,7 @@
-"""Callbacks: what to watch while students train, in logs, TensorBoard and pictures."""
+"""Callbacks: what to watch while students train, and how a training that was killed goes on."""
 
 from modreduce_keras.callbacks.peer_monitor import PeerMonitor
 from modreduce_keras.callbacks.progress_bar import ProgressBar
+from modreduce_keras.callbacks.resume import Resume
 
-__all__ = ["PeerMonitor", "ProgressBar"]
+__all__ = ["PeerMonitor", "ProgressBar", "Resume"]

@@ -1,0 +1,159 @@
+"""Checkpoint files: written whole or not at all, verified when they are read.
+
+A file is, in this order: `MAGIC`; the length of the manifest, 8 bytes, little-endian; the manifest,
+JSON in UTF-8, whose `"arrays"` lists name, dtype and shape of each array; the arrays' bytes; the
+SHA-256 of everything before it, 32 bytes. Nothing in it is executed, unpickled or used as a path.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MAGIC = b"modreduce_keras checkpoint 1\n"
+_DIGEST_SIZE = hashlib.sha256().digest_size
+_NAME = re.compile(r"epoch-(\d{6})-step-(\d{9})\.checkpoint(\.unfinished)?")
+
+
+class DamagedError(ValueError):
+    """A checkpoint file that is not what was written."""
+
+
+class Position(NamedTuple):
+    """Where training stands: the epoch, from 0, and how many of its steps are done."""
+
+    epoch: int
+    step: int
+
+
+class Folder:
+    """The checkpoints of one run, one file each.
+
+    Args:
+        path: The folder; it is made when the first checkpoint is written.
+        keep: How many checkpoints to keep.
+    """
+
+    def __init__(self, path: Path, keep: int):
+        self.path, self.keep = path, keep
+
+    def _named(self, unfinished: bool) -> list[tuple[Position, Path]]:
+        paths = self.path.iterdir() if self.path.is_dir() else ()
+        matches = ((_NAME.fullmatch(path.name), path) for path in paths)
+        named = [(m, path) for m, path in matches if m and bool(m[3]) == unfinished]
+        return sorted((Position(int(m[1]), int(m[2])), path) for m, path in named)
+
+    def positions(self) -> list[Position]:
+        """Returns of which positions there are checkpoints, the newest last."""
+        return [position for position, _ in self._named(unfinished=False)]
+
+    def file(self, position: Position) -> Path:
+        """Returns the path of a position's checkpoint."""
+        return self.path / f"epoch-{position.epoch:06d}-step-{position.step:09d}.checkpoint"
+
+    def remove_unfinished(self) -> None:
+        """Removes what a process left that was killed while it wrote."""
+        for _, path in self._named(unfinished=True):
+            path.unlink(missing_ok=True)
+
+    def write(
+        self,
+        position: Position,
+        manifest: Mapping[str, Any],
+        arrays: Iterable[tuple[str, np.ndarray]],
+    ) -> None:
+        """Writes a checkpoint and removes the oldest, keeping `keep`.
+
+        At every moment the folder holds the checkpoints that were complete before.
+
+        Raises:
+            OSError: If it cannot be written; then nothing of it stays.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        final = self.file(position)
+        unfinished = final.with_name(f"{final.name}.unfinished")
+        try:
+            with unfinished.open("wb") as file:
+                _write(file, manifest, list(arrays))
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(final)
+            _fsync_folder(self.path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+        # What is newer than this one was unreadable, and training will write it again.
+        older = [other for other in self.positions() if other <= position]
+        for other in older[: -self.keep]:
+            self.file(other).unlink(missing_ok=True)
+
+    def read(self, position: Position) -> tuple[dict[str, Any], dict[str, memoryview]]:
+        """Returns a checkpoint's manifest, and the bytes of its arrays by name.
+
+        Raises:
+            DamagedError: If the file is torn or altered.
+            OSError: If it cannot be read.
+        """
+        content = memoryview(self.file(position).read_bytes())
+        body, digest = content[:-_DIGEST_SIZE], content[-_DIGEST_SIZE:]
+        if len(content) < len(MAGIC) + 8 + _DIGEST_SIZE or body[: len(MAGIC)] != MAGIC:
+            raise DamagedError(
+                f"a file of {len(content)} bytes that does not begin as a checkpoint"
+            )
+        if hashlib.sha256(body).digest() != digest:
+            raise DamagedError(f"a file of {len(content)} bytes whose checksum is wrong")
+        begin = len(MAGIC) + 8
+        end = begin + int.from_bytes(body[len(MAGIC) : begin], "little")
+        manifest = json.loads(bytes(body[begin:end]))
+        arrays, begin = {}, end
+        for array in manifest["arrays"]:
+            end = begin + array["bytes"]
+            arrays[array["name"]], begin = body[begin:end], end
+        return manifest, arrays
+
+
+def _write(file: Any, manifest: Mapping[str, Any], arrays: list[tuple[str, np.ndarray]]) -> None:
+    described = [
+        {
+            "name": name,
+            "dtype": array.dtype.name,
+            "shape": list(array.shape),
+            "bytes": array.dtype.itemsize * math.prod(array.shape),
+        }
+        for name, array in arrays
+    ]
+    text = json.dumps({**manifest, "arrays": described}, default=_plain).encode()
+    digest = hashlib.sha256()
+
+    def put(part: Any) -> None:
+        digest.update(part)
+        file.write(part)
+
+    put(MAGIC)
+    put(len(text).to_bytes(8, "little"))
+    put(text)
+    for _, array in arrays:
+        put(memoryview(np.ascontiguousarray(array).reshape(-1).view("uint8")))
+    file.write(digest.digest())
+
+
+def _plain(value: Any) -> Any:
+    """Returns NumPy's numbers and arrays as Python's; what is neither is left out."""
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else None
+
+
+def _fsync_folder(path: Path) -> None:
+    """Makes the names in a folder last, where the system can (Windows opens no folders)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,36 @@
+"""Tests that distillers of several students go on bit by bit; their steps are long to compile."""
+
+import numpy as np
+import pytest
+from resumable import Interrupt, StoppedError, different, state, train
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Trains to the end, once for each kind."""
+    done = {}
+
+    def run(kind, eager):
+        if (kind, eager) not in done:
+            folder = tmp_path_factory.mktemp("once")
+            model, history = train(kind, 1, folder, 3, eager=eager)
+            done[kind, eager] = state(model), history
+        return done[kind, eager]
+
+    return run
+
+
+@pytest.mark.parametrize(("every", "at"), [("epoch", (1, 2)), (2, (0, 2)), (1, (2, 3))], ids=str)
+@pytest.mark.parametrize("eager", [True, False], ids=["eager", "compiled"])
+@pytest.mark.parametrize("kind", ["distiller", "modreduce", "pcl", "plain"])
+def test_the_state_is_that_of_an_uninterrupted_run(kind, eager, every, at, uninterrupted, tmp_path):
+    expected, history = uninterrupted(kind, eager)
+    arguments = {"eager": eager, "every": every}
+    with pytest.raises(StoppedError):
+        train(kind, 1, tmp_path, 3, Interrupt(*at), **arguments)
+    model, resumed = train(kind, 2, tmp_path, 3, **arguments)
+    assert all(np.isfinite(array).all() for array in expected)
+    assert different(state(model), expected) == []
+    assert resumed == history

@@ -1,0 +1,53 @@
+"""A ModReduce run is killed at 20 random moments, and ends as the run that never was."""
+
+import multiprocessing
+import signal
+
+import killed
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+
+KILLS = 5
+processes = multiprocessing.get_context("forkserver")
+# So that not every one of the processes has to import TensorFlow.
+processes.set_forkserver_preload(["modreduce_keras"])
+
+
+def run(*arguments):
+    """Runs the training in a process and returns how that ended."""
+    process = processes.Process(target=killed.run, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def result(path):
+    with np.load(path) as arrays:
+        return {name: arrays[name].tobytes() for name in arrays}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("once")
+    assert run(folder / "run", folder / "final.npz", "epoch") == 0
+    with np.load(folder / "final.npz") as arrays:
+        assert all(np.isfinite(arrays[name]).all() for name in arrays)
+    return result(folder / "final.npz")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_final_state_is_bit_identical(seed, uninterrupted, tmp_path):
+    random = np.random.default_rng(seed)
+    moments = list(random.permutation([*killed.MOMENTS, "time"]))
+    assert len(moments) == KILLS
+    every = 1 if seed % 2 else "epoch"
+    output = tmp_path / "final.npz"
+    for moment in moments:
+        scale = {"time": 2.0, "step": 0.3}.get(moment, 1.0)
+        amount = float(random.uniform()) * scale
+        ended = run(tmp_path / "run", output, every, str(moment), amount)
+        assert ended == -signal.SIGKILL, f"not killed by {moment} {amount}"
+    assert run(tmp_path / "run", output, every) == 0
+    assert result(output) == uninterrupted
