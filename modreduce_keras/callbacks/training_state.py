@@ -115,6 +115,8 @@ def differences(
 
 def _bare(name: str) -> str:
     kind, _, path = name.split("/", 2)
+    # Where optimizers and metrics are built, in a step or before, changes the scopes around them.
+    path = path if kind == MODEL else path.rsplit("/", 1)[-1]
     return f"{kind} " + re.sub(r"_\d+(?=[_/]|$)", "", path)
 
 

@@ -61,6 +61,7 @@ def stored(folder):
         ("light", 2, (1, STEPS), (1, 2)),
         ("light", 1, (1, STEPS), (1, STEPS - 1)),
         ("distiller", 2, (1, STEPS), (1, 2)),
+        ("plain", 2, (1, STEPS), (1, 2)),
     ],
     ids=str,
 )
