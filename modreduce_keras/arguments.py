@@ -35,6 +35,13 @@ def is_number(value: Any) -> bool:
     return real and math.isfinite(value)
 
 
+def require_bool(name: str, value: Any) -> bool:
+    """Returns an argument that is `True` or `False`, or raises a `ValueError`."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False. Received: {name}={value!r}")
+    return value
+
+
 def require_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     """Returns an argument that is one of the names, or raises a `ValueError` that lists them."""
     if not isinstance(value, str) or value not in choices:

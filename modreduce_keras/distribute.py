@@ -22,6 +22,16 @@ def _replica_context():
     return None if context is None or context.num_replicas_in_sync == 1 else context
 
 
+def is_multi_worker(strategy) -> bool:
+    """Returns whether a strategy of TensorFlow trains on several machines, or `None` on one."""
+    if strategy is None:
+        return False
+    import tensorflow as tf
+
+    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return several and strategy.num_replicas_in_sync > 1
+
+
 def num_replicas() -> int:
     """Returns the number of replicas that train together."""
     if not _on_tensorflow():
@@ -57,11 +67,51 @@ def gather_over_replicas(value):
     value = tf.stop_gradient(value)
     if not isinstance(context.strategy, tf.distribute.MirroredStrategy):
         return context.all_gather(value, axis=0)
-    # Not `all_gather`: in the nested functions of `fit`, a collective keeps the shape of its first
-    # step, and fails when a last batch is smaller.
+    return _merged(context, lambda parts: tf.concat(parts, 0), value)
+
+
+def _merged(context, merge, value):
+    """Returns what a function makes of the values of all replicas of one machine.
+
+    Not by a collective: in the nested functions of `fit`, that keeps the shape of its first step,
+    and fails when a last batch is smaller.
+    """
     return context.merge_call(
-        lambda strategy, values: tf.concat(strategy.experimental_local_results(values), 0), (value,)
+        lambda strategy, values: merge(strategy.experimental_local_results(values)), (value,)
     )
+
+
+def gather_with_gradient(value):
+    """Returns the rows of all replicas like `gather_over_replicas`, and lets gradients back.
+
+    A row's gradient is the sum of those that it has on all replicas. So where each replica adds
+    to the loss only what its own rows stand for, all gradients are those of the global batch.
+
+    Args:
+        value: (batch of this replica, ...).
+
+    Returns:
+        (batch of all replicas, ...); the tensor itself where there is one replica.
+    """
+    context = _replica_context()
+    if context is None:
+        return value
+    import tensorflow as tf
+
+    if not isinstance(context.strategy, tf.distribute.MirroredStrategy):
+        return context.all_gather(value, axis=0)
+
+    @tf.custom_gradient
+    def gather(rows):
+        begin, _ = place_in_global_batch(tf.shape(rows)[0])
+
+        def gradient(upstream):
+            total = _merged(context, tf.add_n, upstream)
+            return total[begin : begin + tf.shape(rows)[0]]
+
+        return gather_over_replicas(rows), gradient
+
+    return gather(value)
 
 
 def place_in_global_batch(rows):

@@ -14,6 +14,13 @@ from keras import ops
 
 from modreduce_keras import knobs, registry
 from modreduce_keras.adapters.base import Adapter
+from modreduce_keras.arguments import require_bool
+from modreduce_keras.distribute import (
+    gather_over_replicas,
+    gather_with_gradient,
+    num_replicas,
+    place_in_global_batch,
+)
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import float32, tempered_log_softmax
@@ -148,7 +155,11 @@ class Knowledge(keras.layers.Layer):
             "mask": kept is not None,
         }
         y_true = {key: value for key, value in given.items() if needed[key]}
-        return self.loss.call(teacher if set(y_true) == {"teacher"} else y_true, student)
+        return self.compare(teacher if set(y_true) == {"teacher"} else y_true, student)
+
+    def compare(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the loss's values per sample, (batch,)."""
+        return self.loss.call(y_true, y_pred)
 
     @property
     def pretrains(self) -> bool:
@@ -356,18 +367,48 @@ class Relation(Knowledge):
         student: See `Feature`.
         teacher: See `Feature`.
         adapter: See `Knowledge`.
-        weight: See `Knowledge`.
-        staged: See `Knowledge`.
-        name: See `Knowledge`.
+        across_replicas: Whether the batch whose samples are related is that of all replicas and
+            not of each its own. It makes the training that of one replica, and exchanges all
+            compared features at each step. Several machines then need batches of one size
+            (`drop_remainder=True`). Defaults to `False`.
+        **kwargs: `weight`, `staged`, `name`; see `Knowledge`.
 
     Raises:
-        ValueError: See `Feature`.
+        ValueError: See `Feature`; or if `across_replicas` is neither `True` nor `False`.
 
     Example:
         >>> import modreduce_keras as mr
         >>> mr.Relation("rkd_distance", at="embedding").name
         'rkd_distance'
     """
+
+    def __init__(
+        self,
+        loss: Any,
+        *,
+        at: Taps = None,
+        student: Taps = None,
+        teacher: Taps = None,
+        adapter: Any = "default",
+        across_replicas: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(loss, at=at, student=student, teacher=teacher, adapter=adapter, **kwargs)
+        self.across_replicas = require_bool("across_replicas", across_replicas)
+
+    def compare(self, y_true, y_pred):
+        """Returns the loss's values per sample, (batch,), of this replica's samples."""
+        if not self.across_replicas or num_replicas() == 1:
+            return super().compare(y_true, y_pred)
+        rows = ops.shape(keras.tree.flatten(y_pred)[0])[0]
+        begin, _ = place_in_global_batch(rows)
+        y_true = keras.tree.map_structure(gather_over_replicas, y_true)
+        y_pred = keras.tree.map_structure(gather_with_gradient, y_pred)
+        return super().compare(y_true, y_pred)[begin : begin + rows]
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "across_replicas": self.across_replicas}
 
 
 def as_list(knowledge: Any) -> list[Knowledge]:

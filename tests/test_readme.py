@@ -40,6 +40,7 @@ def namespace():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")
 def test_blocks_run(namespace, tmp_path, monkeypatch, scratch_registry, capfd):
     monkeypatch.chdir(tmp_path)

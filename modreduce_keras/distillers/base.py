@@ -197,7 +197,8 @@ class BaseDistiller(LoggedModel):
             terms = require_finite(terms)
         per_example, terms = weighted_sum(terms, weights, x, sample_weight)
         additional = sum((ops.sum(ops.cast(v, "float32")) for v in self.losses), 0.0)
-        self._trackers.update({**terms, **self._logged_values(y_pred)})
+        values = {**terms, **self._logged_values(y_pred)}
+        self._trackers.update(values, ops.shape(per_example)[0])
         self._loss_tracker.update_state(per_example + additional)
         return mean_over_replicas(per_example) + additional / num_replicas()
 
@@ -212,7 +213,7 @@ class BaseDistiller(LoggedModel):
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         self.step.assign_add(1)
         self.after_step()
-        return self.compute_metrics(x, y, outputs, sample_weight)
+        return self._step_logs(self.compute_metrics(x, y, outputs, sample_weight))
 
     def after_step(self) -> None:
         """Runs after the variables have moved, at the end of a training step."""
@@ -222,7 +223,8 @@ class BaseDistiller(LoggedModel):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self.forward(x, training=False, labels=y)
         self.compute_loss(x, y, outputs, sample_weight, training=False)
-        return self._evaluated(self.compute_metrics(x, y, outputs, sample_weight))
+        logs = self.compute_metrics(x, y, outputs, sample_weight)
+        return self._step_logs(self._evaluated(logs))
 
     def make_train_function(self, force: bool = False):
         """Makes the compiled training step, as Keras does."""

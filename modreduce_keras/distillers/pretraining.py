@@ -58,7 +58,7 @@ class Stage(keras.Model):
             per_example, terms = weighted_sum(terms, weights, x, sample_weight)
             loss = mean_over_replicas(per_example)
             loss = self.optimizer.scale_loss(loss)
-        self._trackers.update(terms)
+        self._trackers.update(terms, tf.shape(per_example)[0])
         self._loss_tracker.update_state(per_example)
         gradients = tape.gradient(loss, variables)
         # A term that is read at a tap does not reach the layers above it.

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
+from keras import ops
 
 
 class Trackers:
@@ -25,7 +26,13 @@ class Trackers:
         """The means, in the order of their names' first appearance."""
         return list(self._means.values())
 
-    def update(self, values: Mapping[str, Any]) -> None:
-        """Adds values, scalars or one for each example, to the means of their names."""
+    def update(self, values: Mapping[str, Any], examples: Any) -> None:
+        """Adds values to the means of their names.
+
+        Args:
+            values: By name: one for each example, or one that is the mean of all of them.
+            examples: The number of examples, of this replica.
+        """
         for name, value in values.items():
-            self._means[name].update_state(value)
+            scalar = len(value.shape) == 0
+            self._means[name].update_state(ops.repeat(value, examples) if scalar else value)

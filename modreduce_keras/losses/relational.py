@@ -23,7 +23,8 @@ class RelationLoss(Loss):
     Teacher and student may have features of different shapes; each is flattened to
     (batch, features). The value of sample i is the part of the batch's loss that i takes part in
     as the anchor. A batch of one has no relations: its value and gradient are 0. On several
-    replicas, the batch is each replica's own part.
+    replicas, the batch is each replica's own part, or with
+    `mr.Relation(..., across_replicas=True)` that of all.
     """
 
     kind = "relation"

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from keras import ops
 
+from modreduce_keras.arguments import require_bool
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import masked_mean, standardized, tempered_divergence
@@ -149,9 +150,8 @@ class SoftenedLoss(ResponseLoss):
         reduction="sum_over_batch_size",
     ):
         super().__init__(name=name, reduction=reduction)
-        if not isinstance(standardize, bool):
-            raise ValueError(f"standardize must be True or False. Received: {standardize=}")
-        self.temperature, self.standardize = temperature, standardize
+        self.temperature = temperature
+        self.standardize = require_bool("standardize", standardize)
 
     def checked(self, teacher, student, labels=None, mask=None):
         teacher, student, labels, mask = super().checked(teacher, student, labels, mask)

@@ -86,15 +86,15 @@ def test_the_queue_starts_with_random_unit_vectors():
 
 
 @pytest.mark.parametrize("negatives", [None, 4])
-def test_a_batch_of_one_gives_a_finite_loss(size, pair):
-    ratios = small(negatives=size)(*(side[:1] for side in pair), training=True)
-    assert ratios[0].shape == (1, 1 + size)
+def test_a_batch_of_one_gives_a_finite_loss(negatives, pair):
+    ratios = small(negatives=negatives)(*(side[:1] for side in pair), training=True)
+    assert ratios[0].shape == (1, 1 + (negatives or 0))
     assert np.isfinite(mr.losses.CRD().call(*ratios)).all()
 
 
 @pytest.mark.parametrize("negatives", [None, 4])
-def test_each_direction_trains_its_own_side_only(size, pair):
-    adapter = small(negatives=size)
+def test_each_direction_trains_its_own_side_only(negatives, pair):
+    adapter = small(negatives=negatives)
     weights = [weight.value for weight in adapter.trainable_weights]
     with tf.GradientTape(persistent=True) as tape:
         positives = [side[:, 0] for side in adapter(*pair, training=True)]

@@ -311,7 +311,7 @@ def test_a_training_that_goes_on_keeps_the_earlier_epochs(peers, inputs, labels)
     [
         ({"every": 0}, "every must be a positive integer. Received: every=0"),
         ({"batch_size": 2.0}, "batch_size must be a positive integer. Received: batch_size=2.0"),
-        ({"plots": "x", "plot_every": True}, "plot_every must be a positive integer"),
+        ({"plots": "x", "plot_every": True}, "plot_every must be None or a positive"),
         ({"plot_every": 2}, "plot_every needs plots=, a folder"),
     ],
 )

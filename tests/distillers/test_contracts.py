@@ -224,6 +224,7 @@ def test_dict_inputs_reach_student_and_teacher(cross_entropy, images, labels):
     assert logs["logit_mse"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"run_eagerly": True}, {"steps_per_execution": 2}, {"jit_compile": True}]
 )

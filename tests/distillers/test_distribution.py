@@ -1,4 +1,4 @@
-"""Two replicas train exactly as one does, also when the last shards are uneven or empty."""
+"""Several replicas or machines train exactly as one, also when shards are uneven or empty."""
 
 import subprocess
 import sys
@@ -8,12 +8,21 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-PROGRAM = Path(__file__).with_name("two_replicas.py")
+HERE = Path(__file__).parent
+DISTILLERS = ["offline", "rkd", "crd", "modreduce", "modreduce_one", "one", "okddip", "pcl"]
 
 
-@pytest.mark.parametrize("distiller", ["offline", "modreduce", "staged"])
-def test_two_replicas_equal_one(distiller):
-    run = subprocess.run(
-        [sys.executable, str(PROGRAM), distiller], capture_output=True, text=True, check=False
+def run(program, *names):
+    done = subprocess.run(
+        [sys.executable, str(HERE / program), *names], capture_output=True, text=True, check=False
     )
-    assert run.returncode == 0, run.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("distiller", [*DISTILLERS, "staged"])
+def test_two_replicas_equal_one(distiller):
+    run("two_replicas.py", distiller)
+
+
+def test_two_workers_equal_one_process():
+    run("two_workers.py", *DISTILLERS)

@@ -164,6 +164,7 @@ def test_modreduce_with_a_single_sgd_equals_three_updates_by_hand(
     assert_close(hint.adapter.trainable_variables, expected_regressor)
 
 
+@pytest.mark.slow
 def test_peers_learn_from_each_other_only_through_constants(modreduce, images, labels):
     """No student's weights move by another student's loss, and the aggregator's by none."""
     names = list(modreduce.students)

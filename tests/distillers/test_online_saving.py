@@ -9,6 +9,8 @@ from online_by_hand import CLASSES, IMAGE, network, scatter
 import modreduce_keras as mr
 from modreduce_keras.registry import components
 
+pytestmark = pytest.mark.slow
+
 BATCH, STEPS = 4, 2
 
 # Identifier, arguments, and whether the peers share a trunk.

@@ -180,7 +180,7 @@ def compare(variables, expected, rtol=0):
         np.testing.assert_allclose(variable, value, rtol=rtol, atol=1e-6, err_msg=variable.path)
 
 
-@pytest.mark.parametrize("peers", [2, 5])
+@pytest.mark.parametrize("peers", [2, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", METHODS)
 def test_steps_equal_those_by_hand(name, peers, random):
     method = METHODS[name]
@@ -266,7 +266,11 @@ def offline_by_hand(teacher, images, names):
     return losses
 
 
-@pytest.mark.parametrize("names", [["feature", "response"], list(KINDS)], ids=["2", "5"])
+@pytest.mark.parametrize(
+    "names",
+    [["feature", "response"], pytest.param(list(KINDS), marks=pytest.mark.slow)],
+    ids=["2", "5"],
+)
 @pytest.mark.parametrize("name", ["fully_connected", "ONE, modreduce", "OKDDip"])
 def test_a_step_of_modreduce_equals_one_by_hand(name, names, random):
     method = METHODS[name]

@@ -10,6 +10,8 @@ import pytest
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.slow
+
 
 def fit(distiller, images, labels):
     return distiller.fit(

@@ -1,0 +1,140 @@
+"""Distillers small enough to be trained under several strategies, and the training.
+
+What `two_replicas.py` and `two_workers.py` compare. The batches are of 8 samples, and the last has
+8, 5 or 1 of them: full shards, an uneven one, an empty one.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import modreduce_keras as mr
+
+WIDTH, CLASSES = 6, 3
+PAIR = ("response", "feature")
+
+
+def dense_net(width, name=None):
+    inputs = keras.Input((WIDTH,))
+    hidden = keras.layers.Dense(width, activation="tanh", kernel_regularizer="l2", name="hidden")(
+        inputs
+    )
+    return keras.Model(inputs, keras.layers.Dense(CLASSES)(hidden), name=name)
+
+
+def offline():
+    hint = mr.Feature("hint", at="hidden", adapter="linear_embedding", weight=1.0)
+    return mr.Distiller(dense_net(4), dense_net(7), [mr.Response(), hint])
+
+
+def staged():
+    hint = mr.Feature("hint", at="hidden", adapter="linear_embedding", weight=1.0, staged=True)
+    return mr.Distiller(dense_net(4), dense_net(7), [mr.Response(), hint])
+
+
+def rkd():
+    relations = [
+        mr.Relation(name, at="hidden", weight=1.0, across_replicas=True)
+        for name in ("rkd_distance", "rkd_angle")
+    ]
+    return mr.Distiller(dense_net(4), dense_net(7), relations)
+
+
+def crd():
+    memory = mr.adapters.ContrastiveMemory(
+        samples=16, negatives=5, sampling="shared", units=3, temperature=0.5
+    )
+    relation = mr.Relation("crd", at="hidden", adapter=memory, weight=1.0)
+    return mr.Distiller(dense_net(4), dense_net(7), [relation])
+
+
+def modreduce():
+    return taught_in_two_ways({name: dense_net(4) for name in PAIR}, "weighted_average")
+
+
+def modreduce_one():
+    return taught_in_two_ways(
+        mr.models.branch(dense_net(4), at="hidden", branches=2, names=PAIR), "one"
+    )
+
+
+def taught_in_two_ways(students, aggregator):
+    return mr.ModReduce(
+        dense_net(7),
+        students,
+        knowledge={name: [mr.Response()] for name in PAIR},
+        aggregator=aggregator,
+        online_weight=mr.schedules.Linear(0.1, 0.6, steps=4),
+    )
+
+
+def okddip():
+    peers = [dense_net(4, name) for name in "abc"]
+    return mr.PeerDistiller(peers, aggregator="okddip", features_at="hidden")
+
+
+def pcl():
+    peers = [dense_net(4, name) for name in "abc"]
+    return mr.PeerDistiller(peers, aggregator="pcl", features_at="hidden")
+
+
+def one():
+    """ONE as published: branches, and a gate that normalizes over the batch."""
+    branches = mr.models.branch(dense_net(4), at="hidden", branches=3)
+    return mr.PeerDistiller(branches, aggregator="one")
+
+
+BUILDERS = {
+    "offline": offline,
+    "staged": staged,
+    "rkd": rkd,
+    "crd": crd,
+    "modreduce": modreduce,
+    "modreduce_one": modreduce_one,
+    "one": one,
+    "okddip": okddip,
+    "pcl": pcl,
+}
+
+
+def dataset(examples: int, name: str) -> tf.data.Dataset:
+    """Returns batches of 8, with an index for CRD and sample weights for the rest."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(examples, WIDTH)).astype("float32")
+    weights = rng.uniform(size=examples).astype("float32")
+    labels = np.arange(examples) % CLASSES
+    data = tf.data.Dataset.from_tensor_slices((x, labels, weights))
+    return (mr.data.with_index(data) if name == "crd" else data).batch(8)
+
+
+def train(name: str, strategy: tf.distribute.Strategy, data: tf.data.Dataset, epochs=3):
+    """Returns the logs and the weights after training under a strategy."""
+    keras.utils.set_random_seed(5)
+    with strategy.scope():
+        distiller = BUILDERS[name]()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        distiller.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss, metrics=["accuracy"])
+    stage = {}
+    if any(one.pretrains for one in distiller.taught()):
+        # Outside of the scope, as fit is; and fit insists on it under every strategy.
+        try:
+            distiller.fit(data, verbose=0)
+            raise AssertionError("fit ran without the stage before it")
+        except ValueError as error:
+            assert "must be trained in a stage" in str(error), error
+        stage = distiller.pretrain(data, optimizer=keras.optimizers.SGD(0.05), verbose=0).history
+    validation = None if name == "crd" else data
+    logs = distiller.fit(data, epochs=epochs, validation_data=validation, shuffle=False, verbose=0)
+    assert distiller.get_config()["supervised_weight"] == 1.0
+    history = logs.history | {f"stage/{name}": values for name, values in stage.items()}
+    return history, [variable.numpy() for variable in distiller.variables]
+
+
+def assert_same(one, other):
+    """Raises unless logs and weights are the same within what sums in another order differ by."""
+    (one_logs, one_weights), (other_logs, other_weights) = one, other
+    for first, second in zip(one_weights, other_weights, strict=True):
+        np.testing.assert_allclose(second, first, atol=1e-6)
+    np.testing.assert_equal(set(one_logs), set(other_logs))
+    for name, values in one_logs.items():
+        np.testing.assert_allclose(other_logs[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
