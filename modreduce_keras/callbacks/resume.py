@@ -120,6 +120,7 @@ class Resume(keras.callbacks.Callback):
         Raises:
             ValueError: As when training begins.
         """
+        training_state.variables(model, metrics=False)  # refuses what cannot be stored, at once
         self._own = self._identity(model)
         self._folder = Folder(self.directory / workers.own_folder(model), self.keep)
         self._folder.remove_unfinished()

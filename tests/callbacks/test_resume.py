@@ -383,20 +383,33 @@ def test_a_model_without_variables_is_refused(tmp_path):
         mr.callbacks.Resume(tmp_path).restore(model)
 
 
+def staged():
+    """A distiller whose hint is trained in a stage of its own."""
+    adapter = mr.adapters.get("linear_embedding")
+    hint = mr.Feature("hint", at="dense", adapter=adapter, staged=True)
+    student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="dense")])
+    teacher = keras.models.clone_model(student)
+    teacher.set_weights([np.ones((2, 3)), np.zeros(3)])
+    distiller = mr.Distiller(student, teacher, [mr.Response("kd"), hint])
+    return resumable.compiled(distiller, "sgd", True)
+
+
 def test_a_stage_of_pretraining_is_refused(tmp_path):
-    class Stage(keras.Model):
-        def __init__(self, trained):
-            super().__init__()
-            self.trained = lambda: trained
-
-        @property
-        def trainable_variables(self):
-            return self.trained().trainable_variables
-
-    stage = Stage(dense(1.0))
-    stage.compile("sgd")
+    resume = mr.callbacks.Resume(tmp_path)
     with pytest.raises(ValueError, match="Pretrain without Resume"):
-        arrays_of(stage)
+        staged().pretrain(np.ones((4, 2)), callbacks=[resume])
+
+
+def test_a_stage_that_was_run_need_not_be_run_again(tmp_path):
+    x, y = np.ones((4, 2), "float32"), np.zeros(4)
+    first, second = staged(), staged()
+    first.pretrain(x, verbose=0)
+    arguments = {"shuffle": False, "verbose": 0}
+    first.fit(x, y, callbacks=[mr.callbacks.Resume(tmp_path)], **arguments)
+    resume = mr.callbacks.Resume(tmp_path)
+    assert resume.restore(second)
+    history = second.fit(x, y, epochs=2, callbacks=[resume], **arguments)
+    assert len(history.history["kd"]) == 2
 
 
 def test_data_that_go_on_where_the_last_epoch_ended_are_refused(tmp_path):

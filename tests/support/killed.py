@@ -1,5 +1,6 @@
 """Trains in a process that kills itself at a chosen moment, as `kill -9` would."""
 
+import json
 import os
 import signal
 import threading
@@ -8,8 +9,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import resumable
+import tensorflow as tf
 
-from modreduce_keras.callbacks import checkpoints
+from modreduce_keras.callbacks import Resume, checkpoints
 
 EPOCHS = 5
 
@@ -85,3 +87,23 @@ def run(folder, output, every, moment=None, amount=0.0):
     logs = {f"log {name}": np.array(values) for name, values in history.items()}
     arrays = {f"{place:04d}": array for place, array in enumerate(resumable.state(model))}
     np.savez(output, **arrays, **logs)
+
+
+def run_worker(index, ports, folder, output, kill_in=None):
+    """Trains as one of several workers; kills itself at the end of an epoch, before its checkpoint.
+
+    On several machines the shards must be of one size, so the data are cut to whole batches.
+    """
+    cluster = {"worker": [f"localhost:{port}" for port in ports]}
+    task = {"type": "worker", "index": index}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    begun = any(Path(folder).glob("*/*.checkpoint"))
+    with strategy.scope():
+        model = resumable.distiller(2 if begun else 1, False)
+    resume = Resume(folder, every=2)
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=lambda e, _: e == kill_in and kill())]
+    dataset = resumable.data().unbatch().batch(4, drop_remainder=True)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(3))
+    model.fit(dataset, epochs=3, shuffle=False, verbose=0, callbacks=[*callbacks, resume])
+    np.savez(output, *resumable.state(model))

@@ -1,0 +1,73 @@
+"""One of two workers is killed, both start again, and end as the two that never were."""
+
+import multiprocessing
+import signal
+import socket
+import time
+
+import killed
+import numpy as np
+import pytest
+
+from modreduce_keras.callbacks.checkpoints import Folder
+
+pytestmark = pytest.mark.slow
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["modreduce_keras"])
+
+
+def free_ports(number):
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(number)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start(folder, kill_in=(None, None)):
+    ports = free_ports(2)
+    workers = [
+        processes.Process(
+            target=killed.run_worker,
+            args=(index, ports, folder / "run", folder / f"final_{index}.npz", kill_in[index]),
+        )
+        for index in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    return workers
+
+
+def results(folder, workers):
+    for worker in workers:
+        worker.join(180)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    states = []
+    for index in range(2):
+        with np.load(folder / f"final_{index}.npz") as arrays:
+            states.append([arrays[name].tobytes() for name in arrays])
+    return states
+
+
+def positions(folder, index):
+    return Folder(folder / "run" / f"worker-{index}", 3).positions()
+
+
+def test_both_begin_with_the_newest_checkpoint_that_both_have(tmp_path):
+    once, run = tmp_path / "once", tmp_path / "run"
+    once.mkdir()
+    run.mkdir()
+    expected = results(once, start(once))
+    workers = start(run, kill_in=(None, 1))
+    workers[1].join(180)
+    assert workers[1].exitcode == -signal.SIGKILL
+    for _ in range(100):
+        if (2, 0) in positions(run, 0):
+            break
+        time.sleep(0.1)
+    workers[0].kill()
+    workers[0].join()
+    assert positions(run, 0)[-1] == (2, 0)
+    assert positions(run, 1)[-1] == (1, 2)
+    assert results(run, start(run)) == expected
