@@ -57,8 +57,8 @@ def epoch_shuffle(
 
     `Resume` announces each epoch to the pipeline, by the number that `fit` counts. Until training
     ends, every iteration (a validation, an `evaluate`, a look at a batch) then sees that epoch's
-    order and changes nothing. Where no epoch is announced, each iteration is the next epoch: the
-    first one 0.
+    order and changes nothing; where an error breaks training off, until the next `fit` with
+    `Resume`. Where no epoch is announced, each iteration is the next epoch: the first one 0.
 
     What comes after it must be a function of the samples: `batch`, `prefetch`, and a `map` without
     a state. A `cache` after it would keep the first order. For epochs of `n` batches write

@@ -16,7 +16,7 @@ from modreduce_keras.distillers.reduction import mean_over_replicas, require_fin
 from modreduce_keras.distillers.supervision import supervision
 from modreduce_keras.distillers.trackers import Trackers
 from modreduce_keras.distillers.wiring import ENSEMBLE, Forward, connect
-from modreduce_keras.distribute import num_replicas
+from modreduce_keras.distribute import num_replicas, require_in_scope
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.registry import rebuild
@@ -229,7 +229,14 @@ class BaseDistiller(LoggedModel):
     def make_train_function(self, force: bool = False):
         """Makes the compiled training step, as Keras does."""
         require_pretrained(self.taught())
+        optimizer = [("The optimizer", self.optimizer.variables)]
+        require_in_scope(self.distribute_strategy, [*self._parts_to_train(), *optimizer])
         return super().make_train_function(force=force)
+
+    def _parts_to_train(self) -> list[tuple[str, list[keras.Variable]]]:
+        """Returns all variables of a training step by what they are of, for messages."""
+        students = [(f"Student {n!r}", s.variables) for n, s in self.students.items()]
+        return [*students, ("The distiller", self.variables)]
 
     def pretrain(self, x: Any = None, y: Any = None, *, optimizer: Any = "adam", **arguments: Any):
         """Runs the stage that some methods train before the rest; then `fit` does the rest.
@@ -313,6 +320,7 @@ class BaseDistiller(LoggedModel):
                 "Terms are weighted where they are made: supervised_weight=, and weight= of each "
                 "knowledge. Received: loss_weights"
             )
+        require_in_scope(self.distribute_strategy, self._parts_to_train())
         self._compile_arguments = {
             "optimizer": optimizer,
             "loss": loss,

@@ -22,16 +22,6 @@ def _replica_context():
     return None if context is None or context.num_replicas_in_sync == 1 else context
 
 
-def is_multi_worker(strategy) -> bool:
-    """Returns whether a strategy of TensorFlow trains on several machines, or `None` on one."""
-    if strategy is None:
-        return False
-    import tensorflow as tf
-
-    several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    return several and strategy.num_replicas_in_sync > 1
-
-
 def num_replicas() -> int:
     """Returns the number of replicas that train together."""
     if not _on_tensorflow():
