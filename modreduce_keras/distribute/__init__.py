@@ -1,0 +1,27 @@
+"""Devices and machines: strategies to train under, and what a step needs to know of replicas."""
+
+from modreduce_keras.distribute.replicas import (
+    assign_rows,
+    gather_over_replicas,
+    gather_with_gradient,
+    num_replicas,
+    place_in_global_batch,
+    require_index,
+    sum_over_replicas,
+    take_rows,
+)
+from modreduce_keras.distribute.strategies import is_multi_worker, require_in_scope, strategy
+
+__all__ = [
+    "strategy",
+    "assign_rows",
+    "gather_over_replicas",
+    "gather_with_gradient",
+    "is_multi_worker",
+    "num_replicas",
+    "place_in_global_batch",
+    "require_in_scope",
+    "require_index",
+    "sum_over_replicas",
+    "take_rows",
+]

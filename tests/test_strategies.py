@@ -1,0 +1,129 @@
+"""Strategies by name, and the message where something was made outside of their scope."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import modreduce_keras as mr
+
+LABELS = np.arange(6) % 3
+
+
+def net(name=None):
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)], name=name)
+
+
+def compiled(distiller, optimizer="sgd"):
+    distiller.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return distiller
+
+
+def test_one_device_is_what_is_here_without_several():
+    for name in ("auto", "one_device"):
+        strategy = mr.distribute.strategy(name)
+        assert isinstance(strategy, tf.distribute.OneDeviceStrategy)
+        assert strategy.num_replicas_in_sync == 1
+
+
+def test_mirrored_takes_this_machine(monkeypatch):
+    strategy = mr.distribute.strategy("mirrored")
+    assert isinstance(strategy, tf.distribute.MirroredStrategy)
+    asked = []
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", asked.append)
+    gpus = [type("Device", (), {"name": f"/device:GPU:{index}"}) for index in range(2)]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
+    mr.distribute.strategy("auto")
+    mr.distribute.strategy("mirrored")
+    assert asked == [["/device:GPU:0", "/device:GPU:1"]] * 2
+
+
+def test_several_workers_are_taken_from_the_environment(monkeypatch):
+    class MultiWorker:
+        pass
+
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", MultiWorker)
+    cluster = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}
+    config = {"cluster": cluster, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    assert isinstance(mr.distribute.strategy("auto"), MultiWorker)
+    assert isinstance(mr.distribute.strategy("multi_worker"), MultiWorker)
+    cluster["worker"].pop()
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    assert isinstance(mr.distribute.strategy("auto"), tf.distribute.OneDeviceStrategy)
+
+
+def test_several_workers_come_first(monkeypatch):
+    tf.config.list_logical_devices("CPU")
+    cluster = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}
+    config = {"cluster": cluster, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    with pytest.raises(RuntimeError, match="before anything else of TensorFlow"):
+        mr.distribute.strategy()
+
+
+def test_a_strategy_is_returned(two_replicas):
+    assert mr.distribute.strategy(two_replicas) is two_replicas
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "message"),
+    [
+        (
+            "all",
+            "",
+            r"name must be one of \['auto', 'mirrored', .*'one_device'\]. Received: .*'all'",
+        ),
+        (None, "", "name must be one of .* Received: name=None"),
+        ("multi_worker", "", r"TF_CONFIG, such as \{.*Received: TF_CONFIG=''"),
+        ("auto", "worker 0", "TF_CONFIG must be JSON with a cluster.* Received: 'worker 0'"),
+        ("auto", "[1]", r"TF_CONFIG must be JSON with a cluster.* Received: '\[1\]'"),
+    ],
+)
+def test_what_is_no_strategy(name, environment, message, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", environment)
+    with pytest.raises(ValueError, match=message):
+        mr.distribute.strategy(name)
+
+
+def test_a_student_from_outside_of_the_scope_is_named(two_replicas):
+    student, teacher = net("small"), net("large")
+    with two_replicas.scope():
+        distiller = mr.Distiller(student, teacher, [mr.Response("kd")])
+        with pytest.raises(ValueError, match=r"^Student 'student' must be made .*every scope, to"):
+            compiled(distiller)
+
+
+def test_a_teacher_may_come_from_outside_of_the_scope(two_replicas, random):
+    teacher = net("large")
+    with two_replicas.scope():
+        distiller = compiled(mr.Distiller(net("small"), teacher, [mr.Response("kd")]))
+    x = random.normal(size=(6, 4)).astype("float32")
+    logs = distiller.fit(x, LABELS, verbose=0).history
+    assert set(logs) == {"loss", "ce", "kd"}
+
+
+def test_a_distiller_from_outside_of_the_scope_is_named(two_replicas, random):
+    distiller = compiled(mr.Distiller(net("small"), net("large"), [mr.Response("kd")]))
+    x = random.normal(size=(6, 4)).astype("float32")
+    with two_replicas.scope(), pytest.raises(ValueError, match=r"Student .* must be made where"):
+        distiller.fit(x, LABELS, verbose=0)
+
+
+def test_a_student_from_another_scope_is_named(two_replicas):
+    with two_replicas.scope():
+        student = net("small")
+    distiller = mr.Distiller(student, net("large"), [mr.Response("kd")])
+    with pytest.raises(ValueError, match=r"made in the scope of .*MirroredStrategy"):
+        compiled(distiller)
+
+
+def test_an_optimizer_from_outside_of_the_scope_is_named(two_replicas, random):
+    with two_replicas.scope():
+        distiller = mr.Distiller(net("small"), net("large"), [mr.Response("kd")])
+    compiled(distiller, keras.optimizers.SGD(0.1, momentum=0.9))
+    x = random.normal(size=(6, 4)).astype("float32")
+    with pytest.raises(ValueError, match=r"The optimizer must be made .*outside of every scope"):
+        distiller.fit(x, LABELS, verbose=0)
