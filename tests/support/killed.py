@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import keras
@@ -13,18 +14,23 @@ import tensorflow as tf
 
 from modreduce_keras.callbacks import Resume, checkpoints
 
-EPOCHS = 5
+EPOCHS = 8
 
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def after_time(seconds):
-    """Wherever training is so many seconds after it has begun."""
-    return keras.callbacks.LambdaCallback(
-        on_train_begin=lambda logs: threading.Timer(seconds, kill).start()
-    )
+def after_time(part):
+    """Wherever training is up to four times as long after its second batch as that took."""
+    ends = []
+
+    def count(*_, **__):
+        ends.append(time.perf_counter())
+        if len(ends) == 2:
+            threading.Timer(4 * part * (ends[1] - ends[0]), kill).start()
+
+    return keras.callbacks.LambdaCallback(on_train_batch_end=count)
 
 
 def within_step(seconds):
@@ -39,7 +45,7 @@ def between_epochs(part):
     event = ["on_test_begin", "on_test_end", "on_epoch_end", "on_epoch_begin"][int(part * 4)]
     seen = []
 
-    def count(*_):
+    def count(*_, **__):
         seen.append(1)
         # The first epoch begins before anything is trained.
         if event != "on_epoch_begin" or len(seen) > 1:
@@ -51,21 +57,27 @@ def between_epochs(part):
 
 
 def while_writing(part):
-    """After a part of a checkpoint's bytes, or around its renaming and its folder's entry."""
+    """In its second checkpoint: after a part of the bytes, or around the renaming."""
     if part < 0.6:
-        write = checkpoints._write
+        original, place, name = checkpoints._write, checkpoints, "_write"
+    elif part < 0.8:  # renamed, and older ones still there
+        original, place, name = checkpoints._fsync_folder, checkpoints, "_fsync_folder"
+    else:
+        original, place, name = Path.replace, Path, "replace"
+    calls = []
 
-        def torn(file, manifest, arrays):
-            write(file, manifest, arrays)
+    def killing(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            return original(*arguments)
+        if name == "_write":
+            original(*arguments)
+            file = arguments[0]
             file.flush()
             os.ftruncate(file.fileno(), int(file.tell() * part / 0.6))
-            kill()
+        return kill()
 
-        checkpoints._write = torn
-    elif part < 0.8:
-        checkpoints._fsync_folder = lambda path: kill()  # renamed, older ones still there
-    else:
-        Path.replace = lambda self, target: kill()
+    setattr(place, name, killing)
     return keras.callbacks.Callback()
 
 
