@@ -127,3 +127,19 @@ def test_an_optimizer_from_outside_of_the_scope_is_named(two_replicas, random):
     x = random.normal(size=(6, 4)).astype("float32")
     with pytest.raises(ValueError, match=r"The optimizer must be made .*outside of every scope"):
         distiller.fit(x, LABELS, verbose=0)
+
+
+def test_statistics_of_batch_normalization_are_the_mean_of_the_replicas(two_replicas, random):
+    x = random.normal(size=(8, 4)).astype("float32")
+    with two_replicas.scope():
+        normalization = keras.layers.BatchNormalization(momentum=0.9)
+        layers = [keras.Input((4,)), normalization, keras.layers.Dense(3)]
+        student = keras.Sequential(layers)
+        distiller = compiled(mr.Distiller(student, net("large"), [mr.Response("kd")]))
+    distiller.fit(x, np.arange(8) % 3, batch_size=8, shuffle=False, verbose=0)
+    for variable, expected in [
+        (normalization.moving_mean, 0.1 * x.mean(axis=0)),
+        (normalization.moving_variance, 0.9 + 0.1 * (x[:4].var(axis=0) + x[4:].var(axis=0)) / 2),
+    ]:
+        for copy in two_replicas.experimental_local_results(variable.value):
+            np.testing.assert_allclose(copy, expected, rtol=1e-5, atol=1e-7)

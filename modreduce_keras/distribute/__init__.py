@@ -2,6 +2,7 @@
 
 from modreduce_keras.distribute.replicas import (
     assign_rows,
+    average_over_replicas,
     gather_over_replicas,
     gather_with_gradient,
     num_replicas,
@@ -15,6 +16,7 @@ from modreduce_keras.distribute.strategies import is_multi_worker, require_in_sc
 __all__ = [
     "strategy",
     "assign_rows",
+    "average_over_replicas",
     "gather_over_replicas",
     "gather_with_gradient",
     "is_multi_worker",

@@ -4,6 +4,8 @@ TensorFlow is imported where it is used, so that what imports this module runs o
 of Keras; on the others there is one replica.
 """
 
+from collections.abc import Iterable
+
 import keras
 from keras import ops
 
@@ -35,6 +37,19 @@ def sum_over_replicas(value):
     """Returns the sum of a tensor over all replicas; the tensor itself where there is one."""
     context = _replica_context()
     return value if context is None else context.all_reduce("SUM", value)
+
+
+def average_over_replicas(variables: Iterable[keras.Variable]) -> None:
+    """Gives variables that each replica moves by itself the mean over all replicas."""
+    context, variables = _replica_context(), list(variables)
+    if context is None or not variables:
+        return
+    import tensorflow as tf
+
+    # What is read of a variable has no device of its own, which collectives of machines want.
+    means = context.all_reduce("MEAN", [tf.identity(variable.value) for variable in variables])
+    for variable, mean in zip(variables, means, strict=True):
+        variable.assign(mean)
 
 
 def gather_over_replicas(value):
