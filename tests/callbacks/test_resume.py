@@ -1,54 +1,28 @@
-"""Tests of going on after an interruption: bit by bit, from files that may be torn, or refused."""
+"""Tests of going on after an interruption: bit by bit, whatever trains and whatever stops it."""
 
-import errno
 import json
-import os
-import warnings
 
 import keras
 import numpy as np
 import pytest
 import resumable
 import tensorflow as tf
-from resumable import STEPS, Interrupt, StoppedError, different, state, train
+from resumable import (
+    EPOCHS,
+    STEPS,
+    Interrupt,
+    StoppedError,
+    different,
+    interrupt,
+    state,
+    stored,
+    train,
+    uninterrupted,
+)
 
 import modreduce_keras as mr
-from modreduce_keras.callbacks import checkpoints, workers
-from modreduce_keras.callbacks.checkpoints import DamagedError, Folder, Position
-
-EPOCHS = 3
-
-
-@pytest.fixture(scope="module")
-def uninterrupted():
-    """Trains to the end, once for each kind; without `Resume` but for the order of the data."""
-    done = {}
-
-    def run(kind, *others):
-        if kind not in done:
-            model, history = train(kind, 1, None, EPOCHS, *others)
-            done[kind] = state(model), history
-        return done[kind]
-
-    return run
-
-
-class Announcing(keras.callbacks.Callback):
-    """Tells the data the epoch where there is no `Resume`."""
-
-    def on_epoch_begin(self, epoch, logs=None):
-        from modreduce_keras.data.epoch_shuffle import announce_epoch
-
-        announce_epoch(epoch)
-
-
-def interrupt(folder, epoch, step, kind="light", **arguments):
-    with pytest.raises(StoppedError):
-        train(kind, 1, folder, EPOCHS, Interrupt(epoch, step), **arguments)
-
-
-def stored(folder):
-    return Folder(folder, 3).positions()
+from modreduce_keras.callbacks import workers
+from modreduce_keras.callbacks.checkpoints import Position
 
 
 @pytest.mark.parametrize(
@@ -65,11 +39,8 @@ def stored(folder):
     ],
     ids=str,
 )
-def test_the_state_is_that_of_an_uninterrupted_run(
-    kind, every, at, begins, uninterrupted, tmp_path
-):
-    expected, history = uninterrupted(kind, Announcing())
-    # The batch at which it is interrupted ends before `Resume` comes, as when it is killed.
+def test_the_state_is_that_of_an_uninterrupted_run(kind, every, at, begins, tmp_path):
+    expected, history = uninterrupted(kind)
     interrupt(tmp_path, *at, kind=kind, every=every)
     newest = stored(tmp_path)[-1:]
     # Other weights and seeds to begin with, where there is a checkpoint that replaces them.
@@ -79,15 +50,15 @@ def test_the_state_is_that_of_an_uninterrupted_run(
     assert newest == ([begins] if begins else [])
 
 
-def test_it_trains_as_it_would_without(uninterrupted, tmp_path):
+def test_it_trains_as_it_would_without(tmp_path):
     model, history = train("light", 1, tmp_path, EPOCHS, every=2)
-    expected = uninterrupted("light", Announcing())
+    expected = uninterrupted("light")
     assert different(state(model), expected[0]) == []
     assert history == expected[1]
 
 
-def test_interrupted_again_and_again(uninterrupted, tmp_path):
-    expected, history = uninterrupted("light", Announcing())
+def test_interrupted_again_and_again(tmp_path):
+    expected, history = uninterrupted("light")
     for epoch, step in [(0, 2), (0, 3), (1, 1), (1, 3), (1, 3), (2, 2)]:
         interrupt(tmp_path, epoch, step, every=1)
     model, resumed = train("light", 2, tmp_path, EPOCHS, every=1)
@@ -95,7 +66,7 @@ def test_interrupted_again_and_again(uninterrupted, tmp_path):
     assert resumed == history
 
 
-def test_a_finished_run_does_nothing_more_and_goes_on_with_more_epochs(uninterrupted, tmp_path):
+def test_a_finished_run_does_nothing_more_and_goes_on_with_more_epochs(tmp_path):
     trained = []
 
     class Counting(keras.callbacks.Callback):
@@ -106,7 +77,7 @@ def test_a_finished_run_does_nothing_more_and_goes_on_with_more_epochs(uninterru
     again, repeated = train("light", 2, tmp_path, 2, Counting())
     assert different(state(first), state(again)) == []
     assert (repeated, trained) == (shorter, [])
-    expected, history = uninterrupted("light", Announcing())
+    expected, history = uninterrupted("light")
     longer, longer_history = train("light", 3, tmp_path, EPOCHS, Counting())
     assert different(state(longer), expected) == []
     assert longer_history == history
@@ -165,295 +136,6 @@ def test_several_steps_for_each_execution(tmp_path):
     with pytest.raises(ValueError, match=r"of step 4 .* the same steps_per_execution.*: 3"):
         fit(2, tmp_path / "run", at_once=3)
     assert different(state(fit(2, tmp_path / "run")), expected) == []
-
-
-# Files that are not whole
-
-
-def damage(path, how):
-    content = bytearray(path.read_bytes())
-    if how == "cut":
-        content = content[: len(content) // 2]
-    elif how == "empty":
-        content = b""
-    elif how == "flipped":
-        content[len(content) // 2] ^= 1
-    elif how == "checksum":
-        content[-1] ^= 1
-    elif how == "foreign":
-        content = b"PK" + content
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("how", ["cut", "empty", "flipped", "checksum", "foreign"])
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(how, uninterrupted, tmp_path):
-    expected, history = uninterrupted("light", Announcing())
-    interrupt(tmp_path, 2, 2)
-    damage(Folder(tmp_path, 3).file(Position(2, 0)), how)
-    message = "goes on from an earlier one, epoch-000001-step-000000000.*epoch-000002-.*is a file"
-    with pytest.warns(UserWarning, match=message):
-        model, resumed = train("light", 2, tmp_path, EPOCHS)
-    assert different(state(model), expected) == []
-    assert resumed == history
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # what was damaged has been written again
-        Folder(tmp_path, 3).read(Position(2, 0))
-
-
-def test_a_checkpoint_of_every_length_but_its_own_is_damaged(tmp_path):
-    folder = Folder(tmp_path, 3)
-    folder.write(Position(0, 1), {"a": 1}, [("x", np.arange(3, dtype="int8"))])
-    path = folder.file(Position(0, 1))
-    content = path.read_bytes()
-    for length in range(len(content)):
-        path.write_bytes(content[:length])
-        with pytest.raises(DamagedError, match=f"a file of {length} bytes"):
-            folder.read(Position(0, 1))
-    path.write_bytes(content)
-    manifest, arrays = folder.read(Position(0, 1))
-    assert (manifest["a"], bytes(arrays["x"])) == (1, b"\0\1\2")
-
-
-def test_no_readable_checkpoint_is_an_error_not_a_new_beginning(tmp_path):
-    interrupt(tmp_path, 1, 1)
-    damage(Folder(tmp_path, 3).file(Position(1, 0)), "cut")
-    with pytest.raises(ValueError, match=r"None of the checkpoints in .*To begin anew, remove"):
-        train("light", 2, tmp_path, EPOCHS)
-
-
-def test_what_a_killed_process_left_unfinished_is_removed(tmp_path):
-    unfinished = tmp_path / "epoch-000009-step-000000000.checkpoint.unfinished"
-    unfinished.write_bytes(b"torn")
-    (tmp_path / "notes.txt").write_text("mine")
-    train("light", 1, tmp_path, 1)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"notes.txt", "epoch-000001-step-000000000.checkpoint"}
-
-
-@pytest.fixture
-def full_disk(monkeypatch):
-    """Lets the n-th file fail when its bytes are to reach the disk, and all after it."""
-
-    def fill(after):
-        written = []
-
-        def fsync(descriptor):
-            written.append(descriptor)
-            if len(written) > after:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        monkeypatch.setattr(checkpoints.os, "fsync", fsync)
-
-    return fill
-
-
-def test_a_full_disk_stops_training_and_leaves_what_was_there(full_disk, tmp_path):
-    full_disk(after=2)  # a file and its folder
-    message = "could not write .*epoch-000002-.*No space left.*whole: epoch-000001-"
-    with pytest.raises(OSError, match=message) as caught:
-        train("light", 1, tmp_path, EPOCHS)
-    assert caught.value.errno == errno.ENOSPC
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch-000001-step-000000000.checkpoint"]
-
-
-def test_on_write_error_warn_trains_on(full_disk, uninterrupted, tmp_path):
-    full_disk(after=0)
-    with pytest.warns(UserWarning, match=r"could not write .*No space left.*whole: none"):
-        model, _ = train("light", 1, tmp_path, EPOCHS, on_write_error="warn")
-    assert different(state(model), uninterrupted("light", Announcing())[0]) == []
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path, monkeypatch):
-    folder, position = Folder(tmp_path, 3), Position(0, 1)
-    folder.write(position, {}, [("x", np.zeros(3))])
-    before = folder.file(position).read_bytes()
-    seen = []
-
-    def fsync(descriptor):
-        seen.append(folder.file(position).read_bytes())
-
-    monkeypatch.setattr(checkpoints.os, "fsync", fsync)
-    folder.write(position, {}, [("x", np.ones(3))])
-    after = folder.file(position).read_bytes()
-    assert before != after
-    assert seen == [before, after]  # of the file before it is renamed, of its folder after
-
-
-def test_the_file_is_json_and_bytes_only(tmp_path):
-    model, history = train("light", 1, tmp_path, 1)
-    content = Folder(tmp_path, 3).file(Position(1, 0)).read_bytes()
-    begin = len(checkpoints.MAGIC) + 8
-    size = int.from_bytes(content[begin - 8 : begin], "little")
-    manifest = json.loads(content[begin : begin + size])
-    assert manifest["history"] == history
-    assert manifest["optimizers"] == ["Adam"]
-    values = [array.tobytes() for array in state(model)]
-    assert content[begin + size : -32] == b"".join(values)
-
-
-# What does not fit
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"units": 4},
-            r"only in the checkpoint: model sequential/dense/kernel \(36, 3\) float32, .*"
-            r"only in the model: model sequential/dense/kernel \(36, 4\) float32, .* and 2 more",
-        ),
-        ({"optimizer": "sgd"}, r"optimizers \['Adam'\] in the checkpoint, \['SGD'\] in the model"),
-    ],
-)
-def test_another_model_is_refused(change, message, tmp_path):
-    train("light", 1, tmp_path, 1)
-    model = resumable.light(1, True, **change)
-    before = model.get_weights()
-    with pytest.raises(ValueError, match=f"is of another run: .*{message}"):
-        mr.callbacks.Resume(tmp_path).restore(model)
-    assert different(before, model.get_weights()) == []
-
-
-def test_the_same_variables_in_another_order_are_refused(tmp_path):
-    def model(order):
-        outputs = [keras.layers.Dense(2, name=name) for name in ("a", "b")]
-        for layer in order:
-            outputs[layer].build((None, 3))
-        inputs = keras.Input((3,))
-        model = keras.Model(inputs, [outputs[i](inputs) for i in order])
-        model.compile("sgd", "mse")
-        return model
-
-    first = model((0, 1))
-    first.optimizer.build(first.trainable_variables)
-    saved = [{"name": n, "dtype": v.dtype.name, "shape": v.shape} for n, v in arrays_of(first)]
-    from modreduce_keras.callbacks.training_state import differences
-
-    assert differences(model((0, 1)), saved, metrics=False) is None
-    told = differences(model((1, 0)), saved, metrics=False)
-    assert "the same variables in another order, from model b/kernel" in told
-
-
-def arrays_of(model):
-    from modreduce_keras.callbacks.training_state import arrays
-
-    return arrays(model, metrics=False)
-
-
-def distiller_of(teacher):
-    student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
-    model = mr.Distiller(student, teacher, [mr.Response("kd")])
-    return resumable.compiled(model, "sgd", True)
-
-
-def dense(value):
-    teacher = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)], name="teacher")
-    teacher.set_weights([np.full((2, 3), value), np.zeros(3)])
-    return teacher
-
-
-def test_another_teacher_is_refused_and_none_is_stored(tmp_path):
-    x, y = np.ones((4, 2), "float32"), np.zeros(4)
-    resume = mr.callbacks.Resume(tmp_path)
-    distiller_of(dense(0.25)).fit(x, y, shuffle=False, verbose=0, callbacks=[resume])
-    assert np.float32(0.25).tobytes() * 6 not in resume._folder.file(Position(1, 0)).read_bytes()
-    assert mr.callbacks.Resume(tmp_path).restore(distiller_of(dense(0.25)))
-    with pytest.raises(ValueError, match="its teacher had other weights"):
-        mr.callbacks.Resume(tmp_path).restore(distiller_of(dense(0.5)))
-
-
-def test_other_metrics_within_an_epoch_are_refused(tmp_path):
-    interrupt(tmp_path, 0, 2, every=1)
-    model = resumable.light(2, True, metrics=())
-    with pytest.raises(ValueError, match=r"other metrics than the model: .*metric "):
-        model.fit(
-            resumable.light_data(),
-            shuffle=False,
-            verbose=0,
-            callbacks=[mr.callbacks.Resume(tmp_path)],
-        )
-
-
-def test_a_model_without_variables_is_refused(tmp_path):
-    train("light", 1, tmp_path, 1)
-    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)])
-    model.compile("adam", "mse")
-    with pytest.raises(ValueError, match="Resume restores a model that is built"):
-        mr.callbacks.Resume(tmp_path).restore(model)
-
-
-def staged():
-    """A distiller whose hint is trained in a stage of its own."""
-    adapter = mr.adapters.get("linear_embedding")
-    hint = mr.Feature("hint", at="dense", adapter=adapter, staged=True)
-    student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="dense")])
-    teacher = keras.models.clone_model(student)
-    teacher.set_weights([np.ones((2, 3)), np.zeros(3)])
-    distiller = mr.Distiller(student, teacher, [mr.Response("kd"), hint])
-    return resumable.compiled(distiller, "sgd", True)
-
-
-def test_a_stage_of_pretraining_is_refused(tmp_path):
-    resume = mr.callbacks.Resume(tmp_path)
-    with pytest.raises(ValueError, match="Pretrain without Resume"):
-        staged().pretrain(np.ones((4, 2)), callbacks=[resume])
-
-
-def test_a_stage_that_was_run_need_not_be_run_again(tmp_path):
-    x, y = np.ones((4, 2), "float32"), np.zeros(4)
-    first, second = staged(), staged()
-    first.pretrain(x, verbose=0)
-    arguments = {"shuffle": False, "verbose": 0}
-    first.fit(x, y, callbacks=[mr.callbacks.Resume(tmp_path)], **arguments)
-    resume = mr.callbacks.Resume(tmp_path)
-    assert resume.restore(second)
-    history = second.fit(x, y, epochs=2, callbacks=[resume], **arguments)
-    assert len(history.history["kd"]) == 2
-
-
-def test_data_that_go_on_where_the_last_epoch_ended_are_refused(tmp_path):
-    model = resumable.light(1, True)
-    with pytest.raises(ValueError, match=r"give dataset\.take"):
-        model.fit(
-            resumable.light_data().repeat(),
-            steps_per_epoch=2,
-            epochs=2,
-            shuffle=False,
-            verbose=0,
-            callbacks=[mr.callbacks.Resume(tmp_path)],
-        )
-
-
-def test_initial_epoch_beside_a_checkpoint_is_refused(tmp_path):
-    interrupt(tmp_path, 0, 2, every=1)
-    model = resumable.light(1, True)
-    with pytest.raises(ValueError, match="is of epoch 0, but fit begins with epoch 1"):
-        model.fit(
-            resumable.light_data(),
-            initial_epoch=1,
-            epochs=2,
-            shuffle=False,
-            verbose=0,
-            callbacks=[mr.callbacks.Resume(tmp_path)],
-        )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"directory": ""}, "directory must be the path of a folder.*directory=''"),
-        ({"directory": None}, "directory must be .*None"),
-        ({"every": "step"}, r"every must be one of \['epoch'\].*every='step'"),
-        ({"every": 0}, "every must be a positive integer.*every=0"),
-        ({"keep": 0}, "keep must be a positive integer.*keep=0"),
-        ({"on_write_error": "ignore"}, "on_write_error must be one of .*'ignore'"),
-        ({"callbacks": [3]}, r"callbacks must be a list of Keras callbacks.*\['int'\]"),
-    ],
-)
-def test_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        mr.callbacks.Resume(**{"directory": "run", **arguments})
 
 
 # Other callbacks

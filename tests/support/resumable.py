@@ -1,12 +1,17 @@
 """Small trainings with every kind of state, which tests interrupt and start again."""
 
+import functools
+
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
+from modreduce_keras.callbacks.checkpoints import Folder
+from modreduce_keras.data.epoch_shuffle import announce_epoch
 
-SAMPLES, BATCH = 13, 5
+SAMPLES, BATCH, EPOCHS = 13, 5, 3
 STEPS = -(-SAMPLES // BATCH)
 
 
@@ -160,3 +165,29 @@ def different(one, other):
     assert len(one) == len(other)
     pairs = zip(one, other, strict=True)
     return [place for place, (a, b) in enumerate(pairs) if a.tobytes() != b.tobytes()]
+
+
+class Announcing(keras.callbacks.Callback):
+    """Tells the data the epoch where there is no `Resume`."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        announce_epoch(epoch)
+
+
+@functools.cache
+def uninterrupted(kind):
+    """Trains to the end without `Resume`, once for each kind; returns state and history."""
+    model, history = train(kind, 1, None, EPOCHS, Announcing())
+    announce_epoch(None)
+    return state(model), history
+
+
+def interrupt(folder, epoch, step, kind="light", **arguments):
+    """Trains up to a step whose end `Resume` does not see, as when it is killed."""
+    with pytest.raises(StoppedError):
+        train(kind, 1, folder, EPOCHS, Interrupt(epoch, step), **arguments)
+
+
+def stored(folder):
+    """Returns of which positions there are checkpoints."""
+    return Folder(folder, 3).positions()
