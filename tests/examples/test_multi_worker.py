@@ -1,4 +1,4 @@
-"""The example of several machines, as two workers of this one: the saved network is the one told."""
+"""The example of several machines, as two workers of this one: one network is saved."""
 
 import re
 import subprocess
