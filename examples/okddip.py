@@ -64,7 +64,7 @@ def train(model: keras.Model, data: Split) -> dict[str, list[float]]:
 
 def make_group() -> mr.PeerDistiller:
     """Returns peers on one trunk, the last of which is the leader."""
-    names = [f"peer {number}" for number in range(1, FLAGS.peers)] + ["leader"]
+    names = [f"peer_{number}" for number in range(1, FLAGS.peers)] + ["leader"]
     branched = mr.models.branch(network(), at=FLAGS.at, branches=FLAGS.peers, names=names)
     return mr.PeerDistiller(
         branched,

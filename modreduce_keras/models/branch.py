@@ -1,5 +1,6 @@
 """Branched models: peers that share their lower layers, which run once for all of them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +13,7 @@ from modreduce_keras.arguments import require_integer
 from modreduce_keras.registry import PACKAGE, rebuild
 
 _GRADIENTS = ("sum", "mean")
+_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def branch(
@@ -198,8 +200,11 @@ def _checked_names(branches, names):
             f"names must be {branches} different strings, one for each of the branches. "
             f"Received: {names=} with {branches=}"
         )
-    if not all(names) or any("/" in name for name in names):
-        raise ValueError(f'names must not be empty and not contain "/". Received: {names=}')
+    if not all(_NAME.fullmatch(name) for name in names):
+        raise ValueError(
+            "names must be of letters, digits, '_', '-' and '.', and begin with a letter or a "
+            f"digit, as TensorFlow's scopes. Received: {names=}"
+        )
     return list(names)
 
 

@@ -30,7 +30,7 @@ def test_prints_the_mean_over_seeds_for_each_student(run):
     _, printed = run
     rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line[:2] == "| "]
     assert rows[0] == ["student", "test accuracy, %"]
-    names = ["alone", "peer 1", "peer 2", "peer 3", "leader", "mean of the peers"]
+    names = ["alone", "peer_1", "peer_2", "peer_3", "leader", "mean of the peers"]
     assert [name for name, _ in rows[1:]] == names
     for name in ("alone", "leader"):
         values = [float(value) for value in re.findall(rf"{name} ([\d.]+) %", printed)]

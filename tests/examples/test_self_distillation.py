@@ -13,7 +13,7 @@ PROGRAM = Path(__file__).parents[2] / "examples" / "self_distillation.py"
 DEPLOYED = """
 import sys, keras, numpy, modreduce_keras
 network = keras.saving.load_model(sys.argv[1])
-print(float(network.threshold), network.predict(numpy.zeros((3, 28, 28, 1)), verbose=0).shape)
+print(round(float(network.threshold), 4), network.predict(numpy.zeros((3, 28, 28, 1)), verbose=0).shape)
 """
 
 

@@ -486,8 +486,9 @@ def constant():
         (linear, {"names": ["a", "b", "a"]}, "names must be 3 different strings"),
         (linear, {"names": "abc"}, "names must be 3 different strings.*names='abc'"),
         (linear, {"names": [1, 2, 3]}, "names must be 3 different strings"),
-        (linear, {"names": ["a", "b", "c/d"]}, 'names must not be empty and not contain "/"'),
-        (linear, {"names": ["a", "b", ""]}, "names must not be empty"),
+        (linear, {"names": ["a", "b", "c/d"]}, "names must be of letters, .*'c/d'"),
+        (linear, {"names": ["a", "b", "c d"]}, "names must be of letters, .*'c d'"),
+        (linear, {"names": ["a", "b", ""]}, "names must be of letters, .*''"),
         (
             linear,
             {"trunk_gradient": "max"},
