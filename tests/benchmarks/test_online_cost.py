@@ -29,7 +29,7 @@ def test_one_row_for_each_comparison(benchmarks, tmp_path):
     import common
 
     output = tmp_path / "rows.jsonl"
-    sizes = ["--student=resnet8", "--teacher=resnet8", "--batch=4", "--samples=20000", "--rounds=1"]
+    sizes = ["--student=resnet8", "--teacher=resnet8", "--batch=8", "--samples=20000", "--rounds=1"]
     script = benchmarks / "online_cost.py"
     subprocess.run([sys.executable, str(script), *sizes, f"--output={output}"], check=True)
 
@@ -39,7 +39,7 @@ def test_one_row_for_each_comparison(benchmarks, tmp_path):
     medians = {row["contender"]: row["ms_median"] for row in rows}
     for row in rows:
         assert row["form"] == ("branches" if "branches" in row["contender"] else row["form"])
-        assert (row["student"], row["batch"], row["rounds"], row["seed"]) == ("resnet8", 4, 1, 0)
+        assert (row["student"], row["batch"], row["rounds"], row["seed"]) == ("resnet8", 8, 1, 0)
         assert row["ms_p25"] <= row["ms_median"] <= row["ms_p75"]
         if "ratio_to" in row:  # of a single round
             ratio = row["ms_median"] / medians[row["ratio_to"]]
@@ -50,7 +50,7 @@ def test_one_row_for_each_comparison(benchmarks, tmp_path):
 def online_cost():
     import online_cost
 
-    online_cost.FLAGS(["online_cost", "--student=resnet8", "--teacher=resnet8", "--batch=4"])
+    online_cost.FLAGS(["online_cost", "--student=resnet8", "--teacher=resnet8", "--batch=8"])
     return online_cost
 
 

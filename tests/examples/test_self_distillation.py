@@ -13,7 +13,8 @@ PROGRAM = Path(__file__).parents[2] / "examples" / "self_distillation.py"
 DEPLOYED = """
 import sys, keras, numpy, modreduce_keras
 network = keras.saving.load_model(sys.argv[1])
-print(round(float(network.threshold), 4), network.predict(numpy.zeros((3, 28, 28, 1)), verbose=0).shape)
+answers = network.predict(numpy.zeros((3, 28, 28, 1)), verbose=0)
+print(round(float(network.threshold), 4), answers.shape)
 """
 
 
