@@ -9,10 +9,10 @@ demo: $(VENV)/demo.installed
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/test.installed
-	$(BIN)/python -m pytest --numprocesses=auto
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 test-slow: $(VENV)/test.installed
-	$(BIN)/python -m pytest --numprocesses=auto -m slow
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m slow
 
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check .

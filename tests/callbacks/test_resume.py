@@ -24,6 +24,8 @@ import modreduce_keras as mr
 from modreduce_keras.callbacks import workers
 from modreduce_keras.callbacks.checkpoints import Position
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("kind", "every", "at", "begins"),

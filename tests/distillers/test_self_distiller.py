@@ -10,6 +10,8 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.slow
+
 EXITS = ["stage1", "stage2"]
 
 
@@ -267,7 +269,6 @@ def test_sample_weights_weight_every_term(distiller, images, labels):
         assert logs[name] == pytest.approx(np.mean(values.numpy() * weights), rel=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("exit", [*EXITS, "final"])
 def test_the_network_up_to_an_exit_stands_alone(exit, distiller, images, labels, tmp_path):
     distiller.train_on_batch(images, labels)
@@ -283,7 +284,6 @@ def test_the_network_up_to_an_exit_stands_alone(exit, distiller, images, labels,
     assert deeper.get(exit, set()).isdisjoint(layer.name for layer in model.layers)
 
 
-@pytest.mark.slow
 def test_keras_file_continues_training_identically(distiller, images, labels, tmp_path):
     distiller.alpha = 0.4
     data = {"batch_size": 5, "epochs": 2, "shuffle": False, "verbose": 0}
