@@ -129,14 +129,20 @@ def test_an_optimizer_from_outside_of_the_scope_is_named(two_replicas, random):
         distiller.fit(x, LABELS, verbose=0)
 
 
-def test_statistics_of_batch_normalization_are_the_mean_of_the_replicas(two_replicas, random):
+@pytest.mark.parametrize("stage", [False, True])
+def test_statistics_of_batch_normalization_are_the_mean_of_the_replicas(
+    stage, two_replicas, random
+):
     x = random.normal(size=(8, 4)).astype("float32")
     with two_replicas.scope():
         normalization = keras.layers.BatchNormalization(momentum=0.9)
-        layers = [keras.Input((4,)), normalization, keras.layers.Dense(3)]
-        student = keras.Sequential(layers)
-        distiller = compiled(mr.Distiller(student, net("large"), [mr.Response("kd")]))
-    distiller.fit(x, np.arange(8) % 3, batch_size=8, shuffle=False, verbose=0)
+        hidden = keras.layers.Dense(3, name="hidden")
+        student = keras.Sequential([keras.Input((4,)), normalization, hidden])
+        teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="hidden")])
+        hint = mr.Feature("hint", at="hidden", adapter=None, staged=stage)
+        distiller = compiled(mr.Distiller(student, teacher, [hint]))
+    train = distiller.pretrain if stage else distiller.fit
+    train(x, np.arange(8) % 3, batch_size=8, shuffle=False, verbose=0)
     for variable, expected in [
         (normalization.moving_mean, 0.1 * x.mean(axis=0)),
         (normalization.moving_variance, 0.9 + 0.1 * (x[:4].var(axis=0) + x[4:].var(axis=0)) / 2),

@@ -13,10 +13,11 @@ from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.logs import LoggedModel
 from modreduce_keras.distillers.pretraining import pretrain, require_pretrained
 from modreduce_keras.distillers.reduction import mean_over_replicas, require_finite, weighted_sum
+from modreduce_keras.distillers.replicated import average_statistics
 from modreduce_keras.distillers.supervision import supervision
 from modreduce_keras.distillers.trackers import Trackers
 from modreduce_keras.distillers.wiring import ENSEMBLE, Forward, connect
-from modreduce_keras.distribute import average_over_replicas, num_replicas, require_in_scope
+from modreduce_keras.distribute import num_replicas, require_in_scope
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.registry import rebuild
@@ -211,21 +212,10 @@ class BaseDistiller(LoggedModel):
             loss = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        # Left alone, batch normalizations of one network would drift apart.
-        average_over_replicas(self._statistics())
+        average_statistics(self)
         self.step.assign_add(1)
         self.after_step()
         return self._step_logs(self.compute_metrics(x, y, outputs, sample_weight))
-
-    def _statistics(self) -> list[keras.Variable]:
-        """Returns what batch normalizations count on each replica by itself."""
-        layers = [one for one in self._flatten_layers() if one.trainable]
-        return [
-            variable
-            for layer in layers
-            if isinstance(layer, keras.layers.BatchNormalization) and not layer.synchronized
-            for variable in layer.non_trainable_variables
-        ]
 
     def after_step(self) -> None:
         """Runs after the variables have moved, at the end of a training step."""

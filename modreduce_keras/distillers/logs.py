@@ -2,15 +2,12 @@
 
 from typing import Any
 
-import keras
-from keras import ops
-
 from modreduce_keras.distillers import student_metrics
+from modreduce_keras.distillers.replicated import ReplicatedModel
 from modreduce_keras.distillers.wiring import Forward
-from modreduce_keras.distribute import is_multi_worker
 
 
-class LoggedModel(keras.Model):
+class LoggedModel(ReplicatedModel):
     """Base class of the distillers: what `fit` and `evaluate` log, and under which names.
 
     A distiller has `students`, trackers of its terms once it is compiled, and says which of them
@@ -26,29 +23,6 @@ class LoggedModel(keras.Model):
             return super().evaluate(*args, **kwargs)
         finally:
             self._evaluating = False
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Builds what depends on the data, from the batch of this machine where there are several.
-
-        Keras would take the mean of all machines' batches, and cannot.
-        """
-        if iterator is not None and is_multi_worker(self.distribute_strategy):
-            *_, batches = next(iter(iterator))
-            data_batch = keras.tree.map_structure(self._local_batch, next(batches))
-            iterator = None
-        super()._maybe_symbolic_build(iterator, data_batch)
-
-    def _local_batch(self, values):
-        return self.distribute_strategy.experimental_local_results(values)[0]
-
-    def _step_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
-        """Returns the logs of a step as Keras' reduction over replicas wants them.
-
-        On several machines it takes the mean over the first axis of what should be scalars.
-        """
-        if not is_multi_worker(self.distribute_strategy):
-            return logs
-        return {name: ops.expand_dims(value, 0) for name, value in logs.items()}
 
     @property
     def metrics(self):

@@ -6,11 +6,12 @@ import keras
 import tensorflow as tf
 
 from modreduce_keras.distillers.reduction import mean_over_replicas, weighted_sum
+from modreduce_keras.distillers.replicated import ReplicatedModel, average_statistics
 from modreduce_keras.distillers.trackers import Trackers
 from modreduce_keras.knowledge import Knowledge
 
 
-class Stage(keras.Model):
+class Stage(ReplicatedModel):
     """Trains what the knowledge of a distiller declares, by the terms that it declares.
 
     Args:
@@ -64,7 +65,8 @@ class Stage(keras.Model):
         # A term that is read at a tap does not reach the layers above it.
         reached = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
         self.optimizer.apply_gradients(reached)
-        return self.get_metrics_result()
+        average_statistics(distiller)
+        return self._step_logs(self.get_metrics_result())
 
 
 def pretrain(

@@ -9,7 +9,17 @@ import pytest
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-DISTILLERS = ["offline", "rkd", "crd", "modreduce", "modreduce_one", "one", "okddip", "pcl"]
+DISTILLERS = [
+    "offline",
+    "rkd",
+    "crd",
+    "modreduce",
+    "modreduce_one",
+    "one",
+    "okddip",
+    "pcl",
+    "staged",
+]
 
 
 def run(program, *names):
@@ -19,7 +29,7 @@ def run(program, *names):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("distiller", [*DISTILLERS, "staged"])
+@pytest.mark.parametrize("distiller", DISTILLERS)
 def test_two_replicas_equal_one(distiller):
     run("two_replicas.py", distiller)
 
