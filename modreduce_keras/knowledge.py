@@ -363,15 +363,12 @@ class Relation(Knowledge):
 
     Args:
         loss: A loss on relations, its config or its identifier.
-        at: See `Feature`.
-        student: See `Feature`.
-        teacher: See `Feature`.
-        adapter: See `Knowledge`.
         across_replicas: Whether the batch whose samples are related is that of all replicas and
             not of each its own. It makes the training that of one replica, and exchanges all
             compared features at each step. Several machines then need batches of one size
             (`drop_remainder=True`). Defaults to `False`.
-        **kwargs: `weight`, `staged`, `name`; see `Knowledge`.
+        **kwargs: `at`, or `student` and `teacher`; `adapter`, `weight`, `staged`, `name`; see
+            `Feature`.
 
     Raises:
         ValueError: See `Feature`; or if `across_replicas` is neither `True` nor `False`.
@@ -382,18 +379,8 @@ class Relation(Knowledge):
         'rkd_distance'
     """
 
-    def __init__(
-        self,
-        loss: Any,
-        *,
-        at: Taps = None,
-        student: Taps = None,
-        teacher: Taps = None,
-        adapter: Any = "default",
-        across_replicas: bool = False,
-        **kwargs: Any,
-    ):
-        super().__init__(loss, at=at, student=student, teacher=teacher, adapter=adapter, **kwargs)
+    def __init__(self, loss: Any, *, across_replicas: bool = False, **kwargs: Any):
+        super().__init__(loss, **kwargs)
         self.across_replicas = require_bool("across_replicas", across_replicas)
 
     def compare(self, y_true, y_pred):
