@@ -1,7 +1,5 @@
 """Workers of a training on several machines: their folders, and what all of them have."""
 
-import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.callbacks.checkpoints import Position
+from modreduce_keras.distribute import cluster_config
 
 _NONE = -1
 
@@ -34,11 +33,9 @@ def own_folder(model: keras.Model) -> str:
         resolver = model.distribute_strategy.cluster_resolver
         task = {"type": resolver.task_type, "index": resolver.task_id}
     else:
-        given = os.environ.get("TF_CONFIG") or "{}"
-        config = json.loads(given)
-        if sum(map(len, config.get("cluster", {}).values())) < 2:
+        addresses, task = cluster_config()
+        if len(addresses) < 2:
             return ""
-        task = config.get("task", {})
     kind, index = str(task.get("type")), str(task.get("index"))
     if not re.fullmatch("[a-z_]+", kind) or not index.isdigit():
         raise ValueError(

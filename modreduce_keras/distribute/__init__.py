@@ -11,11 +11,17 @@ from modreduce_keras.distribute.replicas import (
     sum_over_replicas,
     take_rows,
 )
-from modreduce_keras.distribute.strategies import is_multi_worker, require_in_scope, strategy
+from modreduce_keras.distribute.strategies import (
+    cluster_config,
+    is_multi_worker,
+    require_in_scope,
+    strategy,
+)
 
 __all__ = [
     "strategy",
     "assign_rows",
+    "cluster_config",
     "average_over_replicas",
     "gather_over_replicas",
     "gather_with_gradient",

@@ -57,7 +57,7 @@ def strategy(name: Any = "auto") -> Any:
             )
         return name
     require_choice("name", name, STRATEGIES)
-    workers = _workers()
+    workers, _ = cluster_config()
     if name == "multi_worker" or (name == "auto" and len(workers) > 1):
         return _multi_worker(workers)
     # Not earlier: looking at devices is the beginning of TensorFlow.
@@ -88,12 +88,17 @@ def _multi_worker(workers: list[str]) -> Any:
         ) from error
 
 
-def _workers() -> list[str]:
-    """Returns the addresses of the workers that TF_CONFIG names."""
+def cluster_config() -> tuple[list[str], dict[str, Any]]:
+    """Returns the addresses of the workers that TF_CONFIG names, and the task it gives this one.
+
+    Raises:
+        ValueError: If TF_CONFIG is set and is something else.
+    """
     text = os.environ.get("TF_CONFIG", "")
     try:
-        cluster = json.loads(text or "{}").get("cluster", {})
-        return [*cluster.get("chief", []), *cluster.get("worker", [])]
+        config = json.loads(text or "{}")
+        cluster, task = config.get("cluster", {}), dict(config.get("task", {}))
+        return [*cluster.get("chief", []), *cluster.get("worker", [])], task
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             "The environment variable TF_CONFIG must be JSON with a cluster and a task. "
