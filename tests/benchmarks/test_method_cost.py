@@ -40,7 +40,9 @@ def test_one_row_for_each_method(benchmarks, tmp_path):
         if name != "kd":
             assert row["ratio_to"] == "kd"
             assert row["ratio_median"] > 0
-            assert row["extra_mib"] == pytest.approx(row["mib"] - rows["kd"]["mib"], abs=0.2)
+    # In its own group, a method's memory is beside the one that KD's row tells.
+    first, kd = rows["confidence_penalty"], rows["kd"]
+    assert first["extra_mib"] == pytest.approx(first["mib"] - kd["mib"], abs=0.11)
     kinds = [row["kind"] for row in rows.values()]
     assert kinds == ["response", "response", "feature", "relation"]
     # Two banks of 30,000 embeddings of 128 float32 are 29.3 MiB.
