@@ -209,6 +209,25 @@ def pooled_to_match(first, second):
     return pooled(first), pooled(second)
 
 
+def scale_gradient(tensor, factor):
+    """Returns a tensor whose gradient is multiplied by a factor on its way back.
+
+    Args:
+        tensor: (...), a floating-point tensor.
+        factor: Of a shape that broadcasts to the tensor's; a constant to the gradient.
+    """
+
+    @ops.custom_gradient
+    def identity(values):
+        def gradient(*args, upstream=None):
+            (upstream,) = args or (upstream,)
+            return upstream * ops.cast(factor, upstream.dtype)
+
+        return values, gradient
+
+    return identity(tensor)
+
+
 def float32(tensors):
     """Returns a tensor, or a structure of them, as float32."""
     return keras.tree.map_structure(lambda tensor: ops.cast(tensor, "float32"), tensors)

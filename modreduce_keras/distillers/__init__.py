@@ -3,6 +3,7 @@
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.consistency import MeanTeacher, TemporalEnsembling
 from modreduce_keras.distillers.early_exit import EarlyExit
+from modreduce_keras.distillers.guard import NonFiniteError
 from modreduce_keras.distillers.modreduce import ModReduce
 from modreduce_keras.distillers.offline import Distiller
 from modreduce_keras.distillers.peers import PeerDistiller
@@ -14,6 +15,7 @@ __all__ = [
     "EarlyExit",
     "MeanTeacher",
     "ModReduce",
+    "NonFiniteError",
     "PeerDistiller",
     "SelfDistiller",
     "TemporalEnsembling",

@@ -5,17 +5,24 @@ from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
-from keras import ops
 
 from modreduce_keras import knobs
+from modreduce_keras.arguments import require_choice
 from modreduce_keras.distillers import optimizers
+from modreduce_keras.distillers.guard import SKIP, STOP
+from modreduce_keras.distillers.guarded import GuardedModel
 from modreduce_keras.distillers.inputs import Inputs
-from modreduce_keras.distillers.logs import LoggedModel
+from modreduce_keras.distillers.loss_scales import taken_apart
 from modreduce_keras.distillers.pretraining import pretrain, require_pretrained
-from modreduce_keras.distillers.reduction import mean_over_replicas, require_finite, weighted_sum
+from modreduce_keras.distillers.reduction import (
+    by_sample_weight,
+    mean_over_replicas,
+    number_of_examples,
+    weighted_sum,
+)
 from modreduce_keras.distillers.replicated import average_statistics
 from modreduce_keras.distillers.supervision import supervision
-from modreduce_keras.distillers.trackers import Trackers
+from modreduce_keras.distillers.trackers import Trackers, update
 from modreduce_keras.distillers.wiring import ENSEMBLE, Forward, connect
 from modreduce_keras.distribute import num_replicas, require_in_scope
 from modreduce_keras.knobs import Knob
@@ -23,7 +30,7 @@ from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.registry import rebuild
 
 
-class BaseDistiller(LoggedModel):
+class BaseDistiller(GuardedModel):
     """Base class of all distillers: which models run and which terms make up the loss.
 
     The total loss of a training step is
@@ -87,7 +94,7 @@ class BaseDistiller(LoggedModel):
         )
         self.supervised_weight = supervised_weight
         self._supervision = None
-        self._check_numerics = False
+        self._begin_unguarded()
         self._teacher_input, self._student_inputs = teacher_input, dict(student_inputs or {})
         parts = [part for one in self.taught() for part in (one, one.loss, one.adapter) if part]
         with knobs.bound([self, *parts], lambda: self.step):
@@ -194,24 +201,29 @@ class BaseDistiller(LoggedModel):
         else:
             terms = self.supervised_terms(y, y_pred.logits())
             weights = {name: 1.0 for name in terms if not name.startswith(f"{ENSEMBLE}/")}
-        if self._check_numerics:
-            terms = require_finite(terms)
-        per_example, terms = weighted_sum(terms, weights, x, sample_weight)
-        additional = sum((ops.sum(ops.cast(v, "float32")) for v in self.losses), 0.0)
+        terms, examples = by_sample_weight(terms, sample_weight), number_of_examples(x)
         values = {**terms, **self._logged_values(y_pred)}
-        self._trackers.update(values, ops.shape(per_example)[0])
-        self._loss_tracker.update_state(per_example + additional)
+        self._trackers.update(values, examples, finite_only=self._updates.skips)
+        terms = self._updates.scaled_terms({name: terms[name] for name in weights})
+        y_pred.terms.update(terms)
+        per_example = weighted_sum(terms, weights, examples)
+        additional = self._updates.additional_loss(self)
+        update(self._loss_tracker, per_example + additional, finite_only=self._updates.skips)
         return mean_over_replicas(per_example) + additional / num_replicas()
 
     def train_step(self, data):
         """Runs one training step on a batch, as `fit` and `train_on_batch` call it."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        before = self._updates.before()
         with tf.GradientTape() as tape:
             outputs = self.forward(x, training=True, labels=y)
             loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
             loss = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        gradients = tape.gradient(loss, variables)
+        self._updates.apply(
+            self.optimizer, gradients, variables, terms=outputs.terms, before=before, step=self.step
+        )
         average_statistics(self)
         self.step.assign_add(1)
         self.after_step()
@@ -295,7 +307,7 @@ class BaseDistiller(LoggedModel):
         metrics: Any = None,
         weighted_metrics: Any = None,
         *,
-        check_numerics: bool = False,
+        on_nonfinite: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Configures training, as `keras.Model.compile` does.
@@ -308,10 +320,15 @@ class BaseDistiller(LoggedModel):
             metrics: List of metrics; each student gets a copy of its own. With several students
                 also a dict from student (or `"ensemble"`) to list.
             weighted_metrics: The same, weighted by `sample_weight`.
-            check_numerics: Whether a step with a value that is not finite fails with the name of
-                the term. Defaults to `False`: the check reads every term.
+            on_nonfinite: What happens where a term of the loss, or a gradient, is not finite on
+                any replica. `"stop"`: `fit` ends with a `NonFiniteError` that names student, term
+                and step, before any callback could save; the weights are those before the step.
+                `"skip"`: the step of that student is left out and counted (`nonfinite_steps`,
+                `skipped_steps`), the first time with a warning. `None`, the default: nothing is
+                looked at, except where float16 is trained with loss scales.
             **kwargs: `run_eagerly`, `steps_per_execution`, `jit_compile` and `auto_scale_loss`, as
-                in Keras.
+                in Keras. Each student that computes in float16 gets a loss scale of its own; a
+                `keras.optimizers.LossScaleOptimizer` only says how it begins and grows.
 
         Raises:
             ValueError: If the loss expects probabilities and the students give logits, or the
@@ -328,23 +345,29 @@ class BaseDistiller(LoggedModel):
             "loss": loss,
             "metrics": metrics,
             "weighted_metrics": weighted_metrics,
-            "check_numerics": check_numerics,
+            "on_nonfinite": on_nonfinite,
             **kwargs,
         }
         self._supervision = loss and supervision(loss, self._student_output())
         for student in self.students.values() if loss else ():
             self._supervision.require_fitting_head(student)
-        self._check_numerics = check_numerics
+        if on_nonfinite is not None:
+            require_choice("on_nonfinite", on_nonfinite, (STOP, SKIP))
+        self._scales_loss = kwargs.pop("auto_scale_loss", True)
         self._compile_metrics = None  # Keras would keep those of an earlier compile.
+        groups = self.variable_groups()
+        optimizer, schedules = taken_apart(optimizer, groups)
         super().compile(
-            optimizer=optimizers.resolve(optimizer, self.variable_groups()),
+            optimizer=optimizers.resolve(optimizer, groups),
             metrics=self._metrics_for_keras(metrics),
             weighted_metrics=self._metrics_for_keras(weighted_metrics),
+            auto_scale_loss=False,
             **kwargs,
         )
         self._trackers = Trackers([*self.term_weights(), *self._logged_names()])
         self.loss = loss
         self.optimizer.build(self.trainable_variables)
+        self._guard(schedules if self._scales_loss else None, on_nonfinite)
 
     def _student_output(self) -> Any:
         """Returns the symbolic output of a student; those of several are alike."""

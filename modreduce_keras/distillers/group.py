@@ -11,6 +11,8 @@ from keras import ops
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.averages import PastSelves
+from modreduce_keras.distillers.optimizers import TRUNK
+from modreduce_keras.distillers.updates import Updates
 from modreduce_keras.distillers.wiring import Forward, Wiring
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import float32
@@ -148,18 +150,31 @@ class Group:
             )
         return feature
 
-    def __call__(self, outputs: Forward, labels: Any, training: bool) -> dict[str, Any]:
-        """Returns what the aggregator makes of one forward pass."""
-        logits = ops.stack([float32(own.logits) for own in outputs.students.values()], axis=1)
-        needed = {kind: self._needed(kind, outputs, labels) for kind in self.aggregator.needs}
-        return self.aggregator(logits, **needed, training=training)
+    def __call__(
+        self, outputs: Forward, labels: Any, training: bool, updates: Updates
+    ) -> dict[str, Any]:
+        """Returns what the aggregator makes of one forward pass.
 
-    def _needed(self, kind: str, outputs: Forward, labels: Any) -> Any:
+        Args:
+            outputs: The forward pass.
+            labels: The labels of the batch, or `None`.
+            training: Whether it is a training step.
+            updates: Scales the gradients that leave the aggregator for the networks.
+        """
+        students = outputs.students.items()
+        logits = [updates.scaled(name, float32(own.logits)) for name, own in students]
+        needed = {
+            kind: self._needed(kind, outputs, labels, updates) for kind in self.aggregator.needs
+        }
+        return self.aggregator(ops.stack(logits, axis=1), **needed, training=training)
+
+    def _needed(self, kind: str, outputs: Forward, labels: Any, updates: Updates) -> Any:
         students = outputs.students.items()
         if kind == "features":
-            return [float32(own.features[self._taps[name]]) for name, own in students]
+            features = {name: own.features[self._taps[name]] for name, own in students}
+            return [updates.scaled(name, float32(one)) for name, one in features.items()]
         if kind == "trunk":
-            return float32(outputs.trunk)
+            return updates.scaled(TRUNK, float32(outputs.trunk))
         if kind == "inputs":
             return next(iter(outputs.seen.values()))
         if kind == "labels":
@@ -182,23 +197,27 @@ class Group:
             labels = ops.argmax(labels, axis=-1) if one_hot else ops.squeeze(labels, -1)
         return ops.cast(labels, "int32")
 
-    def terms(self, outputs: Forward) -> dict[str, Any]:
-        """Returns the online loss of every peer, (batch,) each."""
+    def terms(self, outputs: Forward, updates: Updates) -> dict[str, Any]:
+        """Returns the online loss of every peer, (batch,) each.
+
+        Args:
+            outputs: The forward pass, with what the aggregator made of it.
+            updates: Takes its network's scale from a gradient that flows into the targets.
+        """
         targets, weights = outputs.group["targets"], outputs.group.get("source_weights")
         learns = self.aggregator.trains_through_targets
         loss = self.loss.per_sample if learns else self.loss.call
         terms = {}
         for place, (name, output) in enumerate(outputs.students.items()):
-            logits = float32(output.logits)
+            logits, target = float32(output.logits), updates.unscaled(name, targets[:, place])
             if weights is None:
-                terms[name] = loss(targets[:, place], logits)
+                terms[name] = loss(target, logits)
                 continue
             sources = range(targets.shape[2])
             if isinstance(weights, np.ndarray):  # known now: what weighs nothing is left out
                 sources = np.flatnonzero(weights[place])
             terms[name] = sum(
-                ops.cast(weights[place, source], "float32")
-                * loss(targets[:, place, source], logits)
+                ops.cast(weights[place, source], "float32") * loss(target[:, source], logits)
                 for source in sources
             )
         return terms

@@ -6,6 +6,9 @@ from typing import Any
 
 import keras
 
+TRUNK = "trunk"
+"""The group of what several students share."""
+
 
 def groups(
     students: Mapping[str, keras.Model], knowledge: Iterable[tuple[str, Any]]
@@ -29,7 +32,7 @@ def groups(
                 by_group[name].append(variable)
     for name, one in knowledge:
         by_group[name] += one.trainable_variables
-    return {**by_group, "trunk": list(shared.values())} if shared else by_group
+    return {**by_group, TRUNK: list(shared.values())} if shared else by_group
 
 
 def resolve(optimizer: Any, groups: Mapping[str, list[keras.Variable]]) -> Any:
@@ -80,3 +83,45 @@ class GroupSelector:
     def __call__(self, variable: keras.Variable) -> Any:
         """Returns the optimizer of a variable."""
         return self._optimizer_of[id(variable)]
+
+
+def states(optimizer: Any, network_of: Mapping[int, int]) -> list[tuple[keras.Variable, list[int]]]:
+    """Returns the variables of a built optimizer, each with the networks that it serves.
+
+    Args:
+        optimizer: The optimizer.
+        network_of: The network of a trained variable, by the variable's id.
+
+    Raises:
+        ValueError: If several networks share an optimizer that does not tell which of its
+            variables belong to which of theirs.
+    """
+    found = []
+    for inner in getattr(optimizer, "optimizers", ()):
+        found += states(inner, network_of)
+    trained = optimizer._trainable_variables
+    everybody = sorted({network_of[id(variable)] for variable in trained})
+    # Keras' optimizers keep what belongs to a variable in lists, in the order of the variables.
+    lists = [
+        value
+        for name, value in vars(optimizer).items()
+        if isinstance(value, (list, tuple)) and len(value) == len(trained)
+        if name not in ("_variables", "_trainable_variables", "_inner_optimizers")
+    ]
+    served = {
+        id(slot): [network_of[id(variable)]]
+        for several in lists
+        for slot, variable in zip(several, trained, strict=True)
+    }
+    unknown = []
+    for variable in optimizer._variables:
+        if id(variable) not in served and len(variable.shape) and len(everybody) > 1:
+            unknown.append(variable.path)
+        found.append((variable, served.get(id(variable), everybody)))
+    if unknown:
+        raise ValueError(
+            f"{type(optimizer).__name__} does not tell which of its variables belong to which "
+            "network, so no network's step could be skipped alone. Give every group an optimizer "
+            f"of its own: compile(optimizer={{'NAME': ..., ...}}). Received: {unknown[:3]}"
+        )
+    return found

@@ -13,7 +13,7 @@ from modreduce_keras.distillers.averages import PastSelves
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.group import Group
 from modreduce_keras.distillers.selection import BestStudent, Selection
-from modreduce_keras.distillers.wiring import Forward
+from modreduce_keras.distillers.wiring import ENSEMBLE, Forward
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge, as_list
 from modreduce_keras.losses.base import Loss
@@ -188,7 +188,7 @@ class PeerDistiller(BaseDistiller):
     ) -> Forward:
         """Runs every network once, and the aggregator on what the students put out."""
         outputs = super().forward(x, training, with_teacher)
-        return outputs._replace(group=self._group(outputs, labels, training))
+        return outputs._replace(group=self._group(outputs, labels, training, self._updates))
 
     def after_step(self) -> None:
         """Lets the students' past selves follow, where they do at every step."""
@@ -200,7 +200,7 @@ class PeerDistiller(BaseDistiller):
     def compute_terms(self, labels, outputs: Forward) -> dict[str, Any]:
         """Returns every term of a training step, (batch,) each, unweighted."""
         terms = super().compute_terms(labels, outputs)
-        online = self._group.terms(outputs)
+        online = self._group.terms(outputs, self._updates)
         terms |= {self.term(name, "online"): values for name, values in online.items()}
         if self._has_ensemble:
             terms |= self.supervised_terms(labels, {"ensemble": outputs.group["ensemble"]})
@@ -216,6 +216,13 @@ class PeerDistiller(BaseDistiller):
 
     def _ensemble_term(self) -> str:
         return self.term("ensemble", self._supervision.name)
+
+    def _networks(self) -> dict[str, list[keras.layers.Layer]]:
+        return {**super()._networks(), "aggregator": [self.aggregator]}
+
+    def _network_of(self, term: str) -> str:
+        aggregates = term.startswith(f"{ENSEMBLE}/")
+        return "aggregator" if aggregates else super()._network_of(term)
 
     def variable_groups(self) -> dict[str, list[keras.Variable]]:
         """Returns the trainable variables by group: each student, and the aggregator."""

@@ -5,9 +5,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from modreduce_keras.distillers.reduction import mean_over_replicas, weighted_sum
+from modreduce_keras.distillers.loss_scales import LossScales, computes_in_float16
+from modreduce_keras.distillers.reduction import (
+    by_sample_weight,
+    mean_over_replicas,
+    number_of_examples,
+    weighted_sum,
+)
 from modreduce_keras.distillers.replicated import ReplicatedModel, average_statistics
 from modreduce_keras.distillers.trackers import Trackers
+from modreduce_keras.distillers.updates import Updates
 from modreduce_keras.knowledge import Knowledge
 
 
@@ -26,7 +33,18 @@ class Stage(ReplicatedModel):
         self._distiller, self._pairs, self._run = lambda: distiller, lambda: pairs, run
         self._staged = {name for name, one in pairs if one.staged}
         self._trackers = Trackers(distiller.term(name, one.name) for name, one in pairs)
+        self._updates = Updates({})
         self.built = True
+
+    def guard(self) -> None:
+        """Gives the stage a loss scale of its own, where something computes in float16."""
+        distiller, name = self._distiller(), self.name
+        parts = [*distiller.students.values(), *distiller.taught()]
+        if not (distiller._scales_loss and computes_in_float16(parts)):
+            return
+        scales = LossScales([name], [True], {})
+        self._updates = Updates({name: parts}, scales, network_of=lambda term: name)
+        self._updates.keep(self.optimizer, [v for part in parts for v in part.variables])
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
@@ -46,6 +64,7 @@ class Stage(ReplicatedModel):
         """Runs one step on a batch."""
         x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         distiller, variables = self._distiller(), self.trainable_variables
+        before = self._updates.before()
         with tf.GradientTape() as tape:
             # Those that are this stage's alone do not count as trainable elsewhere.
             tape.watch([variable.value for variable in variables])
@@ -56,15 +75,17 @@ class Stage(ReplicatedModel):
                 term = distiller.term(name, one.name)
                 terms[term] = one.pretraining_call(*pair, **context)
                 weights[term] = one.weight if one.staged else 1.0
-            per_example, terms = weighted_sum(terms, weights, x, sample_weight)
-            loss = mean_over_replicas(per_example)
-            loss = self.optimizer.scale_loss(loss)
-        self._trackers.update(terms, tf.shape(per_example)[0])
+            terms, examples = by_sample_weight(terms, sample_weight), number_of_examples(x)
+            per_example = weighted_sum(self._updates.scaled_terms(terms), weights, examples)
+            loss = self.optimizer.scale_loss(mean_over_replicas(per_example))
+        self._trackers.update(terms, examples)
         self._loss_tracker.update_state(per_example)
         gradients = tape.gradient(loss, variables)
         # A term that is read at a tap does not reach the layers above it.
         reached = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
-        self.optimizer.apply_gradients(reached)
+        self._updates.apply(
+            self.optimizer, *zip(*reached, strict=True), terms=terms, before=before, step=0
+        )
         average_statistics(distiller)
         return self._step_logs(self.get_metrics_result())
 
@@ -88,9 +109,11 @@ def pretrain(
         stage.compile(
             optimizer=optimizer,
             run_eagerly=distiller.run_eagerly,
+            auto_scale_loss=False,
             jit_compile=distiller.jit_compile if distiller.compiled else "auto",
         )
         stage.optimizer.build(stage.trainable_variables)
+        stage.guard()
         history = stage.fit(x, y, **arguments)
     for _, one in pairs:
         one.pretrained.assign(1.0)

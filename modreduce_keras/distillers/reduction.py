@@ -4,32 +4,29 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from modreduce_keras.distribute import sum_over_replicas
 
 
-def weighted_sum(
-    terms: Mapping[str, Any], weights: Mapping[str, Any], x: Any, sample_weight: Any
-) -> tuple[Any, dict[str, Any]]:
-    """Returns the loss of each example, (batch,), and the terms times the sample weights.
+def number_of_examples(x: Any) -> Any:
+    """Returns the size of a batch, of this replica."""
+    return ops.shape(keras.tree.flatten(x)[0])[0]
+
+
+def by_sample_weight(terms: Mapping[str, Any], sample_weight: Any) -> dict[str, Any]:
+    """Returns terms, (batch,) each, times the sample weights.
 
     Raises:
         ValueError: If there is not one sample weight for each example.
     """
-    examples = ops.shape(keras.tree.flatten(x)[0])[0]
     sample_weight = _per_example(sample_weight)
-    terms = {name: values * sample_weight for name, values in terms.items()}
-    return sum(weights[name] * terms[name] for name in weights) + ops.zeros((examples,)), terms
+    return {name: values * sample_weight for name, values in terms.items()}
 
 
-def require_finite(terms: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the terms, after a check in the step that every value is finite."""
-    return {
-        name: tf.debugging.check_numerics(values, f"Term {name!r} of the loss")
-        for name, values in terms.items()
-    }
+def weighted_sum(terms: Mapping[str, Any], weights: Mapping[str, Any], examples: Any) -> Any:
+    """Returns the loss of each example, (batch,): the sum of the terms times their weights."""
+    return sum(weights[name] * terms[name] for name in weights) + ops.zeros((examples,))
 
 
 def _per_example(sample_weight: Any) -> Any:

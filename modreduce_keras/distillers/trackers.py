@@ -26,13 +26,24 @@ class Trackers:
         """The means, in the order of their names' first appearance."""
         return list(self._means.values())
 
-    def update(self, values: Mapping[str, Any], examples: Any) -> None:
+    def update(self, values: Mapping[str, Any], examples: Any, finite_only: bool = False) -> None:
         """Adds values to the means of their names.
 
         Args:
             values: By name: one for each example, or one that is the mean of all of them.
             examples: The number of examples, of this replica.
+            finite_only: Whether to leave out values that are not finite.
         """
         for name, value in values.items():
             scalar = len(value.shape) == 0
-            self._means[name].update_state(ops.repeat(value, examples) if scalar else value)
+            value = ops.repeat(value, examples) if scalar else value
+            update(self._means[name], value, finite_only)
+
+
+def update(mean: keras.metrics.Mean, values: Any, finite_only: bool = False) -> None:
+    """Adds values, one for each example, to a mean."""
+    if not finite_only:
+        mean.update_state(values)
+        return
+    finite = ops.isfinite(values)
+    mean.update_state(ops.where(finite, values, 0.0), ops.cast(finite, "float32"))

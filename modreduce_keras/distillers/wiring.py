@@ -27,6 +27,7 @@ class Forward(NamedTuple):
         index: The samples' places in the training data; `None` where the data do not say.
         seen: What each student saw.
         trunk: What the layers that the students share gave; `None` where they share none.
+        terms: The terms of the loss, (batch,) each, once they have been computed.
     """
 
     students: dict[str, ModelOutput]
@@ -35,6 +36,7 @@ class Forward(NamedTuple):
     index: Any = None
     seen: Mapping[str, Any] = MappingProxyType({})
     trunk: Any = None
+    terms: dict[str, Any] | None = None
 
     def logits(self) -> dict[str, Any]:
         """Returns the logits of every student, and of the ensemble where there is one."""
@@ -98,7 +100,7 @@ class Wiring(NamedTuple):
             students, trunk = self.trunk(self.readers, seen, any(map(trains, seen)))
         else:
             students = {n: reader(seen[n], trains(n)) for n, reader in self.readers.items()}
-        return Forward(students, lessons, {}, self.views.index(x), seen, trunk)
+        return Forward(students, lessons, {}, self.views.index(x), seen, trunk, {})
 
 
 def connect(
