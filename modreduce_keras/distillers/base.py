@@ -1,16 +1,15 @@
 """The distiller: one training step for any number of students, with or without a teacher."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from modreduce_keras import knobs
 from modreduce_keras.arguments import require_choice
-from modreduce_keras.distillers import optimizers
+from modreduce_keras.distillers import checks, optimizers
 from modreduce_keras.distillers.guard import SKIP, STOP
-from modreduce_keras.distillers.guarded import GuardedModel
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.loss_scales import taken_apart
 from modreduce_keras.distillers.pretraining import pretrain, require_pretrained
@@ -21,16 +20,16 @@ from modreduce_keras.distillers.reduction import (
     weighted_sum,
 )
 from modreduce_keras.distillers.replicated import average_statistics
+from modreduce_keras.distillers.saved import SavedModel
 from modreduce_keras.distillers.supervision import supervision
 from modreduce_keras.distillers.trackers import Trackers, update
 from modreduce_keras.distillers.wiring import ENSEMBLE, Forward, connect
 from modreduce_keras.distribute import num_replicas, require_in_scope
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge
-from modreduce_keras.registry import rebuild
 
 
-class BaseDistiller(GuardedModel):
+class BaseDistiller(SavedModel):
     """Base class of all distillers: which models run and which terms make up the loss.
 
     The total loss of a training step is
@@ -58,6 +57,10 @@ class BaseDistiller(GuardedModel):
             the key of a dict `x` that is the teacher's alone, and the students get the rest (a
             single other entry by itself). With several teachers also a list with one of those or
             `None` for each. Defaults to `None`.
+        teacher_dtype: `"float32"`, `"bfloat16"` or `"float16"` runs a folded copy of the teacher
+            (`mr.models.fold`) that computes in that dtype; a teacher that cannot be folded, as it
+            is subclassed, runs as given, with a warning. `None`, the default, runs the teacher
+            itself.
         supervised_weight: Weight of the compiled loss on the labels: a number that is not
             negative, or a schedule. Defaults to 1.
         student_inputs: What each student sees, by name, if not all the same: a function of the
@@ -69,8 +72,6 @@ class BaseDistiller(GuardedModel):
     """
 
     supervised_weight = Knob()
-    _model_views: ClassVar[tuple[str, ...]] = ("teacher", "student", "best_student")
-    """Properties that return a model which is held elsewhere."""
 
     def __init__(
         self,
@@ -79,6 +80,7 @@ class BaseDistiller(GuardedModel):
         teacher: keras.Model | list[keras.Model] | None,
         knowledge: Mapping[str, list[Knowledge]],
         teacher_input: Any = None,
+        teacher_dtype: str | None = None,
         supervised_weight: Any = 1.0,
         student_inputs: Mapping[str, Any] | None = None,
         student_taps: Mapping[str, list[str]] | None = None,
@@ -96,6 +98,8 @@ class BaseDistiller(GuardedModel):
         self._supervision = None
         self._begin_unguarded()
         self._teacher_input, self._student_inputs = teacher_input, dict(student_inputs or {})
+        self.teacher_dtype = teacher_dtype
+        checks.require_teacher_dtype(teacher_dtype, teacher)
         parts = [part for one in self.taught() for part in (one, one.loss, one.adapter) if part]
         with knobs.bound([self, *parts], lambda: self.step):
             self._wiring = connect(
@@ -103,6 +107,7 @@ class BaseDistiller(GuardedModel):
                 teacher,
                 self.knowledge,
                 Inputs(teacher_input, student_inputs),
+                teacher_dtype=teacher_dtype,
                 taps=student_taps,
                 branches=branches,
             )
@@ -116,11 +121,6 @@ class BaseDistiller(GuardedModel):
     def teacher(self) -> keras.Model | list[keras.Model] | None:
         """The teacher as the user gave it, or `None`."""
         return self._wiring.teacher and self._wiring.teacher.given
-
-    def __dir__(self):
-        # Keras saves the weights of every model that dir() shows, where it shows it first. The
-        # teacher's are not ours, and the students' belong under `students`.
-        return [name for name in super().__dir__() if name not in self._model_views]
 
     # The step
 
@@ -240,6 +240,12 @@ class BaseDistiller(GuardedModel):
         logs = self.compute_metrics(x, y, outputs, sample_weight)
         return self._step_logs(self._evaluated(logs))
 
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Trains, as `keras.Model.fit` does."""
+        if self._wiring.teacher is not None:
+            self._wiring.teacher.follow()
+        return super().fit(*args, **kwargs)
+
     def make_train_function(self, force: bool = False):
         """Makes the compiled training step, as Keras does."""
         require_pretrained(self.taught())
@@ -274,7 +280,7 @@ class BaseDistiller(GuardedModel):
         """
         return pretrain(self, self._wiring.run, optimizer, x, y, arguments)
 
-    # Compilation and serialization
+    # Compilation
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
@@ -372,36 +378,3 @@ class BaseDistiller(GuardedModel):
     def _student_output(self) -> Any:
         """Returns the symbolic output of a student; those of several are alike."""
         return next(iter(self._wiring.outputs.values())).logits
-
-    def get_compile_config(self):
-        """Returns the arguments of `compile`, serialized."""
-        return keras.saving.serialize_keras_object(self._compile_arguments) if self.compiled else {}
-
-    def compile_from_config(self, config):
-        """Compiles from what `get_compile_config` returned."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments that all distillers share, serialized."""
-        serialize = keras.saving.serialize_keras_object
-        return {
-            **super().get_config(),
-            "teacher": self.teacher and serialize(self.teacher),
-            "teacher_input": self._teacher_input and serialize(self._teacher_input),
-            **knobs.config(self),
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Returns the distiller that `get_config` describes, with fresh weights."""
-        return rebuild(cls, config, custom_objects)
-
-    def save_assets(self, inner_path):
-        """Saves the teacher's weights in `.keras` files (weight files leave them out)."""
-        if self.teacher is not None:
-            self._wiring.teacher.save(inner_path)
-
-    def load_assets(self, inner_path):
-        """Loads what `save_assets` saved."""
-        if self.teacher is not None:
-            self._wiring.teacher.load(inner_path)

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from modreduce_keras.arguments import require_choice
+from modreduce_keras.models.folding import DTYPES
 from modreduce_keras.taps import named_outputs
 
 _PROBABILITY_ACTIVATIONS = ("softmax", "sigmoid")
@@ -142,6 +144,18 @@ def require_lessons(teacher: Any, knowledge: list[Any]) -> None:
         f"with it, such as mr.Response('kd'), or neither. Received: teacher={names}, and "
         f"knowledge that needs a teacher: {taught}"
     )
+
+
+def require_teacher_dtype(dtype: Any, teacher: Any) -> None:
+    """Raises unless a teacher is there to run in a dtype, and can."""
+    if dtype is None:
+        return
+    require_choice("teacher_dtype", dtype, DTYPES)
+    if not teacher:
+        raise ValueError(
+            "teacher_dtype is what a teacher computes in, and there is none. Received: "
+            f"teacher_dtype={dtype!r}, teacher={teacher!r}"
+        )
 
 
 def repeated(names: list[str]) -> list[str]:

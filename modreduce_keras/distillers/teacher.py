@@ -1,5 +1,7 @@
 """The teacher of a distiller: only ever run forward, never counted, saved or changed."""
 
+import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from keras import ops
 
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.inputs import Inputs
+from modreduce_keras.models.folding import fold
 from modreduce_keras.taps import ModelOutput, TapReader
 
 WEIGHTS_FILE = "teacher.weights.h5"
@@ -60,12 +63,14 @@ class FrozenTeacher:
         given: The trained model, or a list of them. They are not changed.
         taps: Names of the taps to read.
         inputs: Tells what of a batch the teacher sees.
+        dtype: What a folded copy of the teacher computes in, which then runs in its place; `None`
+            runs the teacher itself. Models that cannot be folded run as they are, with a warning.
 
     Raises:
         ValueError: If there are views for another number of teachers.
     """
 
-    def __init__(self, given: Any, taps: list[str], inputs: Inputs):
+    def __init__(self, given: Any, taps: list[str], inputs: Inputs, dtype: str | None = None):
         self.given = given
         self.models = as_list(given)
         if inputs.views is not None and len(inputs.views) != len(self.models):
@@ -80,6 +85,8 @@ class FrozenTeacher:
             self.specs = self.model.specs()
         self.reader = TapReader(self.model, taps, role="teacher")
         self._inputs = inputs
+        self._dtype, self._folded = dtype, {}
+        self._runs = self.reader if dtype is None else self._folded_reader(taps)
         # Only functional models declare the dtype of their inputs.
         functional = all(getattr(model, "inputs", None) for model in self.models)
         self._declared = self.specs if functional else None
@@ -98,8 +105,43 @@ class FrozenTeacher:
     def __call__(self, seen: Any) -> ModelOutput:
         """Returns the teacher's output and features for what it sees, constants to the gradient."""
         checks.require_float_inputs(seen, self._declared)
-        output = self.reader(seen, training=False)
+        output = self._runs(seen, training=False)
         return ModelOutput(*keras.tree.map_structure(ops.stop_gradient, tuple(output)))
+
+    def _folded_reader(self, taps: list[str]) -> TapReader:
+        for place, model in enumerate(self.models):
+            try:
+                self._folded[place] = fold(model, dtype=self._dtype, taps=taps)
+            except ValueError as error:
+                warnings.warn(
+                    f"teacher_dtype={self._dtype!r} does nothing for the teacher {model.name!r}, "
+                    f"which runs as it was given: {error}",
+                    stacklevel=2,
+                )
+        self._fingerprint = self._weights_now()
+        models = [self._folded.get(place, model) for place, model in enumerate(self.models)]
+        if isinstance(self.given, keras.Model):
+            return TapReader(models[0], taps, role="teacher")
+        together = Together(models, own_inputs=self._inputs.views is not None)
+        return TapReader(together, taps, role="teacher")
+
+    def _weights_now(self) -> int:
+        checksum = 0
+        for place in self._folded:
+            for variable in self.models[place].variables:
+                value = ops.convert_to_numpy(ops.convert_to_tensor(variable))
+                checksum = zlib.crc32(value.tobytes(), checksum)
+        return checksum
+
+    def follow(self) -> None:
+        """Folds the teacher anew, if its weights are not those that were folded."""
+        if not self._folded or self._weights_now() == self._fingerprint:
+            return
+        for place, folded in self._folded.items():
+            anew = fold(self.models[place], dtype=self._dtype, taps=list(self.reader.taps))
+            for variable, value in zip(folded.variables, anew.variables, strict=True):
+                variable.assign(ops.convert_to_tensor(value))
+        self._fingerprint = self._weights_now()
 
     def chosen_by(self, taps: list[str]) -> keras.Model:
         """Returns the teacher that some taps are of; the first where they do not say."""
@@ -117,6 +159,7 @@ class FrozenTeacher:
     def load(self, folder: str) -> None:
         """Loads what `save` saved."""
         self.model.load_weights(str(Path(folder) / WEIGHTS_FILE))
+        self.follow()
 
 
 def as_list(teacher: Any) -> list[keras.Model]:

@@ -109,6 +109,7 @@ def connect(
     knowledge: Mapping[str, list[Knowledge]],
     views: Inputs,
     *,
+    teacher_dtype: str | None = None,
     taps: Mapping[str, list[str]] | None = None,
     branches: Any = None,
 ) -> Wiring:
@@ -119,6 +120,7 @@ def connect(
         teacher: A trained model, several, or `None`.
         knowledge: What each student is taught.
         views: What of a batch each side sees.
+        teacher_dtype: What a folded copy of the teacher computes in, if one is to run.
         taps: Further taps of the students to read, by student.
         branches: The branched model that the students are of, if they are.
 
@@ -138,7 +140,7 @@ def connect(
     frozen = lesson = None
     if teachers:
         everything = [one for taught in knowledge.values() for one in taught]
-        frozen = FrozenTeacher(teacher, _taps("teacher", everything), views)
+        frozen = FrozenTeacher(teacher, _taps("teacher", everything), views, teacher_dtype)
         lesson = frozen.reader.specs(frozen.specs)
         if isinstance(teacher, keras.Model):
             _check_outputs("teacher", teacher, lesson.logits, everything)

@@ -64,7 +64,8 @@ def test_scaled_networks_learn_what_unscaled_ones_do(
     def run(scales):
         keras.utils.set_random_seed(3)
         students = {name: net(name=name) for name in "abc"}
-        students["a"].get_layer("logits").kernel_regularizer = keras.regularizers.L2(0.1)
+        penalty = keras.regularizers.L2(0.1)
+        students["a"] = poisoned_net("a", np.inf, width=6, kernel_regularizer=penalty)
         distiller = mr.PeerDistiller(
             students,
             teacher=teacher,
