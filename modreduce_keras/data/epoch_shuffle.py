@@ -79,7 +79,7 @@ def epoch_shuffle(
         A dataset of one epoch, as many samples as `dataset` has.
 
     Raises:
-        TypeError: If something else than a `tf.data.Dataset` came.
+        TypeError: If something else than a `tf.data.Dataset` came, or `augment` is no function.
         ValueError: If the seed or the buffer size is not such an integer; if the dataset is
             shuffled anew in each epoch or endless; if its size is unknown and no buffer size is
             given.
@@ -98,6 +98,13 @@ def epoch_shuffle(
             f"tf.data.Dataset.from_tensor_slices((x, y)). Received: {type(dataset).__name__}"
         )
     seed = require_integer("seed", seed, least=0)
+    if seed >= 2**63:
+        raise ValueError(f"seed must be an integer below 2**63. Received: {seed=}")
+    if augment is not None and not callable(augment):
+        raise TypeError(
+            "augment must be a function of a seed and a sample, augment(sample_seed, x, y), or "
+            f"None. Received: {augment=}"
+        )
     buffer_size = require_integer("buffer_size", buffer_size, optional=True)
     size = _size(dataset, buffer_size)
     epochs = _Epochs()

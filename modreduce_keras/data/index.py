@@ -22,7 +22,8 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
     Raises:
         TypeError: If something else than a `tf.data.Dataset` came.
-        ValueError: If the dataset is batched, or is shuffled anew in each epoch. A dataset that
+        ValueError: If the dataset is batched, endless, has an index, or is shuffled anew in each
+            epoch. A dataset that
             reads files in an order that changes has to be told not to (`shuffle_files=False`).
 
     Example:
@@ -44,6 +45,18 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
         raise ValueError(
             "with_index counts single samples: apply it before .batch(), as in "
             "with_index(dataset).shuffle(...).batch(64). Received a dataset that is batched: "
+            f"{dataset.element_spec}"
+        )
+    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            "with_index counts the samples of one epoch: apply it before .repeat(). Received a "
+            "dataset that does not end"
+        )
+    inputs = dataset.element_spec
+    inputs = inputs[0] if isinstance(inputs, tuple) else inputs
+    if isinstance(inputs, dict) and set(inputs) == {INPUTS, INDEX}:
+        raise ValueError(
+            "with_index is applied once. Received a dataset that has an index: "
             f"{dataset.element_spec}"
         )
     if reshuffled(dataset):

@@ -75,11 +75,28 @@ class Loss(keras.losses.Loss):
         """
         given = self._given(y_true)
         teacher = given.pop("teacher", None)
+        self._require_batch(teacher, y_pred)
         if teacher is not None:
             teacher = float32(teacher)
             if not self.teacher_learns:
                 teacher = keras.tree.map_structure(ops.stop_gradient, teacher)
         return self.per_sample(teacher, float32(y_pred), **given)
+
+    def _require_batch(self, teacher, student) -> None:
+        sides = keras.tree.flatten([[] if teacher is None else teacher, student])
+        strange = [type(side).__name__ for side in sides if not hasattr(side, "shape")]
+        if strange:
+            raise TypeError(
+                f"{type(self).__name__} takes tensors or arrays: np.asarray(...) makes one of a "
+                f"list of numbers. Received: {strange[:4]}"
+            )
+        sizes = {side.shape[0] for side in sides if len(side.shape)}
+        if len(sizes - {None}) > 1:
+            raise ValueError(
+                f"{type(self).__name__} compares sample by sample, so teacher and student need "
+                "one batch size. Received: shapes "
+                f"{[tuple(side.shape) for side in sides]} (the first axis is the batch)"
+            )
 
     def _given(self, y_true) -> dict[str, Any]:
         """Returns what `y_true` holds by name, or says what is missing."""
