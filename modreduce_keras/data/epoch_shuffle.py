@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.arguments import require_integer
-from modreduce_keras.data.index import reshuffled
+from modreduce_keras.data.index import require_single_samples, reshuffled
 
 
 class _Running:
@@ -81,8 +81,8 @@ def epoch_shuffle(
     Raises:
         TypeError: If something else than a `tf.data.Dataset` came, or `augment` is no function.
         ValueError: If the seed or the buffer size is not such an integer; if the dataset is
-            shuffled anew in each epoch or endless; if its size is unknown and no buffer size is
-            given.
+            batched, shuffled anew in each epoch or endless; if its size is unknown and no buffer
+            size is given.
 
     Example:
         >>> train = epoch_shuffle(tf.data.Dataset.range(4), seed=0)
@@ -106,6 +106,9 @@ def epoch_shuffle(
             f"None. Received: {augment=}"
         )
     buffer_size = require_integer("buffer_size", buffer_size, optional=True)
+    require_single_samples(
+        dataset, "epoch_shuffle shuffles", "epoch_shuffle(dataset, seed=0).batch(64)"
+    )
     size = _size(dataset, buffer_size)
     epochs = _Epochs()
 

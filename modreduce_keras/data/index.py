@@ -38,15 +38,9 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
             "with_index takes a tf.data.Dataset, such as "
             f"tf.data.Dataset.from_tensor_slices((x, y)). Received: {type(dataset).__name__}"
         )
-    specs = tf.nest.flatten(dataset.element_spec)
-    leading = [spec.shape[0] if spec.shape.rank else 0 for spec in specs]
-    batched = "Batch" in type(dataset).__name__
-    if batched or (leading and all(size is None for size in leading)):
-        raise ValueError(
-            "with_index counts single samples: apply it before .batch(), as in "
-            "with_index(dataset).shuffle(...).batch(64). Received a dataset that is batched: "
-            f"{dataset.element_spec}"
-        )
+    require_single_samples(
+        dataset, "with_index counts", "with_index(dataset).shuffle(...).batch(64)"
+    )
     if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
         raise ValueError(
             "with_index counts the samples of one epoch: apply it before .repeat(). Received a "
@@ -73,6 +67,18 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
         return ({INPUTS: x, INDEX: index}, *rest)
 
     return dataset.enumerate().map(indexed, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def require_single_samples(dataset: tf.data.Dataset, does: str, example: str) -> None:
+    """Raises if a dataset is known to be of batches."""
+    specs = tf.nest.flatten(dataset.element_spec)
+    leading = [spec.shape[0] if spec.shape.rank else 0 for spec in specs]
+    batched = "Batch" in type(dataset).__name__
+    if batched or (leading and all(size is None for size in leading)):
+        raise ValueError(
+            f"{does} single samples: apply it before .batch(), as in {example}. "
+            f"Received a dataset that is batched: {dataset.element_spec}"
+        )
 
 
 def reshuffled(dataset: tf.data.Dataset) -> bool:

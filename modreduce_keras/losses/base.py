@@ -84,18 +84,19 @@ class Loss(keras.losses.Loss):
 
     def _require_batch(self, teacher, student) -> None:
         sides = keras.tree.flatten([[] if teacher is None else teacher, student])
-        strange = [type(side).__name__ for side in sides if not hasattr(side, "shape")]
+        shapes = [tuple(getattr(side, "shape", ())) for side in sides]
+        strange = [
+            type(side).__name__ for side, shape in zip(sides, shapes, strict=True) if not shape
+        ]
         if strange:
             raise TypeError(
                 f"{type(self).__name__} takes tensors or arrays: np.asarray(...) makes one of a "
                 f"list of numbers. Received: {strange[:4]}"
             )
-        sizes = {side.shape[0] for side in sides if len(side.shape)}
-        if len(sizes - {None}) > 1:
+        if len({shape[0] for shape in shapes} - {None}) > 1:
             raise ValueError(
                 f"{type(self).__name__} compares sample by sample, so teacher and student need "
-                "one batch size. Received: shapes "
-                f"{[tuple(side.shape) for side in sides]} (the first axis is the batch)"
+                f"one batch size. Received: shapes {shapes} (the first axis is the batch)"
             )
 
     def _given(self, y_true) -> dict[str, Any]:
