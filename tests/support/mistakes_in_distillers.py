@@ -219,6 +219,11 @@ MISTAKES = [
         r"criterion_mode must be 'max', 'min' or None. Received: criterion_mode='best'",
     ),
     Mistake(
+        "a number for the criterion",
+        lambda b: b.group(criterion=0.9),
+        r"criterion must be the name of a validation metric, .* Received: criterion=0.9",
+    ),
+    Mistake(
         "an input for a student that is not there",
         lambda b: b.group(student_inputs={"c": "x"}),
         r"student_inputs must be .* one of \['a', 'b'\]. Received: \{'c': 'x'\}",
