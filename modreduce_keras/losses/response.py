@@ -96,6 +96,9 @@ class ResponseLoss(Loss):
         labels = None if labels is None else ops.where(mask, labels, 0)
         return teacher, student, labels, mask
 
+    def _require_batch(self, shapes) -> None:
+        """Leaves it to `checked`, by which all axes are equal."""
+
     def _require_logits(self, teacher, student) -> None:
         self.require(
             _fits(teacher.shape, student.shape) and len(student.shape) > 1,
