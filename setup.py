@@ -36,7 +36,7 @@ setup(
     extras_require={
         "tune": TUNE,
         "demo": DEMO,
-        "test": [*DEMO, *TUNE, "pytest", "pytest-xdist", "ruff"],
+        "test": [*DEMO, *TUNE, "hypothesis", "pytest", "pytest-xdist", "ruff"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",

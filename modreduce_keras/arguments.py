@@ -47,3 +47,48 @@ def require_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {list(choices)}. Received: {name}={value!r}")
     return value
+
+
+def require_number(
+    name: str, value: Any, least: float | None = None, *, above: float | None = None
+) -> float:
+    """Returns an argument that is a finite number, in a range if one is given.
+
+    Args:
+        name: Name of the argument.
+        value: What came.
+        least: The smallest number that is valid, or `None`.
+        above: What it has to be greater than, or `None`.
+
+    Raises:
+        ValueError: If the argument is something else.
+    """
+    low = least is not None and is_number(value) and value < least
+    if not is_number(value) or low or (above is not None and value <= above):
+        expected = "a finite number"
+        expected += "" if least is None else f" of at least {least}"
+        expected += "" if above is None else f" above {above}"
+        raise ValueError(f"{name} must be {expected}. Received: {name}={value!r}")
+    return value
+
+
+def require_sizes(name: str, value: Any, expected: str, number: int | None = None) -> tuple:
+    """Returns an argument that is a sequence of positive integers as a tuple.
+
+    Args:
+        name: Name of the argument.
+        value: What came.
+        expected: What the sizes do, for the message.
+        number: How many there must be; `None` for at least one.
+
+    Raises:
+        ValueError: If the argument is something else.
+    """
+    several = tuple(value) if isinstance(value, (Sequence, np.ndarray)) else ()
+    fits = bool(several) and not isinstance(value, str)
+    fits = fits and all(is_number(size) and size == int(size) and size > 0 for size in several)
+    if not fits or number not in (None, len(several)):
+        raise ValueError(
+            f"{name} must {expected}, as positive integers. Received: {name}={value!r}"
+        )
+    return several

@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers
 
 from modreduce_keras import taps
+from modreduce_keras.arguments import is_number, require_integer
 from modreduce_keras.data.index import split_index
 from modreduce_keras.distillers import checks
 from modreduce_keras.models.exits import FINAL, exit_names
@@ -173,7 +174,8 @@ def early_exit_curve(
             "early_exit_curve takes a SelfDistiller, or a model that mr.models.exits built. "
             f"Received: model={model!r}"
         )
-    wrong = [threshold for threshold in thresholds if not 0 <= threshold <= 1]
+    require_integer("batch_size", batch_size)
+    wrong = [one for one in thresholds if not (is_number(one) and 0 <= one <= 1)]
     if wrong:
         raise ValueError(f"thresholds must be from 0 to 1. Received: {wrong}")
     exits = [*exit_names(model), FINAL]
@@ -211,6 +213,13 @@ def _batches(x: Any, y: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
                 raise ValueError("Accuracy needs labels: the dataset must yield (x, y).")
             yield split_index(inputs)[0], labels
         return
+    samples = {array.shape[0] for array in keras.tree.flatten(x) if getattr(array, "shape", ())}
+    if samples != {len(y)} or not len(y):
+        raise ValueError(
+            "x and y must be arrays of equal numbers of samples, or x a dataset of batches (x, y) "
+            f"without y. Received: x of type {type(x).__name__} with {sorted(samples)} samples, "
+            f"and {len(y)} labels"
+        )
     for start in range(0, len(y), batch_size):
         part = slice(start, start + batch_size)
         yield keras.tree.map_structure(lambda array, part=part: array[part], x), y[part]

@@ -63,8 +63,10 @@ class Knob:
                 f"notice. Build a new {owner}. Received: {self.name}={value!r}"
             )
         if is_schedule:
-            value = self._schedule(value)
-            self._validate(owner, value(0.0), f"{value!r} at step 0")
+            value = self._schedule(owner, value)
+            # Between these, schedules of this library take no value beyond those there.
+            for step in getattr(value, "landmarks", lambda: [0.0])():
+                self._validate(owner, value(step), f"{value!r} at step {step:g}")
             setattr(instance, self.setting, value)
             return
         value = self._validate(owner, value, repr(value))
@@ -82,15 +84,16 @@ class Knob:
         else:
             current.assign(value)
 
-    @staticmethod
-    def _schedule(value: Any) -> Schedule:
+    def _schedule(self, owner: str, value: Any) -> Schedule:
         try:
             return registry.get("schedule", value, Schedule)
+        except ValueError as error:
+            raise ValueError(f"{self.name} of {owner}: {error} (a number is no string)") from error
         except TypeError as error:
             raise ValueError(
                 "A schedule needs its arguments, such as mr.schedules.Linear(0, 1, steps=1000) or "
-                f"mr.schedules.get('linear', start=0, end=1, steps=1000). Received: {value!r} "
-                f"({error})"
+                "mr.schedules.get('linear', start=0, end=1, steps=1000). Received: "
+                f"{value!r} as {self.name} of {owner} ({error})"
             ) from error
 
     def _validate(self, owner: str, value: Any, received: str) -> float:

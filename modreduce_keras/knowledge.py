@@ -5,16 +5,18 @@ term. It comes in three kinds: `Response` (the outputs), `Feature` (representati
 `Relation` (how samples lie to each other).
 """
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from modreduce_keras import knobs, registry
 from modreduce_keras.adapters.base import Adapter
-from modreduce_keras.arguments import require_bool
+from modreduce_keras.arguments import is_number, require_bool
 from modreduce_keras.distribute import (
     gather_over_replicas,
     gather_with_gradient,
@@ -63,11 +65,12 @@ class Knowledge(keras.layers.Layer):
         **kwargs: Any,
     ):
         loss = registry.get("loss", loss, Loss)
+        self._refuse_arguments_of(loss, kwargs)
         kwargs.setdefault("dtype", "float32")
         super().__init__(name=name or loss.name, **kwargs)
         self.loss = loss
         self.weight = loss.default_weight if weight is None else weight
-        self.staged = loss.staged if staged is None else staged
+        self.staged = loss.staged if staged is None else require_bool("staged", staged)
         # A Keras layer saves the variables it holds, and a loss is no layer.
         self._loss_variables = knobs.variables(loss)
         self._check_taps(at, student, teacher)
@@ -89,6 +92,16 @@ class Knowledge(keras.layers.Layer):
             )
         if self.pretrains:
             self.pretrained = keras.Variable(0.0, trainable=False, name="pretrained")
+
+    def _refuse_arguments_of(self, loss: Loss, given: Mapping[str, Any]) -> None:
+        own = set(inspect.signature(type(loss)).parameters) - {"dtype", "kwargs"}
+        meant = sorted(own & set(given))
+        if meant:
+            raise ValueError(
+                f"{', '.join(meant)} must be given to the loss and not to {type(self).__name__}: "
+                f"mr.{type(self).__name__}(mr.losses.{type(loss).__name__}({meant[0]}=...)). "
+                f"Received: { {name: given[name] for name in meant} }"
+            )
 
     def _check_taps(self, at: Taps, student: Taps, teacher: Taps) -> None:
         both, neither = student and teacher, student is None and teacher is None
@@ -251,9 +264,21 @@ class Response(Knowledge):
             raise ValueError(
                 f"average must be 'probabilities', 'logits' or None. Received: {average=}"
             )
-        teacher_weights = None if teacher_weights is None else list(map(float, teacher_weights))
-        if teacher_weights is not None and not all(weight > 0 for weight in teacher_weights):
-            raise ValueError(f"teacher_weights must be positive. Received: {teacher_weights=}")
+        if teacher_weights is not None:
+            several = isinstance(teacher_weights, (Sequence, np.ndarray))
+            if not several or not all(is_number(w) and w > 0 for w in teacher_weights):
+                raise ValueError(
+                    "teacher_weights must be a list of positive numbers, one for each teacher, or "
+                    f"None. Received: {teacher_weights=}"
+                )
+            teacher_weights = list(map(float, teacher_weights))
+        if ignore_class is not None:
+            whole = is_number(ignore_class) and ignore_class == int(ignore_class)
+            if not whole:
+                raise ValueError(
+                    f"ignore_class must be an integer label or None. Received: {ignore_class=}"
+                )
+            ignore_class = int(ignore_class)
         self.average, self.ignore_class = average, ignore_class
         self.supports_masking = True
         self.teacher_weights = teacher_weights

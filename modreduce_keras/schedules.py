@@ -7,13 +7,16 @@ steps (batches) done so far; `steps` below is always such a number, for example
 """
 
 import inspect
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 from keras import ops
 
 from modreduce_keras import registry
+from modreduce_keras.arguments import is_number, require_integer, require_number
 from modreduce_keras.registry import register
 
 
@@ -43,15 +46,25 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         given = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
         return f"{type(self).__name__}({given})"
 
+    def landmarks(self) -> list[float]:
+        """Returns the steps where the value is smallest or largest, for what has a range."""
+        return [0.0, float(getattr(self, "steps", 0.0))]
+
     def progress(self, step):
         """Returns the part of `steps` that is done, from 0 to 1."""
         return ops.clip(step / self.steps, 0.0, 1.0)
 
 
 def _positive_steps(steps: int) -> int:
-    if not steps > 0:
+    if not (is_number(steps) and steps > 0):
         raise ValueError(f"steps must be a positive number of training steps. Received: {steps=}")
     return steps
+
+
+def _numbers(name: str, values: Any) -> list[float]:
+    if not isinstance(values, (Sequence, np.ndarray)) or not all(map(is_number, values)):
+        raise ValueError(f"{name} must be a list of finite numbers. Received: {name}={values!r}")
+    return list(values)
 
 
 @register("schedule", "constant")
@@ -61,6 +74,9 @@ class Constant(Schedule):
     Args:
         constant: The value.
 
+    Raises:
+        ValueError: If it is no finite number.
+
     Example:
         >>> float(Constant(0.5)(100))
         0.5
@@ -69,7 +85,7 @@ class Constant(Schedule):
     example_arguments: ClassVar = {"constant": 0.25}
 
     def __init__(self, constant: float):
-        self.constant = constant
+        self.constant = require_number("constant", constant)
 
     def value(self, step):
         return self.constant
@@ -85,7 +101,7 @@ class Linear(Schedule):
         steps: Number of training steps, positive.
 
     Raises:
-        ValueError: If `steps` is not positive.
+        ValueError: If `steps` is not positive, or a value is no finite number.
 
     Example:
         >>> float(Linear(0.0, 1.0, steps=10)(5))
@@ -95,7 +111,8 @@ class Linear(Schedule):
     example_arguments: ClassVar = {"start": 0.1, "end": 2.0, "steps": 10}
 
     def __init__(self, start: float, end: float, *, steps: int):
-        self.start, self.end, self.steps = start, end, _positive_steps(steps)
+        self.start, self.end = require_number("start", start), require_number("end", end)
+        self.steps = _positive_steps(steps)
 
     def value(self, step):
         return self.start + (self.end - self.start) * self.progress(step)
@@ -113,7 +130,7 @@ class Cosine(Schedule):
         steps: Number of training steps, positive.
 
     Raises:
-        ValueError: If `steps` is not positive.
+        ValueError: If `steps` is not positive, or a value is no finite number.
 
     Example:
         >>> round(float(Cosine(1.0, 0.0, steps=10)(5)), 6)
@@ -126,7 +143,8 @@ class Cosine(Schedule):
     example_arguments: ClassVar = {"start": 0.1, "end": 2.0, "steps": 10}
 
     def __init__(self, start: float, end: float, *, steps: int):
-        self.start, self.end, self.steps = start, end, _positive_steps(steps)
+        self.start, self.end = require_number("start", start), require_number("end", end)
+        self.steps = _positive_steps(steps)
 
     def value(self, step):
         falling = 0.5 * (1.0 + ops.cos(3.141592653589793 * self.progress(step)))
@@ -142,7 +160,7 @@ class SigmoidRampUp(Schedule):
         steps: Number of training steps, positive. The papers use 80 epochs.
 
     Raises:
-        ValueError: If `steps` is not positive.
+        ValueError: If `steps` is not positive, or a value is no finite number.
 
     Example:
         >>> round(float(SigmoidRampUp(1.0, steps=80)(0)), 6)
@@ -155,7 +173,7 @@ class SigmoidRampUp(Schedule):
     example_arguments: ClassVar = {"end": 2.0, "steps": 10}
 
     def __init__(self, end: float = 1.0, *, steps: int):
-        self.end, self.steps = end, _positive_steps(steps)
+        self.end, self.steps = require_number("end", end), _positive_steps(steps)
 
     def value(self, step):
         return self.end * ops.exp(-5.0 * ops.square(1.0 - self.progress(step)))
@@ -176,7 +194,8 @@ class Exponential(Schedule):
             is `Exponential(0.01, 0.7, steps=240 * steps_per_epoch, stairs=24)`.
 
     Raises:
-        ValueError: If `steps` or `stairs` is not positive, or `start` and `end` differ in sign.
+        ValueError: If `steps` or `stairs` is not positive, or `start` and `end` differ in sign or
+            are no finite numbers.
 
     Example:
         >>> round(float(Exponential(0.01, 1.0, steps=10)(5)), 6)
@@ -186,14 +205,14 @@ class Exponential(Schedule):
     example_arguments: ClassVar = {"start": 0.1, "end": 2.0, "steps": 10, "stairs": 5}
 
     def __init__(self, start: float, end: float, *, steps: int, stairs: int | None = None):
+        start, end = require_number("start", start), require_number("end", end)
         if not start * end > 0:
             raise ValueError(
                 "start and end must both be positive or both be negative. "
                 f"Received: {start=}, {end=}"
             )
-        if stairs is not None and not stairs > 0:
-            raise ValueError(f"stairs must be None or a positive integer. Received: {stairs=}")
-        self.start, self.end, self.stairs = start, end, stairs
+        self.start, self.end = start, end
+        self.stairs = require_integer("stairs", stairs, optional=True)
         self.steps = _positive_steps(steps)
 
     def value(self, step):
@@ -214,7 +233,7 @@ class CutOff(Schedule):
         before: Value until then. Defaults to 0.
 
     Raises:
-        ValueError: If `steps` is not positive.
+        ValueError: If `steps` is not positive, or a value is no finite number.
 
     Example:
         >>> [round(float(CutOff(0.7, steps=10)(step)), 1) for step in (9, 10)]
@@ -224,7 +243,8 @@ class CutOff(Schedule):
     example_arguments: ClassVar = {"after": 2.0, "steps": 10, "before": 0.5}
 
     def __init__(self, after: float, *, steps: int, before: float = 0.0):
-        self.after, self.steps, self.before = after, _positive_steps(steps), before
+        self.after, self.before = require_number("after", after), require_number("before", before)
+        self.steps = _positive_steps(steps)
 
     def value(self, step):
         return ops.where(step < self.steps, self.before, self.after)
@@ -239,7 +259,8 @@ class Piecewise(Schedule):
         values: One value more than boundaries.
 
     Raises:
-        ValueError: If the numbers of both do not fit or the boundaries do not ascend.
+        ValueError: If the numbers of both do not fit, the boundaries do not ascend or are
+            negative, or one is no finite number.
 
     Example:
         >>> [float(Piecewise([10, 20], [4.0, 2.0, 1.0])(step)) for step in (9, 10, 20)]
@@ -249,14 +270,19 @@ class Piecewise(Schedule):
     example_arguments: ClassVar = {"boundaries": [4, 10], "values": [4.0, 2.0, 1.0]}
 
     def __init__(self, boundaries: list[int], values: list[float]):
-        self.boundaries, self.values = list(boundaries), list(values)
+        self.boundaries = _numbers("boundaries", boundaries)
+        self.values = _numbers("values", values)
         if len(self.values) != len(self.boundaries) + 1:
             raise ValueError(
                 "values must have one entry more than boundaries. "
                 f"Received: {len(self.values)} values and {len(self.boundaries)} boundaries"
             )
-        if any(b <= a for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
-            raise ValueError(f"boundaries must ascend. Received: {boundaries=}")
+        if any(b <= a for a, b in zip([-1, *self.boundaries], self.boundaries, strict=False)):
+            raise ValueError(f"boundaries must ascend and not be negative. Received: {boundaries=}")
+
+    def landmarks(self) -> list[float]:
+        """Returns the first step of each piece."""
+        return [0.0, *map(float, self.boundaries)]
 
     def value(self, step):
         index = ops.sum(

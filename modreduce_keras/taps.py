@@ -51,6 +51,8 @@ class TapReader:
     """
 
     def __init__(self, model: keras.Model, taps: Iterable[str] = (), *, role: str = "model"):
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"The {role} must be a keras.Model. Received: {model!r}")
         self.model = model
         self.role = role
         taps, outputs = list(taps), named_outputs(model)

@@ -15,7 +15,7 @@ ROOT = Path(modreduce_keras.__file__).parent
 # A part may import parts of lower levels, and itself. What is not listed is above them all.
 LEVELS = [
     {"_version", "arguments", "registry"},
-    {"distribute", "knobs", "ops"},
+    {"distribute", "knobs", "labels", "ops"},
     {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models", "data"},
     {"knowledge"},
     {"distillers"},

@@ -67,7 +67,7 @@ def test_steps_that_are_not_positive_are_refused(build, steps):
         build(steps)
 
 
-@pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0), (0.1, np.nan)])
+@pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0)])
 def test_exponential_needs_ends_of_one_sign(start, end):
     with pytest.raises(ValueError, match=f"both be positive or both .*start={start}, end={end}"):
         schedules.Exponential(start, end, steps=10)
@@ -84,9 +84,9 @@ def test_piecewise_needs_one_value_more_than_boundaries():
         schedules.Piecewise([10, 20], [1.0, 2.0])
 
 
-@pytest.mark.parametrize("boundaries", [[20, 10], [10, 10]])
+@pytest.mark.parametrize("boundaries", [[20, 10], [10, 10], [-5, 10]])
 def test_piecewise_needs_ascending_boundaries(boundaries):
-    with pytest.raises(ValueError, match=rf"must ascend. Received: boundaries=\[{boundaries[0]}"):
+    with pytest.raises(ValueError, match=rf"must ascend .*Received: boundaries=\[{boundaries[0]}"):
         schedules.Piecewise(boundaries, [1.0, 2.0, 3.0])
 
 

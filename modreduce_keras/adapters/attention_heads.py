@@ -143,7 +143,8 @@ class AttentionHeads(Adapter):
         super().__init__(**kwargs)
         self.heads = require_integer("heads", heads)
         self.width = require_integer("width", width, optional=True)
-        self.drop_heads, self.seed = drop_heads, seed
+        self.drop_heads = drop_heads
+        self.seed = require_integer("seed", seed, 0, optional=True)
 
     def build(self, student_shape, teacher_shape):
         students, teachers = _widths(student_shape), _widths(teacher_shape)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import keras
 
 from modreduce_keras.adapters.base import Adapter
-from modreduce_keras.arguments import require_integer
+from modreduce_keras.arguments import require_bool, require_integer
 from modreduce_keras.ops import flatten, unit
 from modreduce_keras.registry import register
 
@@ -46,7 +46,8 @@ class LinearEmbedding(Adapter):
 
     def __init__(self, *, units: int | None = None, normalize: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.units, self.normalize = require_integer("units", units, optional=True), normalize
+        self.units = require_integer("units", units, optional=True)
+        self.normalize = require_bool("normalize", normalize)
 
     def build(self, student_shape, teacher_shape):
         if None in student_shape[1:] or None in teacher_shape[1:]:

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from modreduce_keras.adapters.maps import MapAdapter
-from modreduce_keras.arguments import is_number, require_choice
+from modreduce_keras.arguments import is_number, require_choice, require_integer
 from modreduce_keras.ops import pooled_to_match
 from modreduce_keras.registry import register
 
@@ -66,7 +66,7 @@ class MaskedGenerator(MapAdapter):
         super().__init__(**kwargs)
         if not (is_number(ratio) and 0 <= ratio < 1):
             raise ValueError(f"ratio must be at least 0 and below 1. Received: {ratio=}")
-        self.ratio, self.seed = ratio, seed
+        self.ratio, self.seed = ratio, require_integer("seed", seed, 0, optional=True)
         self.mask = require_choice("mask", mask, MASKS)
 
     def build(self, student_shape, teacher_shape):

@@ -65,8 +65,8 @@ class ContrastiveMemory(ContrastiveAdapter):
 
     Raises:
         ValueError: If an argument is out of range, no index comes, it is not (batch,), or one
-            lies outside of the data. Inside a compiled step the last is a
-            `tf.errors.InvalidArgumentError`; under `jit_compile=True` it is not noticed.
+            lies outside of the data; under `jit_compile=True` the last is not noticed. In
+            a `tf.function` that is no distiller's it is a `tf.errors.InvalidArgumentError`.
 
     Example:
         >>> import numpy as np
@@ -111,7 +111,8 @@ class ContrastiveMemory(ContrastiveAdapter):
         self.samples = require_integer("samples", samples, 2)
         self.negatives = require_integer("negatives", negatives)
         self.sampling = require_choice("sampling", sampling, SAMPLINGS)
-        self.momentum, self.seed = momentum, seed
+        self.momentum = momentum
+        self.seed = require_integer("seed", seed, 0, optional=True)
 
     def build(self, student_shape, teacher_shape):
         super().build(student_shape, teacher_shape)

@@ -66,6 +66,23 @@ class Aggregator(keras.layers.Layer):
     def __init__(self, **kwargs):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
+        self._peers = None
+
+    def __call__(self, logits, *args, **kwargs):
+        """Returns what `call` does, after a look at the shape of the logits."""
+        shape = tuple(getattr(logits, "shape", ()))
+        if len(shape) != 3:
+            raise ValueError(
+                f"{type(self).__name__} takes logits (batch, peers, classes), in one tensor: "
+                "keras.ops.stack([...], axis=1). Received: "
+                + (f"logits of shape {shape}" if shape else f"{type(logits).__name__}")
+            )
+        if self.built and self._peers not in (None, shape[1]):
+            raise ValueError(
+                f"{type(self).__name__} was built for {self._peers} peers. Received: logits of "
+                f"shape {shape}, which is (batch, peers, classes)"
+            )
+        return super().__call__(logits, *args, **kwargs)
 
     def build(self, logits_shape):
         """Creates the weights, from the shape of the logits, batch included.
@@ -79,6 +96,7 @@ class Aggregator(keras.layers.Layer):
                 f"{logits_shape[1]} (logits of shape {tuple(logits_shape)}, which is (batch, "
                 "peers, classes))"
             )
+        self._peers = logits_shape[1]
 
     def call(self, logits) -> dict[str, Any]:
         """Returns the targets, and where there is one the ensemble, of the peers' logits."""

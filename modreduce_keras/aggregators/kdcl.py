@@ -1,11 +1,13 @@
 """The best target that the peers and the labels give: chosen, combined or cut from the logits."""
 
+import math
 from typing import Any
 
 import numpy as np
 from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
+from modreduce_keras.labels import in_range
 from modreduce_keras.registry import register
 
 RULES = ("naive", "linear", "min_logit")
@@ -41,7 +43,8 @@ class KDCL(Aggregator):
         `targets` (batch, peers, classes).
 
     Raises:
-        ValueError: If the rule is unknown, or no labels come.
+        ValueError: If the rule is unknown, or no labels come or one that is no class. In a graph,
+            where values are not known, the targets of such an example are NaN.
 
     Example:
         >>> import numpy as np
@@ -68,12 +71,15 @@ class KDCL(Aggregator):
 
     def call(self, logits, labels=None):
         labels = ops.cast(self.required("labels", labels), "int32")
+        labels, valid = in_range(labels, logits.shape[-1], type(self).__name__)
         # Above the labelled class: its own logit is zero.
         above = logits - ops.take_along_axis(logits, labels[:, None, None], axis=2)
         if self.rule == "min_logit":
             target = ops.min(above, axis=1)
         else:
             target = ops.einsum("bp,bpc->bc", self._shares(ops.stop_gradient(above)), logits)
+        if valid is not None:
+            target = ops.where(ops.expand_dims(valid, 1), target, math.nan)
         return {"targets": self.same_for_all(target, logits)["targets"]}
 
     def _shares(self, above):

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modreduce_keras.arguments import require_integer
+from modreduce_keras.arguments import require_bool, require_integer
 from modreduce_keras.callbacks import plots as pictures
 from modreduce_keras.callbacks.batches import Batches
 from modreduce_keras.callbacks.comparison import compare
@@ -55,9 +55,9 @@ class PeerMonitor(keras.callbacks.Callback):
     Raises:
         TypeError: If the data are of another kind; when training begins, if the model is no
             distiller.
-        ValueError: If a number is not a positive integer, or `plot_every` comes without `plots`;
-            when training begins, if there are no samples, the aggregator needs labels that are not
-            there, or there is nothing to measure.
+        ValueError: If a number is not a positive integer, a folder is a file or no path, or
+            `plot_every` comes without `plots`; when training begins, if there are no samples, the
+            aggregator needs labels that are not there, or there is nothing to measure.
         ImportError: If pictures are asked for and matplotlib is missing.
 
     Example:
@@ -97,7 +97,9 @@ class PeerMonitor(keras.callbacks.Callback):
         self.batches = Batches(data, batch_size)
         self.every = require_integer("every", every)
         self.fixed_order = self.batches.is_array if fixed_order is None else fixed_order
-        self.log_dir, self.plots = log_dir, plots
+        require_bool("fixed_order", self.fixed_order)
+        self.log_dir = pictures.require_folder("log_dir", log_dir)
+        self.plots = pictures.require_folder("plots", plots)
         self.plot_every = require_integer("plot_every", plot_every, optional=True)
         self._writer = None
         self._epochs: dict[int, dict[str, float]] = {}

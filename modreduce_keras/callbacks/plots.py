@@ -163,3 +163,17 @@ def _figure(chart: Chart, lines: Mapping[str, Mapping[int, float]]):
         place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
         axes.legend(handles=handles, **place, fontsize=10, labelcolor=INK)
     return figure
+
+
+def require_folder(name: str, path: str | Path | None) -> Path | None:
+    """Returns an argument that is the path of a folder, or of none yet; or `None`.
+
+    Raises:
+        ValueError: If it is something else, or a file.
+    """
+    if path is None:
+        return None
+    if not isinstance(path, (str, Path)) or not str(path) or Path(path).is_file():
+        is_file = " (a file)" if isinstance(path, (str, Path)) and str(path) else ""
+        raise ValueError(f"{name} must be the path of a folder. Received: {name}={path!r}{is_file}")
+    return Path(path)

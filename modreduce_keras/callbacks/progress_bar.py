@@ -36,6 +36,8 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
 
     def __init__(self, logs: Iterable[str]):
         super().__init__()
+        if not isinstance(logs, Iterable):
+            raise TypeError(f"logs must be names or patterns of them. Received: {logs!r}")
         self.patterns = [logs] if isinstance(logs, str) else list(logs)
         if not self.patterns:
             raise ValueError("logs must name at least one log. Received: none")

@@ -100,6 +100,10 @@ class Resume(keras.callbacks.Callback):
             # Only then: a callback that Keras calls for every batch has to wait for each step.
             self.on_train_batch_end = self._after_batch
         self.directory, self.every = Path(directory), every
+        if self.directory.is_file():
+            raise ValueError(
+                f"directory must be the path of a folder. Received: {directory=} (a file)"
+            )
         self.keep = require_integer("keep", keep)
         self.on_write_error = require_choice("on_write_error", on_write_error, ["raise", "warn"])
         self.callbacks = callback_state.require_callbacks(callbacks)
@@ -120,6 +124,11 @@ class Resume(keras.callbacks.Callback):
         Raises:
             ValueError: As when training begins.
         """
+        if not getattr(model, "compiled", False):
+            raise ValueError(
+                "Resume restores a model that is compiled, with its optimizers: compile before. "
+                f"Received: {model!r}"
+            )
         training_state.variables(model, metrics=False)  # refuses what cannot be stored, at once
         self._own = self._identity(model)
         self._folder = Folder(self.directory / workers.own_folder(model), self.keep)

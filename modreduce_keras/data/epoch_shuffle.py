@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.arguments import require_integer
-from modreduce_keras.data.index import reshuffled
+from modreduce_keras.data.index import require_single_samples, reshuffled
 
 
 class _Running:
@@ -79,10 +79,10 @@ def epoch_shuffle(
         A dataset of one epoch, as many samples as `dataset` has.
 
     Raises:
-        TypeError: If something else than a `tf.data.Dataset` came.
+        TypeError: If something else than a `tf.data.Dataset` came, or `augment` is no function.
         ValueError: If the seed or the buffer size is not such an integer; if the dataset is
-            shuffled anew in each epoch or endless; if its size is unknown and no buffer size is
-            given.
+            batched, shuffled anew in each epoch or endless; if its size is unknown and no buffer
+            size is given.
 
     Example:
         >>> train = epoch_shuffle(tf.data.Dataset.range(4), seed=0)
@@ -98,7 +98,17 @@ def epoch_shuffle(
             f"tf.data.Dataset.from_tensor_slices((x, y)). Received: {type(dataset).__name__}"
         )
     seed = require_integer("seed", seed, least=0)
+    if seed >= 2**63:
+        raise ValueError(f"seed must be an integer below 2**63. Received: {seed=}")
+    if augment is not None and not callable(augment):
+        raise TypeError(
+            "augment must be a function of a seed and a sample, augment(sample_seed, x, y), or "
+            f"None. Received: {augment=}"
+        )
     buffer_size = require_integer("buffer_size", buffer_size, optional=True)
+    require_single_samples(
+        dataset, "epoch_shuffle shuffles", "epoch_shuffle(dataset, seed=0).batch(64)"
+    )
     size = _size(dataset, buffer_size)
     epochs = _Epochs()
 

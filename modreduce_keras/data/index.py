@@ -22,7 +22,8 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
     Raises:
         TypeError: If something else than a `tf.data.Dataset` came.
-        ValueError: If the dataset is batched, or is shuffled anew in each epoch. A dataset that
+        ValueError: If the dataset is batched, endless, has an index, or is shuffled anew in each
+            epoch. A dataset that
             reads files in an order that changes has to be told not to (`shuffle_files=False`).
 
     Example:
@@ -37,13 +38,19 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
             "with_index takes a tf.data.Dataset, such as "
             f"tf.data.Dataset.from_tensor_slices((x, y)). Received: {type(dataset).__name__}"
         )
-    specs = tf.nest.flatten(dataset.element_spec)
-    leading = [spec.shape[0] if spec.shape.rank else 0 for spec in specs]
-    batched = "Batch" in type(dataset).__name__
-    if batched or (leading and all(size is None for size in leading)):
+    require_single_samples(
+        dataset, "with_index counts", "with_index(dataset).shuffle(...).batch(64)"
+    )
+    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
         raise ValueError(
-            "with_index counts single samples: apply it before .batch(), as in "
-            "with_index(dataset).shuffle(...).batch(64). Received a dataset that is batched: "
+            "with_index counts the samples of one epoch: apply it before .repeat(). Received a "
+            "dataset that does not end"
+        )
+    inputs = dataset.element_spec
+    inputs = inputs[0] if isinstance(inputs, tuple) else inputs
+    if isinstance(inputs, dict) and set(inputs) == {INPUTS, INDEX}:
+        raise ValueError(
+            "with_index is applied once. Received a dataset that has an index: "
             f"{dataset.element_spec}"
         )
     if reshuffled(dataset):
@@ -60,6 +67,18 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
         return ({INPUTS: x, INDEX: index}, *rest)
 
     return dataset.enumerate().map(indexed, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def require_single_samples(dataset: tf.data.Dataset, does: str, example: str) -> None:
+    """Raises if a dataset is known to be of batches."""
+    specs = tf.nest.flatten(dataset.element_spec)
+    leading = [spec.shape[0] if spec.shape.rank else 0 for spec in specs]
+    batched = "Batch" in type(dataset).__name__
+    if batched or (leading and all(size is None for size in leading)):
+        raise ValueError(
+            f"{does} single samples: apply it before .batch(), as in {example}. "
+            f"Received a dataset that is batched: {dataset.element_spec}"
+        )
 
 
 def reshuffled(dataset: tf.data.Dataset) -> bool:

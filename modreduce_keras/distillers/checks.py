@@ -1,5 +1,6 @@
 """Checks of what a user hands to a distiller, made before anything is trained."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -156,6 +157,41 @@ def require_teacher_dtype(dtype: Any, teacher: Any) -> None:
             "teacher_dtype is what a teacher computes in, and there is none. Received: "
             f"teacher_dtype={dtype!r}, teacher={teacher!r}"
         )
+
+
+def require_students(students: Any) -> None:
+    """Raises unless students came as a dict from name to model, or as a list of models."""
+    expected = "students must be a dict from name to model, or a list of models"
+    if isinstance(students, Mapping):
+        strange = [name for name in students if not isinstance(name, str)]
+        if strange:
+            raise TypeError(f"{expected}; names are strings. Received: the names {strange}")
+        return
+    if not isinstance(students, (list, tuple)):
+        raise TypeError(f"{expected}. Received: {students!r}")
+    for student in students:
+        if not isinstance(student, keras.Model):
+            raise TypeError(f"{expected}. Received: a list with {student!r}")
+
+
+def require_by_student(argument: str, given: Any) -> None:
+    """Raises unless an argument is a dict from student, or `None`."""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"{argument} must be a dict from student. Received: {given!r}")
+
+
+def require_online_loss(loss: Any) -> None:
+    """Raises unless a loss compares one vector of logits with another, and nothing else."""
+    plain = loss.example_shapes[0] == loss.example_shapes[1]
+    if loss.kind == "response" and plain and loss.needs_teacher and not loss.needs_labels:
+        return
+    raise ValueError(
+        "online_loss must be a loss of logits against logits, such as 'kd', 'dist' or "
+        f"'logit_mse'. Received: online_loss={loss.name!r} (kind {loss.kind!r}"
+        + (", needs labels" if loss.needs_labels else "")
+        + ("" if loss.needs_teacher else ", needs no teacher")
+        + ")"
+    )
 
 
 def repeated(names: list[str]) -> list[str]:

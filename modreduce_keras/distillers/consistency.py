@@ -246,8 +246,8 @@ class TemporalEnsembling(ConsistencyDistiller):
 
     Raises:
         ValueError: If the model does not end in logits (batch, classes), an argument is out of
-            range, or the data have no index. An index out of range is a
-            `tf.errors.InvalidArgumentError` in the step.
+            range, the data have no index, or one out of range (not noticed under
+            `jit_compile=True`).
 
     Example:
         >>> import keras, numpy as np, tensorflow as tf, modreduce_keras as mr
@@ -302,6 +302,11 @@ class TemporalEnsembling(ConsistencyDistiller):
             raise ValueError(
                 "TemporalEnsembling needs each sample's index in the training data: wrap the "
                 "dataset, fit(mr.data.with_index(dataset).batch(...)). Received: x without index"
+            )
+        if len(index.shape) != 1:
+            raise ValueError(
+                "index must have one place for each sample, (batch,): apply mr.data.with_index "
+                f"before batch. Received: index of shape {tuple(index.shape)}"
             )
         message = (
             f"index must lie from 0 to {self.samples - 1}, as TemporalEnsembling has "

@@ -3,11 +3,11 @@
 from typing import Any
 
 from modreduce_keras.distillers import student_metrics
-from modreduce_keras.distillers.replicated import ReplicatedModel
+from modreduce_keras.distillers.checked import CheckedModel
 from modreduce_keras.distillers.wiring import Forward
 
 
-class LoggedModel(ReplicatedModel):
+class LoggedModel(CheckedModel):
     """Base class of the distillers: what `fit` and `evaluate` log, and under which names.
 
     A distiller has `students`, trackers of its terms once it is compiled, and says which of them
@@ -23,6 +23,21 @@ class LoggedModel(ReplicatedModel):
             return super().evaluate(*args, **kwargs)
         finally:
             self._evaluating = False
+
+    def label_rules(self) -> list[tuple[str, str | None, int, set[int]]]:
+        """Returns who takes class indices: its name, the output's, classes, labels it ignores."""
+        output = self._student_output()
+        rules = [] if self._supervision is None else self._supervision.label_rules(output)
+        shape = tuple(getattr(output, "shape", ()))
+        if len(shape) == 2:  # with positions, a mask may leave out what is no class
+            needy = [one for one in self.taught() if one.loss.needs_labels]
+            for one in needy:
+                ignored = {getattr(one, "ignore_class", None)} - {None}
+                rules.append((f"Knowledge {one.name!r}", None, shape[-1], ignored))
+            aggregator = getattr(self, "aggregator", None)
+            if "labels" in getattr(aggregator, "needs", ()):
+                rules.append((type(aggregator).__name__, None, shape[-1], set()))
+        return rules
 
     @property
     def metrics(self):

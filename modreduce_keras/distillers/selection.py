@@ -27,6 +27,11 @@ class Selection(keras.layers.Layer):
             raise ValueError(
                 f"criterion_mode must be 'max', 'min' or None. Received: criterion_mode={mode!r}"
             )
+        if criterion is not None and not (isinstance(criterion, str) and criterion):
+            raise ValueError(
+                "criterion must be the name of a validation metric, such as 'accuracy', or None. "
+                f"Received: criterion={criterion!r}"
+            )
         self.names, self.criterion, self.mode = names, criterion, mode
         self.default: str | None = None
         # Signed so that more is better.

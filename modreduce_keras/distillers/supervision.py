@@ -11,6 +11,16 @@ from keras import ops
 from modreduce_keras.distillers import checks
 from modreduce_keras.ops import float32, masked_mean
 
+_INDICES = (
+    keras.losses.SparseCategoricalCrossentropy,
+    keras.losses.sparse_categorical_crossentropy,
+)
+_ONE_HOT = (
+    (keras.losses.CategoricalCrossentropy, keras.losses.CategoricalFocalCrossentropy),
+    keras.losses.categorical_crossentropy,
+    keras.losses.categorical_focal_crossentropy,
+)
+
 
 class Supervision:
     """A Keras loss that returns one value per example and knows its name in the logs.
@@ -44,12 +54,51 @@ class Supervision:
         """Returns the values per example, (batch,), by the name in the logs."""
         return {self.name: self(labels, logits)}
 
+    def label_rules(self, outputs: Any) -> list[tuple[str, str | None, int, set[int]]]:
+        """Returns who takes class indices: its name, the output's, classes, labels it ignores.
+
+        Args:
+            outputs: The student's symbolic output.
+        """
+        if not self._takes(_INDICES):
+            return []
+        ignored = getattr(self.loss, "ignore_class", None)
+        return [("The compiled loss", None, outputs.shape[-1], {ignored} - {None})]
+
+    def _takes(self, losses: tuple[Any, ...]) -> bool:
+        return self.loss in losses[1:] or isinstance(self.loss, losses[0])
+
+    def _require_fitting_labels(self, labels: Any, logits: Any) -> None:
+        """Raises if the labels' shape is not what a cross-entropy takes."""
+        if isinstance(labels, (Mapping, list, tuple)):
+            raise ValueError(
+                "The labels y must be one array for a student of one output. "
+                f"Received: y of type {type(labels).__name__}"
+            )
+        shape, expected = tuple(labels.shape), tuple(logits.shape)
+        one_hot = len(shape) == len(expected) and shape[-1] == expected[-1]
+        single = len(shape) == len(expected) and shape[-1] == 1
+        if self._takes(_INDICES) and not (single or len(shape) == len(expected) - 1):
+            remedy = " One-hot labels go with keras.losses.CategoricalCrossentropy." * one_hot
+            raise ValueError(
+                "The compiled loss needs labels y that are class indices, one for each position "
+                f"of the logits.{remedy} Received: y of shape {shape} for logits {expected}"
+            )
+        if self._takes(_ONE_HOT) and not one_hot:
+            remedy = " Class indices go with keras.losses.SparseCategoricalCrossentropy."
+            remedy *= single or len(shape) < len(expected)
+            raise ValueError(
+                "The compiled loss needs labels y that are one-hot, of the shape of the logits."
+                f"{remedy} Received: y of shape {shape} for logits {expected}"
+            )
+
     def __call__(self, labels, logits):
         """Returns the values per example, (batch,), float32.
 
         Positions that a mask of the logits or the loss's `ignore_class` leaves out count as Keras
         counts them: the mean is taken over the positions that stay.
         """
+        self._require_fitting_labels(labels, logits)
         compute = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
         given = compute(float32(labels), float32(logits))
         masks = [getattr(tensor, "_keras_mask", None) for tensor in (logits, given)]
@@ -116,6 +165,14 @@ class NamedSupervision:
             f"{output}/{one.name}": one(labels[output], logits[output])
             for output, one in self._by_output.items()
         }
+
+    def label_rules(self, outputs: Any) -> list[tuple[str, str | None, int, set[int]]]:
+        """Returns who takes class indices; see `Supervision`."""
+        return [
+            (f"The loss of {output!r}", output, *rest)
+            for output, one in self._by_output.items()
+            for _, _, *rest in one.label_rules(outputs[output])
+        ]
 
     def require_fitting_head(self, model: keras.Model) -> None:
         """Raises if a loss takes probabilities and its output gives logits, or the reverse."""

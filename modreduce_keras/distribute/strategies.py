@@ -77,6 +77,7 @@ def _multi_worker(workers: list[str]) -> Any:
             '"task": {"type": "worker", "index": 0}}. '
             f"Received: TF_CONFIG={os.environ.get('TF_CONFIG')!r}"
         )
+    _require_task(cluster_config()[1])
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
@@ -86,6 +87,19 @@ def _multi_worker(workers: list[str]) -> Any:
             "A strategy of several machines must be made before anything else of TensorFlow: "
             "before models, tensors and datasets, and before devices are listed."
         ) from error
+
+
+def _require_task(task: dict[str, Any]) -> None:
+    """Raises unless the task of TF_CONFIG is one of the workers that its cluster names."""
+    cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
+    tasks = {kind: len(cluster[kind]) for kind in ("chief", "worker") if kind in cluster}
+    kind, index = task.get("type"), task.get("index")
+    if not str(index).isdigit() or int(index) >= tasks.get(str(kind), 0):
+        raise ValueError(
+            "The task of TF_CONFIG must say which of the cluster's workers this is: its type, one "
+            f"of {list(tasks)}, and its index, from 0 to their number less one ({tasks}). "
+            f"Received: task={task}"
+        )
 
 
 def cluster_config() -> tuple[list[str], dict[str, Any]]:
@@ -98,10 +112,14 @@ def cluster_config() -> tuple[list[str], dict[str, Any]]:
     try:
         config = json.loads(text or "{}")
         cluster, task = config.get("cluster", {}), dict(config.get("task", {}))
-        return [*cluster.get("chief", []), *cluster.get("worker", [])], task
+        addresses = [cluster.get("chief", []), cluster.get("worker", [])]
+        if not all(isinstance(one, list) for one in addresses):
+            raise TypeError("addresses are lists")
+        return [*addresses[0], *addresses[1]], task
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            "The environment variable TF_CONFIG must be JSON with a cluster and a task. "
+            "The environment variable TF_CONFIG must be JSON with a cluster, of lists of "
+            "addresses, and a task. "
             f"Received: {text!r}"
         ) from error
 

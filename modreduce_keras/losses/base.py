@@ -75,11 +75,33 @@ class Loss(keras.losses.Loss):
         """
         given = self._given(y_true)
         teacher = given.pop("teacher", None)
+        self._require_tensors(teacher, y_pred)
         if teacher is not None:
             teacher = float32(teacher)
             if not self.teacher_learns:
                 teacher = keras.tree.map_structure(ops.stop_gradient, teacher)
         return self.per_sample(teacher, float32(y_pred), **given)
+
+    def _require_tensors(self, teacher, student) -> None:
+        sides = keras.tree.flatten([[] if teacher is None else teacher, student])
+        shapes = [tuple(getattr(side, "shape", ())) for side in sides]
+        strange = [
+            type(side).__name__ for side, shape in zip(sides, shapes, strict=True) if not shape
+        ]
+        if strange:
+            raise TypeError(
+                f"{type(self).__name__} takes tensors or arrays: np.asarray(...) makes one of a "
+                f"list of numbers. Received: {strange[:4]}"
+            )
+        self._require_batch(shapes)
+
+    def _require_batch(self, shapes: list[tuple]) -> None:
+        """Raises if the shapes of both sides are of batches of unequal sizes."""
+        if len({shape[0] for shape in shapes} - {None}) > 1:
+            raise ValueError(
+                f"{type(self).__name__} compares sample by sample, so teacher and student need "
+                f"one batch size. Received: shapes {shapes} (the first axis is the batch)"
+            )
 
     def _given(self, y_true) -> dict[str, Any]:
         """Returns what `y_true` holds by name, or says what is missing."""

@@ -1,11 +1,13 @@
 """Response losses: the student's logits against the teacher's, position by position."""
 
+import math
 from typing import ClassVar
 
 from keras import ops
 
 from modreduce_keras.arguments import require_bool
 from modreduce_keras.knobs import Knob
+from modreduce_keras.labels import in_range
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import masked_mean, standardized, tempered_divergence
 from modreduce_keras.registry import register
@@ -31,7 +33,8 @@ class ResponseLoss(Loss):
     In `student.compile(loss=...)` the Keras mask of the student's logits, that of padded tokens, is
     the mask, unless `y_true` names one.
 
-    Labels are class indices (batch, ...) or (batch, ..., 1), or one-hot (batch, ..., classes).
+    Labels are class indices (batch, ...) or (batch, ..., 1), or one-hot (batch, ..., classes). One
+    out of range is an error where the values are known, and gives NaN inside a graph.
 
     To add a loss, write `per_position`. Most compare softmax probabilities, which a single logit
     does not have.
@@ -53,7 +56,13 @@ class ResponseLoss(Loss):
 
     def per_sample(self, teacher, student, labels=None, mask=None):
         teacher, student, labels, mask = self.checked(teacher, student, labels, mask)
-        return masked_mean(self.per_position(teacher, student, labels, mask), mask)
+        valid = None
+        if labels is not None:
+            labels, valid = in_range(labels, student.shape[-1], type(self).__name__)
+        values = self.per_position(teacher, student, labels, mask)
+        # NaN, as Keras' cross-entropy has it on an accelerator, and not the loss of another class.
+        values = values if valid is None else ops.where(valid, values, math.nan)
+        return masked_mean(values, mask)
 
     def per_position(self, teacher, student, labels=None, mask=None):
         """Returns the values per position, (batch, ...). To be written by each loss.
@@ -86,6 +95,9 @@ class ResponseLoss(Loss):
         teacher = None if teacher is None else ops.where(kept, teacher, 0.0)
         labels = None if labels is None else ops.where(mask, labels, 0)
         return teacher, student, labels, mask
+
+    def _require_batch(self, shapes) -> None:
+        """Leaves it to `checked`, by which all axes are equal."""
 
     def _require_logits(self, teacher, student) -> None:
         self.require(

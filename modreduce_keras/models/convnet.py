@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
+from modreduce_keras.arguments import require_integer, require_sizes
+from modreduce_keras.models.shapes import require_image_shape
 from modreduce_keras.registry import register
 
 
@@ -33,14 +35,15 @@ def convnet(
         A functional model from images to logits.
 
     Raises:
-        ValueError: If `widths` is empty.
+        ValueError: If `num_classes`, `widths` or `input_shape` is something else.
 
     Example:
         >>> convnet(num_classes=10, widths=(4, 8)).count_params()
         462
     """
-    if not widths:
-        raise ValueError(f"widths must name at least one stage. Received: {widths=}")
+    num_classes = require_integer("num_classes", num_classes)
+    widths = require_sizes("widths", widths, "name at least one stage by its channels")
+    require_image_shape(input_shape)
     regularizer = keras.regularizers.get(kernel_regularizer)
     inputs = maps = keras.Input(input_shape, name="image")
     for stage, width in enumerate(widths, start=1):

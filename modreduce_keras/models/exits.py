@@ -58,6 +58,8 @@ def exits(
         via Self Distillation, 2019, which leaves the layers of the bottleneck open.
     """
     logits = _logits(model)
+    if not isinstance(at, (str, list, tuple)):
+        raise ValueError(f"at must be a list of names of layers. Received: {at!r}")
     at = [at] if isinstance(at, str) else list(at)
     feature_at = deepest_maps(model) if feature_at is None else feature_at
     deepest = _maps(model, feature_at, "feature_at")

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 from keras import layers
 
+from modreduce_keras.arguments import require_integer, require_sizes
+from modreduce_keras.models.shapes import require_image_shape
 from modreduce_keras.registry import register
 
 _BATCH_NORMALIZATION = {"momentum": 0.9, "epsilon": 1e-5}
@@ -41,7 +44,8 @@ def resnet(
         A functional model from images, float, normalized by the caller, to logits.
 
     Raises:
-        ValueError: If the depth is not 6n + 2, or `widths` does not have four entries.
+        ValueError: If the depth is not 6n + 2, `widths` does not have four entries, or another
+            argument is out of range.
 
     Example:
         >>> resnet(20, num_classes=100).count_params()
@@ -51,16 +55,15 @@ def resnet(
         He et al., Deep Residual Learning for Image Recognition, 2016, in the form that Tian et
         al., Contrastive Representation Distillation, 2020, compare on.
     """
-    if depth < 8 or (depth - 2) % 6:
+    if not isinstance(depth, (int, np.integer)) or depth < 8 or (depth - 2) % 6:
         raise ValueError(
             "depth must be 6n + 2 with n ≥ 1, such as 8, 14, 20, 32, 44, 56 or 110. "
             f"Received: {depth=}"
         )
-    if len(widths) != 4:
-        raise ValueError(
-            "widths must give the channels of the first convolution and of three stages. "
-            f"Received: {widths=}"
-        )
+    num_classes = require_integer("num_classes", num_classes)
+    expected = "give the channels of the first convolution and of three stages"
+    widths = require_sizes("widths", widths, expected, number=4)
+    require_image_shape(input_shape, least=4)
     regularizer = keras.regularizers.get(kernel_regularizer)
     inputs = keras.Input(input_shape, name="image")
     maps = _convolution(inputs, widths[0], 3, 1, regularizer, "stem")

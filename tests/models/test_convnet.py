@@ -51,6 +51,20 @@ def test_name_is_convnet_unless_given():
     assert mr.models.get("convnet", num_classes=3, name="pupil").name == "pupil"
 
 
-def test_at_least_one_width_is_needed():
-    with pytest.raises(ValueError, match=r"widths must name at least one stage. Received: widths="):
-        mr.models.convnet(num_classes=3, widths=())
+@pytest.mark.parametrize("widths", [(), (0,), (4, 2.5), 8, "ab"])
+def test_at_least_one_width_is_needed(widths):
+    with pytest.raises(
+        ValueError, match=r"widths must name at least one stage .*Received: widths="
+    ):
+        mr.models.convnet(num_classes=3, widths=widths)
+
+
+@pytest.mark.parametrize("shape", [28, (28, 28), (1, 28, 28, 1), (0, 28, 1), (28, 28, None)])
+def test_the_shape_of_an_image_is_needed(shape):
+    with pytest.raises(ValueError, match=r"input_shape must be \(height, width, channels\)"):
+        mr.models.convnet(num_classes=3, input_shape=shape)
+
+
+def test_images_of_an_open_size_are_welcome():
+    model = mr.models.convnet(num_classes=3, input_shape=(None, None, 1))
+    assert model.input_shape == (None, None, None, 1)

@@ -104,3 +104,8 @@ def test_depths_that_are_not_6n_plus_2_are_refused(depth):
 def test_four_widths_are_needed(widths):
     with pytest.raises(ValueError, match="widths must give the channels of the first convolution"):
         mr.models.resnet(8, num_classes=3, widths=widths)
+
+
+def test_small_images_are_refused():
+    with pytest.raises(ValueError, match=r"of at least 4 by 4.* Received: input_shape=\(3, 4, 1\)"):
+        mr.models.resnet(8, num_classes=3, input_shape=(3, 4, 1))

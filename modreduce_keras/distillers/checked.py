@@ -1,0 +1,234 @@
+"""What `fit` and its siblings are given, checked on the host before a step is compiled or run."""
+
+import contextlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from modreduce_keras.arguments import is_number, require_integer
+from modreduce_keras.distillers.replicated import ReplicatedModel
+from modreduce_keras.labels import require_in_range
+
+# Names of terms and values that distillers log by themselves.
+_LOGGED = ("loss", "online", "consistency")
+_NO_CLASS = re.compile(
+    r"Received a label value of (-?\d+) which is outside the valid range of \[0, (\d+)\)"
+)
+_OWN_CHECK = re.compile(
+    r"assertion failed: \[((?:index|edges) must lie [^]]+)\](?: \[Received:\] (\[[^]]*\]))?"
+)
+
+
+class CheckedModel(ReplicatedModel):
+    """Base class of models whose training, evaluation and prediction say what is wrong with data.
+
+    What arrays hold is looked at once, before the first step. Of datasets the form alone is seen;
+    a label that is out of range there is found by the step, and told in the same words.
+    """
+
+    def label_rules(self) -> list[tuple[str, str | None, int, set[int]]]:
+        """Returns who takes class indices: its name, the output's, classes, labels it ignores."""
+        return []
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Configures training, as Keras does."""
+        given = inspect.signature(super().compile).bind(*args, **kwargs).arguments
+        if given.get("optimizer", "rmsprop") is None:
+            raise ValueError(
+                "optimizer must be an optimizer, its name, or a dict by group. "
+                "Received: optimizer=None"
+            )
+        require_integer("steps_per_execution", given.get("steps_per_execution", 1))
+        metrics = keras.tree.flatten([given.get("metrics"), given.get("weighted_metrics")])
+        for metric in metrics:
+            if isinstance(metric, str) and metric not in ("accuracy", "acc", "crossentropy", "ce"):
+                _require_metric(metric)
+        self._require_free_names([getattr(metric, "name", metric) for metric in metrics])
+        super().compile(*args, **kwargs)
+
+    def _require_free_names(self, metrics: list[Any]) -> None:
+        """Raises if a knowledge is named as something else in the logs."""
+        of_labels = getattr(self._supervision, "names", ())
+        logs = getattr(getattr(self, "aggregator", None), "logs", ())
+        taken = {*_LOGGED, *of_labels, *logs, *metrics}
+        twice = sorted({one.name for one in self.taught()} & taken)
+        if twice:
+            raise ValueError(
+                "A knowledge needs a name of its own in the logs, other than those of the compiled "
+                f"loss {list(of_labels)}, of metrics, and {list(_LOGGED)}: give it another with "
+                f"name=. Received: knowledge named {twice}"
+            )
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Trains, as `keras.Model.fit` does, on data that have been looked at."""
+        given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+        require_integer("epochs", given.get("epochs", 1), least=0)
+        share = given.get("validation_split") or 0.0
+        if not (is_number(share) and 0 <= share < 1):
+            raise ValueError(
+                "validation_split must be a part of the arrays, from 0 to below 1. "
+                f"Received: validation_split={share!r}"
+            )
+        _require_callbacks(given.get("callbacks"))
+        self._require_data(given)
+        validation = given.get("validation_data")
+        if isinstance(validation, (tuple, list)) and 1 <= len(validation) <= 3:
+            names = ("x", "y", "sample_weight")
+            self._require_data(dict(zip(names, validation, strict=False)), "validation ")
+        elif validation is not None:
+            self._require_data({"x": validation}, "validation ")
+        with _told():
+            return super().fit(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates, as `keras.Model.evaluate` does, on data that have been looked at."""
+        self._require_data(inspect.signature(super().evaluate).bind(*args, **kwargs).arguments)
+        with _told():
+            return super().evaluate(*args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Predicts, as `keras.Model.predict` does, for data that have been looked at."""
+        self._require_data(inspect.signature(super().predict).bind(*args, **kwargs).arguments)
+        return super().predict(*args, **kwargs)
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains on one batch, as `keras.Model.train_on_batch` does."""
+        given = inspect.signature(super().train_on_batch).bind(*args, **kwargs).arguments
+        self._require_batch(given)
+        with _told():
+            return super().train_on_batch(*args, **kwargs)
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates one batch, as `keras.Model.test_on_batch` does."""
+        given = inspect.signature(super().test_on_batch).bind(*args, **kwargs).arguments
+        self._require_batch(given)
+        with _told():
+            return super().test_on_batch(*args, **kwargs)
+
+    def _require_data(self, given: Mapping[str, Any], role: str = "") -> None:
+        """Raises if arrays or a dataset are not what a distiller can be run on."""
+        x, y, weight = (given.get(name) for name in ("x", "y", "sample_weight"))
+        if x is None:
+            raise ValueError(f"{role}x must be arrays or a dataset of batches. Received: x=None")
+        if isinstance(x, tf.data.Dataset):
+            _require_batches(x, role)
+        is_arrays = all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(x))
+        if given.get("batch_size") is not None:
+            require_integer("batch_size", given["batch_size"])
+            if not is_arrays:
+                raise ValueError(
+                    f"batch_size is for arrays; batch a dataset by .batch({given['batch_size']}). "
+                    f"Received: batch_size={given['batch_size']} with x of type {type(x).__name__}"
+                )
+        self._require_arrays(x if is_arrays else None, y, weight, role)
+
+    def _require_batch(self, given: Mapping[str, Any]) -> None:
+        x, y, weight = (given.get(name) for name in ("x", "y", "sample_weight"))
+        sizes = {name: _sizes(v) for name, v in (("x", x), ("y", y), ("sample_weight", weight))}
+        if len(set().union(*sizes.values())) > 1:
+            raise ValueError(
+                "x, y and sample_weight must have one entry for each sample of the batch. "
+                f"Received: { ({name: sorted(own) for name, own in sizes.items()}) } samples"
+            )
+        if not any(tf.is_tensor(leaf) for leaf in keras.tree.flatten([x, y, weight])):
+            self._require_arrays(x, y, weight, "")
+
+    def _require_arrays(self, x: Any, y: Any, weight: Any, role: str) -> None:
+        for name, values in (("x", x), ("y", y), ("sample_weight", weight)):
+            _require_numbers(f"{role}{name}", values)
+        if x is not None and 0 in _sizes(x):
+            raise ValueError(f"{role}x must hold at least one sample. Received: arrays of length 0")
+        for leaf in [] if weight is None else keras.tree.flatten(weight):
+            values = np.asarray(leaf)
+            if values.ndim == 0 or not np.isfinite(values).all():
+                raise ValueError(
+                    f"{role}sample_weight must be an array of finite numbers, one for each "
+                    f"sample. Received: {leaf if values.ndim == 0 else 'NaN or infinity in it'}"
+                )
+        for owner, output, classes, ignored in self.label_rules():
+            labels = y.get(output) if output is not None and isinstance(y, Mapping) else y
+            if hasattr(labels, "shape"):
+                _require_labels(np.asarray(labels), owner, classes, ignored)
+
+
+def _sizes(values: Any) -> set[int]:
+    leaves = [] if values is None else keras.tree.flatten(values)
+    return {leaf.shape[0] for leaf in leaves if getattr(leaf, "shape", ())}
+
+
+def _require_labels(labels: np.ndarray, owner: str, classes: int, ignored: set[int]) -> None:
+    one_hot = labels.ndim > 1 and labels.shape[-1] == classes > 1
+    if labels.dtype.kind in "iufb" and not one_hot:
+        require_in_range(labels, classes, owner, ignored)
+
+
+def _require_numbers(name: str, values: Any) -> None:
+    """Raises if arrays hold something else than numbers, or are lists of numbers."""
+    if values is None:
+        return
+    leaves = keras.tree.flatten(values)
+    if isinstance(values, (list, tuple)) and leaves and all(is_number(leaf) for leaf in leaves):
+        raise ValueError(
+            f"{name} must be an array: np.asarray({name}). Received: a {type(values).__name__} of "
+            f"{len(leaves)} numbers"
+        )
+    for leaf in leaves:
+        dtype = getattr(leaf, "dtype", None)
+        if isinstance(dtype, np.dtype) and dtype.kind not in "iufbcV":
+            raise ValueError(
+                f"{name} must be arrays of numbers, all samples of one shape. Received: an array "
+                f"of dtype {dtype}"
+            )
+
+
+def _require_batches(dataset: tf.data.Dataset, role: str) -> None:
+    spec = dataset.element_spec
+    shapes = [one.shape for one in tf.nest.flatten(spec) if isinstance(one, tf.TensorSpec)]
+    if any(shape.rank == 0 for shape in shapes):
+        raise ValueError(
+            f"{role}x must be a dataset of batches: dataset.batch(64). Received: single samples, "
+            f"{spec}"
+        )
+    if int(dataset.cardinality()) == 0:
+        raise ValueError(f"{role}x must hold at least one batch. Received: an empty dataset")
+
+
+def _require_callbacks(given: Any) -> None:
+    if isinstance(given, keras.callbacks.CallbackList):
+        return
+    several = [] if given is None else keras.tree.flatten(given)
+    wrong = [one for one in several if not isinstance(one, keras.callbacks.Callback)]
+    if wrong:
+        raise TypeError(f"callbacks must be a list of Keras callbacks. Received: {wrong}")
+
+
+def _require_metric(name: str) -> None:
+    try:
+        keras.metrics.get(name)
+    except ValueError as error:
+        raise ValueError(
+            "metrics must be metrics of Keras or their names, such as 'accuracy'. "
+            f"Received: {name!r}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Tells what a step found in the data as the checks on the host do."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        label, own = _NO_CLASS.search(error.message), _OWN_CHECK.search(error.message)
+        if label:
+            raise ValueError(
+                "The compiled loss needs labels y that are class indices from 0 to "
+                f"{int(label[2]) - 1}. Received: y with [{label[1]}]"
+            ) from error
+        if own:
+            raise ValueError(f"{own[1]} Received: {own[2]}") from error
+        raise

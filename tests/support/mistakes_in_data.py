@@ -1,0 +1,331 @@
+"""Mistakes in the data of `fit`, `evaluate`, `predict` and `pretrain`."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from workbench import Mistake
+
+import modreduce_keras as mr
+
+NO_CLASS = (
+    r"The compiled loss needs labels y that are class indices from 0 to 2\. Received: y with "
+)
+
+
+def one_hot(b):
+    return b.compiled(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
+
+
+def remembering(b, samples):
+    return b.compiled(mr.TemporalEnsembling(b.net(), samples=samples))
+
+
+def crd(b):
+    memory = mr.adapters.ContrastiveMemory(samples=6, negatives=2)
+    return b.compiled(b.distiller(mr.Relation("crd", at="embedding", adapter=memory)))
+
+
+def staged(b):
+    return b.compiled(b.distiller(mr.Feature("hint", at="stage1", staged=True)))
+
+
+MISTAKES = [
+    # Labels
+    Mistake(
+        "labels that begin at one",
+        lambda b: b.fit(y=b.labels + 1),
+        NO_CLASS + r"\[3\]",
+    ),
+    Mistake(
+        "labels of -1 without ignore_class",
+        lambda b: b.fit(y=b.labels - 1),
+        NO_CLASS + r"\[-1\]",
+    ),
+    Mistake(
+        "labels of -1 where another is ignored",
+        lambda b: b.fit(
+            y=b.labels - 1, distiller=b.compiled(loss=b.cross_entropy(ignore_class=255))
+        ),
+        r"from 0 to 2 \(and \[255\], which are ignored\)\. Received: y with \[-1\]",
+    ),
+    Mistake(
+        "labels out of range in a dataset",
+        lambda b: b.compiled().fit(b.dataset(y=b.labels + 1).batch(3), shuffle=False, verbose=0),
+        NO_CLASS + r"\[3\]",
+    ),
+    Mistake(
+        "labels out of range in validation",
+        lambda b: b.fit(validation_data=(b.images, b.labels + 1)),
+        NO_CLASS + r"\[3\]",
+    ),
+    Mistake(
+        "labels out of range in evaluation",
+        lambda b: b.compiled(b.group()).evaluate(b.images, b.labels + 1, verbose=0),
+        NO_CLASS + r"\[3\]",
+    ),
+    Mistake(
+        "labels out of range in a batch",
+        lambda b: b.compiled().train_on_batch(b.images, b.labels + 1),
+        NO_CLASS + r"\[3\]",
+    ),
+    Mistake(
+        "labels out of range for the knowledge",
+        lambda b: b.fit(
+            y=b.labels + 1, distiller=b.compiled(b.distiller(mr.Response("dkd")), loss=None)
+        ),
+        r"Knowledge 'dkd' needs labels y that are class indices from 0 to 2. Received: .*\[3\]",
+    ),
+    Mistake(
+        "labels out of range for the aggregator",
+        lambda b: b.fit(
+            y=b.labels + 1, distiller=b.compiled(b.group(aggregator="kdcl"), loss=None)
+        ),
+        r"KDCL needs labels y that are class indices from 0 to 2. Received: y with \[3\]",
+    ),
+    Mistake(
+        "labels that are no integers",
+        lambda b: b.fit(y=np.full(6, 0.5)),
+        NO_CLASS + r"\[0\.5\]",
+    ),
+    Mistake(
+        "labels of NaN",
+        lambda b: b.fit(y=np.full(6, np.nan)),
+        NO_CLASS + r"\[nan",
+    ),
+    Mistake(
+        "labels in words",
+        lambda b: b.fit(y=np.array(["cat"] * 6)),
+        r"y must be arrays of numbers, .* Received: an array of dtype <U3",
+    ),
+    Mistake(
+        "labels in a list",
+        lambda b: b.fit(y=b.labels.tolist()),
+        r"y must be an array: np.asarray\(y\). Received: a list of 6 numbers",
+    ),
+    Mistake(
+        "one-hot labels for a loss of class indices",
+        lambda b: b.fit(y=np.eye(3)[b.labels]),
+        r"One-hot labels go with .*CategoricalCrossentropy. Received: y of shape \(None, 3\)",
+    ),
+    Mistake(
+        "class indices for a loss of one-hot labels",
+        lambda b: b.fit(distiller=one_hot(b)),
+        r"Class indices go with .*SparseCategorical.* Received: y of shape \(None,\) for logits",
+    ),
+    Mistake(
+        "one-hot labels of other classes",
+        lambda b: b.fit(y=np.eye(4)[b.labels], distiller=one_hot(b)),
+        r"one-hot, of the shape of the logits. Received: y of shape \(None, 4\) for .*\(None, 3\)",
+    ),
+    Mistake(
+        "two labels for each image",
+        lambda b: b.fit(y=np.stack([b.labels] * 2, 1)),
+        r"class indices, one for each position .* Received: y of shape \(None, 2\)",
+    ),
+    Mistake(
+        "labels by name for a student of one output",
+        lambda b: b.fit(y={"student": b.labels}),
+        r"y must be one array for a student of one output. Received: y of type dict",
+    ),
+    Mistake(
+        "fewer labels than images",
+        lambda b: b.fit(y=b.labels[:4]),
+        r"Make sure all arrays contain the same number of samples.'x' sizes: 6\s+'y' sizes: 4",
+    ),
+    Mistake(
+        "no labels",
+        lambda b: b.fit(y=None),
+        r"A loss is compiled, but the data have no labels y",
+    ),
+    Mistake(
+        "no labels for knowledge that needs them",
+        lambda b: b.fit(y=None, distiller=b.compiled(b.distiller(mr.Response("dkd")), loss=None)),
+        r"Knowledge 'dkd' needs labels y",
+    ),
+    # Sample weights
+    Mistake(
+        "fewer sample weights than images",
+        lambda b: b.compiled().train_on_batch(b.images, b.labels, np.ones(4)),
+        r"one entry for each sample of the batch. Received: .*'x': \[6\].*'sample_weight': \[4\]",
+    ),
+    Mistake(
+        "a sample weight for each class",
+        lambda b: b.fit(sample_weight=np.ones((6, 3))),
+        r"sample_weight must have one value per example.* Received: shape \(None, 3\)",
+    ),
+    Mistake(
+        "one sample weight for all",
+        lambda b: b.fit(sample_weight=2.0),
+        r"sample_weight must be an array of finite numbers, one for each sample. Received: 2.0",
+    ),
+    Mistake(
+        "sample weights of NaN",
+        lambda b: b.fit(sample_weight=np.full(6, np.nan)),
+        r"sample_weight must be an array of finite numbers, .* Received: NaN or infinity",
+    ),
+    # Images
+    Mistake(
+        "images of integers",
+        lambda b: b.fit(b.images.astype("uint8")),
+        r"The models take float inputs. Received: x of dtype uint8. Convert and scale",
+    ),
+    Mistake(
+        "images of integers in prediction",
+        lambda b: b.compiled().predict(b.images.astype("uint8"), verbose=0),
+        r"The models take float inputs. Received: x of dtype uint8. Convert and scale",
+    ),
+    Mistake(
+        "images of another size",
+        lambda b: b.fit(b.images[:, :4]),
+        r"expected shape=\(None, 8, 8, 1\), found shape=\(None, 4, 8",
+    ),
+    Mistake(
+        "images of other channels",
+        lambda b: b.fit(np.repeat(b.images, 3, axis=-1)),
+        r"expected axis -1 of input shape to have value 1, but received .*\(None, 8, 8, 3\)",
+    ),
+    Mistake(
+        "images of unequal sizes",
+        lambda b: b.fit(np.array([b.images[0], *[i[:4] for i in b.images[1:]]], dtype=object)),
+        r"x must be arrays of numbers, all samples of one shape. Received: .*dtype object",
+    ),
+    Mistake(
+        "the names of the images' files",
+        lambda b: b.fit(np.array(["a.png"] * 6)),
+        r"x must be arrays of numbers, .* Received: an array of dtype <U5",
+    ),
+    Mistake(
+        "no images",
+        lambda b: b.compiled().fit(None, b.labels),
+        r"x must be arrays or a dataset of batches. Received: x=None",
+    ),
+    Mistake(
+        "arrays without a sample",
+        lambda b: b.compiled().evaluate(b.images[:0], b.labels[:0], verbose=0),
+        r"x must hold at least one sample. Received: arrays of length 0",
+    ),
+    # Datasets and other arguments
+    Mistake(
+        "a dataset without a batch",
+        lambda b: b.compiled().fit(b.dataset().take(0).batch(2), verbose=0),
+        r"x must hold at least one batch. Received: an empty dataset",
+    ),
+    Mistake(
+        "a dataset of single samples",
+        lambda b: b.compiled().fit(b.dataset(), verbose=0),
+        r"x must be a dataset of batches: dataset.batch\(64\). Received: single samples",
+    ),
+    Mistake(
+        "a batch size for a dataset",
+        lambda b: b.compiled().fit(b.dataset().batch(2), batch_size=3),
+        r"batch_size is for arrays; .* Received: batch_size=3 with x of type _BatchDataset",
+    ),
+    Mistake(
+        "labels beside a dataset",
+        lambda b: b.compiled().fit(b.dataset().batch(2), b.labels, verbose=0),
+        r"When providing `x` as a tf.data.Dataset, `y` should not be passed",
+    ),
+    Mistake(
+        "a tuple of four",
+        lambda b: b.compiled().fit(
+            tf.data.Dataset.from_tensors((b.images, b.labels, b.labels, b.labels)), shuffle=False
+        ),
+        r"expected to be in format `x`, `\(x,\)`, `\(x, y\)`, or .*found",
+    ),
+    Mistake(
+        "a batch size of zero",
+        lambda b: b.fit(batch_size=0),
+        r"batch_size must be a positive integer. Received: batch_size=0",
+    ),
+    Mistake(
+        "more than all data for validation",
+        lambda b: b.fit(validation_split=1.5),
+        r"validation_split must be a part of the arrays.* Received: validation_split=1.5",
+    ),
+    Mistake(
+        "a name for a callback",
+        lambda b: b.fit(callbacks=["early_stopping"]),
+        r"callbacks must be a list of Keras callbacks. Received: \['early_stopping'\]",
+        TypeError,
+    ),
+    Mistake(
+        "training that is not compiled",
+        lambda b: b.fit(distiller=b.distiller()),
+        r"You must call `compile\(\)` before",
+    ),
+    # Keys and indices
+    Mistake(
+        "no input for the teacher",
+        lambda b: b.fit(distiller=b.compiled(b.distiller(teacher_input="large"))),
+        r"teacher_input='large' is a key of the inputs, so x must be a dict .* Received",
+    ),
+    Mistake(
+        "a misspelt input of the teacher",
+        lambda b: b.fit(
+            {"small": b.images, "big": b.images},
+            distiller=b.compiled(b.distiller(teacher_input="large")),
+        ),
+        r"teacher_input='large' is a key .* Received: a dict with the keys \['small', 'big'\]",
+    ),
+    Mistake(
+        "no input for a student",
+        lambda b: b.fit(
+            {"a": b.images, "c": b.images},
+            distiller=b.compiled(b.group(student_inputs=["a", "b"])),
+        ),
+        r"student_inputs=\{'b': 'b'\} is a key .* Received: a dict with the keys \['a', 'c'\]",
+    ),
+    Mistake(
+        "no index for a memory bank",
+        lambda b: b.fit(distiller=crd(b)),
+        r"CRD needs each sample's index .*with_index\(dataset\).* Received: index=None",
+    ),
+    Mistake(
+        "no index for remembered predictions",
+        lambda b: b.fit(distiller=remembering(b, 6)),
+        r"TemporalEnsembling needs each sample's index .* Received: x without index",
+    ),
+    Mistake(
+        "an index beyond the number of samples",
+        lambda b: remembering(b, 4).fit(
+            mr.data.with_index(b.dataset()).batch(3), shuffle=False, verbose=0
+        ),
+        r"index must lie from 0 to 3, as TemporalEnsembling has samples=4.* Received: \[3 4 5\]",
+    ),
+    Mistake(
+        "an index with an axis too many",
+        lambda b: remembering(b, 6).train_on_batch(
+            {"inputs": b.images, "sample_index": np.arange(6)[:, None]}, b.labels
+        ),
+        r"index must have one place for each sample, .* Received: index of shape \(6, 1\)",
+    ),
+    # Stages and selection
+    Mistake(
+        "pretraining of what has no stage",
+        lambda b: b.compiled().pretrain(b.images),
+        r"pretrain is for knowledge that has a stage of its own .* Received: \['kd'\]",
+    ),
+    Mistake(
+        "training before the stage that comes first",
+        lambda b: b.fit(distiller=staged(b)),
+        r"\['hint'\] must be trained in a stage of their own first: call distiller.pretrain",
+    ),
+    Mistake(
+        "validation in pretraining",
+        lambda b: staged(b).pretrain(b.images, validation_split=0.5),
+        r"pretrain trains a stage and validates nothing. Received: \['validation_split'\]",
+    ),
+    Mistake(
+        "prediction by the best student before a validation",
+        lambda b: b.compiled(b.group()).predict(b.images, verbose=0),
+        r"Which student is the best is not known before a validation: .*\['a', 'b'\]",
+    ),
+    Mistake(
+        "a criterion that no validation measures",
+        lambda b: b.fit(
+            distiller=b.compiled(b.group(criterion="f1"), run_eagerly=True),
+            validation_data=(b.images, b.labels),
+        ),
+        r"criterion must be a validation metric .*one of \['ce'\]. Received: criterion='f1'",
+    ),
+]

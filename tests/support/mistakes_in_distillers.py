@@ -1,0 +1,318 @@
+"""Mistakes in the constructors of distillers."""
+
+import keras
+from workbench import Mistake
+
+import modreduce_keras as mr
+
+NAN = float("nan")
+
+
+def two_outputs(b):
+    net = b.net(name="double")
+    return keras.Model(net.input, [net.output, net.get_layer("embedding").output], name="double")
+
+
+def twice(b):
+    hint = mr.Feature("hint", at="stage1")
+    return b.distiller(hint), b.distiller(hint)
+
+
+def shared_knowledge(b):
+    kd = mr.Response("kd")
+    return b.group(teacher=b.net(), knowledge={"a": [kd], "b": [kd]})
+
+
+def of_maps(b):
+    net = b.net()
+    return mr.MeanTeacher(keras.Model(net.input, net.get_layer("stage1").output))
+
+
+MISTAKES = [
+    # One student and its teacher
+    Mistake(
+        "a file name for the teacher",
+        lambda b: mr.Distiller(b.net(), "teacher.keras", [mr.Response()]),
+        r"The teacher must be a keras.Model. Received: 'teacher.keras'",
+        TypeError,
+    ),
+    Mistake(
+        "the function that builds the student, not called",
+        lambda b: b.distiller(student=mr.models.convnet),
+        r"The student 'student' must be a keras.Model. Received: <function convnet",
+        TypeError,
+    ),
+    Mistake(
+        "no teacher for knowledge distillation",
+        lambda b: b.distiller(teacher=None),
+        r"give teacher= and knowledge .* Received: teacher=None, .*\['kd'\]",
+    ),
+    Mistake(
+        "one model as student and as teacher",
+        lambda b: mr.Distiller(*[b.net(name="one")] * 2, [mr.Response()]),
+        r"student 'student' and teacher are the same model object 'one'",
+    ),
+    Mistake(
+        "two teachers of one name",
+        lambda b: b.distiller(teacher=[b.net(name="t"), b.net(name="t")]),
+        r"name them differently. Received: \['t', 't'\]",
+    ),
+    Mistake(
+        "a teacher that ends in a softmax",
+        lambda b: b.distiller(teacher=b.net(activation="softmax", name="t")),
+        r"The teacher 't' ends in a softmax or sigmoid, but distillation needs logits",
+    ),
+    Mistake(
+        "a student that ends in a sigmoid",
+        lambda b: b.distiller(student=b.net(activation="sigmoid", name="s")),
+        r"The student 'student' 's' ends in a softmax or sigmoid, but distillation needs logits",
+    ),
+    Mistake(
+        "a teacher of other classes",
+        lambda b: b.distiller(teacher=b.net(10)),
+        r"same number of classes. Received: a student with 3 and a teacher with 10",
+    ),
+    Mistake(
+        "a single logit",
+        lambda b: b.distiller(student=b.net(1), teacher=b.net(1)),
+        r"KD needs logits .* at least two classes .* Received: teacher of shape \(None, 1\)",
+    ),
+    Mistake(
+        "models that are not built",
+        lambda b: mr.Distiller(
+            keras.Sequential([keras.layers.Dense(3)]),
+            keras.Sequential([keras.layers.Dense(3)]),
+            [mr.Response()],
+        ),
+        r"The student 'student' .* is not built, .* Start it with keras.Input\(shape\)",
+    ),
+    Mistake(
+        "a teacher with two outputs",
+        lambda b: b.distiller(teacher=two_outputs(b)),
+        r"The teacher 'double' must have one output .* Received: output of shape \[\(None, 3\)",
+    ),
+    Mistake(
+        "an empty list of knowledge",
+        lambda b: mr.Distiller(b.net(), b.net(), []),
+        r"at least one knowledge, such as mr.Response\('kd'\). Received: knowledge=\[\]",
+    ),
+    Mistake(
+        "an identifier in the place of knowledge",
+        lambda b: b.distiller("kd"),
+        r"knowledge must be a list of mr.Response, .* Received: 'kd'",
+        TypeError,
+    ),
+    Mistake(
+        "a loss in the place of knowledge",
+        lambda b: b.distiller(mr.losses.KD()),
+        r"knowledge must be a list of mr.Response, .* Received: <.*KD object",
+        TypeError,
+    ),
+    Mistake(
+        "the temperature given to the distiller",
+        lambda b: b.distiller(temperature=4.0),
+        r"Unrecognized keyword arguments passed to Distiller: \{'temperature': 4.0\}",
+    ),
+    Mistake(
+        "a negative weight of the labels",
+        lambda b: b.distiller(supervised_weight=-1.0),
+        r"supervised_weight of Distiller must be a number that is not negative.*=-1.0",
+    ),
+    Mistake(
+        "a number for teacher_input",
+        lambda b: b.distiller(teacher_input=224),
+        r"teacher_input must be a function of the inputs.* Received: 224",
+        TypeError,
+    ),
+    Mistake(
+        "two inputs for one teacher",
+        lambda b: b.distiller(teacher_input=["a", "b"]),
+        r"teacher_input must have one entry for each of 1 teachers. Received: 2",
+    ),
+    Mistake(
+        "knowledge of another distiller",
+        twice,
+        r"'hint' already belongs to another distiller. Make a new Feature for each",
+    ),
+    # Peers
+    Mistake(
+        "a single peer",
+        lambda b: b.group(1),
+        r"at least two students .* Received: \['a'\]",
+    ),
+    Mistake(
+        "one model in the place of the students",
+        lambda b: mr.PeerDistiller(b.net(name="one")),
+        r"students must be a dict or a list of models, .* Received: the model 'one'",
+        TypeError,
+    ),
+    Mistake(
+        "file names for the students",
+        lambda b: mr.PeerDistiller({"a": "a.keras", "b": "b.keras"}),
+        r"The student 'a' must be a keras.Model. Received: 'a.keras'",
+        TypeError,
+    ),
+    Mistake(
+        "two students of one name",
+        lambda b: mr.PeerDistiller([b.net(name="n"), b.net(name="n")]),
+        r"Name the models differently, or give a dict by name. Received twice: \['n'\]",
+    ),
+    Mistake(
+        "a slash in a student's name",
+        lambda b: mr.PeerDistiller({"a/b": b.net(), "b": b.net()}),
+        r"Names of students .* must not contain '/' .* Received: \['a/b'\]",
+    ),
+    Mistake(
+        "one model as two students",
+        lambda b: mr.PeerDistiller(dict.fromkeys("ab", b.net(name="one"))),
+        r"student 'a' and student 'b' are the same model object 'one'",
+    ),
+    Mistake(
+        "peers of other classes",
+        lambda b: mr.PeerDistiller({"a": b.net(), "b": b.net(4)}),
+        r"Peers need equal numbers of classes .* Received: 'a' with 3, 'b' with 4",
+    ),
+    Mistake(
+        "an unknown aggregator",
+        lambda b: b.group(aggregator="median"),
+        r"Unknown aggregator identifier. Expected one of \[.*'mutual'.*Received: 'median'",
+    ),
+    Mistake(
+        "an aggregator's class",
+        lambda b: b.group(aggregator=mr.aggregators.Mean),
+        r"aggregator must be an instance of Aggregator, .* Received: <class",
+        TypeError,
+    ),
+    Mistake(
+        "a gate on a trunk that is not there",
+        lambda b: b.group(aggregator="one"),
+        r"mr.models.branch\(model.* Received: \['a', 'b'\], which share none",
+    ),
+    Mistake(
+        "a leader and a single peer",
+        lambda b: b.group(aggregator="okddip"),
+        r"OKDDip needs at least 3 students, the last .* leader. Received: \['a', 'b'\]",
+    ),
+    Mistake(
+        "embeddings at an unknown layer",
+        lambda b: b.group(3, aggregator="okddip", features_at="embeding"),
+        r"Unknown tap 'embeding' of the student 'a' .* Did you mean 'embedding'\?",
+    ),
+    Mistake(
+        "embeddings that are maps",
+        lambda b: b.group(3, aggregator="okddip", features_at="stage1"),
+        r"features_at must name a tap .* Received: 'stage1' of student 'a' .*\(None, 3, 3, 4\)",
+    ),
+    Mistake(
+        "a negative online weight",
+        lambda b: b.group(online_weight=-1),
+        r"online_weight of PeerDistiller must be a number that is not negative.*=-1",
+    ),
+    Mistake(
+        "an online loss without the temperature that is needed",
+        lambda b: b.group(3, aggregator="okddip", online_loss="logit_mse"),
+        r"needs an online_loss with a temperature, .* Received: online_loss='logit_mse'",
+    ),
+    Mistake(
+        "an unknown mode of the criterion",
+        lambda b: b.group(criterion_mode="best"),
+        r"criterion_mode must be 'max', 'min' or None. Received: criterion_mode='best'",
+    ),
+    Mistake(
+        "a number for the criterion",
+        lambda b: b.group(criterion=0.9),
+        r"criterion must be the name of a validation metric, .* Received: criterion=0.9",
+    ),
+    Mistake(
+        "an input for a student that is not there",
+        lambda b: b.group(student_inputs={"c": "x"}),
+        r"student_inputs must be .* one of \['a', 'b'\]. Received: \{'c': 'x'\}",
+    ),
+    Mistake(
+        "knowledge for a student that is not there",
+        lambda b: b.group(teacher=b.net(), knowledge={"c": [mr.Response()]}),
+        r"knowledge must be given by student, one of \['a', 'b'\]. Received: \['c'\]",
+    ),
+    Mistake(
+        "a teacher that teaches nothing",
+        lambda b: b.group(teacher=b.net(name="t")),
+        r"A teacher and what it teaches come together: .* Received: teacher=\['t'\]",
+    ),
+    Mistake(
+        "one knowledge for two students",
+        shared_knowledge,
+        r"Each student needs knowledge objects of its own.* Received: the same object",
+    ),
+    Mistake(
+        "the best student before a validation",
+        lambda b: b.group().best_student,
+        r"not known before a validation: fit with validation_data=, .*\['a', 'b'\]",
+    ),
+    # ModReduce
+    Mistake(
+        "an online weight above one",
+        lambda b: b.modreduce(online_weight=1.5),
+        r"online_weight is the part of the loss .* from 0 to 1. Received: online_weight=1.5",
+    ),
+    Mistake(
+        "the paper's knowledge without the number of samples",
+        lambda b: b.modreduce(knowledge=None),
+        r"with samples=, the number of training samples. .* Received: .*samples=None",
+    ),
+    Mistake(
+        "a multiplier of a student that is not there",
+        lambda b: b.modreduce(multipliers={"c": 1.0}),
+        r"multipliers must be positive numbers by student, .* Received: \{'c': 1.0\}",
+    ),
+    Mistake(
+        "no steps",
+        lambda b: b.modreduce(steps=0),
+        r"steps must be a positive number of training steps. Received: steps=0",
+    ),
+    # A network that is its own teacher
+    Mistake(
+        "an exit at an unknown layer",
+        lambda b: mr.SelfDistiller(b.net(), exits=["stage3"]),
+        r"at must name layers of .*Did you mean .* Received: 'stage3'",
+    ),
+    Mistake(
+        "a number of exits",
+        lambda b: mr.SelfDistiller(b.net(), exits=2),
+        r"at must be a list of names of layers. Received: 2",
+    ),
+    Mistake(
+        "a share above one",
+        lambda b: mr.SelfDistiller(b.net(), exits=["stage1"], alpha=1.5),
+        r"alpha of SelfDistiller must be from 0 to 1, or a schedule. Received: alpha=1.5",
+    ),
+    Mistake(
+        "a schedule of a share that comes above one",
+        lambda b: mr.MeanTeacher(b.net(), momentum=mr.schedules.Linear(0.9, 1.1, steps=9)),
+        r"momentum of MeanTeacher must be from 0 to 1.* Received: .*Linear.* at step 9",
+    ),
+    Mistake(
+        "an unknown variant",
+        lambda b: mr.MeanTeacher(b.net(), variant="code"),
+        r"variant must be one of \['reference', 'paper'\]. Received: variant='code'",
+    ),
+    Mistake(
+        "maps in the place of logits",
+        of_maps,
+        r"on logits \(batch, classes\). Received: .* output of shape \(None, 3, 3, 4\)",
+    ),
+    Mistake(
+        "no samples to remember",
+        lambda b: mr.TemporalEnsembling(b.net(), samples=0),
+        r"samples must be a positive integer. Received: samples=0",
+    ),
+    Mistake(
+        "an early exit of a network without exits",
+        lambda b: mr.EarlyExit(b.net()),
+        r"EarlyExit takes a model with exits, .* Received: model=<Functional",
+    ),
+    Mistake(
+        "a threshold above one",
+        lambda b: mr.EarlyExit(b.with_exits(), threshold=2.0),
+        r"threshold of EarlyExit must be from 0 to 1.* Received: threshold=2.0",
+    ),
+]

@@ -1,0 +1,41 @@
+"""What a user does wrong, in one table: each mistake gets an error that says what is right."""
+
+import mistakes_in_compile
+import mistakes_in_data
+import mistakes_in_distillers
+import mistakes_in_files
+import mistakes_in_knowledge
+import mistakes_in_models
+import mistakes_on_devices
+import pytest
+import tensorflow as tf
+from workbench import Workbench
+
+TABLES = (
+    mistakes_in_distillers,
+    mistakes_in_knowledge,
+    mistakes_in_models,
+    mistakes_in_compile,
+    mistakes_in_data,
+    mistakes_in_files,
+    mistakes_on_devices,
+)
+MISTAKES = [mistake for table in TABLES for mistake in table.MISTAKES]
+
+
+@pytest.fixture
+def workbench(tmp_path, monkeypatch, request):
+    return Workbench(tmp_path, monkeypatch, lambda: request.getfixturevalue("two_replicas"))
+
+
+@pytest.mark.filterwarnings("ignore:Skipping:UserWarning:keras.src.saving.saving_lib")
+@pytest.mark.parametrize("mistake", MISTAKES, ids=[mistake.what for mistake in MISTAKES])
+def test_a_mistake_is_told_in_words(mistake, workbench):
+    with pytest.raises(mistake.error, match=f"(?s){mistake.message}") as told:
+        mistake.do(workbench)
+    assert not isinstance(told.value, tf.errors.OpError)
+
+
+def test_the_table_is_long_and_names_every_mistake_once():
+    assert len(MISTAKES) >= 80
+    assert len({mistake.what for mistake in MISTAKES}) == len(MISTAKES)
