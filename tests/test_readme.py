@@ -44,7 +44,7 @@ def namespace():
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")
 def test_blocks_run(namespace, tmp_path, monkeypatch, scratch_registry, capfd):
     monkeypatch.chdir(tmp_path)
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
     for block in BLOCKS:
         exec(block.replace("epochs=240", "epochs=2").replace("batch(64", "batch(4"), namespace)
     for name in ("mutual", "ensemble", "diverse", "collaborative"):

@@ -17,6 +17,8 @@ from modreduce_keras.distillers.wiring import Forward, Wiring
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import float32
 
+AGGREGATOR = "aggregator"
+"""The network, and the group of variables, of the aggregator."""
 KINDS = ("features", "trunk", "inputs", "labels", "averages", "temperature")
 
 
@@ -162,7 +164,7 @@ class Group:
             updates: Scales the gradients that leave the aggregator for the networks.
         """
         students = outputs.students.items()
-        logits = [updates.scaled(name, float32(own.logits)) for name, own in students]
+        logits = [_given(name, own.logits, updates) for name, own in students]
         needed = {
             kind: self._needed(kind, outputs, labels, updates) for kind in self.aggregator.needs
         }
@@ -172,9 +174,9 @@ class Group:
         students = outputs.students.items()
         if kind == "features":
             features = {name: own.features[self._taps[name]] for name, own in students}
-            return [updates.scaled(name, float32(one)) for name, one in features.items()]
+            return [_given(name, feature, updates) for name, feature in features.items()]
         if kind == "trunk":
-            return updates.scaled(TRUNK, float32(outputs.trunk))
+            return _given(TRUNK, outputs.trunk, updates)
         if kind == "inputs":
             return next(iter(outputs.seen.values()))
         if kind == "labels":
@@ -209,7 +211,9 @@ class Group:
         loss = self.loss.per_sample if learns else self.loss.call
         terms = {}
         for place, (name, output) in enumerate(outputs.students.items()):
-            logits, target = float32(output.logits), updates.unscaled(name, targets[:, place])
+            logits, target = float32(output.logits), targets[:, place]
+            if learns:
+                target = updates.crossing(target, back_from=name, into=AGGREGATOR)
             if weights is None:
                 terms[name] = loss(target, logits)
                 continue
@@ -232,6 +236,11 @@ class _DryRun(keras.layers.Layer):
 
     def call(self, target, logits):
         return self.loss.call(target, logits)
+
+
+def _given(student: str, value: Any, updates: Updates) -> Any:
+    """Returns what a student gives to the aggregator, float32."""
+    return updates.crossing(float32(value), back_from=AGGREGATOR, into=student)
 
 
 def _name(aggregator: Aggregator) -> str:

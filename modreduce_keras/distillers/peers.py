@@ -11,7 +11,8 @@ from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.averages import PastSelves
 from modreduce_keras.distillers.base import BaseDistiller
-from modreduce_keras.distillers.group import Group
+from modreduce_keras.distillers.group import AGGREGATOR, Group
+from modreduce_keras.distillers.optimizers import TRUNK
 from modreduce_keras.distillers.selection import BestStudent, Selection
 from modreduce_keras.distillers.wiring import ENSEMBLE, Forward
 from modreduce_keras.knobs import Knob
@@ -124,7 +125,7 @@ class PeerDistiller(BaseDistiller):
         self.selection = Selection(list(students), criterion, criterion_mode)
         with knobs.bound([self.aggregator, self.online_loss], lambda: self.step):
             self._group = Group(self.aggregator, self.online_loss, self._wiring, features_at)
-            self._has_ensemble = "ensemble" in self._group.build(self._wiring)
+            self._has_ensemble = ENSEMBLE in self._group.build(self._wiring)
         self.past = None
         if "averages" in self.aggregator.needs:
             self.past = PastSelves(self.students, self.aggregator.keep)
@@ -203,7 +204,7 @@ class PeerDistiller(BaseDistiller):
         online = self._group.terms(outputs, self._updates)
         terms |= {self.term(name, "online"): values for name, values in online.items()}
         if self._has_ensemble:
-            terms |= self.supervised_terms(labels, {"ensemble": outputs.group["ensemble"]})
+            terms |= self.supervised_terms(labels, {ENSEMBLE: outputs.group[ENSEMBLE]})
         return terms
 
     def term_weights(self) -> dict[str, Any]:
@@ -215,18 +216,18 @@ class PeerDistiller(BaseDistiller):
         return weights
 
     def _ensemble_term(self) -> str:
-        return self.term("ensemble", self._supervision.name)
+        return self.term(ENSEMBLE, self._supervision.name)
 
     def _networks(self) -> dict[str, list[keras.layers.Layer]]:
-        return {**super()._networks(), "aggregator": [self.aggregator]}
+        return {**super()._networks(), AGGREGATOR: [self.aggregator]}
 
     def _network_of(self, term: str) -> str:
         aggregates = term.startswith(f"{ENSEMBLE}/")
-        return "aggregator" if aggregates else super()._network_of(term)
+        return AGGREGATOR if aggregates else super()._network_of(term)
 
     def variable_groups(self) -> dict[str, list[keras.Variable]]:
         """Returns the trainable variables by group: each student, and the aggregator."""
-        return {**super().variable_groups(), "aggregator": self.aggregator.trainable_variables}
+        return {**super().variable_groups(), AGGREGATOR: self.aggregator.trainable_variables}
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any):
         """Configures training; see `BaseDistiller.compile`."""
@@ -241,7 +242,7 @@ class PeerDistiller(BaseDistiller):
     # Logs
 
     def _metric_names(self) -> list[str]:
-        return [*self.students, "ensemble"] if self._has_ensemble else list(self.students)
+        return [*self.students, ENSEMBLE] if self._has_ensemble else list(self.students)
 
     def _logged_names(self) -> list[str]:
         names = [name for log in self.aggregator.logs for name in self._names_of_log(log)]
@@ -286,7 +287,7 @@ class PeerDistiller(BaseDistiller):
         return {name: serialize(student) for name, student in self.students.items()}
 
 
-_TAKEN = ("ensemble", "aggregator", "trunk")
+_TAKEN = (ENSEMBLE, AGGREGATOR, TRUNK)
 
 
 def _by_student(argument: str, given: Any, students: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,23 +81,31 @@ class Updates:
             return dict(terms)
         return {name: self.scaled(self._network_of(name), term) for name, term in terms.items()}
 
-    def scaled(self, student: str, value: Any) -> Any:
-        """Returns a value whose gradient is scaled on its way into a student (or network)."""
-        scale = self._scale(student)
+    def scaled(self, network: str, value: Any) -> Any:
+        """Returns a part of the loss, whose gradient is scaled for a network."""
+        scale = self.scales and self.scales.of(network)
         # A sum of nothing is a number.
         constant = scale is None or isinstance(value, float)
         return value if constant else scale_gradient(value, scale)
 
-    def unscaled(self, student: str, value: Any) -> Any:
-        """Returns a value whose gradient is true again on its way out of a student's terms."""
-        scale = self._scale(student)
-        return value if scale is None else scale_gradient(value, 1.0 / scale)
+    def crossing(self, value: Any, *, back_from: str, into: str) -> Any:
+        """Returns a value that one network gives to another, with the gradient that it wants.
 
-    def _scale(self, student: str) -> Any:
+        Args:
+            value: (batch, ...).
+            back_from: The student, or network, whose terms the gradient comes from.
+            into: The one that it goes on into.
+        """
         if self.scales is None:
-            return None
+            return value
+        first, second = (self.scales.of(self._network(name)) for name in (back_from, into))
+        if first is None and second is None:
+            return value
+        return scale_gradient(value, _or_one(second) / _or_one(first))
+
+    def _network(self, student: str) -> str:
         # Students that share a trunk are one network, the first.
-        return self.scales.of(student if student in self._networks else self._names[0])
+        return student if student in self._networks else self._names[0]
 
     def additional_loss(self, model: keras.Model) -> Any:
         """Returns the sum of what regularizers and `add_loss` add, scaled for each network."""
@@ -189,6 +197,10 @@ class Updates:
             values = moving(gradient.values)
             return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
         return moving(gradient)
+
+
+def _or_one(scale: Any) -> Any:
+    return 1.0 if scale is None else scale
 
 
 class _Holder(keras.layers.Layer):

@@ -75,13 +75,14 @@ def test_scaled_networks_learn_what_unscaled_ones_do(
         return trained(distiller, images, labels, keras.optimizers.SGD(0.5), cross_entropy, scales)
 
     expected = run(None)
-    # The students' layers count as float16, but compute in float32; the aggregator has no scale.
-    peers = list("abc")
-    monkeypatch.setattr(
-        guarded, "computes_in_float16", lambda parts: getattr(parts[0], "name", "") in peers
-    )
-    for one, other in zip(run([8.0, 0.5, 1024.0, 1.0]), expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+    # All count as float16, but compute in float32; then all but the aggregator.
+    monkeypatch.setattr(guarded, "computes_in_float16", lambda parts: True)
+    scaled = [run([8.0, 0.5, 1024.0, 4.0])]
+    monkeypatch.setattr(guarded, "computes_in_float16", lambda parts: parts[0].name in "abc")
+    scaled += [run([8.0, 0.5, 1024.0, 1.0])]
+    for weights in scaled:
+        for one, other in zip(weights, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
 
 
 def test_a_branched_network_has_one_scale(net, images, labels, cross_entropy, monkeypatch):
@@ -93,9 +94,9 @@ def test_a_branched_network_has_one_scale(net, images, labels, cross_entropy, mo
         return trained(distiller, images, labels, optimizer, cross_entropy, scales), distiller
 
     expected, _ = run(None)
-    monkeypatch.setattr(guarded, "computes_in_float16", lambda parts: len(parts) > 1)
-    scaled, distiller = run([64.0, 1.0])
-    assert distiller.loss_scales == {"trunk": 64.0}
+    monkeypatch.setattr(guarded, "computes_in_float16", lambda parts: True)
+    scaled, distiller = run([64.0, 2.0])
+    assert distiller.loss_scales == {"trunk": 64.0, "aggregator": 2.0}
     for one, other in zip(scaled, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
 

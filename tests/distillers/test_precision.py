@@ -59,3 +59,37 @@ def test_teacher_of_another_policy(net, images, labels, cross_entropy):
         losses.append(distiller.train_on_batch(images, labels, return_dict=True)["kd"])
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+# Every pair of two policies comes once: teacher and student, student and aggregator, and so on.
+MIXES = [(POLICIES[i], POLICIES[j], POLICIES[(i + j) % 3]) for i in range(3) for j in range(3)]
+
+
+@pytest.mark.parametrize(("teachers", "students", "aggregators"), MIXES)
+def test_any_mix_of_policies(teachers, students, aggregators, images, labels, cross_entropy):
+    def logs(*policies):
+        made = []
+        for width, policy in zip((8, 4, 5), policies[:1] + policies[1:2] * 2, strict=True):
+            keras.utils.set_random_seed(width)
+            keras.config.set_dtype_policy(policy)
+            made.append(mr.models.convnet(num_classes=3, widths=(width,), input_shape=(8, 8, 1)))
+        keras.config.set_dtype_policy("float32")
+        distiller = mr.ModReduce(
+            made[0],
+            {"a": made[1], "b": made[2]},
+            knowledge={"a": [mr.Response()], "b": [mr.Relation("rkd_distance", at="embedding")]},
+            aggregator=mr.aggregators.get("weighted_average", dtype=policies[2]),
+        )
+        distiller.compile("sgd", cross_entropy, run_eagerly=True)
+        terms = distiller.compute_terms(labels, distiller.forward(images, True, labels=labels))
+        assert {keras.backend.standardize_dtype(v.dtype) for v in terms.values()} == {"float32"}
+        logs = distiller.train_on_batch(images, labels, return_dict=True)
+        assert {v.dtype for v in distiller.trainable_variables} == {"float32"}
+        return logs, set(distiller.loss_scales)
+
+    full, _ = logs(*["float32"] * 3)
+    low, scaled = logs(teachers, students, aggregators)
+    assert low == pytest.approx(full, rel=0.05)
+    expected = {"a", "b"} if students == "mixed_float16" else set()
+    assert scaled == expected | ({"aggregator"} if aggregators == "mixed_float16" else set())
