@@ -27,6 +27,10 @@ a kB in a step, less than any image of a batch takes here, and 100 MiB in the 20
 long training. The standard errors take the epochs' deviations from the line for independent; an
 allocator's are not quite.
 
+`--model_checkpoint` adds Keras' `ModelCheckpoint`, and then it fails: with Keras 3.15 each
+`save_weights` of any compiled model leaves some 70 KiB per optimizer behind, a plain `Sequential`'s
+as well, however few weights there are. `Resume` writes its own files and leaves nothing.
+
     python benchmarks/soak.py
     python benchmarks/soak.py --model_checkpoint
 

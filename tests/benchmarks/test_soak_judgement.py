@@ -35,6 +35,8 @@ def row(**changes):
     return {
         "mib_per_1000_steps": 0.1,
         "mib_per_1000_steps_error": 0.1,
+        "given_out_mib_per_1000_steps": -0.1,
+        "given_out_mib_per_1000_steps_error": 0.01,
         "limit": 0.5,
         "traces_first_epoch": traces,
         "traces": traces,
@@ -47,9 +49,10 @@ def row(**changes):
     [
         ({}, None),
         ({"mib_per_1000_steps": -3.0}, None),
-        ({"mib_per_1000_steps": 0.31}, "memory grows by 0.310 ± 0.100 MiB in 1,000 steps"),
-        ({"mib_per_1000_steps_error": 0.21}, "memory grows by 0.100 ± 0.210 MiB"),
-        ({"mib_per_1000_steps": float("nan")}, "memory grows"),
+        ({"mib_per_1000_steps": 0.31}, "resident memory grows by 0.310 ± 0.100 MiB in"),
+        ({"mib_per_1000_steps_error": 0.21}, "resident memory grows by 0.100 ± 0.210 MiB"),
+        ({"mib_per_1000_steps": float("nan")}, "resident memory grows"),
+        ({"given_out_mib_per_1000_steps": 0.5}, "memory given out grows by 0.500 ± 0.010 MiB"),
         ({"traces": {"train_step": 2, "forward": 8}}, r"traced after .* epoch: {'forward': 1}"),
     ],
 )
@@ -71,8 +74,19 @@ def test_living_tensors_and_variables_are_counted(soak):
     assert after["objects"] > before["objects"]
 
 
-def test_resident_memory_sees_an_array(soak):
-    before = soak.resident_memory()
+def test_memory_sees_an_array_and_its_end(soak):
+    before = soak.memory()
     kept = np.ones(200 * 2**20, "uint8")
-    assert soak.resident_memory() - before == pytest.approx(200, abs=4)
+    held = soak.memory()
     del kept
+    after = soak.memory()
+    assert list(before) == ["mib", "given_out_mib"]
+    for name, start in before.items():
+        assert held[name] - start == pytest.approx(200, abs=4)
+        assert after[name] - start == pytest.approx(0, abs=4)
+
+
+def test_the_figure_is_a_picture(soak, tmp_path):
+    curve = {"step": [10, 20, 30, 40], "mib": [90.0, 95.0, 95.0, 95.5], "given_out_mib": [40.0] * 4}
+    soak.draw(row(curve=curve, settling=1), tmp_path / "new" / "soak.png")
+    assert (tmp_path / "new" / "soak.png").read_bytes().startswith(b"\x89PNG")
