@@ -11,11 +11,9 @@ the memory that the process occupies (its resident set), and how much of it the 
 allocator, which TensorFlow and NumPy use, has given out and not got back. Beside them stand the
 numbers of Python objects, tensors and variables that are alive.
 
-The resident set rises first, and not for what is kept: the threads of `tf.data` fill the buffer of
-`epoch_shuffle` anew in each epoch, each from a pool of its own (glibc has up to eight for a core),
-and a pool that has been freed is not given back to the system. What has been given out does not
-rise with it. So a straight line is fitted to both after `--settling` epochs, at which every pool
-has had its turn.
+The resident set rises first, while what has been given out stays: memory that was freed and that
+the allocator keeps, presumably in the pools of the threads that fill the buffer of `epoch_shuffle`
+anew in each epoch. So a straight line is fitted to both after `--settling` epochs.
 
 Each epoch also notes how often the training step, the validation step and the distiller's `forward`
 (which callbacks trace too) have been traced: counters in the Python functions, which run when
@@ -34,7 +32,7 @@ as well, however few weights there are. `Resume` writes its own files and leaves
     python benchmarks/soak.py
     python benchmarks/soak.py --model_checkpoint
 
-20,000 steps take ten minutes on one core. It needs Linux with glibc 2.33 or newer.
+20,000 steps take ten to twenty minutes on one core. It needs Linux with glibc 2.33 or newer.
 """
 
 import contextlib
@@ -315,6 +313,7 @@ def draw(row: Mapping[str, Any], path: Path) -> None:
         axes.plot(steps, curve[name], label=told, **look)
         line = curve[name][first:].mean() + growth * (steps - steps[first:].mean())[first:] / 1000
         axes.plot(steps[first:], line, color=plots.INK, linewidth=1.2, linestyle="--")
+    axes.set_ylim(0, 1.1 * curve["mib"].max())
     axes.set_title("Memory while ModReduce trains", loc="left", color=plots.INK, pad=12)
     axes.set_xlabel("step", color=plots.INK)
     axes.set_ylabel("MiB", color=plots.INK)
@@ -323,7 +322,7 @@ def draw(row: Mapping[str, Any], path: Path) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(plots.GRID)
-    axes.legend(loc="upper left", frameon=False, labelcolor=plots.INK)
+    axes.legend(loc="center right", frameon=False, labelcolor=plots.INK)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
