@@ -102,11 +102,31 @@ def online_table(rows: list[Row]) -> str:
     return "\n".join([*lines, "", *common.origins(runs.values(), *settings)])
 
 
+def soak(rows: list[Row]) -> str:
+    """Returns the latest row with and without Keras' checkpoints."""
+    lines = [
+        "| ModelCheckpoint | memory | after the first epoch, MiB | median | at the end "
+        "| MiB in 1,000 steps | traced after the first epoch |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    latest = _latest(rows, "model_checkpoint")
+    for row in latest:
+        anew = sum(row["traces"].values()) - sum(row["traces_first_epoch"].values())
+        for name, told in (("mib", "resident"), ("given_out_mib", "given out")):
+            cells = ["yes" if row["model_checkpoint"] else "no", told]
+            cells += [f"{row[f'{name}_{which}']:.1f}" for which in ("first", "median", "last")]
+            growth, error = row[f"{name}_per_1000_steps"], row[f"{name}_per_1000_steps_error"]
+            lines.append(f"| {' | '.join(cells)} | {growth:+.3f} ± {error:.3f} | {anew} |")
+    settings = ("steps", "epochs", "settling", "batch", "samples")
+    return "\n".join([*lines, "", *common.origins(latest, *settings)])
+
+
 TABLES: dict[str, Callable[[list[Row]], str]] = {
     "step_overhead": step_overhead,
     "rkd_memory": rkd_memory,
     "online_cost": online_cost,
     "online_table": online_table,
+    "soak": soak,
 }
 
 

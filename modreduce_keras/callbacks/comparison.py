@@ -10,29 +10,23 @@ from modreduce_keras import metrics
 from modreduce_keras.ops import float32
 
 
-def compare(
-    distiller: Any, x: Any, labels: Any, classes: Mapping[str, Any] | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def compare(distiller: Any, x: Any, labels: Any, classes: Mapping[str, Any]) -> dict[str, Any]:
     """Runs all students once, in inference, and compares what they say.
 
     Args:
         distiller: The distiller.
         x: Inputs of a batch.
         labels: Its labels, or `None`.
-        classes: The teacher's top classes by student, or `None` where the teacher has to run.
+        classes: The teacher's top classes by student, `teacher_classes` of the same batch.
 
     Returns:
-        What is measured, (batch,) each, by its name in the logs; and the teacher's top classes,
-        (batch,), by student and for the ensemble.
+        What is measured, (batch,) each, by its name in the logs.
 
     Raises:
         ValueError: If a student's outputs are not logits (batch, classes).
     """
-    runs_teacher = classes is None and distiller.teacher is not None
-    outputs = distiller.forward(x, training=False, with_teacher=runs_teacher, labels=labels)
-    logits = {name: _logits(name, output) for name, output in outputs.logits().items()}
-    if classes is None:
-        classes = _teacher_classes(logits, outputs.lessons)
+    outputs = distiller.forward(x, training=False, with_teacher=False, labels=labels)
+    logits = _all_logits(outputs)
     values = {}
     if len(outputs.students) > 1:
         peers = ops.stack([logits[name] for name in outputs.students], axis=1)
@@ -41,7 +35,31 @@ def compare(
     for name, top in classes.items():
         is_same = ops.equal(ops.argmax(logits[name], axis=-1), top)
         values[distiller.term(name, "teacher_agreement")] = ops.cast(is_same, "float32")
-    return values, dict(classes)
+    return values
+
+
+def teacher_classes(distiller: Any, x: Any, labels: Any) -> dict[str, Any]:
+    """Returns the teacher's top classes, (batch,), by student and for the ensemble.
+
+    There are none where there is no teacher or it has other classes. In a graph, which leaves out
+    what its results do not need, only the teacher runs.
+
+    Args:
+        distiller: The distiller.
+        x: Inputs of a batch.
+        labels: Its labels, or `None`.
+
+    Raises:
+        ValueError: If a student's outputs are not logits (batch, classes).
+    """
+    if distiller.teacher is None:
+        return {}
+    outputs = distiller.forward(x, training=False, with_teacher=True, labels=labels)
+    return _teacher_classes(_all_logits(outputs), outputs.lessons)
+
+
+def _all_logits(outputs: Any) -> dict[str, Any]:
+    return {name: _logits(name, output) for name, output in outputs.logits().items()}
 
 
 def _logits(name: str, output: Any) -> Any:

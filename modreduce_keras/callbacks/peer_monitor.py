@@ -13,7 +13,7 @@ import tensorflow as tf
 from modreduce_keras.arguments import require_bool, require_integer
 from modreduce_keras.callbacks import plots as pictures
 from modreduce_keras.callbacks.batches import Batches
-from modreduce_keras.callbacks.comparison import compare
+from modreduce_keras.callbacks.comparison import compare, teacher_classes
 from modreduce_keras.distillers import BaseDistiller
 
 
@@ -113,7 +113,11 @@ class PeerMonitor(keras.callbacks.Callback):
                 "PeerMonitor watches the students of a distiller, such as mr.PeerDistiller. "
                 f"Received: a model of type {type(self.model).__name__}"
             )
-        self._compare = tf.function(partial(compare, self.model), reduce_retracing=True)
+        # Two functions: one of both would be traced anew once the teacher's classes are known.
+        self._compare, self._teach = (
+            tf.function(partial(function, self.model), reduce_retracing=True)
+            for function in (compare, teacher_classes)
+        )
         self._teacher_classes: list[dict[str, Any]] | None = None
         first = next(iter(self.batches), None)
         if first is None:
@@ -191,7 +195,9 @@ class PeerMonitor(keras.callbacks.Callback):
                 f"The aggregator {aggregator.identifier!r} needs labels: PeerMonitor((x, y)). "
                 "Received: data without labels"
             )
-        return self._compare(x, y, classes)
+        if classes is None:
+            classes = self._teach(x, y)
+        return self._compare(x, y, classes), classes
 
     # Where it goes
 

@@ -129,6 +129,26 @@ def test_the_table_of_online_costs(tables):
     assert "(student s, teacher t, at stage2, batch 64, rounds 15, steps 2)" in made[7]
 
 
+def test_the_table_of_the_soak(tables):
+    def soaked(with_checkpoints, growth, traces):
+        own = row("pair", "contender", 1.0, model_checkpoint=with_checkpoints)
+        for name in ("mib", "given_out_mib"):
+            own |= {f"{name}_first": 900.0, f"{name}_median": 940.0, f"{name}_last": 944.04}
+            own |= {f"{name}_per_1000_steps": growth, f"{name}_per_1000_steps_error": 0.01}
+        own |= {"steps": 20000, "epochs": 40, "settling": 15, "samples": 7992}
+        return {**own, "traces_first_epoch": {"forward": 7}, "traces": {"forward": traces}}
+
+    made = tables.soak([soaked(False, 9.0, 9), soaked(True, 0.7, 8), soaked(False, 0.1, 7)])
+    lines = made.splitlines()
+    assert lines[2:6] == [
+        "| no | resident | 900.0 | 940.0 | 944.0 | +0.100 ± 0.010 | 0 |",
+        "| no | given out | 900.0 | 940.0 | 944.0 | +0.100 ± 0.010 | 0 |",
+        "| yes | resident | 900.0 | 940.0 | 944.0 | +0.700 ± 0.010 | 1 |",
+        "| yes | given out | 900.0 | 940.0 | 944.0 | +0.700 ± 0.010 | 1 |",
+    ]
+    assert "steps 20000, epochs 40, settling 15" in lines[-1]
+
+
 def online_run(method, seed, test, seconds, ensemble=None, **others):
     setting = {"epochs": 30, "labels": 1000, "teacher_epochs": 8, "learning_rate": 0.02}
     return {

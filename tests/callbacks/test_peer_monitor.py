@@ -229,6 +229,23 @@ def test_data_that_only_claim_a_fixed_order_are_found_out(counted, inputs, label
         monitor.measure()
 
 
+@pytest.mark.parametrize("fixed_order", [False, True])
+def test_nothing_is_traced_after_the_first_epoch(peers, inputs, labels, monkeypatch, fixed_order):
+    distiller = peers()
+    monitor = mr.callbacks.PeerMonitor(inputs, batch_size=9, fixed_order=fixed_order)
+    distiller.fit(inputs, labels, callbacks=[monitor], verbose=0)
+    traces, forward = [], type(distiller).forward
+
+    def counted(self, *args, **kwargs):
+        traces.append(1)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(distiller), "forward", counted)
+    second, third = monitor.measure(), monitor.measure()
+    assert second == third
+    assert traces == []
+
+
 def test_every_third_epoch_and_the_last_are_measured(peers, inputs, labels):
     monitor = mr.callbacks.PeerMonitor(inputs, every=3)
     measured = []
