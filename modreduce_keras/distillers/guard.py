@@ -95,11 +95,13 @@ class Guard:
                 step,
                 names,
             )
-        for name in found.keys() - self._warned:
-            self._warned.add(name)
+        new = [name for name in found if name not in self._warned]
+        self._warned.update(new)
+        if self.mode != STOP and new:
+            step = min(found[name] for name in new)
             warnings.warn(
-                f"Step {found[name]} was skipped, because {self._listed([name])} not finite. "
-                "Later ones are counted: distiller.nonfinite_steps.",
+                f"Step {step} was skipped, because {self._listed(new)} not finite. Later ones are "
+                "counted: distiller.skipped_steps, distiller.nonfinite_steps.",
                 stacklevel=4,
             )
 

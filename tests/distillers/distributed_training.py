@@ -27,6 +27,11 @@ def offline():
     return mr.Distiller(dense_net(4), dense_net(7), [mr.Response(), hint])
 
 
+def skipping():
+    """Skips the steps of a batch in which one sample, of one replica, is not a number."""
+    return offline()
+
+
 def staged():
     hint = mr.Feature("hint", at="hidden", adapter="linear_embedding", weight=1.0, staged=True)
     return mr.Distiller(dense_net(4), dense_net(7), [mr.Response(), hint])
@@ -86,6 +91,7 @@ def one():
 
 BUILDERS = {
     "offline": offline,
+    "skipping": skipping,
     "staged": staged,
     "rkd": rkd,
     "crd": crd,
@@ -102,6 +108,8 @@ def dataset(examples: int, name: str) -> tf.data.Dataset:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(examples, WIDTH)).astype("float32")
     weights = rng.uniform(size=examples).astype("float32")
+    if name == "skipping":
+        x[6] = np.nan
     labels = np.arange(examples) % CLASSES
     data = tf.data.Dataset.from_tensor_slices((x, labels, weights))
     return (mr.data.with_index(data) if name == "crd" else data).batch(8)
@@ -113,7 +121,12 @@ def train(name: str, strategy: tf.distribute.Strategy, data: tf.data.Dataset, ep
     with strategy.scope():
         distiller = BUILDERS[name]()
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        distiller.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss, metrics=["accuracy"])
+        distiller.compile(
+            keras.optimizers.SGD(0.05, momentum=0.9),
+            loss,
+            metrics=["accuracy"],
+            on_nonfinite="skip" if name == "skipping" else None,
+        )
     stage = {}
     if any(one.pretrains for one in distiller.taught()):
         # Outside of the scope, as fit is; and fit insists on it under every strategy.
@@ -123,9 +136,11 @@ def train(name: str, strategy: tf.distribute.Strategy, data: tf.data.Dataset, ep
         except ValueError as error:
             assert "must be trained in a stage" in str(error), error
         stage = distiller.pretrain(data, optimizer=keras.optimizers.SGD(0.05), verbose=0).history
-    validation = None if name == "crd" else data
+    validation = None if name in ("crd", "skipping") else data
     logs = distiller.fit(data, epochs=epochs, validation_data=validation, shuffle=False, verbose=0)
     assert distiller.get_config()["supervised_weight"] == 1.0
+    if name == "skipping":
+        assert distiller.skipped_steps == {"student": epochs}, distiller.skipped_steps
     history = logs.history | {f"stage/{name}": values for name, values in stage.items()}
     return history, [variable.numpy() for variable in distiller.variables]
 

@@ -18,6 +18,7 @@ DISTILLERS = [
     "one",
     "okddip",
     "pcl",
+    "skipping",
     "staged",
 ]
 
