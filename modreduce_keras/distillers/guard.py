@@ -83,27 +83,31 @@ class Guard:
     def _speak(self) -> None:
         record = self._values()
         found = {n: int(f) for n, (c, f) in zip(self.names, record, strict=True) if c}
-        if self.mode == STOP and found:
-            step = min(found.values())
-            names = [name for name, first in found.items() if first == step]
+        if found and self.mode == STOP:
             self._record.assign(np.zeros_like(record))
-            raise NonFiniteError(
-                f"Training has stopped at step {step}, because {self._listed(names)} not finite. "
-                "Weights and optimizers are those before this step. Look for values in the data "
-                "that are not finite, a learning rate or weight that is too high, or a "
-                "temperature that is too low; compile(on_nonfinite='skip') leaves out such steps.",
-                step,
-                names,
-            )
-        new = [name for name in found if name not in self._warned]
+            raise self._stopped(found)
+        if not found.keys() <= self._warned:
+            self._warn({name: found[name] for name in found if name not in self._warned})
+
+    def _stopped(self, found: dict[str, int]) -> NonFiniteError:
+        step = min(found.values())
+        names = [name for name, first in found.items() if first == step]
+        return NonFiniteError(
+            f"Training has stopped at step {step}, because {self._listed(names)} not finite. "
+            "Weights and optimizers are those before this step. Look for values in the data "
+            "that are not finite, a learning rate or weight that is too high, or a "
+            "temperature that is too low; compile(on_nonfinite='skip') leaves out such steps.",
+            step,
+            names,
+        )
+
+    def _warn(self, new: dict[str, int]) -> None:
         self._warned.update(new)
-        if self.mode != STOP and new:
-            step = min(found[name] for name in new)
-            warnings.warn(
-                f"Step {step} was skipped, because {self._listed(new)} not finite. Later ones are "
-                "counted: distiller.skipped_steps, distiller.nonfinite_steps.",
-                stacklevel=4,
-            )
+        warnings.warn(
+            f"Step {min(new.values())} was skipped, because {self._listed(list(new))} not finite. "
+            "Later ones are counted: distiller.skipped_steps, distiller.nonfinite_steps.",
+            stacklevel=5,
+        )
 
     def _listed(self, names: list[str]) -> str:
         verb = "is" if len(names) == 1 else "are"

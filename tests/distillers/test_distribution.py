@@ -4,11 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
+
+import modreduce_keras as mr
 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
+WIDTH = 6
 DISTILLERS = [
     "offline",
     "rkd",
@@ -21,6 +27,12 @@ DISTILLERS = [
     "skipping",
     "staged",
 ]
+
+
+def dense_net(width):
+    inputs = keras.Input((WIDTH,))
+    dense = keras.layers.Dense(width, activation="tanh", kernel_regularizer="l2", name="hidden")
+    return keras.Model(inputs, keras.layers.Dense(3)(dense(inputs)))
 
 
 def run(program, *names):
@@ -37,3 +49,37 @@ def test_two_replicas_equal_one(distiller):
 
 def test_two_workers_equal_one_process():
     run("two_workers.py", *DISTILLERS)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
+def test_relations_within_each_replica_are_those_of_its_part(two_replicas):
+    """Without gathering, the loss is the mean of what each half of the batch says alone."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(40, WIDTH)).astype("float32")
+    kinds = ("rkd_distance", "rkd_angle")
+    student, teacher = dense_net(4), dense_net(7)
+    weights = student.get_weights()
+    with two_replicas.scope():
+        own = dense_net(4)
+        own.set_weights(weights)
+        relations = [mr.Relation(kind, at="hidden", weight=1.0) for kind in kinds]
+        distiller = mr.Distiller(own, teacher, relations)
+        distiller.compile(keras.optimizers.SGD(0.05, momentum=0.9))
+    distiller.fit(tf.data.Dataset.from_tensor_slices(x).batch(8), shuffle=False, verbose=0)
+
+    losses = [mr.losses.get(kind) for kind in kinds]
+    readers = [mr.TapReader(model, ["hidden"]) for model in (teacher, student)]
+    optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
+    for batch in np.split(x, 5):
+        with tf.GradientTape() as tape:
+            total = tf.add_n(student.losses)
+            for half in np.split(batch, 2):
+                pair = [reader(half).features["hidden"] for reader in readers]
+                total += sum(tf.reduce_sum(loss.call(*pair)) for loss in losses) / 8.0
+        variables = student.trainable_variables
+        gradients = tape.gradient(total, variables)
+        moved = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+        optimizer.apply_gradients(moved)
+    for ours, by_hand in zip(own.weights, student.weights, strict=True):
+        np.testing.assert_allclose(ours, by_hand, atol=1e-6)
+    assert not np.allclose(own.weights[0], weights[0], atol=1e-3)
