@@ -14,8 +14,8 @@ from modreduce_keras import knobs
 from modreduce_keras.registry import components
 
 # The same examples in every run, and few: every property runs for every loss or aggregator.
-few = settings(deadline=None, max_examples=8, derandomize=True, database=None)
-some = settings(few, max_examples=25)
+few = settings(deadline=None, max_examples=7, derandomize=True, database=None)
+some = settings(few, max_examples=20)
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 RESPONSES = [n for n, cls in components("loss").items() if cls.example_shapes == ((10,), (10,))]

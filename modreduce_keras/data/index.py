@@ -72,7 +72,9 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
 def require_single_samples(dataset: tf.data.Dataset, does: str, example: str) -> None:
     """Raises if a dataset is known to be of batches."""
     specs = tf.nest.flatten(dataset.element_spec)
-    leading = [spec.shape[0] if spec.shape.rank else 0 for spec in specs]
+    # A ragged sample has no size either.
+    dense = [spec.shape for spec in specs if isinstance(spec, tf.TensorSpec)]
+    leading = [shape[0] if shape.rank else 0 for shape in dense]
     batched = "Batch" in type(dataset).__name__
     if batched or (leading and all(size is None for size in leading)):
         raise ValueError(

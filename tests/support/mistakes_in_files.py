@@ -29,7 +29,7 @@ def weights_of(b, model):
 
 def run(b, distiller=None, folder="run"):
     """Trains an epoch, with checkpoints."""
-    distiller = b.compiled(run_eagerly=True) if distiller is None else distiller
+    distiller = b.compiled() if distiller is None else distiller
     return b.fit(distiller=distiller, shuffle=False, callbacks=[b.resume(folder)])
 
 
@@ -39,7 +39,7 @@ def resumed(b, **other):
     for given in ({}, other):
         student, optimizer = given.get("student"), given.get("optimizer", "sgd")
         distiller = b.distiller(teacher=given.get("teacher", teacher), student=student)
-        run(b, b.compiled(distiller, optimizer=optimizer, run_eagerly=True))
+        run(b, b.compiled(distiller, optimizer=optimizer))
 
 
 def damaged(b, damage):

@@ -83,9 +83,9 @@ class Workbench:
         return mr.ModReduce(self.net(name="teacher"), self.peers(), **given)
 
     def compiled(self, distiller=None, **arguments):
-        """Returns a distiller that is compiled with the cross-entropy of logits."""
+        """Returns a distiller that is compiled with the cross-entropy of logits, step by step."""
         distiller = self.distiller() if distiller is None else distiller
-        given = {"optimizer": "sgd", "loss": self.cross_entropy(), **arguments}
+        given = {"optimizer": "sgd", "loss": self.cross_entropy(), "run_eagerly": True, **arguments}
         distiller.compile(**given)
         return distiller
 
