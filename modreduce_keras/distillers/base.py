@@ -278,6 +278,7 @@ class BaseDistiller(SavedModel):
         Raises:
             ValueError: If no knowledge has such a stage.
         """
+        self._require_data({"x": x, "y": y, **arguments})
         return pretrain(self, self._wiring.run, optimizer, x, y, arguments)
 
     # Compilation

@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from modreduce_keras import registry
+from modreduce_keras.arguments import is_number
+from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.peers import PeerDistiller
+from modreduce_keras.distillers.shares import Share
 from modreduce_keras.knowledge import Feature, Knowledge, Relation, Response
 from modreduce_keras.registry import register
 from modreduce_keras.schedules import Exponential
@@ -39,14 +42,15 @@ class ModReduce(PeerDistiller):
             which cancels the normalization: its labels then count with weight 1, as in
             `Distiller`. Defaults to none.
         samples: Number of training samples, for the memory bank of the paper's knowledge; the
-            data then need `mr.data.with_index`.
-        steps: Number of training steps in all, for the paper's growth of the online weight.
+            data then need `mr.data.with_index`. Only with `knowledge=None`.
+        steps: Number of training steps in all, for the paper's growth of the online weight. Only
+            with `online_weight=None`.
         **kwargs: What `PeerDistiller` takes beside these.
 
     Raises:
         ValueError: See `PeerDistiller`; and if a multiplier is not positive, the online weight is
-            above 1, or the paper's knowledge is asked for without `samples` or for students of
-            other names.
+            above 1, the paper's knowledge is asked for without `samples` or for students of other
+            names, or `samples` or `steps` would do nothing.
 
     Example:
         >>> import modreduce_keras as mr
@@ -71,6 +75,7 @@ class ModReduce(PeerDistiller):
         multiplier 10 for the response student; any knowledge may stand here.
     """
 
+    online_weight = Share()
     PAPER_MULTIPLIERS: ClassVar = {"response": 10.0, "feature": 100.0, "relation": 1.0}
 
     def __init__(
@@ -87,6 +92,8 @@ class ModReduce(PeerDistiller):
         steps: int | None = None,
         **kwargs: Any,
     ):
+        _require_used("samples", samples, teacher is not None and knowledge is None)
+        _require_used("steps", steps, online_weight is None)
         if knowledge is None and teacher is not None:
             knowledge = self._paper_knowledge_for(students, samples)
             multipliers = self.PAPER_MULTIPLIERS if multipliers is None else multipliers
@@ -94,11 +101,6 @@ class ModReduce(PeerDistiller):
             online_weight = 0.5 if steps is None else Exponential(0.01, 0.7, steps=steps, stairs=24)
         if online_loss is None:
             online_loss = registry.get("loss", "kd", temperature=4.0)
-        if isinstance(online_weight, (int, float)) and online_weight > 1:
-            raise ValueError(
-                "online_weight is the part of the loss that is online, from 0 to 1. "
-                f"Received: {online_weight=}"
-            )
         super().__init__(
             students,
             teacher=teacher,
@@ -108,8 +110,13 @@ class ModReduce(PeerDistiller):
             online_loss=online_loss,
             **kwargs,
         )
+        checks.require_by_student("multipliers", multipliers)
         self.multipliers = dict(multipliers or {})
-        wrong = {n: m for n, m in self.multipliers.items() if n not in self.students or not m > 0}
+        wrong = {
+            name: multiplier
+            for name, multiplier in self.multipliers.items()
+            if name not in self.students or not (is_number(multiplier) and multiplier > 0)
+        }
         if wrong:
             raise ValueError(
                 f"multipliers must be positive numbers by student, one of {list(self.students)}. "
@@ -181,3 +188,14 @@ class ModReduce(PeerDistiller):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialized."""
         return {**super().get_config(), "multipliers": dict(self.multipliers)}
+
+
+def _require_used(name: str, value: Any, used: bool) -> None:
+    """Raises if an argument came that something else has taken the place of."""
+    if value is None or used:
+        return
+    what = {
+        "samples": "for the paper's knowledge, which knowledge=None and a teacher stand for",
+        "steps": "for the paper's growth of the online weight, which online_weight=None stands for",
+    }[name]
+    raise ValueError(f"{name} is {what}; here it would do nothing. Received: {name}={value!r}")

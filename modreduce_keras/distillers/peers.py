@@ -121,6 +121,7 @@ class PeerDistiller(BaseDistiller):
         if online_loss is None:
             online_loss = registry.get("loss", "kd", temperature=3.0)
         self.online_loss = registry.get("loss", online_loss, Loss)
+        checks.require_online_loss(self.online_loss)
         self._online_loss_variables = knobs.variables(self.online_loss)
         self.selection = Selection(list(students), criterion, criterion_mode)
         with knobs.bound([self.aggregator, self.online_loss], lambda: self.step):
@@ -315,6 +316,7 @@ def _named(students: Any) -> dict[str, keras.Model]:
                 f"Received: the model {students.name!r}"
             )
         students = students.students
+    checks.require_students(students)
     if not isinstance(students, Mapping):
         names = [student.name for student in students]
         twice = checks.repeated(names)
@@ -340,6 +342,7 @@ def _named(students: Any) -> dict[str, keras.Model]:
 
 def _checked_knowledge(knowledge: Any, students: Any, teacher: Any) -> dict[str, list[Knowledge]]:
     """Returns the knowledge by student, or says what does not go together."""
+    checks.require_by_student("knowledge", knowledge)
     knowledge = {name: as_list(several) for name, several in (knowledge or {}).items()}
     unknown = sorted(set(knowledge) - set(students))
     if unknown:

@@ -21,6 +21,11 @@ def an_optimizer_of_another_model(b):
 
 MISTAKES = [
     Mistake(
+        "a word for what is not finite",
+        lambda b: b.compiled(on_nonfinite="raise"),
+        r"on_nonfinite must be one of \['stop', 'skip'\]. Received: on_nonfinite='raise'",
+    ),
+    Mistake(
         "a loss of probabilities by its name",
         lambda b: b.compiled(loss="sparse_categorical_crossentropy"),
         r"ends in logits, but the compiled loss expects probabilities .*\(from_logits=True\)",

@@ -313,6 +313,11 @@ MISTAKES = [
         r"\['hint'\] must be trained in a stage of their own first: call distiller.pretrain",
     ),
     Mistake(
+        "labels out of range in a stage of pretraining",
+        lambda b: staged(b).pretrain(b.images, b.labels + 1, verbose=0),
+        r"needs labels y that are class indices from 0 to 2. Received: y with \[3\]",
+    ),
+    Mistake(
         "validation in pretraining",
         lambda b: staged(b).pretrain(b.images, validation_split=0.5),
         r"pretrain trains a stage and validates nothing. Received: \['validation_split'\]",

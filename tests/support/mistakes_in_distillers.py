@@ -248,11 +248,64 @@ MISTAKES = [
         lambda b: b.group().best_student,
         r"not known before a validation: fit with validation_data=, .*\['a', 'b'\]",
     ),
+    Mistake(
+        "no students",
+        lambda b: mr.PeerDistiller(None),
+        r"students must be a dict from name to model, .* Received: None",
+        TypeError,
+    ),
+    Mistake(
+        "students by number",
+        lambda b: mr.PeerDistiller({1: b.net(), 2: b.net()}),
+        r"students must be .*; names are strings. Received: the names \[1, 2\]",
+        TypeError,
+    ),
+    Mistake(
+        "a list of knowledge for several students",
+        lambda b: b.group(teacher=b.net(), knowledge=[mr.Response()]),
+        r"knowledge must be a dict from student. Received: \[<",
+        TypeError,
+    ),
+    Mistake(
+        "features as the online loss",
+        lambda b: b.group(online_loss="hint"),
+        r"online_loss must be a loss of logits against logits, .* Received: online_loss='hint'",
+    ),
+    Mistake(
+        "a teacher's precision without a teacher",
+        lambda b: b.group(teacher_dtype="bfloat16"),
+        r"teacher_dtype is what a teacher computes in, and there is none. Received: .*=None",
+    ),
+    Mistake(
+        "a precision that is none",
+        lambda b: b.distiller(mr.Response(), teacher_dtype="half"),
+        r"teacher_dtype must be one of \['float32', 'bfloat16', 'float16'\]. Received: .*'half'",
+    ),
     # ModReduce
+    Mistake(
+        "a schedule of the online weight above one",
+        lambda b: b.modreduce(online_weight=mr.schedules.Constant(1.5)),
+        r"online_weight of ModReduce must be from 0 to 1, or a schedule. Received: .*1.5",
+    ),
+    Mistake(
+        "a multiplier that is a string",
+        lambda b: b.modreduce(multipliers={"a": "1"}),
+        r"multipliers must be positive numbers by student, .* Received: \{'a': '1'\}",
+    ),
+    Mistake(
+        "samples beside knowledge",
+        lambda b: b.modreduce(samples=100),
+        r"samples is for the paper's knowledge, .* Received: samples=100",
+    ),
+    Mistake(
+        "steps beside an online weight",
+        lambda b: b.modreduce(steps=100, online_weight=0.5),
+        r"steps is for the paper's growth of the online weight, .* Received: steps=100",
+    ),
     Mistake(
         "an online weight above one",
         lambda b: b.modreduce(online_weight=1.5),
-        r"online_weight is the part of the loss .* from 0 to 1. Received: online_weight=1.5",
+        r"online_weight of ModReduce must be from 0 to 1, .* Received: online_weight=1.5",
     ),
     Mistake(
         "the paper's knowledge without the number of samples",
