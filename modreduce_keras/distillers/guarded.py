@@ -74,7 +74,9 @@ class GuardedModel(LoggedModel):
             self._updates = Updates(networks)
             return
         with self.distribute_strategy.scope():
-            self._loss_scales = LossScales(networks, scaled, schedules or {})
+            # One for good, as Keras never forgets a layer that a model once held.
+            self._loss_scales = self._loss_scales or LossScales(networks)
+            self._loss_scales.begin(scaled, schedules or {})
             guard = Guard(on_nonfinite, self._looked_at(networks)) if on_nonfinite else None
         self._updates = Updates(networks, self._loss_scales, guard, self._network_of)
         self._updates.keep(self.optimizer, self._changed_by_a_step())

@@ -30,23 +30,29 @@ class LossScales(keras.layers.Layer):
 
     Args:
         names: Names of the networks.
-        scaled: For each, whether it has a scale; the scale of the others stays 1.
-        schedules: How a network's scale begins and grows, where not as by default.
     """
 
-    def __init__(
-        self, names: Iterable[str], scaled: Iterable[bool], schedules: Mapping[str, Schedule]
-    ):
+    def __init__(self, names: Iterable[str]):
         super().__init__(name="loss_scales", dtype="float32", trainable=False)
-        self.names, self.scaled = list(names), np.array(list(scaled))
-        schedules = [schedules.get(name, Schedule()) for name in self.names]
-        self._initial = np.where(self.scaled, [one.initial for one in schedules], 1.0)
-        self._growth_steps = np.array([one.growth_steps for one in schedules], "int64")
+        self.names = list(names)
         self.scale = self._vector("scale", "float32")
         self.finite_steps = self._vector("finite_steps", "int64")
         self.skipped = self._vector("skipped", "int64")
-        self.scale.assign(self._initial.astype("float32"))
         self.built = True
+
+    def begin(self, scaled: Iterable[bool], schedules: Mapping[str, Schedule]) -> None:
+        """Sets all scales as they are at the start of a training.
+
+        Args:
+            scaled: For each network, whether it has a scale; the scale of the others stays 1.
+            schedules: How a network's scale begins and grows, where not as by default.
+        """
+        self.scaled = np.array(list(scaled))
+        own = [schedules.get(name, Schedule()) for name in self.names]
+        self._growth_steps = np.array([one.growth_steps for one in own], "int64")
+        self.scale.assign(np.where(self.scaled, [one.initial for one in own], 1.0))
+        self.finite_steps.assign(np.zeros(len(own), "int64"))
+        self.skipped.assign(np.zeros(len(own), "int64"))
 
     def _vector(self, name: str, dtype: str) -> keras.Variable:
         return self.add_weight(

@@ -42,7 +42,8 @@ class Stage(ReplicatedModel):
         parts = [*distiller.students.values(), *distiller.taught()]
         if not (distiller._scales_loss and computes_in_float16(parts)):
             return
-        scales = LossScales([name], [True], {})
+        scales = LossScales([name])
+        scales.begin([True], {})
         self._updates = Updates({name: parts}, scales, network_of=lambda term: name)
         self._updates.keep(self.optimizer, [v for part in parts for v in part.variables])
 

@@ -57,6 +57,7 @@ def trained(distiller, images, labels, optimizer, loss, scales=None):
     return values(distiller.trainable_variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("identifier", CROSSING)
 def test_scaled_networks_learn_what_unscaled_ones_do(
     identifier, net, teacher, images, labels, cross_entropy, monkeypatch
@@ -85,6 +86,7 @@ def test_scaled_networks_learn_what_unscaled_ones_do(
             np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_branched_network_has_one_scale(net, images, labels, cross_entropy, monkeypatch):
     def run(scales):
         keras.utils.set_random_seed(3)
@@ -195,6 +197,7 @@ def test_the_norm_of_all_gradients_leaves_out_those_of_a_skipped_step(half_net, 
     np.testing.assert_allclose(np.sqrt(squares), 0.1 * 1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_an_infinity_on_one_replica_skips_the_step_on_all(
     half_net, images, labels, two_replicas, cross_entropy
 ):
@@ -307,6 +310,35 @@ def test_scales_are_saved_and_loaded(half_net, images, labels, tmp_path):
         one.train_on_batch(marked(images), labels)
     for name in "ab":
         assert same(values(everything(distiller, name)), values(everything(loaded, name)))
+
+
+def test_compiling_again_begins_anew(half_net, images, labels):
+    distiller = peers(half_net, keras.optimizers.SGD(0.01), run_eagerly=True)
+    distiller.train_on_batch(marked(images, 3), labels)
+    number = len(distiller.variables)
+    distiller.compile(keras.optimizers.SGD(0.01), distiller.loss)
+    assert distiller.loss_scales == {"a": 2.0**15, "b": 2.0**15}
+    assert distiller.skipped_steps == {"a": 0, "b": 0, "aggregator": 0}
+    assert len(distiller.variables) == number
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_its_scales(half_net, images, labels, tmp_path):
+    x = np.concatenate([marked(images), marked(images, 3), marked(images, 7)])
+    batches = tf.data.Dataset.from_tensor_slices((x, np.tile(labels, 3))).batch(12)
+
+    def trained(epochs, **arguments):
+        distiller = peers(half_net, keras.optimizers.Adam(0.01), run_eagerly=True)
+        distiller.fit(batches, epochs=epochs, shuffle=False, verbose=0, **arguments)
+        return distiller
+
+    whole = trained(2)
+    trained(1, callbacks=[mr.callbacks.Resume(tmp_path)])
+    resumed = trained(2, callbacks=[mr.callbacks.Resume(tmp_path)])
+    assert resumed.loss_scales == whole.loss_scales == {"a": 4.0, "b": 64.0}
+    assert resumed.skipped_steps == whole.skipped_steps == {"a": 4, "b": 0, "aggregator": 0}
+    for name in "ab":
+        assert same(values(everything(resumed, name)), values(everything(whole, name)))
 
 
 def test_a_stage_of_pretraining_skips_too(half_net, images, labels, cross_entropy):
