@@ -84,12 +84,24 @@ def round_trip():
 
 
 @pytest.fixture
-def mixed_bfloat16():
+def policy(request):
+    """Runs the test under a global policy of Keras, given by `indirect=True`."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(getattr(request, "param", before))
+    yield keras.config.dtype_policy().name
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture
+def mixed_bfloat16(policy):
     """Runs the test under Keras' global policy of low precision."""
-    policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
-    yield
-    keras.config.set_dtype_policy(policy)
+
+
+@pytest.fixture
+def mixed_float16(policy):
+    """The same, with a range so small that gradients want a scale."""
+    keras.config.set_dtype_policy("mixed_float16")
 
 
 @pytest.fixture

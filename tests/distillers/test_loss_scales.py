@@ -12,14 +12,6 @@ from modreduce_keras.distillers.optimizers import states
 
 
 @pytest.fixture
-def mixed_float16():
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_float16")
-    yield
-    keras.config.set_dtype_policy(before)
-
-
-@pytest.fixture
 def half_net(mixed_float16):
     """Makes networks that compute in float16, each with the same weights at each call."""
 

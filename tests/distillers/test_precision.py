@@ -7,14 +7,6 @@ import pytest
 import modreduce_keras as mr
 
 
-@pytest.fixture
-def policy(request):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_dtype_policy(before)
-
-
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
 def test_one_step_is_close_to_float32(policy, images, labels, three_kinds, cross_entropy):
     def logs_under(policy):
