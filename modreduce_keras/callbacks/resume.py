@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from modreduce_keras.arguments import require_choice, require_integer
-from modreduce_keras.callbacks import callback_state, training_state, workers
+from modreduce_keras.callbacks import callback_state, lock, training_state, workers
 from modreduce_keras.callbacks.checkpoints import DamagedError, Folder, Position
 from modreduce_keras.data.epoch_shuffle import announce_epoch
 
@@ -51,6 +51,8 @@ class Resume(keras.callbacks.Callback):
     On several machines, each worker has a folder of its own inside `directory`, `worker-0`, ...,
     and all begin with the newest checkpoint that every one of them can read.
 
+    While it trains, no other process can train with the same folder (not enforced on Windows).
+
     Args:
         directory: Folder of this run's checkpoints; it is made if it is missing.
         every: `"epoch"` (the default), or a number of steps after which, counted in each epoch, to
@@ -63,7 +65,8 @@ class Resume(keras.callbacks.Callback):
     Raises:
         ValueError: If an argument is not valid; when training begins, if the checkpoint does not
             fit the model, its optimizers or its teacher, or if there are checkpoints and none can
-            be read; in the second epoch, if the data do not begin anew.
+            be read, or if another process trains with the folder; in the second epoch, if the data
+            do not begin anew.
         OSError: If a checkpoint cannot be written.
 
     Example:
@@ -131,7 +134,7 @@ class Resume(keras.callbacks.Callback):
             )
         training_state.variables(model, metrics=False)  # refuses what cannot be stored, at once
         self._own = self._identity(model)
-        self._folder = Folder(self.directory / workers.own_folder(model), self.keep)
+        self._folder = Folder(self._own_path(model), self.keep)
         self._folder.remove_unfinished()
         readable, problems = self._readable(model)
         if not readable:
@@ -160,6 +163,9 @@ class Resume(keras.callbacks.Callback):
         self._require_fit(model, manifest)
         training_state.assign(model, arrays, metrics=False)
         return True
+
+    def _own_path(self, model: keras.Model) -> Path:
+        return self.directory / workers.own_folder(model)
 
     def _readable(self, model: keras.Model) -> tuple[Any, list[str]]:
         """Returns the newest checkpoint that can be read, and what is wrong with newer ones."""
@@ -203,8 +209,9 @@ class Resume(keras.callbacks.Callback):
     # What Keras calls
 
     def on_train_begin(self, logs=None):
-        """Restores the newest checkpoint, if there is one."""
+        """Locks the folder and restores the newest checkpoint, if there is one."""
         self._iterator, self._begin_at = lambda: None, None
+        lock.acquire(self._own_path(self.model))
         if self.restore(self.model):
             self.model._initial_epoch = self._begin_at.epoch
             history = self._history()
@@ -267,8 +274,9 @@ class Resume(keras.callbacks.Callback):
         self._write(Position(epoch + 1, 0), history, metrics=False)
 
     def on_train_end(self, logs=None):
-        """Ends the announcement of epochs."""
+        """Ends the announcement of epochs, and unlocks the folder."""
         announce_epoch(None)
+        lock.release(self._folder.path)
         if self._begin_at is not None:  # nothing was left to train
             self._after_others_began()
 

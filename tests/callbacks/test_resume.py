@@ -109,7 +109,7 @@ def test_restore_before_fit(tmp_path):
 def test_keeps_the_newest_checkpoints(tmp_path):
     train("light", 1, tmp_path, 3, every=1, keep=2)
     assert stored(tmp_path) == [(2, 2), (3, 0)]
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.checkpoint"))) == 2
 
 
 def test_every_counts_steps_in_each_epoch_and_of_an_execution(tmp_path):

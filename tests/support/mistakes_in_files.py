@@ -44,7 +44,7 @@ def resumed(b, **other):
 
 def damaged(b, damage):
     run(b)
-    for file in (b.path / "run").iterdir():
+    for file in (b.path / "run").glob("*.checkpoint"):
         damage(file)
     return run(b)
 
