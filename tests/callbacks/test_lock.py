@@ -10,11 +10,13 @@ from resumable import train
 import modreduce_keras as mr
 from modreduce_keras.callbacks import lock
 
+# What another process does, without the library, whose import takes long.
 HOLDER = """
-import sys, time
-from pathlib import Path
-from modreduce_keras.callbacks import lock
-lock.acquire(Path(sys.argv[1]))
+import fcntl, os, sys, time
+file = os.open(sys.argv[1] + "/lock", os.O_RDWR | os.O_CREAT)
+fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+os.ftruncate(file, 0)
+os.write(file, str(os.getpid()).encode())
 print("held", flush=True)
 time.sleep(600)
 """
