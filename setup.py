@@ -12,7 +12,8 @@ VERSION = re.search(
 
 # KerasTuner imports tensorboard and tensorflow-datasets imports importlib_resources; neither says.
 TUNE = ["tensorboard", "scipy", "scikit-learn"]
-DEMO = ["matplotlib", "ai-edge-litert"]
+EXPORT = ["ai-edge-litert"]
+DEMO = [*EXPORT, "matplotlib"]
 
 setup(
     name="modreduce-keras",
@@ -36,6 +37,7 @@ setup(
     extras_require={
         "tune": TUNE,
         "demo": DEMO,
+        "export": EXPORT,
         "test": [*DEMO, *TUNE, "hypothesis", "pytest", "pytest-xdist", "ruff"],
     },
     classifiers=[

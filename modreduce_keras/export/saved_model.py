@@ -1,0 +1,103 @@
+"""SavedModel: a student as a folder that TensorFlow runs without its code, for serving."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from modreduce_keras.export.quiet import quiet
+from modreduce_keras.export.students import OUTPUT, Inputs, inference_model, require_student
+
+_MARK = "saved_model.pb"
+
+
+def to_saved_model(student: keras.Model, path: str | os.PathLike) -> Path:
+    """Exports a student as a TensorFlow SavedModel.
+
+    It runs without this library, as `tf.saved_model.load(path)`, in TensorFlow Serving, or as
+    `keras.layers.TFSMLayer(path)`. Its endpoints `"serve"` and `"serving_default"` take the inputs
+    by the names that they have in the student, with any number of samples, and give
+    `{"logits": ...}`.
+
+    What is exported is an inference model in float32, as in `to_tflite`. The folder is written
+    beside its place first: what stands there stays until the new one is complete.
+
+    Args:
+        student: A built Keras model with one output.
+        path: Folder to write. A SavedModel that is there is replaced, anything else refused.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: If something else than a Keras model came.
+        ValueError: If the student is a distiller or a branched model, which has students, has
+            several outputs, or is in another precision and cannot be rebuilt.
+        FileNotFoundError: If the folder that it is to stand in is missing.
+        FileExistsError: If something else stands there.
+
+    Example:
+        >>> import tempfile, numpy as np, tensorflow as tf, modreduce_keras as mr
+        >>> student = mr.models.get("convnet", num_classes=3, widths=(4, 8))
+        >>> path = to_saved_model(student, f"{tempfile.mkdtemp()}/student")
+        >>> served = tf.saved_model.load(path)
+        >>> served.serve({"image": np.ones((2, 28, 28, 1), "float32")})["logits"].shape
+        TensorShape([2, 3])
+    """
+    inputs = require_student(student)
+    path = require_folder_of(path)
+    if path.exists() and not (path / _MARK).is_file():
+        raise FileExistsError(
+            f"path must be new, or a SavedModel to replace. Received: path={str(path)!r}, where "
+            "something else stands"
+        )
+    model = inference_model(student)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:
+        made, old = Path(beside) / "new", Path(beside) / "old"
+        write_saved_model(model, inputs, made)
+        if path.exists():
+            path.replace(old)
+        try:
+            made.replace(path)
+        except OSError:
+            if old.exists():
+                old.replace(path)
+            raise
+    return path
+
+
+def require_folder_of(path: str | os.PathLike) -> Path:
+    """Returns a path as one whose parent is an existing folder."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a string or a pathlib.Path. Received: path={path!r}")
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"path must lie in a folder that exists. Received: path={str(path)!r}, and there is "
+            f"no {str(path.parent)!r}"
+        )
+    return path
+
+
+def write_saved_model(model: keras.Model, inputs: Inputs, folder: Path) -> None:
+    """Writes a model in inference as a SavedModel, its inputs and its output by name."""
+    specs = {
+        name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
+        for name, tensor in inputs.by_name.items()
+    }
+
+    def serve(by_name):
+        return {OUTPUT: model(inputs.pack(by_name), training=False)}
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serve", serve, input_signature=[specs])
+    try:
+        with quiet():
+            archive.write_out(folder, verbose=False)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -1,0 +1,132 @@
+"""Students to export: which models are, what their inputs are called, and how they run."""
+
+import re
+from typing import Any, NamedTuple
+
+import keras
+
+from modreduce_keras.distillers import checks
+from modreduce_keras.distillers.base import BaseDistiller
+from modreduce_keras.distillers.self_distiller import SelfDistiller
+from modreduce_keras.models.branch import Branches
+from modreduce_keras.models.folding import fold
+
+OUTPUT = "logits"
+"""Name of the output in every exported file."""
+
+
+class Inputs(NamedTuple):
+    """The inputs of a student.
+
+    Attributes:
+        structure: Symbolic tensors, nested as calls of the student take them.
+        by_name: The same ones by their names in a file, in that order.
+    """
+
+    structure: Any
+    by_name: dict[str, keras.KerasTensor]
+
+    def pack(self, by_name: dict[str, Any]) -> Any:
+        """Returns tensors by name as calls of the student take them."""
+        return keras.tree.pack_sequence_as(self.structure, [by_name[name] for name in self.by_name])
+
+
+def require_student(student: Any) -> Inputs:
+    """Returns the inputs of a student that can be exported.
+
+    Raises:
+        TypeError: If something else than a Keras model came.
+        ValueError: If it is a distiller or a branched model, which has students; has several
+            outputs; is quantized by Keras; or is not built.
+    """
+    remedy = _remedy(student)
+    if remedy:
+        raise ValueError(
+            f"student must be one plain Keras model: {remedy}. Received: {type(student).__name__} "
+            f"{student.name!r}"
+        )
+    checks.require_model(student, "student")
+    structure = checks.input_specs(student)
+    if structure is None:
+        raise ValueError(
+            f"The student {student.name!r} must be built: start it with keras.Input(shape), or "
+            "call it once on a batch."
+        )
+    quantized = [layer.name for layer in _layers(student) if _quantized_by_keras(layer)]
+    if quantized:
+        raise ValueError(
+            "student must not be quantized by Keras, since TFLite cannot take it over: export the "
+            "model as it was before student.quantize(...), with quantization='int8'. Received: "
+            f"{student.name!r} with the quantized layers {quantized}"
+        )
+    _require_one_output(student, structure)
+    names: dict[str, keras.KerasTensor] = {}
+    for place, tensor in enumerate(keras.tree.flatten(structure)):
+        name = _name(student, tensor, place)
+        # What is left of a name may be that of another input.
+        names[name if name not in names else f"{name}_{place}"] = tensor
+    return Inputs(structure, names)
+
+
+def _remedy(student: Any) -> str | None:
+    """Returns which models of what has several are to be exported."""
+    if isinstance(student, SelfDistiller):
+        exits = " or ".join(f"distiller.exit_model({name!r})" for name in student.exits)
+        return f"export distiller.student, or one of its exits, {exits}"
+    if isinstance(student, BaseDistiller) and hasattr(student, "student"):
+        return "export distiller.student"
+    if isinstance(student, (BaseDistiller, Branches)):
+        owner = "branches" if isinstance(student, Branches) else "distiller"
+        students = " or ".join(f"{owner}.students[{name!r}]" for name in student.students)
+        return f"export one of its students, {students}"
+    return None
+
+
+def _layers(model: keras.Model) -> list[keras.layers.Layer]:
+    return list(model._flatten_layers())
+
+
+def _quantized_by_keras(layer: keras.layers.Layer) -> bool:
+    return getattr(layer.dtype_policy, "quantization_mode", None) is not None
+
+
+def _require_one_output(student: keras.Model, structure: Any) -> None:
+    spec = student.compute_output_spec(structure, training=False)
+    if keras.tree.is_nested(spec):
+        received = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), spec)
+        raise ValueError(
+            "student must have one output; of a functional model with several, export "
+            "keras.Model(model.input, model.output['NAME']) (of a SelfDistiller's network, "
+            f"distiller.exit_model('NAME')). Received: {student.name!r} with outputs of shape "
+            f"{received}"
+        )
+
+
+def _name(student: keras.Model, tensor: keras.KerasTensor, place: int) -> str:
+    functional = getattr(student, "inputs", None)
+    name = tensor._keras_history.operation.name if functional else f"input_{place}"
+    name = re.sub(r"\W", "_", name)
+    return name if name[:1].isalpha() else f"input_{name}"
+
+
+def inference_model(student: keras.Model) -> keras.Model:
+    """Returns a student for inference in float32: folded where it can be, else as it is.
+
+    Raises:
+        ValueError: If it cannot be folded and is not in float32.
+    """
+    try:
+        return fold(student)
+    except ValueError as error:
+        reason = error
+    dtypes = {layer.compute_dtype for layer in _layers(student)}
+    dtypes |= {variable.dtype for variable in student.variables if "float" in variable.dtype}
+    low = sorted(dtype for dtype in dtypes if dtype != "float32")
+    if low:
+        raise ValueError(
+            "Files hold a model in float32. One in another precision must be a functional or a "
+            "Sequential model of layers that can be rebuilt from their config: build it as one, "
+            "or build the student again with dtype='float32' and set_weights of the trained one. "
+            f"Received: {student.name!r} of {low}, and {reason}"
+        ) from reason
+    return student
