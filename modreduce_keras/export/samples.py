@@ -44,8 +44,8 @@ def batches(
 
 def _parts(argument: str, data: Any, inputs: Inputs, batch_size: int) -> Iterable[Any]:
     x, y = _split(data)
-    tensors = keras.tree.flatten(x) if isinstance(x, (list, tuple, dict)) else [x]
-    if not tensors or not all(_is_array(tensor) for tensor in tensors):
+    tensors = _arrays(x)
+    if tensors is None:
         if isinstance(data, (str, bytes, dict, tuple)) or not isinstance(data, Iterable):
             raise TypeError(
                 f"{argument} must be a dataset of batches (x, y) or x, or arrays: x or a tuple "
@@ -67,8 +67,13 @@ def _parts(argument: str, data: Any, inputs: Inputs, batch_size: int) -> Iterabl
     return (part(start) for start in range(0, sizes[0], batch_size))
 
 
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (np.ndarray, tf.Tensor)) or hasattr(value, "__array__")
+def _arrays(x: Any) -> list[Any] | None:
+    """Returns the arrays that inputs are, or `None` where they are something else."""
+    tensors = keras.tree.flatten(x) if isinstance(x, dict) else x
+    # A list of tuples or dicts is one of batches.
+    tensors = tensors if isinstance(tensors, list) else [tensors]
+    arrays = tensors and all(hasattr(tensor, "__array__") for tensor in tensors)
+    return list(tensors) if arrays else None
 
 
 def _split(batch: Any) -> tuple[Any, Any]:
