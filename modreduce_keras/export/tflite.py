@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.arguments import require_choice
+from modreduce_keras.export.operations import float_operations
 from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.samples import batches
 from modreduce_keras.export.saved_model import require_folder_of, write_saved_model
@@ -47,7 +48,8 @@ def to_tflite(
             arithmetic in float32 where the device has nothing else. `"dynamic"`: weights in int8,
             of layers with more than 1,024 of them, a quarter of the size; activations are
             quantized while it runs. `"int8"`: weights (per channel) and activations (per tensor)
-            in int8, for devices that compute in integers; inputs and outputs stay float32.
+            in int8 throughout, for devices that compute in integers; only inputs and outputs stay
+            float32. A student with an operation that TFLite has in floats only is refused.
         representative: For `"int8"` alone: inputs from which the ranges of activations are
             measured, best some hundreds of training images and at least 32. A dataset of batches
             `x` or `(x, y)`, of which `y` is left aside, or an array.
@@ -59,8 +61,9 @@ def to_tflite(
         TypeError: If something else than a Keras model came, or `representative` is no data.
         ValueError: If the student is a distiller or a branched model, which has students, has
             several outputs, is in another precision and cannot be rebuilt, or has an operation
-            that TFLite lacks; if `representative` is missing, not needed, has too few samples or
-            does not fit the student; or if another argument is out of range.
+            that TFLite lacks, at all or in integers; if `representative` is missing, not needed,
+            has too few samples or does not fit the student; or if another argument is out of
+            range.
         FileNotFoundError: If the folder of the file is missing.
 
     Example:
@@ -131,9 +134,17 @@ def _convert(
                 converter.representative_dataset = lambda: _one_by_one(samples)
             converter.target_spec.supported_ops = operations
             try:
-                return converter.convert()
+                content = converter.convert()
             except Exception as error:
                 raise _refused(model, quantization, error) from error
+    floats = float_operations(content) if quantization == "int8" else []
+    if floats:
+        raise ValueError(
+            f"The student {model.name!r} has operations that TFLite computes in floats only: "
+            f"{floats}. Replace their layers by ones of other operations, or take "
+            "quantization='dynamic' or 'float16'. Received: quantization='int8'"
+        )
+    return content
 
 
 def _one_by_one(samples: list[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:

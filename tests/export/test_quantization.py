@@ -1,4 +1,4 @@
-"""Quantizations of a trained network: what is in the files, how large they are, how they agree."""
+"""Quantizations: what is in the files, and what int8 needs."""
 
 import keras
 import numpy as np
@@ -7,30 +7,21 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 
-SEEN, TEST = 2000, 1000
+
+@pytest.fixture(scope="module")
+def student():
+    return mr.models.get("convnet", num_classes=10, widths=(16, 32, 64))
 
 
 @pytest.fixture(scope="module")
 def sample():
-    (images, classes), (test_images, test_classes) = mr.data.load_sample()
-    return images[:SEEN], classes[:SEEN], test_images[:TEST], test_classes[:TEST]
-
-
-@pytest.fixture(scope="module")
-def student(sample):
-    """A network that is right on most images."""
-    keras.utils.set_random_seed(0)
-    model = mr.models.get("convnet", num_classes=10, widths=(16, 32, 64))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-2), loss)
-    model.fit(*sample[:2], batch_size=64, epochs=3, verbose=0)
-    return model
+    return np.random.default_rng(0).random((40, 28, 28, 1)).astype("float32"), np.arange(40) % 10
 
 
 @pytest.fixture(scope="module")
 def files(student, sample, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
-    ranges = {"int8": sample[0][:200]}
+    ranges = {"int8": sample[0]}
     return {
         name: mr.export.to_tflite(
             student, folder / f"{name}.tflite", quantization=name, representative=ranges.get(name)
@@ -49,28 +40,6 @@ def tensors(path):
 
 def dtypes(path):
     return {np.dtype(one["dtype"]).name for one in tensors(path)}
-
-
-# Least agreement, largest difference of logits of some ten, least gain in size.
-EXPECTED = {
-    None: (1.0, 1e-4, 1.0),
-    "float16": (0.995, 5e-2, 1.85),
-    "dynamic": (0.97, 3.0, 3.0),
-    "int8": (0.97, 3.0, 3.0),
-}
-
-
-@pytest.mark.parametrize("quantization", EXPECTED)
-def test_a_trained_student_stays_what_it_is(quantization, files, student, sample):
-    least, largest, gain = EXPECTED[quantization]
-    data = sample[2:]
-    figures = mr.export.verify(files[quantization], student, data, least_agreement=least)
-    print(quantization, figures, files[None].stat().st_size / figures.size, flush=True)
-    expected = student.predict(data[0], verbose=0).argmax(axis=-1)
-    assert figures.student_accuracy == (expected == data[1]).mean() > 0.7
-    assert abs(figures.accuracy - figures.student_accuracy) <= 1 - figures.agreement
-    assert figures.largest_difference < largest
-    assert files[None].stat().st_size / figures.size >= gain
 
 
 def test_full_precision_is_float32(files):
@@ -101,32 +70,6 @@ def test_int8_computes_in_integers_between_float_ends(files):
     assert {16, 32, 64} <= set(per_channel)
 
 
-def test_ranges_come_from_the_representative_samples(student, sample, files, tmp_path):
-    path = tmp_path / "a.tflite"
-    mr.export.to_tflite(student, path, quantization="int8", representative=sample[0][:200] / 100.0)
-    with pytest.raises(mr.export.VerificationError, match="from data unlike these") as told:
-        mr.export.verify(path, student, sample[2:], repeats=1)
-    own = mr.export.verify(files["int8"], student, sample[2:], repeats=1)
-    assert told.value.verification.accuracy < own.accuracy - 0.1
-
-
-@pytest.mark.parametrize("form", ["dataset of (x, y)", "dataset of x", "tuple", "list of batches"])
-def test_representative_samples_come_in_many_forms(form, student, sample, files, tmp_path):
-    images, classes = sample[0][:200], sample[1][:200]
-    both = tf.data.Dataset.from_tensor_slices((images, classes))
-    forms = {
-        "dataset of (x, y)": both.batch(64),
-        "dataset of x": both.map(lambda x, y: x).batch(200),
-        "tuple": (images, classes),
-        "list of batches": [(images[:1], classes[:1]), (images[1:], classes[1:])],
-    }
-    path = tmp_path / "a.tflite"
-    mr.export.to_tflite(student, path, quantization="int8", representative=forms[form])
-    figures = mr.export.verify(path, student, sample[2], repeats=1)
-    own = mr.export.verify(files["int8"], student, sample[2], repeats=1)
-    assert figures.largest_difference == own.largest_difference
-
-
 def refused(student, path, match, error=ValueError, **arguments):
     with pytest.raises(error, match=match):
         mr.export.to_tflite(student, path / "a.tflite", **arguments)
@@ -154,6 +97,25 @@ def test_samples_that_nothing_reads_are_refused(quantization, student, sample, t
 
 def test_operations_without_integers_are_refused(tmp_path, random):
     inputs = keras.Input((4,))
-    student = keras.Model(inputs, keras.layers.Dense(3)(keras.ops.sin(inputs)))
+    hidden = keras.ops.sin(keras.layers.Dense(5)(inputs))
+    student = keras.Model(inputs, keras.layers.Dense(3)(hidden))
     data = {"quantization": "int8", "representative": random.normal(size=(40, 4))}
-    refused(student, tmp_path, "quantization='dynamic' or 'float16'", **data)
+    refused(student, tmp_path, r"only: \['SIN'\].*'dynamic' or 'float16'. Received", **data)
+
+
+@pytest.mark.parametrize("quantization", ["int8", None])
+def test_what_the_converter_says_is_handed_on(quantization, student, sample, tmp_path, monkeypatch):
+    class Converter:
+        """Stands for TensorFlow's, and fails."""
+
+        class target_spec:  # noqa: N801
+            pass
+
+        def convert(self):
+            raise RuntimeError("no such layer")
+
+    monkeypatch.setattr(tf.lite.TFLiteConverter, "from_saved_model", lambda _: Converter())
+    given = {"representative": sample[0]} if quantization else {}
+    remedy = "or take quantization='dynamic' or 'float16'" if quantization else "that it names"
+    match = rf"refuses the student 'convnet'.*{remedy}\. It said: no such layer"
+    refused(student, tmp_path, match, quantization=quantization, **given)

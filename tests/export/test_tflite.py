@@ -3,46 +3,10 @@
 import keras
 import numpy as np
 import pytest
+from exporting import CLASSES, CLOSE, assert_exports, convnet, images
 from keras import layers
 
 import modreduce_keras as mr
-
-CLASSES = 4
-CLOSE = 1e-4
-
-
-@pytest.fixture
-def settled(random):
-    """Gives a model weights and statistics as training leaves them, so that classes differ."""
-
-    def settle(model):
-        for variable in model.variables:
-            if "seed" in variable.path:
-                continue
-            values = random.normal(scale=0.3, size=variable.shape)
-            positive = "variance" in variable.path or "gamma" in variable.path
-            variable.assign(np.abs(values) + 0.5 if positive else values)
-        return model
-
-    return settle
-
-
-def convnet(**arguments):
-    given = {"num_classes": CLASSES, "widths": (4, 6), "input_shape": (8, 8, 1), **arguments}
-    return mr.models.get("convnet", **given)
-
-
-def images(random, samples=20):
-    return random.normal(size=(samples, 8, 8, 1)).astype("float32")
-
-
-def assert_exports(path, student, data, **arguments):
-    """Exports a student and compares the file with it in full precision."""
-    assert mr.export.to_tflite(student, path / "student.tflite") == path / "student.tflite"
-    assert [one.name for one in path.iterdir()] == ["student.tflite"]
-    figures = mr.export.verify(path / "student.tflite", student, data, repeats=2, **arguments)
-    assert figures.largest_difference < CLOSE
-    assert figures.agreement == 1.0
 
 
 class Subclassed(keras.Model):
@@ -103,27 +67,6 @@ def test_every_kind_of_student_exports(kind, tmp_path, settled, random):
     assert_exports(tmp_path, settled(KINDS[kind]()), images(random))
 
 
-def test_a_residual_network_exports(tmp_path, settled, random):
-    student = settled(mr.models.get("resnet8", num_classes=CLASSES, input_shape=(16, 16, 3)))
-    data = random.normal(size=(8, 16, 16, 3)).astype("float32")
-    mr.export.to_tflite(student, tmp_path / "student.tflite")
-    figures = mr.export.verify(tmp_path / "student.tflite", student, data, repeats=2)
-    # Weights as large as these make logits of some hundreds.
-    scale = np.abs(np.asarray(student(data, training=False))).max()
-    assert figures.largest_difference < CLOSE * max(1.0, scale)
-    assert figures.agreement == 1.0
-
-
-def test_a_network_whose_samples_leave_early_exports(tmp_path, random):
-    network = mr.models.exits(convnet(), ["stage1"])
-    data = images(random)
-    confidence = np.asarray(keras.ops.softmax(network(data)["stage1"])).max(axis=-1)
-    student = mr.EarlyExit(network, threshold=float(np.median(confidence)))
-    left_at = np.asarray(student.decide(data)[1])
-    assert set(left_at.tolist()) == {0, 1}
-    assert_exports(tmp_path, student, data)
-
-
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_a_student_in_mixed_precision_exports_in_float32(policy, tmp_path, settled, random):
     twin = settled(convnet())
@@ -178,13 +121,6 @@ def test_inputs_in_a_list(tmp_path, settled, random):
     assert_exports(tmp_path, student, [random.normal(size=(9, 3)) for _ in range(2)])
 
 
-def test_inputs_of_any_length_and_of_integers(tmp_path, settled, random):
-    words = keras.Input((None,), dtype="int32")
-    states = layers.Conv1D(6, 3)(layers.Embedding(7, 5)(words))
-    head = layers.Dense(CLASSES)(layers.GlobalAveragePooling1D()(states))
-    assert_exports(tmp_path, settled(keras.Model(words, head)), random.integers(0, 7, (9, 11)))
-
-
 def test_a_fixed_number_of_samples(tmp_path, settled, random):
     inputs = keras.Input(batch_shape=(8, 5))
     student = settled(keras.Model(inputs, layers.Dense(CLASSES)(inputs)))
@@ -211,15 +147,6 @@ def test_nothing_is_left_of_training(tmp_path, settled):
     for variable, value in zip(student.variables, weights, strict=True):
         np.testing.assert_array_equal(variable, value)
     assert student.trainable_variables
-
-
-def test_the_error_stream_stays_quiet(tmp_path, capfd, random):
-    data = images(random, 40)
-    path, int8 = tmp_path / "student.tflite", {"quantization": "int8", "representative": data}
-    student = convnet()
-    mr.export.to_tflite(student, path, **int8)
-    mr.export.verify(path, student, data, repeats=1, least_agreement=0.0)
-    assert capfd.readouterr() == ("", "")
 
 
 # What is refused
@@ -266,12 +193,6 @@ def test_operations_that_tflite_lacks_are_refused_with_the_remedy(refused):
     inputs = keras.Input((3,))
     erfinv = keras.Model(inputs, layers.Dense(CLASSES)(keras.ops.erfinv(inputs)))
     refused(erfinv, r"lacks: \['Erfinv'\].*Flex.*replace their layers")
-
-
-def test_an_unrolled_recurrent_layer_exports(tmp_path, settled, random):
-    inputs = keras.Input((5, 3))
-    student = keras.Model(inputs, layers.Dense(CLASSES)(layers.LSTM(4, unroll=True)(inputs)))
-    assert_exports(tmp_path, settled(student), random.normal(size=(9, 5, 3)))
 
 
 @pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize`")
