@@ -1,0 +1,119 @@
+"""Deploy: a distilled student as TFLite files in four precisions, each proven to be the student.
+
+A student that was trained by hand-picked numbers is shipped as a file that somebody else's program
+runs. What is in that file is what counts: so every file is run here with LiteRT, on images that
+nobody trained on, and compared with the student.
+
+    python examples/deploy_tflite.py
+    python examples/deploy_tflite.py --widths=64,128,128
+    python examples/deploy_tflite.py --student=quickstart/student.keras
+
+It trains, on the sample of Fashion-MNIST in the package, a teacher on 8,500 images and a student on
+1,000 of them with KD (or loads a student), and exports the student in float32, with float16
+weights, with int8 weights, and in int8 throughout, whose ranges come from 500 training images. It
+prints a table of sizes, times and test accuracies, how often each file says the class that the
+student says, and saves the files: two minutes on two cores.
+
+Expect the accuracy to stay, whatever the file, and the size to fall less than the bits do, for a
+small student: the names, shapes and scales that a file holds too take some kilobytes.
+"""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from absl import app, flags, logging
+
+import modreduce_keras as mr
+
+TEACHER_WIDTHS, BATCH = (32, 64, 64), 32
+TRAINING_IMAGES, RANGE_IMAGES = 8500, 500
+FILES = {
+    "float32": None,
+    "float16 weights": "float16",
+    "int8 weights": "dynamic",
+    "int8": "int8",
+}
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("student", None, "A saved Keras model to export instead of training one.")
+flags.DEFINE_list("widths", ["8", "16", "32"], "Channels of the student's stages.")
+flags.DEFINE_integer("epochs", 30, "Epochs of the student.", lower_bound=1)
+flags.DEFINE_integer("teacher_epochs", 8, "Epochs of the teacher.", lower_bound=1)
+flags.DEFINE_integer("images", 1000, "Training images of the student.", 1, TRAINING_IMAGES)
+flags.DEFINE_integer("threads", 1, "Threads that a file may use while it is timed.", lower_bound=1)
+flags.DEFINE_string("output", "deploy_tflite", "Folder for the files.")
+
+Split = tuple[np.ndarray, np.ndarray]  # images, classes
+
+
+def train(model: keras.Model, data: Split, epochs: int, rate: float, batch: int) -> None:
+    """Compiles and fits a network or a distiller."""
+    steps = epochs * -(-len(data[0]) // batch)
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    model.fit(*data, epochs=epochs, batch_size=batch, verbose=0)
+
+
+def distilled_student(images: np.ndarray, classes: np.ndarray) -> keras.Model:
+    """Returns a student that learnt from the labels and from a larger teacher."""
+    keras.utils.set_random_seed(0)
+    teacher = mr.models.get("convnet", num_classes=10, widths=TEACHER_WIDTHS, name="teacher")
+    train(teacher, (images, classes), FLAGS.teacher_epochs, 3e-3, 4 * BATCH)
+    widths = tuple(int(width) for width in FLAGS.widths)
+    distiller = mr.Distiller(
+        student=mr.models.get("convnet", num_classes=10, widths=widths, name="student"),
+        teacher=teacher,
+        knowledge=[mr.Response(mr.losses.KD(temperature=4.0))],
+    )
+    few = images[: FLAGS.images], classes[: FLAGS.images]
+    train(distiller, few, FLAGS.epochs, 2e-2, BATCH)
+    return distiller.student
+
+
+def main(_) -> None:
+    logging.set_verbosity(logging.WARNING)
+    (images, classes), test = mr.data.load_sample()
+    images, classes = images[:TRAINING_IMAGES], classes[:TRAINING_IMAGES]
+    if FLAGS.student:
+        student = keras.saving.load_model(FLAGS.student)
+    else:
+        student = distilled_student(images, classes)
+
+    folder = Path(FLAGS.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"Student {student.name!r}: {student.count_params():,} parameters\n")
+    print("| file | size, KiB | smaller | ms per image | test accuracy, % | agreement, % |")
+    print("|---|---|---|---|---|---|")
+    full = None
+    for name, quantization in FILES.items():
+        path = mr.export.to_tflite(
+            student,
+            folder / f"student_{quantization or 'float32'}.tflite",
+            quantization=quantization,
+            representative=images[:RANGE_IMAGES] if quantization == "int8" else None,
+        )
+        found = mr.export.verify(path, student, test, threads=FLAGS.threads)
+        full = full or found.size
+        cells = [
+            name,
+            f"{found.size / 1024:.1f}",
+            f"{full / found.size:.2f} times",
+            f"{found.milliseconds:.3f}",
+            f"{100 * found.accuracy:.1f}",
+            f"{100 * found.agreement:.2f}",
+        ]
+        print(f"| {' | '.join(cells)} |", flush=True)
+    print(
+        f"\nThe student itself: {100 * found.student_accuracy:.1f} % of {found.samples:,} test "
+        f"images. Times: one image at a time, threads: {found.threads}\nFiles: {folder}/"
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)

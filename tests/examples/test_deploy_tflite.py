@@ -1,0 +1,56 @@
+"""The deployment example at its smallest size: four files, each of them the student."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+import modreduce_keras as mr
+
+pytestmark = pytest.mark.slow
+
+PROGRAM = Path(__file__).parents[2] / "examples" / "deploy_tflite.py"
+
+
+def run(folder, *arguments):
+    done = subprocess.run(
+        [sys.executable, PROGRAM, f"--output={folder}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line[:2] == "| "]
+    return done.stdout, lines
+
+
+def test_exports_what_it_trains_in_four_precisions(tmp_path):
+    tiny = ("--epochs=3", "--teacher_epochs=1", "--images=1000", "--widths=4,8")
+    printed, (head, *rows) = run(tmp_path / "files", *tiny)
+    assert head[:2] == ["file", "size, KiB"]
+    assert [row[0] for row in rows] == ["float32", "float16 weights", "int8 weights", "int8"]
+    assert "of 2,000 test images" in printed
+    for row, name in zip(rows, ("float32", "float16", "dynamic", "int8"), strict=True):
+        size = (tmp_path / "files" / f"student_{name}.tflite").stat().st_size
+        assert float(row[1]) == pytest.approx(size / 1024, abs=0.051)
+        assert float(row[3]) > 0
+        assert 0 < float(row[4]) <= 100
+        assert 97 <= float(row[5]) <= 100
+    assert float(rows[0][5]) == 100
+
+
+def test_exports_a_saved_student(tmp_path):
+    student = mr.models.get("convnet", num_classes=10, widths=(16,), name="mine")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    student.compile("adam", loss)
+    images, classes = mr.data.load_sample()[0]
+    student.fit(images[:2000], classes[:2000], epochs=2, verbose=0)
+    student.save(tmp_path / "mine.keras")
+    printed, (_, *rows) = run(tmp_path / "files", f"--student={tmp_path / 'mine.keras'}")
+    assert f"Student 'mine': {student.count_params():,} parameters" in printed
+    accuracy = (student.predict(mr.data.load_sample()[1][0], verbose=0).argmax(axis=1)) == (
+        mr.data.load_sample()[1][1]
+    )
+    assert float(rows[0][4]) == pytest.approx(100 * accuracy.mean(), abs=0.051)
