@@ -3,13 +3,13 @@
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
-_ENDS = ("QUANTIZE", "DEQUANTIZE")
+_NO_ARITHMETIC = ("QUANTIZE", "DEQUANTIZE", "SHAPE")
 
 
 def float_operations(content: bytes) -> list[str]:
     """Returns the names of a file's operations that read or write floats.
 
-    Left out are those that turn floats into integers and back.
+    Left out are those that turn floats into integers and back, or only look at a shape.
 
     Args:
         content: Of the file.
@@ -22,6 +22,6 @@ def float_operations(content: bytes) -> list[str]:
             # An optional input that is not given is -1.
             tensors = [i for i in (*operation.inputs, *operation.outputs) if i >= 0]
             floats = any(graph.tensors[i].type == schema.TensorType.FLOAT32 for i in tensors)
-            if floats and name not in _ENDS:
+            if floats and name not in _NO_ARITHMETIC:
                 names.add(name)
     return sorted(names)

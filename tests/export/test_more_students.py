@@ -30,6 +30,9 @@ def test_a_network_whose_samples_leave_early_exports(tmp_path, random):
     left_at = np.asarray(student.decide(data)[1])
     assert set(left_at.tolist()) == {0, 1}
     assert_exports(tmp_path, student, data)
+    int8 = {"quantization": "int8", "representative": images(random, 40)}
+    with pytest.raises(ValueError, match=r"in floats only: \['IF'\]"):
+        mr.export.to_tflite(student, tmp_path / "int8.tflite", **int8)
 
 
 def test_inputs_of_any_length_and_of_integers(tmp_path, settled, random):
