@@ -59,6 +59,7 @@ flags.DEFINE_integer("labels", 1000, "Training images of the students", 64, 8500
 flags.DEFINE_float("learning_rate", 0.02, "Of Adam, at the start of its cosine", lower_bound=0)
 flags.DEFINE_string("output", str(common.RESULTS / "precision.jsonl"), "Rows go here")
 
+CPUINFO = Path("/proc/cpuinfo")
 CLASSES = 100
 RATE, MOMENTUM = 0.01, 0.9
 ATTEMPTS = 30
@@ -123,8 +124,7 @@ def has_bfloat16() -> bool:
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
         return details.get("compute_capability", (0, 0)) >= (8, 0)
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text("utf-8") if cpuinfo.exists() else ""
+    text = CPUINFO.read_text("utf-8") if CPUINFO.exists() else ""
     # The last is that of Arm.
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(text.split())
 
@@ -142,11 +142,12 @@ class Pair:
 
     def __init__(self, teacher: str, student: str):
         self._student_name = student
+        self.teacher = mr.models.get(teacher, num_classes=CLASSES)
         random = np.random.default_rng(FLAGS.seed)
-        images = random.normal(size=(FLAGS.batch, 32, 32, 3)).astype("float32")
+        shape = FLAGS.batch, *self.teacher.input_shape[1:]
+        images = random.normal(size=shape).astype("float32")
         batch = images, random.integers(CLASSES, size=FLAGS.batch)
         self.dataset = tf.data.Dataset.from_tensors(batch).repeat()
-        self.teacher = mr.models.get(teacher, num_classes=CLASSES)
         common.adopt_statistics(self.teacher, images)
         self._start = self._student().get_weights()
 
@@ -191,10 +192,11 @@ class Contender:
         Raises:
             RuntimeError: If no step is taken.
         """
-        for skipped in range(1, ATTEMPTS + 1):
+        for _ in range(ATTEMPTS):
+            skipped = self.distiller.skipped_steps
             self.distiller.reset_metrics()
             loss = self.step()
-            if sum(self.distiller.skipped_steps.values()) < skipped:
+            if self.distiller.skipped_steps == skipped:
                 break
         else:
             raise RuntimeError(f"Each of {ATTEMPTS} steps was skipped")
