@@ -14,7 +14,7 @@ float32 one: of the loss, relative, and of the student's gradient, the norm of t
 the norm, and the cosine. The gradient is what the optimizer's momentum is after that step.
 
 A row says whether the processor has bfloat16 arithmetic. Where it has none, bfloat16 is emulated:
-its errors are the same, its times say nothing about a processor that has it.
+its errors are of the same size, its times say nothing about a processor that has it.
 
 `--part=accuracy`: on the embedded sample, a teacher that has seen 8,500 images, and students that
 see 1,000 of them for 300 steps, by the same choices. For one seed all students start from the same
