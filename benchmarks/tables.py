@@ -121,12 +121,67 @@ def soak(rows: list[Row]) -> str:
     return "\n".join([*lines, "", *common.origins(latest, *settings)])
 
 
+def precision(rows: list[Row]) -> str:
+    """Returns the latest steps of each pair, and the accuracies of the setting run last."""
+    made = []
+    steps = _latest([row for row in rows if row["part"] == "steps"], "pair", "contender")
+    if steps:
+        made += [
+            "| teacher → student | step of KD | bfloat16 arithmetic | milliseconds (quartiles) "
+            "| x float32 (quartiles) | wanted with that arithmetic | error of the loss "
+            "| error of the gradient (cosine) |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        made += [f"| {' | '.join(_precision_cells(row))} |" for row in steps]
+        made += ["", *common.origins(steps, "batch", "rounds", "steps", "cores")]
+    runs = [row for row in rows if row["part"] == "accuracy"]
+    if runs:
+        made += ["", *_accuracies(runs)] if made else _accuracies(runs)
+    return "\n".join(made)
+
+
+def _precision_cells(row: Row) -> list[str]:
+    cells = [row["pair"].replace(":", " → "), row["contender"]]
+    cells += ["yes" if row["bfloat16"] else "no, emulated", _spread(row, "ms", 0)]
+    if "ratio_to" not in row:
+        return cells + [""] * 4
+    wanted = f"≤ {row['wanted']:.2f}" if row["wanted"] else ""
+    gradient = f"{row['gradient_error']:.0e} ({row['gradient_cosine']:.4f})"
+    return [*cells, _spread(row, "ratio", 2), wanted, f"{row['loss_error']:.0e}", gradient]
+
+
+def _accuracies(rows: list[Row]) -> list[str]:
+    """Returns a line for each precision: its seeds' accuracies beside those of float32."""
+    settings = ("training_steps", "labels", "teacher_epochs", "learning_rate")
+    rows = [row for row in rows if all(row[name] == rows[-1][name] for name in settings)]
+    runs = {(row["contender"], row["seed"]): row for row in rows}
+    by_contender = {name: [] for name, _ in runs}
+    for (name, _), row in runs.items():
+        by_contender[name].append(row)
+    reference = [100 * row["test"] for row in by_contender["float32"]]
+    lines = [
+        "| KD in | test accuracy, % | from float32, in its deviations | steps skipped | seeds |",
+        "|---|---|---|---|---|",
+    ]
+    for name, own in by_contender.items():
+        percents = [100 * row["test"] for row in own]
+        distance = ""
+        if name != "float32" and len(reference) > 1:
+            difference = statistics.mean(percents) - statistics.mean(reference)
+            distance = f"{difference / statistics.stdev(reference):+.1f}"
+        skipped = str(sum(row["skipped"] for row in own))
+        cells = [name, _mean_and_deviation(percents), distance, skipped, str(len(own))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", *common.origins(runs.values(), *settings)]
+
+
 TABLES: dict[str, Callable[[list[Row]], str]] = {
     "step_overhead": step_overhead,
     "rkd_memory": rkd_memory,
     "online_cost": online_cost,
     "online_table": online_table,
     "soak": soak,
+    "precision": precision,
 }
 
 

@@ -188,6 +188,46 @@ def test_the_table_of_online_methods(tables):
     assert f"({settings})" in made[6]
 
 
+def test_the_table_of_precision(tables):
+    step = {"part": "steps", "bfloat16": False, "cores": 1}
+    errors = {"loss_error": 1.04e-4, "gradient_error": 0.0823, "gradient_cosine": 0.99664}
+    low = row("a:b", "low", 300.0, "float32", 1.5, **step, **errors, wanted=0.78)
+    steps = [
+        row("a:b", "float32", 99.0, **step),
+        row("a:b", "float32", 200.0, **step),
+        low,
+        {**low, "pair": "c:d", "wanted": None, "bfloat16": True},
+    ]
+    setting = {"training_steps": 300, "labels": 1000, "teacher_epochs": 8, "learning_rate": 0.02}
+    run = {"part": "accuracy", **RUN, **setting, "skipped": 0}
+    runs = [
+        {**run, "contender": "float32", "seed": 3, "test": 0.1, "labels": 64},  # another setting
+        {**run, "contender": "float32", "seed": 1, "test": 0.80},
+        {**run, "contender": "low", "seed": 1, "test": 0.83, "skipped": 2},
+        {**run, "contender": "float32", "seed": 2, "test": 0.82},
+        {**run, "contender": "low", "seed": 2, "test": 0.83, "skipped": 3},
+    ]
+    made = tables.precision([*runs, *steps]).splitlines()
+    assert made[2:5] == [
+        "| a → b | float32 | no, emulated | 200 (199 to 202) |  |  |  |  |",
+        "| a → b | low | no, emulated | 300 (299 to 302) | 1.50 (1.49 to 1.52) | ≤ 0.78 | 1e-04 "
+        "| 8e-02 (0.9966) |",
+        "| c → d | low | yes | 300 (299 to 302) | 1.50 (1.49 to 1.52) |  | 1e-04 "
+        "| 8e-02 (0.9966) |",
+    ]
+    assert "(batch 64, rounds 15, steps 2, cores 1)" in made[6]
+    assert made[7] == ""
+    # A deviation of 1.414, and means of 81 and 83.
+    assert made[10:12] == [
+        "| float32 | 81.0 ± 1.4 |  | 0 | 2 |",
+        "| low | 83.0 ± 0.0 | +1.4 | 5 | 2 |",
+    ]
+    settings = "training_steps 300, labels 1000, teacher_epochs 8, learning_rate 0.02"
+    assert f"({settings})" in made[13]
+    assert tables.precision(steps[:1]).splitlines()[-1] == made[6]
+    assert tables.precision(runs).splitlines() == made[8:]
+
+
 def test_command_writes_and_checks(benchmarks, results):
     readme = results / "README.md"
     readme.write_text(README, "utf-8")

@@ -11,6 +11,8 @@ from cases import assert_close
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def teacher(net):

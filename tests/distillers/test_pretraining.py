@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.slow
+
 
 class Scaled(mr.adapters.Adapter):
     """Learns beforehand by which factor the teacher's feature becomes one."""

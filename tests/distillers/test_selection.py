@@ -6,6 +6,8 @@ import pytest
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def peers(net):
