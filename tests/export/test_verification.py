@@ -1,6 +1,8 @@
 """Verification: its figures by hand, and every way in which a file is not its student."""
 
+import runpy
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -9,6 +11,7 @@ import tensorflow as tf
 from keras import layers
 
 import modreduce_keras as mr
+from modreduce_keras.export.interpreter import TFLiteFile
 
 SWAPPED = [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
 
@@ -111,6 +114,28 @@ def test_positions_count_one_by_one(tmp_path):
     assert figures.samples == 2
 
 
+def test_one_sample_is_timed_as_often_as_asked(student, file, monkeypatch):
+    timed = []
+
+    def milliseconds(self, inputs, repeats):
+        timed.append(({name: array.shape for name, array in inputs.items()}, repeats))
+        return 0.25
+
+    monkeypatch.setattr(TFLiteFile, "milliseconds", milliseconds)
+    assert mr.export.verify(file, student, DATA, repeats=7).milliseconds == 0.25
+    assert timed == [({"features": (1, 3)}, 7)]
+
+
+def test_the_time_is_the_median_after_the_warm_up(file, monkeypatch):
+    ran = TFLiteFile(file, threads=1)
+    ran.bind({"features": (None, 3)}, {"features": "float32"})
+    # Ten runs of a second that do not count, and then of 1, 2 and 9 milliseconds.
+    durations = [1.0] * 10 + [0.001, 0.009, 0.002]
+    clock = iter([time for duration in durations for time in (0.0, duration)])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    assert ran.milliseconds({"features": DATA[:1]}, 3) == pytest.approx(2.0)
+
+
 # What is not the student
 
 
@@ -211,11 +236,14 @@ def test_without_litert_the_extra_is_named(student, file, monkeypatch):
         mr.export.verify(file, student, DATA)
 
 
-def test_the_extra_brings_litert():
-    from importlib.metadata import requires
-
-    text = " ".join(requires("modreduce-keras"))
-    assert "ai-edge-litert" in text
+def test_the_extra_brings_litert(monkeypatch):
+    given = {}
+    monkeypatch.setattr("setuptools.setup", given.update)
+    monkeypatch.setattr("setuptools.find_packages", lambda **_: [])
+    runpy.run_path(str(Path(mr.__file__).parents[1] / "setup.py"))
+    extras = {name: set(packages) for name, packages in given["extras_require"].items()}
+    assert extras["export"] == {"ai-edge-litert"}
+    assert extras["export"] <= extras["demo"] <= extras["test"]
 
 
 @pytest.mark.parametrize(
