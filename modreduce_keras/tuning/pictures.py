@@ -84,7 +84,7 @@ def pair(results: Any, x: str, y: str) -> Any:
     ways = {name: _categories(results, name) for name in (x, y)}
     both = [row for row in results.rows if row[x] is not None and row[y] is not None]
     places = [(row, _place(row[x], ways[x]), _place(row[y], ways[y])) for row in both]
-    done = [(row, *place) for row, *place in places if row["score"] is not None]
+    done = [(row, *place) for row, *place in reversed(places) if row["score"] is not None]
     axes.scatter(
         [place[1] for place in done],
         [place[2] for place in done],
@@ -93,7 +93,7 @@ def pair(results: Any, x: str, y: str) -> Any:
         label="trials",
     )
     if done:
-        axes.scatter(*done[0][1:], s=190, facecolors="none", edgecolors=INK, label="best")
+        axes.scatter(*done[-1][1:], s=190, facecolors="none", edgecolors=INK, label="best")
     lost = [place for place in places if place[0]["error"] is not None]
     if lost:
         crosses = {"marker": "x", "color": FAILED, "label": "failed"}
@@ -181,5 +181,6 @@ def _heights(results: Any, rows: Any, name: str) -> tuple[list[float], list[tupl
         return [height(value) for value in values], [one for one in labels if 0 <= one[0] <= 1]
     middle = math.sqrt(low * high) if is_logarithmic else (low + high) / 2
     text = "{:.1%}" if name == "score" and results.objective.endswith("accuracy") else "{:.3g}"
-    labels = {height(value): text.format(value) for value in (low, middle, high)}
+    few = sorted(set(values)) if len(set(values)) <= 4 else (low, middle, high)
+    labels = {height(value): text.format(value) for value in few}
     return [height(value) for value in values], list(labels.items())

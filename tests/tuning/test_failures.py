@@ -33,7 +33,7 @@ def told(monkeypatch):
     return lines
 
 
-@pytest.mark.filterwarnings("ignore:(currentThread|getName):DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Keras, told again by pytest.warns
 def test_a_failed_trial_is_told_at_once_and_the_search_warns(failing, run, told, tmp_path):
     search = Search(failing(1), directory=tmp_path, max_trials=3, seed=1)
     with pytest.warns(RuntimeWarning, match="1 of 3 trials of the search failed:\n- trial 1 "):

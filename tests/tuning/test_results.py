@@ -57,11 +57,11 @@ def test_markdown_is_a_table_with_the_objective_in_its_head(results, tmp_path):
 def test_the_pair_shows_every_trial_at_its_place_with_the_best_and_the_failed_marked(results):
     axes, bar = pictures.pair(results, "temperature", "weight").axes
     done, best, failed = axes.collections
-    np.testing.assert_allclose(done.get_offsets(), [[8, 1], [4, 10], [2, 0.1]])
+    np.testing.assert_allclose(done.get_offsets(), [[2, 0.1], [4, 10], [8, 1]])
     np.testing.assert_allclose(best.get_offsets(), [[8, 1]])
     np.testing.assert_allclose(failed.get_offsets(), [[1, 10]])
     low, high = matplotlib.pyplot.get_cmap("viridis")([0.0, 1.0])
-    np.testing.assert_allclose(done.get_facecolors()[[2, 0]], [low, high])
+    np.testing.assert_allclose(done.get_facecolors()[[0, 2]], [low, high])
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("temperature", "weight")
     assert bar.get_ylabel() == "validation accuracy"
@@ -71,7 +71,7 @@ def test_the_pair_shows_every_trial_at_its_place_with_the_best_and_the_failed_ma
 def test_a_choice_has_its_names_on_the_axis(results):
     axes = pictures.pair(results, "kind", "weight").axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
-    np.testing.assert_allclose(axes.collections[0].get_offsets()[:, 0], [1, 0, 0])
+    np.testing.assert_allclose(axes.collections[0].get_offsets()[:, 0], [0, 0, 1])
 
 
 def test_parallel_lines_join_each_trials_values_and_its_score(results):
@@ -86,7 +86,7 @@ def test_parallel_lines_join_each_trials_values_and_its_score(results):
     names = [label.get_text() for label in axes.get_xticklabels()]
     assert names == ["temperature", "weight", "kind", "validation accuracy"]
     texts = {text.get_text() for text in axes.texts}
-    assert {"2", "4", "8", "0.1", "10", "a", "b", "50.0%", "75.0%"} <= texts
+    assert {"2", "4", "8", "0.1", "10", "a", "b", "50.0%", "62.5%", "75.0%"} <= texts
 
 
 def test_what_never_changes_or_is_not_everywhere_is_left_out_of_the_lines():
@@ -110,3 +110,10 @@ def test_pictures_need_known_names_and_a_completed_trial(results, tmp_path):
     for draw in (none.plot_parallel, lambda path: none.plot_pair("weight", "kind", path)):
         with pytest.raises(ValueError, match="No trial of the search has been completed, of 1"):
             draw(tmp_path / "none.png")
+
+
+def test_many_values_are_labelled_at_the_ends_and_in_the_middle():
+    rows = [dict(ROWS[0], temperature=2.0**power, score=power / 8) for power in range(7)]
+    many = Results(rows, ["temperature"], "val_loss", "min", ["temperature"])
+    texts = [text.get_text() for text in pictures.parallel(many).axes[0].texts]
+    assert texts == ["1", "8", "64", "0", "0.375", "0.75"]

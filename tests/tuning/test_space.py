@@ -144,7 +144,7 @@ def test_widths_double_from_stage_to_stage(hp):
 def test_what_makes_no_space_is_refused(hp, call, error, message):
     with pytest.raises(error, match=message):
         call(Space(hp))
-    assert configs(hp).keys() <= {"weight/kd"}
+    assert configs(hp).keys() <= {"weight/kd", "taps/student"}
 
 
 def test_a_space_needs_hyperparameters(hp):
