@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -75,11 +76,25 @@ def summary(failures: Sequence[Failure], number: int) -> str:
     )
 
 
+def place(tuner: Any, trial_id: str) -> Path:
+    """Returns the file in a trial's folder that holds its traceback."""
+    return Path(tuner.get_trial_dir(trial_id), "error.txt")
+
+
+def recall(tuner: Any) -> None:
+    """Gives failed trials of workers the tracebacks that their workers have left."""
+    for trial_id, trial in tuner.oracle.trials.items():
+        if failed(trial) and not trial.message and place(tuner, trial_id).is_file():
+            trial.message = place(tuner, trial_id).read_text(encoding="utf-8")
+
+
 class Reporting:
     """Mixed into a tuner: tells of a failed trial at once, which KerasTuner keeps to itself."""
 
     def on_trial_end(self, trial: Any) -> None:
         """Ends a trial, and reports it if it failed."""
+        if trial.message:  # what a worker says to the chief is without it
+            place(self, trial.trial_id).write_text(trial.message, encoding="utf-8")
         try:
             super().on_trial_end(trial)
         finally:

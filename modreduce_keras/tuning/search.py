@@ -1,5 +1,7 @@
 """The search: a tuner of KerasTuner over distillers, its failures and its best student."""
 
+import math
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,8 @@ TUNERS = {
     "grid": keras_tuner.GridSearch,
 }
 WARN, RAISE = "warn", "raise"
+CHIEF, WORKER = "chief", "worker"
+TUNER_ID = "KERASTUNER_TUNER_ID"
 TAKEN = {
     "hypermodel": "give build",
     "project_name": "say name=",
@@ -43,6 +47,13 @@ class Search:
 
     A search of the same name in the same folder goes on: it begins with the trials that are there,
     does not repeat those that are finished, and runs again the one that was interrupted.
+
+    Several processes can share the trials of a search, as KerasTuner describes it: the same program
+    runs with `KERASTUNER_ORACLE_IP` and `KERASTUNER_ORACLE_PORT` in the environment, once with
+    `KERASTUNER_TUNER_ID=chief`, which trains nothing, and as often as wanted with other ids; all
+    see the same folder. What they say to each other is neither encrypted nor checked: use the
+    loopback, or a network you trust. The chief waits for ever for a worker that was killed: end it
+    and search again, with several processes or with one; only the interrupted trial is repeated.
 
     Args:
         build: Function of KerasTuner's `hp` that returns a compiled distiller, or a
@@ -126,8 +137,25 @@ class Search:
             overwrite=require_bool("overwrite", overwrite),
             **options,
         )
+        self._go_on(overwrite)
+        if _role() == CHIEF:
+            # KerasTuner's chief would raise in the thread of a worker's call, and wait for ever.
+            self.tuner.oracle.max_consecutive_failed_trials = math.inf
 
-    def run(self, *data: Any, **fit_arguments: Any) -> Results:
+    def _go_on(self, overwrite: bool) -> None:
+        """Takes up a search that other processes have run, which KerasTuner would begin anew."""
+        if _role() == WORKER or overwrite:
+            return
+        oracle, folder = self.tuner.oracle, Path(self.tuner.project_dir)
+        mine = folder / f"{self.tuner.tuner_id}.json"
+        if (folder / "oracle.json").exists() and not mine.exists():
+            oracle.reload()
+        # KerasTuner's chief saves a trial that has ended as one that is still running.
+        queue = oracle._retry_queue
+        open_ = (reports.RUNNING, reports.INVALID)
+        queue[:] = [one for one in queue if oracle.trials[one].status in open_]
+
+    def run(self, *data: Any, **fit_arguments: Any) -> Results | None:
         """Runs all trials that are left, and says which failed.
 
         Args:
@@ -135,7 +163,8 @@ class Search:
             **fit_arguments: What `distiller.fit` takes; `epochs` is for `"hyperband"` to say.
 
         Returns:
-            The results of all trials.
+            The results of all trials; `None` in a worker of several processes, as its chief has
+            them.
 
         Raises:
             ValueError: If there is no validation for an objective of validation.
@@ -153,6 +182,8 @@ class Search:
             raise SearchError(
                 f"The search has ended early. {self._summary()}", self.failures()
             ) from error
+        if _role() == WORKER:
+            return None
         self._judge()
         return self.results()
 
@@ -181,11 +212,14 @@ class Search:
 
     def failures(self) -> list[reports.Failure]:
         """Returns the trials that failed, each with its `trial`, `values` and `reason`."""
+        reports.recall(self.tuner)
         trials = sorted(self.tuner.oracle.trials.items())
         return [reports.failure(trial) for _, trial in trials if reports.failed(trial)]
 
     def results(self) -> Results:
         """Returns the results of the trials so far, also those of an earlier run."""
+        self._require_trials()
+        reports.recall(self.tuner)
         return of_trials(self.tuner.oracle)
 
     def best_hyperparameters(self) -> dict[str, Any]:
@@ -221,7 +255,16 @@ class Search:
             return next(iter(distiller.students.values()))
         return distiller.best_student
 
+    def _require_trials(self) -> None:
+        if _role() == WORKER:
+            raise RuntimeError(
+                "The trials of a search in several processes are the chief's: ask there for "
+                "results and for the best student. Received: a call in the worker "
+                f"{os.environ[TUNER_ID]!r}"
+            )
+
     def _best_trial(self) -> Any:
+        self._require_trials()
         trials = self.tuner.oracle.get_best_trials(1)
         if not trials or trials[0].status != reports.COMPLETED:
             raise SearchError(
@@ -239,6 +282,13 @@ def _class_of(tuner: Any) -> type[keras_tuner.Tuner]:
         f"tuner must be one of {list(TUNERS)} or a subclass of keras_tuner.Tuner. "
         f"Received: tuner={tuner!r}"
     )
+
+
+def _role() -> str | None:
+    """Returns what this process is in a search of several, or `None` where it is the only one."""
+    if "KERASTUNER_ORACLE_IP" not in os.environ:
+        return None
+    return CHIEF if CHIEF in os.environ.get(TUNER_ID, "") else WORKER
 
 
 def _folder(path: Any) -> str:
