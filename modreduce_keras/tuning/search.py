@@ -98,8 +98,8 @@ class Search:
         ...     search = Search(build, directory=folder, max_trials=1, seed=1)
         ...     results = search.run(x, y, validation_data=(x, y), verbose=0)
         ...     student = search.best_student()
-        >>> student.name == teacher.name, results.rows[0]["status"], len(results.rows)
-        (False, 'COMPLETED', 1)
+        >>> student.output_shape, results.rows[0]["status"], len(results.rows)
+        ((None, 3), 'COMPLETED', 1)
     """
 
     def __init__(
