@@ -1,5 +1,7 @@
 """modreduce_keras: knowledge distillation for Keras 3 and TensorFlow."""
 
+import importlib
+
 from modreduce_keras import (
     adapters,
     aggregators,
@@ -59,4 +61,11 @@ __all__ = [
     "models",
     "register",
     "schedules",
+    "tuning",
 ]
+
+
+def __getattr__(name):
+    if name == "tuning":  # KerasTuner is imported by those who tune only.
+        return importlib.import_module("modreduce_keras.tuning")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,13 @@
+"""Tuning: KerasTuner searches over distillers, their search spaces and what they found.
+
+It is imported when `mr.tuning` is first used, and needs `pip install modreduce-keras[tune]`.
+"""
+
+from modreduce_keras.tuning import extra  # noqa: F401 - first, to say what is missing
+from modreduce_keras.tuning.hypermodel import DistillerHyperModel
+from modreduce_keras.tuning.reports import SearchError
+from modreduce_keras.tuning.results import Results
+from modreduce_keras.tuning.search import Search
+from modreduce_keras.tuning.space import Space
+
+__all__ = ["DistillerHyperModel", "Results", "Search", "SearchError", "Space"]

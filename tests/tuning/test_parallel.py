@@ -1,0 +1,103 @@
+"""Tests of a search that a chief and two workers share, over the loopback."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+PROGRAM = Path(__file__).with_name("parallel_search.py")
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start(folder, how):
+    """Starts a chief and two workers, and returns their processes by name."""
+    common = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(free_port())}
+    running = {}
+    for role in ("chief", "first", "second"):
+        running[role] = subprocess.Popen(
+            [sys.executable, PROGRAM, folder, how],
+            env=os.environ | common | {"KERASTUNER_TUNER_ID": role},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    return running
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parallel")
+    running = start(folder, "failing")
+    try:
+        told = {role: process.communicate(timeout=300) for role, process in running.items()}
+    finally:
+        for process in running.values():
+            process.kill()
+    for role, process in running.items():
+        assert process.returncode == 0, f"{role}: {told[role][1]}"
+    return folder, told
+
+
+def test_two_workers_share_the_trials_and_the_chief_has_all_results(shared):
+    folder, told = shared
+    found = json.loads(told["chief"][0].splitlines()[-1])
+    rows = found["rows"]
+    assert sorted(row["trial"] for row in rows) == ["0", "1", "2", "3"]
+    tried = [
+        float(line)
+        for role in ("first", "second")
+        for line in (folder / f"{role}.log").read_text().splitlines()
+    ]
+    assert sorted(tried) == sorted(row["temperature"] for row in rows)
+    assert not (folder / "chief.log").exists()
+    assert found["accuracy"] == pytest.approx(rows[0]["score"], abs=1e-7)
+
+
+def test_a_failure_in_a_worker_is_told_there_and_by_the_chief(shared):
+    folder, told = shared
+    rows = json.loads(told["chief"][0].splitlines()[-1])["rows"]
+    assert [row["status"] for row in rows] == ["COMPLETED"] * 3 + ["FAILED"]
+    assert rows[-1]["error"] == "RuntimeError: no memory"
+    assert "1 of 4 trials of the search failed" in told["chief"][1]
+    assert "RuntimeError: no memory" in told[(folder / "fails").read_text()][1]
+
+
+def test_a_worker_has_no_results(shared):
+    _, told = shared
+    for role in ("first", "second"):
+        assert "the chief's: ask there" in told[role][0]
+        assert f"in the worker '{role}'" in told[role][0]
+
+
+def temperatures(folder, role):
+    return [float(line) for line in (folder / f"{role}.log").read_text().splitlines()]
+
+
+def test_a_killed_worker_loses_its_own_trial_only_and_one_process_goes_on(tmp_path):
+    running = start(tmp_path, "killed")
+    try:
+        assert running["second"].wait(timeout=300) == -9
+        assert running["first"].wait(timeout=300) == 0
+    finally:
+        for process in running.values():
+            process.kill()
+            process.communicate()
+    done = subprocess.run(
+        [sys.executable, PROGRAM, tmp_path, "alone"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert [row["status"] for row in rows] == ["COMPLETED"] * 4
+    assert len(temperatures(tmp_path, "first")) == 3
+    assert temperatures(tmp_path, "alone") == temperatures(tmp_path, "second")
