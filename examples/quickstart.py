@@ -248,32 +248,19 @@ def draw_pictures(results: list[Result], folder: Path) -> None:
     draw(folder / "aggregator_weights.png", "Aggregator", "weight in the ensemble", 0.0, shares)
 
 
-def run_tflite(path: Path, images: np.ndarray) -> np.ndarray:
-    """Returns the logits of a TFLite file, fed one image at a time as a device would."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    run = Interpreter(str(path)).get_signature_runner()
-    (source,), (target,) = run.get_input_details(), run.get_output_details()
-    return np.concatenate([run(**{source: image[np.newaxis]})[target] for image in images])
-
-
 def deploy(result: Result, test: Split, folder: Path) -> None:
     """Saves a student as `.keras` and TFLite, and compares the two on the test images."""
-    (student,), (images, classes) = result.models, test
+    (student,) = result.models
     student.save(folder / "student.keras")
-    path = folder / "student.tflite"
-    student.export(path, format="litert", verbose=False)
-
-    expected = keras.ops.convert_to_numpy(student(images))
-    logits = run_tflite(path, images)
-    accuracy = (logits.argmax(axis=1) == classes).mean()
-    agreement = (logits.argmax(axis=1) == expected.argmax(axis=1)).mean()
+    path = mr.export.to_tflite(student, folder / "student.tflite")
+    found = mr.export.verify(path, student, test)
     print(
         f"\nDeployed: {result.method}, the best of all by validation "
         f"({100 * result.validation_accuracy():.1f} %)\n"
-        f"TFLite: {path.stat().st_size / 1024:.1f} KiB, test accuracy {100 * accuracy:.1f} %, "
-        f"agreement with Keras {100 * agreement:.2f} % of {len(images):,} images, "
-        f"largest difference of logits {np.abs(logits - expected).max():.1e}"
+        f"TFLite: {found.size / 1024:.1f} KiB, test accuracy {100 * found.accuracy:.1f} %, "
+        f"agreement with Keras {100 * found.agreement:.2f} % of {found.samples:,} images, "
+        f"largest difference of logits {found.largest_difference:.1e}, "
+        f"{found.milliseconds:.3f} ms per image"
     )
 
 

@@ -1,0 +1,30 @@
+"""Feature knowledge: what layers inside the student represent against the teacher's."""
+
+from modreduce_keras.knowledge.base import Knowledge
+from modreduce_keras.registry import register
+
+
+@register("knowledge", "feature")
+class Feature(Knowledge):
+    """Feature knowledge: what layers inside the student represent against the teacher's.
+
+    Args:
+        loss: A loss on features, its config or its identifier.
+        at: Tap of both models: a layer's name, or a list of them where the loss compares several.
+        student: Tap of the student, together with `teacher` and instead of `at`.
+        teacher: Tap of the teacher. With several teachers: `"name/tap"`.
+        adapter: See `Knowledge`.
+        weight: See `Knowledge`.
+        staged: See `Knowledge`.
+        name: See `Knowledge`.
+
+    Raises:
+        ValueError: If the taps are not named; when the distiller is built, if a tap is unknown or
+            the shapes do not fit.
+
+    Example:
+        >>> import modreduce_keras as mr
+        >>> hint = mr.Feature("hint", student="stage2", teacher="stage3")
+        >>> float(hint.weight), hint.adapter.identifier
+        (100.0, 'conv_regressor')
+    """

@@ -1,0 +1,57 @@
+"""Relation knowledge: how samples lie to each other, in one replica's batch or in all."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from modreduce_keras.arguments import require_bool
+from modreduce_keras.distribute import (
+    gather_over_replicas,
+    gather_with_gradient,
+    num_replicas,
+    place_in_global_batch,
+)
+from modreduce_keras.knowledge.base import Knowledge
+from modreduce_keras.registry import register
+
+
+@register("knowledge", "relation")
+class Relation(Knowledge):
+    """Relation knowledge: how the samples of a batch lie to each other.
+
+    Args:
+        loss: A loss on relations, its config or its identifier.
+        across_replicas: Whether the batch whose samples are related is that of all replicas and
+            not of each its own. It makes the training that of one replica, and exchanges all
+            compared features at each step. Several machines then need batches of one size
+            (`drop_remainder=True`). Defaults to `False`.
+        **kwargs: `at`, or `student` and `teacher`; `adapter`, `weight`, `staged`, `name`; see
+            `Feature`.
+
+    Raises:
+        ValueError: See `Feature`; or if `across_replicas` is neither `True` nor `False`.
+
+    Example:
+        >>> import modreduce_keras as mr
+        >>> mr.Relation("rkd_distance", at="embedding").name
+        'rkd_distance'
+    """
+
+    def __init__(self, loss: Any, *, across_replicas: bool = False, **kwargs: Any):
+        super().__init__(loss, **kwargs)
+        self.across_replicas = require_bool("across_replicas", across_replicas)
+
+    def compare(self, y_true, y_pred):
+        """Returns the loss's values per sample, (batch,), of this replica's samples."""
+        if not self.across_replicas or num_replicas() == 1:
+            return super().compare(y_true, y_pred)
+        rows = ops.shape(keras.tree.flatten(y_pred)[0])[0]
+        begin, _ = place_in_global_batch(rows)
+        y_true = keras.tree.map_structure(gather_over_replicas, y_true)
+        y_pred = keras.tree.map_structure(gather_with_gradient, y_pred)
+        return super().compare(y_true, y_pred)[begin : begin + rows]
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "across_replicas": self.across_replicas}

@@ -1,0 +1,157 @@
+"""Response knowledge: the student's outputs against the teacher's, or those of several."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from modreduce_keras.arguments import is_number
+from modreduce_keras.knowledge.base import Knowledge, Taps
+from modreduce_keras.ops import float32, tempered_log_softmax
+from modreduce_keras.registry import register
+
+
+@register("knowledge", "response")
+class Response(Knowledge):
+    """Response knowledge: the student's logits against the teacher's.
+
+    Of several teachers, the average teaches: of their probabilities at the loss's temperature (1
+    where it has none, or several), log Σ_i w_i softmax(z_i / T) · T as logits, or of their logits,
+    Σ_i w_i z_i.
+
+    Args:
+        loss: A loss on logits, its config or its identifier. Defaults to `"kd"`.
+        at: Name of an output, or any tap, to read in both models instead of their only output.
+        student: The same for the student alone.
+        teacher: The same for the teacher alone. With several teachers: the name of one, or a list
+            of names. Defaults to all.
+        adapter: See `Knowledge`.
+        average: What is averaged over several teachers: `"probabilities"` or `"logits"`. Defaults
+            to probabilities, and to logits where the loss compares plain numbers.
+        teacher_weights: Weights of several teachers, positive, which are scaled to sum one.
+            Defaults to equal weights.
+        ignore_class: Label of positions that do not count, as in Keras' cross-entropies. Defaults
+            to `None`: all count but those that a Keras mask of the student's logits leaves out.
+        weight: See `Knowledge`.
+        staged: See `Knowledge`.
+        name: See `Knowledge`.
+
+    Raises:
+        ValueError: If an argument is not one of those above; when the distiller is built, if the
+            numbers of classes differ or an output has to be named.
+
+    Example:
+        >>> import modreduce_keras as mr
+        >>> float(mr.Response(mr.losses.KD(temperature=2.0), weight=0.9).loss.temperature)
+        2.0
+
+    Reference:
+        Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
+    """
+
+    def __init__(
+        self,
+        loss: Any = "kd",
+        *,
+        average: str | None = None,
+        teacher_weights: Sequence[float] | None = None,
+        ignore_class: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(loss, **kwargs)
+        if average not in (None, "probabilities", "logits"):
+            raise ValueError(
+                f"average must be 'probabilities', 'logits' or None. Received: {average=}"
+            )
+        if teacher_weights is not None:
+            several = isinstance(teacher_weights, (Sequence, np.ndarray))
+            if not several or not all(is_number(w) and w > 0 for w in teacher_weights):
+                raise ValueError(
+                    "teacher_weights must be a list of positive numbers, one for each teacher, or "
+                    f"None. Received: {teacher_weights=}"
+                )
+            teacher_weights = list(map(float, teacher_weights))
+        if ignore_class is not None:
+            whole = is_number(ignore_class) and ignore_class == int(ignore_class)
+            if not whole:
+                raise ValueError(
+                    f"ignore_class must be an integer label or None. Received: {ignore_class=}"
+                )
+            ignore_class = int(ignore_class)
+        self.average, self.ignore_class = average, ignore_class
+        self.supports_masking = True
+        self.teacher_weights = teacher_weights
+
+    def _check_taps(self, at: Taps, student: Taps, teacher: Taps) -> None:
+        if at is not None and (student is not None or teacher is not None):
+            super()._check_taps(at, student, teacher)
+
+    def build(self, student_shape, teacher_shape):
+        if self.loss.needs_teacher:
+            self._check_classes(student_shape, teacher_shape)
+        super().build(student_shape, teacher_shape)
+
+    def _check_classes(self, student_shape, teacher_shape):
+        several = isinstance(teacher_shape, list)
+        if self.teacher_weights is not None:
+            number = len(teacher_shape) if several else 1
+            if len(self.teacher_weights) != number:
+                raise ValueError(
+                    f"Knowledge {self.name!r} needs one of teacher_weights for each of {number} "
+                    f"teachers. Received: {self.teacher_weights}"
+                )
+        for shape in teacher_shape if several else [teacher_shape]:
+            if student_shape[-1] != shape[-1]:
+                raise ValueError(
+                    f"Knowledge {self.name!r} compares logits, so student and teacher need the "
+                    f"same number of classes. Received: a student with {student_shape[-1]} and a "
+                    f"teacher with {shape[-1]}"
+                )
+
+    def compute_mask(self, *args, **kwargs):
+        """Returns `None`: the values per sample have no positions any more."""
+
+    def kept(self, student, labels):
+        mask = getattr(student, "_keras_mask", None)
+        if self.ignore_class is None:
+            return mask
+        if labels is None:
+            raise ValueError(
+                f"Knowledge {self.name!r} has ignore_class={self.ignore_class}, and the data have "
+                "no labels y for what it reads (of several outputs, name the output: at='NAME')."
+            )
+        if len(labels.shape) == len(student.shape) and labels.shape[-1] == 1:
+            labels = ops.squeeze(labels, axis=-1)
+        counted = ops.not_equal(labels, self.ignore_class)
+        return counted if mask is None else ops.logical_and(mask, counted)
+
+    def call(self, student, teacher, **context):
+        if isinstance(teacher, (list, tuple)):
+            teacher = self._averaged(float32(teacher))
+        return super().call(student, teacher, **context)
+
+    def _averaged(self, teachers):
+        weights = self.teacher_weights or [1.0] * len(teachers)
+        shares = [weight / sum(weights) for weight in weights]
+        average = self.average
+        if average is None:
+            average = "logits" if getattr(self.loss, "least_classes", 2) == 1 else "probabilities"
+        if average == "logits":
+            return sum(share * logits for share, logits in zip(shares, teachers, strict=True))
+        temperature = getattr(self.loss, "temperature", 1.0)
+        log_shares = [
+            math.log(share) + tempered_log_softmax(logits, temperature)
+            for share, logits in zip(shares, teachers, strict=True)
+        ]
+        return temperature * ops.logsumexp(ops.stack(log_shares), axis=0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {
+            **super().get_config(),
+            "average": self.average,
+            "teacher_weights": self.teacher_weights,
+            "ignore_class": self.ignore_class,
+        }
