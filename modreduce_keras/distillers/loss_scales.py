@@ -64,6 +64,11 @@ class LossScales(keras.layers.Layer):
             aggregation="only_first_replica",
         )
 
+    def load_own_variables(self, store) -> None:
+        """Loads the scales; files of a training that had none leave them as they are."""
+        if store.keys():
+            super().load_own_variables(store)
+
     def of(self, name: str) -> Any:
         """Returns the scale of a network, a scalar; `None` where it has none."""
         place = self.names.index(name)

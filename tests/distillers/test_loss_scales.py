@@ -304,6 +304,23 @@ def test_scales_are_saved_and_loaded(half_net, images, labels, tmp_path):
         assert same(values(everything(distiller, name)), values(everything(loaded, name)))
 
 
+def test_weight_files_go_between_trainings_with_scales_and_without(half_net, tmp_path):
+    scaled, plain = (
+        mr.Distiller(half_net("s", seed), half_net("t", 3), [mr.Response()]) for seed in (1, 2)
+    )
+    scaled.compile("sgd")
+    plain.compile("sgd", auto_scale_loss=False)
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    scaled.load_weights(tmp_path / "plain.weights.h5")
+    assert same(values(scaled.student.variables), values(plain.student.variables))
+    assert scaled.loss_scales == {"student": 2.0**15}
+    scaled._updates.scales.scale.assign([8.0])
+    scaled.student.set_weights([weight + 1.0 for weight in scaled.student.get_weights()])
+    scaled.save_weights(tmp_path / "scaled.weights.h5")
+    plain.load_weights(tmp_path / "scaled.weights.h5")
+    assert same(values(scaled.student.variables), values(plain.student.variables))
+
+
 def test_compiling_again_begins_anew(half_net, images, labels):
     distiller = peers(half_net, keras.optimizers.SGD(0.01), run_eagerly=True)
     distiller.train_on_batch(marked(images, 3), labels)
