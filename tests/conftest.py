@@ -84,6 +84,22 @@ def round_trip():
 
 
 @pytest.fixture
+def settled(random):
+    """Gives a model weights and statistics as training leaves them, so that classes differ."""
+
+    def settle(model):
+        for variable in model.variables:
+            if "seed" in variable.path:
+                continue
+            values = random.normal(scale=0.3, size=variable.shape)
+            positive = "variance" in variable.path or "gamma" in variable.path
+            variable.assign(np.abs(values) + 0.5 if positive else values)
+        return model
+
+    return settle
+
+
+@pytest.fixture
 def policy(request):
     """Runs the test under a global policy of Keras, given by `indirect=True`."""
     before = keras.config.dtype_policy()

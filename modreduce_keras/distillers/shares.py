@@ -8,7 +8,7 @@ from modreduce_keras.knobs import Knob
 class Share(Knob):
     """Descriptor of a number from 0 to 1, or a schedule, that can be changed from outside.
 
-    Of a schedule, the first value is looked at only.
+    Of a schedule, the values at its `landmarks` are looked at; of one of Keras' own, the first.
     """
 
     def _validate(self, owner: str, value: Any, received: str) -> float:

@@ -8,22 +8,6 @@ from keras import layers
 import modreduce_keras as mr
 
 
-@pytest.fixture
-def trained(random):
-    """Gives a model weights and statistics as training leaves them."""
-
-    def settle(model):
-        for variable in model.variables:
-            if "seed" in variable.path:
-                continue
-            values = random.normal(scale=0.3, size=variable.shape)
-            positive = "variance" in variable.path or "gamma" in variable.path
-            variable.assign(np.abs(values) + 0.5 if positive else values)
-        return model
-
-    return settle
-
-
 def kinds(model):
     return [type(layer).__name__ for layer in model.layers]
 
@@ -50,11 +34,11 @@ BEFORE = {
 
 @pytest.mark.parametrize("scale", [True, False], ids=["gamma", "no gamma"])
 @pytest.mark.parametrize("before", BEFORE)
-def test_a_normalization_goes_into_the_layer_before_it(before, scale, trained, random):
+def test_a_normalization_goes_into_the_layer_before_it(before, scale, settled, random):
     images = random.normal(size=(5, 8, 8, 3)).astype("float32")
     inputs = keras.Input((8, 8, 3))
     maps = layers.BatchNormalization(scale=scale, center=not scale)(BEFORE[before]()(inputs))
-    model = trained(keras.Model(inputs, layers.Conv2D(2, 1)(layers.ReLU()(maps))))
+    model = settled(keras.Model(inputs, layers.Conv2D(2, 1)(layers.ReLU()(maps))))
     folded = mr.models.fold(model)
     assert "BatchNormalization" not in kinds(folded)
     assert "Affine" not in kinds(folded)
@@ -87,11 +71,11 @@ def another_axis(inputs):
 
 
 @pytest.mark.parametrize("architecture", [read_twice, used_twice, activated, first, another_axis])
-def test_elsewhere_it_becomes_a_multiplication_and_an_addition(architecture, trained, random):
+def test_elsewhere_it_becomes_a_multiplication_and_an_addition(architecture, settled, random):
     images = random.normal(size=(5, 8, 8, 3)).astype("float32")
     inputs = keras.Input((8, 8, 3))
     head = layers.Dense(2)(layers.GlobalAveragePooling2D()(architecture(inputs)))
-    model = trained(keras.Model(inputs, head))
+    model = settled(keras.Model(inputs, head))
     folded = mr.models.fold(model)
     assert "BatchNormalization" not in kinds(folded)
     assert kinds(folded).count("Affine") == 1
@@ -100,9 +84,9 @@ def test_elsewhere_it_becomes_a_multiplication_and_an_addition(architecture, tra
     )
 
 
-def test_a_tapped_layer_stays_what_it_is(trained, random):
+def test_a_tapped_layer_stays_what_it_is(settled, random):
     images = random.normal(size=(3, 8, 8, 1)).astype("float32")
-    model = trained(mr.models.get("convnet", num_classes=3, widths=(4, 6), input_shape=(8, 8, 1)))
+    model = settled(mr.models.get("convnet", num_classes=3, widths=(4, 6), input_shape=(8, 8, 1)))
     taps = ["stage1_conv", "stage2_norm", "stage2"]
     assert all(model.get_layer(tap) for tap in taps)
     folded = mr.models.fold(model, taps=taps)
@@ -112,7 +96,7 @@ def test_a_tapped_layer_stays_what_it_is(trained, random):
         np.testing.assert_allclose(feature, expected[tap], rtol=1e-5, atol=1e-5, err_msg=tap)
 
 
-def test_nested_and_sequential_models(trained, random):
+def test_nested_and_sequential_models(settled, random):
     images = random.normal(size=(3, 8, 8, 3)).astype("float32")
     backbone = keras.Sequential(
         [
@@ -125,7 +109,7 @@ def test_nested_and_sequential_models(trained, random):
     )
     inputs = keras.Input((8, 8, 3))
     head = layers.Dense(2)(layers.GlobalMaxPooling2D()(backbone(inputs)))
-    model = trained(keras.Model(inputs, head))
+    model = settled(keras.Model(inputs, head))
     folded = mr.models.fold(model, dtype="bfloat16")
     inner = folded.get_layer("backbone")
     assert "Affine" not in kinds(inner)
@@ -136,9 +120,9 @@ def test_nested_and_sequential_models(trained, random):
 
 
 @pytest.mark.parametrize(("dtype", "digits"), [("bfloat16", 8), ("float16", 11)])
-def test_weights_and_arithmetic_are_of_the_dtype(dtype, digits, trained, random):
+def test_weights_and_arithmetic_are_of_the_dtype(dtype, digits, settled, random):
     images = random.normal(size=(16, 32, 32, 3)).astype("float32")
-    model = trained(mr.models.get("resnet8", num_classes=5))
+    model = settled(mr.models.get("resnet8", num_classes=5))
     folded = mr.models.fold(model, dtype=dtype)
     features = mr.TapReader(folded, ["stage2"])(images)
     assert features.features["stage2"].dtype == dtype
@@ -151,9 +135,9 @@ def test_weights_and_arithmetic_are_of_the_dtype(dtype, digits, trained, random)
     assert 2.0**-digits / 9 < error < 9 * 2.0**-digits
 
 
-def test_the_given_model_is_not_changed(trained, random):
+def test_the_given_model_is_not_changed(settled, random):
     images = random.normal(size=(2, 8, 8, 1)).astype("float32")
-    model = trained(mr.models.get("convnet", num_classes=3, widths=(4,), input_shape=(8, 8, 1)))
+    model = settled(mr.models.get("convnet", num_classes=3, widths=(4,), input_shape=(8, 8, 1)))
     before, weights = outputs(model, images), [v.numpy() for v in model.variables]
     nodes = [len(layer._inbound_nodes) for layer in model.layers]
     folded = mr.models.fold(model, dtype="float16")
@@ -166,19 +150,19 @@ def test_the_given_model_is_not_changed(trained, random):
     assert not folded.trainable_variables
 
 
-def test_inputs_keep_their_names_and_structure(trained, random):
+def test_inputs_keep_their_names_and_structure(settled, random):
     parts = {name: keras.Input((4,), name=name) for name in ("left", "right")}
     both = layers.Concatenate()([layers.Dense(3)(one) for one in parts.values()])
-    model = trained(keras.Model(parts, layers.Dense(2)(layers.BatchNormalization()(both))))
+    model = settled(keras.Model(parts, layers.Dense(2)(layers.BatchNormalization()(both))))
     given = {name: random.normal(size=(5, 4)).astype("float32") for name in parts}
     assert_equal(mr.models.fold(model), model, given)
 
 
-def test_a_folded_model_is_saved_and_loaded(trained, random, tmp_path):
+def test_a_folded_model_is_saved_and_loaded(settled, random, tmp_path):
     images = random.normal(size=(2, 32, 32, 3)).astype("float32")
     inputs = keras.Input((32, 32, 3))
     head = layers.Dense(2)(layers.GlobalAveragePooling2D()(read_twice(inputs)))
-    folded = mr.models.fold(trained(keras.Model(inputs, head)))
+    folded = mr.models.fold(settled(keras.Model(inputs, head)))
     folded.save(tmp_path / "folded.keras")
     loaded = keras.models.load_model(tmp_path / "folded.keras")
     np.testing.assert_array_equal(outputs(loaded, images), outputs(folded, images))
