@@ -331,7 +331,8 @@ class BaseDistiller(SavedModel):
                 any replica. `"stop"`: `fit` ends with a `NonFiniteError` that names student, term
                 and step, before any callback could save; the weights are those before the step.
                 `"skip"`: the step of that student is left out and counted (`nonfinite_steps`,
-                `skipped_steps`), the first time with a warning. `None`, the default: nothing is
+                `skipped_steps`), the first time with a warning. Schedules count such a step, and
+                past selves move towards the weights that stayed. `None`, the default: nothing is
                 looked at, except where float16 is trained with loss scales.
             **kwargs: `run_eagerly`, `steps_per_execution`, `jit_compile` and `auto_scale_loss`, as
                 in Keras. Each student that computes in float16 gets a loss scale of its own; a
