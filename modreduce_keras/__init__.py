@@ -29,6 +29,7 @@ from modreduce_keras.distillers import (
 )
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Feature, Knowledge, Relation, Response
+from modreduce_keras.models import quantize_aware
 from modreduce_keras.registry import register
 from modreduce_keras.taps import TapReader
 
@@ -59,6 +60,7 @@ __all__ = [
     "losses",
     "metrics",
     "models",
+    "quantize_aware",
     "register",
     "schedules",
     "tuning",

@@ -9,6 +9,7 @@ from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.self_distiller import SelfDistiller
 from modreduce_keras.models.branch import Branches
+from modreduce_keras.models.fake_quantization import require_ranges
 from modreduce_keras.models.folding import fold
 
 OUTPUT = "logits"
@@ -113,8 +114,10 @@ def inference_model(student: keras.Model) -> keras.Model:
     """Returns a student for inference in float32: folded where it can be, else as it is.
 
     Raises:
-        ValueError: If it cannot be folded and is not in float32.
+        ValueError: If it cannot be folded and is not in float32, or is quantization-aware and has
+            no ranges yet.
     """
+    require_ranges(student)
     try:
         return fold(student)
     except ValueError as error:

@@ -17,6 +17,7 @@ from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.samples import batches
 from modreduce_keras.export.saved_model import require_folder_of, write_saved_model
 from modreduce_keras.export.students import Inputs, inference_model, require_student
+from modreduce_keras.models.fake_quantization import is_quantization_aware
 
 QUANTIZATIONS = ("float16", "dynamic", "int8")
 LEAST_SAMPLES = 32
@@ -52,7 +53,8 @@ def to_tflite(
             float32. A student with an operation that TFLite has in floats only is refused.
         representative: For `"int8"` alone: inputs from which the ranges of activations are
             measured, best some hundreds of training images and at least 32. A dataset of batches
-            `x` or `(x, y)`, of which `y` is left aside, or an array.
+            `x` or `(x, y)`, of which `y` is left aside, or an array. A student of
+            `mr.quantize_aware` has learnt its ranges, and takes none.
 
     Returns:
         The path.
@@ -81,10 +83,25 @@ def to_tflite(
         raise ValueError(f"path must be a file that ends in {_SUFFIX!r}. Received: {str(path)!r}")
     if quantization is not None:
         require_choice("quantization", quantization, QUANTIZATIONS)
-    samples = _representative(quantization, representative, inputs)
+    if is_quantization_aware(student):
+        _require_own_ranges(student, quantization, representative)
+        samples = []
+    else:
+        samples = _representative(quantization, representative, inputs)
     content = _convert(inference_model(student), inputs, quantization, samples)
     _write(path, content)
     return path
+
+
+def _require_own_ranges(
+    student: keras.Model, quantization: str | None, representative: Any
+) -> None:
+    if quantization != "int8" or representative is not None:
+        raise ValueError(
+            f"The student {student.name!r} is quantization-aware and brings its own ranges: export "
+            "it with quantization='int8' and without representative=. Received: "
+            f"{quantization=}, representative= of type {type(representative).__name__}"
+        )
 
 
 def _representative(
@@ -129,7 +146,7 @@ def _convert(
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
             if quantization == "float16":
                 converter.target_spec.supported_types = [tf.float16]
-            if quantization == "int8":
+            if samples:
                 operations = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
                 converter.representative_dataset = lambda: _one_by_one(samples)
             converter.target_spec.supported_ops = operations

@@ -8,6 +8,7 @@ from modreduce_keras import registry
 from modreduce_keras.models.branch import Branches, branch
 from modreduce_keras.models.exits import exits
 from modreduce_keras.models.folding import fold
+from modreduce_keras.models.quantization import quantize_aware
 from modreduce_keras.models.resnet import resnet
 from modreduce_keras.models.reuse import reuse_classifier
 
@@ -16,4 +17,14 @@ globals().update(_models)
 
 get = partial(registry.get, "model", base=keras.Model)
 
-__all__ = ["resnet", *_models, "get", "Branches", "branch", "exits", "fold", "reuse_classifier"]
+__all__ = [
+    "resnet",
+    *_models,
+    "get",
+    "Branches",
+    "branch",
+    "exits",
+    "fold",
+    "quantize_aware",
+    "reuse_classifier",
+]

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.arguments import require_integer
+from modreduce_keras.models.graph import functional, new_inputs
 from modreduce_keras.registry import PACKAGE, rebuild
 
 _GRADIENTS = ("sum", "mean")
@@ -222,9 +223,7 @@ def _checked_graph(model, at):
             f"at must name a layer of the model {model.name!r} after its inputs, not one inside a "
             f"nested model: one of {names}. Received: {at=}"
         )
-    if isinstance(model, keras.Sequential):
-        return keras.Model(model.inputs[0], model.outputs[0])
-    return keras.Model(model.input, model.output)
+    return functional(model)
 
 
 def _parts(graph, at, names):
@@ -232,7 +231,7 @@ def _parts(graph, at, names):
 
     The students are ends of one symbolic graph, in which the trunk comes once.
     """
-    inputs = keras.tree.map_structure(_like, graph.input)
+    inputs = new_inputs(graph)
     first, calls = _copy(graph, 0, inputs)
     features = [output for name, output in calls if name == at]
     if len(features) > 1:
@@ -332,19 +331,6 @@ def _separate(config, index, mark):
     if "shared_object_id" in config:
         config["shared_object_id"] = (config["shared_object_id"], mark)
     return config
-
-
-def _like(tensor):
-    """Returns a new symbolic input that is named and shaped like another."""
-    layer = _input_layer(tensor)
-    return keras.Input(
-        batch_shape=layer.batch_shape,
-        dtype=layer.dtype,
-        sparse=layer.sparse,
-        ragged=layer.ragged,
-        optional=layer.optional,
-        name=layer.name,
-    )
 
 
 def _input_layer(tensor):

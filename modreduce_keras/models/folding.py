@@ -9,22 +9,16 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.arguments import require_choice
+from modreduce_keras.models.fake_quantization import (
+    FakeQuantizedKernel,
+    LearntFakeQuantize,
+    is_quantization_aware,
+    require_ranges,
+)
+from modreduce_keras.models.graph import Graph, functional, new_inputs
+from modreduce_keras.models.kernels import along_outputs, has_kernel, kernel_of
 
 DTYPES = ("float32", "bfloat16", "float16")
-_KERNELS = {
-    "Conv1D": ("kernel", -1),
-    "Conv2D": ("kernel", -1),
-    "Conv3D": ("kernel", -1),
-    "Conv1DTranspose": ("kernel", -2),
-    "Conv2DTranspose": ("kernel", -2),
-    "Conv3DTranspose": ("kernel", -2),
-    "SeparableConv1D": ("pointwise_kernel", -1),
-    "SeparableConv2D": ("pointwise_kernel", -1),
-    "Dense": ("kernel", -1),
-    "DepthwiseConv1D": ("kernel", (-2, -1)),
-    "DepthwiseConv2D": ("kernel", (-2, -1)),
-}
-"""What a normalization that follows is folded into: the kernel, and the axes of its outputs."""
 
 
 @keras.saving.register_keras_serializable(package="modreduce_keras")
@@ -33,6 +27,8 @@ class Affine(keras.layers.Layer):
 
     Args:
         axis: Axis of the channels.
+        is_convolution: Whether it runs as a 1×1 convolution of each channel, which is one
+            operation, as integers need it. Inputs are then (batch, height, width, channels).
         **kwargs: `name` and `dtype`, as for every Keras layer.
 
     Call arguments:
@@ -42,9 +38,10 @@ class Affine(keras.layers.Layer):
         The same shape.
     """
 
-    def __init__(self, axis: int = -1, **kwargs: Any):
+    def __init__(self, axis: int = -1, *, is_convolution: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
         self.axis = axis
+        self.is_convolution = is_convolution
 
     def build(self, input_shape):
         """Creates the two constants, from the shape of the inputs."""
@@ -58,12 +55,17 @@ class Affine(keras.layers.Layer):
 
     def call(self, inputs):
         """Returns the inputs times the scale plus the offset."""
-        scale = ops.reshape(ops.convert_to_tensor(self.scale), self._broadcast)
-        return inputs * scale + ops.reshape(ops.convert_to_tensor(self.offset), self._broadcast)
+        scale = ops.convert_to_tensor(self.scale)
+        offset = ops.reshape(ops.convert_to_tensor(self.offset), self._broadcast)
+        if self.is_convolution:
+            kernel = ops.reshape(scale, (1, 1, -1, 1))
+            return ops.depthwise_conv(inputs, kernel, padding="valid") + offset
+        return inputs * ops.reshape(scale, self._broadcast) + offset
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
-        return {**super().get_config(), "axis": self.axis}
+        own = {"axis": self.axis, "is_convolution": self.is_convolution}
+        return {**super().get_config(), **own}
 
 
 def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = ()) -> keras.Model:
@@ -74,6 +76,9 @@ def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = 
     addition per channel. The layers keep their names. In a lower precision weights and arithmetic
     are of that dtype; layers that give an output of the model stay in float32.
 
+    A model of `quantize_aware` folds to one of plain layers with rounded weights, between
+    roundings in the ranges that it has learnt.
+
     The given model is not changed, and later changes of its weights do not reach the result.
 
     Args:
@@ -82,11 +87,12 @@ def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = 
         taps: Names of layers whose outputs are to be the given model's.
 
     Returns:
-        A functional or Sequential model for inference (`training=False`).
+        A functional model for inference (`training=False`).
 
     Raises:
-        ValueError: If the model is neither, the dtype is another one, or a layer cannot be rebuilt
-            from its config (Lambda layers and custom ones without `get_config`).
+        ValueError: If the model is neither, the dtype is another one, a layer cannot be rebuilt
+            from its config (Lambda layers and custom ones without `get_config`), or the model is
+            quantization-aware and has seen nothing yet.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr
@@ -104,10 +110,12 @@ def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = 
             "model must be a functional or a built Sequential model, whose layers can be taken "
             f"apart. Received: {model!r}"
         )
+    require_ranges(model)
     # The first weights of the new layers do not matter; nobody else's are to change by them.
     state = random.getstate()
     try:
-        return _Folder(dtype, set(taps)).fold(model, is_output=True)
+        folder = _Folder(dtype, set(taps), is_integer=is_quantization_aware(model))
+        return folder.fold(model, is_output=True)
     finally:
         random.setstate(state)
 
@@ -118,43 +126,39 @@ class _Folder:
     Args:
         dtype: Of the new layers.
         taps: Names of layers that stay as they are.
+        is_integer: Whether the model is to run in integers.
     """
 
-    def __init__(self, dtype: str, taps: set[str]):
+    def __init__(self, dtype: str, taps: set[str], is_integer: bool):
         self._dtype = dtype
         # A tap may be a path, and may say which call is meant.
         self._taps = {tap.partition(":")[0].rpartition("/")[2] for tap in taps}
+        self._is_integer = is_integer
 
     def fold(self, model: keras.Model, is_output: bool) -> keras.Model:
-        outputs = {tensor._keras_history.operation for tensor in model.outputs}
-        pairs = _foldable(model, outputs, self._taps)
-        normalizations = {id(normalization): layer for layer, normalization in pairs}
-        folded = {id(layer): normalization for layer, normalization in pairs}
+        graph, flat = Graph(model), functional(model)
+        pairs = [(normalized_layer(layer, graph), layer) for layer in model.layers]
+        folded = {
+            layer.name: normalization
+            for layer, normalization in pairs
+            if layer is not None and layer.name not in self._taps
+        }
+        gone = {normalization.name for normalization in folded.values()}
         made = {}
 
         def rebuild(layer):
+            is_last = is_output and layer in graph.outputs
             if isinstance(layer, keras.Model):
-                return self.fold(layer, is_output and layer in outputs)
-            dtype = "float32" if is_output and layer in outputs else self._dtype
-            if id(layer) in normalizations:
-                made[layer.name] = keras.layers.Identity(name=layer.name, dtype=dtype)
-                return made[layer.name]
-            if type(layer) is keras.layers.BatchNormalization:
-                new = Affine(layer.axis, name=layer.name, dtype=dtype)
-            else:
-                config = _with_dtype(layer.get_config(), dtype)
-                if id(layer) in folded:
-                    config["use_bias"] = True
-                new = type(layer).from_config(config)
-            made[layer.name] = new
-            return new
+                return self.fold(layer, is_last)
+            dtype = "float32" if is_last else self._dtype
+            if layer.name in gone:
+                return keras.layers.Identity(name=layer.name, dtype=dtype)
+            made[layer.name] = self._rebuilt(layer, dtype, layer.name in folded)
+            return made[layer.name]
 
-        # What stands for a normalization takes nothing but its input.
-        inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-        calls = {} if isinstance(model, keras.Sequential) else {"call_function": _call}
         try:
             copy = keras.models.clone_model(
-                model, keras.tree.map_structure(_input, inputs), clone_function=rebuild, **calls
+                flat, new_inputs(flat), clone_function=rebuild, call_function=_call
             )
         except (TypeError, ValueError, NotImplementedError) as error:
             raise ValueError(
@@ -162,51 +166,65 @@ class _Folder:
                 f"from its config: {error}"
             ) from error
         for layer in model.layers:
-            if layer.name in made and layer.weights and id(layer) not in normalizations:
-                made[layer.name].set_weights(_weights(layer, folded.get(id(layer))))
+            if layer.name in made and made[layer.name].weights:
+                made[layer.name].set_weights(_weights(layer, folded.get(layer.name)))
         copy.trainable = False
         return copy
 
-
-def _input(tensor):
-    name = tensor._keras_history.operation.name
-    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
+    def _rebuilt(self, layer: keras.layers.Layer, dtype: str, gets_bias: bool):
+        if type(layer) is keras.layers.BatchNormalization:
+            # What stands for it computes on maps, with channels last, in one operation.
+            as_one = self._is_integer and is_per_channel(layer)
+            return Affine(layer.axis, is_convolution=as_one, name=layer.name, dtype=dtype)
+        if isinstance(layer, LearntFakeQuantize):
+            return layer.fixed(dtype=dtype)
+        layer = _unwrapped(layer)
+        config = _with_dtype(layer.get_config(), dtype)
+        return type(layer).from_config({**config, "use_bias": True} if gets_bias else config)
 
 
 def _call(layer, *args, **kwargs):
+    # What stands for a normalization takes nothing but its input.
     constant = isinstance(layer, (Affine, keras.layers.Identity))
     return layer(args[0]) if constant else layer(*args, **kwargs)
 
 
-def _foldable(model, outputs, taps) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
-    """Returns (layer, normalization) for each pair of which nothing else is read."""
-    graph = model._functional if isinstance(model, keras.Sequential) else model
-    nodes = {id(node) for level in graph._nodes_by_depth.values() for node in level}
-    operations = set(graph.operations)
-    pairs = []
-    for normalization in model.layers:
-        if type(normalization) is not keras.layers.BatchNormalization:
-            continue
-        own = [node for node in normalization._inbound_nodes if id(node) in nodes]
-        if len(own) != 1:
-            continue
-        layer = own[0].input_tensors[0]._keras_history.operation
-        if layer not in operations or type(layer).__name__ not in _KERNELS:
-            continue
-        runs = [node for node in layer._inbound_nodes if id(node) in nodes]
-        readers = [node for node in layer._outbound_nodes if id(node) in nodes]
-        read = len(runs) > 1 or len(readers) > 1 or layer in outputs or layer.name in taps
-        if not read and _linear(layer) and _same_axis(layer, normalization):
-            pairs.append((layer, normalization))
-    return pairs
+def normalized_layer(layer: keras.layers.Layer, graph: Graph) -> keras.layers.Layer | None:
+    """Returns what a batch normalization can be folded into: the layer that it alone reads.
+
+    Args:
+        layer: A layer of the graph.
+        graph: Of a model.
+
+    Returns:
+        A convolution or dense layer, or `None` where there is none or the layer is no batch
+        normalization.
+    """
+    if type(layer) is not keras.layers.BatchNormalization:
+        return None
+    source = graph.source(layer)
+    if source is None or graph.only_reader(source) is not layer:
+        return None
+    inner = _unwrapped(source)
+    fits = has_kernel(inner) and _linear(inner) and _same_axis(source, inner, layer)
+    return source if fits else None
+
+
+def is_per_channel(normalization: keras.layers.BatchNormalization) -> bool:
+    """Returns whether a normalization is one of maps (batch, height, width, channels)."""
+    return len(normalization.output.shape) == 4 and normalization.axis in (-1, 3)
+
+
+def _unwrapped(layer: keras.layers.Layer) -> keras.layers.Layer:
+    return layer.layer if isinstance(layer, FakeQuantizedKernel) else layer
 
 
 def _linear(layer) -> bool:
     return layer.activation is None or layer.activation is keras.activations.linear
 
 
-def _same_axis(layer, normalization) -> bool:
-    rank = len(layer.output.shape)
+def _same_axis(source, layer, normalization) -> bool:
+    rank = len(source.output.shape)
     first = getattr(layer, "data_format", "channels_last") == "channels_first"
     return normalization.axis % rank == (1 if first else rank - 1)
 
@@ -247,18 +265,20 @@ def _weights(layer, normalization) -> list[np.ndarray]:
     """Returns the weights of a layer's copy, which a normalization may be folded into."""
     if type(layer) is keras.layers.BatchNormalization:
         return list(_constants(layer))
-    if normalization is None:
+    inner = _unwrapped(layer)
+    if inner is layer and normalization is None:
         return layer.get_weights()
-    scale, offset = _constants(normalization)
-    attribute, axes = _KERNELS[type(layer).__name__]
+    scale, offset = _constants(normalization) if normalization else (None, 0.0)
     kernels, bias = [], offset
-    for variable in layer.weights:
+    for variable in inner.weights:
         value = np.asarray(ops.convert_to_numpy(variable), "float64")
-        if layer.use_bias and variable is layer.bias:
-            bias = offset + value * scale
+        if inner.use_bias and variable is inner.bias:
+            bias = offset + value * (1.0 if scale is None else scale)
             continue
-        if variable is getattr(layer, attribute):
-            shape = value.shape[-2:] if isinstance(axes, tuple) else (-1,) + (1,) * (-1 - axes)
-            value = value * scale.reshape(shape)
+        if variable is kernel_of(inner):
+            if inner is not layer:
+                value = np.asarray(ops.convert_to_numpy(layer.rounded_kernel()), "float64")
+            if scale is not None:
+                value = value * along_outputs(inner, scale)
         kernels.append(value)
-    return [*kernels, bias]
+    return [*kernels, bias] if inner.use_bias or normalization else kernels

@@ -1,0 +1,266 @@
+"""Fake quantization: layers that round weights and activations as an int8 file will, and learn."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from modreduce_keras.arguments import require_integer, require_number
+from modreduce_keras.models.kernels import input_axes, kernel_of
+
+_CELL_LEVELS = 127
+"""Weights are stored in int8, symmetric: -127 to 127."""
+_ACTIVATION_BITS = 8
+
+
+def require_bits(bits: Any) -> int:
+    """Returns a number of bits that weights can be rounded to."""
+    bits = require_integer("bits", bits, 2)
+    if bits > 8:
+        raise ValueError(f"bits must be from 2 to 8, since files hold int8. Received: {bits=}")
+    return bits
+
+
+def on_grid(weights: Any, bits: int, axes: tuple[int, ...]) -> Any:
+    """Rounds weights to the levels of an int8 file, symmetric around 0, for each output.
+
+        w_q = round(127 k / n) m / 127,  k = round(n w / m),  n = 2^(bits - 1) - 1
+
+    where m is the largest |w| of the output. There are 2 n + 1 levels, which with 8 bits lie
+    m / 127 apart. With fewer bits they are those of int8's that lie next to equally spaced ones,
+    so that the file holds them exactly.
+
+    Args:
+        weights: Kernel, float32.
+        bits: Of the weights, 2 to 8.
+        axes: Of the kernel, along which one output sums.
+
+    Returns:
+        The same shape.
+    """
+    levels = 2 ** (bits - 1) - 1
+    largest = ops.max(ops.abs(weights), axis=axes, keepdims=True)
+    cell = ops.where(largest > 0.0, largest, 1.0) / _CELL_LEVELS
+    level = ops.round(weights / cell * (levels / _CELL_LEVELS))
+    return ops.round(level * (_CELL_LEVELS / levels)) * cell
+
+
+@keras.saving.register_keras_serializable(package="modreduce_keras")
+class FakeQuantizedKernel(keras.layers.Wrapper):
+    """Runs a layer with its kernel rounded to few bits; what is stored and trained is not rounded.
+
+    The gradient passes the rounding as if it were not there (the straight-through estimator).
+
+    Args:
+        layer: A convolution or a dense layer.
+        bits: Of the weights, 2 to 8.
+        **kwargs: `name` and `dtype`, which default to those of the layer.
+
+    Call arguments:
+        inputs: What the layer takes.
+
+    Returns:
+        What the layer gives.
+
+    Reference:
+        Krishnamoorthi, Quantizing Deep Convolutional Networks for Efficient Inference, 2018.
+    """
+
+    def __init__(self, layer: keras.layers.Layer, *, bits: int = 8, **kwargs: Any):
+        own = {
+            "name": layer.name,
+            "dtype": layer.dtype_policy,
+            "activity_regularizer": layer.activity_regularizer,
+        }
+        super().__init__(layer, **{**own, **kwargs})
+        self.bits = require_bits(bits)
+        self.supports_masking = layer.supports_masking
+
+    def rounded_kernel(self) -> Any:
+        """Returns the kernel as it is used, float32."""
+        kernel = ops.cast(ops.convert_to_tensor(kernel_of(self.layer)), self.compute_dtype)
+        return on_grid(ops.cast(kernel, "float32"), self.bits, input_axes(self.layer))
+
+    def call(self, inputs):
+        """Returns what the layer gives with the rounded kernel."""
+        kernel = kernel_of(self.layer)
+        error = self.rounded_kernel() - ops.cast(ops.convert_to_tensor(kernel), "float32")
+        # Variables that are not named here would lose what an outer scope has set them to.
+        values = [(variable, variable.value) for variable in self.layer.variables]
+        rounded = ops.cast(ops.convert_to_tensor(kernel), "float32") + ops.stop_gradient(error)
+        with keras.StatelessScope(state_mapping=[*values, (kernel, rounded)]):
+            return self.layer.call(inputs)
+
+    def compute_output_shape(self, input_shape):
+        """Returns the shape that the layer gives."""
+        return self.layer.compute_output_shape(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "bits": self.bits}
+
+
+@keras.saving.register_keras_serializable(package="modreduce_keras")
+class FakeQuantize(keras.layers.Layer):
+    """Rounds activations to 256 levels between two fixed ends, and cuts off what lies outside.
+
+    The ends are moved together by less than a level so that 0 is one of the levels. The gradient
+    passes inside of the ends, and is 0 outside.
+
+    Args:
+        minimum: The lower end, at most 0.
+        maximum: The upper end, at least 0 and above the lower one.
+        **kwargs: `name` and `dtype`, as for every Keras layer.
+
+    Call arguments:
+        inputs: Any shape.
+
+    Returns:
+        The same shape.
+
+    Reference:
+        Jacob et al., Quantization and Training of Neural Networks for Efficient
+        Integer-Arithmetic-Only Inference, 2018.
+    """
+
+    def __init__(self, *, minimum: float, maximum: float, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.minimum, self.maximum = float(minimum), float(maximum)
+        if not self.minimum <= 0.0 <= self.maximum or self.minimum == self.maximum:
+            raise ValueError(
+                "minimum and maximum must be the ends of a range around 0. Received: "
+                f"{minimum=}, {maximum=}"
+            )
+        self.supports_masking = True
+
+    def call(self, inputs):
+        """Returns the rounded inputs."""
+        return _round_between(inputs, self.minimum, self.maximum)
+
+    def compute_output_shape(self, input_shape):
+        """Returns the shape of the inputs."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "minimum": self.minimum, "maximum": self.maximum}
+
+
+@keras.saving.register_keras_serializable(package="modreduce_keras")
+class LearntFakeQuantize(keras.layers.Layer):
+    """`FakeQuantize` between ends that follow what is seen in training.
+
+    The first batch sets the ends, each later one moves them:
+
+        minimum <- momentum minimum + (1 - momentum) min(0, smallest of the batch)
+
+    and alike for the maximum. Until something has been seen, inputs pass as they are. A frozen
+    layer (`trainable=False`) keeps its ends. Under a strategy each replica sees its own part of
+    the batch, and the ends are averaged, as the statistics of a batch normalization are.
+
+    Args:
+        momentum: How slowly the ends move, from 0 to below 1.
+        **kwargs: `name` and `dtype`, as for every Keras layer.
+
+    Call arguments:
+        inputs: Any shape.
+        training: Whether the ends move.
+
+    Returns:
+        The same shape.
+
+    Reference:
+        Jacob et al., Quantization and Training of Neural Networks for Efficient
+        Integer-Arithmetic-Only Inference, 2018.
+    """
+
+    def __init__(self, *, momentum: float = 0.99, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.momentum = require_number("momentum", momentum, 0.0)
+        if self.momentum >= 1.0:
+            raise ValueError(f"momentum must be below 1. Received: {momentum=}")
+        self.supports_masking = True
+        self.is_calibrating = False
+
+    def build(self, input_shape):
+        """Creates the two ends."""
+        ends = {"shape": (), "initializer": "zeros", "trainable": False, "autocast": False}
+        self.minimum = self.add_weight(name="minimum", **ends)
+        self.maximum = self.add_weight(name="maximum", **ends)
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a range yet."""
+        low, high = self.ends
+        return low < high
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The range, `(0.0, 0.0)` before anything has been seen."""
+        return float(self.minimum.value), float(self.maximum.value)
+
+    def fixed(self, **kwargs: Any) -> FakeQuantize:
+        """Returns the layer for inference that does the same from now on."""
+        low, high = self.ends
+        return FakeQuantize(minimum=low, maximum=high, name=self.name, **kwargs)
+
+    def call(self, inputs, training=None):
+        """Returns the rounded inputs."""
+        if self.is_calibrating:
+            self._widen(inputs)
+            return inputs
+        if training and self.trainable:
+            self._follow(inputs)
+        low, high = ops.convert_to_tensor(self.minimum), ops.convert_to_tensor(self.maximum)
+        return ops.where(low < high, _round_between(inputs, low, high), inputs)
+
+    def _follow(self, inputs) -> None:
+        keep = ops.where(self.minimum < self.maximum, self.momentum, 0.0)
+        low, high = _ends(inputs)
+        self.minimum.assign(keep * self.minimum + (1.0 - keep) * low)
+        self.maximum.assign(keep * self.maximum + (1.0 - keep) * high)
+
+    def _widen(self, inputs) -> None:
+        low, high = _ends(inputs)
+        self.minimum.assign(ops.minimum(self.minimum, low))
+        self.maximum.assign(ops.maximum(self.maximum, high))
+
+    def compute_output_shape(self, input_shape):
+        """Returns the shape of the inputs."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "momentum": self.momentum}
+
+
+def learnt_ranges(model: keras.Model) -> list[LearntFakeQuantize]:
+    """Returns the layers of a model that learn ranges, those of nested models included."""
+    every = model._flatten_layers(include_self=False)
+    return [layer for layer in every if isinstance(layer, LearntFakeQuantize)]
+
+
+def is_quantization_aware(model: keras.Model) -> bool:
+    """Returns whether a model comes from `quantize_aware`."""
+    return bool(learnt_ranges(model))
+
+
+def require_ranges(model: keras.Model) -> None:
+    """Raises a `ValueError` if a quantization-aware model has not seen anything yet."""
+    unset = [layer.name for layer in learnt_ranges(model) if not layer.is_set]
+    if unset:
+        raise ValueError(
+            f"The model {model.name!r} is quantization-aware, and has no ranges for "
+            f"{unset[:5]}{' and others' if len(unset) > 5 else ''}: train it, or give "
+            "quantize_aware representative= inputs for which these are not all 0."
+        )
+
+
+def _ends(inputs):
+    values = ops.cast(ops.stop_gradient(inputs), "float32")
+    return ops.minimum(ops.min(values), 0.0), ops.maximum(ops.max(values), 0.0)
+
+
+def _round_between(inputs, low, high):
+    # Both ends at 0 give zeros, which nobody takes then.
+    return keras.quantizers.fake_quant_with_min_max_vars(inputs, low, high, _ACTIVATION_BITS)

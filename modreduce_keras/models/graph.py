@@ -1,0 +1,66 @@
+"""Graph: the layers of a functional or Sequential model, and who reads whose result."""
+
+from typing import Any
+
+import keras
+
+
+def functional(model: keras.Model) -> keras.Model:
+    """Returns a functional model of the same layers, for one that may be Sequential."""
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return keras.Model(model.input, model.output, name=model.name)
+
+
+def new_inputs(model: keras.Model) -> Any:
+    """Returns new symbolic inputs that are named and shaped like a functional model's."""
+    return keras.tree.map_structure(_like, model.input)
+
+
+def _like(tensor):
+    layer = tensor._keras_history.operation
+    return keras.Input(
+        batch_shape=layer.batch_shape,
+        dtype=layer.dtype,
+        sparse=layer.sparse,
+        ragged=layer.ragged,
+        optional=layer.optional,
+        name=layer.name,
+    )
+
+
+class Graph:
+    """The operations of one model and what passes between them, without models nested in it.
+
+    Layers may be part of several models; only what they do in this one is seen.
+
+    Args:
+        model: A functional or a built Sequential model.
+
+    Attributes:
+        outputs: The operations that give the model's outputs.
+    """
+
+    def __init__(self, model: keras.Model):
+        graph = model._functional if isinstance(model, keras.Sequential) else model
+        self._nodes = {id(node) for level in graph._nodes_by_depth.values() for node in level}
+        self._operations = set(graph.operations)
+        self.outputs = {tensor._keras_history.operation for tensor in model.outputs}
+
+    def source(self, layer: keras.layers.Layer) -> keras.Operation | None:
+        """Returns the operation whose result a layer is given, if it runs once and is in here."""
+        runs = self._own(layer._inbound_nodes)
+        if len(runs) != 1:
+            return None
+        source = runs[0].input_tensors[0]._keras_history.operation
+        return source if source in self._operations else None
+
+    def only_reader(self, operation: keras.Operation) -> keras.Operation | None:
+        """Returns the one operation that reads another, if nobody else does and it runs once."""
+        runs = self._own(operation._inbound_nodes)
+        readers = self._own(operation._outbound_nodes)
+        alone = len(runs) == len(readers) == 1 and operation not in self.outputs
+        return readers[0].operation if alone else None
+
+    def _own(self, nodes):
+        return [node for node in nodes if id(node) in self._nodes]

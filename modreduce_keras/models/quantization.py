@@ -1,0 +1,273 @@
+"""Quantization-aware training: a copy of a student that computes as its int8 file will."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from modreduce_keras.models.fake_quantization import (
+    FakeQuantize,
+    FakeQuantizedKernel,
+    LearntFakeQuantize,
+    is_quantization_aware,
+    learnt_ranges,
+    require_bits,
+)
+from modreduce_keras.models.folding import is_per_channel, normalized_layer
+from modreduce_keras.models.graph import Graph, functional, new_inputs
+
+_KERNEL_LAYERS = (
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.Conv2DTranspose,
+    layers.Dense,
+    layers.DepthwiseConv2D,
+)
+_MEASURED = (
+    layers.Add,
+    layers.Concatenate,
+    layers.GlobalAveragePooling1D,
+    layers.GlobalAveragePooling2D,
+    layers.LeakyReLU,
+    layers.Multiply,
+    layers.Subtract,
+)
+"""Layers that compute: the range of what they give is measured."""
+_PASSED = (
+    layers.AveragePooling2D,
+    layers.Cropping2D,
+    layers.Dropout,
+    layers.Flatten,
+    layers.GaussianNoise,
+    layers.GlobalMaxPooling1D,
+    layers.GlobalMaxPooling2D,
+    layers.Identity,
+    layers.MaxPooling1D,
+    layers.MaxPooling2D,
+    layers.Permute,
+    layers.Reshape,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.ZeroPadding1D,
+    layers.ZeroPadding2D,
+)
+"""Layers whose outputs have the range of their inputs."""
+_FUSED = ("linear", "relu", "relu6")
+"""Activations that run as one operation with the layer before them."""
+_MEASURED_ACTIVATIONS = ("leaky_relu", "hard_silu")
+_FIXED = {"sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
+"""Activations whose results TFLite stores in a range of its own."""
+_INFINITE = -1
+"""Number of batches of a dataset without an end."""
+
+
+def quantize_aware(
+    student: keras.Model, bits: int = 8, *, representative: Any = None
+) -> keras.Model:
+    """Builds a copy of a student that trains with the rounding of its int8 file.
+
+    Weights of convolutions and dense layers are rounded to `bits` bits, symmetric and for each
+    output channel; activations to 8 bits, in one range for each tensor, which follows what is
+    seen in training. A batch normalization that follows a convolution stays for the training, and
+    is folded into it in the file, which does not change the rounding. What is stored and trained
+    are the full weights: gradients pass the rounding unchanged (the straight-through estimator).
+
+    The copy starts from the student's weights, and is a Keras model like any other: it trains by
+    itself or as a student of any distiller, and `mr.export.to_tflite(..., quantization="int8")`
+    exports it in the ranges that it has learnt. Its layers keep their names, so that taps stay;
+    the student itself is not changed. Best begin with a trained student, and a small learning
+    rate.
+
+    Args:
+        student: A functional or a built Sequential model, of layers that TFLite computes in int8;
+            others in it may be nested.
+        bits: Of the weights, 2 to 8. With fewer than 8 they are still stored in int8, of which
+            they take 2^bits - 1 values: the file is as large, and compresses better.
+        representative: Inputs, an array or a dataset of batches `x` or `(x, y)`, that set the
+            first ranges: best some hundreds of training images. Without them the first batch of
+            the training does. With them and without training the copy is the student quantized
+            after training.
+
+    Returns:
+        A functional model.
+
+    Raises:
+        TypeError: If the student is no Keras model.
+        ValueError: If it cannot be taken apart, is quantized already, or has a layer or an
+            activation that is not known here; if `bits` is out of range; or if `representative`
+            has no end.
+
+    Example:
+        >>> import numpy as np, modreduce_keras as mr
+        >>> student = mr.models.get("convnet", num_classes=3, widths=(4, 8))
+        >>> images = np.random.default_rng(0).uniform(size=(64, 28, 28, 1)).astype("float32")
+        >>> quantized = mr.quantize_aware(student, representative=images)
+        >>> kernel = quantized.get_layer("stage2_conv").rounded_kernel()
+        >>> len(np.unique(np.round(kernel / np.abs(kernel).max((0, 1, 2)) * 127))) <= 255
+        True
+
+    Reference:
+        Polino et al., Model Compression via Distillation and Quantization, 2018: the student is
+        rounded while it learns from the teacher. Ranges and rounding are those of Jacob et al.,
+        Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+        Inference, 2018, instead of buckets, since these are what int8 files can hold.
+    """
+    bits = require_bits(bits)
+    if not isinstance(student, keras.Model):
+        raise TypeError(f"student must be a Keras model. Received: {student!r}")
+    if not getattr(student, "inputs", None):
+        raise ValueError(
+            "student must be a functional or a built Sequential model, whose layers can be taken "
+            f"apart. Received: {student!r}"
+        )
+    if is_quantization_aware(student):
+        raise ValueError(
+            "student must not be quantization-aware yet. Received: "
+            f"{student.name!r}, which comes from quantize_aware"
+        )
+    quantized = _Rewriter(bits).rewrite(student, is_outermost=True)
+    if representative is not None:
+        _calibrate(quantized, representative)
+    return quantized
+
+
+class _Rewriter:
+    """Copies a model and those nested in it, with roundings put in.
+
+    Args:
+        bits: Of the weights.
+    """
+
+    def __init__(self, bits: int):
+        self._bits = bits
+
+    def rewrite(self, model: keras.Model, is_outermost: bool = False) -> keras.Model:
+        graph, flat = Graph(model), functional(model)
+        quantizers = {layer.name: _quantizer(layer, graph) for layer in model.layers}
+        inputs = new_inputs(flat)
+        rounded = {}
+        if is_outermost:
+            for tensor in keras.tree.flatten(inputs):
+                if "float" in tensor.dtype:
+                    rounded[id(tensor)] = _learnt(tensor._keras_history.operation.name)(tensor)
+        made, calls = {}, Counter()
+
+        def rebuild(layer):
+            if isinstance(layer, keras.Model):
+                return self.rewrite(layer)
+            new = made[layer.name] = type(layer).from_config(layer.get_config())
+            is_rounded = type(layer) in _KERNEL_LAYERS
+            return FakeQuantizedKernel(new, bits=self._bits) if is_rounded else new
+
+        def call(layer, *args, **kwargs):
+            args = keras.tree.map_structure(lambda x: rounded.get(id(x), x), args)
+            outputs = layer(*args, **kwargs)
+            quantizer = quantizers[layer.name]
+            if quantizer is None:
+                return outputs
+            calls[layer.name] += 1
+            again = calls[layer.name] > 1
+            return quantizer(f"{layer.name}_{calls[layer.name]}" if again else layer.name)(outputs)
+
+        copy = keras.models.clone_model(
+            flat, input_tensors=inputs, clone_function=rebuild, call_function=call
+        )
+        for layer in model.layers:
+            if layer.name in made:
+                made[layer.name].set_weights(layer.get_weights())
+        return copy
+
+
+def _quantizer(layer: keras.layers.Layer, graph: Graph) -> Callable[[str], Any] | None:
+    """Returns what makes the rounding of a layer's outputs, or `None` where there is none."""
+    kind = type(layer)
+    if kind in _PASSED or isinstance(layer, layers.InputLayer):
+        return None
+    if isinstance(layer, keras.Model):
+        if not getattr(layer, "inputs", None):
+            raise _unknown(layer, "and is a model that cannot be taken apart")
+        return None
+    activation = _activation(layer)
+    if kind in _KERNEL_LAYERS:
+        if activation not in _FUSED:
+            raise _unknown(layer, f"with activation={activation!r}: make it a layer of its own")
+        if kind is layers.Dense and len(layer.output.shape) != 2:
+            raise _unknown(layer, "on several places at once: take Conv1D or Conv2D of size 1")
+    elif kind is layers.BatchNormalization:
+        if not normalized_layer(layer, graph) and not is_per_channel(layer):
+            raise _unknown(
+                layer,
+                "and neither follows a convolution or dense layer nor stands on "
+                "maps (batch, height, width, channels)",
+            )
+    elif kind in (layers.Activation, layers.ReLU):
+        if activation in _FIXED:
+            low, high = _FIXED[activation]
+            return lambda name: FakeQuantize(minimum=low, maximum=high, name=f"{name}_range")
+        if activation not in (*_FUSED, *_MEASURED_ACTIVATIONS):
+            known = sorted({*_FUSED, *_MEASURED_ACTIVATIONS, *_FIXED})
+            raise _unknown(layer, f"with an activation that is not one of {known}: {activation!r}")
+    elif kind not in _MEASURED:
+        known = (layers.BatchNormalization, layers.Activation, layers.ReLU)
+        known = sorted(one.__name__ for one in (*_KERNEL_LAYERS, *_MEASURED, *_PASSED, *known))
+        raise _unknown(layer, f"which is not one of {known}")
+    return None if _is_fused(layer, graph) else _learnt
+
+
+def _learnt(name: str) -> LearntFakeQuantize:
+    return LearntFakeQuantize(name=f"{name}_range")
+
+
+def _is_fused(layer: keras.layers.Layer, graph: Graph) -> bool:
+    """Returns whether the layer that reads another's result runs as one operation with it."""
+    reader = graph.only_reader(layer)
+    if type(reader) is layers.BatchNormalization:
+        return normalized_layer(reader, graph) is layer
+    fused = (*_KERNEL_LAYERS, layers.Add, layers.BatchNormalization, layers.Multiply)
+    is_relu = type(reader) in (layers.Activation, layers.ReLU) and _activation(reader) in _FUSED
+    return is_relu and type(layer) in (*fused, layers.Subtract) and _activation(layer) == "linear"
+
+
+def _activation(layer: keras.layers.Layer) -> str:
+    """Returns the name of what a layer does last to each number."""
+    if type(layer) is layers.ReLU:
+        if layer.negative_slope or layer.threshold or layer.max_value not in (None, 6):
+            return f"relu of {layer.get_config()}"
+        return "relu" if layer.max_value is None else "relu6"
+    activation = getattr(layer, "activation", None)
+    return "linear" if activation is None else str(keras.activations.serialize(activation))
+
+
+def _unknown(layer: keras.layers.Layer, problem: str) -> ValueError:
+    return ValueError(
+        "student must be made of layers that int8 files can compute. Received: the layer "
+        f"{layer.name!r} of type {type(layer).__name__}, {problem}"
+    )
+
+
+def _calibrate(model: keras.Model, representative: Any) -> None:
+    """Sets the ranges to those that inputs give."""
+    cardinality = getattr(representative, "cardinality", None)
+    if cardinality is not None and int(cardinality()) == _INFINITE:
+        raise ValueError(
+            "representative must end: dataset.take(number of batches). Received a dataset that "
+            "does not"
+        )
+    # A model of its own, since models keep what they have compiled for prediction.
+    observer = keras.Model(model.input, model.output)
+    found = learnt_ranges(model)
+    for layer in found:
+        layer.is_calibrating = True
+    try:
+        observer.predict(representative, verbose=0)
+    finally:
+        for layer in found:
+            layer.is_calibrating = False
+    if not all(np.isfinite(layer.ends).all() for layer in found):
+        raise ValueError(
+            "representative must have finite inputs, for which the student's activations are "
+            "finite too. Received: inputs that give infinities or what is not a number"
+        )
