@@ -1,4 +1,4 @@
-"""Quantized distillation: what int8 files lose when the student knows of the rounding, and when not.
+"""Quantized distillation: what int8 files lose when students know of the rounding and when not.
 
 On the embedded sample, a teacher that has seen 8,500 images teaches, by KD, a student that sees
 1,000 of them. Then, for each seed and each number of bits of the weights (activations have 8):

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from modreduce_keras.distribute import average_over_replicas, is_multi_worker
+from modreduce_keras.models.fake_quantization import LearntFakeQuantize
 
 
 class ReplicatedModel(keras.Model):
@@ -36,14 +37,19 @@ class ReplicatedModel(keras.Model):
 
 
 def average_statistics(model: keras.Model) -> None:
-    """Gives all replicas the mean of what their batch normalizations have counted.
+    """Gives all replicas the mean of what normalizations have counted and of learnt ranges.
 
     Left alone, the copies of one network would drift apart.
     """
     average_over_replicas(
         variable
         for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
-        if layer.trainable and not layer.synchronized
+        if layer.trainable and _counts_alone(layer)
         for variable in layer.non_trainable_variables
     )
+
+
+def _counts_alone(layer: keras.layers.Layer) -> bool:
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return not layer.synchronized
+    return isinstance(layer, LearntFakeQuantize)

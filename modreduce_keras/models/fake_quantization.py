@@ -197,7 +197,7 @@ class LearntFakeQuantize(keras.layers.Layer):
     @property
     def ends(self) -> tuple[float, float]:
         """The range, `(0.0, 0.0)` before anything has been seen."""
-        return float(self.minimum.value), float(self.maximum.value)
+        return tuple(float(ops.convert_to_numpy(end)) for end in (self.minimum, self.maximum))
 
     def fixed(self, **kwargs: Any) -> FakeQuantize:
         """Returns the layer for inference that does the same from now on."""

@@ -1,0 +1,178 @@
+"""Files of quantization-aware students: integers throughout, and what the student computes."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import modreduce_keras as mr
+from modreduce_keras.export.interpreter import TFLiteFile
+
+SHAPE = (8, 8, 4)
+
+
+def stack(*several):
+    def apply(maps):
+        for layer in several:
+            maps = layer(maps)
+        return maps
+
+    return apply
+
+
+def normalized(layer):
+    return stack(layer, layers.BatchNormalization(), layers.ReLU())
+
+
+def residual(maps):
+    inner = normalized(layers.Conv2D(4, 3, padding="same", use_bias=False))(maps)
+    inner = layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same")(inner))
+    return layers.ReLU()(layers.Add()([inner, maps]))
+
+
+def squeezed(maps):
+    maps = layers.Conv2D(4, 3, padding="same", activation="relu")(maps)
+    weights = layers.Conv2D(4, 1)(layers.GlobalAveragePooling2D(keepdims=True)(maps))
+    return layers.Multiply()([maps, layers.Activation("sigmoid")(weights)])
+
+
+def joined(maps):
+    return layers.Concatenate()([layers.Conv2D(3, 1)(maps), maps])
+
+
+def subtracted(maps):
+    return layers.ReLU()(layers.Subtract()([layers.Conv2D(4, 1)(maps), maps]))
+
+
+def nested(maps):
+    inputs = keras.Input(SHAPE)
+    return keras.Model(inputs, normalized(layers.Conv2D(4, 3))(inputs))(maps)
+
+
+def activated(name):
+    return stack(layers.Conv2D(4, 1), layers.Activation(name))
+
+
+QUICK = {
+    "residual": residual,
+    "depthwise": normalized(layers.DepthwiseConv2D(3, depth_multiplier=2)),
+    "normalized first": stack(layers.BatchNormalization(), layers.ReLU(), layers.Conv2D(6, 3)),
+    "dense": stack(layers.Flatten(), normalized(layers.Dense(8)), layers.Dense(5)),
+}
+SLOW = {
+    "squeezed": squeezed,
+    "joined": joined,
+    "subtracted": subtracted,
+    "nested": nested,
+    "padded, with steps": stack(layers.ZeroPadding2D(), normalized(layers.Conv2D(6, 3, 2))),
+    "groups": normalized(layers.Conv2D(6, 3, groups=2)),
+    "transposed": normalized(layers.Conv2DTranspose(6, 3, strides=2)),
+    "a row": stack(layers.Reshape((64, 4)), normalized(layers.Conv1D(6, 3))),
+    "mean of a row": stack(layers.Reshape((64, 4)), layers.GlobalAveragePooling1D()),
+    "largest": stack(layers.MaxPooling2D(2), layers.ReLU(6.0), layers.GlobalMaxPooling2D()),
+    "moved": stack(layers.Cropping2D(1), layers.Permute((3, 1, 2)), layers.Flatten()),
+    "dropped": stack(layers.Dropout(0.5), layers.GaussianNoise(0.1), layers.Conv2D(3, 1)),
+    **{name: activated(name) for name in ("tanh", "sigmoid", "leaky_relu", "hard_silu", "relu6")},
+    "leaky layer": stack(layers.Conv2D(4, 1), layers.LeakyReLU(0.2)),
+}
+CASES = [
+    *(pytest.param(make, id=name) for name, make in QUICK.items()),
+    *(pytest.param(make, id=name, marks=pytest.mark.slow) for name, make in SLOW.items()),
+]
+
+
+@pytest.fixture
+def images(random):
+    return random.normal(size=(64, *SHAPE)).astype("float32")
+
+
+def outputs(path, images):
+    file = TFLiteFile(Path(path), threads=1)
+    file.bind({"image": (None, *SHAPE)}, {"image": "float32"})
+    return file.run({"image": images})
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("make", CASES)
+def test_a_file_computes_what_its_student_computes(make, bits, images, settled, tmp_path):
+    """To the level, but where float32 and integers round a value half way differently."""
+    inputs = keras.Input(SHAPE, name="image")
+    student = settled(keras.Model(inputs, make(inputs)))
+    quantized = mr.quantize_aware(student, bits, representative=images)
+    path = mr.export.to_tflite(quantized, tmp_path / "a.tflite", quantization="int8")
+    expected = np.asarray(quantized(images, training=False))
+    step = np.ptp(expected) / 255
+    levels = np.abs(outputs(path, images) - expected) / step
+    assert (levels < 0.1).mean() > 0.9
+    assert levels.max() < 5
+
+
+def test_the_weights_of_a_file_are_the_rounded_ones(images, settled, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    inputs = keras.Input(SHAPE, name="image")
+    student = settled(keras.Model(inputs, normalized(layers.Conv2D(6, 3, name="conv"))(inputs)))
+    quantized = mr.quantize_aware(student, 4, representative=images)
+    path = mr.export.to_tflite(quantized, tmp_path / "a.tflite", quantization="int8")
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    (kernel,) = (
+        one for one in interpreter.get_tensor_details() if tuple(one["shape"][1:]) == (3, 3, 4)
+    )
+    cells = interpreter.get_tensor(kernel["index"]).astype(int)
+    stored = np.moveaxis(student.get_layer("conv").get_weights()[0], -1, 0)
+    largest = np.abs(stored).max(axis=(1, 2, 3), keepdims=True)
+    signs = np.sign(student.layers[2].gamma).reshape(-1, 1, 1, 1)
+    levels = np.round(7 * stored / largest)
+    np.testing.assert_array_equal(cells, signs * np.round(127 * levels / 7))
+
+
+def test_a_student_in_half_precision_exports(images, mixed_float16, tmp_path):
+    inputs = keras.Input(SHAPE, name="image")
+    maps = normalized(layers.Conv2D(6, 3))(inputs)
+    head = layers.Dense(3)(layers.GlobalAveragePooling2D()(maps))
+    quantized = mr.quantize_aware(keras.Model(inputs, head), representative=images)
+    path = mr.export.to_tflite(quantized, tmp_path / "a.tflite", quantization="int8")
+    expected = np.asarray(quantized(images, training=False), "float32")
+    assert np.abs(outputs(path, images) - expected).max() < 2.5 * np.ptp(expected) / 255
+
+
+@pytest.mark.parametrize("quantization", [None, "float16", "dynamic"])
+def test_other_files_are_refused(quantization, images, tmp_path):
+    student = mr.models.get("convnet", num_classes=3, widths=(4,), input_shape=SHAPE)
+    quantized = mr.quantize_aware(student, representative=images)
+    with pytest.raises(ValueError, match="is quantization-aware and brings its own ranges"):
+        mr.export.to_tflite(quantized, tmp_path / "a.tflite", quantization=quantization)
+
+
+def test_ranges_are_not_measured_again(images, tmp_path):
+    student = mr.models.get("convnet", num_classes=3, widths=(4,), input_shape=SHAPE)
+    quantized = mr.quantize_aware(student, representative=images)
+    with pytest.raises(ValueError, match=r"without representative=. Received: quantization='int8'"):
+        mr.export.to_tflite(
+            quantized, tmp_path / "a.tflite", quantization="int8", representative=images
+        )
+
+
+@pytest.mark.parametrize("name", ["to_tflite", "to_saved_model"])
+def test_without_ranges_nothing_is_exported(name, tmp_path):
+    student = mr.models.get("convnet", num_classes=3, widths=(4,), input_shape=SHAPE)
+    arguments = {"quantization": "int8"} if name == "to_tflite" else {}
+    with pytest.raises(ValueError, match=r"has no ranges for .*'image_range'.*train it, or give"):
+        getattr(mr.export, name)(mr.quantize_aware(student), tmp_path / "a.tflite", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_saved_model_rounds_as_the_student(images, settled, tmp_path):
+    import tensorflow as tf
+
+    student = settled(mr.models.get("convnet", num_classes=3, widths=(4,), input_shape=SHAPE))
+    quantized = mr.quantize_aware(student, representative=images)
+    served = tf.saved_model.load(mr.export.to_saved_model(quantized, tmp_path / "saved"))
+    found = served.serve({"image": images})["logits"]
+    expected = np.asarray(quantized(images, training=False))
+    levels = np.abs(found - expected) / (np.ptp(quantized.get_layer("logits_range").ends) / 255)
+    assert (levels < 0.1).mean() > 0.95
+    assert levels.max() < 2.1
