@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.arguments import require_choice
+from modreduce_keras.export.compact import compact
 from modreduce_keras.export.operations import float_operations
 from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.samples import batches
@@ -39,8 +40,9 @@ def to_tflite(
     student, the output is `"logits"`; the signature `"serving_default"` takes any number of
     samples, and an interpreter that is not told otherwise one.
 
-    The file has built-in operations only, so every LiteRT runtime runs it. It is written beside
-    its place first: what stands there stays until the new one is complete.
+    The file has built-in operations only, so every LiteRT runtime runs it, and is compact: names of
+    layers are not in it, and equal numbers once. It is written beside its place first: what stands
+    there stays until the new one is complete.
 
     Args:
         student: A built Keras model with one output.
@@ -89,7 +91,7 @@ def to_tflite(
     else:
         samples = _representative(quantization, representative, inputs)
     content = _convert(inference_model(student), inputs, quantization, samples)
-    _write(path, content)
+    _write(path, compact(content))
     return path
 
 
