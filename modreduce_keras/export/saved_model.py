@@ -11,7 +11,7 @@ import tensorflow as tf
 from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.students import OUTPUT, Inputs, inference_model, require_student
 
-_MARK = "saved_model.pb"
+MARK = "saved_model.pb"
 
 
 def to_saved_model(student: keras.Model, path: str | os.PathLike) -> Path:
@@ -49,7 +49,7 @@ def to_saved_model(student: keras.Model, path: str | os.PathLike) -> Path:
     """
     inputs = require_student(student)
     path = require_folder_of(path)
-    if path.exists() and not (path / _MARK).is_file():
+    if path.exists() and not (path / MARK).is_file():
         raise FileExistsError(
             f"path must be new, or a SavedModel to replace. Received: path={str(path)!r}, where "
             "something else stands"
