@@ -9,6 +9,7 @@ import numpy as np
 
 from modreduce_keras.arguments import is_number, require_integer
 from modreduce_keras.export.interpreter import TFLiteFile
+from modreduce_keras.export.onnx_session import ONNXFile
 from modreduce_keras.export.runnable import RunnableFile, UnusableFileError
 from modreduce_keras.export.samples import batches
 from modreduce_keras.export.served import SavedModelFolder, is_saved_model
@@ -70,19 +71,20 @@ def verify(
     that it has: against a student in mixed precision the difference includes its own rounding.
     Where a file puts out something else than finite numbers, it does not agree.
 
-    TFLite files are run with LiteRT, SavedModels with TensorFlow, through the signature
-    `"serving_default"` (of a file that lacks it, the first one).
+    TFLite files are run with LiteRT, SavedModels with TensorFlow, both through the signature
+    `"serving_default"` (of a file that lacks it, the first one), and files that end in `.onnx` with
+    ONNX Runtime, on the processor.
 
     Args:
-        path: A file that `to_tflite` wrote, the folder that `to_saved_model` wrote, or any other
-            of these kinds with one output.
+        path: What `to_tflite`, `to_saved_model` or `to_onnx` wrote, or any other file or folder of
+            these kinds with one output.
         student: What it was made from: a built Keras model with one output (batch, ..., classes).
         data: Dataset of batches `(x, y)` or `x`, or arrays: `x`, or a tuple `(x, y)`. Several
             inputs come in a list or a dict, as the student takes them. Labels are classes, or
             one-hot. Sample weights do not count.
         least_agreement: Agreement from 0 to 1 below which it is an error. Defaults to 0.97.
-        threads: How many threads LiteRT may use. Defaults to `None`: one. For TFLite files alone:
-            TensorFlow's are the same for all that a process runs.
+        threads: How many threads may run an operation. Defaults to `None`: one. Not for
+            SavedModels: TensorFlow's threads are the same for all that a process runs.
         batch_size: For arrays: how many samples run together. Defaults to 256.
         repeats: How many runs of one sample are timed. Defaults to 100.
 
@@ -91,7 +93,8 @@ def verify(
 
     Raises:
         VerificationError: If the two agree less, or the file is damaged or is another model's.
-        ImportError: If LiteRT is needed and missing: `pip install 'modreduce-keras[export]'`.
+        ImportError: If what runs the file is missing: LiteRT, which
+            `pip install 'modreduce-keras[export]'` brings, or ONNX Runtime (`[onnx]`).
         TypeError: If the student or the data are something else.
         ValueError: If the student cannot be exported, the data or labels do not fit it, or an
             argument is out of range.
@@ -150,16 +153,18 @@ def _existing(path: str | os.PathLike) -> Path:
 
 def _runnable(path: Path, threads: int | None) -> RunnableFile:
     if path.is_file():
-        return TFLiteFile(path, threads or 1)
+        kind = ONNXFile if path.suffix == ".onnx" else TFLiteFile
+        return kind(path, threads or 1)
     if not is_saved_model(path):
         raise ValueError(
-            "path must be a TFLite file, what to_tflite writes, or a SavedModel, what "
-            f"to_saved_model writes. Received: {str(path)!r}, a folder without saved_model.pb"
+            "path must be what to_tflite, to_onnx or to_saved_model writes: a TFLite file, an "
+            f".onnx file or a SavedModel. Received: {str(path)!r}, a folder without saved_model.pb"
         )
     if threads is not None:
         raise ValueError(
-            "threads is for TFLite files: a SavedModel runs with the threads that TensorFlow has "
-            f"in this process (tf.config.threading). Received: {threads=} for {str(path)!r}"
+            "threads is for TFLite and ONNX files: a SavedModel runs with the threads that "
+            "TensorFlow has in this process (tf.config.threading). "
+            f"Received: {threads=} for {str(path)!r}"
         )
     return SavedModelFolder(path)
 

@@ -172,7 +172,9 @@ def test_the_signature_that_is_served_counts(student, tmp_path):
 
 
 def test_threads_are_not_a_saved_models(student, folder):
-    with pytest.raises(ValueError, match=r"threads is for TFLite files.*Received: threads=2"):
+    with pytest.raises(
+        ValueError, match=r"threads is for TFLite and ONNX files.*Received: threads=2"
+    ):
         mr.export.verify(folder, student, DATA, threads=2)
 
 
