@@ -17,7 +17,7 @@ It prints a table of sizes, times and test accuracies, how often each file says 
 model says, and saves the files: two minutes on two cores.
 
 Expect the accuracy to stay, whatever the file, and the size to fall less than the bits do, for a
-small student: the names, shapes and scales that a file holds too take some kilobytes.
+small student: the shapes, scales and operations that a file holds too take some two kilobytes.
 """
 
 import os

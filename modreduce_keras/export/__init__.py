@@ -1,11 +1,12 @@
-"""Export: a student as a SavedModel or a TFLite file, and the proof that the file is that student.
+"""Export: a student as SavedModel, TFLite or ONNX file, and the proof that it is that student.
 
 Files hold an inference model in float32, whatever precision the student was trained in, with batch
 normalization folded away where its layers can be taken apart (`mr.models.fold`).
 """
 
+from modreduce_keras.export.onnx_export import to_onnx
 from modreduce_keras.export.saved_model import to_saved_model
 from modreduce_keras.export.tflite import to_tflite
 from modreduce_keras.export.verification import Verification, VerificationError, verify
 
-__all__ = ["to_saved_model", "to_tflite", "verify", "Verification", "VerificationError"]
+__all__ = ["to_saved_model", "to_tflite", "to_onnx", "verify", "Verification", "VerificationError"]

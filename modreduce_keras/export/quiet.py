@@ -1,4 +1,4 @@
-"""Quiet: what TensorFlow's converter writes to the error stream is kept away from the user's."""
+"""Quiet: what converters write to the error stream is kept away from the user's."""
 
 import contextlib
 import logging
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _ALONE = threading.RLock()
+_LEVELS = {"tensorflow": logging.ERROR, "tf2onnx": logging.CRITICAL}
+"""What loggers still say; tf2onnx also logs as errors what is told otherwise."""
 _ERRORS = 2
 """The process's error stream."""
 
@@ -17,18 +19,20 @@ _ERRORS = 2
 def quiet() -> Iterator[None]:
     """Drops warnings, log lines and what the process writes to its error stream.
 
-    The converter writes there from C++, where Python's means do not reach. Errors are raised as
+    Converters write there from C++, where Python's means do not reach. Errors are raised as
     always. It holds for the whole process, so it is for short work only.
     """
-    tensorflow = logging.getLogger("tensorflow")
+    loggers = {name: logging.getLogger(name) for name in _LEVELS}
     with _ALONE, warnings.catch_warnings(), _no_error_stream():
         warnings.simplefilter("ignore")
-        level = tensorflow.level
-        tensorflow.setLevel(logging.ERROR)
+        levels = {name: logger.level for name, logger in loggers.items()}
+        for name, logger in loggers.items():
+            logger.setLevel(_LEVELS[name])
         try:
             yield
         finally:
-            tensorflow.setLevel(level)
+            for name, logger in loggers.items():
+                logger.setLevel(levels[name])
 
 
 @contextlib.contextmanager

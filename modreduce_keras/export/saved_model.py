@@ -8,10 +8,11 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from modreduce_keras.export.files import require_folder_of
 from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.students import OUTPUT, Inputs, inference_model, require_student
 
-_MARK = "saved_model.pb"
+MARK = "saved_model.pb"
 
 
 def to_saved_model(student: keras.Model, path: str | os.PathLike) -> Path:
@@ -49,7 +50,7 @@ def to_saved_model(student: keras.Model, path: str | os.PathLike) -> Path:
     """
     inputs = require_student(student)
     path = require_folder_of(path)
-    if path.exists() and not (path / _MARK).is_file():
+    if path.exists() and not (path / MARK).is_file():
         raise FileExistsError(
             f"path must be new, or a SavedModel to replace. Received: path={str(path)!r}, where "
             "something else stands"
@@ -66,19 +67,6 @@ def to_saved_model(student: keras.Model, path: str | os.PathLike) -> Path:
             if old.exists():
                 old.replace(path)
             raise
-    return path
-
-
-def require_folder_of(path: str | os.PathLike) -> Path:
-    """Returns a path as one whose parent is an existing folder."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be a string or a pathlib.Path. Received: path={path!r}")
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"path must lie in a folder that exists. Received: path={str(path)!r}, and there is "
-            f"no {str(path.parent)!r}"
-        )
     return path
 
 

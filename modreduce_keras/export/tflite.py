@@ -12,16 +12,17 @@ import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.arguments import require_choice
+from modreduce_keras.export.compact import compact
+from modreduce_keras.export.files import require_file, write
 from modreduce_keras.export.operations import float_operations
 from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.samples import batches
-from modreduce_keras.export.saved_model import require_folder_of, write_saved_model
+from modreduce_keras.export.saved_model import write_saved_model
 from modreduce_keras.export.students import Inputs, inference_model, require_student
 from modreduce_keras.models.fake_quantization import is_quantization_aware
 
 QUANTIZATIONS = ("float16", "dynamic", "int8")
 LEAST_SAMPLES = 32
-_SUFFIX = ".tflite"
 
 
 def to_tflite(
@@ -39,8 +40,9 @@ def to_tflite(
     student, the output is `"logits"`; the signature `"serving_default"` takes any number of
     samples, and an interpreter that is not told otherwise one.
 
-    The file has built-in operations only, so every LiteRT runtime runs it. It is written beside
-    its place first: what stands there stays until the new one is complete.
+    The file has built-in operations only, so every LiteRT runtime runs it, and is compact: names of
+    layers are not in it, and equal numbers once. It is written beside its place first: what stands
+    there stays until the new one is complete.
 
     Args:
         student: A built Keras model with one output.
@@ -78,9 +80,7 @@ def to_tflite(
         2
     """
     inputs = require_student(student)
-    path = require_folder_of(path)
-    if path.suffix != _SUFFIX or path.is_dir():
-        raise ValueError(f"path must be a file that ends in {_SUFFIX!r}. Received: {str(path)!r}")
+    path = require_file(path, ".tflite")
     if quantization is not None:
         require_choice("quantization", quantization, QUANTIZATIONS)
     if is_quantization_aware(student):
@@ -89,7 +89,7 @@ def to_tflite(
     else:
         samples = _representative(quantization, representative, inputs)
     content = _convert(inference_model(student), inputs, quantization, samples)
-    _write(path, content)
+    write(path, compact(content))
     return path
 
 
@@ -185,20 +185,3 @@ def _refused(model: keras.Model, quantization: str | None, error: Exception) -> 
         f"TensorFlow's converter refuses the student {model.name!r}: replace the layers that it "
         f"names{remedy}. It said: {str(error).strip()[:2000]}"
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # Such files are made for their owner alone; this one is like any other.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(beside).chmod(0o666 & ~mask)
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise

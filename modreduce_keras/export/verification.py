@@ -1,4 +1,4 @@
-"""Verification: the proof, on real data, that a TFLite file does what its student does."""
+"""Verification: the proof, on real data, that an exported file does what its student does."""
 
 import os
 from pathlib import Path
@@ -8,8 +8,11 @@ import keras
 import numpy as np
 
 from modreduce_keras.arguments import is_number, require_integer
-from modreduce_keras.export.interpreter import TFLiteFile, UnusableFileError, require_interpreter
+from modreduce_keras.export.interpreter import TFLiteFile
+from modreduce_keras.export.onnx_session import ONNXFile
+from modreduce_keras.export.runnable import RunnableFile, UnusableFileError
 from modreduce_keras.export.samples import batches
+from modreduce_keras.export.served import SavedModelFolder, is_saved_model
 from modreduce_keras.export.students import Inputs, require_student
 from modreduce_keras.labels import require_in_range
 
@@ -22,9 +25,9 @@ class Verification(NamedTuple):
         accuracy: Share of the samples that the file classifies correctly; `None` without labels.
         student_accuracy: The same of the student.
         largest_difference: The largest difference of two logits, file against student.
-        size: Of the file, in bytes.
+        size: Of the file, or of all files of a SavedModel, in bytes.
         milliseconds: Median time of the file for one sample, at batch size one.
-        threads: How many threads it had for that.
+        threads: How many threads it had for that; `None` for a SavedModel, which has TensorFlow's.
         samples: How many samples were compared.
     """
 
@@ -34,7 +37,7 @@ class Verification(NamedTuple):
     largest_difference: float
     size: int
     milliseconds: float
-    threads: int
+    threads: int | None
     samples: int
 
 
@@ -56,11 +59,11 @@ def verify(
     data: Any,
     *,
     least_agreement: float = 0.97,
-    threads: int = 1,
+    threads: int | None = None,
     batch_size: int = 256,
     repeats: int = 100,
 ) -> Verification:
-    """Runs a TFLite file with LiteRT on real data, and compares it with its student.
+    """Runs an exported file on real data, and compares it with its student.
 
     agreement = mean_i [argmax_c f(x_i)_c = argmax_c z(x_i)_c]
 
@@ -68,14 +71,20 @@ def verify(
     that it has: against a student in mixed precision the difference includes its own rounding.
     Where a file puts out something else than finite numbers, it does not agree.
 
+    TFLite files are run with LiteRT, SavedModels with TensorFlow, both through the signature
+    `"serving_default"` (of a file that lacks it, the first one), and files that end in `.onnx` with
+    ONNX Runtime, on the processor.
+
     Args:
-        path: A file that `to_tflite` wrote, or any other with one output.
+        path: What `to_tflite`, `to_saved_model` or `to_onnx` wrote, or any other file or folder of
+            these kinds with one output.
         student: What it was made from: a built Keras model with one output (batch, ..., classes).
         data: Dataset of batches `(x, y)` or `x`, or arrays: `x`, or a tuple `(x, y)`. Several
             inputs come in a list or a dict, as the student takes them. Labels are classes, or
             one-hot. Sample weights do not count.
         least_agreement: Agreement from 0 to 1 below which it is an error. Defaults to 0.97.
-        threads: How many threads the interpreter may use. Defaults to 1.
+        threads: How many threads may run an operation. Defaults to `None`: one. Not for
+            SavedModels: TensorFlow's threads are the same for all that a process runs.
         batch_size: For arrays: how many samples run together. Defaults to 256.
         repeats: How many runs of one sample are timed. Defaults to 100.
 
@@ -84,11 +93,12 @@ def verify(
 
     Raises:
         VerificationError: If the two agree less, or the file is damaged or is another model's.
-        ImportError: If LiteRT is missing, which `pip install 'modreduce-keras[export]'` brings.
+        ImportError: If what runs the file is missing: LiteRT, which
+            `pip install 'modreduce-keras[export]'` brings, or ONNX Runtime (`[onnx]`).
         TypeError: If the student or the data are something else.
         ValueError: If the student cannot be exported, the data or labels do not fit it, or an
             argument is out of range.
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If there is no such file or folder.
 
     Example:
         >>> import tempfile, numpy as np, modreduce_keras as mr
@@ -102,12 +112,12 @@ def verify(
     inputs = require_student(student)
     if not (is_number(least_agreement) and 0 <= least_agreement <= 1):
         raise ValueError(f"least_agreement must be from 0 to 1. Received: {least_agreement=}")
-    for name, number in (("threads", threads), ("batch_size", batch_size), ("repeats", repeats)):
+    numbers = {"threads": 1 if threads is None else threads}
+    for name, number in {**numbers, "batch_size": batch_size, "repeats": repeats}.items():
         require_integer(name, number)
-    require_interpreter()
-    path = _file(path)
+    path = _existing(path)
     try:
-        file = TFLiteFile(path, threads)
+        file = _runnable(path, threads)
         specs = inputs.by_name
         file.bind(
             {name: tuple(spec.shape) for name, spec in specs.items()},
@@ -120,7 +130,7 @@ def verify(
         milliseconds = file.milliseconds(one, repeats)
     except UnusableFileError as error:
         raise VerificationError(str(error)) from error
-    figures = found.figures(path.stat().st_size, milliseconds, threads)
+    figures = found.figures(file, milliseconds)
     if figures.agreement < least_agreement:
         raise VerificationError(
             f"{path} agrees with the student {student.name!r} on {100 * figures.agreement:.2f} % "
@@ -132,17 +142,31 @@ def verify(
     return figures
 
 
-def _file(path: str | os.PathLike) -> Path:
+def _existing(path: str | os.PathLike) -> Path:
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path must be a string or a pathlib.Path. Received: path={path!r}")
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(
-            f"path must be a TFLite file, what to_tflite writes. Received: {str(path)!r}, a folder"
-        )
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"path must be a file. Received: {str(path)!r}, and there is none")
     return path
+
+
+def _runnable(path: Path, threads: int | None) -> RunnableFile:
+    if path.is_file():
+        kind = ONNXFile if path.suffix == ".onnx" else TFLiteFile
+        return kind(path, threads or 1)
+    if not is_saved_model(path):
+        raise ValueError(
+            "path must be what to_tflite, to_onnx or to_saved_model writes: a TFLite file, an "
+            f".onnx file or a SavedModel. Received: {str(path)!r}, a folder without saved_model.pb"
+        )
+    if threads is not None:
+        raise ValueError(
+            "threads is for TFLite and ONNX files: a SavedModel runs with the threads that "
+            "TensorFlow has in this process (tf.config.threading). "
+            f"Received: {threads=} for {str(path)!r}"
+        )
+    return SavedModelFolder(path)
 
 
 def _logits(student: keras.Model, inputs: Inputs, x: dict[str, np.ndarray]) -> np.ndarray:
@@ -184,16 +208,16 @@ class _Comparison:
             self._correct.append(((own == classes) & finite).ravel())
             self._student_correct.append((students == classes).ravel())
 
-    def figures(self, size: int, milliseconds: float, threads: int) -> Verification:
+    def figures(self, file: RunnableFile, milliseconds: float) -> Verification:
         """Returns the means over all samples."""
         return Verification(
             agreement=_mean(self._agree),
             accuracy=_mean(self._correct),
             student_accuracy=_mean(self._student_correct),
             largest_difference=self._largest,
-            size=size,
+            size=file.size,
             milliseconds=milliseconds,
-            threads=threads,
+            threads=file.threads,
             samples=self._samples,
         )
 

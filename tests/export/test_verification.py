@@ -1,4 +1,4 @@
-"""Verification: its figures by hand, and every way in which a file is not its student."""
+"""Verification of TFLite files: figures by hand, and every way in which one is not its student."""
 
 import runpy
 import sys
@@ -8,22 +8,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from by_rows import DATA, LABELS, SWAPPED, linear
 from keras import layers
 
 import modreduce_keras as mr
+from modreduce_keras.export import interpreter
 from modreduce_keras.export.interpreter import TFLiteFile
-
-SWAPPED = [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
-
-
-def linear(kernel, shape=(3,), name="student", bias=None):
-    """Returns x ↦ x W + b."""
-    inputs = keras.Input(shape, name="features")
-    kernel = np.array(kernel, "float32")
-    head = layers.Dense(kernel.shape[1], name="logits")
-    model = keras.Model(inputs, head(inputs), name=name)
-    head.set_weights([kernel, np.zeros(kernel.shape[1]) if bias is None else np.array(bias)])
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +33,6 @@ def other(tmp_path_factory):
     return mr.export.to_tflite(linear(SWAPPED), path)
 
 
-# Rows of the unit matrix: the student says 0, 1, 2, 2, and the other one 1, 0, 2, 2.
-DATA = np.eye(3, dtype="float32")[[0, 1, 2, 2]] * np.array([[1], [1], [1], [4]], "float32")
-LABELS = np.array([0, 1, 2, 0])
-
-
 @pytest.mark.parametrize("labels", [LABELS, LABELS[:, np.newaxis], np.eye(3)[LABELS]])
 def test_figures_by_hand(labels, student, other):
     figures = mr.export.verify(
@@ -61,6 +46,19 @@ def test_figures_by_hand(labels, student, other):
     assert figures.threads == 2
     assert figures.samples == 4
     assert 0 < figures.milliseconds < 100
+
+
+def test_the_interpreter_has_one_thread_unless_told_otherwise(student, file, monkeypatch):
+    given = []
+    real = interpreter.require_interpreter()
+
+    def interpreter_of(**arguments):
+        given.append(arguments["num_threads"])
+        return real(**arguments)
+
+    monkeypatch.setattr(interpreter, "require_interpreter", lambda: interpreter_of)
+    told = [mr.export.verify(file, student, DATA, repeats=1, **x) for x in ({}, {"threads": 3})]
+    assert given == [figures.threads for figures in told] == [1, 3]
 
 
 def test_the_largest_difference_is_of_all_batches(student, tmp_path):
@@ -264,7 +262,7 @@ def test_numbers_out_of_range(arguments, match, student, file):
 def test_paths_that_are_no_files(student, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"path must be a file. Received.*there is none"):
         mr.export.verify(tmp_path / "a.tflite", student, DATA)
-    with pytest.raises(ValueError, match=r"must be a TFLite file.*a folder"):
+    with pytest.raises(ValueError, match=r"a TFLite file.*or a SavedModel.*a folder without"):
         mr.export.verify(tmp_path, student, DATA)
     with pytest.raises(TypeError, match=r"path must be a string or a pathlib.Path. Received"):
         mr.export.verify(None, student, DATA)

@@ -1,0 +1,101 @@
+"""ONNX: a student as one file for the runtimes of other frameworks."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from modreduce_keras.export.files import require_file, write
+from modreduce_keras.export.quiet import quiet
+from modreduce_keras.export.students import OUTPUT, Inputs, inference_model, require_student
+
+
+def to_onnx(student: keras.Model, path: str | os.PathLike) -> Path:
+    """Exports a student as an ONNX file, which ONNX Runtime and many others run.
+
+    The file holds an inference model in float32, as in `to_tflite`. Inputs keep the names that they
+    have in the student, the output is `"logits"`, and the number of samples is free. The file is
+    checked and written beside its place first: what stands there stays until it is complete.
+
+    Args:
+        student: A built Keras model with one output.
+        path: File to write, which ends in `.onnx`.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: If something else than a Keras model came.
+        ValueError: If the student is a distiller or a branched model, which has students, has
+            several outputs, is in another precision and cannot be rebuilt, or has an operation
+            that ONNX or its converter lacks; or if the path ends otherwise.
+        FileNotFoundError: If the folder of the file is missing.
+        ImportError: If a package is missing that `pip install 'modreduce-keras[onnx]'` brings.
+
+    Example:
+        >>> import modreduce_keras as mr
+        >>> student = mr.models.get("convnet", num_classes=3, widths=(4, 8))
+        >>> path = mr.export.to_onnx(student, "student.onnx")  # doctest: +SKIP
+        >>> mr.export.verify(path, student, images).agreement  # doctest: +SKIP
+        1.0
+    """
+    inputs = require_student(student)
+    path = require_file(path, ".onnx")
+    onnx, tf2onnx = _packages()
+    content = _convert(onnx, tf2onnx, inference_model(student), inputs)
+    write(path, content)
+    return path
+
+
+def _packages() -> tuple[Any, Any]:
+    try:
+        import onnx
+        import tf2onnx
+    except ImportError as error:
+        raise ImportError(
+            "to_onnx converts with tf2onnx, and it or its package onnx is missing: "
+            "pip install 'modreduce-keras[onnx]'"
+        ) from error
+    return onnx, tf2onnx
+
+
+def _convert(onnx: Any, tf2onnx: Any, model: keras.Model, inputs: Inputs) -> bytes:
+    specs = [
+        tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
+        for name, tensor in inputs.by_name.items()
+    ]
+
+    @tf.function(autograph=False)
+    def serve(*tensors):
+        by_name = dict(zip(inputs.by_name, tensors, strict=True))
+        return {OUTPUT: model(inputs.pack(by_name), training=False)}
+
+    try:
+        with quiet():
+            converted, _ = tf2onnx.convert.from_function(serve, input_signature=specs)
+    except Exception as error:  # It raises what it comes across.
+        raise _refused(model, error) from error
+    nodes = converted.graph.node
+    # The converter hands on what it does not know.
+    lacking = sorted({n.op_type for n in nodes if not onnx.defs.has(n.op_type, n.domain)})
+    if lacking:
+        raise ValueError(
+            f"The student {model.name!r} has operations that ONNX or its converter lacks: "
+            f"{lacking}. Replace their layers by ones of other operations, or export with "
+            "to_saved_model."
+        )
+    try:
+        onnx.checker.check_model(converted, full_check=True)
+    except Exception as error:  # Errors of the checker and of its inference of shapes.
+        raise _refused(model, error) from error
+    return converted.SerializeToString()
+
+
+def _refused(model: keras.Model, error: Exception) -> ValueError:
+    return ValueError(
+        f"The student {model.name!r} cannot be converted to ONNX: replace the layers that are "
+        f"named here, or export with to_saved_model. tf2onnx or onnx said: "
+        f"{str(error).strip()[:2000]}"
+    )
