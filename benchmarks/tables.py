@@ -175,6 +175,28 @@ def _accuracies(rows: list[Row]) -> list[str]:
     return [*lines, "", *common.origins(runs.values(), *settings)]
 
 
+def quantized_distillation(rows: list[Row]) -> str:
+    """Returns a line for each way and number of bits: accuracies, and what the float32 one loses.
+
+    Of several settings, the last one that was run counts. Losses are those of the same seed.
+    """
+    settings = ("epochs", "more_epochs", "learning_rate", "more_learning_rate")
+    settings += ("teacher_epochs", "labels")
+    rows = [row for row in rows if all(row[name] == rows[-1][name] for name in settings)]
+    runs = {(row["contender"], row["bits"], row["seed"]): row for row in rows}
+    lines = [
+        "| file | bits of the weights | test accuracy, % | less than float32 | seeds |",
+        "|---|---|---|---|---|",
+    ]
+    for contender, bits in dict.fromkeys((one, bits) for one, bits, _ in runs):
+        own = [row for key, row in runs.items() if key[:2] == (contender, bits)]
+        losses = [100 * (runs["float32", 32, row["seed"]]["test"] - row["test"]) for row in own]
+        cells = [contender, str(bits), _mean_and_deviation([100 * row["test"] for row in own])]
+        cells += ["" if contender == "float32" else _mean_and_deviation(losses), str(len(own))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *common.origins(runs.values(), *settings)])
+
+
 TABLES: dict[str, Callable[[list[Row]], str]] = {
     "step_overhead": step_overhead,
     "rkd_memory": rkd_memory,
@@ -182,6 +204,7 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
     "online_table": online_table,
     "soak": soak,
     "precision": precision,
+    "quantized_distillation": quantized_distillation,
 }
 
 
