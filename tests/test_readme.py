@@ -45,7 +45,7 @@ def namespace():
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed:UserWarning")
 def test_blocks_run(namespace, tmp_path, monkeypatch, scratch_registry, capfd):
     monkeypatch.chdir(tmp_path)
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 9
     for block in BLOCKS:
         for written, tiny in SIZES.items():
             block = block.replace(written, tiny)
