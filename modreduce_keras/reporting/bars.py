@@ -112,7 +112,7 @@ def together(name: str, title: str, caption: str, rows: dict[str, Together]) -> 
     y += 10
     for who, counts in rows.items():
         samples, x = sum(counts), 0.0
-        body += svg.text(0, y, svg.shortened(who, WIDTH), kind="strong")
+        body += svg.text(0, y, svg.shortened(who, 0.85 * WIDTH), kind="strong")
         for kind, said, field in _PARTS:
             count = getattr(counts, field)
             width = WIDTH * count / samples

@@ -189,9 +189,9 @@ def _gallery(content: Content) -> Section | None:
         for number, (one, image) in enumerate(zip(mistakes, images, strict=True), 1):
             right = f"{_RIGHT} {content.classes[one.label]}"
             if one.teacher_confidence is not None:
-                right += f" {words.percent(one.teacher_confidence, 0)}"
+                right += f", {words.percent(one.teacher_confidence, 0)}"
             sure = words.percent(one.confidence, 0)
-            wrong = f"{_WRONG} {content.classes[one.said]} {sure}"
+            wrong = f"{_WRONG} {content.classes[one.said]}, {sure}"
             tiles.append(Tile(f"image-{place}-{number}", png(image), right, wrong, one.sample))
         if tiles:
             shelves.append(Shelf(name, tiles))

@@ -107,9 +107,12 @@ def clipped(x: float, y: float, width: float, height: float, body: str) -> str:
 
 
 def shortened(content: str, width: float) -> str:
-    """Returns a text that about fits a width, cut where it is too long."""
-    letters = max(4, int(width / _WIDTH_OF_LETTER))
-    return content if len(content) <= letters else content[: letters - 1].rstrip() + "…"
+    """Returns a text that about fits a width, without its middle where it is too long."""
+    letters = max(5, int(width / _WIDTH_OF_LETTER))
+    if len(content) <= letters:
+        return content
+    end = (letters - 1) // 2
+    return f"{content[: letters - 1 - end].rstrip()}…{content[-end:].lstrip()}"
 
 
 def text_width(content: str) -> float:
@@ -121,7 +124,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Returns round numbers within a range, at most about so many."""
     raw = (high - low) / most or 1.0
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(step * power for step in (1, 2, 5, 10) if step * power >= raw * 0.999)
+    step = next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     several = math.floor(high / step + 1e-9) - first + 1
     return [(first + number) * step for number in range(several)]

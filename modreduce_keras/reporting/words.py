@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from modreduce_keras.reporting.measures import Figures
 
+_LEAST_AGREEMENT = 0.97
 MICRO = "\N{MICRO SIGN}"
 NONE, MINUS, TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
@@ -129,15 +130,19 @@ def summary(
             name, sentence = found[-1]
             found[-1] = name, f"{sentence} {_change(one, classes)}"
         if one.role == "file":
-            found.append(
-                (
-                    one.name,
-                    f"is {one.owner} as a TFLite file of {size(one.size)}: the same answer on "
-                    f"{percent(one.owner_agreement, 2)} of the samples, "
-                    f"{percent(one.accuracy)} right, {milliseconds(one.milliseconds)} per sample.",
-                )
-            )
+            found.append((one.name, _file(one)))
     return found
+
+
+def _file(one: Figures) -> str:
+    said = (
+        f"is {one.owner} as a TFLite file of {size(one.size)}: the same answer on "
+        f"{percent(one.owner_agreement, 2)} of the samples, {percent(one.accuracy)} right, "
+        f"{milliseconds(one.milliseconds)} per sample."
+    )
+    if one.owner_agreement < _LEAST_AGREEMENT:
+        said += " That is far from its student: see mr.export.verify for what may be the reason."
+    return said
 
 
 def _student(one: Figures, teacher: Figures | None, samples: int) -> str:

@@ -76,3 +76,21 @@ def test_tflite_agrees_with_keras(run):
     assert float(agreement[1]) >= 99
     assert float(difference[1]) < 1e-3
     assert 1_000 < (folder / "student.tflite").stat().st_size < 200_000
+
+
+def test_report_holds_what_was_printed(run):
+    folder, printed = run
+    assert f"Report: {folder}/report.html, {folder}/report.md" in printed
+    page = (folder / "report.html").read_text("utf-8")
+    text = (folder / "report.md").read_text("utf-8")
+    for method in METHODS[1:]:
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| {method} |")]
+        (printed_row,) = [line for line in printed.splitlines() if line.startswith(f"| {method} |")]
+        assert row.split(" | ")[1] == f"{printed_row.split(' | ')[1]} %"
+        assert method in page
+    (row,) = [line for line in text.splitlines() if line.startswith("| student.tflite (of ")]
+    file = re.search(r"TFLite: ([\d.]+ KiB), test accuracy ([\d.]+ %)", printed)
+    assert file[1] in row
+    assert row.split(" | ")[1] == file[2]
+    assert "validation accuracy after each epoch" in text
+    assert len(list((folder / "report_files").glob("*.png"))) > 12

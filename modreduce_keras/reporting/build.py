@@ -1,4 +1,4 @@
-"""Report: one call from a teacher and its students to a page that compares them."""
+"""Build: one call from a teacher and its students to the pages that compare them."""
 
 import datetime
 import os
