@@ -3,7 +3,7 @@
 It is used as `mr.report(...)`, and imported then.
 """
 
-from modreduce_keras.reporting.measures import ConfusionChange, Figures, Reliability, Together
 from modreduce_keras.reporting.build import Report, report
+from modreduce_keras.reporting.measures import ConfusionChange, Figures, Reliability, Together
 
 __all__ = ["ConfusionChange", "Figures", "Reliability", "Report", "Together", "report"]
