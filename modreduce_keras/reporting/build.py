@@ -72,7 +72,7 @@ def report(
         students: One such model, or several by name.
         exports: TFLite files: `{name: path}` with one student, else `{student: {name: path}}`.
         data: Dataset of batches `(x, y)`, or a tuple `(x, y)` of arrays, as `mr.export.verify`
-            takes them. Labels are classes, or one-hot.
+            takes them. Labels are classes, or one-hot. Sample weights do not count.
         path: Folder to write to; it is made if it is missing.
         histories: Logs of trainings, `history.history` of `fit`, for any of `"teacher"` and the
             names of the students (`"student"` if it has none).

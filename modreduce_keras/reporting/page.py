@@ -219,7 +219,7 @@ def _calibration(content: Content) -> Section:
     ]
     text = (
         "Of the answers that a network is 80 % sure of, 80 % should be right: bars on the dashed "
-        "line. The pale part is what is missing or too much, and its mean over all samples the "
+        "line. The faint part is what is missing or too much, and its mean over all samples the "
         "calibration error. The small bars below say where the samples are."
     )
     return Section("Does it know how sure to be?", text, shown)
