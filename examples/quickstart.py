@@ -13,7 +13,9 @@ seeds. The best of ModReduce's three and the student to deploy are chosen by acc
 validation images cut from the training images; the 2,000 test images only give the numbers.
 
 It prints a table of the test accuracies, saves learning curves and the aggregator's weights as
-PNG and the best student as `.keras` and TFLite, and compares these two: 4 minutes on two cores.
+PNG and the best student as `.keras` and TFLite, and compares these two. A report, as HTML and
+Markdown, shows what the best student of each way does otherwise than the teacher: 5 minutes on two
+cores.
 
 The setting leaves room: the teacher knows 7,500 images that the students never see (where they
 saw them all, KD gained one point). Rates, epochs and weights were chosen on the validation images.
@@ -248,8 +250,8 @@ def draw_pictures(results: list[Result], folder: Path) -> None:
     draw(folder / "aggregator_weights.png", "Aggregator", "weight in the ensemble", 0.0, shares)
 
 
-def deploy(result: Result, test: Split, folder: Path) -> None:
-    """Saves a student as `.keras` and TFLite, and compares the two on the test images."""
+def deploy(result: Result, test: Split, folder: Path) -> Path:
+    """Saves a student as `.keras` and TFLite, and compares the two; gives the TFLite file."""
     (student,) = result.models
     student.save(folder / "student.keras")
     path = mr.export.to_tflite(student, folder / "student.tflite")
@@ -262,6 +264,30 @@ def deploy(result: Result, test: Split, folder: Path) -> None:
         f"largest difference of logits {found.largest_difference:.1e}, "
         f"{found.milliseconds:.3f} ms per image"
     )
+    return path
+
+
+def write_report(
+    teacher: Result,
+    chosen: list[Result],
+    exports: dict[str, dict[str, Path]],
+    test: Split,
+    folder: Path,
+) -> None:
+    """Writes the pages that compare a student of each method with the teacher."""
+    curves = {one.method: one.history[f"val_{one.metric}"] for one in chosen}
+    curves["teacher"] = teacher.history["val_accuracy"]
+    found = mr.report(
+        teacher.models[0],
+        {one.method: one.models[0] for one in chosen},
+        exports,
+        test,
+        path=folder,
+        histories={name: {"val_accuracy": values} for name, values in curves.items()},
+        class_names=mr.data.SAMPLE_CLASSES,
+        title="What the students of the quick start have learnt",
+    )
+    print(f"Report: {found.html}, {found.markdown}")
 
 
 def main(_) -> None:
@@ -277,8 +303,13 @@ def main(_) -> None:
         results += train_modreduce(teacher, data, FLAGS.epochs, seed)
     print_table(results)
     draw_pictures(results, folder)
-    students = [result for result in results[1:] if len(result.models) == 1]
-    deploy(max(students, key=Result.validation_accuracy), data.test, folder)
+    best = {}
+    for method in (ALONE, KD, MODREDUCE):
+        same = [result for result in results if result.method == method]
+        best[method] = max(same, key=Result.validation_accuracy)
+    deployed = max(best.values(), key=Result.validation_accuracy)
+    exports = {deployed.method: {"student.tflite": deploy(deployed, data.test, folder)}}
+    write_report(results[0], list(best.values()), exports, data.test, folder)
     print(f"Pictures and models: {folder}/")
 
 

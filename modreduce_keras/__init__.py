@@ -62,6 +62,7 @@ __all__ = [
     "models",
     "quantize_aware",
     "register",
+    "report",
     "schedules",
     "tuning",
 ]
@@ -70,4 +71,6 @@ __all__ = [
 def __getattr__(name):
     if name == "tuning":  # KerasTuner is imported by those who tune only.
         return importlib.import_module("modreduce_keras.tuning")
+    if name == "report":
+        return importlib.import_module("modreduce_keras.reporting").report
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,6 +19,7 @@ LEVELS = [
     {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models", "data"},
     {"knowledge"},
     {"distillers"},
+    {"callbacks", "evaluation", "export", "tuning"},
 ]
 TOP = len(LEVELS)
 KERAS_ONLY = [

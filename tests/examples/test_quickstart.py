@@ -76,3 +76,25 @@ def test_tflite_agrees_with_keras(run):
     assert float(agreement[1]) >= 99
     assert float(difference[1]) < 1e-3
     assert 1_000 < (folder / "student.tflite").stat().st_size < 200_000
+
+
+def test_report_holds_what_was_printed(run):
+    folder, printed = run
+    assert f"Report: {folder}/report.html, {folder}/report.md" in printed
+    page = (folder / "report.html").read_text("utf-8")
+    text = (folder / "report.md").read_text("utf-8")
+    for method in METHODS[1:]:
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| {method} |")]
+        (printed_row,) = [line for line in printed.splitlines() if line.startswith(f"| {method} |")]
+        right, unit = row.split(" | ")[1].split()
+        assert (float(right), unit) == (
+            pytest.approx(float(printed_row.split(" | ")[1]), abs=0.11),
+            "%",
+        )
+        assert method in page
+    (row,) = [line for line in text.splitlines() if line.startswith("| student.tflite (of ")]
+    file = re.search(r"TFLite: ([\d.]+ KiB), test accuracy ([\d.]+) %", printed)
+    assert file[1] in row
+    assert float(row.split(" | ")[1][:-2]) == pytest.approx(float(file[2]), abs=0.11)
+    assert "validation accuracy after each epoch" in text
+    assert len(list((folder / "report_files").glob("*.png"))) > 12

@@ -1,0 +1,9 @@
+"""Reporting: what a student has learnt from its teacher, as a page to look at.
+
+It is used as `mr.report(...)`, and imported then.
+"""
+
+from modreduce_keras.reporting.build import Report, report
+from modreduce_keras.reporting.measures import ConfusionChange, Figures, Reliability, Together
+
+__all__ = ["ConfusionChange", "Figures", "Reliability", "Report", "Together", "report"]

@@ -1,0 +1,214 @@
+"""Build: one call from a teacher and its students to the pages that compare them."""
+
+import datetime
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from modreduce_keras._version import __version__
+from modreduce_keras.arguments import is_number, require_integer
+from modreduce_keras.reporting import files, html_page, markdown_page
+from modreduce_keras.reporting.collect import collect
+from modreduce_keras.reporting.measures import Figures
+from modreduce_keras.reporting.page import Content, compose
+from modreduce_keras.reporting.subjects import FILE, Network, networks
+from modreduce_keras.reporting.subjects import files as export_files
+
+
+class Report(NamedTuple):
+    """What `mr.report` found, and where it wrote it.
+
+    Attributes:
+        figures: The `Figures` of the teacher (`"teacher"`), the students and the files, by name.
+        classes: Names of the classes.
+        samples: How many samples there were.
+        markdown: The Markdown page; its pictures lie in `report_files/` beside it.
+        html: The HTML page, which needs no other file.
+    """
+
+    figures: dict[str, Figures]
+    classes: list[str]
+    samples: int
+    markdown: Path
+    html: Path
+
+
+def report(
+    teacher: keras.Model | None,
+    students: keras.Model | Mapping[str, keras.Model],
+    exports: Mapping[str, Any] | None = None,
+    data: Any = None,
+    *,
+    path: str | os.PathLike,
+    histories: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+    curve: str = "val_accuracy",
+    class_names: Sequence[str] | None = None,
+    title: str = "What the student has learnt",
+    gallery: int = 12,
+    bins: int = 15,
+    threads: int = 1,
+    batch_size: int = 256,
+    repeats: int = 100,
+) -> Report:
+    """Compares students, and files made from them, with their teacher, on a page to look at.
+
+    Accuracy with its 95 % interval, parameters, size and time; agreement with the teacher, and who
+    is right where they differ; classes that are confused more or less than the teacher does; the
+    mistakes that a student is surest of, where the inputs are images; calibration with reliability
+    diagrams; learning curves. Every network runs once over the data, of which only the logits and
+    the images of the gallery are kept.
+
+    In the folder, `report.html` holds everything in one file and needs no network; `report.md` has
+    its pictures in `report_files/`. A report that is there is replaced when the new one is
+    complete. All is measured on the data given: choose students on others.
+
+    Args:
+        teacher: A built Keras model that ends in logits (batch, classes), or `None`.
+        students: One such model, or several by name.
+        exports: TFLite files: `{name: path}` with one student, else `{student: {name: path}}`.
+        data: Dataset of batches `(x, y)`, or a tuple `(x, y)` of arrays, as `mr.export.verify`
+            takes them. Labels are classes, or one-hot. Sample weights do not count.
+        path: Folder to write to; it is made if it is missing.
+        histories: Logs of trainings, `history.history` of `fit`, for any of `"teacher"` and the
+            names of the students (`"student"` if it has none).
+        curve: The log to draw of them. Defaults to `"val_accuracy"`.
+        class_names: Names of the classes. Defaults to their numbers.
+        title: Heading of the page.
+        gallery: How many images at most of each student, 0 for none. Defaults to 12. Images are
+            (height, width, 1 or 3).
+        bins: Bins of confidence from 0 to 1 in the calibration error. Defaults to 15.
+        threads: How many threads LiteRT may use. Defaults to 1.
+        batch_size: For arrays: how many samples run together. Defaults to 256.
+        repeats: How many runs of one sample are timed. Defaults to 100.
+
+    Returns:
+        A `Report`: the figures and the two files.
+
+    Raises:
+        TypeError: If a model, the data, a path, histories or names are something else.
+        ValueError: If names are not known or not new, classes or inputs differ, labels are missing
+            or out of range, outputs are not finite logits, or an argument is out of range.
+        FileNotFoundError: If there is no such file.
+        VerificationError: If a file is damaged, or is not of its student's shapes.
+        ImportError: If there are files and LiteRT is missing, which
+            `pip install 'modreduce-keras[export]'` brings.
+
+    Example:
+        >>> import tempfile, numpy as np, modreduce_keras as mr
+        >>> student = mr.models.convnet(num_classes=10, widths=(4, 8))
+        >>> _, (images, labels) = mr.data.load_sample()
+        >>> folder = tempfile.mkdtemp()
+        >>> made = report(student, student, data=(images[:64], labels[:64]), path=folder)
+        >>> made.html.name, made.samples, made.figures["student"].agreement
+        ('report.html', 64, 1.0)
+
+    Reference:
+        Guo et al., On Calibration of Modern Neural Networks, 2017, for the calibration error.
+    """
+    for name, value, least in (
+        ("gallery", gallery, 0),
+        ("bins", bins, 1),
+        ("threads", threads, 1),
+        ("batch_size", batch_size, 1),
+        ("repeats", repeats, 1),
+    ):
+        require_integer(name, value, least)
+    for name, value in (("title", title), ("curve", curve)):
+        if not isinstance(value, str) or not value.strip():
+            raise TypeError(f"{name} must be a string, not empty. Received: {name}={value!r}")
+    folder = files.require_folder(path)
+    if data is None:
+        raise TypeError("data must be a tuple (x, y) of arrays, or a dataset. Received: data=None")
+    found = networks(teacher, students)
+    classes = _class_names(class_names, found[0].classes)
+    lines = _lines(histories, found, curve)
+    subjects = [*found, *export_files(exports, found, threads)]
+    collected = collect(
+        subjects, data, gallery=gallery, bins=bins, batch_size=batch_size, repeats=repeats
+    )
+    content = Content(
+        title=title,
+        figures=list(collected.figures.values()),
+        samples=collected.samples,
+        classes=classes,
+        galleries=collected.galleries,
+        lines=lines,
+        curve=curve,
+        threads=threads,
+        footer=_footer(any(one.role == FILE for one in subjects)),
+    )
+    page = compose(content)
+    markdown = markdown_page.render(page, files.PICTURES)
+    files.write(folder, markdown, html_page.render(page), markdown_page.files(page))
+    return Report(
+        collected.figures,
+        classes,
+        collected.samples,
+        folder / files.MARKDOWN,
+        folder / files.HTML,
+    )
+
+
+def _class_names(names: Any, classes: int) -> list[str]:
+    if names is None:
+        return [str(place) for place in range(classes)]
+    several = list(names) if isinstance(names, Sequence) and not isinstance(names, str) else []
+    if len(several) != classes or not all(isinstance(name, str) for name in several):
+        raise ValueError(
+            f"class_names must be a list of {classes} strings, as the networks' classes. Received: "
+            f"class_names={names!r}"
+        )
+    return several
+
+
+def _lines(histories: Any, found: list[Network], curve: str) -> dict[str, list[float]]:
+    """Returns the values over the epochs of each network that has a history, in their order."""
+    if histories is None:
+        return {}
+    if not isinstance(histories, Mapping):
+        raise TypeError(
+            "histories must be a dict of logs by network, {'student': history.history}. Received: "
+            f"histories of type {type(histories).__name__}"
+        )
+    names = [one.name for one in found]
+    unknown = [name for name in histories if name not in names]
+    if unknown:
+        raise ValueError(f"histories must be of {names}. Received: {unknown}")
+    lines = {}
+    for name in (name for name in names if name in histories):
+        logs = histories[name]
+        if not isinstance(logs, Mapping):
+            raise TypeError(
+                f"histories[{name!r}] must be a dict of lists, history.history of fit. Received: "
+                f"{type(logs).__name__}"
+            )
+        if curve not in logs:
+            raise ValueError(
+                f"histories[{name!r}] must have the log {curve!r}; curve= names another one. "
+                f"Received: {sorted(logs)}"
+            )
+        values = logs[curve]
+        fits = isinstance(values, Sequence) and not isinstance(values, str) and len(values)
+        if not fits or not all(map(is_number, values)):
+            raise ValueError(
+                f"histories[{name!r}][{curve!r}] must be a list of finite numbers, one for each "
+                f"epoch. Received: {values!r}"
+            )
+        lines[name] = [float(value) for value in values]
+    return lines
+
+
+def _footer(has_files: bool) -> str:
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    runtimes = f"TensorFlow {tf.__version__}, Keras {keras.__version__}"
+    return (
+        f"Written on {today} by modreduce_keras {__version__} with {runtimes}"
+        + (" and LiteRT" if has_files else "")
+        + f", Python {platform.python_version()}, on {os.cpu_count()} processors "
+        f"({platform.machine()})."
+    )

@@ -1,0 +1,175 @@
+"""Measures: the figures of a report, in NumPy, from the logits of networks and the labels."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+_NORMAL_95 = 1.959963984540054
+
+
+class Reliability(NamedTuple):
+    """How far a network's confidence is worth its accuracy, in bins of confidence.
+
+    Attributes:
+        counts: Samples in each bin, (bins,); bin b holds confidences in (b/bins, (b + 1)/bins].
+        confidence: Their mean confidence, (bins,), NaN where there are none.
+        accuracy: The share of them that is right, (bins,), NaN where there are none.
+        error: The expected calibration error.
+    """
+
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    error: float
+
+
+class Together(NamedTuple):
+    """How many samples a teacher and a student get right or wrong, together or alone.
+
+    Attributes:
+        both_right: Both are right.
+        student_only: The student is right and the teacher wrong.
+        teacher_only: The teacher is right and the student wrong.
+        same_mistake: Both are wrong, with the same class.
+        different_mistakes: Both are wrong, with different classes.
+    """
+
+    both_right: int
+    student_only: int
+    teacher_only: int
+    same_mistake: int
+    different_mistakes: int
+
+
+class ConfusionChange(NamedTuple):
+    """Two classes that a student confuses more or less than its teacher.
+
+    Attributes:
+        truth: Index of the class that the samples have.
+        said: Index of the class that they are taken for.
+        teacher: How many times the teacher does so.
+        student: How many times the student does.
+    """
+
+    truth: int
+    said: int
+    teacher: int
+    student: int
+
+
+class Figures(NamedTuple):
+    """The figures of a network: the teacher, a student, or a file made from one.
+
+    Attributes:
+        name: What it is called in the report.
+        role: `"teacher"`, `"student"` or `"file"`.
+        owner: Name of the student that a file was made from, else `None`.
+        accuracy: Share of the samples that it classifies correctly.
+        interval: The 95 % interval of that share, by Wilson's score.
+        confidence: Mean probability of the classes that it says.
+        calibration: A `Reliability`.
+        confusion: How many samples of a class (row) it takes for which (column).
+        agreement: Share of the samples for which it says what the teacher says, or `None`.
+        together: A `Together` with the teacher, or `None`.
+        changes: The `ConfusionChange`s against the teacher, the largest first.
+        owner_agreement: Of a file: share for which it says what its student says.
+        parameters: Number of weights; `None` of a file.
+        multiply_adds: For one sample (`mr.evaluation.multiply_adds`), or `None`.
+        size: Of its weights, or of the file, in bytes.
+        milliseconds: Median time for one sample, at batch size one.
+    """
+
+    name: str
+    role: str
+    owner: str | None
+    accuracy: float
+    interval: tuple[float, float]
+    confidence: float
+    calibration: Reliability
+    confusion: np.ndarray
+    agreement: float | None
+    together: Together | None
+    changes: tuple[ConfusionChange, ...]
+    owner_agreement: float | None
+    parameters: int | None
+    multiply_adds: int | None
+    size: int
+    milliseconds: float
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Returns the softmax of logits, (samples, classes), float64."""
+    logits = logits.astype("float64")
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int) -> Reliability:
+    """Returns accuracy over confidence, and the expected calibration error.
+
+    ECE = Σ_b n_b / n · |accuracy_b - confidence_b|
+
+    Args:
+        confidence: Probability of the class that is said, (samples,).
+        correct: Whether it is the right one, (samples,).
+        bins: How many bins of equal width there are from 0 to 1.
+
+    Reference:
+        Guo et al., On Calibration of Modern Neural Networks, 2017.
+    """
+    # A float32 softmax may sum to a little more than one.
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    known = np.where(counts > 0, counts, np.nan)
+    mean_confidence = np.bincount(place, confidence, bins) / known
+    accuracy = np.bincount(place, correct, bins) / known
+    gaps = np.nan_to_num(np.abs(accuracy - mean_confidence))
+    return Reliability(
+        counts, mean_confidence, accuracy, float((counts * gaps).sum() / counts.sum())
+    )
+
+
+def wilson(share: float, samples: int) -> tuple[float, float]:
+    """Returns the 95 % interval of a share.
+
+    Reference:
+        Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
+    """
+    squared = _NORMAL_95**2 / samples
+    middle = share + squared / 2
+    half = _NORMAL_95 * math.sqrt(share * (1 - share) / samples + squared / samples / 4)
+    return max(0.0, (middle - half) / (1 + squared)), min(1.0, (middle + half) / (1 + squared))
+
+
+def confusion(labels: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:
+    """Returns how many samples of a class (row) are taken for which (column)."""
+    pairs = np.bincount(labels * classes + said, minlength=classes**2)
+    return pairs.reshape(classes, classes)
+
+
+def together(labels: np.ndarray, teacher: np.ndarray, student: np.ndarray) -> Together:
+    """Returns how many samples the two get right and wrong, from the classes that they say."""
+    taught, learnt = teacher == labels, student == labels
+    wrong = ~taught & ~learnt
+    parts = (
+        taught & learnt,
+        ~taught & learnt,
+        taught & ~learnt,
+        wrong & (teacher == student),
+        wrong & (teacher != student),
+    )
+    return Together(*(int(part.sum()) for part in parts))
+
+
+def confusion_changes(teacher: np.ndarray, student: np.ndarray) -> tuple[ConfusionChange, ...]:
+    """Returns the pairs of different classes that are confused more or less, the largest first."""
+    difference = student - teacher
+    np.fill_diagonal(difference, 0)
+    order = np.argsort(-np.abs(difference), axis=None, kind="stable")
+    pairs = (np.unravel_index(place, difference.shape) for place in order)
+    return tuple(
+        ConfusionChange(int(row), int(column), int(teacher[row, column]), int(student[row, column]))
+        for row, column in pairs
+        if difference[row, column]
+    )

@@ -1,0 +1,279 @@
+"""Page: what a report says and shows, in order, for Markdown and HTML alike."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from modreduce_keras.reporting import bars, charts, words
+from modreduce_keras.reporting.gallery import Gallery, pixels, png
+from modreduce_keras.reporting.measures import Figures
+from modreduce_keras.reporting.subjects import TEACHER
+from modreduce_keras.reporting.svg import Picture
+from modreduce_keras.reporting.words import Table
+
+_MOST_PAIRS = 8
+_RIGHT, _WRONG = "\N{CHECK MARK}", "\N{BALLOT X}"
+
+
+class Tile(NamedTuple):
+    """An image of the gallery: the content of its PNG file, and what is said of it."""
+
+    name: str
+    image: bytes
+    right: str
+    wrong: str
+    sample: int
+
+
+class Shelf(NamedTuple):
+    """The images of one student."""
+
+    title: str
+    tiles: list[Tile]
+
+
+class Section(NamedTuple):
+    """A part of the page: a heading, a few words and what they speak of."""
+
+    title: str
+    text: str
+    pictures: Sequence[Picture] = ()
+    table: Table | None = None
+    shelves: Sequence[Shelf] = ()
+    in_twos: bool = False
+
+
+class Page(NamedTuple):
+    """A whole page."""
+
+    title: str
+    tiles: list[tuple[str, str]]
+    summary: list[tuple[str, str]]
+    sections: list[Section]
+    footer: str
+
+
+class Content(NamedTuple):
+    """What a page is made of.
+
+    Attributes:
+        title: Its heading.
+        figures: Of all networks and files.
+        samples: How many samples they come from.
+        classes: Names of the classes.
+        galleries: Of each student; empty without images.
+        lines: Values over the epochs, by the network.
+        curve: What these values are called in the logs.
+        threads: Of the files' interpreter.
+        footer: Who wrote it, when, with what.
+    """
+
+    title: str
+    figures: list[Figures]
+    samples: int
+    classes: list[str]
+    galleries: Mapping[str, Gallery]
+    lines: Mapping[str, Sequence[float]]
+    curve: str
+    threads: int
+    footer: str
+
+
+def compose(content: Content) -> Page:
+    """Returns the page of a report."""
+    figures = content.figures
+    sections = [
+        _accuracy(content),
+        _agreement(content),
+        _changes(content),
+        _gallery(content),
+        _calibration(content),
+        _cost(content),
+        _curves(content),
+    ]
+    return Page(
+        content.title,
+        words.tiles(figures),
+        words.summary(figures, content.samples, content.classes),
+        [section for section in sections if section is not None],
+        content.footer,
+    )
+
+
+def _accuracy(content: Content) -> Section:
+    figures, kinds = content.figures, bars.kinds(content.figures)
+    networks = [one for one in figures if one.role != "file"]
+    shown = [
+        bars.dots(
+            "accuracy",
+            "Accuracy",
+            "The line is the 95 % interval: how far chance in the choice of samples may carry it.",
+            [(one.name, kinds[one.name], one.accuracy, one.interval) for one in figures],
+        ),
+        bars.bars(
+            "parameters",
+            "Parameters",
+            "Numbers that each network has learnt.",
+            [
+                (one.name, kinds[one.name], one.parameters, words.number(one.parameters))
+                for one in networks
+            ],
+        ),
+        bars.bars(
+            "size",
+            "Size",
+            "Of the weights in Keras, and of the whole TFLite file.",
+            [(one.name, kinds[one.name], one.size, words.size(one.size)) for one in figures],
+        ),
+    ]
+    text = f"Everything here is measured on the same {content.samples:,} samples."
+    return Section("At a glance", text, shown, words.table(figures))
+
+
+def _agreement(content: Content) -> Section | None:
+    kinds = bars.kinds(content.figures)
+    taught = [one for one in content.figures if one.agreement is not None]
+    if not taught:
+        return None
+    rows = [(one.name, kinds[one.name], one.agreement, None) for one in taught]
+    students = {one.name: one.together for one in taught if one.role == "student"}
+    shown = [
+        bars.dots("agreement", "Same answer as the teacher", "Right or wrong.", rows),
+        bars.together(
+            "together", "Who is right", "Where the two differ, and how often each wins.", students
+        ),
+    ]
+    text = "How often a student says what its teacher says, and who is right where they differ."
+    return Section("Agreement with the teacher", text, shown)
+
+
+def _changes(content: Content) -> Section | None:
+    by_name = {one.name: one for one in content.figures}
+    students = [one for one in content.figures if one.role == "student" and one.changes]
+    if not students or TEACHER not in by_name:
+        return None
+    shown = []
+    for place, one in enumerate(students, 1):
+        some = charts.shown_classes(one.changes, len(content.classes))
+        if len(some) > 1:
+            part = "" if len(some) == len(content.classes) else ", classes that changed most"
+            shown.append(
+                charts.change_table(
+                    f"changes-{place}",
+                    f"{one.name}: changes{part}",
+                    "Rows are the right class, columns the answer. Orange: worse than the teacher, "
+                    "by so many samples; blue: better.",
+                    one.confusion - by_name[TEACHER].confusion,
+                    some,
+                    content.classes,
+                )
+            )
+        shown.append(
+            charts.pairs(
+                f"pairs-{place}",
+                f"{one.name}: largest changes",
+                "How often, from the teacher to the student: orange for more, blue for fewer.",
+                one.changes[:_MOST_PAIRS],
+                content.classes,
+            )
+        )
+    text = "Which classes a student takes for one another more often, or less, than its teacher."
+    return Section("What is confused", text, shown, in_twos=True)
+
+
+def _gallery(content: Content) -> Section | None:
+    shelves = []
+    for place, (name, gallery) in enumerate(content.galleries.items(), 1):
+        mistakes = gallery.mistakes
+        images = pixels([one.image for one in mistakes]) if mistakes else []
+        tiles = []
+        for number, (one, image) in enumerate(zip(mistakes, images, strict=True), 1):
+            right = f"{_RIGHT} {content.classes[one.label]}"
+            if one.teacher_confidence is not None:
+                right += f", {words.percent(one.teacher_confidence, 0)}"
+            sure = words.percent(one.confidence, 0)
+            wrong = f"{_WRONG} {content.classes[one.said]}, {sure}"
+            tiles.append(Tile(f"image-{place}-{number}", png(image), right, wrong, one.sample))
+        if tiles:
+            shelves.append(Shelf(name, tiles))
+    if not shelves:
+        return None
+    text = f"The mistakes that each student is surest of. {_RIGHT} is the right class, "
+    text += f"{_WRONG} what the student says, and how sure it is."
+    if any(one.role == TEACHER for one in content.figures):
+        text = f"Images that the teacher gets right ({_RIGHT}) and the student wrong ({_WRONG}), "
+        text += "with how sure each is: the mistakes that each student is surest of."
+    return Section("What it looks like", text, shelves=shelves)
+
+
+def _calibration(content: Content) -> Section:
+    kinds = bars.kinds(content.figures)
+    shown = [
+        charts.reliability(
+            f"reliability-{place}",
+            one.name,
+            f"Calibration error (ECE) {words.percent(one.calibration.error)}.",
+            kinds[one.name],
+            one.calibration,
+        )
+        for place, one in enumerate(content.figures, 1)
+    ]
+    text = (
+        "Of the answers that a network is 80 % sure of, 80 % should be right: bars on the dashed "
+        "line. The faint part is what is missing or too much, and its mean over all samples the "
+        "calibration error. The small bars below say where the samples are."
+    )
+    return Section("Does it know how sure to be?", text, shown)
+
+
+def _cost(content: Content) -> Section:
+    kinds = bars.kinds(content.figures)
+    models = [one for one in content.figures if one.role != "file"]
+    files = [one for one in content.figures if one.role == "file"]
+    rows = [
+        [
+            (one.name, kinds[one.name], one.milliseconds, words.milliseconds(one.milliseconds))
+            for one in group
+        ]
+        for group in (models, files)
+    ]
+    shown = [
+        bars.bars(
+            "keras_time",
+            "Keras",
+            "On TensorFlow's threads. Of small networks, most is the cost of a call.",
+            rows[0],
+        )
+    ]
+    if files:
+        several = f"{content.threads} thread" + "s" * (content.threads > 1)
+        shown.append(bars.bars("file_time", "TFLite", f"In LiteRT, on {several}.", rows[1]))
+    if all(one.multiply_adds for one in models):
+        shown.append(
+            bars.bars(
+                "multiply_adds",
+                "Multiply-adds",
+                "Multiplications with an addition, for one sample.",
+                [
+                    (one.name, kinds[one.name], one.multiply_adds, words.number(one.multiply_adds))
+                    for one in models
+                ],
+            )
+        )
+    text = "The median time of one sample on the machine that wrote this page, and the work in it."
+    return Section("How fast it is", text, shown)
+
+
+def _curves(content: Content) -> Section | None:
+    if not content.lines:
+        return None
+    kinds = bars.kinds(content.figures)
+    lines = {name: (kinds[name], values) for name, values in content.lines.items()}
+    called = content.curve.replace("val_", "validation ", 1).replace("_", " ")
+    picture = charts.curves(
+        "curves",
+        called.capitalize(),
+        "With the value after the last epoch.",
+        lines,
+        content.curve.endswith("accuracy"),
+    )
+    return Section("How it learnt", f"The {called} after each epoch of training.", [picture])

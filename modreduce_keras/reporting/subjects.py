@@ -1,0 +1,268 @@
+"""Subjects: the networks and files of a report, checked and ready to run on the same batches."""
+
+import os
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from modreduce_keras.distillers import checks
+from modreduce_keras.evaluation import multiply_adds
+from modreduce_keras.export.interpreter import TFLiteFile, UnusableFileError
+from modreduce_keras.export.students import Inputs, require_student
+from modreduce_keras.export.verification import VerificationError
+
+TEACHER, STUDENT, FILE = "teacher", "student", "file"
+_WARM_UP = 10
+
+
+class Network:
+    """A Keras model that is ready to run.
+
+    Args:
+        name: What it is called in the report.
+        role: `"teacher"` or `"student"`.
+        argument: How the user names it, for messages.
+        model: The model.
+
+    Raises:
+        TypeError: If it is no Keras model.
+        ValueError: If it has no single output of logits (batch, classes).
+    """
+
+    owner = None
+
+    def __init__(self, name: str, role: str, argument: str, model: Any):
+        self.name, self.role, self.argument = name, role, argument
+        try:
+            self.inputs: Inputs = require_student(model)
+            checks.require_logits(model, role)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{argument} cannot be reported: {error}") from error
+        shape = tuple(model.compute_output_spec(self.inputs.structure, training=False).shape)
+        if len(shape) != 2 or shape[1] is None or shape[1] < 2:
+            raise ValueError(
+                f"{argument} must give logits (batch, classes) of at least two classes. "
+                f"Received: {model.name!r} with output of shape {shape}"
+            )
+        self.classes: int = shape[1]
+        self.parameters: int = model.count_params()
+        self.size = sum(_bytes(weight) for weight in model.weights)
+        try:
+            self.multiply_adds = multiply_adds(model)
+        except ValueError:
+            self.multiply_adds = None
+        specs = self.inputs.by_name.values()
+
+        @tf.function(input_signature=[[_any_batch(spec) for spec in specs]])
+        def forward(arrays):
+            packed = self.inputs.pack(dict(zip(self.inputs.by_name, arrays, strict=True)))
+            return keras.ops.cast(model(packed, training=False), "float32")
+
+        self._forward = forward
+
+    def run(self, arrays: list[np.ndarray]) -> np.ndarray:
+        """Returns the logits of a batch.
+
+        Raises:
+            ValueError: If they are not finite.
+        """
+        logits = self._forward(arrays).numpy()
+        if not np.isfinite(logits).all():
+            raise ValueError(
+                f"{self.argument} must give finite logits. Received: NaN or infinity from it"
+            )
+        return logits
+
+    def milliseconds(self, arrays: list[np.ndarray], repeats: int) -> float:
+        """Returns the median time of one run."""
+        seconds = []
+        for _ in range(_WARM_UP + repeats):
+            begin = time.perf_counter()
+            self._forward(arrays).numpy()
+            seconds.append(time.perf_counter() - begin)
+        return 1e3 * statistics.median(seconds[_WARM_UP:])
+
+
+class File:
+    """A TFLite file that is ready to run.
+
+    Args:
+        name: What it is called in the report.
+        path: The file.
+        student: What it was made from.
+        threads: How many threads the interpreter may use.
+
+    Raises:
+        VerificationError: If it is damaged, or takes other inputs than its student.
+    """
+
+    role = FILE
+    parameters = multiply_adds = None
+
+    def __init__(self, name: str, path: Path, student: Network, threads: int):
+        self.name, self.owner, self.size = name, student.name, path.stat().st_size
+        self._path, self._student = path, student
+        specs = student.inputs.by_name
+        try:
+            self._file = TFLiteFile(path, threads)
+            self._file.bind(
+                {name: tuple(spec.shape) for name, spec in specs.items()},
+                {name: spec.dtype for name, spec in specs.items()},
+            )
+        except UnusableFileError as error:
+            raise VerificationError(str(error)) from error
+
+    def run(self, arrays: list[np.ndarray]) -> np.ndarray:
+        """Returns the logits of a batch.
+
+        Raises:
+            VerificationError: If they are others than a student's, or not finite.
+        """
+        try:
+            logits = self._file.run(self._by_name(arrays))
+        except UnusableFileError as error:
+            raise VerificationError(str(error)) from error
+        expected = (len(arrays[0]), self._student.classes)
+        if logits.shape != expected or not np.issubdtype(logits.dtype, np.floating):
+            raise VerificationError(
+                f"{self._path} puts out {logits.dtype} of shape {logits.shape}, and its student "
+                f"{self.owner!r} float32 of shape {expected}"
+            )
+        if not np.isfinite(logits).all():
+            raise VerificationError(f"{self._path} puts out NaN or infinity")
+        return logits
+
+    def milliseconds(self, arrays: list[np.ndarray], repeats: int) -> float:
+        """Returns the median time of one run."""
+        return self._file.milliseconds(self._by_name(arrays), repeats)
+
+    def _by_name(self, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(self._student.inputs.by_name, arrays, strict=True))
+
+
+def _bytes(weight: Any) -> int:
+    size = tf.as_dtype(keras.backend.standardize_dtype(weight.dtype)).size
+    return int(np.prod(weight.shape, dtype="int64")) * size
+
+
+def _any_batch(spec: keras.KerasTensor) -> tf.TensorSpec:
+    return tf.TensorSpec((None, *spec.shape[1:]), spec.dtype)
+
+
+def networks(teacher: Any, students: Any) -> list[Network]:
+    """Returns the teacher, if there is one, and the students.
+
+    Raises:
+        TypeError: If something else than Keras models came.
+        ValueError: If names are not valid, or classes or inputs differ.
+    """
+    if isinstance(students, Mapping):
+        wrong = [name for name in students if not (isinstance(name, str) and name.strip())]
+        if wrong or not students or TEACHER in students:
+            raise ValueError(
+                "students must be a model, or a dict of at least one with names that are strings, "
+                f"not empty, and not {TEACHER!r}. Received: students with the names "
+                f"{list(students)}"
+            )
+        found = [
+            Network(name, STUDENT, f"students[{name!r}]", model) for name, model in students.items()
+        ]
+    else:
+        found = [Network(STUDENT, STUDENT, "students", students)]
+    if teacher is not None:
+        found.insert(0, Network(TEACHER, TEACHER, "teacher", teacher))
+    _require_equal(found)
+    return found
+
+
+def _require_equal(found: list[Network]) -> None:
+    classes = {one.argument: one.classes for one in found}
+    if len(set(classes.values())) > 1:
+        raise ValueError(
+            "The teacher and the students must have the same classes. Received: numbers of "
+            f"classes {classes}"
+        )
+    shapes = {
+        one.argument: [_any_size(spec) for spec in one.inputs.by_name.values()] for one in found
+    }
+    first, *others = shapes.values()
+    for other in others:
+        fits = len(first) == len(other) and all(
+            len(a) == len(b)
+            and all(None in pair or pair[0] == pair[1] for pair in zip(a, b, strict=True))
+            for a, b in zip(first, other, strict=False)
+        )
+        if not fits:
+            raise ValueError(
+                "The teacher and the students must take the same inputs; put what turns the one's "
+                "into the other's before it: keras.Sequential([layer, teacher]). Received: inputs "
+                f"of shape {shapes}"
+            )
+
+
+def _any_size(spec: keras.KerasTensor) -> tuple[int | None, ...]:
+    return tuple(spec.shape[1:])
+
+
+def files(exports: Any, found: list[Network], threads: int) -> list[File]:
+    """Returns the files of `exports`.
+
+    Raises:
+        TypeError: If something else than paths came.
+        ValueError: If a student or a name is not known or not new.
+        FileNotFoundError: If there is no such file.
+        VerificationError: If a file is damaged, or takes other inputs than its student.
+    """
+    students = {one.name: one for one in found if one.role == STUDENT}
+    taken, made = {one.name for one in found}, []
+    for owner, name, path in _paths(exports, students):
+        if not (isinstance(name, str) and name.strip()) or name in taken:
+            raise ValueError(
+                "Names of files in exports must be strings, not empty, and differ from one another "
+                f"and from the networks'. Received: {name!r} beside {sorted(taken)}"
+            )
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(
+                f"exports must name paths of .tflite files. Received: {name!r}: {path!r}"
+            )
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"exports must name files. Received: {name!r}: {str(path)!r}, where there is none"
+            )
+        taken.add(name)
+        made.append(File(name, Path(path), students[owner], threads))
+    return made
+
+
+def _paths(exports: Any, students: dict[str, Network]) -> list[tuple[str, Any, Any]]:
+    """Returns student, name and path of each file."""
+    if exports is None:
+        return []
+    if not isinstance(exports, Mapping):
+        raise TypeError(
+            "exports must be a dict of files by name, {'name': path}, or of such dicts by student. "
+            f"Received: exports of type {type(exports).__name__}"
+        )
+    found = []
+    for name, one in exports.items():
+        if isinstance(one, Mapping):
+            if name not in students:
+                raise ValueError(
+                    f"exports must name students of the report, {list(students)}. Received: "
+                    f"{name!r}"
+                )
+            found += [(name, inner, path) for inner, path in one.items()]
+        elif len(students) == 1:
+            found.append((*students, name, one))
+        else:
+            raise ValueError(
+                "With several students, exports must say whose each file is: {student: {name: "
+                f"path}}, with the students {list(students)}. Received: {name!r}: {one!r}"
+            )
+    return found
