@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from modreduce_keras.distillers import checks
 from modreduce_keras.evaluation import multiply_adds
-from modreduce_keras.export.interpreter import TFLiteFile, UnusableFileError
+from modreduce_keras.export.interpreter import TFLiteFile
+from modreduce_keras.export.runnable import UnusableFileError
 from modreduce_keras.export.students import Inputs, require_student
 from modreduce_keras.export.verification import VerificationError
 
