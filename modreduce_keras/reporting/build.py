@@ -16,7 +16,7 @@ from modreduce_keras.reporting import files, html_page, markdown_page
 from modreduce_keras.reporting.collect import collect
 from modreduce_keras.reporting.measures import Figures
 from modreduce_keras.reporting.page import Content, compose
-from modreduce_keras.reporting.subjects import FILE, Network, networks
+from modreduce_keras.reporting.subjects import Network, networks
 from modreduce_keras.reporting.subjects import files as export_files
 
 
@@ -70,7 +70,8 @@ def report(
     Args:
         teacher: A built Keras model that ends in logits (batch, classes), or `None`.
         students: One such model, or several by name.
-        exports: TFLite files: `{name: path}` with one student, else `{student: {name: path}}`.
+        exports: What `mr.export` wrote, TFLite and ONNX files or folders of SavedModels: `{name:
+            path}` with one student, else `{student: {name: path}}`.
         data: Dataset of batches `(x, y)`, or a tuple `(x, y)` of arrays, as `mr.export.verify`
             takes them. Labels are classes, or one-hot. Sample weights do not count.
         path: Folder to write to; it is made if it is missing.
@@ -82,7 +83,7 @@ def report(
         gallery: How many images at most of each student, 0 for none. Defaults to 12. Images are
             (height, width, 1 or 3).
         bins: Bins of confidence from 0 to 1 in the calibration error. Defaults to 15.
-        threads: How many threads LiteRT may use. Defaults to 1.
+        threads: How many threads TFLite and ONNX files may use. Defaults to 1.
         batch_size: For arrays: how many samples run together. Defaults to 256.
         repeats: How many runs of one sample are timed. Defaults to 100.
 
@@ -95,8 +96,8 @@ def report(
             or out of range, outputs are not finite logits, or an argument is out of range.
         FileNotFoundError: If there is no such file.
         VerificationError: If a file is damaged, or is not of its student's shapes.
-        ImportError: If there are files and LiteRT is missing, which
-            `pip install 'modreduce-keras[export]'` brings.
+        ImportError: If what runs a file is missing: LiteRT, which
+            `pip install 'modreduce-keras[export]'` brings, or ONNX Runtime (`[onnx]`).
 
     Example:
         >>> import tempfile, numpy as np, modreduce_keras as mr
@@ -140,7 +141,7 @@ def report(
         lines=lines,
         curve=curve,
         threads=threads,
-        footer=_footer(any(one.role == FILE for one in subjects)),
+        footer=_footer(),
     )
     page = compose(content)
     markdown = markdown_page.render(page, files.PICTURES)
@@ -203,12 +204,10 @@ def _lines(histories: Any, found: list[Network], curve: str) -> dict[str, list[f
     return lines
 
 
-def _footer(has_files: bool) -> str:
+def _footer() -> str:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    runtimes = f"TensorFlow {tf.__version__}, Keras {keras.__version__}"
     return (
-        f"Written on {today} by modreduce_keras {__version__} with {runtimes}"
-        + (" and LiteRT" if has_files else "")
-        + f", Python {platform.python_version()}, on {os.cpu_count()} processors "
-        f"({platform.machine()})."
+        f"Written on {today} by modreduce_keras {__version__} with TensorFlow {tf.__version__}, "
+        f"Keras {keras.__version__} and Python {platform.python_version()}, on {os.cpu_count()} "
+        f"processors ({platform.machine()})."
     )

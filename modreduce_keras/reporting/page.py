@@ -63,7 +63,7 @@ class Content(NamedTuple):
         galleries: Of each student; empty without images.
         lines: Values over the epochs, by the network.
         curve: What these values are called in the logs.
-        threads: Of the files' interpreter.
+        threads: Of the files.
         footer: Who wrote it, when, with what.
     """
 
@@ -121,7 +121,7 @@ def _accuracy(content: Content) -> Section:
         bars.bars(
             "size",
             "Size",
-            "Of the weights in Keras, and of the whole TFLite file.",
+            "Of the weights in Keras, and of a whole file.",
             [(one.name, kinds[one.name], one.size, words.size(one.size)) for one in figures],
         ),
     ]
@@ -246,7 +246,8 @@ def _cost(content: Content) -> Section:
     ]
     if files:
         several = f"{content.threads} thread" + "s" * (content.threads > 1)
-        shown.append(bars.bars("file_time", "TFLite", f"In LiteRT, on {several}.", rows[1]))
+        said = f"TFLite and ONNX on {several}, a SavedModel on TensorFlow's."
+        shown.append(bars.bars("file_time", "Files", said, rows[1]))
     if all(one.multiply_adds for one in models):
         shown.append(
             bars.bars(

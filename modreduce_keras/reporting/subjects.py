@@ -14,7 +14,9 @@ import tensorflow as tf
 from modreduce_keras.distillers import checks
 from modreduce_keras.evaluation import multiply_adds
 from modreduce_keras.export.interpreter import TFLiteFile
-from modreduce_keras.export.runnable import UnusableFileError
+from modreduce_keras.export.onnx_session import ONNXFile
+from modreduce_keras.export.runnable import RunnableFile, UnusableFileError
+from modreduce_keras.export.served import SavedModelFolder, is_saved_model
 from modreduce_keras.export.students import Inputs, require_student
 from modreduce_keras.export.verification import VerificationError
 
@@ -91,13 +93,13 @@ class Network:
 
 
 class File:
-    """A TFLite file that is ready to run.
+    """An exported student that is ready to run: TFLite, ONNX or a SavedModel.
 
     Args:
         name: What it is called in the report.
-        path: The file.
+        path: The file, or the folder of a SavedModel.
         student: What it was made from.
-        threads: How many threads the interpreter may use.
+        threads: How many threads TFLite and ONNX files may use.
 
     Raises:
         VerificationError: If it is damaged, or takes other inputs than its student.
@@ -107,17 +109,18 @@ class File:
     parameters = multiply_adds = None
 
     def __init__(self, name: str, path: Path, student: Network, threads: int):
-        self.name, self.owner, self.size = name, student.name, path.stat().st_size
+        self.name, self.owner = name, student.name
         self._path, self._student = path, student
         specs = student.inputs.by_name
         try:
-            self._file = TFLiteFile(path, threads)
+            self._file = _runnable(path, threads)
             self._file.bind(
                 {name: tuple(spec.shape) for name, spec in specs.items()},
                 {name: spec.dtype for name, spec in specs.items()},
             )
         except UnusableFileError as error:
             raise VerificationError(str(error)) from error
+        self.size: int = self._file.size
 
     def run(self, arrays: list[np.ndarray]) -> np.ndarray:
         """Returns the logits of a batch.
@@ -145,6 +148,12 @@ class File:
 
     def _by_name(self, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip(self._student.inputs.by_name, arrays, strict=True))
+
+
+def _runnable(path: Path, threads: int) -> RunnableFile:
+    if path.is_dir():
+        return SavedModelFolder(path)
+    return (ONNXFile if path.suffix == ".onnx" else TFLiteFile)(path, threads)
 
 
 def _bytes(weight: Any) -> int:
@@ -229,12 +238,11 @@ def files(exports: Any, found: list[Network], threads: int) -> list[File]:
                 f"and from the networks'. Received: {name!r} beside {sorted(taken)}"
             )
         if not isinstance(path, (str, os.PathLike)):
-            raise TypeError(
-                f"exports must name paths of .tflite files. Received: {name!r}: {path!r}"
-            )
-        if not Path(path).is_file():
+            raise TypeError(f"exports must name paths of files. Received: {name!r}: {path!r}")
+        if not (Path(path).is_file() or is_saved_model(Path(path))):
             raise FileNotFoundError(
-                f"exports must name files. Received: {name!r}: {str(path)!r}, where there is none"
+                "exports must name TFLite or ONNX files, or folders of SavedModels. Received: "
+                f"{name!r}: {str(path)!r}, where there is none"
             )
         taken.add(name)
         made.append(File(name, Path(path), students[owner], threads))

@@ -136,7 +136,7 @@ def summary(
 
 def _file(one: Figures) -> str:
     said = (
-        f"is {one.owner} as a TFLite file of {size(one.size)}: the same answer on "
+        f"is {one.owner} as a file of {size(one.size)}: the same answer on "
         f"{percent(one.owner_agreement, 2)} of the samples, {percent(one.accuracy)} right, "
         f"{milliseconds(one.milliseconds)} per sample."
     )

@@ -110,6 +110,15 @@ def test_file_that_says_other_things(write, networks, data, logits, tmp_path):
     assert "That is far from its student" in found.markdown.read_text("utf-8")
 
 
+def test_a_saved_model_is_reported_too(networks, data, made, tmp_path):
+    folder = mr.export.to_saved_model(networks["plain"], tmp_path / "served")
+    given = {"data": data, "path": tmp_path / "page", "repeats": 1, "bins": 5}
+    found = mr.report(None, networks["plain"], {"served": folder}, **given).figures["served"]
+    assert found.owner_agreement == 1.0
+    assert found.accuracy == made.figures["plain"].accuracy
+    assert found.size == sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
+
+
 @pytest.mark.parametrize(("share", "samples"), [(0.8, 10), (0.0, 25), (1.0, 25), (0.97, 2000)])
 def test_interval_is_where_the_normal_test_turns(share, samples):
     """Its ends are the p with |share - p| = 1.96 √(p (1 - p) / n)."""

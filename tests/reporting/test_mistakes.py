@@ -57,7 +57,7 @@ ARGUMENTS = [
     ({"exports": {"plain": "plain.tflite"}}, "With several students, exports must say whose"),
     (
         {"exports": {"plain": {"a": 3}}},
-        "exports must name paths of .tflite files. Received: 'a': 3",
+        "exports must name paths of files. Received: 'a': 3",
     ),
     ({"exports": {"plain": {"plain": "a"}}}, "Names of files in exports must be strings"),
     ({"exports": {"plain": {"": "a"}}}, "differ from one another"),

@@ -139,7 +139,7 @@ def test_summary_says_the_figures(page, made):
     part = f"1/{ratio:.0f}" if ratio >= 2 else f"{100 / ratio:.0f} %"
     assert f"with {part} of its parameters" in text
     assert f"the same answer {100 * plain.agreement:.1f} % of the time" in text
-    assert f"is plain as a TFLite file of {file.size / 1024:.1f} KiB" in text
+    assert f"is plain as a file of {file.size / 1024:.1f} KiB" in text
 
 
 def test_every_section_is_there(page):
