@@ -21,6 +21,11 @@ assert student(numpy.zeros((2, 28, 28, 1), "float32")).shape == (2, 10)
 """
 
 
+def as_text(name):
+    """Returns a name as Markdown has it."""
+    return name.replace("_", r"\_")
+
+
 def python(*arguments):
     done = subprocess.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=300
@@ -69,13 +74,19 @@ def test_saved_student_is_plain_keras(run):
     python("-c", LOADS_WITHOUT_US, folder / "student.keras")
 
 
-def test_tflite_agrees_with_keras(run):
+@pytest.mark.parametrize(("name", "agrees"), [("student", 99), ("student_int8", 50)])
+def test_files_agree_with_keras(run, name, agrees):
     folder, printed = run
-    agreement = re.search(r"agreement with Keras ([\d.]+) % of 2,000 images", printed)
-    difference = re.search(r"largest difference of logits ([^\s,]+)", printed)
-    assert float(agreement[1]) >= 99
-    assert float(difference[1]) < 1e-3
-    assert 1_000 < (folder / "student.tflite").stat().st_size < 200_000
+    (line,) = [line for line in printed.splitlines() if line.startswith(f"{name}.tflite: ")]
+    assert float(re.search(r"agreement with Keras ([\d.]+) % of 2,000 images", line)[1]) >= agrees
+    size = (folder / f"{name}.tflite").stat().st_size
+    assert float(re.search(r": ([\d.]+) KiB", line)[1]) == pytest.approx(size / 1024, abs=0.051)
+
+
+def test_int8_is_three_and_a_half_times_smaller(run):
+    folder, _ = run
+    full, small = (folder / "student.tflite").stat(), (folder / "student_int8.tflite").stat()
+    assert full.st_size >= 3.5 * small.st_size
 
 
 def test_report_holds_what_was_printed(run):
@@ -92,9 +103,10 @@ def test_report_holds_what_was_printed(run):
             "%",
         )
         assert method in page
-    (row,) = [line for line in text.splitlines() if line.startswith("| student.tflite (of ")]
-    file = re.search(r"TFLite: ([\d.]+ KiB), test accuracy ([\d.]+) %", printed)
-    assert file[1] in row
-    assert float(row.split(" | ")[1][:-2]) == pytest.approx(float(file[2]), abs=0.11)
+    for name in ("student.tflite", "student_int8.tflite"):
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| {as_text(name)} (of ")]
+        file = re.search(rf"{name}: ([\d.]+ KiB), test accuracy ([\d.]+) %", printed)
+        assert file[1] in row
+        assert float(row.split(" | ")[1][:-2]) == pytest.approx(float(file[2]), abs=0.11)
     assert "validation accuracy after each epoch" in text
     assert len(list((folder / "report_files").glob("*.png"))) > 12
