@@ -56,7 +56,7 @@ def vgg(
 
     Example:
         >>> vgg(8, num_classes=100, widths=(8, 16, 16, 32, 32)).count_params()
-        22652
+        21316
 
     Reference:
         Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition,

@@ -49,7 +49,7 @@ def wide_resnet(
 
     Example:
         >>> wide_resnet(16, widen_factor=2, num_classes=100).count_params()
-        705012
+        705108
 
     Reference:
         Zagoruyko and Komodakis, Wide Residual Networks, 2016, in the form that Tian et al.,
