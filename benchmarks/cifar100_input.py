@@ -1,9 +1,9 @@
 """CIFAR-100's input: how many times as fast images come as the fastest student takes them.
 
 The pipeline is `mr.data.cifar100` as training reads it: shuffled, cropped, flipped, normalized,
-with the index, one view and two. A student alone trains on one batch that stays, so that its time has no
-input in it; those that are fastest are measured. A round runs every contender once, the pipeline
-for as many batches in one go that what it has prefetched does not count.
+with the index, one view and two. A student alone trains on one batch that stays, so that its time
+has no input in it; those that are fastest are measured. A round runs every contender once, the
+pipeline for so many batches in one go that what it has prefetched hardly counts.
 
 Ratios are taken within a round, then summarized: the student's time for a batch over the
 pipeline's. At least 10 is wanted of one view, for the fastest student. Run it with nothing else on
