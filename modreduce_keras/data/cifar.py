@@ -57,7 +57,8 @@ def cifar100(
     are missing in `"train"`. Choose models and hyperparameters by them: `"test"` is for the last
     number only.
 
-    The images lie in memory as bytes, 150 MB, once for all datasets of a process.
+    The images lie in memory as bytes: 150 MB of the training set for the process, which reads the
+    files once, and as much again for each dataset of it.
 
     Args:
         split: `"train"`, `"validation"` or `"test"`.
