@@ -1,4 +1,4 @@
-"""What holds for every registered aggregator, schedule and model, over the registry."""
+"""What holds for every registered aggregator and schedule, over the registry."""
 
 import aggregator_inputs
 import keras
@@ -223,20 +223,3 @@ def test_schedule_drives_a_learning_rate(identifier):
     for _ in range(2):
         optimizer.apply([tf.constant(1.0)])
     assert_close(variable, 1.0 - schedule(0) - schedule(1))
-
-
-# Models
-
-
-# The deepest one takes seconds to build: models/test_resnet.py does it once for both.
-@pytest.mark.parametrize(
-    "identifier", [name for name in components("model") if name != "resnet110"]
-)
-def test_model_ends_in_logits_and_has_its_taps(identifier):
-    model = mr.models.get(identifier, num_classes=5)
-    head = model.layers[-1]
-    assert (head.name, head.units, head.activation) == ("logits", 5, keras.activations.linear)
-    assert model.name == identifier
-    specs = mr.TapReader(model, ["stage1", "stage2", "stage3", "embedding"]).specs(model.input)
-    assert specs.logits.shape == (None, 5)
-    assert specs.features["embedding"].shape == (None, specs.features["stage3"].shape[-1])

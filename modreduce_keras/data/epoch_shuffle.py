@@ -110,14 +110,12 @@ def epoch_shuffle(
         dataset, "epoch_shuffle shuffles", "epoch_shuffle(dataset, seed=0).batch(64)"
     )
     size = _size(dataset, buffer_size)
-    epochs = _Epochs()
 
-    def order(_):
-        epoch = tf.ensure_shape(tf.numpy_function(epochs, [], tf.int64), ())
+    def order(epoch):
         keys = tf.random.stateless_uniform(
             (2, 2), tf.stack([seed, epoch]), minval=None, maxval=None, dtype=tf.int64
         )
-        shuffled = _shuffled(dataset, tf.cast(buffer_size or size, "int64"), keys[0])
+        shuffled = shuffled_by(keys[0], dataset, tf.cast(buffer_size or size, "int64"))
         if augment is None:
             return shuffled
 
@@ -128,7 +126,22 @@ def epoch_shuffle(
         numbered = tf.data.Dataset.zip(tf.data.Dataset.counter(), shuffled)
         return numbered.map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
-    result = tf.data.Dataset.from_tensors(0).flat_map(order).with_options(dataset.options())
+    return per_epoch(order, size).with_options(dataset.options())
+
+
+def per_epoch(build: Callable[[Any], tf.data.Dataset], size: int = -1) -> tf.data.Dataset:
+    """Returns a dataset that is another one in each epoch.
+
+    Args:
+        build: Returns the data of an epoch, given its number, an int64 scalar.
+        size: Number of elements of an epoch; negative if unknown.
+    """
+    epochs = _Epochs()
+
+    def one(_):
+        return build(tf.ensure_shape(tf.numpy_function(epochs, [], tf.int64), ()))
+
+    result = tf.data.Dataset.from_tensors(0).flat_map(one)
     if size >= 0:
         result = result.apply(tf.data.experimental.assert_cardinality(size))
     result._reshuffle_each_iteration = True  # as `shuffle` says it: for what needs a fixed order
@@ -156,7 +169,8 @@ def _size(dataset: tf.data.Dataset, buffer_size: int | None) -> int:
     return size
 
 
-def _shuffled(dataset: tf.data.Dataset, buffer_size: Any, key: Any) -> tf.data.Dataset:
+def shuffled_by(key: Any, dataset: tf.data.Dataset, buffer_size: Any) -> tf.data.Dataset:
+    """Returns the samples in an order that is a function of a key, two int64."""
     # Not `dataset.shuffle`, whose order depends on `tf.random.set_seed` too.
     specs = tf.nest.flatten(dataset.element_spec)
     # Ragged and sparse tensors go through a pipeline as variants.

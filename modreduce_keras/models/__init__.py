@@ -11,6 +11,10 @@ from modreduce_keras.models.folding import fold
 from modreduce_keras.models.quantization import quantize_aware
 from modreduce_keras.models.resnet import resnet
 from modreduce_keras.models.reuse import reuse_classifier
+from modreduce_keras.models.teachers import import_keras_weights, load_teacher
+from modreduce_keras.models.torch_weights import import_torch_weights
+from modreduce_keras.models.vgg import vgg
+from modreduce_keras.models.wide_resnet import wide_resnet
 
 _models = registry.collect(__name__, __path__, "model")
 globals().update(_models)
@@ -19,6 +23,8 @@ get = partial(registry.get, "model", base=keras.Model)
 
 __all__ = [
     "resnet",
+    "vgg",
+    "wide_resnet",
     *_models,
     "get",
     "Branches",
@@ -26,5 +32,8 @@ __all__ = [
     "exits",
     "fold",
     "quantize_aware",
+    "import_keras_weights",
+    "import_torch_weights",
+    "load_teacher",
     "reuse_classifier",
 ]

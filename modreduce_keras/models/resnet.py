@@ -7,10 +7,9 @@ import numpy as np
 from keras import layers
 
 from modreduce_keras.arguments import require_integer, require_sizes
+from modreduce_keras.models.blocks import Blocks, relu
 from modreduce_keras.models.shapes import require_image_shape
 from modreduce_keras.registry import register
-
-_BATCH_NORMALIZATION = {"momentum": 0.9, "epsilon": 1e-5}
 
 
 def resnet(
@@ -64,48 +63,25 @@ def resnet(
     expected = "give the channels of the first convolution and of three stages"
     widths = require_sizes("widths", widths, expected, number=4)
     require_image_shape(input_shape, least=4)
-    regularizer = keras.regularizers.get(kernel_regularizer)
     inputs = keras.Input(input_shape, name="image")
-    maps = _convolution(inputs, widths[0], 3, 1, regularizer, "stem")
-    maps = layers.ReLU(name="stem")(maps)
+    make = Blocks(kernel_regularizer)
+    maps = relu(make.normalized(inputs, widths[0], 3, "stem"), "stem")
+    number = (depth - 2) // 6
     for stage, width in enumerate(widths[1:], start=1):
-        blocks = (depth - 2) // 6
-        for block in range(1, blocks + 1):
+        for block in range(1, number + 1):
             stride = 2 if stage > 1 and block == 1 else 1
-            label = f"stage{stage}" if block == blocks else f"stage{stage}_block{block}"
-            maps = _basic_block(maps, width, stride, regularizer, label)
-    embedding = layers.GlobalAveragePooling2D(name="embedding")(maps)
-    logits = layers.Dense(num_classes, kernel_regularizer=regularizer, name="logits")(embedding)
-    return keras.Model(inputs, logits, name=name or f"resnet{depth}")
+            label = f"stage{stage}" if block == number else f"stage{stage}_block{block}"
+            maps = _basic_block(make, maps, width, stride, label)
+    return keras.Model(inputs, make.classifier(maps, num_classes), name=name or f"resnet{depth}")
 
 
-def _basic_block(maps, width, stride, regularizer, label):
+def _basic_block(make, maps, width, stride, label):
     shortcut = maps
     if stride != 1 or maps.shape[-1] != width:
-        shortcut = _convolution(maps, width, 1, stride, regularizer, f"{label}_shortcut")
-    maps = _convolution(maps, width, 3, stride, regularizer, f"{label}_1")
-    maps = layers.ReLU(name=f"{label}_1_relu")(maps)
-    maps = _convolution(maps, width, 3, 1, regularizer, f"{label}_2")
-    return layers.ReLU(name=label)(layers.Add(name=f"{label}_add")([maps, shortcut]))
-
-
-def _convolution(maps, width, size, stride, regularizer, label):
-    """A convolution without bias, padded on both sides alike, and batch normalization."""
-    padding = "same"
-    if stride > 1 and size > 1:
-        maps = layers.ZeroPadding2D(size // 2, name=f"{label}_pad")(maps)
-        padding = "valid"
-    maps = layers.Conv2D(
-        width,
-        size,
-        strides=stride,
-        padding=padding,
-        use_bias=False,
-        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
-        kernel_regularizer=regularizer,
-        name=f"{label}_conv",
-    )(maps)
-    return layers.BatchNormalization(**_BATCH_NORMALIZATION, name=f"{label}_norm")(maps)
+        shortcut = make.normalized(maps, width, 1, f"{label}_shortcut", stride=stride)
+    maps = relu(make.normalized(maps, width, 3, f"{label}_1", stride=stride), f"{label}_1_relu")
+    maps = make.normalized(maps, width, 3, f"{label}_2")
+    return relu(layers.Add(name=f"{label}_add")([maps, shortcut]), label)
 
 
 def _register_variant(identifier, depth, widths):

@@ -22,6 +22,27 @@ def test_a_residual_network_exports(tmp_path, settled, random):
     assert figures.agreement == 1.0
 
 
+@pytest.mark.parametrize(
+    ("identifier", "arguments"),
+    [
+        ("shufflenet_v1", {"widths": (36, 72, 108), "blocks": (2, 1, 1)}),
+        ("shufflenet_v2", {"widths": (8, 16, 24, 32), "blocks": (1, 2, 1)}),
+    ],
+)
+def test_groups_splits_and_shuffles_export(identifier, arguments, tmp_path, random):
+    given = {"num_classes": CLASSES, "input_shape": (16, 16, 3), **arguments}
+    student = mr.models.get(identifier, **given)
+    data = random.normal(size=(40, 16, 16, 3)).astype("float32")
+    logits = np.asarray(student(data, training=False))
+    for name, given, close in (
+        ("float", {}, 1e-5),
+        ("int8", {"quantization": "int8", "representative": data}, 0.15),
+    ):
+        path = mr.export.to_tflite(student, tmp_path / f"{name}.tflite", **given)
+        figures = mr.export.verify(path, student, data, repeats=1, least_agreement=0.0)
+        assert figures.largest_difference < close * np.abs(logits).max()
+
+
 def test_a_network_whose_samples_leave_early_exports(tmp_path, random):
     network = mr.models.exits(convnet(), ["stage1"])
     data = images(random)

@@ -39,6 +39,22 @@ MISTAKES = [
         r"depth must be 6n \+ 2 .* Received: depth=18",
     ),
     Mistake(
+        "a shuffled network for images of any size",
+        lambda b: mr.models.shufflenet_v2(num_classes=3, input_shape=(None, None, 3)),
+        r"input_shape must be .* all known. Received: input_shape=\(None, None, 3\)",
+    ),
+    Mistake(
+        "a checkpoint instead of the state dict in it",
+        lambda b: mr.models.import_torch_weights(b.net(), {"epoch": 240, "model": {}}),
+        r"state_dict must hold NumPy arrays. Received: 'epoch': <class 'int'>",
+        TypeError,
+    ),
+    Mistake(
+        "weights of another network",
+        lambda b: mr.models.import_torch_weights(b.net(), {"fc.weight": np.ones((3, 8))}),
+        r"state_dict must have the layout of the model .* Received in its place: 'fc' with weight",
+    ),
+    Mistake(
         "branches from an unknown layer",
         lambda b: mr.models.branch(b.net(), at="stage9"),
         r"at must name a layer of the model .* one of \['stage1', .* Received: at='stage9'",
