@@ -55,6 +55,8 @@ _PASSED = (
     layers.ZeroPadding2D,
 )
 """Layers whose outputs have the range of their inputs."""
+_PASSED_OPERATIONS = ["Reshape", "Split", "Transpose"]
+"""The same, of `keras.ops`."""
 _FUSED = ("linear", "relu", "relu6")
 """Activations that run as one operation with the layer before them."""
 _MEASURED_ACTIVATIONS = ("leaky_relu", "hard_silu")
@@ -146,7 +148,7 @@ class _Rewriter:
 
     def rewrite(self, model: keras.Model, is_outermost: bool = False) -> keras.Model:
         graph, flat = Graph(model), functional(model)
-        quantizers = {layer.name: _quantizer(layer, graph) for layer in model.layers}
+        quantizers = {one.name: _quantizer(one, graph) for one in flat.operations}
         inputs = new_inputs(flat)
         rounded = {}
         if is_outermost:
@@ -181,11 +183,15 @@ class _Rewriter:
         return copy
 
 
-def _quantizer(layer: keras.layers.Layer, graph: Graph) -> Callable[[str], Any] | None:
+def _quantizer(layer: keras.Operation, graph: Graph) -> Callable[[str], Any] | None:
     """Returns what makes the rounding of a layer's outputs, or `None` where there is none."""
     kind = type(layer)
     if kind in _PASSED or isinstance(layer, layers.InputLayer):
         return None
+    if not isinstance(layer, layers.Layer):
+        if kind.__name__ in _PASSED_OPERATIONS:
+            return None
+        raise _unknown(layer, f"a function of keras.ops, which is not one of {_PASSED_OPERATIONS}")
     if isinstance(layer, keras.Model):
         if not getattr(layer, "inputs", None):
             raise _unknown(layer, "and is a model that cannot be taken apart")
@@ -241,7 +247,7 @@ def _activation(layer: keras.layers.Layer) -> str:
     return "linear" if activation is None else str(keras.activations.serialize(activation))
 
 
-def _unknown(layer: keras.layers.Layer, problem: str) -> ValueError:
+def _unknown(layer: keras.Operation, problem: str) -> ValueError:
     return ValueError(
         "student must be made of layers that int8 files can compute. Received: the layer "
         f"{layer.name!r} of type {type(layer).__name__}, {problem}"

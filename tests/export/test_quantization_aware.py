@@ -42,6 +42,11 @@ def joined(maps):
     return layers.Concatenate()([layers.Conv2D(3, 1)(maps), maps])
 
 
+def split(maps):
+    first, second = keras.ops.split(maps, 2, axis=-1)
+    return layers.Concatenate()([layers.Conv2D(2, 1)(second), first])
+
+
 def subtracted(maps):
     return layers.ReLU()(layers.Subtract()([layers.Conv2D(4, 1)(maps), maps]))
 
@@ -64,6 +69,7 @@ QUICK = {
 SLOW = {
     "squeezed": squeezed,
     "joined": joined,
+    "split": split,
     "subtracted": subtracted,
     "nested": nested,
     "padded, with steps": stack(layers.ZeroPadding2D(), normalized(layers.Conv2D(6, 3, 2))),

@@ -214,6 +214,11 @@ def model_of(*stack):
     return keras.Sequential([keras.Input((8, 8, 3)), *stack])
 
 
+def summed_by_function():
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, layers.Conv2D(3, 1)(inputs) + inputs)
+
+
 class OwnLayer(layers.Layer):
     """A layer that nobody knows."""
 
@@ -258,6 +263,11 @@ MISTAKES = {
         lambda: mr.quantize_aware(model_of(layers.ReLU(negative_slope=0.1, name="act"))),
         ValueError,
         "'act' .* an activation that is not one of .*negative_slope",
+    ),
+    "a function": (
+        lambda: mr.quantize_aware(summed_by_function()),
+        ValueError,
+        "of type Add, a function of keras.ops, which is not one of .*'Split'",
     ),
     "a dense layer on maps": (
         lambda: mr.quantize_aware(model_of(layers.Dense(3, name="dense"))),
