@@ -197,6 +197,30 @@ def quantized_distillation(rows: list[Row]) -> str:
     return "\n".join([*lines, "", *common.origins(runs.values(), *settings)])
 
 
+def export_zoo(rows: list[Row]) -> str:
+    """Returns the latest row of each network and file, smaller networks first."""
+    lines = [
+        "| network (parameters) | file | agreement, % | largest difference of logits (of) "
+        "| accuracy: file, Keras, % | KiB | smaller | milliseconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    latest = sorted(_latest(rows, "network", "file"), key=lambda row: row["parameters"])
+    for row in latest:
+        cells = [
+            f"{row['network']} ({row['parameters']:,})",
+            row["file"],
+            f"{100 * row['agreement']:.1f}",
+            f"{row['largest_difference']:.0e} ({row['largest_logit']:.0f})",
+            f"{100 * row['accuracy']:.1f}, {100 * row['keras_accuracy']:.1f}",
+            f"{row['bytes'] / 1024:,.1f}",
+            f"{row['ratio_to_float32']:.2f} times",
+            f"{row['ms']:.3f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    settings = ("steps", "batch", "representative", "images", "repeats")
+    return "\n".join([*lines, "", *common.origins(latest, *settings)])
+
+
 TABLES: dict[str, Callable[[list[Row]], str]] = {
     "step_overhead": step_overhead,
     "rkd_memory": rkd_memory,
@@ -205,6 +229,7 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
     "soak": soak,
     "precision": precision,
     "quantized_distillation": quantized_distillation,
+    "export_zoo": export_zoo,
 }
 
 

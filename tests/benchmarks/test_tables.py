@@ -91,7 +91,7 @@ def test_without_rows_the_table_says_so(tables, tmp_path):
     "readme", ["# No markers\n", README + "<!-- table:unknown -->\n<!-- /table -->\n"]
 )
 def test_markers_must_be_those_of_tables(tables, results, readme):
-    with pytest.raises(ValueError, match=r"must have places.*for some of \['online_cost', 'onl"):
+    with pytest.raises(ValueError, match=r"must have places.*for some of \['export_zoo', 'onl"):
         tables.render(readme, results)
 
 
@@ -248,6 +248,32 @@ def test_the_table_of_quantized_distillation(tables):
     ]
     settings = "epochs 30, more_epochs 10, learning_rate 0.02, more_learning_rate 0.002"
     assert f"({settings}, teacher_epochs 8, labels 1000)" in made[6]
+
+
+def test_the_table_of_exports(tables):
+    def exported(network, parameters, file, ms):
+        return {
+            **RUN,
+            **dict(network=network, parameters=parameters, file=file, ms=ms, images=300, repeats=9),
+            **dict(agreement=0.988, accuracy=0.684, keras_accuracy=0.68, representative=100),
+            **dict(
+                largest_difference=0.0123, largest_logit=6.4, bytes=28467, ratio_to_float32=3.42
+            ),
+        }
+
+    made = tables.export_zoo(
+        [
+            exported("b", 24282, "int8", 9.0),
+            exported("a", 9, "x", 1.0),
+            exported("b", 24282, "int8", 0.0123),
+        ]
+    )
+    same = "| 98.8 | 1e-02 (6) | 68.4, 68.0 | 27.8 | 3.42 times |"
+    assert made.splitlines()[2:4] == [
+        f"| a (9) | x {same} 1.000 |",
+        f"| b (24,282) | int8 {same} 0.012 |",
+    ]
+    assert "representative 100, images 300, repeats 9" in made.splitlines()[-1]
 
 
 def test_command_writes_and_checks(benchmarks, results):
