@@ -13,6 +13,7 @@ VERSION = re.search(
 # KerasTuner imports tensorboard and tensorflow-datasets imports importlib_resources; neither says.
 TUNE = ["tensorboard", "scipy", "scikit-learn"]
 EXPORT = ["ai-edge-litert"]
+ONNX = ["onnx", "onnxruntime", "tf2onnx"]
 DEMO = [*EXPORT, "matplotlib"]
 
 setup(
@@ -38,7 +39,8 @@ setup(
         "tune": TUNE,
         "demo": DEMO,
         "export": EXPORT,
-        "test": [*DEMO, *TUNE, "hypothesis", "pytest", "pytest-xdist", "ruff"],
+        "onnx": ONNX,
+        "test": [*DEMO, *ONNX, *TUNE, "hypothesis", "pytest", "pytest-xdist", "ruff"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",
