@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from by_rows import DATA, LABELS, SWAPPED, linear
+from by_rows import DATA, LABELS, SWAPPED, every_damage, linear, other_architectures
 from exporting import CLASSES, CLOSE, convnet, images
 from keras import layers
 
@@ -164,16 +164,7 @@ def test_only_plain_students_and_files(refused):
 # What is not the student
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: b"",
-        lambda content: content[: len(content) // 2],
-        lambda content: b"no model" * 200,
-        lambda content: bytes(255 - byte for byte in content),
-    ],
-    ids=["empty", "half", "text", "inverted"],
-)
+@every_damage
 def test_a_damaged_file_is_found(damage, student, file, tmp_path):
     path = tmp_path / "a.onnx"
     path.write_bytes(damage(file.read_bytes()))
@@ -182,14 +173,7 @@ def test_a_damaged_file_is_found(damage, student, file, tmp_path):
     assert told.value.verification is None
 
 
-@pytest.mark.parametrize(
-    ("kernel", "shape", "match"),
-    [
-        (np.ones((5, 3)), (5,), r"'features' is float32 of shape \(-1, 5\).*float32.*\(None, 3\)"),
-        (np.ones((3, 4)), (3,), r"puts out float32 of shape \(4, 4\).*\(4, 3\)"),
-    ],
-    ids=["size", "classes"],
-)
+@other_architectures
 def test_the_file_of_another_architecture_is_found(kernel, shape, match, student, tmp_path):
     path = mr.export.to_onnx(linear(kernel, shape), tmp_path / "a.onnx")
     with pytest.raises(mr.export.VerificationError, match=match):

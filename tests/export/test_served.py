@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from by_rows import DATA, LABELS, SWAPPED, linear
+from by_rows import DATA, LABELS, SWAPPED, every_damage, linear, other_architectures
 from exporting import CLOSE, convnet, images
 from keras import layers
 
@@ -62,16 +62,7 @@ WEIGHTS = "variables/variables.data-00000-of-00001"
 
 
 @pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index", WEIGHTS])
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: b"",
-        lambda content: content[: len(content) // 2],
-        lambda content: b"no model" * 200,
-        lambda content: bytes(255 - byte for byte in content),
-    ],
-    ids=["empty", "half", "text", "inverted"],
-)
+@every_damage
 def test_a_damaged_folder_is_found(name, damage, student, folder, tmp_path):
     path = tmp_path / "damaged"
     shutil.copytree(folder, path)
@@ -99,14 +90,7 @@ def test_missing_weights_are_found(student, folder, tmp_path):
         mr.export.verify(path, student, DATA)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "shape", "match"),
-    [
-        (np.ones((5, 3)), (5,), r"'features' is float32 of shape \(-1, 5\).*float32.*\(None, 3\)"),
-        (np.ones((3, 4)), (3,), r"puts out float32 of shape \(4, 4\).*\(4, 3\)"),
-    ],
-    ids=["size", "classes"],
-)
+@other_architectures
 def test_the_folder_of_another_architecture_is_found(kernel, shape, match, student, tmp_path):
     path = mr.export.to_saved_model(linear(kernel, shape), tmp_path / "other")
     with pytest.raises(mr.export.VerificationError, match=match):

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from by_rows import DATA, LABELS, SWAPPED, linear
+from by_rows import DATA, LABELS, SWAPPED, every_damage, linear
 from keras import layers
 
 import modreduce_keras as mr
@@ -175,16 +175,7 @@ def test_what_is_not_finite_does_not_agree(student, tmp_path):
     assert np.isnan(figures.largest_difference)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: b"",
-        lambda content: content[: len(content) // 2],
-        lambda content: b"no model" * 200,
-        lambda content: bytes(255 - byte for byte in content),
-    ],
-    ids=["empty", "half", "text", "inverted"],
-)
+@every_damage
 def test_a_damaged_file_is_found(damage, student, file, tmp_path):
     path = tmp_path / "a.tflite"
     path.write_bytes(damage(file.read_bytes()))
