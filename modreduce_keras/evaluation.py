@@ -12,6 +12,7 @@ from modreduce_keras import taps
 from modreduce_keras.arguments import is_number, require_integer
 from modreduce_keras.data.index import split_index
 from modreduce_keras.distillers import checks
+from modreduce_keras.labels import class_indices
 from modreduce_keras.models.exits import FINAL, exit_names
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
@@ -232,8 +233,7 @@ def _answers(model, exits, batches) -> tuple[np.ndarray, np.ndarray]:
         outputs = model.predict_on_batch(inputs)
         logits = np.stack([np.asarray(outputs[name], "float32") for name in exits], axis=1)
         labels = keras.ops.convert_to_numpy(labels)
-        if labels.ndim == 2:
-            labels = labels[:, 0] if labels.shape[1] == 1 else labels.argmax(axis=1)
+        labels = class_indices(labels, (len(logits), logits.shape[-1]), "evaluation")
         probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits, axis=-1))
         confidence.append(probabilities.max(axis=-1))
         correct.append(logits.argmax(axis=-1) == labels[:, np.newaxis])

@@ -1,4 +1,4 @@
-"""Labels that are class indices: whether they lie in range, where their values are known or not."""
+"""Labels as class indices: what they are, and whether they lie in range where that is known."""
 
 from typing import Any
 
@@ -29,6 +29,33 @@ def in_range(labels: Any, classes: int, owner: str) -> tuple[Any, Any]:
         return ops.where(valid, labels, 0), valid
     require_in_range(values, classes, owner)
     return labels, None
+
+
+def class_indices(labels: np.ndarray, shape: tuple[int, ...], owner: str) -> np.ndarray:
+    """Returns labels, whose values are known, as class indices.
+
+    Args:
+        labels: Class indices (batch, ...) or (batch, ..., 1), or one-hot (batch, ..., classes).
+        shape: Of the logits, (batch, ..., classes).
+        owner: Who needs them, for the message.
+
+    Returns:
+        (batch, ...), int.
+
+    Raises:
+        ValueError: If they have another shape, or one is out of range.
+    """
+    if labels.shape == shape:
+        return labels.argmax(axis=-1)
+    if labels.shape == (*shape[:-1], 1):
+        labels = labels[..., 0]
+    if labels.shape != shape[:-1]:
+        raise ValueError(
+            f"{owner} needs labels that are classes {shape[:-1]} or one-hot {shape}, as the "
+            f"logits are. Received: labels of shape {labels.shape}"
+        )
+    require_in_range(labels, shape[-1], owner)
+    return labels.astype("int64")
 
 
 def require_in_range(values: np.ndarray, classes: int, owner: str, ignored: Any = ()) -> None:

@@ -14,7 +14,7 @@ from modreduce_keras.export.runnable import RunnableFile, UnusableFileError
 from modreduce_keras.export.samples import batches
 from modreduce_keras.export.served import SavedModelFolder, is_saved_model
 from modreduce_keras.export.students import Inputs, require_student
-from modreduce_keras.labels import require_in_range
+from modreduce_keras.labels import class_indices
 
 
 class Verification(NamedTuple):
@@ -204,7 +204,7 @@ class _Comparison:
         # The maximum of the two would drop a NaN.
         self._largest = float(np.max([self._largest, np.abs(logits - expected).max()]))
         if labels is not None:
-            classes = _classes(labels, expected.shape)
+            classes = class_indices(labels, expected.shape, "verify")
             self._correct.append(((own == classes) & finite).ravel())
             self._student_correct.append((students == classes).ravel())
 
@@ -224,18 +224,3 @@ class _Comparison:
 
 def _mean(parts: list[np.ndarray]) -> float | None:
     return float(np.concatenate(parts).mean()) if parts else None
-
-
-def _classes(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns labels as classes."""
-    if labels.shape == shape:
-        return labels.argmax(axis=-1)
-    if labels.shape == (*shape[:-1], 1):
-        labels = labels[..., 0]
-    if labels.shape != shape[:-1]:
-        raise ValueError(
-            f"Labels must be classes {shape[:-1]} or one-hot {shape}, as the student's logits. "
-            f"Received: labels of shape {labels.shape}"
-        )
-    require_in_range(labels, shape[-1], "verify")
-    return labels

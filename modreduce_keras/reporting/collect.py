@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from modreduce_keras.export.samples import batches
-from modreduce_keras.labels import require_in_range
+from modreduce_keras.labels import class_indices
 from modreduce_keras.reporting import measures
 from modreduce_keras.reporting.gallery import Gallery
 from modreduce_keras.reporting.subjects import STUDENT, TEACHER, File, Network
@@ -51,7 +51,12 @@ def collect(
     )
     for x, y in batches("data", data, inputs, batch_size):
         arrays = list(x.values())
-        labels.append(_classes(y, len(arrays[0]), classes))
+        if y is None:
+            raise ValueError(
+                "data must have labels: give a tuple of arrays (x, y), or a dataset of batches "
+                "(x, y). Received: x alone"
+            )
+        labels.append(class_indices(y, (len(arrays[0]), classes), "report"))
         for one in subjects:
             outputs[one.name].append(one.run(arrays))
         last = {name: parts[-1] for name, parts in outputs.items()}
@@ -94,22 +99,3 @@ def collect(
 def _are_images(inputs: Any, gallery: int) -> bool:
     shapes = [tuple(spec.shape) for spec in inputs.by_name.values()]
     return gallery > 0 and len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][-1] in (1, 3)
-
-
-def _classes(labels: np.ndarray | None, samples: int, classes: int) -> np.ndarray:
-    """Returns labels as class indices, (samples,)."""
-    if labels is None:
-        raise ValueError(
-            "data must have labels: give a tuple of arrays (x, y), or a dataset of batches (x, y). "
-            "Received: x alone"
-        )
-    if labels.shape == (samples, classes):
-        return labels.argmax(axis=1)
-    if labels.shape not in ((samples,), (samples, 1)):
-        raise ValueError(
-            f"Labels in data must be classes ({samples},) or one-hot ({samples}, {classes}). "
-            f"Received: labels of shape {labels.shape}"
-        )
-    labels = labels.reshape(samples)
-    require_in_range(labels, classes, "report")
-    return labels.astype("int64")

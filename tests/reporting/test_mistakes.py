@@ -106,7 +106,10 @@ def test_data_without_labels(write, data, tmp_path):
     [
         (np.full(70, 4), "class indices from 0 to 3. Received: y with [4]"),
         (np.full(70, 0.5), "Received: y with [0.5]"),
-        (np.zeros((70, 3)), "classes (32,) or one-hot (32, 4). Received: labels of shape (32, 3)"),
+        (
+            np.zeros((70, 3)),
+            "or one-hot (32, 4), as the logits are. Received: labels of shape (32, 3)",
+        ),
     ],
 )
 def test_labels(labels, message, write, data, tmp_path):
