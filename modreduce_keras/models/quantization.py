@@ -123,7 +123,7 @@ def quantize_aware(
     if not getattr(student, "inputs", None):
         raise ValueError(
             "student must be a functional or a built Sequential model, whose layers can be taken "
-            f"apart. Received: {student!r}"
+            f"apart (of a distiller: distiller.student). Received: {student!r}"
         )
     if is_quantization_aware(student):
         raise ValueError(
