@@ -88,7 +88,7 @@ def quantize_aware(
             others in it may be nested.
         bits: Of the weights, 2 to 8. With fewer than 8 they are still stored in int8, of which
             they take 2^bits - 1 values: the file is as large, and compresses better.
-        representative: Inputs, an array or a dataset of batches `x` or `(x, y)`, that set the
+        representative: Inputs, arrays or a dataset of batches, `x` or `(x, y)`, that set the
             first ranges: best some hundreds of training images. Without them the first batch of
             the training does. With them and without training the copy is the student quantized
             after training.
@@ -100,7 +100,7 @@ def quantize_aware(
         TypeError: If the student is no Keras model.
         ValueError: If it cannot be taken apart, is quantized already, or has a layer or an
             activation that is not known here; if `bits` is out of range; or if `representative`
-            has no end.
+            has no end, or is no input of the student.
 
     Example:
         >>> import numpy as np, modreduce_keras as mr
@@ -267,8 +267,15 @@ def _calibrate(model: keras.Model, representative: Any) -> None:
     found = learnt_ranges(model)
     for layer in found:
         layer.is_calibrating = True
+    x = representative[0] if isinstance(representative, tuple) else representative
     try:
-        observer.predict(representative, verbose=0)
+        observer.predict(x, verbose=0)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            "representative must be inputs as the student takes them, an array or a dataset of "
+            f"batches x or (x, y). Received: representative of type "
+            f"{type(representative).__name__}, of which Keras says: {error}"
+        ) from error
     finally:
         for layer in found:
             layer.is_calibrating = False

@@ -123,6 +123,12 @@ def report(
         if not isinstance(value, str) or not value.strip():
             raise TypeError(f"{name} must be a string, not empty. Received: {name}={value!r}")
     folder = files.require_folder(path)
+    if exports is not None and not isinstance(exports, Mapping):
+        raise TypeError(
+            "exports must be a dict of files by name, {'name': path}, or of such dicts by student; "
+            "data without files come as data=. Received: exports of type "
+            f"{type(exports).__name__}"
+        )
     if data is None:
         raise TypeError("data must be a tuple (x, y) of arrays, or a dataset. Received: data=None")
     found = networks(teacher, students)

@@ -253,11 +253,6 @@ def _paths(exports: Any, students: dict[str, Network]) -> list[tuple[str, Any, A
     """Returns student, name and path of each file."""
     if exports is None:
         return []
-    if not isinstance(exports, Mapping):
-        raise TypeError(
-            "exports must be a dict of files by name, {'name': path}, or of such dicts by student. "
-            f"Received: exports of type {type(exports).__name__}"
-        )
     found = []
     for name, one in exports.items():
         if isinstance(one, Mapping):

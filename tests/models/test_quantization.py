@@ -89,11 +89,11 @@ def test_a_dataset_and_an_array_give_the_same_ranges(images):
     student = small()
     labelled = tf.data.Dataset.from_tensor_slices((images, np.zeros(40))).batch(7)
     one = mr.quantize_aware(student, representative=images)
-    other = mr.quantize_aware(student, representative=labelled)
-    for name in ranges(one):
-        np.testing.assert_allclose(
-            one.get_layer(name).ends, other.get_layer(name).ends, rtol=1e-6, err_msg=name
-        )
+    for given in (labelled, (images, np.zeros(40))):
+        other = mr.quantize_aware(student, representative=given)
+        for name in ranges(one):
+            ends = other.get_layer(name).ends
+            np.testing.assert_allclose(one.get_layer(name).ends, ends, rtol=1e-6, err_msg=name)
 
 
 def test_a_step_of_kd_is_the_one_by_hand(random):
@@ -288,6 +288,16 @@ MISTAKES = {
         ),
         ValueError,
         "representative must end",
+    ),
+    "no data": (
+        lambda: mr.quantize_aware(small(), representative=[]),
+        ValueError,
+        "representative must be inputs as the student takes them.*Received: .* of type list",
+    ),
+    "images of another size": (
+        lambda: mr.quantize_aware(small(), representative=np.ones((2, 9, 8, 1))),
+        ValueError,
+        r"representative must be inputs .* type ndarray, .*expected shape=\(None, 8, 8, 1\)",
     ),
     "data that are not finite": (
         lambda: mr.quantize_aware(small(), representative=np.full((2, 8, 8, 1), np.inf)),
