@@ -9,6 +9,7 @@ import modreduce_keras as mr
 from modreduce_keras.tuning import Search
 
 
+@pytest.mark.slow
 def test_the_best_student_has_the_weights_of_the_best_epoch_of_the_best_trial(build, run, tmp_path):
     kept = {}
 
@@ -36,6 +37,7 @@ def test_the_best_student_has_the_weights_of_the_best_epoch_of_the_best_trial(bu
     assert len(kept) == 8
 
 
+@pytest.mark.slow
 def test_the_teacher_is_one_object_and_keeps_its_weights(build, run, teacher, tmp_path):
     before = teacher.get_weights()
     seen = []
@@ -54,6 +56,7 @@ def test_the_teacher_is_one_object_and_keeps_its_weights(build, run, teacher, tm
         np.testing.assert_array_equal(now, expected)
 
 
+@pytest.mark.slow
 def test_a_search_of_the_same_folder_goes_on_and_repeats_no_finished_trial(build, run, tmp_path):
     trained = []
 
@@ -100,6 +103,7 @@ def test_an_interrupted_trial_is_run_again_with_its_values(build, run, tmp_path)
     assert len(trained) == 3
 
 
+@pytest.mark.slow
 def test_of_several_students_the_one_that_the_objective_names_is_returned(
     build_peers, run, data, tmp_path
 ):
