@@ -79,9 +79,9 @@ def quantize_aware(
 
     The copy starts from the student's weights, and is a Keras model like any other: it trains by
     itself or as a student of any distiller, and `mr.export.to_tflite(..., quantization="int8")`
-    exports it in the ranges that it has learnt. Its layers keep their names, so that taps stay;
-    the student itself is not changed. Best begin with a trained student, and a small learning
-    rate.
+    exports it in the ranges that it has learnt; as a SavedModel or an ONNX file it rounds in
+    floats. Its layers keep their names, so that taps stay; the student itself is not changed. Best
+    begin with a trained student, and a small learning rate.
 
     Args:
         student: A functional or a built Sequential model, of layers that TFLite computes in int8;
