@@ -198,27 +198,29 @@ def quantized_distillation(rows: list[Row]) -> str:
 
 
 def export_zoo(rows: list[Row]) -> str:
-    """Returns the latest row of each network and file, smaller networks first."""
+    """Returns a line for each network, smaller ones first, with what its latest files have."""
+    files = ("float32", "float16", "dynamic", "int8")
     lines = [
-        "| network (parameters) | file | agreement, % | largest difference of logits (of) "
-        "| accuracy: file, Keras, % | KiB | smaller | milliseconds |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| network (parameters) | KiB: {', '.join(files)} | int8 is smaller "
+        f"| agreement, %: {', '.join(files[1:])} | milliseconds: {', '.join(files)} |",
+        "|---|---|---|---|---|",
     ]
     latest = sorted(_latest(rows, "network", "file"), key=lambda row: row["parameters"])
-    for row in latest:
+    for network in dict.fromkeys(row["network"] for row in latest):
+        own = {row["file"]: row for row in latest if row["network"] == network}
+        several = [own[file] for file in files]
         cells = [
-            f"{row['network']} ({row['parameters']:,})",
-            row["file"],
-            f"{100 * row['agreement']:.1f}",
-            f"{row['largest_difference']:.0e} ({row['largest_logit']:.0f})",
-            f"{100 * row['accuracy']:.1f}, {100 * row['keras_accuracy']:.1f}",
-            f"{row['bytes'] / 1024:,.1f}",
-            f"{row['ratio_to_float32']:.2f} times",
-            f"{row['ms']:.3f}",
+            f"{network} ({several[0]['parameters']:,})",
+            ", ".join(f"{row['bytes'] / 1024:,.0f}" for row in several),
+            f"{own['int8']['ratio_to_float32']:.2f} times",
+            ", ".join(f"{100 * row['agreement']:.1f}" for row in several[1:]),
+            ", ".join(f"{row['ms']:.2f}" for row in several),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    # One command measures all networks, or each by itself.
+    alike = [{**row, "command": row["command"].partition(" --network=")[0]} for row in latest]
     settings = ("steps", "batch", "representative", "images", "repeats")
-    return "\n".join([*lines, "", *common.origins(latest, *settings)])
+    return "\n".join([*lines, "", *common.origins(alike, *settings)])
 
 
 TABLES: dict[str, Callable[[list[Row]], str]] = {

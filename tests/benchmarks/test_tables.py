@@ -251,29 +251,26 @@ def test_the_table_of_quantized_distillation(tables):
 
 
 def test_the_table_of_exports(tables):
-    def exported(network, parameters, file, ms):
-        return {
-            **RUN,
-            **dict(network=network, parameters=parameters, file=file, ms=ms, images=300, repeats=9),
-            **dict(agreement=0.988, accuracy=0.684, keras_accuracy=0.68, representative=100),
-            **dict(
-                largest_difference=0.0123, largest_logit=6.4, bytes=28467, ratio_to_float32=3.42
-            ),
-        }
+    def exported(network, parameters, file, size, **found):
+        own = {"network": network, "parameters": parameters, "file": file, "bytes": size}
+        own |= {"agreement": 1.0, "ratio_to_float32": 102400 / size, "ms": 0.126}
+        about = {"representative": 100, "images": 300, "repeats": 9}
+        return {**RUN, **about, **own, **found, "command": f"export_zoo.py --network={network}"}
 
-    made = tables.export_zoo(
-        [
-            exported("b", 24282, "int8", 9.0),
-            exported("a", 9, "x", 1.0),
-            exported("b", 24282, "int8", 0.0123),
-        ]
-    )
-    same = "| 98.8 | 1e-02 (6) | 68.4, 68.0 | 27.8 | 3.42 times |"
-    assert made.splitlines()[2:4] == [
-        f"| a (9) | x {same} 1.000 |",
-        f"| b (24,282) | int8 {same} 0.012 |",
+    sizes = {"float32": 102400, "float16": 51200, "dynamic": 30000, "int8": 25600}
+    small = [exported("a", 9, file, size) for file, size in sizes.items()]
+    large = [exported("b", 24282, file, size) for file, size in sizes.items()]
+    outdated = exported("b", 24282, "int8", 9, agreement=0.1)
+    better = exported("b", 24282, "int8", 25600, agreement=0.988, ms=0.091)
+    made = tables.export_zoo([*large, outdated, better, *small]).splitlines()
+    kib, same = "100, 50, 29, 25 | 4.00 times", "100.0, 100.0"
+    assert made[2:4] == [
+        f"| a (9) | {kib} | {same}, 100.0 | 0.13, 0.13, 0.13, 0.13 |",
+        f"| b (24,282) | {kib} | {same}, 98.8 | 0.13, 0.13, 0.13, 0.09 |",
     ]
-    assert "representative 100, images 300, repeats 9" in made.splitlines()[-1]
+    assert len(made) == 6
+    assert made[-1].startswith("`export_zoo.py` (")
+    assert "representative 100, images 300, repeats 9" in made[-1]
 
 
 def test_command_writes_and_checks(benchmarks, results):
