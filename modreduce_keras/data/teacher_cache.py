@@ -82,7 +82,7 @@ class TeacherCache:
         >>> student = mr.models.get("convnet", num_classes=3, widths=(4, 8))
         >>> distiller = mr.Distiller(student, cache, [mr.Response("kd")])
         >>> distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        >>> sorted(distiller.fit(cache.attach(train), verbose=0).history)
+        >>> sorted(distiller.fit(cache.attach(train), shuffle=False, verbose=0).history)
         ['ce', 'kd', 'loss']
 
     Reference:
@@ -226,6 +226,13 @@ class TeacherCache:
 
     def _outputs(self, inputs: Any) -> Any:
         """Returns the specs of what the teacher gives for a batch."""
+        declared = keras.tree.flatten(getattr(self.teacher, "inputs", None) or ())
+        for own, given in zip(declared, keras.tree.flatten(inputs), strict=False):
+            if given.dtype.is_integer and "float" in keras.backend.standardize_dtype(own.dtype):
+                raise ValueError(
+                    "The teacher takes float inputs. Convert and scale them as it was trained. "
+                    f"Received: inputs of {given}"
+                )
         symbols = keras.tree.map_structure(
             lambda spec: keras.KerasTensor((None, *spec.shape[1:]), spec.dtype.name), inputs
         )

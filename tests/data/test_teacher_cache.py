@@ -397,6 +397,12 @@ def test_data_are_attached_once(filled):
         filled.attach(filled.attach(data()))
 
 
+def test_integers_for_a_teacher_of_floats_are_refused(make):
+    whole = data((IMAGES * 10).astype("int32"), augmentations=None)
+    with pytest.raises(ValueError, match=r"takes float inputs\. .*tf\.int32"):
+        make(views=1).fill(whole)
+
+
 def test_outputs_of_changing_size_are_refused(make):
     inputs = keras.Input((None, 1))
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
