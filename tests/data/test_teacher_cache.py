@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.data import shards
+from modreduce_keras.data import cifar, shards
 from modreduce_keras.data.cache_writer import readable_shards
 from modreduce_keras.data.epoch_shuffle import announced, per_epoch
 
@@ -255,6 +255,27 @@ def test_augmentations_of_epoch_shuffle_belong_to_the_sample_and_come_again():
     # The order is the one without them.
     plain = [int(i) for x, _ in batches(data(augmentations=None), 0) for i in x["sample_index"]]
     assert orders[0] == plain
+
+
+def test_cifar100_comes_with_its_views(make, monkeypatch):
+    images = np.random.default_rng(2).integers(0, 256, (200, 32, 32, 3), dtype="uint8")
+    labels = np.repeat(np.arange(100), 2)
+    monkeypatch.setattr(cifar, "_load", lambda part, data_dir, download: (images, labels))
+
+    def train(**arguments):
+        return mr.data.cifar100(index=True, validation=100, batch_size=50, **arguments)
+
+    layers = [keras.layers.AveragePooling2D(8), keras.layers.Flatten(), keras.layers.Dense(100)]
+    model = keras.Sequential([keras.Input((32, 32, 3)), *layers])
+    cache = make(model, taps=[], views=2)
+    with pytest.raises(ValueError, match=r"come again after 2 epochs.*cifar100\(augmentations=2\)"):
+        cache.fill(train())
+    assert cache.fill(train(augmentations=2)) == 0
+    for batch in batches(cache.attach(train(augmentations=2)), 3):
+        (given,) = batch[0]["teacher_outputs"].values()
+        np.testing.assert_allclose(given["logits"], model(batch[0]["inputs"]), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="seed or number of augmentations have changed"):
+        cache.attach(train(augmentations=2, seed=1))
 
 
 # What is refused
