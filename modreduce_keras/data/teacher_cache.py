@@ -22,7 +22,8 @@ from modreduce_keras.data.index import (
     indexed_inputs,
     split_index,
 )
-from modreduce_keras.taps import ModelOutput, TapReader
+from modreduce_keras.data.teacher_outputs import hash_of_weights, outputs_of, specs_of_outputs
+from modreduce_keras.taps import TapReader
 
 _MANIFEST = "cache.json"
 _DTYPES = ("float32", "float16")
@@ -128,7 +129,7 @@ class TeacherCache:
 
         Batches that `attach` makes carry it, so that a distiller refuses those of another cache.
         """
-        parts = [_hash_of_weights(self.teacher), self.taps, self.views, self.dtype]
+        parts = [hash_of_weights(self.teacher), self.taps, self.views, self.dtype]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def fill(self, dataset: tf.data.Dataset) -> int:
@@ -148,14 +149,16 @@ class TeacherCache:
                 do not come again after `views` epochs.
             OSError: If the files cannot be written.
         """
-        outputs = self._outputs(indexed_inputs(dataset, "fill"))
+        outputs = specs_of_outputs(self._reader, indexed_inputs(dataset, "fill"))
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._require_own(outputs):
             manifest = json.dumps(self._described(outputs), indent=1).encode()
             shards.write_whole(self.folder, _MANIFEST, [manifest])
         shards.remove_abandoned(self.folder)
         there = readable_shards(self.folder)
-        run = tf.function(lambda inputs: tf.nest.flatten(self._run(inputs)), reduce_retracing=True)
+        run = tf.function(
+            lambda inputs: tf.nest.flatten(outputs_of(self._reader, inputs)), reduce_retracing=True
+        )
         ran = sum(self._fill_view(view, dataset, there, run) for view in range(self.views))
         self._require_fitting(dataset, self._open())
         return ran
@@ -176,7 +179,7 @@ class TeacherCache:
                 `tf.errors.InvalidArgumentError`, with the same message.
         """
         specs = indexed_inputs(dataset, "attach")
-        outputs = self._outputs(specs)
+        outputs = specs_of_outputs(self._reader, specs)
         self._require_own(outputs, filled=True)
         rows = self._open()
         self._require_fitting(dataset, rows)
@@ -219,45 +222,12 @@ class TeacherCache:
             **{**config, "teacher": keras.saving.deserialize_keras_object(config["teacher"])}
         )
 
-    # The teacher
-
-    def _run(self, inputs: Any) -> dict[str, Any]:
-        return _by_name(self._reader(inputs, training=False))
-
-    def _outputs(self, inputs: Any) -> Any:
-        """Returns the specs of what the teacher gives for a batch."""
-        declared = keras.tree.flatten(getattr(self.teacher, "inputs", None) or ())
-        for own, given in zip(declared, keras.tree.flatten(inputs), strict=False):
-            if given.dtype.is_integer and "float" in keras.backend.standardize_dtype(own.dtype):
-                raise ValueError(
-                    "The teacher takes float inputs. Convert and scale them as it was trained. "
-                    f"Received: inputs of {given}"
-                )
-        symbols = keras.tree.map_structure(
-            lambda spec: keras.KerasTensor((None, *spec.shape[1:]), spec.dtype.name), inputs
-        )
-        outputs = keras.tree.map_structure(
-            lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype),
-            _by_name(self._reader.specs(symbols)),
-        )
-        unfit = [
-            spec
-            for spec in tf.nest.flatten(outputs)
-            if None in spec.shape[1:] or not spec.shape.rank or not spec.dtype.is_floating
-        ]
-        if unfit:
-            raise ValueError(
-                "A TeacherCache holds floating-point outputs (batch, ...) of a fixed size. "
-                f"Received: the teacher {self.name!r} with {unfit}"
-            )
-        return outputs
-
     # The fingerprint
 
     def _described(self, outputs: Any) -> dict[str, Any]:
         flat = tf.nest.flatten(outputs)
         return {
-            "teacher's weights": _hash_of_weights(self.teacher),
+            "teacher's weights": hash_of_weights(self.teacher),
             "taps": self.taps,
             "outputs": [[list(spec.shape[1:]), spec.dtype.name] for spec in flat],
             "views": self.views,
@@ -306,7 +276,9 @@ class TeacherCache:
                     f"mr.data.cifar100(augmentations={self.views}) and of "
                     f"mr.data.epoch_shuffle(augmentations={self.views}) do. Epoch {epoch}: {error}"
                 ) from error
-        for own, there in zip(tf.nest.flatten(self._run(inputs)), stored, strict=True):
+        for own, there in zip(
+            tf.nest.flatten(outputs_of(self._reader, inputs)), stored, strict=True
+        ):
             own, there = tf.cast(own, "float32").numpy(), there.astype("float32")
             if np.max(np.abs(own - there)) > _TOLERANCE * np.max(np.abs(own)):
                 raise ValueError(
@@ -316,6 +288,9 @@ class TeacherCache:
                 )
 
     # The rows
+
+    def _run(self, inputs: Any) -> list[Any]:
+        return tf.nest.flatten(outputs_of(self._reader, inputs))
 
     def _fill_view(self, view: int, dataset: Any, there: list[shards.Shard], run: Any) -> int:
         """Runs the teacher for one view and returns for how many samples."""
@@ -399,17 +374,5 @@ class TeacherCache:
         )
 
 
-def _by_name(output: ModelOutput) -> dict[str, Any]:
-    return {"logits": output.logits, "features": output.features}
-
-
 def _complete(view: int) -> str:
     return f"view-{view:04d}.complete"
-
-
-def _hash_of_weights(model: keras.Model) -> str:
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        value = keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(weight))
-        digest.update(f"{value.shape} {value.dtype} ".encode() + value.tobytes())
-    return digest.hexdigest()[:16]
