@@ -223,6 +223,28 @@ def export_zoo(rows: list[Row]) -> str:
     return "\n".join([*lines, "", *common.origins(alike, *settings)])
 
 
+def teacher_cache(rows: list[Row]) -> str:
+    """Returns the latest row of each pair and contender."""
+    lines = [
+        "| teacher → student | learns from | milliseconds (quartiles) | times the student alone "
+        "| wanted | bytes for a view of a sample |",
+        "|---|---|---|---|---|---|",
+    ]
+    latest = _latest(rows, "student", "teacher", "contender")
+    for row in latest:
+        cells = [
+            f"{row['teacher']} → {row['student']}",
+            row["contender"],
+            _spread(row, "ms", 0),
+            _spread(row, "ratio", 2) if "ratio_median" in row else "",
+            f"≤ {row['wanted']:.2f}" if "wanted" in row else "",
+            f"{row['bytes_per_view']:,}" if "bytes_per_view" in row else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    settings = ("at", "batch", "images", "views", "rounds", "steps")
+    return "\n".join([*lines, "", *common.origins(latest, *settings)])
+
+
 TABLES: dict[str, Callable[[list[Row]], str]] = {
     "step_overhead": step_overhead,
     "rkd_memory": rkd_memory,
@@ -232,6 +254,7 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
     "precision": precision,
     "quantized_distillation": quantized_distillation,
     "export_zoo": export_zoo,
+    "teacher_cache": teacher_cache,
 }
 
 

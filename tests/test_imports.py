@@ -16,8 +16,8 @@ ROOT = Path(modreduce_keras.__file__).parent
 LEVELS = [
     {"_version", "arguments", "registry"},
     {"distribute", "knobs", "labels", "ops"},
-    {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models", "data"},
-    {"knowledge"},
+    {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models"},
+    {"knowledge", "data"},
     {"distillers"},
     {"callbacks", "evaluation", "export", "tuning"},
 ]

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from modreduce_keras.data.teacher_cache import TeacherCache
+
 MODEL, OPTIMIZER, METRIC = "model", "optimizer", "metric"
 
 
@@ -137,6 +139,7 @@ def teacher_fingerprint(model: keras.Model) -> str | None:
     """
     own = {id(variable) for variable in model.variables}
     given = getattr(model, "teacher", None)
+    given = given.teacher if isinstance(given, TeacherCache) else given
     given = given if isinstance(given, (list, tuple)) else [given]
     teachers = [teacher for teacher in given if isinstance(teacher, keras.Model)]
     constant = [v for teacher in teachers for v in teacher.weights if id(v) not in own]

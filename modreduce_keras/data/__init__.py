@@ -1,9 +1,10 @@
-"""Data: the embedded sample that needs no download, the index of every sample, and their order."""
+"""Data: samples, their index and order, and the outputs of a teacher for them."""
 
 from modreduce_keras.data.cifar import CIFAR100_MEAN, CIFAR100_STD, cifar100
 from modreduce_keras.data.epoch_shuffle import epoch_shuffle
 from modreduce_keras.data.index import with_index
 from modreduce_keras.data.sample import SAMPLE_CLASSES, load_sample
+from modreduce_keras.data.teacher_cache import TeacherCache
 
 __all__ = [
     "load_sample",
@@ -13,4 +14,5 @@ __all__ = [
     "CIFAR100_STD",
     "with_index",
     "epoch_shuffle",
+    "TeacherCache",
 ]

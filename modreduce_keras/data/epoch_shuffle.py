@@ -1,6 +1,7 @@
 """Epoch shuffle: an order of the data that depends on a seed and the epoch alone."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,17 @@ class _Running:
 def announce_epoch(epoch: int | None) -> None:
     """Tells every `epoch_shuffle` of this process which epoch begins; `None` when training ends."""
     _Running.epoch = epoch
+
+
+@contextlib.contextmanager
+def announced(epoch: int) -> Iterator[None]:
+    """Lets a block see the data of an epoch."""
+    before = _Running.epoch
+    announce_epoch(epoch)
+    try:
+        yield
+    finally:
+        announce_epoch(before)
 
 
 class _Epochs:
@@ -43,6 +55,7 @@ def epoch_shuffle(
     seed: int,
     buffer_size: int | None = None,
     augment: Callable[..., Any] | None = None,
+    augmentations: int | None = None,
 ) -> tf.data.Dataset:
     """Returns the data of one epoch, in an order that is a function of the seed and the epoch.
 
@@ -74,15 +87,18 @@ def epoch_shuffle(
             being `x`, or `x, y`, ...). `sample_seed` is an int32 (2,) tensor for
             `tf.image.stateless_random_flip_left_right` and its like, another one at each place of
             each epoch, and a function of seed, epoch and place. Defaults to `None`.
+        augmentations: Number of different augmentations that a sample has in all, for
+            `mr.data.TeacherCache`: `sample_seed` is then a function of the seed, the sample's place
+            in `dataset`, and the epoch modulo this. Defaults to `None`: always new ones.
 
     Returns:
         A dataset of one epoch, as many samples as `dataset` has.
 
     Raises:
         TypeError: If something else than a `tf.data.Dataset` came, or `augment` is no function.
-        ValueError: If the seed or the buffer size is not such an integer; if the dataset is
-            batched, shuffled anew in each epoch or endless; if its size is unknown and no buffer
-            size is given.
+        ValueError: If the seed, the buffer size or the augmentations are not such an integer, or
+            there are augmentations without `augment`; if the dataset is batched, shuffled anew in
+            each epoch or endless; if its size is unknown and no buffer size is given.
 
     Example:
         >>> train = epoch_shuffle(tf.data.Dataset.range(4), seed=0)
@@ -106,24 +122,37 @@ def epoch_shuffle(
             f"None. Received: {augment=}"
         )
     buffer_size = require_integer("buffer_size", buffer_size, optional=True)
+    augmentations = require_integer("augmentations", augmentations, optional=True)
+    if augmentations and augment is None:
+        raise ValueError(
+            "augmentations is how many augmentations a sample has: give augment=. Received: "
+            f"{augmentations=} with augment=None"
+        )
     require_single_samples(
         dataset, "epoch_shuffle shuffles", "epoch_shuffle(dataset, seed=0).batch(64)"
     )
     size = _size(dataset, buffer_size)
 
-    def order(epoch):
-        keys = tf.random.stateless_uniform(
+    def keys_of(epoch):
+        return tf.random.stateless_uniform(
             (2, 2), tf.stack([seed, epoch]), minval=None, maxval=None, dtype=tf.int64
         )
-        shuffled = shuffled_by(keys[0], dataset, tf.cast(buffer_size or size, "int64"))
+
+    def order(epoch):
+        keys, buffer = keys_of(epoch), tf.cast(buffer_size or size, "int64")
         if augment is None:
-            return shuffled
+            return shuffled_by(keys[0], dataset, buffer)
 
         def augmented(place, sample):
             several = sample if isinstance(sample, tuple) else (sample,)
             return augment(tf.cast(_folded(keys[1], place), "int32"), *several)
 
-        numbered = tf.data.Dataset.zip(tf.data.Dataset.counter(), shuffled)
+        if augmentations:
+            keys = tf.stack([keys[0], keys_of(epoch % augmentations)[1]])
+            numbered = shuffled_by(keys[0], dataset.enumerate(), buffer)
+        else:
+            shuffled = shuffled_by(keys[0], dataset, buffer)
+            numbered = tf.data.Dataset.zip(tf.data.Dataset.counter(), shuffled)
         return numbered.map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     return per_epoch(order, size).with_options(dataset.options())

@@ -1,10 +1,12 @@
 """Sample index: which sample of the training data each one of a batch is."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-INPUTS, INDEX = "inputs", "sample_index"
+INPUTS, INDEX, LESSONS = "inputs", "sample_index", "teacher_outputs"
 
 
 def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -48,7 +50,7 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
         )
     inputs = dataset.element_spec
     inputs = inputs[0] if isinstance(inputs, tuple) else inputs
-    if isinstance(inputs, dict) and set(inputs) == {INPUTS, INDEX}:
+    if _is_indexed(inputs):
         raise ValueError(
             "with_index is applied once. Received a dataset that has an index: "
             f"{dataset.element_spec}"
@@ -96,8 +98,40 @@ def reshuffled(dataset: tf.data.Dataset) -> bool:
         return False
 
 
+def _is_indexed(x: Any) -> bool:
+    return isinstance(x, dict) and {INPUTS, INDEX} <= set(x) <= {INPUTS, INDEX, LESSONS}
+
+
 def split_index(x: Any) -> tuple[Any, Any]:
     """Returns the inputs of the models and the samples' index, `None` where there is none."""
-    if isinstance(x, dict) and set(x) == {INPUTS, INDEX}:
-        return x[INPUTS], x[INDEX]
-    return x, None
+    return (x[INPUTS], x[INDEX]) if _is_indexed(x) else (x, None)
+
+
+def lessons_of(x: Any) -> dict[str, Any] | None:
+    """Returns a teacher's stored outputs by their fingerprint, `None` where there are none."""
+    return x.get(LESSONS) if _is_indexed(x) else None
+
+
+def indexed_inputs(dataset: Any, method: str) -> Any:
+    """Returns the specs of a dataset's inputs, or says what is wrong with it."""
+    expected = (
+        f"cache.{method}(dataset) takes a tf.data.Dataset of batches with an index, such as "
+        "mr.data.cifar100(index=True) or mr.data.with_index(dataset).batch(64). Received: "
+    )
+    if not isinstance(dataset, tf.data.Dataset):
+        raise TypeError(f"{expected}{type(dataset).__name__}")
+    spec = dataset.element_spec
+    x = spec[0] if isinstance(spec, tuple) else spec
+    inputs, index = split_index(x)
+    flat = tf.nest.flatten(inputs)
+    dense = all(isinstance(one, tf.TensorSpec) and one.shape.rank for one in flat)
+    if index is None or index.shape.rank != 1 or not dense or lessons_of(x):
+        raise ValueError(f"{expected}x of {x}")
+    return inputs
+
+
+def indexed_batches(dataset: tf.data.Dataset) -> Iterator[tuple[Any, np.ndarray]]:
+    """Yields inputs and index of every batch."""
+    for element in dataset:
+        inputs, samples = split_index(element[0] if isinstance(element, tuple) else element)
+        yield inputs, samples.numpy()

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from modreduce_keras.data import TeacherCache
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.knowledge import Knowledge, as_list
@@ -20,7 +21,8 @@ class Distiller(BaseDistiller):
         student: The model to train. After `fit` it is the result: `distiller.student`.
         teacher: The trained model to learn from, never changed; or a list of several with
             different names: responses then teach their average, and the taps of features are
-            `"name/tap"`. `None` only where no knowledge needs one (`"confidence_penalty"`).
+            `"name/tap"`; or a `mr.data.TeacherCache` of one. `None` only where no knowledge needs
+            one (`"confidence_penalty"`).
         knowledge: List of `Response`, `Feature` and `Relation`, at least one.
         teacher_input: What the teacher sees, if not what the student sees: a function of the
             inputs (a Keras layer, to resize or normalize), or the key of a dict `x` that is the
@@ -53,7 +55,7 @@ class Distiller(BaseDistiller):
     def __init__(
         self,
         student: keras.Model,
-        teacher: keras.Model | list[keras.Model] | None,
+        teacher: keras.Model | list[keras.Model] | TeacherCache | None,
         knowledge: list[Knowledge],
         *,
         teacher_input: Any = None,

@@ -91,12 +91,15 @@ class FrozenTeacher:
         functional = all(getattr(model, "inputs", None) for model in self.models)
         self._declared = self.specs if functional else None
 
-    def lessons(self, x: Any, seen: Mapping[str, Any]) -> dict[str, ModelOutput]:
+    def lessons(
+        self, x: Any, seen: Mapping[str, Any], training: bool = True
+    ) -> dict[str, ModelOutput]:
         """Returns what the teacher has for each student: one lesson, if all see the same.
 
         Args:
             x: The inputs of a batch.
             seen: What each student sees of them.
+            training: Whether any student trains on it; the teacher itself runs alike in any case.
         """
         if self._inputs.lessons_differ:
             return {name: self(self._inputs.of_taught(name, x, own)) for name, own in seen.items()}

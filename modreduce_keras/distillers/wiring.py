@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import keras
 
+from modreduce_keras.data.teacher_cache import TeacherCache
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.branching import SharedTrunk
+from modreduce_keras.distillers.cached_teacher import frozen as frozen_teacher
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.teacher import FrozenTeacher, as_list
 from modreduce_keras.knowledge import Knowledge, Response
@@ -94,10 +96,11 @@ class Wiring(NamedTuple):
         """
         trains = training if callable(training) else lambda student: training
         seen = {name: self.seen_by(name, x, trains(name)) for name in self.readers}
-        lessons = self.teacher.lessons(x, seen) if with_teacher and self.teacher else {}
-        trunk = None
+        any_trains, lessons, trunk = any(map(trains, seen)), {}, None
+        if with_teacher and self.teacher:
+            lessons = self.teacher.lessons(x, seen, any_trains)
         if self.trunk is not None:
-            students, trunk = self.trunk(self.readers, seen, any(map(trains, seen)))
+            students, trunk = self.trunk(self.readers, seen, any_trains)
         else:
             students = {n: reader(seen[n], trains(n)) for n, reader in self.readers.items()}
         return Forward(students, lessons, {}, self.views.index(x), seen, trunk, {})
@@ -117,7 +120,7 @@ def connect(
 
     Args:
         students: Models to train, by name.
-        teacher: A trained model, several, or `None`.
+        teacher: A trained model, several, a cache of one, or `None`.
         knowledge: What each student is taught.
         views: What of a batch each side sees.
         teacher_dtype: What a folded copy of the teacher computes in, if one is to run.
@@ -128,6 +131,8 @@ def connect(
         TypeError: If something else than a Keras model came.
         ValueError: If a model cannot be built, a tap is unknown, or shapes do not fit.
     """
+    given = teacher
+    teacher = given.teacher if isinstance(given, TeacherCache) else given
     teachers = as_list(teacher)
     models = {f"student {name!r}": student for name, student in students.items()}
     for number, model in enumerate(teachers):
@@ -140,7 +145,7 @@ def connect(
     frozen = lesson = None
     if teachers:
         everything = [one for taught in knowledge.values() for one in taught]
-        frozen = FrozenTeacher(teacher, _taps("teacher", everything), views, teacher_dtype)
+        frozen = frozen_teacher(given, _taps("teacher", everything), views, teacher_dtype)
         lesson = frozen.reader.specs(frozen.specs)
         if isinstance(teacher, keras.Model):
             _check_outputs("teacher", teacher, lesson.logits, everything)

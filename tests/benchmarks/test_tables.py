@@ -287,3 +287,22 @@ def test_command_writes_and_checks(benchmarks, results):
     subprocess.run(command, check=True)
     assert "| a → b | KD, ours | 202 (201 to 204) |" in readme.read_text("utf-8")
     subprocess.run([*command, "--check"], check=True)
+
+
+def test_the_table_of_the_teacher_cache(tables):
+    sizes = {"student": "s", "teacher": "t", "at": "stage3", "images": 2048, "views": 2}
+    same = {**sizes, **RUN, "ms_median": 9.0, "ms_p25": 8.0, "ms_p75": 10.0}
+    ratio = {"ratio_to": "labels", "ratio_median": 1.036, "ratio_p25": 1.0, "ratio_p75": 1.05}
+    rows = [
+        {**same, "contender": "labels", "ms_median": 99.0},
+        {**same, "contender": "labels"},
+        {**same, "contender": "teacher", **ratio, "ratio_median": 1.571},
+        {**same, "contender": "cache", **ratio, "wanted": 1.1, "bytes_per_view": 4161},
+    ]
+    made = tables.teacher_cache(rows).splitlines()
+    assert made[2:5] == [
+        "| t → s | labels | 9 (8 to 10) |  |  |  |",
+        "| t → s | teacher | 9 (8 to 10) | 1.57 (1.00 to 1.05) |  |  |",
+        "| t → s | cache | 9 (8 to 10) | 1.04 (1.00 to 1.05) | ≤ 1.10 | 4,161 |",
+    ]
+    assert "(at stage3, batch 64, images 2048, views 2, rounds 15, steps 2)" in made[6]

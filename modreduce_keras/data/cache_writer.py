@@ -1,0 +1,65 @@
+"""Writer of a teacher cache: collects outputs of one view until they fill a shard."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from modreduce_keras.data import shards
+
+
+class CacheWriter:
+    """Outputs that are computed and not yet written: less than a shard and a batch.
+
+    Args:
+        folder: Where the shards are written.
+        view: The view that the outputs are of.
+        dtype: What they are stored in.
+        shard_size: Number of samples in a shard.
+        teacher: The teacher's name, for messages.
+    """
+
+    def __init__(self, folder: Path, view: int, dtype: str, shard_size: int, teacher: str):
+        self._folder, self._view, self._dtype, self._size = folder, view, dtype, shard_size
+        self._teacher, self._parts, self._rows = teacher, [], 0
+
+    def add(self, samples: np.ndarray, checksums: np.ndarray, outputs: list[np.ndarray]) -> None:
+        """Takes the outputs of some samples, and writes what fills a shard."""
+        self._parts.append((samples, checksums, *map(self._stored, outputs)))
+        self._rows += len(samples)
+        self.write()
+
+    def write(self, everything: bool = False) -> None:
+        """Writes all full shards, or everything."""
+        size = self._size
+        if self._rows < size and not (everything and self._rows):
+            return
+        arrays = [np.concatenate(column) for column in zip(*self._parts, strict=True)]
+        end = self._rows if everything else self._rows - self._rows % size
+        for begin in range(0, end, size):
+            samples, checksums, *outputs = (array[begin:end][:size] for array in arrays)
+            shards.write(self._folder, self._view, samples, checksums, outputs)
+        self._rows -= end
+        self._parts = [tuple(array[end:] for array in arrays)] if self._rows else []
+
+    def _stored(self, values: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            stored = values.astype(self._dtype)
+        if np.isfinite(values).all() and not np.isfinite(stored).all():
+            raise ValueError(
+                f"The teacher {self._teacher!r} gives values up to {np.abs(values).max():.3g}, "
+                "which float16 does not hold. Store them in dtype='float32'"
+            )
+        return stored
+
+
+def readable_shards(folder: Path) -> list[shards.Shard]:
+    """Returns the shards of a folder; what is damaged is removed, with a warning."""
+    found = []
+    for path in shards.paths(folder):
+        try:
+            found.append(shards.read(path))
+        except shards.DamagedError as error:
+            warnings.warn(f"{error}. It is removed and computed again.", stacklevel=3)
+            path.unlink()
+    return found

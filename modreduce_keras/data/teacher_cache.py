@@ -1,0 +1,378 @@
+"""Teacher cache: a teacher's outputs for every view of every sample, computed once, on disk."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from modreduce_keras.arguments import require_choice, require_integer
+from modreduce_keras.data import shards
+from modreduce_keras.data.cache_writer import CacheWriter, readable_shards
+from modreduce_keras.data.epoch_shuffle import announced
+from modreduce_keras.data.index import (
+    INDEX,
+    INPUTS,
+    LESSONS,
+    indexed_batches,
+    indexed_inputs,
+    split_index,
+)
+from modreduce_keras.data.teacher_outputs import hash_of_weights, outputs_of, specs_of_outputs
+from modreduce_keras.taps import TapReader
+
+_MANIFEST = "cache.json"
+_DTYPES = ("float32", "float16")
+_TOLERANCE = 0.01
+"""How far a teacher's outputs may be from stored ones, as a part of the largest of them."""
+
+
+@keras.saving.register_keras_serializable(package="modreduce_keras")
+class TeacherCache:
+    """A teacher's logits and chosen taps for every sample and view, computed once.
+
+    A distiller that gets the cache in place of the teacher trains on what is stored, to the same
+    weights as with the teacher itself, for the price of the student alone:
+
+        train = mr.data.cifar100("train", index=True, augmentations=8)
+        cache = mr.data.TeacherCache("cache", teacher, taps=["stage3"], views=8)
+        cache.fill(train)
+        distiller = mr.Distiller(student, cache, [mr.Response("kd"), mr.Feature("hint", ...)])
+        distiller.compile(...)
+        distiller.fit(cache.attach(train), epochs=240)
+
+    Augmentation goes on: each sample has `views` augmentations, which come again every `views`
+    epochs (of `cifar100` and `epoch_shuffle`: `augmentations=`). A checksum of what the teacher saw
+    is stored beside its outputs, and the outputs of a sample are found by its index and that
+    checksum. So an input that the teacher has not seen, bit by bit, is an error in whatever batch
+    it comes: another seed, preprocessing or augmentation, other data, another order of the files.
+
+    Outputs are written in shards of `shard_size` samples, each as a whole or not at all, and stay
+    on the disk: memory holds one shard while the cache is filled, and rows as batches need them
+    later. `fill` may be killed at any moment and called again: what is lost is the unfinished
+    shard.
+
+    Args:
+        folder: Folder of the cache, made where it is missing. One cache has one folder.
+        teacher: The trained model. A cache holds on to its weights by a hash: another teacher
+            needs another folder.
+        taps: Names of the teacher's layers whose outputs are stored beside its own; see
+            `mr.TapReader`. Defaults to none.
+        views: Number of augmentations of each sample. Defaults to 1.
+        dtype: What outputs are stored in, `"float32"` (the default) or `"float16"`, which takes
+            half the space and rounds to 11 bits. Training gets them in the teacher's own dtype.
+        shard_size: Number of samples in a file. Defaults to 4,096.
+
+    Raises:
+        TypeError: If the teacher is no single Keras model, or the folder no path.
+        ValueError: If a tap is unknown or another argument is out of range.
+
+    Example:
+        >>> import keras, numpy as np, tempfile, tensorflow as tf, modreduce_keras as mr
+        >>> images, labels = np.ones((8, 28, 28, 1), "float32"), np.arange(8) % 3
+        >>> data = tf.data.Dataset.from_tensor_slices((images, labels))
+        >>> train = mr.data.with_index(data).batch(4)
+        >>> teacher = mr.models.get("convnet", num_classes=3, widths=(8, 16))
+        >>> cache = mr.data.TeacherCache(tempfile.mkdtemp(), teacher)
+        >>> cache.fill(train)
+        8
+        >>> student = mr.models.get("convnet", num_classes=3, widths=(4, 8))
+        >>> distiller = mr.Distiller(student, cache, [mr.Response("kd")])
+        >>> distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> sorted(distiller.fit(cache.attach(train), shuffle=False, verbose=0).history)
+        ['ce', 'kd', 'loss']
+
+    Reference:
+        Shen and Xing, A Fast Knowledge Distillation Framework for Visual Recognition, 2022. They
+        store crops' coordinates and labels quantized to the largest few; here all logits are kept,
+        and the views are drawn again from their seeds.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        teacher: keras.Model,
+        *,
+        taps: Sequence[str] = (),
+        views: int = 1,
+        dtype: str = "float32",
+        shard_size: int = 4096,
+    ):
+        if not isinstance(folder, (str, Path)) or not str(folder):
+            raise TypeError(f"folder must be the path of a folder. Received: folder={folder!r}")
+        if not isinstance(teacher, keras.Model):
+            raise TypeError(
+                "A TeacherCache holds the outputs of one keras.Model; give each of several "
+                f"teachers a distiller's place of its own. Received: teacher={teacher!r}"
+            )
+        if isinstance(taps, str):
+            raise TypeError(f"taps must be a list of names. Received: {taps=}")
+        self.folder, self.teacher, self.taps = Path(folder), teacher, list(taps)
+        if self.folder.is_file():
+            raise ValueError(f"folder must be the path of a folder. Received: {folder=} (a file)")
+        self.views = require_integer("views", views)
+        self.dtype = require_choice("dtype", dtype, _DTYPES)
+        self.shard_size = require_integer("shard_size", shard_size)
+        self._reader = TapReader(teacher, self.taps, role="teacher")
+
+    @property
+    def name(self) -> str:
+        """The teacher's name."""
+        return self.teacher.name
+
+    def fingerprint(self) -> str:
+        """Returns what the outputs are of: a hash of the teacher's weights now, and of the options.
+
+        Batches that `attach` makes carry it, so that a distiller refuses those of another cache.
+        """
+        parts = [hash_of_weights(self.teacher), self.taps, self.views, self.dtype]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def fill(self, dataset: tf.data.Dataset) -> int:
+        """Runs the teacher over `views` epochs of the data, as far as its outputs are not there.
+
+        Args:
+            dataset: Batches of `(x, y)` as training gets them, with the index: of
+                `mr.data.cifar100(index=True, augmentations=views)`, or `mr.data.with_index` and
+                `mr.data.epoch_shuffle`. Epochs 0, 1, ... are announced to it.
+
+        Returns:
+            The number of samples, times views, for which the teacher ran.
+
+        Raises:
+            ValueError: If the cache is of another teacher or other options, the data are not
+                indexed batches or others than those that the cache was begun with, or the views
+                do not come again after `views` epochs.
+            OSError: If the files cannot be written.
+        """
+        outputs = specs_of_outputs(self._reader, indexed_inputs(dataset, "fill"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._require_own(outputs):
+            manifest = json.dumps(self._described(outputs), indent=1).encode()
+            shards.write_whole(self.folder, _MANIFEST, [manifest])
+        shards.remove_abandoned(self.folder)
+        there = readable_shards(self.folder)
+        run = tf.function(
+            lambda inputs: tf.nest.flatten(outputs_of(self._reader, inputs)), reduce_retracing=True
+        )
+        ran = sum(self._fill_view(view, dataset, there, run) for view in range(self.views))
+        self._require_fitting(dataset, self._open())
+        return ran
+
+    def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Returns the dataset with the teacher's outputs in every batch.
+
+        They lie in `x["teacher_outputs"]`, beside `"inputs"` and `"sample_index"`. What comes after
+        may batch anew, shuffle or take, and leaves `x` as it is.
+
+        Args:
+            dataset: The data that the cache was filled with.
+
+        Raises:
+            ValueError: If the cache is not filled, damaged, or of another teacher or other options;
+                or if the first batch of epoch 0 or of epoch `views` has inputs that the teacher has
+                not seen. A later batch that has some is an error of the pipeline,
+                `tf.errors.InvalidArgumentError`, with the same message.
+        """
+        specs = indexed_inputs(dataset, "attach")
+        outputs = specs_of_outputs(self._reader, specs)
+        self._require_own(outputs, filled=True)
+        rows = self._open()
+        self._require_fitting(dataset, rows)
+        flat, key = tf.nest.flatten(outputs), self.fingerprint()
+        stored = [tf.as_dtype(self.dtype)] * len(flat)
+
+        def read(samples, *inputs):
+            return self._read(rows, samples, inputs)
+
+        def attached(*element):
+            x, *rest = element
+            inputs, samples = split_index(x)
+            given = tf.numpy_function(read, [samples, *tf.nest.flatten(inputs)], stored)
+            batch = samples.shape[:1]
+            given = [
+                tf.cast(tf.ensure_shape(value, batch + spec.shape[1:]), spec.dtype)
+                for value, spec in zip(given, flat, strict=True)
+            ]
+            lessons = {key: tf.nest.pack_sequence_as(outputs, given)}
+            x = {INPUTS: inputs, INDEX: samples, LESSONS: lessons}
+            return (x, *rest) if isinstance(dataset.element_spec, tuple) else x
+
+        return dataset.map(attached, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments, serialized."""
+        return {
+            "folder": str(self.folder),
+            "teacher": keras.saving.serialize_keras_object(self.teacher),
+            "taps": self.taps,
+            "views": self.views,
+            "dtype": self.dtype,
+            "shard_size": self.shard_size,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "TeacherCache":
+        """Returns the cache that `get_config` describes; the teacher has fresh weights."""
+        return cls(
+            **{**config, "teacher": keras.saving.deserialize_keras_object(config["teacher"])}
+        )
+
+    # The fingerprint
+
+    def _described(self, outputs: Any) -> dict[str, Any]:
+        flat = tf.nest.flatten(outputs)
+        return {
+            "teacher's weights": hash_of_weights(self.teacher),
+            "taps": self.taps,
+            "outputs": [[list(spec.shape[1:]), spec.dtype.name] for spec in flat],
+            "views": self.views,
+            "dtype": self.dtype,
+        }
+
+    def _require_own(self, outputs: Any, *, filled: bool = False) -> bool:
+        """Returns whether the folder has a cache, or says how it differs from this one."""
+        path = self.folder / _MANIFEST
+        if not path.is_file():
+            if filled:
+                raise ValueError(
+                    f"There is no cache in {self.folder}. Fill it first: cache.fill(dataset)"
+                )
+            return False
+        own, there = self._described(outputs), json.loads(path.read_bytes())
+        differing = [
+            f"{what} ({there.get(what)} in the cache, {now} now)"
+            for what, now in own.items()
+            if now != there.get(what)
+        ]
+        if differing:
+            raise ValueError(
+                f"The cache in {self.folder} is another one: it differs in "
+                f"{', '.join(differing)}. Give this one a folder of its own."
+            )
+        return True
+
+    def _require_fitting(self, dataset: tf.data.Dataset, rows: shards.Rows) -> None:
+        """Raises unless the data's first batches are known, and the teacher gives what is stored.
+
+        The weights alone do not tell a teacher: what has none (a layer that normalizes, an
+        activation) counts as well.
+        """
+        for epoch in (self.views, 0):
+            with announced(epoch):
+                inputs, samples = next(indexed_batches(dataset.take(1)))
+            flat = [tensor.numpy() for tensor in tf.nest.flatten(inputs)]
+            try:
+                stored = self._read(rows, samples, flat)
+            except ValueError as error:
+                if epoch == 0:
+                    raise
+                raise ValueError(
+                    f"The views must come again after {self.views} epochs, as those of "
+                    f"mr.data.cifar100(augmentations={self.views}) and of "
+                    f"mr.data.epoch_shuffle(augmentations={self.views}) do. Epoch {epoch}: {error}"
+                ) from error
+        for own, there in zip(
+            tf.nest.flatten(outputs_of(self._reader, inputs)), stored, strict=True
+        ):
+            own, there = tf.cast(own, "float32").numpy(), there.astype("float32")
+            if np.max(np.abs(own - there)) > _TOLERANCE * np.max(np.abs(own)):
+                raise ValueError(
+                    f"The cache in {self.folder} is of another teacher: the weights are the same, "
+                    f"but {self.name!r} gives other outputs than those stored. Its architecture "
+                    "or its preprocessing has changed. Give this one a folder of its own."
+                )
+
+    # The rows
+
+    def _run(self, inputs: Any) -> list[Any]:
+        return tf.nest.flatten(outputs_of(self._reader, inputs))
+
+    def _fill_view(self, view: int, dataset: Any, there: list[shards.Shard], run: Any) -> int:
+        """Runs the teacher for one view and returns for how many samples."""
+        known = {
+            sample: checksum
+            for shard in there
+            if shard.view == view
+            for sample, checksum in zip(
+                shard.samples.tolist(), shard.checksums.tolist(), strict=True
+            )
+        }
+        if self._size_of(view) == len(known):
+            return 0  # `_require_fitting` looks at the data
+        before, pending = len(known), self._writer(view)
+        with announced(view):
+            for inputs, samples in indexed_batches(dataset):
+                flat = [tensor.numpy() for tensor in tf.nest.flatten(inputs)]
+                checksums, fresh = shards.checksums_of(flat), []
+                pairs = zip(samples.tolist(), checksums.tolist(), strict=True)
+                for place, (sample, checksum) in enumerate(pairs):
+                    if sample not in known:
+                        fresh.append(place)
+                    elif known[sample] != checksum:
+                        raise ValueError(
+                            f"{self._unknown(sample)} Or two samples have the same index"
+                        )
+                    known[sample] = checksum
+                if fresh:
+                    # The whole batch, so that its size is always the same.
+                    outputs = [tf.cast(value, "float32").numpy()[fresh] for value in run(inputs)]
+                    pending.add(samples[fresh], checksums[fresh], outputs)
+        pending.write(everything=True)
+        size = json.dumps({"samples": len(known)}).encode()
+        shards.write_whole(self.folder, _complete(view), [size])
+        return len(known) - before
+
+    def _writer(self, view: int) -> CacheWriter:
+        return CacheWriter(self.folder, view, self.dtype, self.shard_size, self.name)
+
+    def _size_of(self, view: int) -> int | None:
+        """Returns the number of samples of a view that is complete."""
+        path = self.folder / _complete(view)
+        return json.loads(path.read_bytes())["samples"] if path.is_file() else None
+
+    def _open(self) -> shards.Rows:
+        """Returns the rows of all views, verified.
+
+        Raises:
+            ValueError: If some are missing or damaged.
+        """
+        whole = [shards.read(path) for path in shards.paths(self.folder)]
+        for view in range(self.views):
+            own = [shard.samples for shard in whole if shard.view == view]
+            stored, size = len(np.unique(np.concatenate(own))) if own else 0, self._size_of(view)
+            if stored != size:
+                raise ValueError(
+                    f"The cache in {self.folder} is not filled: view {view} has {stored} samples "
+                    f"of {'a number unknown' if size is None else size}. cache.fill(dataset) goes "
+                    "on with it"
+                )
+        return shards.Rows(whole, self.views)
+
+    def _read(self, rows: shards.Rows, samples: Any, inputs: Sequence[Any]) -> list[np.ndarray]:
+        """Returns what is stored for a batch, or says what is not."""
+        shard, row = rows.find(samples, shards.checksums_of(inputs))
+        if (shard < 0).any():
+            sample = int(samples[shard < 0][0])
+            if sample not in rows.samples:
+                raise ValueError(
+                    f"The cache in {self.folder} has no sample {sample}: the data have others, or "
+                    f"another index. It has {len(rows.samples)} samples"
+                )
+            raise ValueError(self._unknown(sample))
+        return rows.take(shard, row)
+
+    def _unknown(self, sample: int) -> str:
+        return (
+            f"The inputs of sample {sample} are not those that the teacher saw in any of "
+            f"{self.views} views, for the cache in {self.folder}. The data, their preprocessing, "
+            "seed or number of augmentations have changed."
+        )
+
+
+def _complete(view: int) -> str:
+    return f"view-{view:04d}.complete"

@@ -1,0 +1,65 @@
+"""Teacher outputs: what a model gives for a batch, of which shapes, and a hash of its weights."""
+
+import hashlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from modreduce_keras.taps import ModelOutput, TapReader
+
+
+def outputs_of(reader: TapReader, inputs: Any) -> dict[str, Any]:
+    """Returns a model's `"logits"` and `"features"` for a batch, in inference mode."""
+    return _by_name(reader(inputs, training=False))
+
+
+def specs_of_outputs(reader: TapReader, inputs: Any) -> dict[str, Any]:
+    """Returns the specs of what `outputs_of` returns.
+
+    Args:
+        reader: Reads the model's taps.
+        inputs: Specs of a batch.
+
+    Raises:
+        ValueError: If the model takes other inputs, or an output has no fixed size or is not
+            floating-point.
+    """
+    declared = keras.tree.flatten(getattr(reader.model, "inputs", None) or ())
+    for own, given in zip(declared, keras.tree.flatten(inputs), strict=False):
+        if given.dtype.is_integer and "float" in keras.backend.standardize_dtype(own.dtype):
+            raise ValueError(
+                "The teacher takes float inputs. Convert and scale them as it was trained. "
+                f"Received: inputs of {given}"
+            )
+    symbols = keras.tree.map_structure(
+        lambda spec: keras.KerasTensor((None, *spec.shape[1:]), spec.dtype.name), inputs
+    )
+    outputs = keras.tree.map_structure(
+        lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype),
+        _by_name(reader.specs(symbols)),
+    )
+    unfit = [
+        spec
+        for spec in tf.nest.flatten(outputs)
+        if None in spec.shape[1:] or not spec.shape.rank or not spec.dtype.is_floating
+    ]
+    if unfit:
+        raise ValueError(
+            "A TeacherCache holds floating-point outputs (batch, ...) of a fixed size. "
+            f"Received: the teacher {reader.model.name!r} with {unfit}"
+        )
+    return outputs
+
+
+def hash_of_weights(model: keras.Model) -> str:
+    """Returns a hash of what a model's weights are now."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        value = keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(weight))
+        digest.update(f"{value.shape} {value.dtype} ".encode() + value.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _by_name(output: ModelOutput) -> dict[str, Any]:
+    return {"logits": output.logits, "features": output.features}

@@ -1,0 +1,93 @@
+"""The teacher whose outputs come with the batch, out of a `mr.data.TeacherCache`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from modreduce_keras.data.index import lessons_of
+from modreduce_keras.data.teacher_cache import TeacherCache
+from modreduce_keras.distillers.inputs import Inputs
+from modreduce_keras.distillers.teacher import FrozenTeacher
+from modreduce_keras.taps import ModelOutput
+
+
+class CachedTeacher(FrozenTeacher):
+    """Reads a teacher's outputs from the batch, in training; else it runs, if they are not there.
+
+    Args:
+        cache: The cache, which holds on to the teacher.
+        taps: Names of the taps to read.
+        inputs: Tells what of a batch the teacher sees.
+        dtype: Has to be `None`: the cache says what is stored.
+
+    Raises:
+        ValueError: If a tap is not in the cache, or the teacher would see something else than the
+            inputs that the cache was filled with.
+    """
+
+    def __init__(self, cache: TeacherCache, taps: list[str], inputs: Inputs, dtype: str | None):
+        if dtype is not None:
+            raise ValueError(
+                "A teacher in a cache does not run: teacher_dtype= would do nothing, and "
+                "mr.data.TeacherCache(dtype=) says what is stored. Received: "
+                f"teacher_dtype={dtype!r}"
+            )
+        if inputs.teacher_is_apart or inputs.lessons_differ:
+            raise ValueError(
+                "A cache has the teacher's outputs for the inputs x of the batch as they are: fill "
+                "it from data that the teacher and the students see alike, or give the teacher "
+                "itself. Received: a TeacherCache with "
+                + ("teacher_input=" if inputs.teacher_is_apart else "student_inputs=")
+            )
+        super().__init__(cache.teacher, taps, inputs)
+        missing = sorted(set(self.reader.taps) - set(cache.taps))
+        if missing:
+            raise ValueError(
+                f"The knowledge reads taps of the teacher that are not in the cache: {missing}. "
+                f"Those in it are {cache.taps}; give a new cache the others too, "
+                "mr.data.TeacherCache(taps=)"
+            )
+        self.given = cache
+        self.follow()
+
+    def follow(self) -> None:
+        """Notes which outputs are the teacher's, if its weights have changed."""
+        self._fingerprint = self.given.fingerprint()
+
+    def lessons(
+        self, x: Any, seen: Mapping[str, Any], training: bool = True
+    ) -> dict[str, ModelOutput]:
+        """Returns what the batch has of the teacher, the same for each student.
+
+        Raises:
+            ValueError: If it is a batch to train on and has nothing, or that of another cache.
+        """
+        stored = lessons_of(x)
+        if stored is None and not training:
+            return super().lessons(x, seen)
+        if stored is None:
+            raise ValueError(
+                "The batch has no outputs of the teacher. Train on cache.attach(dataset), which "
+                f"adds them. Received: x={keras.tree.map_structure(_described, x)}"
+            )
+        if self._fingerprint not in stored:
+            raise ValueError(
+                "The batch has outputs of another cache than the distiller's: another teacher, or "
+                f"other taps, views or dtype. Received: fingerprint {list(stored)}, expected "
+                f"{self._fingerprint!r}"
+            )
+        logits, features = (stored[self._fingerprint][name] for name in ("logits", "features"))
+        named = {name: logits[name] for name in self.reader.outputs}
+        lesson = ModelOutput(logits, {tap: features[tap] for tap in self.reader.taps} | named)
+        return dict.fromkeys(seen, lesson)
+
+
+def frozen(given: Any, taps: list[str], inputs: Inputs, dtype: str | None) -> FrozenTeacher:
+    """Returns what runs a teacher, several, or reads a cache; the arguments as for those."""
+    kind = CachedTeacher if isinstance(given, TeacherCache) else FrozenTeacher
+    return kind(given, taps, inputs, dtype)
+
+
+def _described(tensor: Any) -> str:
+    return f"{keras.backend.standardize_dtype(tensor.dtype)} {tuple(tensor.shape)}"
