@@ -204,6 +204,7 @@ def test_files_that_a_killed_process_left_are_removed_after_an_hour(filled, make
     assert (old.exists(), new.exists()) == (False, True)
 
 
+@pytest.mark.slow
 def test_two_processes_that_fill_at_once_do_no_harm(make, monkeypatch):
     """The second one begins and ends while the first one writes its second shard."""
     original, calls = shards.write, []

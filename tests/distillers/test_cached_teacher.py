@@ -56,6 +56,7 @@ def trained(net, three_kinds, cross_entropy):
     return train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peers", [False, True], ids=["distiller", "modreduce"])
 def test_the_weights_are_those_with_the_teacher_itself(trained, teacher, cache, data, peers):
     live = trained(teacher, data, peers)
@@ -65,6 +66,7 @@ def test_the_weights_are_those_with_the_teacher_itself(trained, teacher, cache, 
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_with_float16_the_weights_are_near(trained, teacher, data, tmp_path):
     options = {"taps": KNOWLEDGE_TAPS, "views": VIEWS, "dtype": "float16"}
     cache = mr.data.TeacherCache(tmp_path / "half", teacher, **options)
