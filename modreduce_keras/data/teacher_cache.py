@@ -222,8 +222,6 @@ class TeacherCache:
             **{**config, "teacher": keras.saving.deserialize_keras_object(config["teacher"])}
         )
 
-    # The fingerprint
-
     def _described(self, outputs: Any) -> dict[str, Any]:
         flat = tf.nest.flatten(outputs)
         return {
@@ -286,11 +284,6 @@ class TeacherCache:
                     f"but {self.name!r} gives other outputs than those stored. Its architecture "
                     "or its preprocessing has changed. Give this one a folder of its own."
                 )
-
-    # The rows
-
-    def _run(self, inputs: Any) -> list[Any]:
-        return tf.nest.flatten(outputs_of(self._reader, inputs))
 
     def _fill_view(self, view: int, dataset: Any, there: list[shards.Shard], run: Any) -> int:
         """Runs the teacher for one view and returns for how many samples."""
