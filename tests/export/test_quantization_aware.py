@@ -182,3 +182,43 @@ def test_a_saved_model_rounds_as_the_student(images, settled, tmp_path):
     levels = np.abs(found - expected) / (np.ptp(quantized.get_layer("logits_range").ends) / 255)
     assert (levels < 0.1).mean() > 0.95
     assert levels.max() < 2.1
+
+
+def small():
+    return mr.models.get("convnet", num_classes=3, widths=(4, 6), input_shape=SHAPE)
+
+
+def modreduce(representative):
+    students = {
+        name: mr.quantize_aware(small(), 4, representative=representative) for name in "abc"
+    }
+    knowledge = {
+        "a": [mr.Response("kd")],
+        "b": [mr.Response("kd"), mr.Feature("hint", at="stage2")],
+        "c": [mr.Response("kd"), mr.Relation("rkd_distance", at="embedding")],
+    }
+    return mr.ModReduce(
+        students=students, teacher=small(), knowledge=knowledge, aggregator="weighted_average"
+    )
+
+
+def branched(representative):
+    trunk = mr.quantize_aware(small(), representative=representative)
+    branches = mr.models.branch(trunk, at="stage1", branches=2)
+    return mr.PeerDistiller(branches, aggregator="one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [modreduce, branched])
+def test_students_of_peers_round_and_export(make, images, tmp_path):
+    distiller = make(images)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile(keras.optimizers.SGD(0.05), loss)
+    labels = np.arange(len(images)) % 3
+    distiller.fit(images, labels, batch_size=16, epochs=2, verbose=0)
+    for name, student in distiller.students.items():
+        path = mr.export.to_tflite(student, tmp_path / f"{name}.tflite", quantization="int8")
+        expected = np.asarray(student(images, training=False))
+        levels = np.abs(outputs(path, images) - expected) / (np.ptp(expected) / 255)
+        assert (levels < 0.1).mean() > 0.9
+        assert levels.max() < 5
