@@ -18,6 +18,14 @@ tf.config.set_logical_device_configuration(
 )
 
 
+LONGEST = "test_distribution.py"
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the tests that take minutes first, so that nobody waits for the last of them."""
+    items.sort(key=lambda item: item.path.name != LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     keras.utils.set_random_seed(0)

@@ -84,8 +84,8 @@ SLOW = {
     "leaky layer": stack(layers.Conv2D(4, 1), layers.LeakyReLU(0.2)),
 }
 CASES = [
-    *(pytest.param(make, id=name) for name, make in QUICK.items()),
-    *(pytest.param(make, id=name, marks=pytest.mark.slow) for name, make in SLOW.items()),
+    *(pytest.param(make, b, id=f"{name}-{b}") for name, make in QUICK.items() for b in (8, 4)),
+    *(pytest.param(make, 4, id=name, marks=pytest.mark.slow) for name, make in SLOW.items()),
 ]
 
 
@@ -100,8 +100,7 @@ def outputs(path, images):
     return file.run({"image": images})
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("make", CASES)
+@pytest.mark.parametrize(("make", "bits"), CASES)
 def test_a_file_computes_what_its_student_computes(make, bits, images, settled, tmp_path):
     """To the level, but where float32 and integers round a value half way differently."""
     inputs = keras.Input(SHAPE, name="image")
