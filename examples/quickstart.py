@@ -15,7 +15,7 @@ validation images cut from the training images; the 2,000 test images only give 
 It prints a table of the test accuracies, saves learning curves and the aggregator's weights as
 PNG and the best student as `.keras` and TFLite, in float32 and in int8, and compares these with
 it. A report, as HTML and Markdown, shows what the best student of each way does otherwise than the
-teacher: 5 minutes on two cores.
+teacher: 8 minutes on two cores.
 
 The setting leaves room: the teacher knows 7,500 images that the students never see (where they
 saw them all, KD gained one point). Rates, epochs and weights were chosen on the validation images.
