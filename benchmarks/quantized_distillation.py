@@ -43,7 +43,12 @@ flags.DEFINE_integer("labels", 1000, "Training images of the students", 64, 8500
 flags.DEFINE_string("output", str(common.RESULTS / "quantized_distillation.jsonl"), "For the rows")
 
 SETTINGS = (
-    *("teacher_epochs", "epochs", "more_epochs", "learning_rate", "more_learning_rate", "labels"),
+    "teacher_epochs",
+    "epochs",
+    "more_epochs",
+    "learning_rate",
+    "more_learning_rate",
+    "labels",
 )
 TRAINING_IMAGES, RANGE_IMAGES = 8500, 500
 WIDTHS, TEACHER_WIDTHS = (8, 16, 32), (64, 128, 128)
