@@ -1,0 +1,222 @@
+"""What is compared on CIFAR-100: each method as its paper has it, for any two networks.
+
+A method makes what `fit` trains out of a `Task`. Weights are the published ones. Of the methods
+with one student, those that Tian et al. (2020) compare stand alone beside the labels, KD with .1
+for these and .9 for the teacher; SemCKD goes with KD, as it was published. Peers without a teacher
+learn from one another as the papers say: a ramp-up over a third of the training (80 of 240 epochs)
+to 1 at temperature 3, and they share the first stages.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import keras
+
+import modreduce_keras as mr
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a method is given.
+
+    Attributes:
+        network: Makes an untrained student, by its name.
+        teacher: The teacher, or a cache of its outputs.
+        samples: Number of training images.
+        batch: Images in a batch.
+        epochs: Number of epochs.
+    """
+
+    network: Callable[[str], keras.Model]
+    teacher: Any
+    samples: int
+    batch: int
+    epochs: int
+
+    @property
+    def steps(self) -> int:
+        """Number of training steps."""
+        return self.epochs * -(-self.samples // self.batch)
+
+    def stages(self) -> tuple[list[str], list[str]]:
+        """Returns the taps of the student's and of the teacher's stages."""
+        teacher = getattr(self.teacher, "teacher", self.teacher)
+        return stages_of(self.network("pattern")), stages_of(teacher)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainee:
+    """What a method trains.
+
+    Attributes:
+        model: A student or a distiller.
+        students: Forward passes of students in a training step; parts of a student count by their
+            multiply-adds.
+        teachers: Forward passes of the teacher in a training step.
+        views: Augmentations of each image in a batch.
+    """
+
+    model: keras.Model
+    students: float = 1.0
+    teachers: int = 0
+    views: int = 1
+
+
+def stages_of(network: keras.Model) -> list[str]:
+    """Returns the taps of a network's stages, in their order."""
+    names = {layer.name for layer in network.layers}
+    return [f"stage{n}" for n in range(1, 10) if f"stage{n}" in names]
+
+
+def plain(task: Task) -> Trainee:
+    """A student that learns from the labels only."""
+    return Trainee(task.network("student"))
+
+
+def single(task: Task, knowledge: Callable[[Task], list[mr.Knowledge]], labels=1.0) -> Trainee:
+    """One student that a teacher teaches."""
+    model = mr.Distiller(
+        task.network("student"), task.teacher, knowledge(task), supervised_weight=labels
+    )
+    return Trainee(model, teachers=1)
+
+
+def attention(task: Task) -> list[mr.Knowledge]:
+    """Attention transfer of every stage; of the last ones, if a network has more than the other."""
+    student, teacher = task.stages()
+    few = min(len(student), len(teacher))
+    pairs = zip(student[-few:], teacher[-few:], strict=True)
+    return [mr.Feature("at", student=s, teacher=t, name=f"at_{s}") for s, t in pairs]
+
+
+def relational(task: Task) -> list[mr.Knowledge]:
+    return [mr.Relation(loss, at="embedding") for loss in ("rkd_distance", "rkd_angle")]
+
+
+def similarity(task: Task) -> list[mr.Knowledge]:
+    student, teacher = task.stages()
+    return [mr.Relation("sp", student=student[-1], teacher=teacher[-1])]
+
+
+def decoupled(task: Task) -> list[mr.Knowledge]:
+    """DKD with its warm-up, 20 of 240 epochs."""
+    weight = mr.schedules.Linear(0.0, 1.0, steps=max(1, task.steps // 12))
+    return [mr.Response("dkd", weight=weight)]
+
+
+def shadow(task: Task) -> list[mr.Knowledge]:
+    _, teacher = task.stages()
+    return [
+        mr.Response("kd"),
+        mr.Feature("shake", student="logits", teacher=[*teacher, "logits"]),
+    ]
+
+
+def of_modreduce(task: Task, student: str) -> list[mr.Knowledge]:
+    """What the paper of ModReduce teaches one of its students."""
+    return paper_knowledge(task)[student]
+
+
+def paper_knowledge(task: Task) -> dict[str, list[mr.Knowledge]]:
+    student, teacher = task.stages()
+    knowledge = mr.ModReduce.paper_knowledge(task.samples, batch_size=task.batch)
+    heads = mr.adapters.get("layer_attention", batch_size=task.batch)
+    maps = mr.Feature("semckd", student=student, teacher=teacher, adapter=heads, weight=400.0)
+    return {**knowledge, "feature": [mr.Response("kd"), maps]}
+
+
+def contrastive(task: Task) -> list[mr.Knowledge]:
+    return of_modreduce(task, "relation")[1:]  # without KD, as published
+
+
+def modreduce(task: Task, *, aggregator: Any) -> Trainee:
+    """ModReduce with the paper's knowledge, multipliers and growth of the online weight."""
+    knowledge = paper_knowledge(task)
+    model = mr.ModReduce(
+        task.teacher,
+        {name: task.network(name) for name in knowledge},
+        knowledge=knowledge,
+        multipliers=mr.ModReduce.PAPER_MULTIPLIERS,
+        aggregator=aggregator,
+        steps=task.steps,
+    )
+    return Trainee(model, 3.0 + past_selves(model), teachers=1)
+
+
+def three(task: Task, knowledge: Callable[[Task], dict[str, list[mr.Knowledge]]]) -> Trainee:
+    """Three students that do not meet, for the compute of ModReduce."""
+    by_student = knowledge(task)
+    model = mr.ModReduce(
+        task.teacher,
+        {name: task.network(name) for name in by_student},
+        knowledge=by_student,
+        aggregator="mean",
+        online_weight=0.0,
+    )
+    return Trainee(model, 3.0, teachers=1)
+
+
+def three_by_kd(task: Task) -> dict[str, list[mr.Knowledge]]:
+    return {f"student_{place}": [mr.Response("kd")] for place in range(3)}
+
+
+def branches(task: Task, *, aggregator: str, number: int = 3, views: bool = False) -> Trainee:
+    """Peers without a teacher that share their network up to the last stage but one."""
+    student = task.network("student")
+    branched = mr.models.branch(student, at=stages_of(student)[-2], branches=number)
+    model = mr.PeerDistiller(
+        branched,
+        aggregator=aggregator,
+        online_weight=mr.schedules.SigmoidRampUp(1.0, steps=max(1, task.steps // 3)),
+        student_inputs=[f"view_{place}" for place in range(number)] if views else None,
+    )
+    parts = [branched.trunk] * (number if views else 1) + list(branched.heads.values())
+    cost = sum(map(mr.evaluation.multiply_adds, parts)) / mr.evaluation.multiply_adds(student)
+    return Trainee(model, cost + past_selves(model), views=number if views else 1)
+
+
+def past_selves(distiller: mr.PeerDistiller) -> int:
+    """Returns how many past selves of the peers run in a step."""
+    return len(distiller.students) if "averages" in distiller.aggregator.needs else 0
+
+
+def kd(task: Task) -> list[mr.Knowledge]:
+    return [mr.Response("kd", weight=0.9)]
+
+
+AGGREGATORS = ("weighted_average", "fully_connected", "one", "pcl")
+"""Those of ModReduce's paper; the last two in the paper's variants."""
+
+METHODS: dict[str, Callable[[Task], Trainee]] = {
+    "plain": plain,
+    "kd": partial(single, knowledge=kd, labels=0.1),
+    "hint": partial(single, knowledge=lambda task: [mr.Feature("hint", at="stage2")]),
+    "at": partial(single, knowledge=attention),
+    "sp": partial(single, knowledge=similarity),
+    "rkd": partial(single, knowledge=relational),
+    "crd": partial(single, knowledge=contrastive),
+    "semckd": partial(single, knowledge=lambda task: of_modreduce(task, "feature")),
+    "dkd": partial(single, knowledge=decoupled),
+    "dist": partial(single, knowledge=lambda task: [mr.Response("dist")]),
+    "shake": partial(single, knowledge=shadow),
+    **{
+        f"modreduce/{name}": lambda task, name=name: modreduce(
+            task,
+            aggregator=mr.aggregators.get(
+                name, **({"variant": "modreduce"} if name in ("one", "pcl") else {})
+            ),
+        )
+        for name in AGGREGATORS
+    },
+    "three/kd": partial(three, knowledge=three_by_kd),
+    "three/kd, semckd, crd": partial(three, knowledge=paper_knowledge),
+    "one": partial(branches, aggregator="one"),
+    "okddip": partial(branches, aggregator="okddip", number=4),
+    "pcl": partial(branches, aggregator="pcl", views=True),
+}
+"""In the order of the tables."""
+
+ALONE = ("plain", "one", "okddip", "pcl")
+"""Methods without a teacher."""

@@ -1,0 +1,101 @@
+"""How the CIFAR-100 trainings go: images, epochs, rates. The papers' protocol, and a small one."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+import modreduce_keras as mr
+
+SLOW_LEARNERS = ("mobilenet", "shufflenet")
+"""How networks are called that begin with a fifth of the learning rate, as published."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How students are trained, whatever teaches them.
+
+    Attributes:
+        epochs: Number of epochs.
+        held_out: Training images set apart, the last of each class.
+        validation: How many of those are looked at, in the order of the files.
+        augmentations: Crops and flips of an image in all, whose teacher's outputs are kept on the
+            disk; `None` for always new ones and a teacher that runs.
+        validate_every: Epochs from one validation to the next. The last epoch has one.
+        batch: Images in a batch.
+        rate: Learning rate at the start, a fifth of it for `SLOW_LEARNERS`.
+        milestones: Parts of the training after which the learning rate falls to a tenth.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of all weights, in the gradient.
+        arguments: Arguments of networks, by identifier.
+    """
+
+    epochs: int
+    held_out: int
+    validation: int
+    augmentations: int | None = None
+    validate_every: int = 1
+    batch: int = 64
+    rate: float = 0.05
+    milestones: tuple[float, ...] = (150 / 240, 180 / 240, 210 / 240)
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    arguments: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def network(self, identifier: str, name: str) -> keras.Model:
+        """Returns an untrained network of the protocol."""
+        arguments = {"input_shape": (32, 32, 3), **self.arguments.get(identifier, {})}
+        return mr.models.get(identifier, num_classes=100, name=name, **arguments)
+
+    def optimizer(self, identifier: str, steps: int) -> keras.optimizers.Optimizer:
+        """Returns what trains a network of that identifier for so many steps in all."""
+        rate = self.rate / 5 if identifier.startswith(SLOW_LEARNERS) else self.rate
+        falls = [max(1, round(part * steps)) for part in self.milestones]
+        rates = [rate / 10**fall for fall in range(len(falls) + 1)]
+        schedule = keras.optimizers.schedules.PiecewiseConstantDecay(falls, rates)
+        return CoupledSGD(schedule, momentum=self.momentum, decay=self.weight_decay)
+
+    def aggregator_optimizer(self) -> keras.optimizers.Optimizer:
+        """Returns ModReduce's optimizer of the aggregator, whose rate does not fall."""
+        return CoupledSGD(0.1, momentum=self.momentum, decay=self.weight_decay)
+
+
+PROTOCOLS = {
+    "paper": Protocol(epochs=240, held_out=5000, validation=5000),
+    "small": Protocol(
+        epochs=20,
+        held_out=40_000,
+        validation=2500,
+        augmentations=6,
+        validate_every=2,
+        arguments={"convnet": {"widths": (32, 64, 128)}},
+    ),
+}
+
+
+@keras.saving.register_keras_serializable(package="benchmarks")
+class CoupledSGD(keras.optimizers.SGD):
+    """SGD with the weight decay in the gradient, and so in the momentum, as PyTorch has it.
+
+    gradient + decay · weight takes the place of the gradient. Keras' own `weight_decay` is beside
+    the momentum, and with a momentum of .9 a tenth as strong.
+
+    Args:
+        learning_rate: Number or schedule.
+        decay: The factor of the weights, biases and normalizations among them.
+        **kwargs: What `keras.optimizers.SGD` takes.
+    """
+
+    def __init__(self, learning_rate: Any = 0.01, *, decay: float = 0.0, **kwargs: Any):
+        super().__init__(learning_rate, **kwargs)
+        self.decay = decay
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Updates one variable."""
+        decayed = keras.ops.add(gradient, self.decay * keras.ops.cast(variable, gradient.dtype))
+        super().update_step(decayed, variable, learning_rate)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "decay": self.decay}
