@@ -8,10 +8,11 @@ import json
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,14 @@ def spread(values: np.ndarray, name: str) -> dict[str, float]:
     """Returns `NAME_median` and the quartiles, `NAME_p25` and `NAME_p75`, of some values."""
     quantiles = {"median": 50, "p25": 25, "p75": 75}
     return {f"{name}_{q}": round(float(np.percentile(values, p)), 4) for q, p in quantiles.items()}
+
+
+def mean_and_deviation(values: Sequence[float], digits: int = 1, *, signed: bool = False) -> str:
+    """Returns a mean and the standard deviation as text; of one value itself, of none nothing."""
+    if not values:
+        return ""
+    mean = f"{statistics.mean(values):{'+' if signed else ''}.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def paired_ratios(times: np.ndarray, reference: np.ndarray) -> np.ndarray:

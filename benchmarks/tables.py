@@ -17,6 +17,7 @@ from typing import Any
 
 import common
 from absl import app, flags
+from cifar100_tables import cifar100_paper, cifar100_small
 
 FLAGS = flags.FLAGS
 flags.DEFINE_bool("check", False, "Write nothing; fail if the README is not up to date")
@@ -95,7 +96,7 @@ def online_table(rows: list[Row]) -> str:
         cells = [method]
         for kind in ("test", "ensemble_test", "softmax_ensemble_test"):
             percents = [100 * row[kind] for row in own if row[kind] is not None]
-            cells.append(_mean_and_deviation(percents))
+            cells.append(common.mean_and_deviation(percents))
         cells += [f"{own[0]['student_passes']:.1f}", str(own[0]["teacher_passes"])]
         cells += [f"{statistics.mean(costs):.1f}" if costs else "", str(len(own))]
         lines.append(f"| {' | '.join(cells)} |")
@@ -170,7 +171,7 @@ def _accuracies(rows: list[Row]) -> list[str]:
             difference = statistics.mean(percents) - statistics.mean(reference)
             distance = f"{difference / statistics.stdev(reference):+.1f}"
         skipped = str(sum(row["skipped"] for row in own))
-        cells = [name, _mean_and_deviation(percents), distance, skipped, str(len(own))]
+        cells = [name, common.mean_and_deviation(percents), distance, skipped, str(len(own))]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, "", *common.origins(runs.values(), *settings)]
 
@@ -191,8 +192,15 @@ def quantized_distillation(rows: list[Row]) -> str:
     for contender, bits in dict.fromkeys((one, bits) for one, bits, _ in runs):
         own = [row for key, row in runs.items() if key[:2] == (contender, bits)]
         losses = [100 * (runs["float32", 32, row["seed"]]["test"] - row["test"]) for row in own]
-        cells = [contender, str(bits), _mean_and_deviation([100 * row["test"] for row in own])]
-        cells += ["" if contender == "float32" else _mean_and_deviation(losses), str(len(own))]
+        cells = [
+            contender,
+            str(bits),
+            common.mean_and_deviation([100 * row["test"] for row in own]),
+        ]
+        cells += [
+            "" if contender == "float32" else common.mean_and_deviation(losses),
+            str(len(own)),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", *common.origins(runs.values(), *settings)])
 
@@ -255,6 +263,8 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
     "quantized_distillation": quantized_distillation,
     "export_zoo": export_zoo,
     "teacher_cache": teacher_cache,
+    "cifar100_small": cifar100_small,
+    "cifar100_paper": cifar100_paper,
 }
 
 
@@ -289,12 +299,6 @@ def _latest(rows: list[Row], *keys: str) -> list[Row]:
 def _spread(row: Row, name: str, digits: int) -> str:
     median, p25, p75 = (f"{row[f'{name}_{q}']:.{digits}f}" for q in ("median", "p25", "p75"))
     return f"{median} ({p25} to {p75})"
-
-
-def _mean_and_deviation(values: list[float]) -> str:
-    if len(values) < 2:
-        return "".join(f"{value:.1f}" for value in values)
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
 def main(_) -> None:

@@ -1,0 +1,148 @@
+"""Tables from the rows of `benchmarks/cifar100.py`: methods by what they give and cost."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import common
+from cifar100_published import PUBLISHED, Published
+
+Row = Mapping[str, Any]
+
+SETTINGS = ("epochs", "samples", "augmentations", "batch", "rate", "validation_images")
+STUDENTS = {"plain": "labels", "kd": "KD", "semckd": "SemCKD", "crd": "CRD"}
+
+
+def latest(rows: Iterable[Row]) -> dict[tuple[str, str, int], Row]:
+    """Returns the rows of the setting that was run last, by pair, method and seed."""
+    rows = list(rows)
+    rows = [row for row in rows if all(row[name] == rows[-1][name] for name in SETTINGS)]
+    return {(row["pair"], row["method"], row["seed"]): row for row in rows}
+
+
+def by_method(runs: Mapping[tuple[str, str, int], Row], pair: str) -> dict[str, list[Row]]:
+    """Returns a pair's rows by method, in the order in which methods were run first."""
+    found = {}
+    for (own, method, _), row in runs.items():
+        if own == pair:
+            found.setdefault(method, []).append(row)
+    return found
+
+
+def cifar100_small(rows: list[Row]) -> str:
+    """Returns a line for each method and pair: its seeds' mean and standard deviation, its cost.
+
+    Steps of students and runs of the teacher are counted as a training without a cache has them:
+    steps as multiples of one student's, runs as passes over the training images.
+    """
+    runs = latest(rows)
+    lines = [
+        "| method | deployed student, % | more than labels alone | own ensemble, % "
+        "| mean of probabilities, % | steps of a student | runs of the teacher | time | seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for pair in dict.fromkeys(pair for pair, _, _ in runs):
+        methods = by_method(runs, pair)
+        for method, own in methods.items():
+            lines.append(f"| {' | '.join(_cells(pair, method, own, runs))} |")
+    return "\n".join([*lines, "", *_teachers(runs.values()), *_origins(runs.values())])
+
+
+def _cells(pair: str, method: str, own: Sequence[Row], runs: Mapping[Any, Row]) -> list[str]:
+    plain = [(row, runs.get((pair, "plain", row["seed"]))) for row in own]
+    gains = [100 * (row["test"] - other["test"]) for row, other in plain if other]
+    times = [row["seconds"] / other["seconds"] for row, other in plain if other]
+    steps = own[0]["epochs"] * -(-own[0]["samples"] // own[0]["batch"])
+    return [
+        method,
+        percents([row["test"] for row in own]),
+        common.mean_and_deviation(gains, signed=True) if method != "plain" else "",
+        percents([row["ensemble_test"] for row in own]),
+        percents([row["softmax_ensemble_test"] for row in own]),
+        f"{own[0]['student_steps'] / steps:.1f}",
+        f"{own[0]['teacher_forwards'] / own[0]['samples']:.0f}",
+        f"{statistics.mean(times):.1f}" if times else "",
+        str(len(own)),
+    ]
+
+
+def cifar100_paper(rows: list[Row]) -> str:
+    """Returns what was published for each pair, ours below it where it was run, and improvements.
+
+    Ours of ModReduce is the aggregator that is best in validation, by the mean over the seeds.
+    """
+    runs = latest(rows) if rows else {}
+    lines = [
+        "| teacher → student | | teacher | labels | KD | SemCKD | CRD | ModReduce |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    ours = {}
+    for pair, published in PUBLISHED.items():
+        values = [f"{value:.2f}" for value in published]
+        lines.append(f"| {pair.replace(':', ' → ')} | published | {' | '.join(values)} |")
+        methods = by_method(runs, pair)
+        if methods:
+            cells, means = _our_cells(methods)
+            lines.append(f"| | ours | {' | '.join(cells)} |")
+            if None not in means:
+                ours[pair] = Published(*means)
+    lines += ["", improvements("published", PUBLISHED.values())]
+    if ours:
+        lines.append(improvements("ours", ours.values()))
+    return "\n".join([*lines, "", *_origins(runs.values())])
+
+
+def _our_cells(methods: Mapping[str, list[Row]]) -> tuple[list[str], list[float | None]]:
+    """Returns a pair's accuracies as text, and their means; `None` where there is none."""
+    groups = [rows for name, rows in methods.items() if name.startswith("modreduce/")]
+    best = (
+        max(groups, key=lambda rows: statistics.mean(row["validation"] for row in rows))
+        if (groups)
+        else []
+    )
+    every = [row for rows in methods.values() for row in rows]
+    teachers = [row["teacher_test"] for row in every if row["teacher_test"] is not None]
+    columns = [teachers[:1], *([r["test"] for r in methods.get(name, [])] for name in STUDENTS)]
+    columns.append([row["test"] for row in best])
+    means = [100 * statistics.mean(values) if values else None for values in columns]
+    cells = [percents(values, digits=2) for values in columns]
+    if best:
+        cells[-1] += f" ({best[0]['method'].partition('/')[2]})"
+    return cells, means
+
+
+def _mean_validation(rows: Sequence[Row]) -> float:
+    return statistics.mean(row["validation"] for row in rows)
+
+
+def improvements(whose: str, pairs: Iterable[Published]) -> str:
+    """Returns the average relative improvements of ModReduce as a sentence."""
+    from modreduce_keras.evaluation import average_relative_improvement
+
+    pairs = list(pairs)
+    parts = []
+    for name in ("kd", "semckd", "crd"):
+        ratio = average_relative_improvement(
+            *([getattr(pair, which) for pair in pairs] for which in ("modreduce", name, "plain"))
+        )
+        parts.append(f"{100 * ratio:.1f} % over {STUDENTS[name]}")
+    return f"Average relative improvement of ModReduce, {whose}: {', '.join(parts)}."
+
+
+def percents(values: Iterable[float | None], digits: int = 1) -> str:
+    """Returns shares as a mean and standard deviation in percent."""
+    return common.mean_and_deviation([100 * value for value in values if value is not None], digits)
+
+
+def _teachers(rows: Iterable[Row]) -> list[str]:
+    known = {row["pair"]: row["teacher_test"] for row in rows if row["teacher_test"] is not None}
+    return [
+        f"{pair.replace(':', ' → ')}: the teacher is right on {value:.2%} of the test images."
+        for pair, value in known.items()
+    ] + [""]
+
+
+def _origins(rows: Iterable[Row]) -> list[str]:
+    """Returns a line for each command, whatever methods of a seed it was given."""
+    alike = [{**row, "command": row["command"].partition(" --method=")[0]} for row in rows]
+    return common.origins(alike, *SETTINGS)
