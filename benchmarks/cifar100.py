@@ -175,18 +175,18 @@ def fit(run: Run, identifier: str, trainee: Trainee, data: tf.data.Dataset) -> d
 def load_teacher(protocol: Protocol, identifier: str) -> keras.Model:
     """Returns the teacher from its file, or trains it by the papers' protocol and writes it."""
     path = Path(FLAGS.folder, "teachers", f"{identifier}.keras")
+    protocol = protocol if FLAGS.protocol == "paper" else PROTOCOLS["paper"]
     if not path.exists():
+        print(f"{path} is not there: training {identifier} on the labels", flush=True)
         keras.utils.set_random_seed(0)
-        if FLAGS.protocol != "paper":
-            protocol = PROTOCOLS["paper"]
         run = Run("paper", protocol, f"labels:{identifier}", "plain", 0)
         teacher = protocol.network(identifier, "teacher")
-        print(f"{path} is not there: training {identifier} on the labels", flush=True)
         fit(run, identifier, Trainee(teacher), training_images(run, None, 1))
         path.parent.mkdir(parents=True, exist_ok=True)
         teacher.save(path)
         shutil.rmtree(run.folder("runs"))
-    return mr.models.load_teacher(path, identifier, normalized=True, name="teacher")
+    arguments = {**protocol.arguments.get(identifier, {}), "name": "teacher"}
+    return mr.models.load_teacher(path, identifier, normalized=True, **arguments)
 
 
 def measure(run: Run, teacher: keras.Model | None) -> dict[str, Any]:
@@ -257,6 +257,11 @@ def runs() -> Iterator[Run]:
     given = {"epochs": FLAGS.epochs, "held_out": FLAGS.held_out, "validation": FLAGS.validation}
     given = {name: value for name, value in given.items() if value is not None}
     protocol = dataclasses.replace(PROTOCOLS[FLAGS.protocol], **given)
+    if protocol.validation > protocol.held_out:
+        raise app.UsageError(
+            f"--validation must be at most the {protocol.held_out} images held out "
+            f"(--held_out). Received: {protocol.validation}"
+        )
     for seed in range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds):
         for pair in FLAGS.pair:
             for method in methods():
@@ -269,19 +274,17 @@ def methods() -> list[str]:
     Raises:
         absl.app.UsageError: If there is no such method.
     """
-    wanted = {f"modreduce/{name}" for name in FLAGS.aggregator}
-    several = [name for name in METHODS if not name.startswith("modreduce/") or name in wanted]
-    named = {name.partition("/")[0] if name in wanted else name for name in several}
-    unknown = sorted(set(FLAGS.method) - named)
+    groups = {"modreduce": [f"modreduce/{name}" for name in FLAGS.aggregator]}
+    alone = [name for name in METHODS if name.partition("/")[0] not in groups]
+    unknown = sorted(set(FLAGS.method) - {*METHODS, *groups})
     if unknown:
-        raise app.UsageError(f"--method must be of {sorted(named)}. Received: {unknown}")
-    if not FLAGS.method:
-        return several
-    return [
-        name
-        for name in several
-        if name in FLAGS.method or (name in wanted and "modreduce" in FLAGS.method)
-    ]
+        raise app.UsageError(
+            f"--method must be of {[*alone, *groups]}, or one of these with an aggregator, "
+            f"'modreduce/one'. Received: {unknown}"
+        )
+    named = FLAGS.method or [*alone, *groups]
+    wanted = {name for given in named for name in groups.get(given, [given])}
+    return [name for name in METHODS if name in wanted]
 
 
 def require_networks() -> None:

@@ -1,0 +1,206 @@
+"""The runner of CIFAR-100 on made-up images: rows, what a second run adds, kills, flag files."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from absl import app
+
+import modreduce_keras as mr
+from modreduce_keras.data import cifar
+from modreduce_keras.registry import components
+
+IMAGES, TEST = 600, 300
+METHODS = ["plain", "kd", "modreduce/fully_connected", "pcl"]
+TINY = ["--protocol=small", "--pair=convnet:convnet"]
+
+
+@pytest.fixture
+def cifar100(benchmarks, monkeypatch):
+    """The runner with a protocol of two short epochs, on images whose colour is their class's."""
+    import cifar100
+    import cifar100_protocols
+
+    random = np.random.default_rng(0)
+    colors = random.integers(40, 216, size=(100, 3))
+
+    def load(part, data_dir, download):
+        labels = random.permutation(np.arange(IMAGES if part == "train" else TEST) % 100)
+        noise = random.integers(-40, 41, size=(len(labels), 32, 32, 3))
+        return (colors[labels][:, None, None] + noise).astype("uint8"), labels.astype("int64")
+
+    parts = {part: load(part, None, True) for part in ("train", "test")}
+    monkeypatch.setattr(cifar, "_load", lambda part, data_dir, download: parts[part])
+    monkeypatch.setattr(cifar100, "IMAGES", IMAGES)
+    small = cifar100_protocols.Protocol(
+        epochs=2,
+        held_out=400,
+        validation=300,
+        augmentations=3,
+        batch=40,
+        arguments={"convnet": {"widths": (4, 8, 8)}},
+    )
+    protocols = {"small": small, "paper": dataclasses.replace(small, augmentations=None)}
+    monkeypatch.setattr(cifar100, "PROTOCOLS", protocols)
+    return cifar100
+
+
+@pytest.fixture
+def run(cifar100, tmp_path):
+    """Returns a function that runs the programme and returns the rows."""
+    import common
+
+    def run(*methods, more=()):
+        folders = [f"--folder={tmp_path / 'runs'}", f"--output={tmp_path / 'rows.jsonl'}"]
+        named = [f"--method={name}" for name in methods]
+        cifar100.FLAGS(["cifar100.py", *TINY, *folders, *named, *more])
+        cifar100.main([])
+        return common.read_rows(tmp_path / "rows.jsonl")
+
+    return run
+
+
+def parsed(cifar100, *flags):
+    cifar100.FLAGS(["cifar100.py", *flags])
+
+
+def test_every_configuration_is_of_a_published_pair_or_the_small_protocol(cifar100, benchmarks):
+    from cifar100_published import PUBLISHED
+
+    pairs = []
+    for path in sorted((benchmarks / "configurations").glob("cifar100_*.txt")):
+        cifar100.FLAGS.unparse_flags()
+        for name in ("pair", "method", "aggregator"):
+            cifar100.FLAGS[name].using_default_value = True
+        parsed(cifar100, f"--flagfile={path}")
+        cifar100.require_networks()
+        own = cifar100.methods()
+        if cifar100.FLAGS.protocol == "small":
+            assert own == list(cifar100.METHODS)
+            assert cifar100.FLAGS.seeds == 3
+        else:
+            pairs += cifar100.FLAGS.pair
+            singles = ["plain", "kd", "crd", "semckd"]
+            assert own == [*singles, *(f"modreduce/{name}" for name in cifar100.AGGREGATORS)]
+            assert path.stem == f"cifar100_{cifar100.FLAGS.pair[0].replace(':', '_')}"
+    assert sorted(pairs) == sorted(PUBLISHED)
+
+
+def test_published_pairs_are_of_our_networks():
+    import cifar100_published
+
+    names = {name for pair in cifar100_published.PUBLISHED for name in pair.split(":")}
+    assert names <= set(components("model"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--method=kd2"], r"--method must be of \['plain', .*'modreduce'\].*\['kd2'\]"),
+        (["--method=modreduce/two"], r"Received: \['modreduce/two'\]"),
+        (["--pair=resnet56"], r"--pair must be TEACHER:STUDENT, .*Received: resnet56"),
+        (["--pair=resnet56:resnet21"], r"Received: resnet56:resnet21"),
+        (["--validation=500"], r"--validation must be at most the 400 images held out.*500"),
+    ],
+)
+def test_wrong_flags_say_what_is_right(cifar100, flags, message):
+    parsed(cifar100, "--protocol=small", *flags)
+    with pytest.raises(app.UsageError, match=message):
+        cifar100.main([])
+
+
+def test_modreduce_stands_for_its_aggregators(cifar100):
+    parsed(cifar100, "--method=modreduce", "--method=kd", "--aggregator=one", "--aggregator=pcl")
+    assert cifar100.methods() == ["kd", "modreduce/one", "modreduce/pcl"]
+
+
+def test_one_of_modreduces_aggregators_can_be_named(cifar100):
+    parsed(cifar100, "--method=modreduce/fully_connected")
+    assert cifar100.methods() == ["modreduce/fully_connected"]
+
+
+@pytest.mark.slow
+def test_rows_and_what_a_second_run_adds(run, tmp_path, capsys):
+    rows = run(*METHODS)
+    assert [row["method"] for row in rows] == METHODS
+    for row in rows:
+        assert (row["protocol"], row["pair"], row["seed"]) == ("small", "convnet:convnet", 1)
+        assert (row["epochs"], row["samples"], row["validation_images"]) == (2, 200, 300)
+        assert row["test"] * TEST == pytest.approx(round(row["test"] * TEST))
+        assert row["validation"] == pytest.approx(row["curve"]["validation"][-1], abs=1e-4)
+        assert [len(curve) for curve in row["curve"].values()] == [2, 2]
+        assert {"commit", "tensorflow", "keras", "device", "command"} <= row.keys()
+    alone, kd, modreduce, pcl = rows
+    # 5 steps an epoch.
+    assert [row["student_steps"] for row in rows] == [10, 10, 30, 60]
+    assert [row["teacher_forwards"] for row in rows] == [0, 400, 400, 0]
+    assert [row["best"] is None for row in rows] == [True, True, False, False]
+    assert alone["teacher_test"] is None
+    assert modreduce["teacher_test"] == kd["teacher_test"] > 0
+    for row in (modreduce, pcl):
+        assert row["test"] == row["students_test"][row["best"]]
+        assert row["ensemble_test"] is not None
+        assert row["softmax_ensemble_test"] is not None
+    # The teacher was trained, its outputs are kept, and no checkpoint is left.
+    assert (tmp_path / "runs" / "teachers" / "convnet.keras").exists()
+    assert [path.name for path in (tmp_path / "runs" / "caches").iterdir()] == [
+        "cache_convnet_1_200_300"
+    ]
+    assert not list((tmp_path / "runs" / "runs").iterdir())
+    capsys.readouterr()
+    assert run(*METHODS) == rows
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_goes_on_to_the_same_row(cifar100, run, tmp_path, monkeypatch):
+    whole = run("kd")[0]
+    (tmp_path / "rows.jsonl").unlink()
+
+    class Killed(BaseException):
+        pass
+
+    class Killing(cifar100.Clock):
+        def on_epoch_begin(self, epoch, logs=None):
+            super().on_epoch_begin(epoch, logs)
+            if epoch == 1:
+                raise Killed
+
+    with monkeypatch.context() as context, pytest.raises(Killed):
+        context.setattr(cifar100, "Clock", Killing)
+        run("kd")
+    assert not (tmp_path / "rows.jsonl").exists()
+    assert list((tmp_path / "runs" / "runs").iterdir())
+    again = run("kd")[0]
+    for name in ("curve", "test", "validation", "student_steps", "teacher_forwards"):
+        assert again[name] == whole[name]
+
+
+@pytest.mark.slow
+def test_a_student_of_the_papers_protocol_is_what_a_distiller_trains(cifar100, run, tmp_path):
+    """The row of KD against a training without the runner, from the teacher it has left."""
+    row = run("kd", more=["--protocol=paper", "--epochs=3"])[0]
+    path = tmp_path / "runs" / "teachers" / "convnet.keras"
+    teacher = mr.models.load_teacher(path, "convnet", widths=(4, 8, 8))
+    keras.utils.set_random_seed(1)
+    student = mr.models.convnet(num_classes=100, widths=(4, 8, 8), input_shape=(32, 32, 3))
+    knowledge = [mr.Response("kd", weight=0.9)]
+    distiller = mr.Distiller(student, teacher, knowledge, supervised_weight=0.1)
+    # 15 steps: the rate falls after 5/8, 3/4 and 7/8 of them.
+    rates = keras.optimizers.schedules.PiecewiseConstantDecay([9, 11, 13], [5e-2, 5e-3, 5e-4, 5e-5])
+    distiller.compile(
+        cifar100.PROTOCOLS["paper"].optimizer("convnet", 15),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    np.testing.assert_allclose(
+        [float(rates(step)) for step in range(15)],
+        [float(distiller.optimizer._learning_rate(step)) for step in range(15)],
+    )
+    train = mr.data.cifar100("train", batch_size=40, validation=400, seed=1, index=True)
+    losses = distiller.fit(train, epochs=3, shuffle=False, verbose=0).history["loss"]
+    np.testing.assert_allclose(row["curve"]["loss"], losses, atol=1e-4)
+    test = mr.data.cifar100("test", batch_size=500)
+    labels = np.concatenate([y for _, y in test.as_numpy_iterator()])
+    logits = student.predict(test.map(lambda x, y: x), verbose=0)
+    assert row["test"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
