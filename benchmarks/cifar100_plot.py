@@ -12,7 +12,7 @@ from pathlib import Path
 
 import common
 from absl import app, flags
-from cifar100_tables import Row, by_method, latest
+from cifar100_tables import Row, by_method, runs_of
 
 from modreduce_keras.callbacks import plots
 
@@ -89,7 +89,7 @@ def main(_) -> None:
     rows = common.read_rows(Path(FLAGS.rows))
     if not rows:
         raise app.UsageError(f"--rows must be a file with rows. Received: {FLAGS.rows}")
-    runs = latest(rows)
+    runs = runs_of(rows)
     pairs = list(dict.fromkeys(pair for pair, _, _ in runs))
     for pair in pairs:
         path = Path(FLAGS.rows).with_suffix("")

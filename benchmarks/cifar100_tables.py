@@ -13,9 +13,8 @@ SETTINGS = ("epochs", "samples", "augmentations", "batch", "rate", "validation_i
 STUDENTS = {"plain": "labels", "kd": "KD", "semckd": "SemCKD", "crd": "CRD"}
 
 
-def latest(rows: Iterable[Row]) -> dict[tuple[str, str, int], Row]:
+def runs_of(rows: list[Row]) -> dict[tuple[str, str, int], Row]:
     """Returns the rows of the setting that was run last, by pair, method and seed."""
-    rows = list(rows)
     rows = [row for row in rows if all(row[name] == rows[-1][name] for name in SETTINGS)]
     return {(row["pair"], row["method"], row["seed"]): row for row in rows}
 
@@ -35,7 +34,7 @@ def cifar100_small(rows: list[Row]) -> str:
     Steps of students and runs of the teacher are counted as a training without a cache has them:
     steps as multiples of one student's, runs as passes over the training images.
     """
-    runs = latest(rows)
+    runs = runs_of(rows)
     lines = [
         "| method | deployed student, % | more than labels alone | own ensemble, % "
         "| mean of probabilities, % | steps of a student | runs of the teacher | time | seeds |",
@@ -66,12 +65,28 @@ def _cells(pair: str, method: str, own: Sequence[Row], runs: Mapping[Any, Row]) 
     ]
 
 
+def cifar100_input(rows: list[Row]) -> str:
+    """Returns the latest row of each contender: pipelines, and the students that they feed."""
+    lines = [
+        "| | milliseconds for a batch (quartiles) | images in a second | times the fastest student "
+        "| wanted |",
+        "|---|---|---|---|---|",
+    ]
+    latest = common.latest(rows, "contender")
+    for row in latest:
+        ratio = common.told(row, "ratio", 0) if "ratio_to" in row else ""
+        cells = [row["contender"], common.told(row, "ms", 2), f"{row['images_per_second']:,}"]
+        cells += [ratio, f"≥ {row['wanted']:.0f}" if "wanted" in row else ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *common.origins(latest, "batch", "batches", "rounds")])
+
+
 def cifar100_paper(rows: list[Row]) -> str:
     """Returns what was published for each pair, ours below it where it was run, and improvements.
 
     Ours of ModReduce is the aggregator that is best in validation, by the mean over the seeds.
     """
-    runs = latest(rows) if rows else {}
+    runs = runs_of(rows)
     lines = [
         "| teacher → student | | teacher | labels | KD | SemCKD | CRD | ModReduce |",
         "|---|---|---|---|---|---|---|---|",

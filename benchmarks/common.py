@@ -160,6 +160,12 @@ def mean_and_deviation(values: Sequence[float], digits: int = 1, *, signed: bool
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
+def told(row: Mapping[str, Any], name: str, digits: int) -> str:
+    """Returns what `spread` has put into a row as text: the median and the quartiles."""
+    median, p25, p75 = (f"{row[f'{name}_{q}']:.{digits}f}" for q in ("median", "p25", "p75"))
+    return f"{median} ({p25} to {p75})"
+
+
 def paired_ratios(times: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Returns one ratio per round, (rounds,), of what two contenders took in the same round."""
     return times.mean(axis=1) / reference.mean(axis=1)
@@ -191,6 +197,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+
+
+def latest(rows: Iterable[Mapping[str, Any]], *keys: str) -> list[Mapping[str, Any]]:
+    """Returns the last row of each combination of keys, grouped by the first key."""
+    by_key = {tuple(row[key] for key in keys): row for row in rows}
+    groups = list(dict.fromkeys(first for first, *_ in by_key))
+    return [by_key[key] for key in sorted(by_key, key=lambda key: groups.index(key[0]))]
 
 
 def origins(rows: Iterable[Mapping[str, Any]], *settings: str) -> list[str]:

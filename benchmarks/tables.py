@@ -1,7 +1,7 @@
-"""Writes the README's tables from the benchmarks' rows; a number in them is never typed.
+"""Writes the tables of README.md and docs/cifar100.md from rows; a number in them is never typed.
 
-    python benchmarks/tables.py            rewrites README.md
-    python benchmarks/tables.py --check    fails if README.md is not up to date
+    python benchmarks/tables.py            rewrites both
+    python benchmarks/tables.py --check    fails if one is not up to date
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. A benchmark adds its own with
 a function from rows to Markdown under its NAME in `TABLES`; the rows are those of
@@ -17,11 +17,13 @@ from typing import Any
 
 import common
 from absl import app, flags
-from cifar100_tables import cifar100_paper, cifar100_small
+from cifar100_tables import cifar100_input, cifar100_paper, cifar100_small
 
 FLAGS = flags.FLAGS
-flags.DEFINE_bool("check", False, "Write nothing; fail if the README is not up to date")
-flags.DEFINE_string("readme", str(Path(__file__).parents[1] / "README.md"), "The file to rewrite")
+ROOT = Path(__file__).parents[1]
+PAGES = [str(ROOT / "README.md"), str(ROOT / "docs" / "cifar100.md")]
+flags.DEFINE_bool("check", False, "Write nothing; fail if a page is not up to date")
+flags.DEFINE_multi_string("page", PAGES, "The files to rewrite")
 flags.DEFINE_string("results", str(common.RESULTS), "The folder of the rows")
 
 Row = Mapping[str, Any]
@@ -35,11 +37,11 @@ def step_overhead(rows: list[Row]) -> str:
         "| teacher → student | step | milliseconds (quartiles) | ratio (quartiles) |",
         "|---|---|---|---|",
     ]
-    latest = _latest(rows, "pair", "contender")
+    latest = common.latest(rows, "pair", "contender")
     for row in latest:
-        ratio = f"{_spread(row, 'ratio', 2)} x {row['ratio_to']}" if "ratio_to" in row else ""
+        ratio = f"{common.told(row, 'ratio', 2)} x {row['ratio_to']}" if "ratio_to" in row else ""
         pair = row["pair"].replace(":", " → ")
-        lines.append(f"| {pair} | {row['contender']} | {_spread(row, 'ms', 0)} | {ratio} |")
+        lines.append(f"| {pair} | {row['contender']} | {common.told(row, 'ms', 0)} | {ratio} |")
     return "\n".join([*lines, "", *common.origins(latest, "batch", "rounds", "steps")])
 
 
@@ -49,11 +51,11 @@ def rkd_memory(rows: list[Row]) -> str:
         "| width | RKD | milliseconds (quartiles) | ratio (quartiles) | MiB | ratio |",
         "|---|---|---|---|---|---|",
     ]
-    latest = _latest(rows, "features", "contender")
+    latest = common.latest(rows, "features", "contender")
     for row in latest:
-        time = _spread(row, "ratio", 2) if "ratio_median" in row else ""
+        time = common.told(row, "ratio", 2) if "ratio_median" in row else ""
         memory = f"{row['mib_ratio']:.2f}" if "mib_ratio" in row else ""
-        cells = [row["features"], row["contender"], _spread(row, "ms", 0), time]
+        cells = [row["features"], row["contender"], common.told(row, "ms", 0), time]
         cells += [f"{row['mib']:.0f}", memory]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join([*lines, "", *common.origins(latest, "batch", "rounds", "steps")])
@@ -66,11 +68,11 @@ def online_cost(rows: list[Row]) -> str:
         "|---|---|---|---|",
     ]
     rows = [{"ratio_to": "", **row} for row in rows]
-    latest = _latest(rows, "form", "contender", "ratio_to")
+    latest = common.latest(rows, "form", "contender", "ratio_to")
     for row in latest:
-        ratio = f"{_spread(row, 'ratio', 2)} x {row['ratio_to']}" if row["ratio_to"] else ""
+        ratio = f"{common.told(row, 'ratio', 2)} x {row['ratio_to']}" if row["ratio_to"] else ""
         wanted = f"≤ {row['wanted']:.2f}" if row.get("wanted") else ""
-        lines.append(f"| {row['contender']} | {_spread(row, 'ms', 0)} | {ratio} | {wanted} |")
+        lines.append(f"| {row['contender']} | {common.told(row, 'ms', 0)} | {ratio} | {wanted} |")
     settings = ("student", "teacher", "at", "batch", "rounds", "steps")
     return "\n".join([*lines, "", *common.origins(latest, *settings)])
 
@@ -110,7 +112,7 @@ def soak(rows: list[Row]) -> str:
         "| MiB in 1,000 steps | traced after the first epoch |",
         "|---|---|---|---|---|---|---|",
     ]
-    latest = _latest(rows, "model_checkpoint")
+    latest = common.latest(rows, "model_checkpoint")
     for row in latest:
         anew = sum(row["traces"].values()) - sum(row["traces_first_epoch"].values())
         for name, told in (("mib", "resident"), ("given_out_mib", "given out")):
@@ -125,7 +127,7 @@ def soak(rows: list[Row]) -> str:
 def precision(rows: list[Row]) -> str:
     """Returns the latest steps of each pair, and the accuracies of the setting run last."""
     made = []
-    steps = _latest([row for row in rows if row["part"] == "steps"], "pair", "contender")
+    steps = common.latest([row for row in rows if row["part"] == "steps"], "pair", "contender")
     if steps:
         made += [
             "| teacher → student | step of KD | bfloat16 arithmetic | milliseconds (quartiles) "
@@ -143,12 +145,12 @@ def precision(rows: list[Row]) -> str:
 
 def _precision_cells(row: Row) -> list[str]:
     cells = [row["pair"].replace(":", " → "), row["contender"]]
-    cells += ["yes" if row["bfloat16"] else "no, emulated", _spread(row, "ms", 0)]
+    cells += ["yes" if row["bfloat16"] else "no, emulated", common.told(row, "ms", 0)]
     if "ratio_to" not in row:
         return cells + [""] * 4
     wanted = f"≤ {row['wanted']:.2f}" if row["wanted"] else ""
     gradient = f"{row['gradient_error']:.0e} ({row['gradient_cosine']:.4f})"
-    return [*cells, _spread(row, "ratio", 2), wanted, f"{row['loss_error']:.0e}", gradient]
+    return [*cells, common.told(row, "ratio", 2), wanted, f"{row['loss_error']:.0e}", gradient]
 
 
 def _accuracies(rows: list[Row]) -> list[str]:
@@ -213,7 +215,7 @@ def export_zoo(rows: list[Row]) -> str:
         f"| agreement, %: {', '.join(files[1:])} | milliseconds: {', '.join(files)} |",
         "|---|---|---|---|---|",
     ]
-    latest = sorted(_latest(rows, "network", "file"), key=lambda row: row["parameters"])
+    latest = sorted(common.latest(rows, "network", "file"), key=lambda row: row["parameters"])
     for network in dict.fromkeys(row["network"] for row in latest):
         own = {row["file"]: row for row in latest if row["network"] == network}
         several = [own[file] for file in files]
@@ -238,13 +240,13 @@ def teacher_cache(rows: list[Row]) -> str:
         "| wanted | bytes for a view of a sample |",
         "|---|---|---|---|---|---|",
     ]
-    latest = _latest(rows, "student", "teacher", "contender")
+    latest = common.latest(rows, "student", "teacher", "contender")
     for row in latest:
         cells = [
             f"{row['teacher']} → {row['student']}",
             row["contender"],
-            _spread(row, "ms", 0),
-            _spread(row, "ratio", 2) if "ratio_median" in row else "",
+            common.told(row, "ms", 0),
+            common.told(row, "ratio", 2) if "ratio_median" in row else "",
             f"≤ {row['wanted']:.2f}" if "wanted" in row else "",
             f"{row['bytes_per_view']:,}" if "bytes_per_view" in row else "",
         ]
@@ -263,53 +265,47 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
     "quantized_distillation": quantized_distillation,
     "export_zoo": export_zoo,
     "teacher_cache": teacher_cache,
+    "cifar100_input": cifar100_input,
     "cifar100_small": cifar100_small,
     "cifar100_paper": cifar100_paper,
 }
 
 
-def render(readme: str, results: Path) -> str:
-    """Returns the README's text with every table that has a place there made anew.
+WITHOUT_ROWS = {"cifar100_paper"}
+"""Tables that say something before anything was run: what was published."""
+
+
+def render(page: str, results: Path) -> str:
+    """Returns the text of a page with every table that has a place there made anew.
 
     Raises:
-        ValueError: If the README has no place for any table, or a place for an unknown one.
+        ValueError: If the page has no place for any table, or a place for an unknown one.
     """
-    marked = {match[2] for match in _MARKED.finditer(readme)}
+    marked = {match[2] for match in _MARKED.finditer(page)}
     if not marked or not marked <= set(TABLES):
         raise ValueError(
-            "The README must have places, <!-- table:NAME --> to <!-- /table -->, for some of "
+            "A page must have places, <!-- table:NAME --> to <!-- /table -->, for some of "
             f"{sorted(TABLES)}. Received: places for {sorted(marked)}"
         )
 
     def table(match: re.Match) -> str:
         start, name, _, end = match.groups()
         rows = common.read_rows(results / f"{name}.jsonl")
-        return f"{start}{TABLES[name](rows) if rows else '*Not measured yet.*'}\n{end}"
+        told = TABLES[name](rows) if rows or name in WITHOUT_ROWS else "*Not measured yet.*"
+        return f"{start}{told}\n{end}"
 
-    return _MARKED.sub(table, readme)
-
-
-def _latest(rows: list[Row], *keys: str) -> list[Row]:
-    """Returns the last row of each combination of keys, grouped by the first key."""
-    by_key = {tuple(row[key] for key in keys): row for row in rows}
-    groups = list(dict.fromkeys(first for first, *_ in by_key))
-    return [by_key[key] for key in sorted(by_key, key=lambda key: groups.index(key[0]))]
-
-
-def _spread(row: Row, name: str, digits: int) -> str:
-    median, p25, p75 = (f"{row[f'{name}_{q}']:.{digits}f}" for q in ("median", "p25", "p75"))
-    return f"{median} ({p25} to {p75})"
+    return _MARKED.sub(table, page)
 
 
 def main(_) -> None:
-    path = Path(FLAGS.readme)
-    present = path.read_text("utf-8")
-    made = render(present, Path(FLAGS.results))
-    if made == present:
-        return
-    if FLAGS.check:
-        sys.exit(f"{path.name} is not up to date: run python benchmarks/tables.py")
-    path.write_text(made, "utf-8")
+    for path in map(Path, FLAGS.page):
+        present = path.read_text("utf-8")
+        made = render(present, Path(FLAGS.results))
+        if made == present:
+            continue
+        if FLAGS.check:
+            sys.exit(f"{path.name} is not up to date: run python benchmarks/tables.py")
+        path.write_text(made, "utf-8")
 
 
 if __name__ == "__main__":

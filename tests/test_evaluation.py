@@ -6,7 +6,11 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.evaluation import early_exit_curve, multiply_adds
+from modreduce_keras.evaluation import (
+    average_relative_improvement,
+    early_exit_curve,
+    multiply_adds,
+)
 
 layers = keras.layers
 
@@ -178,3 +182,27 @@ def test_the_curves_arguments_are_checked(network, images, labels):
     plain = mr.models.convnet(num_classes=3, widths=(4, 8), input_shape=(16, 16, 1))
     with pytest.raises(ValueError, match="takes a SelfDistiller, or a model that"):
         early_exit_curve(plain, images, labels)
+
+
+def test_average_relative_improvement_is_the_mean_over_the_pairs():
+    # (72 - 71) / (71 - 69) = 1/2 and (74 - 74.5) / (74.5 - 70) = -1/9.
+    ours, others, students = [72.0, 74.0], [71.0, 74.5], [69.0, 70.0]
+    improvement = average_relative_improvement(ours, others, students)
+    assert improvement == pytest.approx((1 / 2 - 1 / 9) / 2)
+    shares = ([value / 100 for value in values] for values in (ours, others, students))
+    assert average_relative_improvement(*shares) == pytest.approx(improvement)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (([72.0], [71.0, 70.0], [69.0]), r"as many .*'ours': 1, 'others': 2, 'students': 1"),
+        (([], [], []), "at least one"),
+        (([72.0], [float("nan")], [69.0]), r"others must be finite numbers.*nan"),
+        ((["72"], [71.0], [69.0]), r"ours must be finite numbers.*'72'"),
+        (([72.0, 71.0], [71.0, 70.0], [69.0, 70.0]), "gains nothing on a pair"),
+    ],
+)
+def test_an_improvement_that_is_not_defined_says_why(given, message):
+    with pytest.raises(ValueError, match=message):
+        average_relative_improvement(*given)

@@ -91,7 +91,7 @@ def test_without_rows_the_table_says_so(tables, tmp_path):
     "readme", ["# No markers\n", README + "<!-- table:unknown -->\n<!-- /table -->\n"]
 )
 def test_markers_must_be_those_of_tables(tables, results, readme):
-    with pytest.raises(ValueError, match=r"must have places.*for some of \['export_zoo', 'onl"):
+    with pytest.raises(ValueError, match=r"must have places.*for some of \['cifar100_input', 'c"):
         tables.render(readme, results)
 
 
@@ -277,7 +277,7 @@ def test_command_writes_and_checks(benchmarks, results):
     readme = results / "README.md"
     readme.write_text(README, "utf-8")
     command = [sys.executable, str(benchmarks / "tables.py")]
-    command += [f"--readme={readme}", f"--results={results}"]
+    command += [f"--page={readme}", f"--results={results}"]
 
     stale = subprocess.run([*command, "--check"], capture_output=True, text=True)
     assert stale.returncode == 1
