@@ -86,10 +86,10 @@ class Run:
         sizes = self.protocol.epochs, self.samples, self.protocol.validation
         return dict(zip(RUN, (*own, *sizes), strict=True))
 
-    def folder(self, *kind: str) -> Path:
-        """Returns a folder of the run's own."""
+    def folder(self) -> Path:
+        """Returns the folder of the run's checkpoints."""
         name = "_".join(str(value) for value in self.describe().values())
-        return Path(FLAGS.folder, *kind, "".join(c if c.isalnum() else "_" for c in name))
+        return Path(FLAGS.folder, "runs", "".join(c if c.isalnum() else "_" for c in name))
 
 
 class Clock(keras.callbacks.Callback):
@@ -136,10 +136,8 @@ def training_images(run: Run, teacher: Any, views: int) -> tf.data.Dataset:
 
 def cached(run: Run, teacher: keras.Model) -> mr.data.TeacherCache:
     """Returns the filled cache of a teacher's outputs, for the images of a seed."""
-    about = {**run.describe(), "method": "", "pair": run.teacher, "epochs": "", "protocol": "cache"}
-    name = "_".join(str(value) for value in about.values() if value)
     cache = mr.data.TeacherCache(
-        Path(FLAGS.folder, "caches", name),
+        Path(FLAGS.folder, "caches", f"{run.teacher}_{run.samples}_images_seed_{run.seed}"),
         teacher,
         taps=[*stages_of(teacher), "embedding"],
         views=run.protocol.augmentations,
@@ -166,7 +164,7 @@ def fit(run: Run, identifier: str, trainee: Trainee, data: tf.data.Dataset) -> d
         validation_data=images(protocol, "validation"),
         validation_freq=sorted({*last, protocol.epochs}),
         epochs=protocol.epochs,
-        callbacks=[Clock(), mr.callbacks.Resume(run.folder("runs"), keep=1)],
+        callbacks=[Clock(), mr.callbacks.Resume(run.folder())],
         shuffle=False,
         verbose=0,
     ).history
@@ -184,7 +182,7 @@ def load_teacher(protocol: Protocol, identifier: str) -> keras.Model:
         fit(run, identifier, Trainee(teacher), training_images(run, None, 1))
         path.parent.mkdir(parents=True, exist_ok=True)
         teacher.save(path)
-        shutil.rmtree(run.folder("runs"))
+        shutil.rmtree(run.folder())
     arguments = {**protocol.arguments.get(identifier, {}), "name": "teacher"}
     return mr.models.load_teacher(path, identifier, normalized=True, **arguments)
 
@@ -321,7 +319,7 @@ def main(_) -> None:
         row = {**common.metadata(run.seed), **settings, **about, "teacher_test": accuracy}
         row |= measure(run, teacher)
         common.append_rows(output, [row])
-        shutil.rmtree(run.folder("runs"))
+        shutil.rmtree(run.folder())
         keras.backend.clear_session(free_memory=False)
         print(
             f"{run.pair} {run.method:26} seed {run.seed}  validation {row['validation']:.2%}  "

@@ -1,6 +1,7 @@
 """The runner of CIFAR-100 on made-up images: rows, what a second run adds, kills, flag files."""
 
 import dataclasses
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from modreduce_keras.registry import components
 
 IMAGES, TEST = 600, 300
 METHODS = ["plain", "kd", "modreduce/fully_connected", "pcl"]
+CONFIGURATIONS = sorted((Path(__file__).parents[2] / "benchmarks" / "configurations").glob("*.txt"))
 TINY = ["--protocol=small", "--pair=convnet:convnet"]
 
 
@@ -65,26 +67,28 @@ def parsed(cifar100, *flags):
     cifar100.FLAGS(["cifar100.py", *flags])
 
 
-def test_every_configuration_is_of_a_published_pair_or_the_small_protocol(cifar100, benchmarks):
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
+def test_a_configuration_is_of_a_published_pair_or_the_small_protocol(cifar100, path):
     from cifar100_published import PUBLISHED
 
-    pairs = []
-    for path in sorted((benchmarks / "configurations").glob("cifar100_*.txt")):
-        cifar100.FLAGS.unparse_flags()
-        for name in ("pair", "method", "aggregator"):
-            cifar100.FLAGS[name].using_default_value = True
-        parsed(cifar100, f"--flagfile={path}")
-        cifar100.require_networks()
-        own = cifar100.methods()
-        if cifar100.FLAGS.protocol == "small":
-            assert own == list(cifar100.METHODS)
-            assert cifar100.FLAGS.seeds == 3
-        else:
-            pairs += cifar100.FLAGS.pair
-            singles = ["plain", "kd", "crd", "semckd"]
-            assert own == [*singles, *(f"modreduce/{name}" for name in cifar100.AGGREGATORS)]
-            assert path.stem == f"cifar100_{cifar100.FLAGS.pair[0].replace(':', '_')}"
-    assert sorted(pairs) == sorted(PUBLISHED)
+    parsed(cifar100, f"--flagfile={path}")
+    cifar100.require_networks()
+    (pair,), methods = cifar100.FLAGS.pair, cifar100.methods()
+    if path.stem == "cifar100_small":
+        assert (cifar100.FLAGS.protocol, cifar100.FLAGS.seeds) == ("small", 3)
+        assert methods == list(cifar100.METHODS)
+    else:
+        assert path.stem == f"cifar100_{pair.replace(':', '_')}"
+        assert (cifar100.FLAGS.protocol, pair in PUBLISHED) == ("paper", True)
+        singles = ["plain", "kd", "crd", "semckd"]
+        assert methods == [*singles, *(f"modreduce/{name}" for name in cifar100.AGGREGATORS)]
+
+
+def test_every_published_pair_has_a_configuration():
+    import cifar100_published
+
+    names = {f"cifar100_{pair.replace(':', '_')}" for pair in cifar100_published.PUBLISHED}
+    assert {path.stem for path in CONFIGURATIONS} == names | {"cifar100_small"}
 
 
 def test_published_pairs_are_of_our_networks():
@@ -145,7 +149,7 @@ def test_rows_and_what_a_second_run_adds(run, tmp_path, capsys):
     # The teacher was trained, its outputs are kept, and no checkpoint is left.
     assert (tmp_path / "runs" / "teachers" / "convnet.keras").exists()
     assert [path.name for path in (tmp_path / "runs" / "caches").iterdir()] == [
-        "cache_convnet_1_200_300"
+        "convnet_200_images_seed_1"
     ]
     assert not list((tmp_path / "runs" / "runs").iterdir())
     capsys.readouterr()

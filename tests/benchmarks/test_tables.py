@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from about import ABOUT
 
 README = "# Title\n\n<!-- table:step_overhead -->\nwhatever\n<!-- /table -->\n\nThe end.\n"
 RUN = {
@@ -11,13 +12,7 @@ RUN = {
     "rounds": 15,
     "steps": 2,
     "command": "python benchmarks/step_overhead.py",
-    "device": "2 x CPU",
-    "tensorflow": "2.21.0",
-    "keras": "3.15.1",
-    "python": "3.11.7",
-    "modreduce_keras": "0.1.0",
-    "commit": "abc",
-    "date": "2030-01-02T03:04:05+00:00",
+    **ABOUT,
 }
 
 

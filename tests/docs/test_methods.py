@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from about import ABOUT
 
 import modreduce_keras as mr
 from modreduce_keras.registry import components
@@ -19,13 +20,7 @@ RUN = {
     "rounds": 10,
     "steps": 1,
     "command": "python benchmarks/method_cost.py",
-    "device": "2 x CPU",
-    "tensorflow": "2.21.0",
-    "keras": "3.15.1",
-    "python": "3.11.7",
-    "modreduce_keras": "0.1.0",
-    "commit": "abc",
-    "date": "2030-01-02T03:04:05+00:00",
+    **ABOUT,
 }
 
 
