@@ -119,10 +119,9 @@ def images(protocol: Protocol, split: str, **arguments: Any) -> tf.data.Dataset:
     return few.apply(tf.data.experimental.assert_cardinality(-(-protocol.validation // TEST_BATCH)))
 
 
-def training_images(run: Run, teacher: Any, views: int) -> tf.data.Dataset:
-    """Returns the batches of a training, with what the method reads of them."""
-    taught = teacher is not None
-    data = images(
+def training_images(run: Run, taught: bool, views: int = 1) -> tf.data.Dataset:
+    """Returns the batches of a training, with the index of each image if a teacher teaches."""
+    return images(
         run.protocol,
         "train",
         batch_size=run.protocol.batch,
@@ -131,7 +130,6 @@ def training_images(run: Run, teacher: Any, views: int) -> tf.data.Dataset:
         seed=run.seed,
         index=taught,
     )
-    return teacher.attach(data) if isinstance(teacher, mr.data.TeacherCache) else data
 
 
 def cached(run: Run, teacher: keras.Model) -> mr.data.TeacherCache:
@@ -143,7 +141,7 @@ def cached(run: Run, teacher: keras.Model) -> mr.data.TeacherCache:
         views=run.protocol.augmentations,
         dtype="float16",
     )
-    cache.fill(training_images(run, teacher, 1))
+    cache.fill(training_images(run, taught=True))
     return cache
 
 
@@ -179,7 +177,7 @@ def load_teacher(protocol: Protocol, identifier: str) -> keras.Model:
         keras.utils.set_random_seed(0)
         run = Run("paper", protocol, f"labels:{identifier}", "plain", 0)
         teacher = protocol.network(identifier, "teacher")
-        fit(run, identifier, Trainee(teacher), training_images(run, None, 1))
+        fit(run, identifier, Trainee(teacher), training_images(run, taught=False))
         path.parent.mkdir(parents=True, exist_ok=True)
         teacher.save(path)
         shutil.rmtree(run.folder())
@@ -202,7 +200,11 @@ def measure(run: Run, teacher: keras.Model | None) -> dict[str, Any]:
             epochs=protocol.epochs,
         )
     )
-    history = fit(run, run.student, trainee, training_images(run, teacher, trainee.views))
+    data = training_images(run, teacher is not None, trainee.views)
+    if isinstance(teacher, mr.data.TeacherCache):
+        read = {tap for knowledge in trainee.model.taught() for tap in knowledge.taps("teacher")}
+        data = teacher.attach(data, [tap for tap in teacher.taps if tap in read])
+    history = fit(run, run.student, trainee, data)
     steps = protocol.epochs * -(-run.samples // protocol.batch)
     return {
         **outcome(protocol, trainee.model, history),

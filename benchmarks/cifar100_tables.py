@@ -37,8 +37,8 @@ def cifar100_small(rows: list[Row]) -> str:
     runs = runs_of(rows)
     lines = [
         "| method | deployed student, % | more than labels alone | own ensemble, % "
-        "| mean of probabilities, % | steps of a student | runs of the teacher | time | seeds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| mean of probabilities, % | steps of a student | runs of the teacher | seeds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for pair in dict.fromkeys(pair for pair, _, _ in runs):
         methods = by_method(runs, pair)
@@ -50,7 +50,6 @@ def cifar100_small(rows: list[Row]) -> str:
 def _cells(pair: str, method: str, own: Sequence[Row], runs: Mapping[Any, Row]) -> list[str]:
     plain = [(row, runs.get((pair, "plain", row["seed"]))) for row in own]
     gains = [100 * (row["test"] - other["test"]) for row, other in plain if other]
-    times = [row["seconds"] / other["seconds"] for row, other in plain if other]
     steps = own[0]["epochs"] * -(-own[0]["samples"] // own[0]["batch"])
     return [
         method,
@@ -60,7 +59,6 @@ def _cells(pair: str, method: str, own: Sequence[Row], runs: Mapping[Any, Row]) 
         percents([row["softmax_ensemble_test"] for row in own]),
         f"{own[0]['student_steps'] / steps:.1f}",
         f"{own[0]['teacher_forwards'] / own[0]['samples']:.0f}",
-        f"{statistics.mean(times):.1f}" if times else "",
         str(len(own)),
     ]
 

@@ -172,12 +172,17 @@ class Rows:
         shard = np.where(fits.any(axis=0), self._shard[view, places], -1)
         return shard, self._row[view, places]
 
-    def take(self, shard: np.ndarray, row: np.ndarray) -> list[np.ndarray]:
-        """Returns the outputs of rows that `find` has found."""
-        taken = [np.empty((len(row), *o.shape[1:]), o.dtype) for o in self._shards[0].outputs]
+    def take(
+        self, shard: np.ndarray, row: np.ndarray, chosen: Sequence[int] | None = None
+    ) -> list[np.ndarray]:
+        """Returns the outputs of rows that `find` has found: all, or those of some numbers."""
+        first = self._shards[0].outputs
+        chosen = range(len(first)) if chosen is None else chosen
+        taken = [np.empty((len(row), *first[n].shape[1:]), first[n].dtype) for n in chosen]
         for place, (number, at) in enumerate(zip(shard, row, strict=True)):
-            for into, output in zip(taken, self._shards[number].outputs, strict=True):
-                into[place] = output[at]
+            outputs = self._shards[number].outputs
+            for into, n in zip(taken, chosen, strict=True):
+                into[place] = outputs[n][at]
         return taken
 
 

@@ -163,7 +163,9 @@ class TeacherCache:
         self._require_fitting(dataset, self._open())
         return ran
 
-    def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+    def attach(
+        self, dataset: tf.data.Dataset, taps: Sequence[str] | None = None
+    ) -> tf.data.Dataset:
         """Returns the dataset with the teacher's outputs in every batch.
 
         They lie in `x["teacher_outputs"]`, beside `"inputs"` and `"sample_index"`. What comes after
@@ -171,23 +173,30 @@ class TeacherCache:
 
         Args:
             dataset: The data that the cache was filled with.
+            taps: Which of the cache's taps to read, beside the logits: maps that no knowledge reads
+                cost time all the same. Defaults to `None`: all.
 
         Raises:
-            ValueError: If the cache is not filled, damaged, or of another teacher or other options;
-                or if the first batch of epoch 0 or of epoch `views` has inputs that the teacher has
-                not seen. A later batch that has some is an error of the pipeline,
-                `tf.errors.InvalidArgumentError`, with the same message.
+            ValueError: If a tap is not in the cache; if the cache is not filled, damaged, or of
+                another teacher or other options; or if the first batch of epoch 0 or of epoch
+                `views` has inputs that the teacher has not seen. A later batch that has some is an
+                error of the pipeline, `tf.errors.InvalidArgumentError`, with the same message.
         """
+        taps = self.taps if taps is None else self._require_taps(taps)
         specs = indexed_inputs(dataset, "attach")
         outputs = specs_of_outputs(self._reader, specs)
         self._require_own(outputs, filled=True)
         rows = self._open()
         self._require_fitting(dataset, rows)
-        flat, key = tf.nest.flatten(outputs), self.fingerprint()
+        key, whole = self.fingerprint(), tf.nest.flatten(outputs)
+        numbers = tf.nest.pack_sequence_as(outputs, list(range(len(whole))))
+        numbers["features"] = {tap: numbers["features"][tap] for tap in taps}
+        chosen = tf.nest.flatten(numbers)
+        flat = [whole[number] for number in chosen]
         stored = [tf.as_dtype(self.dtype)] * len(flat)
 
         def read(samples, *inputs):
-            return self._read(rows, samples, inputs)
+            return self._read(rows, samples, inputs, chosen)
 
         def attached(*element):
             x, *rest = element
@@ -198,7 +207,7 @@ class TeacherCache:
                 tf.cast(tf.ensure_shape(value, batch + spec.shape[1:]), spec.dtype)
                 for value, spec in zip(given, flat, strict=True)
             ]
-            lessons = {key: tf.nest.pack_sequence_as(outputs, given)}
+            lessons = {key: tf.nest.pack_sequence_as(numbers, given)}
             x = {INPUTS: inputs, INDEX: samples, LESSONS: lessons}
             return (x, *rest) if isinstance(dataset.element_spec, tuple) else x
 
@@ -320,6 +329,13 @@ class TeacherCache:
         shards.write_whole(self.folder, _complete(view), [size])
         return len(known) - before
 
+    def _require_taps(self, taps: Any) -> list[str]:
+        if isinstance(taps, str) or not set(taps) <= set(self.taps):
+            raise ValueError(
+                f"taps must be a list of taps that are in the cache, {self.taps}. Received: {taps=}"
+            )
+        return list(taps)
+
     def _writer(self, view: int) -> CacheWriter:
         return CacheWriter(self.folder, view, self.dtype, self.shard_size, self.name)
 
@@ -346,8 +362,14 @@ class TeacherCache:
                 )
         return shards.Rows(whole, self.views)
 
-    def _read(self, rows: shards.Rows, samples: Any, inputs: Sequence[Any]) -> list[np.ndarray]:
-        """Returns what is stored for a batch, or says what is not."""
+    def _read(
+        self,
+        rows: shards.Rows,
+        samples: Any,
+        inputs: Sequence[Any],
+        chosen: Sequence[int] | None = None,
+    ) -> list[np.ndarray]:
+        """Returns what is stored for a batch, all or the outputs chosen, or says what is not."""
         shard, row = rows.find(samples, shards.checksums_of(inputs))
         if (shard < 0).any():
             sample = int(samples[shard < 0][0])
@@ -357,7 +379,7 @@ class TeacherCache:
                     f"another index. It has {len(rows.samples)} samples"
                 )
             raise ValueError(self._unknown(sample))
-        return rows.take(shard, row)
+        return rows.take(shard, row, chosen)
 
     def _unknown(self, sample: int) -> str:
         return (

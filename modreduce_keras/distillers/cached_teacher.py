@@ -78,6 +78,12 @@ class CachedTeacher(FrozenTeacher):
                 f"{self._fingerprint!r}"
             )
         logits, features = (stored[self._fingerprint][name] for name in ("logits", "features"))
+        left_out = sorted(set(self.reader.taps) - set(features))
+        if left_out:
+            raise ValueError(
+                f"The batch is without taps of the teacher that the knowledge reads: {left_out}. "
+                f"It has {sorted(features)}, by cache.attach(dataset, taps=)"
+            )
         named = {name: logits[name] for name in self.reader.outputs}
         lesson = ModelOutput(logits, {tap: features[tap] for tap in self.reader.taps} | named)
         return dict.fromkeys(seen, lesson)

@@ -15,11 +15,12 @@ def convnet(
     *,
     num_classes: int,
     widths: Sequence[int] = (16, 32, 64),
+    strides: int | Sequence[int] = 2,
     input_shape: tuple[int, int, int] = (28, 28, 1),
     kernel_regularizer: str | keras.regularizers.Regularizer | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """Builds a plain network: per stage a 3×3 convolution of stride 2, normalization and ReLU.
+    """Builds a plain network: per stage a 3×3 convolution, batch normalization and ReLU.
 
     Taps: `"stage1"`, `"stage2"`, ... (batch, height, width, channels), `"embedding"`
     (batch, widths[-1]), `"logits"` (batch, num_classes).
@@ -27,6 +28,7 @@ def convnet(
     Args:
         num_classes: Number of classes.
         widths: Channels of each stage; as many stages as entries.
+        strides: Stride of the convolutions: one for all, 2 by default, or one for each stage.
         input_shape: (height, width, channels).
         kernel_regularizer: Regularizer of every convolution and of the classifier.
         name: Name of the model. Defaults to `"convnet"`.
@@ -35,7 +37,7 @@ def convnet(
         A functional model from images to logits.
 
     Raises:
-        ValueError: If `num_classes`, `widths` or `input_shape` is something else.
+        ValueError: If `num_classes`, `widths`, `strides` or `input_shape` is something else.
 
     Example:
         >>> convnet(num_classes=10, widths=(4, 8)).count_params()
@@ -43,14 +45,19 @@ def convnet(
     """
     num_classes = require_integer("num_classes", num_classes)
     widths = require_sizes("widths", widths, "name at least one stage by its channels")
+    if isinstance(strides, int):
+        strides = [strides] * len(widths)
+    strides = require_sizes(
+        "strides", strides, f"be a stride for all or for each of {len(widths)} stages", len(widths)
+    )
     require_image_shape(input_shape)
     regularizer = keras.regularizers.get(kernel_regularizer)
     inputs = maps = keras.Input(input_shape, name="image")
-    for stage, width in enumerate(widths, start=1):
+    for stage, (width, stride) in enumerate(zip(widths, strides, strict=True), start=1):
         maps = layers.Conv2D(
             width,
             3,
-            strides=2,
+            strides=stride,
             padding="same",
             use_bias=False,
             kernel_initializer="he_normal",

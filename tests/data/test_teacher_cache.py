@@ -105,6 +105,25 @@ def test_a_batch_has_what_the_teacher_gives_for_its_inputs(make, teacher, dtype)
                     np.testing.assert_allclose(stored, values, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("taps", [[], ["stage1"], ["embedding", "stage1"], None])
+def test_only_the_taps_asked_for_are_read(make, taps):
+    cache = make(taps=["stage2", "stage1", "embedding"])
+    cache.fill(data())
+    whole, some = batches(cache.attach(data()), 1), batches(cache.attach(data(), taps), 1)
+    for batch, one in zip(whole, some, strict=True):
+        (everything,), (given,) = (b[0]["teacher_outputs"].values() for b in (batch, one))
+        np.testing.assert_array_equal(given["logits"], everything["logits"])
+        assert set(given["features"]) == set(cache.taps if taps is None else taps)
+        for tap, values in given["features"].items():
+            np.testing.assert_array_equal(values, everything["features"][tap])
+
+
+@pytest.mark.parametrize("taps", ["stage2", ["stage1"]])
+def test_taps_that_are_not_in_the_cache_are_refused(filled, taps):
+    with pytest.raises(ValueError, match=r"taps that are in the cache, \['stage2'\]. Received: ta"):
+        filled.attach(data(), taps)
+
+
 def test_views_differ_and_come_again(filled):
     train = filled.attach(data())
 

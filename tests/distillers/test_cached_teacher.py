@@ -150,6 +150,11 @@ def test_weights_of_the_teacher_that_change_are_noticed(distiller, cache, data):
         distiller.fit(train, shuffle=False, verbose=0)
 
 
+def test_a_tap_that_was_not_attached_is_refused(distiller, cache, data):
+    with pytest.raises(ValueError, match=r"without taps .* reads: \['stage2'\]. It has \['emb"):
+        distiller.fit(cache.attach(data, ["embedding"]), shuffle=False, verbose=0)
+
+
 def test_a_tap_that_is_not_in_the_cache_is_refused(net, empty):
     message = r"not in the cache: \['stage1'\]\. Those in it are \['stage2', 'embedding'\]"
     with pytest.raises(ValueError, match=message):

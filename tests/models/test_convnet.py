@@ -31,6 +31,23 @@ def test_there_are_as_many_stages_as_widths(widths, shapes, random):
     np.testing.assert_allclose(output.logits, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("strides", "sizes"), [(2, (14, 7, 4)), (1, (28, 28, 28)), ((1, 2, 3), (28, 14, 5))]
+)
+def test_strides_are_one_for_all_or_one_for_each_stage(strides, sizes):
+    model = mr.models.convnet(num_classes=3, widths=(2, 3, 4), strides=strides)
+    shapes = [model.get_layer(f"stage{i}").output.shape for i in (1, 2, 3)]
+    assert shapes == [(None, size, size, i) for i, size in enumerate(sizes, start=2)]
+
+
+@pytest.mark.parametrize("strides", [0, (2, 2), (2, 2, 0), "222", 1.5])
+def test_wrong_strides_say_how_many_are_right(strides):
+    with pytest.raises(
+        ValueError, match=r"strides must be a stride for all or for each of 3 stages.*Received: str"
+    ):
+        mr.models.convnet(num_classes=3, widths=(2, 3, 4), strides=strides)
+
+
 def test_parameters_are_those_of_the_layers_it_names():
     model = mr.models.convnet(num_classes=10, widths=(4, 8), input_shape=(16, 16, 3))
     convolutions, norms, head = 9 * (3 * 4 + 4 * 8), 4 * (4 + 8), 8 * 10 + 10
