@@ -14,7 +14,7 @@ ROOT = Path(modreduce_keras.__file__).parent
 
 # A part may import parts of lower levels, and itself. What is not listed is above them all.
 LEVELS = [
-    {"_version", "arguments", "registry"},
+    {"_version", "arguments", "fingerprints", "registry", "whole_files"},
     {"distribute", "knobs", "labels", "ops"},
     {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models"},
     {"knowledge", "data"},
@@ -23,8 +23,8 @@ LEVELS = [
 ]
 TOP = len(LEVELS)
 KERAS_ONLY = [
-    *("arguments", "registry", "knobs", "ops", "schedules", "losses", "adapters", "aggregators"),
-    *("taps", "models", "metrics", "knowledge"),
+    *("arguments", "fingerprints", "registry", "whole_files", "knobs", "ops", "schedules"),
+    *("losses", "adapters", "aggregators", "taps", "models", "metrics", "knowledge"),
 ]
 ONLY_IN = {"tensorflow_datasets": "data", "keras_tuner": "tuning"}
 

@@ -8,7 +8,6 @@ SHA-256 of everything before it, 32 bytes. Nothing in it is executed, unpickled 
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,9 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from modreduce_keras import whole_files
+
 MAGIC = b"modreduce_keras checkpoint 1\n"
 _DIGEST_SIZE = hashlib.sha256().digest_size
-_NAME = re.compile(r"epoch-(\d{6})-step-(\d{9})\.checkpoint(\.unfinished)?")
+_NAME = re.compile(rf"epoch-(\d{{6}})-step-(\d{{9}})\.checkpoint(.*{whole_files.UNFINISHED})?")
 
 
 class DamagedError(ValueError):
@@ -76,18 +77,8 @@ class Folder:
             OSError: If it cannot be written; then nothing of it stays.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        final = self.file(position)
-        unfinished = final.with_name(f"{final.name}.unfinished")
-        try:
-            with unfinished.open("wb") as file:
-                _write(file, manifest, list(arrays))
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(final)
-            _fsync_folder(self.path)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+        with whole_files.writing(self.file(position)) as file:
+            _write(file, manifest, list(arrays))
         # What is newer than this one was unreadable, and training will write it again.
         older = [other for other in self.positions() if other <= position]
         for other in older[: -self.keep]:
@@ -146,14 +137,3 @@ def _write(file: Any, manifest: Mapping[str, Any], arrays: list[tuple[str, np.nd
 def _plain(value: Any) -> Any:
     """Returns NumPy's numbers and arrays as Python's; what is neither is left out."""
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else None
-
-
-def _fsync_folder(path: Path) -> None:
-    """Makes the names in a folder last, where the system can (Windows opens no folders)."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,6 +1,5 @@
 """The state of a training: its variables, whether stored ones fit, its teachers' fingerprint."""
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modreduce_keras.data.teacher_cache import TeacherCache
+from modreduce_keras.distillers.teacher import models_of
+from modreduce_keras.fingerprints import fingerprint_of
 
 MODEL, OPTIMIZER, METRIC = "model", "optimizer", "metric"
 
@@ -138,16 +138,7 @@ def teacher_fingerprint(model: keras.Model) -> str | None:
     A teacher that is trained along (an average of the student) is part of the model's state.
     """
     own = {id(variable) for variable in model.variables}
-    given = getattr(model, "teacher", None)
-    given = given.teacher if isinstance(given, TeacherCache) else given
-    given = given if isinstance(given, (list, tuple)) else [given]
+    given = models_of(getattr(model, "teacher", None))
     teachers = [teacher for teacher in given if isinstance(teacher, keras.Model)]
     constant = [v for teacher in teachers for v in teacher.weights if id(v) not in own]
-    if not constant:
-        return None
-    digest = hashlib.sha256()
-    for variable in constant:
-        value = _value(variable)
-        digest.update(f"{value.dtype.name} {value.shape}".encode())
-        digest.update(np.ascontiguousarray(value).reshape(-1).view("uint8"))
-    return digest.hexdigest()
+    return fingerprint_of(constant) if constant else None

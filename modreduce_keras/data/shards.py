@@ -8,7 +8,6 @@ name has the view and the SHA-256 of the content, so processes that write at onc
 
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from modreduce_keras import whole_files
 
 MAGIC = b"modreduce_keras shard 1\n"
 _NAME = re.compile(r"view-(\d{4,})-([0-9a-f]{64})\.shard")
@@ -46,37 +47,9 @@ class Shard(NamedTuple):
     outputs: list[np.ndarray]
 
 
-def write_whole(folder: Path, name: str, parts: Sequence[bytes | np.ndarray]) -> None:
-    """Writes a file that is there as a whole or not at all.
-
-    Args:
-        folder: Where.
-        name: Name of the file.
-        parts: Its content.
-    """
-    final = folder / name
-    unfinished = folder / f"{name}.{os.getpid()}.unfinished"
-    try:
-        with unfinished.open("wb") as file:
-            for part in parts:
-                file.write(part if isinstance(part, bytes) else _bytes(part))
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(final)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def remove_abandoned(folder: Path) -> None:
     """Removes what processes left that were killed while they wrote."""
-    for path in folder.glob("*.unfinished"):
+    for path in folder.glob(f"*{whole_files.UNFINISHED}"):
         try:
             if time.time() - path.stat().st_mtime > _ABANDONED_AFTER:
                 path.unlink()
@@ -105,11 +78,12 @@ def write(
     header = json.dumps({"arrays": described}).encode()
     begin = len(MAGIC) + 8
     header += b" " * (-(begin + len(header)) % 64)
-    parts = [MAGIC, len(header).to_bytes(8, "little"), header, *arrays]
+    parts = [MAGIC, len(header).to_bytes(8, "little"), header, *map(_bytes, arrays)]
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part if isinstance(part, bytes) else _bytes(part))
-    write_whole(folder, f"view-{view:04d}-{digest.hexdigest()}.shard", parts)
+        digest.update(part)
+    with whole_files.writing(folder / f"view-{view:04d}-{digest.hexdigest()}.shard") as file:
+        file.writelines(parts)
 
 
 def paths(folder: Path) -> list[Path]:

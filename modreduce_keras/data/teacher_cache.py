@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from modreduce_keras import whole_files
 from modreduce_keras.arguments import require_choice, require_integer
 from modreduce_keras.data import shards
 from modreduce_keras.data.cache_writer import CacheWriter, readable_shards
@@ -22,7 +23,8 @@ from modreduce_keras.data.index import (
     indexed_inputs,
     split_index,
 )
-from modreduce_keras.data.teacher_outputs import hash_of_weights, outputs_of, specs_of_outputs
+from modreduce_keras.data.teacher_outputs import outputs_of, specs_of_outputs
+from modreduce_keras.fingerprints import fingerprint_of
 from modreduce_keras.taps import TapReader
 
 _MANIFEST = "cache.json"
@@ -129,7 +131,7 @@ class TeacherCache:
 
         Batches that `attach` makes carry it, so that a distiller refuses those of another cache.
         """
-        parts = [hash_of_weights(self.teacher), self.taps, self.views, self.dtype]
+        parts = [fingerprint_of(self.teacher.weights), self.taps, self.views, self.dtype]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def fill(self, dataset: tf.data.Dataset) -> int:
@@ -153,7 +155,7 @@ class TeacherCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._require_own(outputs):
             manifest = json.dumps(self._described(outputs), indent=1).encode()
-            shards.write_whole(self.folder, _MANIFEST, [manifest])
+            whole_files.write(self.folder / _MANIFEST, manifest)
         shards.remove_abandoned(self.folder)
         there = readable_shards(self.folder)
         run = tf.function(
@@ -234,7 +236,7 @@ class TeacherCache:
     def _described(self, outputs: Any) -> dict[str, Any]:
         flat = tf.nest.flatten(outputs)
         return {
-            "teacher's weights": hash_of_weights(self.teacher),
+            "teacher's weights": fingerprint_of(self.teacher.weights),
             "taps": self.taps,
             "outputs": [[list(spec.shape[1:]), spec.dtype.name] for spec in flat],
             "views": self.views,
@@ -326,7 +328,7 @@ class TeacherCache:
                     pending.add(samples[fresh], checksums[fresh], outputs)
         pending.write(everything=True)
         size = json.dumps({"samples": len(known)}).encode()
-        shards.write_whole(self.folder, _complete(view), [size])
+        whole_files.write(self.folder / _complete(view), size)
         return len(known) - before
 
     def _require_taps(self, taps: Any) -> list[str]:

@@ -1,6 +1,5 @@
-"""Teacher outputs: what a model gives for a batch, of which shapes, and a hash of its weights."""
+"""Teacher outputs: what a model gives for a batch, and of which shapes."""
 
-import hashlib
 from typing import Any
 
 import keras
@@ -50,15 +49,6 @@ def specs_of_outputs(reader: TapReader, inputs: Any) -> dict[str, Any]:
             f"Received: the teacher {reader.model.name!r} with {unfit}"
         )
     return outputs
-
-
-def hash_of_weights(model: keras.Model) -> str:
-    """Returns a hash of what a model's weights are now."""
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        value = keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(weight))
-        digest.update(f"{value.shape} {value.dtype} ".encode() + value.tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _by_name(output: ModelOutput) -> dict[str, Any]:

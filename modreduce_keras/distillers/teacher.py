@@ -1,7 +1,6 @@
 """The teacher of a distiller: only ever run forward, never counted, saved or changed."""
 
 import warnings
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from modreduce_keras.data.teacher_cache import TeacherCache
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.inputs import Inputs
+from modreduce_keras.fingerprints import fingerprint_of
 from modreduce_keras.models.folding import fold
 from modreduce_keras.taps import ModelOutput, TapReader
 
@@ -72,7 +73,7 @@ class FrozenTeacher:
 
     def __init__(self, given: Any, taps: list[str], inputs: Inputs, dtype: str | None = None):
         self.given = given
-        self.models = as_list(given)
+        self.models = models_of(given)
         if inputs.views is not None and len(inputs.views) != len(self.models):
             raise ValueError(
                 f"teacher_input must have one entry for each of {len(self.models)} teachers. "
@@ -128,13 +129,8 @@ class FrozenTeacher:
         together = Together(models, own_inputs=self._inputs.views is not None)
         return TapReader(together, taps, role="teacher")
 
-    def _weights_now(self) -> int:
-        checksum = 0
-        for place in self._folded:
-            for variable in self.models[place].variables:
-                value = ops.convert_to_numpy(ops.convert_to_tensor(variable))
-                checksum = zlib.crc32(value.tobytes(), checksum)
-        return checksum
+    def _weights_now(self) -> str:
+        return fingerprint_of(v for place in self._folded for v in self.models[place].variables)
 
     def follow(self) -> None:
         """Folds the teacher anew, if its weights are not those that were folded."""
@@ -165,8 +161,10 @@ class FrozenTeacher:
         self.follow()
 
 
-def as_list(teacher: Any) -> list[keras.Model]:
-    """Returns one teacher, several or `None` as a list."""
+def models_of(teacher: Any) -> list[keras.Model]:
+    """Returns the models of what is given as a teacher: one, several, a cache of one or `None`."""
     if teacher is None:
         return []
+    if isinstance(teacher, TeacherCache):
+        return [teacher.teacher]
     return list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]

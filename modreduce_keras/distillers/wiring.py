@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import keras
 
-from modreduce_keras.data.teacher_cache import TeacherCache
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.branching import SharedTrunk
 from modreduce_keras.distillers.cached_teacher import frozen as frozen_teacher
 from modreduce_keras.distillers.inputs import Inputs
-from modreduce_keras.distillers.teacher import FrozenTeacher, as_list
+from modreduce_keras.distillers.teacher import FrozenTeacher, models_of
 from modreduce_keras.knowledge import Knowledge, Response
 from modreduce_keras.taps import ModelOutput, TapReader
 
@@ -131,9 +130,7 @@ def connect(
         TypeError: If something else than a Keras model came.
         ValueError: If a model cannot be built, a tap is unknown, or shapes do not fit.
     """
-    given = teacher
-    teacher = given.teacher if isinstance(given, TeacherCache) else given
-    teachers = as_list(teacher)
+    teachers = models_of(teacher)
     models = {f"student {name!r}": student for name, student in students.items()}
     for number, model in enumerate(teachers):
         models["teacher" if len(teachers) == 1 else f"teacher {number}"] = model
@@ -145,13 +142,12 @@ def connect(
     frozen = lesson = None
     if teachers:
         everything = [one for taught in knowledge.values() for one in taught]
-        frozen = frozen_teacher(given, _taps("teacher", everything), views, teacher_dtype)
+        frozen = frozen_teacher(teacher, _taps("teacher", everything), views, teacher_dtype)
         lesson = frozen.reader.specs(frozen.specs)
-        if isinstance(teacher, keras.Model):
-            _check_outputs("teacher", teacher, lesson.logits, everything)
-        else:
-            for model, logits in zip(teachers, lesson.logits, strict=True):
-                _check_outputs("teacher", model, logits, everything)
+        # Several teachers give a list, be it of one.
+        each = [lesson.logits] if frozen.model is teachers[0] else lesson.logits
+        for model, logits in zip(teachers, each, strict=True):
+            _check_outputs("teacher", model, logits, everything)
     readers, outputs = {}, {}
     for name, student in students.items():
         role, taught = f"student {name!r}", knowledge[name]

@@ -1,7 +1,6 @@
-"""Files: where an exported file may lie, and how it gets there in one piece."""
+"""Files: where an exported file may lie."""
 
 import os
-import tempfile
 from pathlib import Path
 
 
@@ -24,21 +23,3 @@ def require_file(path: str | os.PathLike, suffix: str) -> Path:
     if path.suffix != suffix or path.is_dir():
         raise ValueError(f"path must be a file that ends in {suffix!r}. Received: {str(path)!r}")
     return path
-
-
-def write(path: Path, content: bytes) -> None:
-    """Writes a file beside its place first: what stands there stays until this one is complete."""
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # Such files are made for their owner alone; this one is like any other.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(beside).chmod(0o666 & ~mask)
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise

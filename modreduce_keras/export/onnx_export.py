@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from modreduce_keras.export.files import require_file, write
+from modreduce_keras import whole_files
+from modreduce_keras.export.files import require_file
 from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.students import OUTPUT, Inputs, inference_model, require_student
 
@@ -45,7 +46,7 @@ def to_onnx(student: keras.Model, path: str | os.PathLike) -> Path:
     path = require_file(path, ".onnx")
     onnx, tf2onnx = _packages()
     content = _convert(onnx, tf2onnx, inference_model(student), inputs)
-    write(path, content)
+    whole_files.write(path, content)
     return path
 
 

@@ -11,9 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from modreduce_keras import whole_files
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.export.compact import compact
-from modreduce_keras.export.files import require_file, write
+from modreduce_keras.export.files import require_file
 from modreduce_keras.export.operations import float_operations
 from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.samples import batches
@@ -89,7 +90,7 @@ def to_tflite(
     else:
         samples = _representative(quantization, representative, inputs)
     content = _convert(inference_model(student), inputs, quantization, samples)
-    write(path, compact(content))
+    whole_files.write(path, compact(content))
     return path
 
 

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+import modreduce_keras as mr
+
 
 @pytest.fixture
 def net():
@@ -32,3 +34,25 @@ def labels():
 @pytest.fixture
 def cross_entropy():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.fixture
+def teacher(net):
+    return net("teacher", width=7)
+
+
+@pytest.fixture
+def peers(net, teacher, cross_entropy):
+    """A compiled group of three students with a teacher."""
+
+    def build(run_eagerly=True, **arguments):
+        names = ("a", "b", "c")
+        arguments = {"teacher": teacher, "aggregator": "weighted_average", **arguments}
+        if arguments["teacher"] is not None:
+            arguments.setdefault("knowledge", {name: [mr.Response("kd")] for name in names})
+        peers = mr.PeerDistiller({name: net(name) for name in names}, **arguments)
+        optimizer = keras.optimizers.SGD(0.3)
+        peers.compile(optimizer, cross_entropy, metrics=["accuracy"], run_eagerly=run_eagerly)
+        return peers
+
+    return build

@@ -251,10 +251,3 @@ def test_a_file_is_replaced_once_the_new_one_is_complete(tmp_path, settled, rand
 
 def raise_disk_full(_):
     raise OSError("disk full")
-
-
-def test_a_file_may_be_read_by_others(tmp_path):
-    path = mr.export.to_tflite(convnet(), tmp_path / "student.tflite")
-    plain = tmp_path / "plain"
-    plain.touch()
-    assert path.stat().st_mode == plain.stat().st_mode

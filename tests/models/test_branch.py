@@ -7,8 +7,8 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
+from to_branch import assert_equal, convnet, linear, nested, resnet, two_inputs, weights
 
 import modreduce_keras as mr
 
@@ -20,46 +20,6 @@ assert "modreduce_keras" not in sys.modules
 numpy.testing.assert_array_equal(student(images), logits)
 numpy.testing.assert_array_equal(student.predict(images, verbose=0), logits)
 """
-
-
-def convnet():
-    return mr.models.get("convnet", num_classes=5, widths=(4, 6, 8), input_shape=(16, 16, 3))
-
-
-def resnet():
-    return mr.models.resnet(8, num_classes=5, widths=(4, 4, 6, 8), input_shape=(16, 16, 3))
-
-
-def linear():
-    return keras.Sequential(
-        [
-            keras.Input((3,)),
-            layers.Dense(4, use_bias=False, name="hidden"),
-            layers.Dense(2, use_bias=False, name="logits"),
-        ],
-        name="linear",
-    )
-
-
-def two_inputs():
-    left, right = keras.Input((3,), name="left"), keras.Input((4,), name="right")
-    joined = layers.Concatenate(name="joined")([layers.Dense(3)(left), layers.Dense(2)(right)])
-    hidden = layers.Dropout(0.5)(layers.Dense(4, activation="relu")(joined))
-    outputs = {"wide": layers.Dense(2)(hidden), "narrow": layers.Dense(1)(joined)}
-    return keras.Model({"left": left, "right": right}, outputs)
-
-
-def nested():
-    """A backbone inside, a Sequential inside, inputs without names, operators between layers."""
-    maps = keras.Input((8, 8, 3))
-    normalized = layers.BatchNormalization()(layers.Conv2D(4, 3)(maps))
-    backbone = keras.Model(maps, normalized, name="backbone")
-    neck = keras.Sequential([layers.Conv2D(4, 3), layers.GlobalAveragePooling2D()], name="neck")
-    images = keras.Input((8, 8, 3))
-    shared = layers.Dense(4, name="twice")
-    hidden = shared(shared(neck(keras.ops.tanh(backbone(images * 2.0) + 1.0))))
-    return keras.Model(images, layers.Dense(2)(keras.ops.relu(hidden)))
-
 
 MODELS = {
     "convnet": (convnet, "stage1"),
@@ -85,14 +45,6 @@ def inputs(random):
         return random.normal(size=(6, *symbol.shape[1:])).astype("float32")
 
     return draw
-
-
-def weights(model):
-    return [np.array(weight) for weight in model.get_weights()]
-
-
-def assert_equal(ours, theirs):
-    keras.tree.map_structure(np.testing.assert_array_equal, ours, theirs)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -256,68 +208,6 @@ def test_statistics_move_once_in_training_and_not_in_evaluation(random):
     assert all(np.all(moved != 0) for moved in heads)
 
 
-@pytest.mark.parametrize(("trunk_gradient", "divisor"), [("sum", 1), ("mean", 3)])
-@pytest.mark.parametrize("jit", [False, True])
-def test_gradients_of_the_heads_reach_the_trunk_summed_or_averaged(
-    trunk_gradient, divisor, jit, random
-):
-    branches = mr.models.branch(linear(), at="hidden", trunk_gradient=trunk_gradient)
-    inputs = random.normal(size=(5, 3)).astype("float32")
-    upstream = {name: random.normal(size=(5, 2)).astype("float32") for name in branches.names}
-
-    @tf.function(jit_compile=jit)
-    def gradients():
-        with tf.GradientTape() as tape:
-            outputs = branches(inputs, training=True)
-            loss = sum(tf.reduce_sum(outputs[name] * upstream[name]) for name in outputs)
-        kernels = [part.trainable_variables[0].value for part in parts]
-        return tape.gradient(loss, kernels)
-
-    parts = [branches.trunk, *branches.heads.values()]
-    trunk, *heads = (part.get_weights()[0].astype("float64") for part in parts)
-    ours = gradients()
-    flowing = sum(upstream[name] @ head.T for name, head in zip(upstream, heads, strict=True))
-    np.testing.assert_allclose(ours[0], inputs.T @ flowing / divisor, rtol=1e-4, atol=1e-5)
-    for name, own in zip(branches.names, ours[1:], strict=True):
-        np.testing.assert_allclose(own, (inputs @ trunk).T @ upstream[name], rtol=1e-4, atol=1e-5)
-
-
-def test_the_fork_gives_each_head_what_the_trunk_gave(gradient):
-    values = np.array([0.0, -0.0, 1 / 3, -1e-45, 3e38, np.inf, -np.inf], "float32")
-    branches = mr.models.branch(linear(), at="hidden", branches=4, trunk_gradient="mean")
-    assert np.array(branches.fork(values)).tobytes() == values.tobytes()
-    np.testing.assert_array_equal(gradient(branches.fork, values[:3]), np.full(3, 0.25))
-    unscaled = mr.models.branch(linear(), at="hidden", branches=4)
-    tensor = tf.constant(values)
-    assert unscaled.fork(tensor) is tensor
-
-
-def test_the_fork_takes_layers_of_several_outputs(random, gradient):
-    steps = keras.Input((4, 3))
-    outputs = layers.LSTM(2, return_state=True, return_sequences=True, name="states")(steps)
-    sequence = layers.GlobalAveragePooling1D()(outputs[0])
-    model = keras.Model(steps, layers.Dense(2)(layers.Concatenate()([sequence, *outputs[1:]])))
-    branches = mr.models.branch(model, at="states", branches=2, trunk_gradient="mean")
-    data = random.normal(size=(5, 4, 3)).astype("float32")
-    joint = branches(data)
-    for name, student in branches.students.items():
-        assert_equal(student(data), joint[name])
-    branched = branches.fork
-    forked = gradient(lambda v: sum(map(tf.reduce_sum, branched([v, v]))), data)
-    np.testing.assert_array_equal(forked, np.ones_like(data))
-
-
-def test_a_student_by_itself_has_its_whole_gradient(random):
-    branches = mr.models.branch(linear(), at="hidden", trunk_gradient="mean")
-    student = branches.students["branch_1"]
-    inputs = random.normal(size=(5, 3)).astype("float32")
-    with tf.GradientTape() as tape:
-        total = tf.reduce_sum(student(inputs))
-    (ours,) = tape.gradient(total, [branches.trunk.trainable_variables[0].value])
-    flowing = np.ones((5, 2)) @ student.get_layer("logits").get_weights()[0].T
-    np.testing.assert_allclose(ours, inputs.T @ flowing, rtol=1e-5)
-
-
 def test_all_views_share_the_variables_also_after_loading(inputs, tmp_path):
     model = convnet()
     branches = mr.models.branch(model, at="stage2", trunk_gradient="mean")
@@ -414,96 +304,3 @@ def test_it_branches_a_student_of_branches(inputs):
         assert_equal(one(data), joint[name])
     features = mr.TapReader(student, ["stage2"])(data).features["stage2"]
     assert_equal(second.trunk(data), features)
-
-
-def test_compiled_it_trains_every_branch_on_the_labels(random):
-    branches = mr.models.branch(linear(), at="hidden", branches=2, trunk_gradient="mean")
-    branches.compile(keras.optimizers.SGD(0.1), dict.fromkeys(branches.names, "mse"))
-    inputs = random.normal(size=(5, 3)).astype("float32")
-    labels = {name: random.normal(size=(5, 2)).astype("float32") for name in branches.names}
-    trunk, *heads = (kernel.astype("float64") for kernel in weights(branches))
-    branches.train_on_batch(inputs, labels)
-    hidden = inputs @ trunk
-    errors = [
-        2 * (hidden @ head - labels[name]) / 10
-        for name, head in zip(branches.names, heads, strict=True)
-    ]
-    flowing = sum(error @ head.T for error, head in zip(errors, heads, strict=True)) / 2
-    expected = [trunk - 0.1 * inputs.T @ flowing] + [
-        head - 0.1 * hidden.T @ error for head, error in zip(heads, errors, strict=True)
-    ]
-    for ours, theirs in zip(weights(branches), expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-
-
-class Subclassed(keras.Model):
-    def call(self, inputs):
-        return inputs
-
-
-def masked():
-    words = keras.Input((6,), dtype="int32")
-    vectors = layers.Embedding(9, 4, mask_zero=True, name="vectors")(words)
-    return keras.Model(words, layers.Dense(2)(layers.LSTM(3, name="read")(vectors)))
-
-
-def both_sides():
-    shared, inputs = layers.Dense(4, name="shared"), keras.Input((4,))
-    return keras.Model(inputs, shared(layers.Dense(4, name="middle")(shared(inputs))))
-
-
-def constant():
-    zeros = layers.Dense(2, kernel_initializer="zeros", name="logits")
-    return keras.Sequential([keras.Input((4,)), layers.Dense(3, name="hidden"), zeros])
-
-
-@pytest.mark.parametrize(
-    ("model", "arguments", "message"),
-    [
-        (Subclassed, {}, "must be a functional or a built Sequential model. Received: model=<Subc"),
-        (lambda: keras.Sequential([layers.Dense(3)]), {}, "functional or a built Sequential"),
-        (lambda: "resnet56", {}, "functional or a built Sequential model.*model='resnet56'"),
-        (linear, {"at": "stage4"}, r"one of \['hidden', 'logits'\]. Received: at='stage4'"),
-        (convnet, {"at": "image"}, r"after its inputs, .*'stage1_conv', .*Received: at='image'"),
-        (nested, {"at": "backbone/conv2d"}, r"not one inside a nested model: .*'backbone', 'neck'"),
-        (nested, {"at": "twice"}, "a layer that runs once. Received: at='twice', which runs 2"),
-        (resnet, {"at": "stage2_1_conv"}, "paths lead .*at='stage2_1_conv', around which some"),
-        (masked, {"at": "vectors"}, "whose output has no mask, .*Received: at='vectors'"),
-        (both_sides, {"at": "middle"}, r"Received: at='middle', with the layers \['shared'\] on"),
-        (linear, {"at": "logits"}, "leave some layers to the heads. Received: at='logits', the la"),
-        (
-            constant,
-            {"at": "hidden"},
-            r"random weights .*at='hidden', after which come \['lo",
-        ),
-        (
-            linear,
-            {"branches": 1},
-            "branches must be an integer of at least 2. Received: branches=1",
-        ),
-        (linear, {"branches": 2.0}, "branches must be an integer .* Received: branches=2.0"),
-        (linear, {"names": ["a", "b"]}, r"names must be 3 different .*names=\['a', 'b'\] with bra"),
-        (linear, {"names": ["a", "b", "a"]}, "names must be 3 different strings"),
-        (linear, {"names": "abc"}, "names must be 3 different strings.*names='abc'"),
-        (linear, {"names": [1, 2, 3]}, "names must be 3 different strings"),
-        (linear, {"names": ["a", "b", "c/d"]}, "names must be of letters, .*'c/d'"),
-        (linear, {"names": ["a", "b", "c d"]}, "names must be of letters, .*'c d'"),
-        (linear, {"names": ["a", "b", ""]}, "names must be of letters, .*''"),
-        (
-            linear,
-            {"trunk_gradient": "max"},
-            r"one of \['sum', 'mean'\]. Received: trunk_gradient='m",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_refused(model, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        mr.models.branch(model(), **{"at": "hidden", **arguments})
-
-
-def test_a_mask_that_ends_in_the_trunk_is_fine(random):
-    branches = mr.models.branch(masked(), at="read")
-    words = random.integers(0, 3, size=(5, 6)).astype("int32")
-    joint = branches(words)
-    for name, student in branches.students.items():
-        assert_equal(student(words), joint[name])

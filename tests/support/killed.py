@@ -12,6 +12,7 @@ import numpy as np
 import resumable
 import tensorflow as tf
 
+from modreduce_keras import whole_files
 from modreduce_keras.callbacks import Resume, checkpoints
 
 EPOCHS = 8
@@ -61,7 +62,7 @@ def while_writing(part):
     if part < 0.6:
         original, place, name = checkpoints._write, checkpoints, "_write"
     elif part < 0.8:  # renamed, and older ones still there
-        original, place, name = checkpoints._fsync_folder, checkpoints, "_fsync_folder"
+        original, place, name = whole_files._fsync_folder, whole_files, "_fsync_folder"
     else:
         original, place, name = Path.replace, Path, "replace"
     calls = []

@@ -1,0 +1,89 @@
+"""Tests of teacher caches that are damaged, unfinished, or filled by two processes at once."""
+
+import os
+
+import pytest
+from cached import BATCH, SAMPLES, VIEWS, batches, content, data
+
+from modreduce_keras.data import shards
+from modreduce_keras.data.cache_writer import readable_shards
+
+
+def test_what_is_missing_is_computed_again_and_nothing_else(filled, make):
+    expected = content(filled.folder)
+    lost = [path for path in shards.paths(filled.folder) if path.name.startswith("view-0001")][1]
+    size = len(shards.read(lost).samples)
+    lost.unlink()
+    with pytest.raises(ValueError, match=r"is not filled: view 1 has \d+ samples of 12. cache.fi"):
+        make().attach(data())
+    assert make().fill(data()) == size
+    samples = [shards.read(path).samples for path in shards.paths(filled.folder)]
+    assert sum(map(len, samples)) == VIEWS * SAMPLES
+    assert expected.keys() - content(filled.folder).keys() <= {lost.name}
+
+
+def test_a_damaged_shard_is_refused_then_computed_again(filled, make):
+    path = shards.paths(filled.folder)[0]
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    others = [shards.read(other).samples for other in shards.paths(filled.folder)[1:]]
+    with pytest.raises(shards.DamagedError, match="bytes whose checksum is wrong"):
+        make().attach(data())
+    with pytest.warns(UserWarning, match="checksum is wrong. It is removed and computed again"):
+        readable_shards(filled.folder)
+    assert make().fill(data()) == VIEWS * SAMPLES - sum(map(len, others))
+    make().attach(data())
+
+
+def test_files_that_a_killed_process_left_are_removed_after_an_hour(filled, make):
+    old, new = (filled.folder / f"{name}.shard.7.unfinished" for name in ("old", "new"))
+    old.touch(), new.touch()
+    hour_ago = old.stat().st_mtime - 3700
+    os.utime(old, (hour_ago, hour_ago))
+    make().fill(data())
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+@pytest.mark.slow
+def test_two_processes_that_fill_at_once_do_no_harm(make, monkeypatch):
+    """The second one begins and ends while the first one writes its second shard."""
+    original, calls = shards.write, []
+
+    def write(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            make(shard_size=3).fill(data())
+        original(*arguments)
+
+    monkeypatch.setattr(shards, "write", write)
+    make().fill(data())
+    assert len(batches(make().attach(data()), 0)) == SAMPLES // BATCH
+
+
+def test_other_data_are_refused_by_a_cache_that_is_not_full(make, monkeypatch):
+    original = shards.write
+
+    def full(folder, view, *rest):
+        if view:
+            raise OSError("no space")
+        original(folder, view, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write", full)
+        with pytest.raises(OSError, match="no space"):
+            make().fill(data())
+    first = next(iter(shards.paths(make().folder)))
+    first.unlink()
+    with pytest.raises(ValueError, match="not those that the teacher saw in any of 3 views"):
+        make().fill(data(seed=6))
+
+
+def test_a_cache_that_is_not_there_is_refused(make):
+    with pytest.raises(ValueError, match=r"There is no cache in .*cache\.fill\(dataset\)"):
+        make().attach(data())
+    assert not make().folder.exists()
+
+
+def test_a_view_that_was_not_ended_is_named(filled, make):
+    (filled.folder / "view-0002.complete").unlink()
+    with pytest.raises(ValueError, match="view 2 has 12 samples of a number unknown"):
+        make().attach(data())

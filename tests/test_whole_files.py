@@ -1,0 +1,97 @@
+"""Tests of files that are there complete or not at all: order, errors, names, permissions."""
+
+import errno
+import os
+import stat
+
+import pytest
+
+from modreduce_keras import whole_files
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_what_stood_there_stays_until_the_new_file_is_complete(old, tmp_path, monkeypatch):
+    path, events = tmp_path / "model.bin", []
+    if old:
+        path.write_bytes(old)
+
+    def fsync(descriptor):
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        size = None if is_folder else os.fstat(descriptor).st_size
+        events.append((size, path.read_bytes() if path.exists() else None))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with whole_files.writing(path) as file:
+        for part in (b"in ", memoryview(b"several "), b"parts"):
+            file.write(part)
+    assert path.read_bytes() == b"in several parts"
+    # All of the file before it takes its place, its folder after.
+    assert events == [(16, old), (None, b"in several parts")]
+    assert names(tmp_path) == ["model.bin"]
+
+
+def test_an_unfinished_file_lies_beside_and_is_told_by_its_name(tmp_path):
+    with whole_files.writing(tmp_path / "model.bin"):
+        (name,) = names(tmp_path)
+    assert name.startswith("model.bin.")
+    assert name.endswith(whole_files.UNFINISHED) and len(name) > len("model.bin..unfinished")
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_nothing_stays_of_a_file_that_an_error_interrupts(error, tmp_path):
+    path = tmp_path / "model.bin"
+    whole_files.write(path, b"old")
+
+    def interrupted():
+        with whole_files.writing(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert (names(tmp_path), path.read_bytes()) == (["model.bin"], b"old")
+
+
+def test_nothing_stays_of_a_file_on_a_full_disk(tmp_path, monkeypatch):
+    def fsync(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space left"):
+        whole_files.write(tmp_path / "model.bin", b"new")
+    assert names(tmp_path) == []
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        whole_files.write(tmp_path / "missing" / "model.bin", b"new")
+
+
+def test_of_two_that_write_one_file_at_once_the_last_one_stays(tmp_path):
+    path = tmp_path / "model.bin"
+    with whole_files.writing(path) as first:
+        first.write(b"first")
+        whole_files.write(path, b"second")
+        assert path.read_bytes() == b"second"
+    assert (names(tmp_path), path.read_bytes()) == (["model.bin"], b"first")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_a_file_has_the_permissions_of_any_other(mask, tmp_path):
+    before = os.umask(mask)
+    try:
+        whole_files.write(tmp_path / "model.bin", b"new")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "model.bin").stat().st_mode) == 0o666 & ~mask
+
+
+def test_folders_that_cannot_be_opened_are_left_alone(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "O_DIRECTORY", raising=False)
+    whole_files.write(tmp_path / "model.bin", b"new")
+    assert (tmp_path / "model.bin").read_bytes() == b"new"
