@@ -83,21 +83,21 @@ def single(task: Task, knowledge: Callable[[Task], list[mr.Knowledge]], labels=1
     return Trainee(model, teachers=1)
 
 
-def attention(task: Task) -> list[mr.Knowledge]:
+def attention(task: Task, weight: float | None = None) -> list[mr.Knowledge]:
     """Attention transfer of every stage; of the last ones, if a network has more than the other."""
     student, teacher = task.stages()
     few = min(len(student), len(teacher))
     pairs = zip(student[-few:], teacher[-few:], strict=True)
-    return [mr.Feature("at", student=s, teacher=t, name=f"at_{s}") for s, t in pairs]
+    return [mr.Feature("at", student=s, teacher=t, name=f"at_{s}", weight=weight) for s, t in pairs]
 
 
 def relational(task: Task) -> list[mr.Knowledge]:
     return [mr.Relation(loss, at="embedding") for loss in ("rkd_distance", "rkd_angle")]
 
 
-def similarity(task: Task) -> list[mr.Knowledge]:
+def similarity(task: Task, weight: float | None = None) -> list[mr.Knowledge]:
     student, teacher = task.stages()
-    return [mr.Relation("sp", student=student[-1], teacher=teacher[-1])]
+    return [mr.Relation("sp", student=student[-1], teacher=teacher[-1], weight=weight)]
 
 
 def decoupled(task: Task) -> list[mr.Knowledge]:
@@ -194,7 +194,9 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
     "kd": partial(single, knowledge=kd, labels=0.1),
     "hint": partial(single, knowledge=lambda task: [mr.Feature("hint", at="stage2")]),
     "at": partial(single, knowledge=attention),
+    "at, a tenth": partial(single, knowledge=partial(attention, weight=100.0)),
     "sp": partial(single, knowledge=similarity),
+    "sp, a tenth": partial(single, knowledge=partial(similarity, weight=300.0)),
     "rkd": partial(single, knowledge=relational),
     "crd": partial(single, knowledge=contrastive),
     "semckd": partial(single, knowledge=lambda task: of_modreduce(task, "feature")),
@@ -216,7 +218,7 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
     "okddip": partial(branches, aggregator="okddip", number=4),
     "pcl": partial(branches, aggregator="pcl", views=True),
 }
-"""In the order of the tables."""
+"""In the order of the tables. A tenth is that of the published weight."""
 
 ALONE = ("plain", "one", "okddip", "pcl")
 """Methods without a teacher."""

@@ -26,16 +26,13 @@ FAMILIES = {
     "ModReduce": ("modreduce/",),
     "peers alone": ("one", "okddip", "pcl"),
 }
-"""Methods, or how they begin, by what teaches them."""
+"""Methods, those with a slash of any end, by what teaches them."""
 
 
 def family(method: str) -> str:
-    """Returns what teaches the students of a method."""
-    return next(
-        name
-        for name, members in FAMILIES.items()
-        if method in members or method.startswith(tuple(m for m in members if m.endswith("/")))
-    )
+    """Returns what teaches the students of a method, whatever its weight."""
+    kind, slash, _ = method.partition(",")[0].partition("/")
+    return next(name for name, members in FAMILIES.items() if kind + slash in members)
 
 
 def mean_test(rows: list[Row]) -> float:

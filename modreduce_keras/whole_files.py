@@ -47,6 +47,28 @@ def write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def put_folder(made: Path, place: Path) -> None:
+    """Moves a finished folder to its place; an old one gives way, or stays if that fails.
+
+    Args:
+        made: The folder, in one of the same file system that is removed afterwards: what stood in
+            the place is left beside it.
+        place: Where it is to be.
+
+    Raises:
+        OSError: If it cannot be moved.
+    """
+    old = made.with_name(f"{made.name}.old")
+    if place.exists():
+        place.replace(old)
+    try:
+        made.replace(place)
+    except OSError:
+        if old.exists():
+            old.replace(place)
+        raise
+
+
 def _fsync_folder(path: Path) -> None:
     """Makes the names in a folder last, where the system can (Windows opens no folders)."""
     if not hasattr(os, "O_DIRECTORY"):

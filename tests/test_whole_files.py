@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +96,37 @@ def test_folders_that_cannot_be_opened_are_left_alone(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "O_DIRECTORY", raising=False)
     whole_files.write(tmp_path / "model.bin", b"new")
     assert (tmp_path / "model.bin").read_bytes() == b"new"
+
+
+def folders(tmp_path, old):
+    made, place = tmp_path / "beside" / "new", tmp_path / "place"
+    for folder in (made, place)[: 1 + old]:
+        folder.mkdir(parents=True)
+        (folder / f"of {folder.name}").touch()
+    return made, place
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_folder_takes_the_place_of_an_old_one(old, tmp_path):
+    made, place = folders(tmp_path, old)
+    whole_files.put_folder(made, place)
+    assert names(place) == ["of new"]
+    assert names(made.parent) == ["new.old"] * old
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_an_old_folder_stays_where_the_new_one_cannot_be_moved(old, tmp_path, monkeypatch):
+    made, place = folders(tmp_path, old)
+    replace = Path.replace
+
+    def failing(self, target):
+        if self == made:
+            raise OSError("disk full")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(OSError, match="disk full"):
+        whole_files.put_folder(made, place)
+    assert place.exists() == old
+    assert not old or names(place) == ["of place"]
+    assert names(made.parent) == ["new"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from modreduce_keras import whole_files
 from modreduce_keras.export.files import require_folder_of
 from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.students import OUTPUT, Inputs, inference_model, require_student
@@ -57,16 +58,9 @@ def to_saved_model(student: keras.Model, path: str | os.PathLike) -> Path:
         )
     model = inference_model(student)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:
-        made, old = Path(beside) / "new", Path(beside) / "old"
+        made = Path(beside) / "new"
         write_saved_model(model, inputs, made)
-        if path.exists():
-            path.replace(old)
-        try:
-            made.replace(path)
-        except OSError:
-            if old.exists():
-                old.replace(path)
-            raise
+        whole_files.put_folder(made, path)
     return path
 
 

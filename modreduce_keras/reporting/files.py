@@ -5,6 +5,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from modreduce_keras import whole_files
+
 MARKDOWN, HTML, PICTURES = "report.md", "report.html", "report_files"
 _OURS = (".svg", ".png")
 
@@ -44,20 +46,12 @@ def write(folder: Path, markdown: str, html: str, pictures: dict[str, bytes]) ->
     """Writes a report beside its place and moves it there: an old one stays until then."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".report.") as beside:
-        made, old = Path(beside, PICTURES), Path(beside, "old")
+        made = Path(beside, PICTURES)
         made.mkdir()
         for name, content in pictures.items():
             (made / name).write_bytes(content)
         Path(beside, MARKDOWN).write_text(markdown, encoding="utf-8")
         Path(beside, HTML).write_text(html, encoding="utf-8")
-        place = folder / PICTURES
-        if place.exists():
-            place.replace(old)
-        try:
-            made.replace(place)
-        except OSError:
-            if old.exists():
-                old.replace(place)
-            raise
+        whole_files.put_folder(made, folder / PICTURES)
         for name in (MARKDOWN, HTML):
             Path(beside, name).replace(folder / name)
