@@ -173,7 +173,11 @@ def load_teacher(protocol: Protocol, identifier: str) -> keras.Model:
     path = Path(FLAGS.folder, "teachers", f"{identifier}.keras")
     protocol = protocol if FLAGS.protocol == "paper" else PROTOCOLS["paper"]
     if not path.exists():
-        print(f"{path} is not there: training {identifier} on the labels", flush=True)
+        print(
+            f"Training the teacher first, {identifier} on the labels for {protocol.epochs} epochs: "
+            f"{path} is not there. Any saved Keras model of this layout would do",
+            flush=True,
+        )
         keras.utils.set_random_seed(0)
         run = Run("paper", protocol, f"labels:{identifier}", "plain", 0)
         teacher = protocol.network(identifier, "teacher")
