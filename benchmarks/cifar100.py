@@ -202,6 +202,7 @@ def measure(run: Run, teacher: keras.Model | None) -> dict[str, Any]:
             samples=run.samples,
             batch=protocol.batch,
             epochs=protocol.epochs,
+            negatives=protocol.negatives,
         )
     )
     data = training_images(run, teacher is not None, trainee.views)

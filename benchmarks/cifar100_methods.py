@@ -27,6 +27,7 @@ class Task:
         samples: Number of training images.
         batch: Images in a batch.
         epochs: Number of epochs.
+        negatives: Number of negative samples of CRD.
     """
 
     network: Callable[[str], keras.Model]
@@ -34,6 +35,7 @@ class Task:
     samples: int
     batch: int
     epochs: int
+    negatives: int = 16384
 
     @property
     def steps(self) -> int:
@@ -114,21 +116,23 @@ def shadow(task: Task) -> list[mr.Knowledge]:
     ]
 
 
-def of_modreduce(task: Task, student: str) -> list[mr.Knowledge]:
-    """What the paper of ModReduce teaches one of its students."""
-    return paper_knowledge(task)[student]
-
-
 def paper_knowledge(task: Task) -> dict[str, list[mr.Knowledge]]:
+    """What the paper of ModReduce teaches its students, at all stages of the networks."""
     student, teacher = task.stages()
-    knowledge = mr.ModReduce.paper_knowledge(task.samples, batch_size=task.batch)
     heads = mr.adapters.get("layer_attention", batch_size=task.batch)
-    maps = mr.Feature("semckd", student=student, teacher=teacher, adapter=heads, weight=400.0)
-    return {**knowledge, "feature": [mr.Response("kd"), maps]}
+    memory = mr.adapters.get("contrastive_memory", samples=task.samples, negatives=task.negatives)
+    return {
+        "response": [mr.Response("kd")],
+        "feature": [
+            mr.Response("kd"),
+            mr.Feature("semckd", student=student, teacher=teacher, adapter=heads),
+        ],
+        "relation": [mr.Response("kd"), mr.Relation("crd", at="embedding", adapter=memory)],
+    }
 
 
 def contrastive(task: Task) -> list[mr.Knowledge]:
-    return of_modreduce(task, "relation")[1:]  # without KD, as published
+    return paper_knowledge(task)["relation"][1:]  # without KD, as published
 
 
 def modreduce(task: Task, *, aggregator: Any) -> Trainee:
@@ -199,7 +203,7 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
     "sp, a tenth": partial(single, knowledge=partial(similarity, weight=300.0)),
     "rkd": partial(single, knowledge=relational),
     "crd": partial(single, knowledge=contrastive),
-    "semckd": partial(single, knowledge=lambda task: of_modreduce(task, "feature")),
+    "semckd": partial(single, knowledge=lambda task: paper_knowledge(task)["feature"]),
     "dkd": partial(single, knowledge=decoupled),
     "dist": partial(single, knowledge=lambda task: [mr.Response("dist")]),
     "shake": partial(single, knowledge=shadow),

@@ -28,6 +28,7 @@ class Protocol:
         milestones: Parts of the training after which the learning rate falls to a tenth.
         momentum: Momentum of SGD.
         weight_decay: Weight decay of all weights, in the gradient.
+        negatives: Negative samples of CRD.
         arguments: Arguments of networks, by identifier.
     """
 
@@ -41,6 +42,7 @@ class Protocol:
     milestones: tuple[float, ...] = (150 / 240, 180 / 240, 210 / 240)
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    negatives: int = 16384
     arguments: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def network(self, identifier: str, name: str) -> keras.Model:
@@ -69,6 +71,7 @@ PROTOCOLS = {
         validation=2500,
         augmentations=6,
         validate_every=2,
+        negatives=3277,  # as many of the images as in the papers
         arguments={"convnet": {"widths": (32, 64, 128)}},
     ),
 }

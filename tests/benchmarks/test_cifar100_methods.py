@@ -55,7 +55,8 @@ def protocols():
 
 @pytest.fixture
 def task(methods):
-    return methods.Task(network, network("teacher", (6, 8, 8)), samples=200, batch=32, epochs=24)
+    teacher = network("teacher", (6, 8, 8))
+    return methods.Task(network, teacher, samples=200, batch=32, epochs=24, negatives=70)
 
 
 def made(methods, task, name, students, teachers, views=1):
@@ -79,6 +80,8 @@ def test_a_student_with_a_teacher_has_the_published_weights(methods, task, name)
     assert weights == pytest.approx(SINGLE[name])
     labels = 0.1 if name == "kd" else 1.0
     assert float(distiller.supervised_weight) == pytest.approx(labels)
+    if name == "crd":
+        assert distiller.taught()[0].adapter.negatives == 70
     if name == "dkd":
         # 24 epochs of 7 steps; 20 of 240 epochs are 14 of 168 steps.
         distiller.step.assign(7)
@@ -93,6 +96,9 @@ def test_modreduce_is_the_papers(methods, task, name):
     )
     assert model.multipliers == {"response": 10.0, "feature": 100.0, "relation": 1.0}
     assert model.aggregator.identifier == name
+    semckd, crd = (model.knowledge[student][1] for student in ("feature", "relation"))
+    assert (float(semckd.weight), float(crd.weight)) == pytest.approx((400.0, 0.8))
+    assert (semckd.adapter.batch_size, crd.adapter.samples) == (32, 200)
     assert getattr(model.aggregator, "variant", "paper") == (
         "modreduce" if name in ("one", "pcl") else "paper"
     )
