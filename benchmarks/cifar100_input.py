@@ -2,8 +2,8 @@
 
 The pipeline is `mr.data.cifar100` as training reads it: shuffled, cropped, flipped, normalized,
 with the index, one view and two. A student alone trains on one batch that stays, so that its time
-has no input in it; those that are fastest are measured. A round runs every contender once, the
-pipeline for so many batches in one go that what it has prefetched hardly counts.
+has no input in it; those that are fastest are measured. A round runs every contender, a student for
+a few steps, the pipeline for so many batches that what it has prefetched hardly counts.
 
 Ratios are taken within a round, then summarized: the student's time for a batch over the
 pipeline's. At least 10 is wanted of one view, for the fastest student. Run it with nothing else on
@@ -21,7 +21,7 @@ import common
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import app, flags, logging
 
 import modreduce_keras as mr
 
@@ -31,6 +31,7 @@ flags.DEFINE_multi_string(
 )
 flags.DEFINE_integer("batch", 64, "Images in a batch", lower_bound=2)
 flags.DEFINE_integer("batches", 100, "Batches that the pipeline gives in a round", lower_bound=1)
+flags.DEFINE_integer("steps", 5, "Steps of a student in a round", lower_bound=1)
 flags.DEFINE_integer("rounds", 20, "Rounds, each with every contender", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of weights and order")
 flags.DEFINE_string("data_dir", None, "Folder of the prepared data sets")
@@ -56,7 +57,7 @@ def pipeline(views: int) -> Callable[[], Any]:
 
 
 def training(identifier: str) -> Callable[[], Any]:
-    """Returns a function that runs one training step of a student, on a batch that stays."""
+    """Returns a function that runs a round's training steps of a student, on a batch that stays."""
     random = np.random.default_rng(FLAGS.seed)
     images = random.normal(size=(FLAGS.batch, 32, 32, 3)).astype("float32")
     batch = images, random.integers(CLASSES, size=FLAGS.batch)
@@ -67,7 +68,7 @@ def training(identifier: str) -> Callable[[], Any]:
     )
     student.make_train_function()
     iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
-    return lambda: float(student.train_function(iterator)["loss"])
+    return lambda: [float(student.train_function(iterator)["loss"]) for _ in range(FLAGS.steps)]
 
 
 def measure() -> list[dict[str, Any]]:
@@ -79,8 +80,8 @@ def measure() -> list[dict[str, Any]]:
     for function in contenders.values():
         function()
     times = common.interleave(contenders, rounds=FLAGS.rounds, steps=1)
-    for name in pipelines:
-        times[name] = times[name] / FLAGS.batches
+    for name in times:
+        times[name] = times[name] / (FLAGS.batches if name in pipelines else FLAGS.steps)
     fastest = min(students, key=lambda name: float(np.median(times[name])))
     rows = []
     for name, own in times.items():
@@ -96,8 +97,9 @@ def measure() -> list[dict[str, Any]]:
 
 
 def main(_) -> None:
+    logging.set_verbosity(logging.WARNING)
     rows = measure()
-    sizes = {name: FLAGS[name].value for name in ("batch", "batches", "rounds")}
+    sizes = {name: FLAGS[name].value for name in ("batch", "batches", "steps", "rounds")}
     about = common.metadata(FLAGS.seed)
     common.append_rows(Path(FLAGS.output), [{**row, **sizes, **about} for row in rows])
     for row in rows:

@@ -76,7 +76,7 @@ def cifar100_input(rows: list[Row]) -> str:
         cells = [row["contender"], common.told(row, "ms", 2), f"{row['images_per_second']:,}"]
         cells += [ratio, f"≥ {row['wanted']:.0f}" if "wanted" in row else ""]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *common.origins(latest, "batch", "batches", "rounds")])
+    return "\n".join([*lines, "", *common.origins(latest, "batch", "batches", "steps", "rounds")])
 
 
 def cifar100_paper(rows: list[Row]) -> str:

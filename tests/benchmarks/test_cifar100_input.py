@@ -17,7 +17,7 @@ def test_rows_of_pipelines_and_students(monkeypatch, random):
     labels = np.repeat(np.arange(100), 4)
     monkeypatch.setattr(cifar, "_load", lambda part, data_dir, download: (images, labels))
     monkeypatch.setattr(cifar100_input.mr.data, "cifar100", small(cifar.cifar100))
-    command = ["x", "--student=resnet8", "--batch=8", "--batches=5", "--rounds=2"]
+    command = ["x", "--student=resnet8", "--batch=8", "--batches=5", "--rounds=2", "--steps=2"]
     monkeypatch.setattr(sys, "argv", command)
     cifar100_input.FLAGS(command)
     rows = cifar100_input.measure()
