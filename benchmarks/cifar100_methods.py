@@ -217,7 +217,7 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
         for name in AGGREGATORS
     },
     "three/kd": partial(three, knowledge=three_by_kd),
-    "three/kd, semckd, crd": partial(three, knowledge=paper_knowledge),
+    "three/kinds": partial(three, knowledge=paper_knowledge),
     "one": partial(branches, aggregator="one"),
     "okddip": partial(branches, aggregator="okddip", number=4),
     "pcl": partial(branches, aggregator="pcl", views=True),
