@@ -80,6 +80,10 @@ class Run:
     def samples(self) -> int:
         return IMAGES - self.protocol.held_out
 
+    @property
+    def steps(self) -> int:
+        return self.protocol.epochs * -(-self.samples // self.protocol.batch)
+
     def describe(self) -> dict[str, Any]:
         """Returns what the row says of the run."""
         own = self.protocol_name, self.pair, self.method, self.seed
@@ -148,10 +152,9 @@ def cached(run: Run, teacher: keras.Model) -> mr.data.TeacherCache:
 def fit(run: Run, identifier: str, trainee: Trainee, data: tf.data.Dataset) -> dict[str, list]:
     """Compiles and trains, or goes on with a training that was killed. Returns the history."""
     protocol, model = run.protocol, trainee.model
-    steps = protocol.epochs * -(-run.samples // protocol.batch)
-    optimizer = protocol.optimizer(identifier, steps)
+    optimizer = protocol.optimizer(identifier, run.steps)
     if isinstance(model, mr.ModReduce):
-        optimizer = {name: protocol.optimizer(identifier, steps) for name in model.students}
+        optimizer = {name: protocol.optimizer(identifier, run.steps) for name in model.students}
         if model.aggregator.trainable_variables:
             optimizer["aggregator"] = protocol.aggregator_optimizer()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -210,11 +213,10 @@ def measure(run: Run, teacher: keras.Model | None) -> dict[str, Any]:
         read = {tap for knowledge in trainee.model.taught() for tap in knowledge.taps("teacher")}
         data = teacher.attach(data, [tap for tap in teacher.taps if tap in read])
     history = fit(run, run.student, trainee, data)
-    steps = protocol.epochs * -(-run.samples // protocol.batch)
     return {
         **outcome(protocol, trainee.model, history),
         "seconds": round(sum(history["seconds"]), 1),
-        "student_steps": round(trainee.students * steps),
+        "student_steps": round(trainee.students * run.steps),
         "teacher_forwards": trainee.teachers * run.samples * protocol.epochs,
     }
 

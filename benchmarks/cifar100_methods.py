@@ -35,7 +35,7 @@ class Task:
     samples: int
     batch: int
     epochs: int
-    negatives: int = 16384
+    negatives: int
 
     @property
     def steps(self) -> int:
@@ -116,23 +116,24 @@ def shadow(task: Task) -> list[mr.Knowledge]:
     ]
 
 
+def contrastive(task: Task) -> list[mr.Knowledge]:
+    """CRD without KD, as published."""
+    memory = mr.adapters.get("contrastive_memory", samples=task.samples, negatives=task.negatives)
+    return [mr.Relation("crd", at="embedding", adapter=memory)]
+
+
 def paper_knowledge(task: Task) -> dict[str, list[mr.Knowledge]]:
     """What the paper of ModReduce teaches its students, at all stages of the networks."""
     student, teacher = task.stages()
     heads = mr.adapters.get("layer_attention", batch_size=task.batch)
-    memory = mr.adapters.get("contrastive_memory", samples=task.samples, negatives=task.negatives)
     return {
         "response": [mr.Response("kd")],
         "feature": [
             mr.Response("kd"),
             mr.Feature("semckd", student=student, teacher=teacher, adapter=heads),
         ],
-        "relation": [mr.Response("kd"), mr.Relation("crd", at="embedding", adapter=memory)],
+        "relation": [mr.Response("kd"), *contrastive(task)],
     }
-
-
-def contrastive(task: Task) -> list[mr.Knowledge]:
-    return paper_knowledge(task)["relation"][1:]  # without KD, as published
 
 
 def modreduce(task: Task, *, aggregator: Any) -> Trainee:
