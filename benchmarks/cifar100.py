@@ -53,7 +53,7 @@ flags.DEFINE_string(
     "output", None, "Rows go here; to results/cifar100_PROTOCOL.jsonl, if not given"
 )
 
-IMAGES, TEST_BATCH = 50_000, 500
+TEST_BATCH = 500
 RUN = ("protocol", "pair", "method", "seed", "epochs", "samples", "validation_images")
 """What tells one run from another."""
 
@@ -76,18 +76,10 @@ class Run:
     def student(self) -> str:
         return self.pair.split(":")[1]
 
-    @property
-    def samples(self) -> int:
-        return IMAGES - self.protocol.held_out
-
-    @property
-    def steps(self) -> int:
-        return self.protocol.epochs * -(-self.samples // self.protocol.batch)
-
     def describe(self) -> dict[str, Any]:
         """Returns what the row says of the run."""
         own = self.protocol_name, self.pair, self.method, self.seed
-        sizes = self.protocol.epochs, self.samples, self.protocol.validation
+        sizes = self.protocol.epochs, self.protocol.samples, self.protocol.validation
         return dict(zip(RUN, (*own, *sizes), strict=True))
 
     def folder(self) -> Path:
@@ -138,8 +130,9 @@ def training_images(run: Run, taught: bool, views: int = 1) -> tf.data.Dataset:
 
 def cached(run: Run, teacher: keras.Model) -> mr.data.TeacherCache:
     """Returns the filled cache of a teacher's outputs, for the images of a seed."""
+    name = f"{run.teacher}_{run.protocol.samples}_images_seed_{run.seed}"
     cache = mr.data.TeacherCache(
-        Path(FLAGS.folder, "caches", f"{run.teacher}_{run.samples}_images_seed_{run.seed}"),
+        Path(FLAGS.folder, "caches", name),
         teacher,
         taps=[*stages_of(teacher), "embedding"],
         views=run.protocol.augmentations,
@@ -152,9 +145,9 @@ def cached(run: Run, teacher: keras.Model) -> mr.data.TeacherCache:
 def fit(run: Run, identifier: str, trainee: Trainee, data: tf.data.Dataset) -> dict[str, list]:
     """Compiles and trains, or goes on with a training that was killed. Returns the history."""
     protocol, model = run.protocol, trainee.model
-    optimizer = protocol.optimizer(identifier, run.steps)
+    optimizer = protocol.optimizer(identifier)
     if isinstance(model, mr.ModReduce):
-        optimizer = {name: protocol.optimizer(identifier, run.steps) for name in model.students}
+        optimizer = {name: protocol.optimizer(identifier) for name in model.students}
         if model.aggregator.trainable_variables:
             optimizer["aggregator"] = protocol.aggregator_optimizer()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -199,14 +192,7 @@ def measure(run: Run, teacher: keras.Model | None) -> dict[str, Any]:
     keras.utils.set_random_seed(run.seed)
     protocol = run.protocol
     trainee = METHODS[run.method](
-        Task(
-            lambda name: protocol.network(run.student, name),
-            teacher,
-            samples=run.samples,
-            batch=protocol.batch,
-            epochs=protocol.epochs,
-            negatives=protocol.negatives,
-        )
+        Task(lambda name: protocol.network(run.student, name), teacher, protocol)
     )
     data = training_images(run, teacher is not None, trainee.views)
     if isinstance(teacher, mr.data.TeacherCache):
@@ -216,8 +202,8 @@ def measure(run: Run, teacher: keras.Model | None) -> dict[str, Any]:
     return {
         **outcome(protocol, trainee.model, history),
         "seconds": round(sum(history["seconds"]), 1),
-        "student_steps": round(trainee.students * run.steps),
-        "teacher_forwards": trainee.teachers * run.samples * protocol.epochs,
+        "student_steps": round(trainee.students * protocol.steps),
+        "teacher_forwards": trainee.teachers * protocol.samples * protocol.epochs,
     }
 
 

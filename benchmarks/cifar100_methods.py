@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import keras
+from cifar100_protocols import Protocol
 
 import modreduce_keras as mr
 
@@ -24,23 +25,12 @@ class Task:
     Attributes:
         network: Makes an untrained student, by its name.
         teacher: The teacher, or a cache of its outputs.
-        samples: Number of training images.
-        batch: Images in a batch.
-        epochs: Number of epochs.
-        negatives: Number of negative samples of CRD.
+        protocol: How it is trained.
     """
 
     network: Callable[[str], keras.Model]
     teacher: Any
-    samples: int
-    batch: int
-    epochs: int
-    negatives: int
-
-    @property
-    def steps(self) -> int:
-        """Number of training steps."""
-        return self.epochs * -(-self.samples // self.batch)
+    protocol: Protocol
 
     def stages(self) -> tuple[list[str], list[str]]:
         """Returns the taps of the student's and of the teacher's stages."""
@@ -104,7 +94,7 @@ def similarity(task: Task, weight: float | None = None) -> list[mr.Knowledge]:
 
 def decoupled(task: Task) -> list[mr.Knowledge]:
     """DKD with its warm-up, 20 of 240 epochs."""
-    weight = mr.schedules.Linear(0.0, 1.0, steps=max(1, task.steps // 12))
+    weight = mr.schedules.Linear(0.0, 1.0, steps=max(1, task.protocol.steps // 12))
     return [mr.Response("dkd", weight=weight)]
 
 
@@ -118,14 +108,17 @@ def shadow(task: Task) -> list[mr.Knowledge]:
 
 def contrastive(task: Task) -> list[mr.Knowledge]:
     """CRD without KD, as published."""
-    memory = mr.adapters.get("contrastive_memory", samples=task.samples, negatives=task.negatives)
+    protocol = task.protocol
+    memory = mr.adapters.get(
+        "contrastive_memory", samples=protocol.samples, negatives=protocol.negatives
+    )
     return [mr.Relation("crd", at="embedding", adapter=memory)]
 
 
 def paper_knowledge(task: Task) -> dict[str, list[mr.Knowledge]]:
-    """What the paper of ModReduce teaches its students, at all stages of the networks."""
-    student, teacher = task.stages()
-    heads = mr.adapters.get("layer_attention", batch_size=task.batch)
+    """What the paper of ModReduce teaches its students, at the stages of the protocol."""
+    student, teacher = (stages[-(task.protocol.crossed or 0) :] for stages in task.stages())
+    heads = mr.adapters.get("layer_attention", batch_size=task.protocol.batch)
     return {
         "response": [mr.Response("kd")],
         "feature": [
@@ -145,7 +138,7 @@ def modreduce(task: Task, *, aggregator: Any) -> Trainee:
         knowledge=knowledge,
         multipliers=mr.ModReduce.PAPER_MULTIPLIERS,
         aggregator=aggregator,
-        steps=task.steps,
+        steps=task.protocol.steps,
     )
     return Trainee(model, 3.0 + past_selves(model), teachers=1)
 
@@ -174,7 +167,7 @@ def branches(task: Task, *, aggregator: str, number: int = 3, views: bool = Fals
     model = mr.PeerDistiller(
         branched,
         aggregator=aggregator,
-        online_weight=mr.schedules.SigmoidRampUp(1.0, steps=max(1, task.steps // 3)),
+        online_weight=mr.schedules.SigmoidRampUp(1.0, steps=max(1, task.protocol.steps // 3)),
         student_inputs=[f"view_{place}" for place in range(number)] if views else None,
     )
     parts = [branched.trunk] * (number if views else 1) + list(branched.heads.values())

@@ -8,6 +8,9 @@ import keras
 
 import modreduce_keras as mr
 
+IMAGES = 50_000
+"""Number of CIFAR-100's training images, those held out among them."""
+
 SLOW_LEARNERS = ("mobilenet", "shufflenet")
 """How networks are called that begin with a fifth of the learning rate, as published."""
 
@@ -29,6 +32,7 @@ class Protocol:
         momentum: Momentum of SGD.
         weight_decay: Weight decay of all weights, in the gradient.
         negatives: Negative samples of CRD.
+        crossed: How many of each network's last stages SemCKD compares; `None` for all.
         arguments: Arguments of networks, by identifier.
     """
 
@@ -43,17 +47,28 @@ class Protocol:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     negatives: int = 16384
+    crossed: int | None = None
     arguments: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """Number of training images."""
+        return IMAGES - self.held_out
+
+    @property
+    def steps(self) -> int:
+        """Number of training steps."""
+        return self.epochs * -(-self.samples // self.batch)
 
     def network(self, identifier: str, name: str) -> keras.Model:
         """Returns an untrained network of the protocol."""
         arguments = {"input_shape": (32, 32, 3), **self.arguments.get(identifier, {})}
         return mr.models.get(identifier, num_classes=100, name=name, **arguments)
 
-    def optimizer(self, identifier: str, steps: int) -> keras.optimizers.Optimizer:
-        """Returns what trains a network of that identifier for so many steps in all."""
+    def optimizer(self, identifier: str) -> keras.optimizers.Optimizer:
+        """Returns what trains a network of that identifier."""
         rate = self.rate / 5 if identifier.startswith(SLOW_LEARNERS) else self.rate
-        falls = [max(1, round(part * steps)) for part in self.milestones]
+        falls = [max(1, round(part * self.steps)) for part in self.milestones]
         rates = [rate / 10**fall for fall in range(len(falls) + 1)]
         schedule = keras.optimizers.schedules.PiecewiseConstantDecay(falls, rates)
         return CoupledSGD(schedule, momentum=self.momentum, decay=self.weight_decay)
@@ -72,6 +87,7 @@ PROTOCOLS = {
         augmentations=6,
         validate_every=2,
         negatives=3277,  # as many of the images as in the papers
+        crossed=2,  # the first stages are three fifths of SemCKD's work, which is four students'
         arguments={"convnet": {"widths": (32, 64, 128)}},
     ),
 }

@@ -34,7 +34,7 @@ def cifar100(benchmarks, monkeypatch):
 
     parts = {part: load(part, None, True) for part in ("train", "test")}
     monkeypatch.setattr(cifar, "_load", lambda part, data_dir, download: parts[part])
-    monkeypatch.setattr(cifar100, "IMAGES", IMAGES)
+    monkeypatch.setattr(cifar100_protocols, "IMAGES", IMAGES)
     small = cifar100_protocols.Protocol(
         epochs=2,
         held_out=400,
@@ -198,7 +198,7 @@ def test_a_student_of_the_papers_protocol_is_what_a_distiller_trains(cifar100, r
     # 15 steps: the rate falls after 5/8, 3/4 and 7/8 of them.
     rates = keras.optimizers.schedules.PiecewiseConstantDecay([9, 11, 13], [5e-2, 5e-3, 5e-4, 5e-5])
     distiller.compile(
-        cifar100.PROTOCOLS["paper"].optimizer("convnet", 15),
+        dataclasses.replace(cifar100.PROTOCOLS["paper"], epochs=3).optimizer("convnet"),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     np.testing.assert_allclose(

@@ -54,9 +54,9 @@ def protocols():
 
 
 @pytest.fixture
-def task(methods):
-    teacher = network("teacher", (6, 8, 8))
-    return methods.Task(network, teacher, samples=200, batch=32, epochs=24, negatives=70)
+def task(methods, protocols):
+    protocol = protocols.Protocol(epochs=24, held_out=49_800, validation=10, batch=32, negatives=70)
+    return methods.Task(network, network("teacher", (6, 8, 8)), protocol)
 
 
 def made(methods, task, name, students, teachers, views=1):
@@ -107,6 +107,14 @@ def test_modreduce_is_the_papers(methods, task, name):
     assert float(model.online_weight) == pytest.approx(0.01 * 70 ** (23 / 24), rel=1e-5)
 
 
+@pytest.mark.parametrize("few", [None, 2])
+def test_semckd_compares_the_last_stages_of_the_protocol(methods, task, few):
+    crossed = dataclasses.replace(task, protocol=dataclasses.replace(task.protocol, crossed=few))
+    semckd = methods.paper_knowledge(crossed)["feature"][1]
+    stages = ["stage1", "stage2", "stage3"][-(few or 3) :]
+    assert (semckd.student, semckd.teacher) == (stages, stages)
+
+
 def test_students_that_do_not_meet_learn_what_those_of_modreduce_do(methods, task):
     model = made(methods, task, "three/kinds", 3, 1)
     assert {name: [k.name for k in several] for name, several in model.knowledge.items()} == (
@@ -141,9 +149,10 @@ def test_attention_of_networks_with_different_numbers_of_stages(methods, task):
 
 @pytest.mark.parametrize(("identifier", "rate"), [("resnet20", 0.05), ("mobilenet_v2", 0.01)])
 def test_rates_fall_to_tenths(protocols, identifier, rate):
-    optimizer = protocols.PROTOCOLS["paper"].optimizer(identifier, steps=240 * 10)
-    schedule = optimizer._learning_rate
-    rates = [float(schedule(10 * epoch + 5)) for epoch in (0, 149, 150, 180, 210, 239)]
+    protocol = protocols.PROTOCOLS["paper"]
+    assert (protocol.samples, protocol.steps) == (45_000, 240 * 704)
+    schedule = protocol.optimizer(identifier)._learning_rate
+    rates = [float(schedule(704 * epoch + 5)) for epoch in (0, 149, 150, 180, 210, 239)]
     expected = [rate, rate, rate / 10, rate / 100, rate / 1000, rate / 1000]
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
 
