@@ -68,6 +68,21 @@ class TapReader:
         """Returns the symbolic output and features for symbolic inputs, without computing."""
         return _Probe(self).compute_output_spec(inputs)
 
+    def output_taps(self) -> list[str]:
+        """Returns the taps whose feature is the model's output, of a functional or Sequential one.
+
+        They are those of the last layer, be it in a model that is last itself, which runs once.
+        """
+        layer, last = self.model, []
+        while getattr(layer, "outputs", None) and hasattr(layer.output, "_keras_history"):
+            layer = layer.output._keras_history.operation
+            last.append(layer)
+        return [
+            tap
+            for tap, (tapped, _) in self.taps.items()
+            if tapped in last and len(tapped._inbound_nodes) == 1
+        ]
+
     def _parse(self, tap: str) -> tuple[keras.layers.Layer, int | None]:
         if not isinstance(tap, str):
             raise ValueError(f"A tap is the name of a layer, a string. Received: {tap!r}")

@@ -41,7 +41,9 @@ class CachedTeacher(FrozenTeacher):
                 + ("teacher_input=" if inputs.teacher_is_apart else "student_inputs=")
             )
         super().__init__(cache.teacher, taps, inputs)
-        missing = sorted(set(self.reader.taps) - set(cache.taps))
+        # What the teacher ends with is stored as its output.
+        self._output_taps = set(self.reader.output_taps())
+        missing = sorted(set(self.reader.taps) - set(cache.taps) - self._output_taps)
         if missing:
             raise ValueError(
                 f"The knowledge reads taps of the teacher that are not in the cache: {missing}. "
@@ -78,6 +80,7 @@ class CachedTeacher(FrozenTeacher):
                 f"{self._fingerprint!r}"
             )
         logits, features = (stored[self._fingerprint][name] for name in ("logits", "features"))
+        features = dict.fromkeys(self._output_taps, logits) | features
         left_out = sorted(set(self.reader.taps) - set(features))
         if left_out:
             raise ValueError(

@@ -161,6 +161,35 @@ def test_a_tap_that_is_not_in_the_cache_is_refused(net, empty):
         mr.Distiller(net(), empty, [mr.Feature("hint", at="stage1")])
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_last_layer_is_a_tap_of_every_cache(net, data, tmp_path, nested):
+    keras.utils.set_random_seed(5)
+    teacher, tap = net((6, 8)), "logits"
+    if nested:
+        teacher = keras.Sequential([keras.Input((8, 8, 1)), teacher], name="outer")
+        tap = f"{teacher.layers[0].name}/logits"
+    cache = mr.data.TeacherCache(tmp_path / "cache", teacher, views=VIEWS)
+    cache.fill(data)
+    (element,) = cache.attach(data).take(1)
+    (lessons,) = element[0]["teacher_outputs"].values()
+    for given, batch in ((cache, element), (teacher, (element[0]["inputs"], element[1]))):
+        keras.utils.set_random_seed(3)
+        hint = mr.Feature("hint", student="logits", teacher=tap, adapter=None, weight=1.0)
+        distiller = mr.Distiller(net(), given, [hint], supervised_weight=0.0)
+        distiller.compile("sgd")
+        student = distiller.student(element[0]["inputs"], training=True)
+        logs = distiller.train_on_batch(*batch, return_dict=True)
+        expected = np.mean((student.numpy() - lessons["logits"].numpy()) ** 2)
+        np.testing.assert_allclose(logs["hint"], expected, rtol=1e-5)
+
+
+def test_a_last_layer_that_runs_twice_is_no_output(net):
+    dense = keras.layers.Dense(8, name="twice")
+    inputs = keras.Input((8,))
+    reader = mr.TapReader(keras.Model(inputs, dense(dense(inputs))), ["twice:0", "twice:1"])
+    assert reader.output_taps() == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
