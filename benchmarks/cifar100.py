@@ -56,6 +56,11 @@ flags.DEFINE_string(
 TEST_BATCH = 500
 RUN = ("protocol", "pair", "method", "seed", "epochs", "samples", "validation_images")
 """What tells one run from another."""
+OUTCOME = (
+    *("diverged", "best", "test", "students_test", "ensemble_test", "softmax_ensemble_test"),
+    *("validation", "curve"),
+)
+"""What comes of a training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +163,11 @@ def fit(run: Run, identifier: str, trainee: Trainee, data: tf.data.Dataset) -> d
         validation_data=images(protocol, "validation"),
         validation_freq=sorted({*last, protocol.epochs}),
         epochs=protocol.epochs,
-        callbacks=[Clock(), mr.callbacks.Resume(run.folder())],
+        callbacks=[
+            Clock(),
+            mr.callbacks.Resume(run.folder()),
+            keras.callbacks.TerminateOnNaN(),
+        ],
         shuffle=False,
         verbose=0,
     ).history
@@ -208,7 +217,13 @@ def measure(run: Run, teacher: keras.Model | None) -> dict[str, Any]:
 
 
 def outcome(protocol: Protocol, model: keras.Model, history: dict[str, list]) -> dict[str, Any]:
-    """Returns accuracies: of the deployed student, of the ensembles, and on the way."""
+    """Returns accuracies: of the deployed student, of the ensembles, and on the way.
+
+    They are `None` if the loss became infinite or no number, in the epoch `"diverged"`.
+    """
+    if not np.isfinite(history["loss"][-1]):
+        known = {"validation": [], "loss": history["loss"][:-1]}
+        return dict.fromkeys(OUTCOME) | {"diverged": len(history["loss"]), "curve": known}
     best, students, ensemble = "", [model], None
     test = images(protocol, "test")
     if isinstance(model, mr.Distiller):
@@ -226,6 +241,7 @@ def outcome(protocol: Protocol, model: keras.Model, history: dict[str, list]) ->
     together = np.mean(probabilities, axis=0).argmax(axis=1) == classes
     of_best = f"val_{best}/accuracy" if best else "val_accuracy"
     return {
+        "diverged": None,
         "best": best or None,
         "test": accuracies[list(model.students).index(best) if best else 0],
         "students_test": dict(zip(model.students, accuracies, strict=True)) if best else None,
@@ -316,11 +332,11 @@ def main(_) -> None:
         common.append_rows(output, [row])
         shutil.rmtree(run.folder())
         keras.backend.clear_session(free_memory=False)
-        print(
-            f"{run.pair} {run.method:26} seed {run.seed}  validation {row['validation']:.2%}  "
-            f"test {row['test']:.2%}  {row['seconds']:.0f} s",
-            flush=True,
-        )
+        told = f"diverged in epoch {row['diverged']}"
+        if not row["diverged"]:
+            told = f"validation {row['validation']:.2%}  test {row['test']:.2%}"
+        about = f"{run.pair} {run.method:26} seed {run.seed}"
+        print(f"{about}  {told}  {row['seconds']:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -115,16 +115,19 @@ def contrastive(task: Task) -> list[mr.Knowledge]:
     return [mr.Relation("crd", at="embedding", adapter=memory)]
 
 
-def paper_knowledge(task: Task) -> dict[str, list[mr.Knowledge]]:
-    """What the paper of ModReduce teaches its students, at the stages of the protocol."""
+def calibrated(task: Task, weight: float | None = None) -> list[mr.Knowledge]:
+    """KD and SemCKD between the stages of the protocol."""
     student, teacher = (stages[-(task.protocol.crossed or 0) :] for stages in task.stages())
     heads = mr.adapters.get("layer_attention", batch_size=task.protocol.batch)
+    semckd = mr.Feature("semckd", student=student, teacher=teacher, adapter=heads, weight=weight)
+    return [mr.Response("kd"), semckd]
+
+
+def paper_knowledge(task: Task) -> dict[str, list[mr.Knowledge]]:
+    """What the paper of ModReduce teaches its students."""
     return {
         "response": [mr.Response("kd")],
-        "feature": [
-            mr.Response("kd"),
-            mr.Feature("semckd", student=student, teacher=teacher, adapter=heads),
-        ],
+        "feature": calibrated(task),
         "relation": [mr.Response("kd"), *contrastive(task)],
     }
 
@@ -143,13 +146,18 @@ def modreduce(task: Task, *, aggregator: Any) -> Trainee:
     return Trainee(model, 3.0 + past_selves(model), teachers=1)
 
 
-def three(task: Task, knowledge: Callable[[Task], dict[str, list[mr.Knowledge]]]) -> Trainee:
+def three(
+    task: Task,
+    knowledge: Callable[[Task], dict[str, list[mr.Knowledge]]],
+    multipliers: dict[str, float] | None = None,
+) -> Trainee:
     """Three students that do not meet, for the compute of ModReduce."""
     by_student = knowledge(task)
     model = mr.ModReduce(
         task.teacher,
         {name: task.network(name) for name in by_student},
         knowledge=by_student,
+        multipliers=multipliers,
         aggregator="mean",
         online_weight=0.0,
     )
@@ -197,7 +205,8 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
     "sp, a tenth": partial(single, knowledge=partial(similarity, weight=300.0)),
     "rkd": partial(single, knowledge=relational),
     "crd": partial(single, knowledge=contrastive),
-    "semckd": partial(single, knowledge=lambda task: paper_knowledge(task)["feature"]),
+    "semckd": partial(single, knowledge=calibrated),
+    "semckd, a quarter": partial(single, knowledge=partial(calibrated, weight=100.0)),
     "dkd": partial(single, knowledge=decoupled),
     "dist": partial(single, knowledge=lambda task: [mr.Response("dist")]),
     "shake": partial(single, knowledge=shadow),
@@ -211,12 +220,14 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
         for name in AGGREGATORS
     },
     "three/kd": partial(three, knowledge=three_by_kd),
-    "three/kinds": partial(three, knowledge=paper_knowledge),
+    "three/kinds": partial(
+        three, knowledge=paper_knowledge, multipliers=mr.ModReduce.PAPER_MULTIPLIERS
+    ),
     "one": partial(branches, aggregator="one"),
     "okddip": partial(branches, aggregator="okddip", number=4),
     "pcl": partial(branches, aggregator="pcl", views=True),
 }
-"""In the order of the tables. A tenth is that of the published weight."""
+"""In the order of the tables. A tenth, a quarter: of the published weight."""
 
 ALONE = ("plain", "one", "okddip", "pcl")
 """Methods without a teacher."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import common
 from absl import app, flags
-from cifar100_tables import Row, by_method, runs_of
+from cifar100_tables import Row, by_method, ended, runs_of
 
 from modreduce_keras.callbacks import plots
 
@@ -93,7 +93,9 @@ def main(_) -> None:
         if len(pairs) > 1:
             path = path.with_name(f"{path.name}_{pair.replace(':', '_')}")
         title = f"CIFAR-100, {pair.replace(':', ' → ')}"
-        draw(by_method(runs, pair), title, path.with_suffix(".png"))
+        methods = {name: ended(own) for name, own in by_method(runs, pair).items()}
+        methods = {name: own for name, own in methods.items() if own}
+        draw(methods, title, path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -20,12 +20,14 @@ def runs_of(rows: list[Row]) -> dict[tuple[str, str, int], Row]:
 
 
 def by_method(runs: Mapping[tuple[str, str, int], Row], pair: str) -> dict[str, list[Row]]:
-    """Returns a pair's rows by method, in the order in which methods were run first."""
-    found = {}
-    for (own, method, _), row in runs.items():
+    """Returns a pair's rows by method, in the order of the methods and of the seeds."""
+    from cifar100_methods import METHODS
+
+    found = {method: [] for method in METHODS}
+    for (own, method, _), row in sorted(runs.items(), key=lambda run: run[0]):
         if own == pair:
-            found.setdefault(method, []).append(row)
-    return found
+            found[method].append(row)
+    return {method: rows for method, rows in found.items() if rows}
 
 
 def cifar100_small(rows: list[Row]) -> str:
@@ -48,12 +50,12 @@ def cifar100_small(rows: list[Row]) -> str:
 
 
 def _cells(pair: str, method: str, own: Sequence[Row], runs: Mapping[Any, Row]) -> list[str]:
-    plain = [(row, runs.get((pair, "plain", row["seed"]))) for row in own]
+    plain = [(row, runs.get((pair, "plain", row["seed"]))) for row in ended(own)]
     gains = [100 * (row["test"] - other["test"]) for row, other in plain if other]
     steps = own[0]["epochs"] * -(-own[0]["samples"] // own[0]["batch"])
     return [
         method,
-        percents([row["test"] for row in own]),
+        _deployed(own),
         common.mean_and_deviation(gains, signed=True) if method != "plain" else "",
         percents([row["ensemble_test"] for row in own]),
         percents([row["softmax_ensemble_test"] for row in own]),
@@ -61,6 +63,18 @@ def _cells(pair: str, method: str, own: Sequence[Row], runs: Mapping[Any, Row]) 
         f"{own[0]['teacher_forwards'] / own[0]['samples']:.0f}",
         str(len(own)),
     ]
+
+
+def ended(rows: Iterable[Row]) -> list[Row]:
+    """Returns the rows of trainings that did not diverge."""
+    return [row for row in rows if row["test"] is not None]
+
+
+def _deployed(rows: Sequence[Row], digits: int = 1) -> str:
+    """Returns the mean accuracy of the deployed students, and how many trainings diverged."""
+    lost = len(rows) - len(ended(rows))
+    told = [percents((row["test"] for row in ended(rows)), digits)] if lost < len(rows) else []
+    return ", ".join(told + [f"{lost} of {len(rows)} diverged"] * bool(lost))
 
 
 def cifar100_input(rows: list[Row]) -> str:
@@ -107,18 +121,14 @@ def cifar100_paper(rows: list[Row]) -> str:
 
 def _our_cells(methods: Mapping[str, list[Row]]) -> tuple[list[str], list[float | None]]:
     """Returns a pair's accuracies as text, and their means; `None` where there is none."""
-    groups = [rows for name, rows in methods.items() if name.startswith("modreduce/")]
-    best = (
-        max(groups, key=lambda rows: statistics.mean(row["validation"] for row in rows))
-        if (groups)
-        else []
-    )
+    groups = [ended(rows) for name, rows in methods.items() if name.startswith("modreduce/")]
+    best = max(filter(None, groups), key=_mean_validation, default=[])
     every = [row for rows in methods.values() for row in rows]
     teachers = [row["teacher_test"] for row in every if row["teacher_test"] is not None]
-    columns = [teachers[:1], *([r["test"] for r in methods.get(name, [])] for name in STUDENTS)]
-    columns.append([row["test"] for row in best])
-    means = [100 * statistics.mean(values) if values else None for values in columns]
-    cells = [percents(values, digits=2) for values in columns]
+    columns = [methods.get(name, []) for name in STUDENTS] + [best]
+    cells = [percents(teachers[:1], 2), *(_deployed(rows, digits=2) for rows in columns)]
+    values = [teachers[:1], *([row["test"] for row in ended(rows)] for rows in columns)]
+    means = [100 * statistics.mean(known) if known else None for known in values]
     if best:
         cells[-1] += f" ({best[0]['method'].partition('/')[2]})"
     return cells, means

@@ -158,6 +158,16 @@ def test_rows_and_what_a_second_run_adds(run, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_training_that_diverges_ends_and_says_so(cifar100, run, monkeypatch, capsys):
+    steep = dataclasses.replace(cifar100.PROTOCOLS["small"], rate=1e20)
+    monkeypatch.setitem(cifar100.PROTOCOLS, "small", steep)
+    (row,) = run("plain")
+    assert (row["diverged"], row["test"], row["validation"]) == (1, None, None)
+    assert row["curve"] == {"validation": [], "loss": []}
+    assert "diverged in epoch 1" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_a_training_that_was_killed_goes_on_to_the_same_row(cifar100, run, tmp_path, monkeypatch):
     whole = run("kd")[0]
     (tmp_path / "rows.jsonl").unlink()

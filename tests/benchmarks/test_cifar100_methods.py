@@ -23,6 +23,7 @@ SINGLE = {
     "rkd": {"rkd_distance": 25.0, "rkd_angle": 50.0},
     "crd": {"crd": 0.8},
     "semckd": {"kd": 1.0, "semckd": 400.0},
+    "semckd, a quarter": {"kd": 1.0, "semckd": 100.0},
     "dkd": {"dkd": 0.0},  # at first
     "dist": {"dist": 1.0},
     "shake": {"kd": 1.0, "shake": 1.0},
@@ -120,10 +121,11 @@ def test_students_that_do_not_meet_learn_what_those_of_modreduce_do(methods, tas
     assert {name: [k.name for k in several] for name, several in model.knowledge.items()} == (
         MODREDUCE
     )
-    assert (float(model.online_weight), model.multipliers) == (0.0, {})
+    assert float(model.online_weight) == 0.0
+    assert model.multipliers == {"response": 10.0, "feature": 100.0, "relation": 1.0}
     alike = made(methods, task, "three/kd", 3, 1)
     assert [k.name for k in alike.taught()] == ["kd"] * 3
-    assert float(alike.online_weight) == 0.0
+    assert (float(alike.online_weight), alike.multipliers) == (0.0, {})
 
 
 @pytest.mark.parametrize("name", PEERS)

@@ -48,12 +48,12 @@ def test_the_small_table_has_means_deviations_and_costs(tables):
     made = tables.cifar100_small(
         [
             row("kd", 1, 0.9, epochs=1),  # of another setting
+            modreduce("one", 2, 0.30),
+            row("kd", 1, 0.25),
+            row("kd", 2, 0.27),
             alone(1, 0.9),
             alone(1, 0.20),  # run again
             alone(2, 0.24),
-            row("kd", 1, 0.25),
-            row("kd", 2, 0.27),
-            modreduce("one", 2, 0.30),
         ]
     ).splitlines()
     # Standard deviations by hand: of .20 and .24, .028; of +5 and +3, 1.4.
@@ -66,6 +66,21 @@ def test_the_small_table_has_means_deviations_and_costs(tables):
     # Whatever methods a command named, it is one line.
     assert len(made) == 9
     assert made[8].startswith("`python benchmarks/cifar100.py --seeds=2` (epochs 2, samples 200,")
+
+
+def test_trainings_that_diverged_are_told_and_left_out_of_the_mean(tables):
+    lost = {"test": None, "validation": None}
+    some = [alone(1, 0.20), row("kd", 1, 0.25), row("kd", 2, 0.0) | lost]
+    some.append(row("semckd", 1, 0.0) | lost)
+    made = tables.cifar100_small(some).splitlines()
+    assert made[3:5] == [
+        "| kd | 25.0, 1 of 2 diverged | +5.0 |  |  | 1.0 | 2 | 2 |",
+        "| semckd | 1 of 1 diverged |  |  |  | 1.0 | 2 | 1 |",
+    ]
+    some += [modreduce("one", 1, 0.0) | lost, modreduce("pcl", 1, 0.3)]
+    made = tables.cifar100_paper([one | {"pair": "resnet56:resnet20"} for one in some])
+    expected = "70.00 | 20.00 | 25.00, 1 of 2 diverged | 1 of 1 diverged |  | 30.00 (pcl) |"
+    assert f"| | ours | {expected}" in made
 
 
 def test_the_papers_table_stands_without_rows(tables):
@@ -132,7 +147,7 @@ def test_the_figure_shows_every_method(tables, tmp_path, monkeypatch):
         row(name, seed, 0.2 + place / 100 + seed / 1000)
         for place, name in enumerate(cifar100_methods.METHODS)
         for seed in (1, 2)
-    ]
+    ] + [row("kd", 3, 0.0) | {"test": None}]
     common.append_rows(tmp_path / "rows.jsonl", rows)
     drawn, save = [], figure.Figure.savefig
     monkeypatch.setattr(
