@@ -38,9 +38,10 @@ def cifar100_small(rows: list[Row]) -> str:
     """
     runs = runs_of(rows)
     lines = [
-        "| method | deployed student, % | more than labels alone | own ensemble, % "
-        "| mean of probabilities, % | steps of a student | runs of the teacher | seeds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| method | deployed student, % | more than labels alone | mean of its students, % "
+        "| own ensemble, % | mean of probabilities, % | steps of a student | runs of the teacher "
+        "| seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for pair in dict.fromkeys(pair for pair, _, _ in runs):
         methods = by_method(runs, pair)
@@ -57,12 +58,17 @@ def _cells(pair: str, method: str, own: Sequence[Row], runs: Mapping[Any, Row]) 
         method,
         _deployed(own),
         common.mean_and_deviation(gains, signed=True) if method != "plain" else "",
+        percents([_mean_of_students(row) for row in own]),
         percents([row["ensemble_test"] for row in own]),
         percents([row["softmax_ensemble_test"] for row in own]),
         f"{own[0]['student_steps'] / steps:.1f}",
         f"{own[0]['teacher_forwards'] / own[0]['samples']:.0f}",
         str(len(own)),
     ]
+
+
+def _mean_of_students(row: Row) -> float | None:
+    return row["students_test"] and statistics.mean(row["students_test"].values())
 
 
 def ended(rows: Iterable[Row]) -> list[Row]:
