@@ -1,5 +1,6 @@
 """Tables from the rows of `benchmarks/cifar100.py`: methods by what they give and cost."""
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -172,6 +173,14 @@ def _teachers(rows: Iterable[Row]) -> list[str]:
 
 
 def _origins(rows: Iterable[Row]) -> list[str]:
-    """Returns a line for each command, whatever methods of a seed it was given."""
-    alike = [{**row, "command": row["command"].partition(" --method=")[0]} for row in rows]
+    """Returns a line for each command, whatever methods and seeds it was given, and its commits."""
+    by_command = {}
+    for row in rows:
+        command = re.split(r" '?--(?:method|first_seed)=", row["command"])[0]
+        by_command.setdefault(command, []).append({**row, "command": command})
+    alike = []
+    for own in by_command.values():
+        commits = ", ".join(dict.fromkeys(row["commit"] for row in own if row["commit"]))
+        last = max(row["date"] for row in own)
+        alike += [{**row, "commit": commits, "date": last} for row in own]
     return common.origins(alike, *SETTINGS)

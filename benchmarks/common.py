@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -176,7 +177,7 @@ def metadata(seed: int) -> dict[str, Any]:
     script = Path(sys.argv[0])
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]),
         "commit": _commit(),
         "seed": seed,
         "device": _device(),
@@ -220,11 +221,21 @@ def origins(rows: Iterable[Mapping[str, Any]], *settings: str) -> list[str]:
 
 
 def _commit() -> str | None:
-    """Returns the commit that is checked out, marked where the files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+    """Returns the commit that is checked out, marked where files other than rows differ from it."""
+    tracked = ["status", "--porcelain", "--untracked-files=no", "--", ":(exclude)results"]
+    head, changed = _git("rev-parse", "--short=10", "HEAD"), _git(*tracked, ":(top)")
+    return head and head + ("-dirty" if changed else "")
+
+
+def _git(*arguments: str) -> str | None:
+    """Returns what git says of the repository of this file, if it is one."""
     try:
         found = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,5 +1,8 @@
 """Interleaving and its statistics."""
 
+import re
+import subprocess
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -105,3 +108,29 @@ def test_peak_memory_goes_by_the_resident_set_where_tensorflow_does_not_count(co
     monkeypatch.setattr(common, "counted_peak", lambda function: None)
     monkeypatch.setattr(common, "resident_peak", lambda function: 7.0)
     assert common.peak_memory(lambda: None) == 7.0
+
+
+def test_a_commit_is_marked_where_other_files_than_rows_differ(common, tmp_path, monkeypatch):
+    def git(*arguments):
+        name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *name, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    files = [
+        tmp_path / path for path in ("benchmarks/results/rows.jsonl", "benchmarks/a.py", "b.py")
+    ]
+    monkeypatch.setattr(common, "__file__", str(files[1]))
+    files[0].parent.mkdir(parents=True)
+    assert common.metadata(0)["commit"] is None
+    for file in files:
+        file.write_text("one\n")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message=first")
+    clean = common.metadata(0)["commit"]
+    assert re.fullmatch(r"[0-9a-f]{10}", clean)
+    files[0].write_text("two\n")
+    assert common.metadata(0)["commit"] == clean
+    for file in files[1:]:
+        file.write_text("two\n")
+        assert common.metadata(0)["commit"] == f"{clean}-dirty"
+        file.write_text("one\n")
