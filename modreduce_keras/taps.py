@@ -74,8 +74,11 @@ class TapReader:
         They are those of the last layer, be it in a model that is last itself, which runs once.
         """
         layer, last = self.model, []
-        while getattr(layer, "outputs", None) and hasattr(layer.output, "_keras_history"):
-            layer = layer.output._keras_history.operation
+        while getattr(layer, "outputs", None):
+            output = layer.outputs[0] if isinstance(layer, keras.Sequential) else layer.output
+            if not isinstance(output, keras.KerasTensor):
+                break
+            layer = output._keras_history.operation
             last.append(layer)
         return [
             tap

@@ -340,3 +340,45 @@ def test_replicas_that_take_turns_in_a_pass_each_read_their_own_features(two_rep
         both = 2.0 * (batch.sum(axis=0) @ kernel + 2.0 * bias)
         np.testing.assert_allclose(features["after"], both, rtol=1e-4, atol=1e-5)
     assert all("call" not in vars(layer) for layer in model.layers)
+
+
+def ends_with(*last):
+    inputs = keras.Input((6, 6, 3))
+    values = inputs
+    for layer in last:
+        values = layer(values)
+    return inputs, values
+
+
+def last_of_several():
+    inputs, values = ends_with(block("first"), keras.Sequential([layers.Dense(4, name="last")]))
+    return keras.Model(inputs, values)
+
+
+def last_twice():
+    dense = layers.Dense(4, name="last")
+    return keras.Model(*ends_with(block("first"), dense, dense))
+
+
+def last_of_a_dict():
+    inputs, values = ends_with(block("first"), layers.Dense(4, name="last"))
+    return keras.Model(inputs, {"named": values})
+
+
+@pytest.mark.parametrize(
+    ("make", "taps", "expected"),
+    [
+        (functional, ["act", "head"], ["head"]),
+        (sequential, ["act", "head"], ["head"]),
+        (last_of_several, ["first", "last"], ["last"]),
+        (last_twice, ["last:0", "last:1"], []),
+        (last_of_a_dict, ["last"], []),
+    ],
+)
+def test_taps_whose_feature_is_the_output(make, taps, expected):
+    model = make()
+    reader = mr.TapReader(model, taps)
+    assert reader.output_taps() == expected
+    output = reader(np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32"))
+    for tap in expected:
+        np.testing.assert_array_equal(output.features[tap], output.logits)

@@ -183,13 +183,6 @@ def test_the_last_layer_is_a_tap_of_every_cache(net, data, tmp_path, nested):
         np.testing.assert_allclose(logs["hint"], expected, rtol=1e-5)
 
 
-def test_a_last_layer_that_runs_twice_is_no_output(net):
-    dense = keras.layers.Dense(8, name="twice")
-    inputs = keras.Input((8,))
-    reader = mr.TapReader(keras.Model(inputs, dense(dense(inputs))), ["twice:0", "twice:1"])
-    assert reader.output_taps() == []
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
