@@ -117,10 +117,7 @@ def contrastive(task: Task) -> list[mr.Knowledge]:
 
 def calibrated(task: Task, weight: float | None = None) -> list[mr.Knowledge]:
     """KD and SemCKD between the stages of the protocol."""
-    numbers = task.protocol.crossed or (0, 0)
-    student, teacher = (
-        stages[-number:] for stages, number in zip(task.stages(), numbers, strict=True)
-    )
+    student, teacher = (stages[-(task.protocol.crossed or 0) :] for stages in task.stages())
     heads = mr.adapters.get("layer_attention", batch_size=task.protocol.batch)
     semckd = mr.Feature("semckd", student=student, teacher=teacher, adapter=heads, weight=weight)
     return [mr.Response("kd"), semckd]

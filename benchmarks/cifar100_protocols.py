@@ -32,8 +32,7 @@ class Protocol:
         momentum: Momentum of SGD.
         weight_decay: Weight decay of all weights, in the gradient.
         negatives: Negative samples of CRD.
-        crossed: How many of the student's and of the teacher's last stages SemCKD compares; `None`
-            for all.
+        crossed: How many of each network's last stages SemCKD compares; `None` for all.
         arguments: Arguments of networks, by identifier.
     """
 
@@ -48,7 +47,7 @@ class Protocol:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     negatives: int = 16384
-    crossed: tuple[int, int] | None = None
+    crossed: int | None = None
     arguments: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -88,7 +87,7 @@ PROTOCOLS = {
         augmentations=6,
         validate_every=2,
         negatives=3277,  # as many of the images as in the papers
-        crossed=(1, 2),  # all nine pairs would be the work of four students
+        crossed=2,  # all nine pairs of stages would be the work of four students
         arguments={"convnet": {"widths": (32, 64, 128)}},
     ),
 }
