@@ -186,10 +186,15 @@ def load_teacher(protocol: Protocol, identifier: str) -> keras.Model:
         keras.utils.set_random_seed(0)
         run = Run("paper", protocol, f"labels:{identifier}", "plain", 0)
         teacher = protocol.network(identifier, "teacher")
-        fit(run, identifier, Trainee(teacher), training_images(run, taught=False))
+        history = fit(run, identifier, Trainee(teacher), training_images(run, taught=False))
+        shutil.rmtree(run.folder())
+        if not np.isfinite(history["loss"][-1]):
+            raise RuntimeError(
+                f"The training of the teacher {identifier} diverged in epoch "
+                f"{len(history['loss'])}. Put a trained one at {path}"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         teacher.save(path)
-        shutil.rmtree(run.folder())
     arguments = {**protocol.arguments.get(identifier, {}), "name": "teacher"}
     return mr.models.load_teacher(path, identifier, normalized=True, **arguments)
 

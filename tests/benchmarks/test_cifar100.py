@@ -165,13 +165,18 @@ def test_rows_and_what_a_second_run_adds(run, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_training_that_diverges_ends_and_says_so(cifar100, run, monkeypatch, capsys):
+def test_a_training_that_diverges_ends_and_says_so(cifar100, run, tmp_path, monkeypatch, capsys):
     steep = dataclasses.replace(cifar100.PROTOCOLS["small"], rate=1e20)
     monkeypatch.setitem(cifar100.PROTOCOLS, "small", steep)
     (row,) = run("plain")
     assert (row["diverged"], row["test"], row["validation"]) == (1, None, None)
     assert row["curve"] == {"validation": [], "loss": []}
     assert "diverged in epoch 1" in capsys.readouterr().out
+    steep = dataclasses.replace(cifar100.PROTOCOLS["paper"], rate=1e20)
+    monkeypatch.setitem(cifar100.PROTOCOLS, "paper", steep)
+    with pytest.raises(RuntimeError, match=r"teacher convnet diverged in epoch 1\. Put a trained"):
+        run("kd")
+    assert not (tmp_path / "runs" / "teachers").exists()
 
 
 @pytest.mark.slow
