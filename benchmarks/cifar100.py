@@ -10,9 +10,10 @@ whose augmentations a teacher has seen once. Methods stand in `cifar100_methods.
     python benchmarks/cifar100.py --flagfile=benchmarks/configurations/cifar100_small.txt
 
 A row is written after each run, and runs that the file has are not repeated. A run that was killed
-goes on where it was. `--folder` holds what runs share: `teachers/NETWORK.keras`, which is trained
-first by the papers' protocol where it is missing (any saved Keras model of that layout will do,
-see `mr.models.load_teacher`), the caches of their outputs, and the checkpoints of unfinished runs.
+goes on where it was; one that diverges ends, and its row says so. `--folder` holds what runs share:
+`teachers/NETWORK.keras`, which is trained first by the papers' protocol where it is missing (any
+saved Keras model of that layout will do, see `mr.models.load_teacher`), the caches of their
+outputs, and the checkpoints of unfinished runs.
 
 Students never see the test images before their last epoch: the last images of each class of the
 training set are held out (5,000 in the papers' protocol, where the publications train on them as
@@ -227,8 +228,9 @@ def outcome(protocol: Protocol, model: keras.Model, history: dict[str, list]) ->
     They are `None` if the loss became infinite or no number, in the epoch `"diverged"`.
     """
     if not np.isfinite(history["loss"][-1]):
-        known = {"validation": [], "loss": history["loss"][:-1]}
-        return dict.fromkeys(OUTCOME) | {"diverged": len(history["loss"]), "curve": known}
+        losses = [round(value, 4) for value in history["loss"][:-1]]
+        curve = {"validation": [], "loss": losses}
+        return dict.fromkeys(OUTCOME) | {"diverged": len(history["loss"]), "curve": curve}
     best, students, ensemble = "", [model], None
     test = images(protocol, "test")
     if isinstance(model, mr.Distiller):

@@ -63,7 +63,8 @@ class TeacherCache:
         teacher: The trained model. A cache holds on to its weights by a hash: another teacher
             needs another folder.
         taps: Names of the teacher's layers whose outputs are stored beside its own; see
-            `mr.TapReader`. Defaults to none.
+            `mr.TapReader`. The last layer of a functional or Sequential teacher needs no place
+            among them: its output is stored anyway. Defaults to none.
         views: Number of augmentations of each sample. Defaults to 1.
         dtype: What outputs are stored in, `"float32"` (the default) or `"float16"`, which takes
             half the space and rounds to 11 bits. Training gets them in the teacher's own dtype.

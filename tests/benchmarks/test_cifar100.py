@@ -132,7 +132,7 @@ def test_one_of_modreduces_aggregators_can_be_named(cifar100):
 
 
 @pytest.mark.slow
-def test_rows_and_what_a_second_run_adds(run, tmp_path, capsys):
+def test_rows_and_what_a_second_run_adds(cifar100, run, tmp_path, capsys):
     rows = run(*METHODS)
     assert [row["method"] for row in rows] == METHODS
     for row in rows:
@@ -142,6 +142,7 @@ def test_rows_and_what_a_second_run_adds(run, tmp_path, capsys):
         assert row["validation"] == pytest.approx(row["curve"]["validation"][-1], abs=1e-4)
         assert [len(curve) for curve in row["curve"].values()] == [2, 2]
         assert {"commit", "tensorflow", "keras", "device", "command"} <= row.keys()
+        assert set(cifar100.OUTCOME) <= row.keys()
     alone, kd, modreduce, pcl = rows
     # 5 steps an epoch.
     assert [row["student_steps"] for row in rows] == [10, 10, 30, 60]
