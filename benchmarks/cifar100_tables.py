@@ -100,6 +100,21 @@ def cifar100_input(rows: list[Row]) -> str:
     return "\n".join([*lines, "", *common.origins(latest, "batch", "batches", "steps", "rounds")])
 
 
+def cifar100_kills(rows: list[Row]) -> str:
+    """Returns the latest row of each pair and method that was killed and went on."""
+    lines = [
+        "| teacher → student | method | steps | killed after | losses afterwards differ by |",
+        "|---|---|---|---|---|",
+    ]
+    latest = common.latest(rows, "pair", "method")
+    for row in latest:
+        pair, apart = row["pair"].replace(":", " → "), f"{row['difference']:.0e}"
+        cells = [pair, row["method"], row["steps"], row["steps_before"]]
+        cells.append(apart if row["difference"] else "0")
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join([*lines, "", *common.origins(latest, "epochs", "samples", "batch")])
+
+
 def cifar100_paper(rows: list[Row]) -> str:
     """Returns what was published for each pair, ours below it where it was run, and improvements.
 

@@ -138,6 +138,18 @@ def test_the_table_of_the_input(tables):
     ]
 
 
+def test_the_table_of_kills_has_the_latest_row_of_each_pair_and_method(tables):
+    same = {**RUN, "method": "kd", "steps": 6, "steps_before": 2}
+    made = tables.cifar100_kills(
+        [
+            {**same, "difference": 0.5},
+            {**same, "difference": 0.0},
+            {**same, "difference": 2.04e-7, "method": "crd"},
+        ]
+    ).splitlines()
+    assert made[2:4] == ["| a → b | kd | 6 | 2 | 0 |", "| a → b | crd | 6 | 2 | 2e-07 |"]
+
+
 def test_the_figure_shows_every_method(tables, tmp_path, monkeypatch):
     import cifar100_methods
     import cifar100_plot
