@@ -38,17 +38,25 @@ def cifar100_small(rows: list[Row]) -> str:
     steps as multiples of one student's, runs as passes over the training images.
     """
     runs = runs_of(rows)
-    lines = [
-        "| method | deployed student, % | more than labels alone | mean of its students, % "
-        "| own ensemble, % | mean of probabilities, % | steps of a student | runs of the teacher "
-        "| seeds |",
-        "|---|---|---|---|---|---|---|---|---|",
+    columns = [
+        "method",
+        "deployed student, %",
+        "more than labels alone",
+        "mean of its students, %",
+        "own ensemble, %",
+        "mean of probabilities, %",
+        "steps of a student",
+        "runs of the teacher",
+        "seeds",
     ]
+    lines, students = [], []
     for pair in dict.fromkeys(pair for pair, _, _ in runs):
         methods = by_method(runs, pair)
         for method, own in methods.items():
-            lines.append(f"| {' | '.join(_cells(pair, method, own, runs))} |")
-    return "\n".join([*lines, "", *_teachers(runs.values()), *_origins(runs.values())])
+            lines.append(_cells(pair, method, own, runs))
+        students += _by_student(methods)
+    parts = [*students, *_teachers(runs.values()), *_origins(runs.values())]
+    return "\n".join([*common.table(columns, lines), "", *parts])
 
 
 def _cells(pair: str, method: str, own: Sequence[Row], runs: Mapping[Any, Row]) -> list[str]:
@@ -66,6 +74,23 @@ def _cells(pair: str, method: str, own: Sequence[Row], runs: Mapping[Any, Row]) 
         f"{own[0]['teacher_forwards'] / own[0]['samples']:.0f}",
         str(len(own)),
     ]
+
+
+def _by_student(methods: Mapping[str, list[Row]]) -> list[str]:
+    """Returns a table of what each kind of knowledge has made of its student."""
+    kinds = {
+        method: [row["students_test"] for row in ended(rows)]
+        for method, rows in methods.items()
+        if method.startswith("modreduce/") or method == "three/kinds"
+    }
+    names = list(dict.fromkeys(name for rows in kinds.values() for row in rows for name in row))
+    if not names:
+        return []
+    lines = [
+        [method, *(percents([row[name] for row in rows]) for name in names)]
+        for method, rows in kinds.items()
+    ]
+    return [*common.table(["student by kind of knowledge, %", *names], lines), ""]
 
 
 def _mean_of_students(row: Row) -> float | None:
@@ -86,33 +111,48 @@ def _deployed(rows: Sequence[Row], digits: int = 1) -> str:
 
 def cifar100_input(rows: list[Row]) -> str:
     """Returns the latest row of each contender: pipelines, and the students that they feed."""
-    lines = [
-        "| | milliseconds for a batch (quartiles) | images in a second | times the fastest student "
-        "| wanted |",
-        "|---|---|---|---|---|",
+    columns = [
+        "",
+        "milliseconds for a batch (quartiles)",
+        "images in a second",
+        "times the fastest student",
+        "wanted",
     ]
+    lines = []
     latest = common.latest(rows, "contender")
     for row in latest:
         ratio = common.told(row, "ratio", 0) if "ratio_to" in row else ""
         cells = [row["contender"], common.told(row, "ms", 2), f"{row['images_per_second']:,}"]
         cells += [ratio, f"≥ {row['wanted']:.0f}" if "wanted" in row else ""]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *common.origins(latest, "batch", "batches", "steps", "rounds")])
+        lines.append(cells)
+    return "\n".join(
+        [
+            *common.table(columns, lines),
+            "",
+            *common.origins(latest, "batch", "batches", "steps", "rounds"),
+        ]
+    )
 
 
 def cifar100_kills(rows: list[Row]) -> str:
     """Returns the latest row of each pair and method that was killed and went on."""
-    lines = [
-        "| teacher → student | method | steps | killed after | losses afterwards differ by |",
-        "|---|---|---|---|---|",
+    columns = [
+        "teacher → student",
+        "method",
+        "steps",
+        "killed after",
+        "losses afterwards differ by",
     ]
+    lines = []
     latest = common.latest(rows, "pair", "method")
     for row in latest:
         pair, apart = row["pair"].replace(":", " → "), f"{row['difference']:.0e}"
         cells = [pair, row["method"], row["steps"], row["steps_before"]]
         cells.append(apart if row["difference"] else "0")
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join([*lines, "", *common.origins(latest, "epochs", "samples", "batch")])
+        lines.append(cells)
+    return "\n".join(
+        [*common.table(columns, lines), "", *common.origins(latest, "epochs", "samples", "batch")]
+    )
 
 
 def cifar100_paper(rows: list[Row]) -> str:
@@ -121,24 +161,21 @@ def cifar100_paper(rows: list[Row]) -> str:
     Ours of ModReduce is the aggregator that is best in validation, by the mean over the seeds.
     """
     runs = runs_of(rows)
-    lines = [
-        "| teacher → student | | teacher | labels | KD | SemCKD | CRD | ModReduce |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    ours = {}
+    columns = ["teacher → student", "", "teacher", "labels", "KD", "SemCKD", "CRD", "ModReduce"]
+    lines, ours = [], {}
     for pair, published in PUBLISHED.items():
         values = [f"{value:.2f}" for value in published]
-        lines.append(f"| {pair.replace(':', ' → ')} | published | {' | '.join(values)} |")
+        lines.append([pair.replace(":", " → "), "published", *values])
         methods = by_method(runs, pair)
         if methods:
             cells, means = _our_cells(methods)
-            lines.append(f"| | ours | {' | '.join(cells)} |")
+            lines.append(["", "ours", *cells])
             if None not in means:
                 ours[pair] = Published(*means)
-    lines += ["", improvements("published", PUBLISHED.values())]
+    told = ["", improvements("published", PUBLISHED.values())]
     if ours:
-        lines.append(improvements("ours", ours.values()))
-    return "\n".join([*lines, "", *_origins(runs.values())])
+        told.append(improvements("ours", ours.values()))
+    return "\n".join([*common.table(columns, lines), *told, "", *_origins(runs.values())])
 
 
 def _our_cells(methods: Mapping[str, list[Row]]) -> tuple[list[str], list[float | None]]:

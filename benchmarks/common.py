@@ -167,6 +167,13 @@ def told(row: Mapping[str, Any], name: str, digits: int) -> str:
     return f"{median} ({p25} to {p75})"
 
 
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Returns the lines of a Markdown table."""
+    filled = [columns, ["---"] * len(columns), *rows]
+    head, rule, *body = (f"| {' | '.join(map(str, cells))} |" for cells in filled)
+    return [head, rule.replace(" ", ""), *body]
+
+
 def paired_ratios(times: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Returns one ratio per round, (rounds,), of what two contenders took in the same round."""
     return times.mean(axis=1) / reference.mean(axis=1)

@@ -33,48 +33,46 @@ _MARKED = re.compile(r"(<!-- table:(\w+) -->\n)(.*?)(<!-- /table -->)", re.DOTAL
 
 def step_overhead(rows: list[Row]) -> str:
     """Returns the latest row of each pair and contender."""
-    lines = [
-        "| teacher → student | step | milliseconds (quartiles) | ratio (quartiles) |",
-        "|---|---|---|---|",
-    ]
+    columns = ["teacher → student", "step", "milliseconds (quartiles)", "ratio (quartiles)"]
+    lines = []
     latest = common.latest(rows, "pair", "contender")
     for row in latest:
         ratio = f"{common.told(row, 'ratio', 2)} x {row['ratio_to']}" if "ratio_to" in row else ""
         pair = row["pair"].replace(":", " → ")
-        lines.append(f"| {pair} | {row['contender']} | {common.told(row, 'ms', 0)} | {ratio} |")
-    return "\n".join([*lines, "", *common.origins(latest, "batch", "rounds", "steps")])
+        lines.append([pair, row["contender"], common.told(row, "ms", 0), ratio])
+    return "\n".join(
+        [*common.table(columns, lines), "", *common.origins(latest, "batch", "rounds", "steps")]
+    )
 
 
 def rkd_memory(rows: list[Row]) -> str:
     """Returns the latest row of each width and contender."""
-    lines = [
-        "| width | RKD | milliseconds (quartiles) | ratio (quartiles) | MiB | ratio |",
-        "|---|---|---|---|---|---|",
-    ]
+    columns = ["width", "RKD", "milliseconds (quartiles)", "ratio (quartiles)", "MiB", "ratio"]
+    lines = []
     latest = common.latest(rows, "features", "contender")
     for row in latest:
         time = common.told(row, "ratio", 2) if "ratio_median" in row else ""
         memory = f"{row['mib_ratio']:.2f}" if "mib_ratio" in row else ""
         cells = [row["features"], row["contender"], common.told(row, "ms", 0), time]
         cells += [f"{row['mib']:.0f}", memory]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join([*lines, "", *common.origins(latest, "batch", "rounds", "steps")])
+        lines.append(cells)
+    return "\n".join(
+        [*common.table(columns, lines), "", *common.origins(latest, "batch", "rounds", "steps")]
+    )
 
 
 def online_cost(rows: list[Row]) -> str:
     """Returns the latest row of each form, contender and comparison."""
-    lines = [
-        "| step of three students | milliseconds (quartiles) | ratio (quartiles) | wanted |",
-        "|---|---|---|---|",
-    ]
+    columns = ["step of three students", "milliseconds (quartiles)", "ratio (quartiles)", "wanted"]
+    lines = []
     rows = [{"ratio_to": "", **row} for row in rows]
     latest = common.latest(rows, "form", "contender", "ratio_to")
     for row in latest:
         ratio = f"{common.told(row, 'ratio', 2)} x {row['ratio_to']}" if row["ratio_to"] else ""
         wanted = f"≤ {row['wanted']:.2f}" if row.get("wanted") else ""
-        lines.append(f"| {row['contender']} | {common.told(row, 'ms', 0)} | {ratio} | {wanted} |")
+        lines.append([row["contender"], common.told(row, "ms", 0), ratio, wanted])
     settings = ("student", "teacher", "at", "batch", "rounds", "steps")
-    return "\n".join([*lines, "", *common.origins(latest, *settings)])
+    return "\n".join([*common.table(columns, lines), "", *common.origins(latest, *settings)])
 
 
 def online_table(rows: list[Row]) -> str:
@@ -86,11 +84,17 @@ def online_table(rows: list[Row]) -> str:
     settings = ("epochs", "labels", "teacher_epochs", "learning_rate", "online_weight")
     rows = [row for row in rows if all(row[name] == rows[-1][name] for name in settings)]
     runs = {(row["method"], row["seed"]): row for row in rows}
-    lines = [
-        "| method | best peer, % | own ensemble, % | mean of probabilities, % "
-        "| student passes | teacher passes | time, x plain | seeds |",
-        "|---|---|---|---|---|---|---|---|",
+    columns = [
+        "method",
+        "best peer, %",
+        "own ensemble, %",
+        "mean of probabilities, %",
+        "student passes",
+        "teacher passes",
+        "time, x plain",
+        "seeds",
     ]
+    lines = []
     for method in dict.fromkeys(method for method, _ in runs):
         own = [row for (name, _), row in runs.items() if name == method]
         plain = [(row, runs.get(("plain", row["seed"]))) for row in own]
@@ -101,17 +105,22 @@ def online_table(rows: list[Row]) -> str:
             cells.append(common.mean_and_deviation(percents))
         cells += [f"{own[0]['student_passes']:.1f}", str(own[0]["teacher_passes"])]
         cells += [f"{statistics.mean(costs):.1f}" if costs else "", str(len(own))]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *common.origins(runs.values(), *settings)])
+        lines.append(cells)
+    return "\n".join([*common.table(columns, lines), "", *common.origins(runs.values(), *settings)])
 
 
 def soak(rows: list[Row]) -> str:
     """Returns the latest row with and without Keras' checkpoints."""
-    lines = [
-        "| ModelCheckpoint | memory | after the first epoch, MiB | median | at the end "
-        "| MiB in 1,000 steps | traced after the first epoch |",
-        "|---|---|---|---|---|---|---|",
+    columns = [
+        "ModelCheckpoint",
+        "memory",
+        "after the first epoch, MiB",
+        "median",
+        "at the end",
+        "MiB in 1,000 steps",
+        "traced after the first epoch",
     ]
+    lines = []
     latest = common.latest(rows, "model_checkpoint")
     for row in latest:
         anew = sum(row["traces"].values()) - sum(row["traces_first_epoch"].values())
@@ -119,9 +128,9 @@ def soak(rows: list[Row]) -> str:
             cells = ["yes" if row["model_checkpoint"] else "no", told]
             cells += [f"{row[f'{name}_{which}']:.1f}" for which in ("first", "median", "last")]
             growth, error = row[f"{name}_per_1000_steps"], row[f"{name}_per_1000_steps_error"]
-            lines.append(f"| {' | '.join(cells)} | {growth:+.3f} ± {error:.3f} | {anew} |")
+            lines.append([*cells, f"{growth:+.3f} ± {error:.3f}", anew])
     settings = ("steps", "epochs", "settling", "batch", "samples")
-    return "\n".join([*lines, "", *common.origins(latest, *settings)])
+    return "\n".join([*common.table(columns, lines), "", *common.origins(latest, *settings)])
 
 
 def precision(rows: list[Row]) -> str:
@@ -129,13 +138,11 @@ def precision(rows: list[Row]) -> str:
     made = []
     steps = common.latest([row for row in rows if row["part"] == "steps"], "pair", "contender")
     if steps:
-        made += [
-            "| teacher → student | step of KD | bfloat16 arithmetic | milliseconds (quartiles) "
-            "| x float32 (quartiles) | wanted with that arithmetic | error of the loss "
-            "| error of the gradient (cosine) |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        made += [f"| {' | '.join(_precision_cells(row))} |" for row in steps]
+        columns = ["teacher → student", "step of KD", "bfloat16 arithmetic"]
+        columns += ["milliseconds (quartiles)", "x float32 (quartiles)"]
+        columns += ["wanted with that arithmetic", "error of the loss"]
+        columns += ["error of the gradient (cosine)"]
+        made += common.table(columns, map(_precision_cells, steps))
         made += ["", *common.origins(steps, "batch", "rounds", "steps", "cores")]
     runs = [row for row in rows if row["part"] == "accuracy"]
     if runs:
@@ -162,10 +169,14 @@ def _accuracies(rows: list[Row]) -> list[str]:
     for (name, _), row in runs.items():
         by_contender[name].append(row)
     reference = [100 * row["test"] for row in by_contender["float32"]]
-    lines = [
-        "| KD in | test accuracy, % | from float32, in its deviations | steps skipped | seeds |",
-        "|---|---|---|---|---|",
+    columns = [
+        "KD in",
+        "test accuracy, %",
+        "from float32, in its deviations",
+        "steps skipped",
+        "seeds",
     ]
+    lines = []
     for name, own in by_contender.items():
         percents = [100 * row["test"] for row in own]
         distance = ""
@@ -174,8 +185,8 @@ def _accuracies(rows: list[Row]) -> list[str]:
             distance = f"{difference / statistics.stdev(reference):+.1f}"
         skipped = str(sum(row["skipped"] for row in own))
         cells = [name, common.mean_and_deviation(percents), distance, skipped, str(len(own))]
-        lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", *common.origins(runs.values(), *settings)]
+        lines.append(cells)
+    return [*common.table(columns, lines), "", *common.origins(runs.values(), *settings)]
 
 
 def quantized_distillation(rows: list[Row]) -> str:
@@ -187,34 +198,24 @@ def quantized_distillation(rows: list[Row]) -> str:
     settings += ("teacher_epochs", "labels")
     rows = [row for row in rows if all(row[name] == rows[-1][name] for name in settings)]
     runs = {(row["contender"], row["bits"], row["seed"]): row for row in rows}
-    lines = [
-        "| file | bits of the weights | test accuracy, % | less than float32 | seeds |",
-        "|---|---|---|---|---|",
-    ]
+    columns = ["file", "bits of the weights", "test accuracy, %", "less than float32", "seeds"]
+    lines = []
     for contender, bits in dict.fromkeys((one, bits) for one, bits, _ in runs):
         own = [row for key, row in runs.items() if key[:2] == (contender, bits)]
         losses = [100 * (runs["float32", 32, row["seed"]]["test"] - row["test"]) for row in own]
-        cells = [
-            contender,
-            str(bits),
-            common.mean_and_deviation([100 * row["test"] for row in own]),
-        ]
-        cells += [
-            "" if contender == "float32" else common.mean_and_deviation(losses),
-            str(len(own)),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *common.origins(runs.values(), *settings)])
+        lost = "" if contender == "float32" else common.mean_and_deviation(losses)
+        accuracy = common.mean_and_deviation([100 * row["test"] for row in own])
+        cells = [contender, bits, accuracy, lost, len(own)]
+        lines.append(cells)
+    return "\n".join([*common.table(columns, lines), "", *common.origins(runs.values(), *settings)])
 
 
 def export_zoo(rows: list[Row]) -> str:
     """Returns a line for each network, smaller ones first, with what its latest files have."""
     files = ("float32", "float16", "dynamic", "int8")
-    lines = [
-        f"| network (parameters) | KiB: {', '.join(files)} | int8 is smaller "
-        f"| agreement, %: {', '.join(files[1:])} | milliseconds: {', '.join(files)} |",
-        "|---|---|---|---|---|",
-    ]
+    columns = ["network (parameters)", f"KiB: {', '.join(files)}", "int8 is smaller"]
+    columns += [f"agreement, %: {', '.join(files[1:])}", f"milliseconds: {', '.join(files)}"]
+    lines = []
     latest = sorted(common.latest(rows, "network", "file"), key=lambda row: row["parameters"])
     for network in dict.fromkeys(row["network"] for row in latest):
         own = {row["file"]: row for row in latest if row["network"] == network}
@@ -226,20 +227,24 @@ def export_zoo(rows: list[Row]) -> str:
             ", ".join(f"{100 * row['agreement']:.1f}" for row in several[1:]),
             ", ".join(f"{row['ms']:.2f}" for row in several),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(cells)
     # One command measures all networks, or each by itself.
     alike = [{**row, "command": row["command"].partition(" --network=")[0]} for row in latest]
     settings = ("steps", "batch", "representative", "images", "repeats")
-    return "\n".join([*lines, "", *common.origins(alike, *settings)])
+    return "\n".join([*common.table(columns, lines), "", *common.origins(alike, *settings)])
 
 
 def teacher_cache(rows: list[Row]) -> str:
     """Returns the latest row of each pair and contender."""
-    lines = [
-        "| teacher → student | learns from | milliseconds (quartiles) | times the student alone "
-        "| wanted | bytes for a view of a sample |",
-        "|---|---|---|---|---|---|",
+    columns = [
+        "teacher → student",
+        "learns from",
+        "milliseconds (quartiles)",
+        "times the student alone",
+        "wanted",
+        "bytes for a view of a sample",
     ]
+    lines = []
     latest = common.latest(rows, "student", "teacher", "contender")
     for row in latest:
         cells = [
@@ -250,9 +255,9 @@ def teacher_cache(rows: list[Row]) -> str:
             f"≤ {row['wanted']:.2f}" if "wanted" in row else "",
             f"{row['bytes_per_view']:,}" if "bytes_per_view" in row else "",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(cells)
     settings = ("at", "batch", "images", "views", "rounds", "steps")
-    return "\n".join([*lines, "", *common.origins(latest, *settings)])
+    return "\n".join([*common.table(columns, lines), "", *common.origins(latest, *settings)])
 
 
 TABLES: dict[str, Callable[[list[Row]], str]] = {

@@ -63,10 +63,15 @@ def test_the_small_table_has_means_deviations_and_costs(tables):
         "| kd | 26.0 ± 1.4 | +4.0 ± 1.4 |  |  |  | 1.0 | 2 | 2 |",
         "| modreduce/one | 30.0 | +6.0 | 28.0 | 50.0 | 60.0 | 3.0 | 2 | 1 |",
     ]
-    assert made[6] == "a → b: the teacher is right on 70.00% of the test images."
+    assert made[6:9] == [
+        "| student by kind of knowledge, % | one | other |",
+        "|---|---|---|",
+        "| modreduce/one | 30.0 | 26.0 |",
+    ]
+    assert made[10] == "a → b: the teacher is right on 70.00% of the test images."
     # Whatever methods a command named, it is one line.
-    assert len(made) == 9
-    assert made[8].startswith("`python benchmarks/cifar100.py --seeds=2` (epochs 2, samples 200,")
+    assert len(made) == 13
+    assert made[12].startswith("`python benchmarks/cifar100.py --seeds=2` (epochs 2, samples 200,")
 
 
 def test_trainings_that_diverged_are_told_and_left_out_of_the_mean(tables):
@@ -81,7 +86,7 @@ def test_trainings_that_diverged_are_told_and_left_out_of_the_mean(tables):
     some += [modreduce("one", 1, 0.0) | lost, modreduce("pcl", 1, 0.3)]
     made = tables.cifar100_paper([one | {"pair": "resnet56:resnet20"} for one in some])
     expected = "70.00 | 20.00 | 25.00, 1 of 2 diverged | 1 of 1 diverged |  | 30.00 (pcl) |"
-    assert f"| | ours | {expected}" in made
+    assert f"|  | ours | {expected}" in made
 
 
 def test_the_papers_table_stands_without_rows(tables):
@@ -111,14 +116,14 @@ def test_ours_stand_below_what_was_published(tables):
         modreduce("pcl", 1, 0.75, validation=0.7) | pair,
     ]
     made = tables.cifar100_paper(some).splitlines()
-    assert made[5] == "| | ours | 70.00 | 69.00 | 71.00 | 70.00 | 73.00 | 74.00 (one) |"
+    assert made[5] == "|  | ours | 70.00 | 69.00 | 71.00 | 70.00 | 73.00 | 74.00 (one) |"
     # (74 - 71) / (71 - 69), (74 - 70) / (70 - 69), (74 - 73) / (73 - 69).
     assert (
         "Average relative improvement of ModReduce, ours: 150.0 % over KD, 400.0 % over SemCKD, "
         "25.0 % over CRD."
     ) in made
     few = tables.cifar100_paper(some[:2])
-    assert "| | ours | 70.00 | 69.00 | 71.00 |  |  |  |" in few
+    assert "|  | ours | 70.00 | 69.00 | 71.00 |  |  |  |" in few
     assert ", ours:" not in few
 
 
