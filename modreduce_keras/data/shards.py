@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,8 @@ _NAME = re.compile(r"view-(\d{4,})-([0-9a-f]{64})\.shard")
 _ABANDONED_AFTER = 3600.0
 """Seconds after which an unfinished file is no other process's any more."""
 _BLOCK = 2**20
+_MAPPED = weakref.WeakValueDictionary()
+"""What is mapped, by device and inode, which no other file gets as long as it is mapped."""
 
 
 class DamagedError(ValueError):
@@ -104,7 +107,7 @@ def read(path: Path) -> Shard:
             digest.update(block)
     if digest.hexdigest() != expected:
         raise DamagedError(f"{path} has {path.stat().st_size} bytes whose checksum is wrong")
-    content = np.memmap(path, np.uint8, mode="r")
+    content = _mapped(path)
     begin = len(MAGIC) + 8
     end = begin + int.from_bytes(content[len(MAGIC) : begin].tobytes(), "little")
     arrays = []
@@ -114,6 +117,16 @@ def read(path: Path) -> Shard:
         arrays.append(content[begin:end].view(dtype).reshape(shape))
     samples, checksums = (np.array(array) for array in arrays[:2])
     return Shard(path, int(view), samples, checksums, arrays[2:])
+
+
+def _mapped(path: Path) -> np.memmap:
+    """Returns a file's bytes, mapped once in a process for all who read them."""
+    about = path.stat()
+    file = about.st_dev, about.st_ino
+    content = _MAPPED.get(file)
+    if content is None:
+        content = _MAPPED[file] = np.memmap(path, np.uint8, mode="r")
+    return content
 
 
 class Rows:

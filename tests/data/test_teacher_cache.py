@@ -55,6 +55,15 @@ def test_taps_that_are_not_in_the_cache_are_refused(filled, taps):
         filled.attach(data(), taps)
 
 
+def test_files_are_mapped_once_however_often_they_are_read(filled):
+    path = shards.paths(filled.folder)[0]
+    one, other = shards.read(path), shards.read(path)
+    assert all(map(np.shares_memory, one.outputs, other.outputs))
+    values = one.outputs[0].copy()
+    del one, other
+    np.testing.assert_array_equal(shards.read(path).outputs[0], values)
+
+
 def test_views_differ_and_come_again(filled):
     train = filled.attach(data())
 
