@@ -291,7 +291,8 @@ def methods() -> list[str]:
         absl.app.UsageError: If there is no such method.
     """
     groups = {"modreduce": [f"modreduce/{name}" for name in FLAGS.aggregator]}
-    alone = [name for name in METHODS if name.partition("/")[0] not in groups]
+    grouped = {f"modreduce/{name}" for name in AGGREGATORS}
+    alone = [name for name in METHODS if name not in grouped]
     unknown = sorted(set(FLAGS.method) - {*METHODS, *groups})
     if unknown:
         raise app.UsageError(

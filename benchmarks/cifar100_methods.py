@@ -123,23 +123,31 @@ def calibrated(task: Task, weight: float | None = None) -> list[mr.Knowledge]:
     return [mr.Response("kd"), semckd]
 
 
-def paper_knowledge(task: Task) -> dict[str, list[mr.Knowledge]]:
+def paper_knowledge(
+    task: Task, semckd_weight: float | None = None
+) -> dict[str, list[mr.Knowledge]]:
     """What the paper of ModReduce teaches its students."""
     return {
         "response": [mr.Response("kd")],
-        "feature": calibrated(task),
+        "feature": calibrated(task, semckd_weight),
         "relation": [mr.Response("kd"), *contrastive(task)],
     }
 
 
-def modreduce(task: Task, *, aggregator: Any) -> Trainee:
+def modreduce(
+    task: Task,
+    *,
+    aggregator: Any,
+    multipliers: dict[str, float] | None = mr.ModReduce.PAPER_MULTIPLIERS,
+    semckd_weight: float | None = None,
+) -> Trainee:
     """ModReduce with the paper's knowledge, multipliers and growth of the online weight."""
-    knowledge = paper_knowledge(task)
+    knowledge = paper_knowledge(task, semckd_weight)
     model = mr.ModReduce(
         task.teacher,
         {name: task.network(name) for name in knowledge},
         knowledge=knowledge,
-        multipliers=mr.ModReduce.PAPER_MULTIPLIERS,
+        multipliers=multipliers,
         aggregator=aggregator,
         steps=task.protocol.steps,
     )
@@ -219,6 +227,9 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
         )
         for name in AGGREGATORS
     },
+    "modreduce/weighted_average, even": partial(
+        modreduce, aggregator="weighted_average", multipliers=None, semckd_weight=100.0
+    ),
     "three/kd": partial(three, knowledge=three_by_kd),
     "three/kinds": partial(
         three, knowledge=paper_knowledge, multipliers=mr.ModReduce.PAPER_MULTIPLIERS
@@ -227,7 +238,8 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
     "okddip": partial(branches, aggregator="okddip", number=4),
     "pcl": partial(branches, aggregator="pcl", views=True),
 }
-"""In the order of the tables. A tenth, a quarter: of the published weight."""
+"""In the order of the tables. A tenth, a quarter: of the published weight. Even: the labels and KD
+count alike for every student, without multipliers, and SemCKD with that quarter."""
 
 ALONE = ("plain", "one", "okddip", "pcl")
 """Methods without a teacher."""

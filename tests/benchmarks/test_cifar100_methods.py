@@ -70,7 +70,8 @@ def made(methods, task, name, students, teachers, views=1):
 
 def test_every_method_is_tested(methods):
     modreduce = [f"modreduce/{name}" for name in PASSES]
-    several = ["plain", *SINGLE, *modreduce, "three/kd", "three/kinds", *PEERS]
+    even = "modreduce/weighted_average, even"
+    several = ["plain", *SINGLE, *modreduce, even, "three/kd", "three/kinds", *PEERS]
     assert list(methods.METHODS) == several
 
 
@@ -106,6 +107,16 @@ def test_modreduce_is_the_papers(methods, task, name):
     # 24 stairs in 24 epochs: the last one has .01 * 70^(23/24).
     model.step.assign(7 * 23)
     assert float(model.online_weight) == pytest.approx(0.01 * 70 ** (23 / 24), rel=1e-5)
+
+
+def test_an_even_modreduce_gives_every_students_labels_the_same_weight(methods, task):
+    model = made(methods, task, "modreduce/weighted_average, even", 3, 1)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    offline = 1.0 - float(model.online_weight)
+    weights = {name: float(weight) / offline for name, weight in model.term_weights().items()}
+    alike = {f"{student}/{term}": 1.0 for student in MODREDUCE for term in ("ce", "kd")}
+    expected = {**alike, "feature/semckd": 100.0, "relation/crd": 0.8}
+    assert {name: weights[name] for name in expected} == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("few", "first"), [(None, 1), (2, 2)])
