@@ -71,7 +71,7 @@ def test_losses_may_differ_a_little_and_accuracies_not_at_all(kills):
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data")
 def test_a_published_pair_is_killed_and_goes_on(kills, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(kills.FLAGS, "data_dir", str(SHARED / "tfds"))
+    kills.FLAGS(["cifar100_kills.py", f"--data_dir={SHARED / 'tfds'}"])
     row = kills.measure("vgg13:vgg8", "kd")
     assert (row["steps"], row["steps_before"], row["samples"]) == (6, 2, 100)
     assert row["begun"][0] == 1
