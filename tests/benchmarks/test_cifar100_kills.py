@@ -73,7 +73,8 @@ def test_a_published_pair_is_killed_and_goes_on(kills, monkeypatch):
     monkeypatch.chdir(ROOT)
     kills.FLAGS(["cifar100_kills.py", f"--data_dir={SHARED / 'tfds'}"])
     row = kills.measure("vgg13:vgg8", "kd")
-    assert (row["steps"], row["steps_before"], row["samples"]) == (6, 2, 100)
-    assert row["begun"][0] == 1
-    assert row["begun_again"] == [2, 3]
+    assert (row["steps"], row["samples"], row["begun"][0]) == (6, 100, 1)
+    left = row["steps_before"] // 2  # epochs whose checkpoints were there
+    assert left in (1, 2)
+    assert row["begun_again"] == list(range(left + 1, 4))
     assert row["difference"] <= 1e-6
