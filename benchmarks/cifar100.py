@@ -1,13 +1,17 @@
 """CIFAR-100: the papers' methods and networks, trained alike and told plainly.
 
 A run is a method, a pair of networks, a protocol and a seed. `--protocol=paper` is that of the
-publications: 240 epochs of SGD. `--protocol=small` is for two cores: 20 epochs of 10,000 images,
-whose augmentations a teacher has seen once. Methods stand in `cifar100_methods.py`, protocols in
-`cifar100_protocols.py`, what was published in `cifar100_published.py`.
+publications: 240 epochs of SGD. Two are for two cores, with augmentations that a teacher has seen
+once: `--protocol=middle`, 30 epochs of 45,000 images, and `--protocol=small`, 20 epochs of 10,000.
+Methods stand in `cifar100_methods.py`, protocols in `cifar100_protocols.py`, what was published in
+`cifar100_published.py`.
 
     python benchmarks/cifar100.py --pair=resnet56:resnet20 --method=modreduce \
         --aggregator=weighted_average --protocol=paper --seeds=3
     python benchmarks/cifar100.py --flagfile=benchmarks/configurations/cifar100_small.txt
+
+Methods are compared in pairs: those of one seed see the same images in the same order, crops and
+flips, and their students begin with equal weights, the first, the second and the third one alike.
 
 A row is written after each run, and runs that the file has are not repeated. A run that was killed
 goes on where it was; one that diverges ends, and its row says so. `--folder` holds what runs share:
@@ -22,9 +26,10 @@ the test set.
 """
 
 import dataclasses
+import itertools
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,19 +205,36 @@ def load_teacher(protocol: Protocol, identifier: str) -> keras.Model:
     return mr.models.load_teacher(path, identifier, normalized=True, **arguments)
 
 
-def measure(run: Run, teacher: keras.Model | None) -> dict[str, Any]:
-    """Trains once and returns what came of it."""
+def networks(run: Run) -> Callable[[str], keras.Model]:
+    """Returns a function that makes untrained students.
+
+    The weights of the first one are a function of the run's seed, and so are those of the second
+    and the third: not of what else a method draws.
+    """
+    numbers = itertools.count()
+
+    def network(name: str) -> keras.Model:
+        keras.utils.set_random_seed(run.seed + 1000 * next(numbers))
+        return run.protocol.network(run.student, name)
+
+    return network
+
+
+def prepare(run: Run, teacher: keras.Model | None) -> tuple[Trainee, tf.data.Dataset]:
+    """Returns what a run trains, and on what."""
     if teacher is not None and run.protocol.augmentations:
         teacher = cached(run, teacher)
-    keras.utils.set_random_seed(run.seed)
-    protocol = run.protocol
-    trainee = METHODS[run.method](
-        Task(lambda name: protocol.network(run.student, name), teacher, protocol)
-    )
+    trainee = METHODS[run.method](Task(networks(run), teacher, run.protocol))
     data = training_images(run, teacher is not None, trainee.views)
     if isinstance(teacher, mr.data.TeacherCache):
         read = {tap for knowledge in trainee.model.taught() for tap in knowledge.taps("teacher")}
         data = teacher.attach(data, [tap for tap in teacher.taps if tap in read])
+    return trainee, data
+
+
+def measure(run: Run, teacher: keras.Model | None) -> dict[str, Any]:
+    """Trains once and returns what came of it."""
+    protocol, (trainee, data) = run.protocol, prepare(run, teacher)
     history = fit(run, run.student, trainee, data)
     return {
         **outcome(protocol, trainee.model, history),

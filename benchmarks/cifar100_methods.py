@@ -2,13 +2,13 @@
 
 A method makes what `fit` trains out of a `Task`. Weights are the published ones. Of the methods
 with one student, those that Tian et al. (2020) compare stand alone beside the labels, KD with .1
-for these and .9 for the teacher; SemCKD goes with KD, as it was published. Peers without a teacher
-learn from one another as the papers say: a ramp-up over a third of the training (80 of 240 epochs)
-to 1 at temperature 3, and they share the first stages.
+for these and .9 for the teacher (`kd_even` has 1 and 1); SemCKD goes with KD, as it was published.
+Peers without a teacher learn from one another as the papers say: a ramp-up over a third of the
+training (80 of 240 epochs) to 1 at temperature 3, and they share the first stages.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,12 @@ import keras
 from cifar100_protocols import Protocol
 
 import modreduce_keras as mr
+
+KINDS = ("response", "feature", "relation")
+"""Students of ModReduce's paper, by the knowledge that each learns from."""
+
+ALIKE = ("student_0", "student_1", "student_2")
+"""Students that learn from the same knowledge."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,11 +148,11 @@ def modreduce(
     semckd_weight: float | None = None,
 ) -> Trainee:
     """ModReduce with the paper's knowledge, multipliers and growth of the online weight."""
-    knowledge = paper_knowledge(task, semckd_weight)
+    students = {name: task.network(name) for name in KINDS}
     model = mr.ModReduce(
         task.teacher,
-        {name: task.network(name) for name in knowledge},
-        knowledge=knowledge,
+        students,
+        knowledge=paper_knowledge(task, semckd_weight),
         multipliers=multipliers,
         aggregator=aggregator,
         steps=task.protocol.steps,
@@ -156,15 +162,16 @@ def modreduce(
 
 def three(
     task: Task,
+    names: Sequence[str],
     knowledge: Callable[[Task], dict[str, list[mr.Knowledge]]],
     multipliers: dict[str, float] | None = None,
 ) -> Trainee:
     """Three students that do not meet, for the compute of ModReduce."""
-    by_student = knowledge(task)
+    students = {name: task.network(name) for name in names}
     model = mr.ModReduce(
         task.teacher,
-        {name: task.network(name) for name in by_student},
-        knowledge=by_student,
+        students,
+        knowledge=knowledge(task),
         multipliers=multipliers,
         aggregator="mean",
         online_weight=0.0,
@@ -173,7 +180,7 @@ def three(
 
 
 def three_by_kd(task: Task) -> dict[str, list[mr.Knowledge]]:
-    return {f"student_{place}": [mr.Response("kd")] for place in range(3)}
+    return {name: [mr.Response("kd")] for name in ALIKE}
 
 
 def branches(task: Task, *, aggregator: str, number: int = 3, views: bool = False) -> Trainee:
@@ -200,12 +207,17 @@ def kd(task: Task) -> list[mr.Knowledge]:
     return [mr.Response("kd", weight=0.9)]
 
 
+def kd_even(task: Task) -> list[mr.Knowledge]:
+    return [mr.Response("kd")]
+
+
 AGGREGATORS = ("weighted_average", "fully_connected", "one", "pcl")
 """Those of ModReduce's paper; the last two in the paper's variants."""
 
 METHODS: dict[str, Callable[[Task], Trainee]] = {
     "plain": plain,
     "kd": partial(single, knowledge=kd, labels=0.1),
+    "kd_even": partial(single, knowledge=kd_even),
     "hint": partial(single, knowledge=lambda task: [mr.Feature("hint", at="stage2")]),
     "at": partial(single, knowledge=attention),
     "at, a tenth": partial(single, knowledge=partial(attention, weight=100.0)),
@@ -230,16 +242,19 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
     "modreduce/weighted_average, even": partial(
         modreduce, aggregator="weighted_average", multipliers=None, semckd_weight=100.0
     ),
-    "three/kd": partial(three, knowledge=three_by_kd),
+    "three/kd": partial(three, names=ALIKE, knowledge=three_by_kd),
     "three/kinds": partial(
-        three, knowledge=paper_knowledge, multipliers=mr.ModReduce.PAPER_MULTIPLIERS
+        three,
+        names=KINDS,
+        knowledge=paper_knowledge,
+        multipliers=mr.ModReduce.PAPER_MULTIPLIERS,
     ),
     "one": partial(branches, aggregator="one"),
     "okddip": partial(branches, aggregator="okddip", number=4),
     "pcl": partial(branches, aggregator="pcl", views=True),
 }
 """In the order of the tables. A tenth, a quarter: of the published weight. Even: the labels and KD
-count alike for every student, without multipliers, and SemCKD with that quarter."""
+count alike for every student, of ModReduce without multipliers, and SemCKD with that quarter."""
 
 ALONE = ("plain", "one", "okddip", "pcl")
 """Methods without a teacher."""

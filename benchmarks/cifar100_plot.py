@@ -21,7 +21,9 @@ flags.DEFINE_string("rows", str(common.RESULTS / "cifar100_small.jsonl"), "The f
 
 FAMILIES = {
     "labels alone": ("plain",),
-    "a teacher": ("kd", "hint", "at", "sp", "rkd", "crd", "semckd", "dkd", "dist", "shake"),
+    "a teacher": (
+        *("kd", "kd_even", "hint", "at", "sp", "rkd", "crd", "semckd", "dkd", "dist", "shake"),
+    ),
     "three that do not meet": ("three/",),
     "ModReduce": ("modreduce/",),
     "peers alone": ("one", "okddip", "pcl"),

@@ -20,6 +20,7 @@ CONFIGURATIONS = [
     for path in sorted((ROOT / "benchmarks" / "configurations").glob("cifar100_*.txt"))
     if path.stem != "cifar100_paper"  # part of the others
 ]
+FOR_TWO_CORES = {"cifar100_small", "cifar100_middle"}
 TINY = ["--protocol=small", "--pair=convnet:convnet"]
 
 
@@ -48,7 +49,8 @@ def cifar100(benchmarks, monkeypatch):
         batch=40,
         arguments={"convnet": {"widths": (4, 8, 8)}},
     )
-    protocols = {"small": small, "paper": dataclasses.replace(small, augmentations=None)}
+    protocols = dict.fromkeys(("small", "middle"), small)
+    protocols["paper"] = dataclasses.replace(small, augmentations=None)
     monkeypatch.setattr(cifar100, "PROTOCOLS", protocols)
     return cifar100
 
@@ -73,15 +75,16 @@ def parsed(cifar100, *flags):
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
-def test_a_configuration_is_of_a_published_pair_or_the_small_protocol(cifar100, path, monkeypatch):
+def test_a_configuration_is_of_a_published_pair_or_for_two_cores(cifar100, path, monkeypatch):
     from cifar100_published import PUBLISHED
 
     monkeypatch.chdir(ROOT)
     parsed(cifar100, f"--flagfile={path}")
     cifar100.require_networks()
     (pair,), methods = cifar100.FLAGS.pair, cifar100.methods()
-    if path.stem == "cifar100_small":
-        assert (cifar100.FLAGS.protocol, cifar100.FLAGS.seeds) == ("small", 3)
+    if path.stem in FOR_TWO_CORES:
+        assert f"cifar100_{cifar100.FLAGS.protocol}" == path.stem
+        assert (pair, cifar100.FLAGS.seeds) == ("resnet56:convnet", 3)
         assert methods == list(cifar100.METHODS)
     else:
         assert path.stem == f"cifar100_{pair.replace(':', '_')}"
@@ -95,7 +98,7 @@ def test_every_published_pair_has_a_configuration():
     import cifar100_published
 
     names = {f"cifar100_{pair.replace(':', '_')}" for pair in cifar100_published.PUBLISHED}
-    assert {path.stem for path in CONFIGURATIONS} == names | {"cifar100_small"}
+    assert {path.stem for path in CONFIGURATIONS} == names | FOR_TWO_CORES
 
 
 def test_published_pairs_are_of_our_networks():
@@ -119,6 +122,47 @@ def test_wrong_flags_say_what_is_right(cifar100, flags, message):
     parsed(cifar100, "--protocol=small", *flags)
     with pytest.raises(app.UsageError, match=message):
         cifar100.main([])
+
+
+@pytest.mark.slow
+def test_methods_of_a_seed_have_equal_data_and_initial_weights(cifar100, tmp_path, monkeypatch):
+    parsed(cifar100, *TINY, f"--folder={tmp_path}")
+    protocol = cifar100.PROTOCOLS["small"]
+    keras.utils.set_random_seed(0)
+    teacher = protocol.network("convnet", "teacher")
+
+    def start(method, seed):
+        run = cifar100.Run("small", protocol, "convnet:convnet", method, seed)
+        trainee, data = cifar100.prepare(run, None if method in cifar100.ALONE else teacher)
+        students = getattr(trainee.model, "students", None)
+        students = list(students.values()) if students else [trainee.model]
+        if isinstance(trainee.model, mr.Distiller):
+            students = [trainee.model.student]
+        batches = [batch for _ in range(2) for batch in data.take(3).as_numpy_iterator()]
+        images = [x["inputs"] if isinstance(x, dict) else x for x, _ in batches]
+        weights = [student.get_weights() for student in students]
+        return weights, images, [y for _, y in batches]
+
+    def require_equal(own, other, equal=True):
+        assert all(map(np.array_equal, own, other)) == equal
+
+    alone, images, labels = start("plain", 1)
+    require_equal(images[:3], images[3:], equal=False)  # Epochs differ.
+    # A method with maps, one whose own networks draw weights as well, and two with three students.
+    several = ("kd", "at", "crd", "modreduce/fully_connected", "three/kd", "three/kinds")
+    begun = {method: start(method, 1) for method in several}
+    for weights, *data in begun.values():
+        require_equal(weights[0], alone[0])
+        for own, other in zip(data, (images, labels), strict=True):
+            require_equal(own, other)
+    three = [begun[method][0] for method in several[-3:]]
+    for place in range(3):
+        for other in three[1:]:
+            require_equal(three[0][place], other[place])
+        require_equal(three[0][place], three[0][place - 1], equal=False)
+    others, other_images, _ = start("plain", 2)
+    require_equal(others[0], alone[0], equal=False)
+    require_equal(other_images, images, equal=False)
 
 
 def test_modreduce_stands_for_its_aggregators(cifar100):

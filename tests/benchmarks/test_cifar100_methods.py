@@ -15,6 +15,7 @@ MODREDUCE = {"response": ["kd"], "feature": ["kd", "semckd"], "relation": ["kd",
 # Weights of the terms, and passes of students and teacher in a step.
 SINGLE = {
     "kd": {"kd": 0.9},
+    "kd_even": {"kd": 1.0},
     "hint": {"hint": 100.0},
     "at": {"at_stage1": 1000.0, "at_stage2": 1000.0, "at_stage3": 1000.0},
     "at, a tenth": {"at_stage1": 100.0, "at_stage2": 100.0, "at_stage3": 100.0},
@@ -184,8 +185,12 @@ def test_weight_decay_goes_through_the_momentum(protocols):
     assert again.decay == 0.5
 
 
-def test_the_paper_trains_for_240_epochs_and_the_small_protocol_widens_its_student(protocols):
-    paper, small = protocols.PROTOCOLS["paper"], protocols.PROTOCOLS["small"]
+def test_the_paper_trains_for_240_epochs_and_protocols_for_two_cores_widen_the_student(protocols):
+    paper, middle = protocols.PROTOCOLS["paper"], protocols.PROTOCOLS["middle"]
     assert (paper.epochs, paper.batch, paper.held_out, paper.augmentations) == (240, 64, 5000, None)
-    assert small.network("convnet", "student").count_params() == 106_820
     assert paper.network("resnet20", "student").input_shape == (None, 32, 32, 3)
+    for name in ("small", "middle"):
+        student = protocols.PROTOCOLS[name].network("convnet", "student")
+        assert student.count_params() == 106_820
+    assert (middle.samples, middle.validation, middle.epochs) == (45_000, 5000, 30)
+    assert middle.steps == 30 * 704
