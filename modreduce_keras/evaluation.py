@@ -1,7 +1,7 @@
 """Evaluation: what a network costs, and what its samples gain or lose by leaving it early."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -10,6 +10,7 @@ from keras import layers
 
 from modreduce_keras import taps
 from modreduce_keras.arguments import is_number, require_integer
+from modreduce_keras.batches import Batches, unpack
 from modreduce_keras.data.index import split_index
 from modreduce_keras.distillers import checks
 from modreduce_keras.labels import class_indices
@@ -194,7 +195,7 @@ def early_exit_curve(
 
     Args:
         model: A `SelfDistiller`, or what `mr.models.exits` built.
-        x: Inputs, or a dataset of batches `(x, y)`.
+        x: Inputs, or a dataset of batches `(x, y)` that ends.
         y: Labels: classes (samples,), or one-hot (samples, classes). Not with a dataset.
         thresholds: Confidences from 0 to 1, in any order.
         batch_size: For arrays: how many samples run together. Defaults to 256.
@@ -249,28 +250,18 @@ def _up_to(model: keras.Model, exits: list[str]) -> keras.Model:
 
 def _batches(x: Any, y: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
     """Yields inputs and labels in batches."""
-    if y is None:
-        if not isinstance(x, Iterable) or isinstance(x, (np.ndarray, dict)):
+    name, data = ("x", x) if y is None else ("x and y", (x, y))
+    labels = None
+    for batch in Batches(name, data, batch_size):
+        inputs, labels, _ = unpack(batch)
+        if labels is None:
             raise ValueError(
                 "Accuracy needs labels: give arrays x and y, or a dataset of batches (x, y). "
-                f"Received: x of type {type(x).__name__} and y=None"
+                f"Received: x of type {type(x).__name__} without labels"
             )
-        for batch in x:
-            inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            if labels is None:
-                raise ValueError("Accuracy needs labels: the dataset must yield (x, y).")
-            yield split_index(inputs)[0], labels
-        return
-    samples = {array.shape[0] for array in keras.tree.flatten(x) if getattr(array, "shape", ())}
-    if samples != {len(y)} or not len(y):
-        raise ValueError(
-            "x and y must be arrays of equal numbers of samples, or x a dataset of batches (x, y) "
-            f"without y. Received: x of type {type(x).__name__} with {sorted(samples)} samples, "
-            f"and {len(y)} labels"
-        )
-    for start in range(0, len(y), batch_size):
-        part = slice(start, start + batch_size)
-        yield keras.tree.map_structure(lambda array, part=part: array[part], x), y[part]
+        yield split_index(inputs)[0], labels
+    if labels is None:
+        raise ValueError("x must have samples. Received: none")
 
 
 def _answers(model, exits, batches) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ ROOT = Path(modreduce_keras.__file__).parent
 # A part may import parts of lower levels, and itself. What is not listed is above them all.
 LEVELS = [
     {"_version", "arguments", "fingerprints", "registry", "whole_files"},
-    {"distribute", "knobs", "labels", "ops", "output_kind"},
+    {"batches", "distribute", "knobs", "labels", "ops", "output_kind"},
     {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models"},
     {"knowledge", "data"},
     {"distillers"},
@@ -24,7 +24,7 @@ LEVELS = [
 TOP = len(LEVELS)
 KERAS_ONLY = [
     *("arguments", "fingerprints", "registry", "whole_files", "knobs", "ops", "output_kind"),
-    "schedules",
+    *("batches", "schedules"),
     *("losses", "adapters", "aggregators", "taps", "models", "metrics", "knowledge"),
 ]
 ONLY_IN = {"tensorflow_datasets": "data", "keras_tuner": "tuning"}

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.arguments import require_bool, require_integer
+from modreduce_keras.batches import Batches, unpack
 from modreduce_keras.callbacks import plots as pictures
-from modreduce_keras.callbacks.batches import Batches
 from modreduce_keras.callbacks.comparison import compare, teacher_classes
 from modreduce_keras.distillers import BaseDistiller
 
@@ -36,9 +36,9 @@ class PeerMonitor(keras.callbacks.Callback):
 
     Args:
         data: What to measure on, as `validation_data` of `fit`: `x`, `(x, y)` or
-            `(x, y, sample_weight)` as arrays, or a `tf.data.Dataset` or `keras.utils.PyDataset` of
-            such batches. Sample weights weigh the samples. Labels are for aggregators that need
-            them, and change nothing else.
+            `(x, y, sample_weight)` as arrays, or a `tf.data.Dataset`, a `keras.utils.PyDataset` or
+            a list of such batches, which ends. Sample weights weigh the samples. Labels are for
+            aggregators that need them, and change nothing else.
         every: Measure after the first epoch, after each `every`-th from there, and after the
             last. Defaults to 1: after each epoch.
         batch_size: Batch size for arrays. Defaults to 256.
@@ -53,11 +53,11 @@ class PeerMonitor(keras.callbacks.Callback):
         plot_every: Draw also after each `plot_every`-th epoch. Defaults to `None`: at the end only.
 
     Raises:
-        TypeError: If the data are of another kind; when training begins, if the model is no
-            distiller.
-        ValueError: If a number is not a positive integer, a folder is a file or no path, or
-            `plot_every` comes without `plots`; when training begins, if there are no samples, the
-            aggregator needs labels that are not there, or there is nothing to measure.
+        TypeError: If the data are of another kind, or an iterator, which can be read once only;
+            when training begins, if the model is no distiller.
+        ValueError: If the data never end, a number is not a positive integer, a folder is a file or
+            no path, or `plot_every` comes without `plots`; when training begins, if there are no
+            samples, the aggregator needs labels that are not there, or there is nothing to measure.
         ImportError: If pictures are asked for and matplotlib is missing.
 
     Example:
@@ -94,7 +94,7 @@ class PeerMonitor(keras.callbacks.Callback):
             )
         if plots is not None:
             pictures.require_matplotlib()
-        self.batches = Batches(data, batch_size)
+        self.batches = Batches("data", data, batch_size, again=True)
         self.every = require_integer("every", every)
         self.fixed_order = self.batches.is_array if fixed_order is None else fixed_order
         require_bool("fixed_order", self.fixed_order)
@@ -188,7 +188,7 @@ class PeerMonitor(keras.callbacks.Callback):
             )
 
     def _compared(self, batch: Any, classes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        x, y, _ = unpack(batch)
         aggregator = getattr(self.model, "aggregator", None)
         if y is None and "labels" in getattr(aggregator, "needs", ()):
             raise ValueError(
@@ -227,7 +227,7 @@ class PeerMonitor(keras.callbacks.Callback):
 
 def _weights(batch: Any, values: Any) -> np.ndarray:
     """Returns the samples' weights, (batch,), float64."""
-    weight = keras.utils.unpack_x_y_sample_weight(batch)[2]
+    weight = unpack(batch)[2]
     if weight is None:
         return np.ones(values.shape[0])
     return np.asarray(weight, "float64").reshape(values.shape[0])

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from modreduce_keras import whole_files
 from modreduce_keras.arguments import require_choice, require_integer
+from modreduce_keras.batches import require_end
 from modreduce_keras.data import shards
 from modreduce_keras.data.cache_writer import CacheWriter, readable_shards
 from modreduce_keras.data.epoch_shuffle import announced
@@ -153,6 +154,7 @@ class TeacherCache:
             OSError: If the files cannot be written.
         """
         outputs = specs_of_outputs(self._reader, indexed_inputs(dataset, "fill"))
+        require_end("dataset", dataset)
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._require_own(outputs):
             manifest = json.dumps(self._described(outputs), indent=1).encode()

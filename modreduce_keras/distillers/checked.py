@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.arguments import is_number, require_integer
+from modreduce_keras.batches import require_end
 from modreduce_keras.distillers.replicated import ReplicatedModel
 from modreduce_keras.labels import require_in_range
 
@@ -75,13 +76,14 @@ class CheckedModel(ReplicatedModel):
                 f"Received: validation_split={share!r}"
             )
         _require_callbacks(given.get("callbacks"))
-        self._require_data(given)
+        self._require_data(given, steps="steps_per_epoch")
         validation = given.get("validation_data")
         if isinstance(validation, (tuple, list)) and 1 <= len(validation) <= 3:
             names = ("x", "y", "sample_weight")
             self._require_data(dict(zip(names, validation, strict=False)), "validation ")
         elif validation is not None:
-            self._require_data({"x": validation}, "validation ")
+            data = {"x": validation, "validation_steps": given.get("validation_steps")}
+            self._require_data(data, "validation ", steps="validation_steps")
         with _told():
             return super().fit(*args, **kwargs)
 
@@ -110,13 +112,15 @@ class CheckedModel(ReplicatedModel):
         with _told():
             return super().test_on_batch(*args, **kwargs)
 
-    def _require_data(self, given: Mapping[str, Any], role: str = "") -> None:
+    def _require_data(self, given: Mapping[str, Any], role: str = "", steps: str = "steps") -> None:
         """Raises if arrays or a dataset are not what a distiller can be run on."""
         x, y, weight = (given.get(name) for name in ("x", "y", "sample_weight"))
         if x is None:
             raise ValueError(f"{role}x must be arrays or a dataset of batches. Received: x=None")
         if isinstance(x, tf.data.Dataset):
             _require_batches(x, role)
+        if given.get(steps) is None:
+            require_end(f"{role}x", x, f", and {steps}=n reads as many")
         is_arrays = all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(x))
         if given.get("batch_size") is not None:
             require_integer("batch_size", given["batch_size"])

@@ -56,7 +56,7 @@ def to_tflite(
             float32. A student with an operation that TFLite has in floats only is refused.
         representative: For `"int8"` alone: inputs from which the ranges of activations are
             measured, best some hundreds of training images and at least 32. A dataset of batches
-            `x` or `(x, y)`, of which `y` is left aside, or an array. A student of
+            `x` or `(x, y)` that ends, of which `y` is left aside, or an array. A student of
             `mr.quantize_aware` has learnt its ranges, and takes none.
 
     Returns:

@@ -79,9 +79,10 @@ def verify(
         path: What `to_tflite`, `to_saved_model` or `to_onnx` wrote, or any other file or folder of
             these kinds with one output.
         student: What it was made from: a built Keras model with one output (batch, ..., classes).
-        data: Dataset of batches `(x, y)` or `x`, or arrays: `x`, or a tuple `(x, y)`. Several
-            inputs come in a list or a dict, as the student takes them. Labels are classes, or
-            one-hot. Sample weights do not count.
+        data: Dataset of batches `(x, y)` or `x` that ends (a `tf.data.Dataset`, a
+            `keras.utils.PyDataset`, a list, a generator), or arrays: `x`, or a tuple `(x, y)`.
+            Several inputs come in a list or a dict, as the student takes them. Labels are classes,
+            or one-hot. Sample weights do not count.
         least_agreement: Agreement from 0 to 1 below which it is an error. Defaults to 0.97.
         threads: How many threads may run an operation. Defaults to `None`: one. Not for
             SavedModels: TensorFlow's threads are the same for all that a process runs.

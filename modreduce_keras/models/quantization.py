@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from modreduce_keras.batches import Batches, unpack
 from modreduce_keras.models.fake_quantization import (
     FakeQuantize,
     FakeQuantizedKernel,
@@ -62,8 +63,6 @@ _FUSED = ("linear", "relu", "relu6")
 _MEASURED_ACTIVATIONS = ("leaky_relu", "hard_silu")
 _FIXED = {"sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
 """Activations whose results TFLite stores in a range of its own."""
-_INFINITE = -1
-"""Number of batches of a dataset without an end."""
 
 
 def quantize_aware(
@@ -256,26 +255,18 @@ def _unknown(layer: keras.Operation, problem: str) -> ValueError:
 
 def _calibrate(model: keras.Model, representative: Any) -> None:
     """Sets the ranges to those that inputs give."""
-    cardinality = getattr(representative, "cardinality", None)
-    if cardinality is not None and int(cardinality()) == _INFINITE:
-        raise ValueError(
-            "representative must end: dataset.take(number of batches). Received a dataset that "
-            "does not"
-        )
+    batches = Batches("representative", representative, 32, inputs=len(model.inputs))
     # A model of its own, since models keep what they have compiled for prediction.
     observer = keras.Model(model.input, model.output)
     found = learnt_ranges(model)
     for layer in found:
         layer.is_calibrating = True
-    x = representative[0] if isinstance(representative, tuple) else representative
+    batch = None
     try:
-        observer.predict(x, verbose=0)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            "representative must be inputs as the student takes them, an array or a dataset of "
-            f"batches x or (x, y). Received: representative of type "
-            f"{type(representative).__name__}, of which Keras says: {error}"
-        ) from error
+        for batch in batches:
+            _observe(observer, unpack(batch)[0])
+        if batch is None:
+            raise ValueError("representative must have samples. Received: none")
     finally:
         for layer in found:
             layer.is_calibrating = False
@@ -284,3 +275,15 @@ def _calibrate(model: keras.Model, representative: Any) -> None:
             "representative must have finite inputs, for which the student's activations are "
             "finite too. Received: inputs that give infinities or what is not a number"
         )
+
+
+def _observe(observer: keras.Model, x: Any) -> None:
+    """Runs a batch, so that ranges see it."""
+    try:
+        observer.predict_on_batch(x)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            "representative must be inputs as the student takes them, an array or a dataset of "
+            f"batches x or (x, y). Received: inputs of type {type(x).__name__}, of which Keras "
+            f"says: {error}"
+        ) from error

@@ -87,7 +87,7 @@ MISTAKES = [
     Mistake(
         "fewer labels than images for an early-exit curve",
         lambda b: mr.evaluation.early_exit_curve(b.with_exits(), b.images, b.labels[:3]),
-        r"x and y must be arrays of equal numbers of samples.* with \[6\] samples, and 3 labels",
+        r"x and y must be arrays of equal numbers of samples. Received: \[3, 6\]",
     ),
     # Data helpers
     Mistake(
@@ -146,13 +146,13 @@ MISTAKES = [
     Mistake(
         "a monitor of nothing",
         lambda b: mr.callbacks.PeerMonitor(None),
-        r"data must be arrays, as x, .* Received: data of type None",
+        r"data must be a dataset of batches .* Received: data of type None",
         TypeError,
     ),
     Mistake(
         "a monitor of fewer labels than images",
         lambda b: mr.callbacks.PeerMonitor((b.images, b.labels[:3])),
-        r"data must be arrays of equal numbers of samples. Received: \[6, 3\] samples",
+        r"data must be arrays of equal numbers of samples. Received: \[3, 6\]",
     ),
     Mistake(
         "a monitor that never measures",
