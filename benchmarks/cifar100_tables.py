@@ -1,5 +1,6 @@
 """Tables from the rows of `benchmarks/cifar100.py`: methods by what they give and cost."""
 
+import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,26 +63,83 @@ def cifar100_small(rows: list[Row]) -> str:
 
 
 def _cells(pair: str, method: str, own: Sequence[Row], runs: Mapping[Any, Row]) -> list[str]:
-    plain = [(row, runs.get((pair, "plain", row["seed"]))) for row in ended(own)]
-    gains = [100 * (row["test"] - other["test"]) for row, other in plain if other]
-    steps = own[0]["epochs"] * -(-own[0]["samples"] // own[0]["batch"])
+    gains = _gains(pair, own, runs) if method != "plain" else []
     return [
         method,
         _deployed(own),
-        common.mean_and_deviation(gains, signed=True) if method != "plain" else "",
+        common.mean_and_deviation(gains, signed=True),
         percents(_best_of_seeds(own)),
         percents([_mean_of_students(row) for row in own]),
         percents([row["ensemble_test"] for row in own]),
         percents([row["softmax_ensemble_test"] for row in own]),
-        f"{own[0]['student_steps'] / steps:.1f}",
-        f"{own[0]['teacher_forwards'] / own[0]['samples']:.0f}",
+        *_cost(own),
         str(len(own)),
     ]
+
+
+def _gains(pair: str, rows: Sequence[Row], runs: Mapping[Any, Row]) -> list[float]:
+    """Returns by how many points the runs are above the labels alone, where a seed has both."""
+    plain = [(row, runs.get((pair, "plain", row["seed"]))) for row in ended(rows)]
+    return [100 * (row["test"] - other["test"]) for row, other in plain if other]
+
+
+def _cost(rows: Sequence[Row]) -> list[str]:
+    """Returns steps as multiples of one student's, and runs of the teacher over the images."""
+    steps = rows[0]["epochs"] * -(-rows[0]["samples"] // rows[0]["batch"])
+    forwards = rows[0]["teacher_forwards"] / rows[0]["samples"]
+    return [f"{rows[0]['student_steps'] / steps:.1f}", f"{forwards:.0f}"]
 
 
 def _best_of_seeds(rows: Sequence[Row]) -> list[float]:
     single = [row for row in ended(rows) if row["students_test"] is None]
     return [max(single, key=lambda row: row["validation"])["test"]] if len(single) > 1 else []
+
+
+def cifar100_middle(rows: list[Row]) -> str:
+    """Returns a line for each method of one student: accuracies, and what it gains over the labels.
+
+    A gain is that over the student of the same seed that the labels alone have taught, on the same
+    images in the same order, from equal weights: its mean over the seeds and the standard error.
+    """
+    runs = runs_of(rows)
+    columns = [
+        "method",
+        "test accuracy, %",
+        "more than labels alone (± standard error)",
+        "seeds with a gain",
+        "best of the seeds, %",
+        "steps of a student",
+        "runs of the teacher",
+        "seeds",
+    ]
+    lines = []
+    for pair in dict.fromkeys(pair for pair, _, _ in runs):
+        for method, own in by_method(runs, pair).items():
+            if all(row["students_test"] is None for row in own):
+                lines.append(_paired_cells(pair, method, own, runs))
+    parts = [*_teachers(runs.values()), *_origins(runs.values())]
+    return "\n".join([*common.table(columns, lines), "", *parts])
+
+
+def _paired_cells(pair: str, method: str, own: Sequence[Row], runs: Mapping[Any, Row]) -> list[str]:
+    gains = _gains(pair, own, runs) if method != "plain" else []
+    return [
+        method,
+        _deployed(own),
+        mean_and_error(gains),
+        f"{sum(gain > 0 for gain in gains)} of {len(gains)}" if gains else "",
+        percents(_best_of_seeds(own)),
+        *_cost(own),
+        str(len(own)),
+    ]
+
+
+def mean_and_error(values: Sequence[float]) -> str:
+    """Returns a mean and its standard error as text; of one value itself, of none nothing."""
+    if len(values) < 2:
+        return common.mean_and_deviation(values, signed=True)
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):+.1f} ± {error:.1f}"
 
 
 def _by_student(methods: Mapping[str, list[Row]]) -> list[str]:

@@ -17,7 +17,13 @@ from typing import Any
 
 import common
 from absl import app, flags
-from cifar100_tables import cifar100_input, cifar100_kills, cifar100_paper, cifar100_small
+from cifar100_tables import (
+    cifar100_input,
+    cifar100_kills,
+    cifar100_middle,
+    cifar100_paper,
+    cifar100_small,
+)
 
 FLAGS = flags.FLAGS
 ROOT = Path(__file__).parents[1]
@@ -273,6 +279,7 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
     "cifar100_input": cifar100_input,
     "cifar100_kills": cifar100_kills,
     "cifar100_small": cifar100_small,
+    "cifar100_middle": cifar100_middle,
     "cifar100_paper": cifar100_paper,
 }
 

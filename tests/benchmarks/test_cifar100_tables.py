@@ -75,6 +75,27 @@ def test_the_small_table_has_means_deviations_and_costs(tables):
     assert made[12].startswith("`python benchmarks/cifar100.py --seeds=2` (epochs 2, samples 200,")
 
 
+def test_the_middle_table_has_paired_gains_and_their_standard_errors(tables):
+    made = tables.cifar100_middle(
+        [
+            *(alone(seed, test) for seed, test in enumerate((0.40, 0.42, 0.41), start=1)),
+            *(row("dist", seed, test) for seed, test in enumerate((0.45, 0.48, 0.44), start=1)),
+            row("at", 1, 0.30),
+            row("sp", 4, 0.30),  # of a seed without labels alone
+            modreduce("one", 1, 0.30),  # three students
+        ]
+    ).splitlines()
+    # Gains of DIST are 5, 6 and 3: 14 / 3, and a deviation of 1.53, over the root of three.
+    assert made[2:6] == [
+        "| plain | 41.0 ± 1.0 |  |  | 42.0 | 1.0 | 0 | 3 |",
+        "| at | 30.0 | -10.0 | 0 of 1 |  | 1.0 | 2 | 1 |",
+        "| sp | 30.0 |  |  |  | 1.0 | 2 | 1 |",
+        "| dist | 45.7 ± 2.1 | +4.7 ± 0.9 | 3 of 3 | 48.0 | 1.0 | 2 | 3 |",
+    ]
+    assert made[7] == "a → b: the teacher is right on 70.00% of the test images."
+    assert len(made) == 10
+
+
 def test_trainings_that_diverged_are_told_and_left_out_of_the_mean(tables):
     lost = {"test": None, "validation": None}
     some = [alone(1, 0.20), row("kd", 1, 0.25), row("kd", 2, 0.0) | lost]
