@@ -10,7 +10,7 @@ nested and subclassed models, in graphs and under gradients.
 import contextlib
 import difflib
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -156,6 +156,54 @@ def named_outputs(model: keras.Model) -> dict[str, Any]:
     """Returns the symbolic outputs of a functional model that returns a dict, else nothing."""
     outputs = model.output if getattr(model, "output_names", None) else None
     return outputs if isinstance(outputs, dict) else {}
+
+
+@contextlib.contextmanager
+def activations_told(models: Iterable[keras.Model], role: str) -> Iterator[None]:
+    """Tells what made a model fail, where it is an activation that was set to its name.
+
+    Args:
+        models: The models that run.
+        role: What error messages call them.
+
+    Raises:
+        ValueError: In place of what Keras raises for it.
+    """
+    try:
+        yield
+    except Exception as error:
+        for model in models:
+            _tell_of_activations(model, role, error)
+        raise
+
+
+def _tell_of_activations(model: keras.Model, role: str, error: Exception) -> None:
+    for layer in model._flatten_layers():
+        activation = getattr(layer, "activation", None)
+        if isinstance(activation, str):
+            function = getattr(keras.activations, activation, None)
+            call = activation if callable(function) else f"get({activation!r})"
+            path = _expression(model, layer, role.partition(" ")[0])
+            raise ValueError(
+                f"The activation of the layer {layer.name!r} of the {role} {model.name!r} was set "
+                "to a name, which Keras resolves only in the constructor of a layer. Set it to the "
+                f"function: {path}.activation = keras.activations.{call}. "
+                f"Received: activation={activation!r}"
+            ) from error
+
+
+def _expression(model: keras.Model, layer: keras.layers.Layer, name: str) -> str | None:
+    """Returns the expression of a layer of a model of this name, or `None`."""
+    for child in model.layers:
+        own = f"{name}.get_layer({child.name!r})"
+        if child is layer:
+            return own
+        if getattr(child, "layer", None) is layer:  # in a wrapper
+            return f"{own}.layer"
+        found = _expression(child, layer, own) if isinstance(child, keras.Model) else None
+        if found is not None:
+            return found
+    return "layer" if name.isidentifier() else None
 
 
 def _paths(layer: keras.layers.Layer, prefix: str = ""):

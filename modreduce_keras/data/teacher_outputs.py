@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from modreduce_keras.taps import ModelOutput, TapReader
+from modreduce_keras.taps import ModelOutput, TapReader, activations_told
 
 
 def outputs_of(reader: TapReader, inputs: Any) -> dict[str, Any]:
@@ -34,9 +34,10 @@ def specs_of_outputs(reader: TapReader, inputs: Any) -> dict[str, Any]:
     symbols = keras.tree.map_structure(
         lambda spec: keras.KerasTensor((None, *spec.shape[1:]), spec.dtype.name), inputs
     )
+    with activations_told([reader.model], "teacher"):
+        given = reader.specs(symbols)
     outputs = keras.tree.map_structure(
-        lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype),
-        _by_name(reader.specs(symbols)),
+        lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), _by_name(given)
     )
     unfit = [
         spec

@@ -4,14 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.models.folding import DTYPES
-from modreduce_keras.taps import named_outputs
-
-_PROBABILITY_ACTIVATIONS = ("softmax", "sigmoid")
-_TRANSPARENT_LAYERS = ("Activation", "Dropout", "Flatten", "Identity", "Reshape")
 
 
 def require_model(model: Any, role: str) -> None:
@@ -67,49 +62,6 @@ def require_single_output(spec: Any, model: keras.Model, role: str) -> None:
             f"The {role} {model.name!r} must have one output (batch, ..., classes) with a known "
             "number of classes; of several, mr.Response(..., at='NAME') reads the one of that "
             f"name. Received: output of shape {received}"
-        )
-
-
-def ends_in_probabilities(model: keras.Model, output: str | None = None) -> bool:
-    """Returns whether a model's output went through a softmax or a sigmoid.
-
-    Read off the layers of functional and Sequential models; other models are run once.
-    """
-    if output is not None:
-        named = named_outputs(model)
-        return output in named and _is_probability(named[output])
-    if getattr(model, "outputs", None):
-        return _is_probability(model.outputs[0])
-    inputs = keras.tree.map_structure(
-        lambda spec: np.ones((2, *(size or 8 for size in spec.shape[1:])), spec.dtype),
-        input_specs(model),
-    )
-    output = keras.ops.convert_to_numpy(model(inputs, training=False)).astype("float64")
-    return bool((output >= 0).all() and np.allclose(output.sum(axis=-1), 1.0, atol=1e-2))
-
-
-def _is_probability(tensor: Any) -> bool:
-    operation = tensor._keras_history.operation
-    if getattr(operation, "outputs", None) and isinstance(operation, keras.Model):
-        return _is_probability(operation.outputs[0])
-    if type(operation).__name__.lower() in _PROBABILITY_ACTIVATIONS:
-        return True
-    activation = getattr(getattr(operation, "activation", None), "__name__", "linear")
-    if activation in _PROBABILITY_ACTIVATIONS:
-        return True
-    if type(operation).__name__ in _TRANSPARENT_LAYERS and activation == "linear":
-        return _is_probability(operation.input)
-    return False
-
-
-def require_logits(model: keras.Model, role: str, output: str | None = None) -> None:
-    """Raises if a model, or its output of a name, ends in probabilities where logits are needed."""
-    if ends_in_probabilities(model, output):
-        raise ValueError(
-            f"The {role} {model.name!r} ends in a softmax or sigmoid, but distillation needs "
-            "logits: its temperature divides them. End the model in a linear layer "
-            "(keras.layers.Dense(classes)) and train with from_logits=True; a trained model "
-            "keeps its weights when only the last activation is set to 'linear'."
         )
 
 

@@ -7,7 +7,7 @@ from keras import ops
 
 from modreduce_keras import registry
 from modreduce_keras.arguments import require_choice, require_integer
-from modreduce_keras.distillers import checks
+from modreduce_keras.distillers import checks, heads
 from modreduce_keras.distillers.averages import PastSelves
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.shares import Share
@@ -49,7 +49,7 @@ class ConsistencyDistiller(BaseDistiller):
                 "A model learns to agree with its past on logits (batch, classes). Received: "
                 f"{model.name!r} with output of shape {tuple(output.shape)}"
             )
-        checks.require_logits(model, "model")
+        heads.require_logits(model, "model")
         self.momentum, self.consistency_weight = momentum, consistency_weight
         self._distance = registry.get("loss", "logit_mse")
 

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
-from modreduce_keras.distillers import checks
+from modreduce_keras.distillers import checks, heads
 from modreduce_keras.distillers.averages import PastSelves
 from modreduce_keras.distillers.optimizers import TRUNK
 from modreduce_keras.distillers.updates import Updates
@@ -61,12 +61,12 @@ class Group:
                 f"mr.losses.KD(temperature=3.0). Received: online_loss={loss.name!r}"
             )
         self.aggregator, self.loss, self._taps = aggregator, loss, taps
-        self._classes = self._number_of_classes(wiring)
+        self._classes = self._number_of_classes(wiring, heads.compares_plain_numbers(loss))
         # Set by the distiller, which owns it, where the aggregator needs averages.
         self.past: PastSelves | None = None
 
     @staticmethod
-    def _number_of_classes(wiring: Wiring) -> int:
+    def _number_of_classes(wiring: Wiring, plain_numbers: bool) -> int:
         for name, reader in wiring.readers.items():
             output, role = wiring.outputs[name].logits, f"student {name!r}"
             checks.require_single_output(output, reader.model, role)
@@ -82,7 +82,7 @@ class Group:
                 + ", ".join(f"{name!r} with {number}" for name, number in classes.items())
             )
         for name, reader in wiring.readers.items():
-            checks.require_logits(reader.model, f"student {name!r}")
+            heads.require_logits(reader.model, f"student {name!r}", plain_numbers=plain_numbers)
         return next(iter(classes.values()))
 
     def build(self, wiring: Wiring) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from keras import ops
 
 from modreduce_keras import knobs, registry
 from modreduce_keras.arguments import require_choice
-from modreduce_keras.distillers import checks
+from modreduce_keras.distillers import checks, heads
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.early_exit import EarlyExit
 from modreduce_keras.distillers.shares import Share
@@ -100,7 +100,7 @@ class SelfDistiller(BaseDistiller):
         checks.require_model(model, "model")
         variant = require_choice("variant", variant, ("reference", "paper"))
         network = add_exits(model, exits, feature_at=feature_at)
-        checks.require_logits(model, "model")
+        heads.require_logits(model, "model")
         exits = [name for name in network.output if name != FINAL]
         deepest = feature_at or deepest_maps(model)
         super().__init__(

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from modreduce_keras.distillers import checks
+from modreduce_keras.distillers import heads
 from modreduce_keras.ops import float32, masked_mean
 
 _INDICES = (
@@ -114,8 +114,9 @@ class Supervision:
     def require_fitting_head(self, model: keras.Model, output: str | None = None) -> None:
         """Raises if the loss takes probabilities and the model gives logits, or the reverse."""
         from_logits = self._from_logits()
-        ends_in_probabilities = checks.ends_in_probabilities(model, output)
-        if from_logits is None or from_logits != ends_in_probabilities:
+        found = None if from_logits is None else heads.of_model(model, output).head(output)
+        ends_in_probabilities = found != heads.LOGITS
+        if found is None or from_logits != ends_in_probabilities:
             return
         head = "probabilities" if ends_in_probabilities else "logits"
         raise ValueError(

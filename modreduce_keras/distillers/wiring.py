@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import keras
 
-from modreduce_keras.distillers import checks
+from modreduce_keras.distillers import checks, heads
 from modreduce_keras.distillers.branching import SharedTrunk
 from modreduce_keras.distillers.cached_teacher import frozen as frozen_teacher
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.teacher import FrozenTeacher, models_of
 from modreduce_keras.knowledge import Knowledge, Response
-from modreduce_keras.taps import ModelOutput, TapReader
+from modreduce_keras.taps import ModelOutput, TapReader, activations_told
 
 ENSEMBLE = "ensemble"
 
@@ -143,18 +143,26 @@ def connect(
     if teachers:
         everything = [one for taught in knowledge.values() for one in taught]
         frozen = frozen_teacher(teacher, _taps("teacher", everything), views, teacher_dtype)
-        lesson = frozen.reader.specs(frozen.specs)
+        with activations_told(teachers, "teacher"):
+            lesson = frozen.reader.specs(frozen.specs)
         # Several teachers give a list, be it of one.
         each = [lesson.logits] if frozen.model is teachers[0] else lesson.logits
+        known = heads.Heads(frozen.reader, frozen.specs)
         for model, logits in zip(teachers, each, strict=True):
-            _check_outputs("teacher", model, logits, everything)
+            own = known if frozen.model is model else heads.of_model(model)
+            _check_output("teacher", model, logits, everything, own)
+        _check_taps("teacher", everything, known, frozen.chosen_by)
     readers, outputs = {}, {}
     for name, student in students.items():
         role, taught = f"student {name!r}", knowledge[name]
         read = [*_taps("student", taught), *(taps or {}).get(name, ())]
         readers[name] = TapReader(student, read, role=role)
-        outputs[name] = readers[name].specs(checks.input_specs(student))
-        _check_outputs(role, student, outputs[name].logits, taught)
+        specs = checks.input_specs(student)
+        with activations_told([student], role):
+            outputs[name] = readers[name].specs(specs)
+        known = heads.Heads(readers[name], specs)
+        _check_output(role, student, outputs[name].logits, taught, known)
+        _check_taps(role, taught, known, lambda taps, student=student: student)
         for one in taught:
             if one.adapter is not None and frozen is not None:
                 one.adapter.adopt(student, frozen.chosen_by(one.taps("teacher")))
@@ -178,19 +186,36 @@ def _taps(role: str, taught: list[Knowledge]) -> list[str]:
     return [tap for one in taught for tap in one.taps(role)]
 
 
-def _check_outputs(role: str, model: keras.Model, logits: Any, taught: list[Knowledge]) -> None:
-    """Raises unless what the knowledge reads of a model's outputs is logits."""
+def _check_output(
+    role: str, model: keras.Model, logits: Any, taught: list[Knowledge], known: heads.Heads
+) -> None:
+    """Raises unless what responses read of a model's output is logits."""
     side = role.partition(" ")[0]
+    # One of several teachers is read whole by its name.
+    whole = [
+        one
+        for one in taught
+        if isinstance(one, Response)
+        and (one.reads_logits(side) or model.name in one.taps(side))
+        and (side == "student" or one.loss.needs_teacher)
+    ]
+    if whole:
+        checks.require_single_output(logits, model, role)
+        plain = all(heads.compares_plain_numbers(one.loss) for one in whole)
+        known.require_logits(model, role, plain_numbers=plain)
+
+
+def _check_taps(
+    role: str,
+    taught: list[Knowledge],
+    known: heads.Heads,
+    owner: Callable[[list[str]], keras.Model],
+) -> None:
+    """Raises unless the taps that responses read, of inner layers or named outputs, are logits."""
     for one in taught:
-        if not isinstance(one, Response):
-            continue
-        for output in one.taps(side):
-            checks.require_logits(model, role, output)
-        # One of several teachers is read whole by its name.
-        whole = one.reads_logits(side) or model.name in one.taps(side)
-        if whole and (side == "student" or one.loss.needs_teacher):
-            checks.require_single_output(logits, model, role)
-            checks.require_logits(model, role)
+        for tap in one.taps(role.partition(" ")[0]) if isinstance(one, Response) else ():
+            plain = heads.compares_plain_numbers(one.loss)
+            known.require_logits(owner([tap]), role, tap, plain_numbers=plain)
 
 
 def _build_knowledge(

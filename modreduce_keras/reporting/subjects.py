@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modreduce_keras.distillers import checks
+from modreduce_keras.distillers import heads
 from modreduce_keras.evaluation import multiply_adds
 from modreduce_keras.export.interpreter import TFLiteFile
 from modreduce_keras.export.onnx_session import ONNXFile
@@ -44,7 +44,7 @@ class Network:
         self.name, self.role, self.argument = name, role, argument
         try:
             self.inputs: Inputs = require_student(model)
-            checks.require_logits(model, role)
+            heads.require_logits(model, role)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{argument} cannot be reported: {error}") from error
         shape = tuple(model.compute_output_spec(self.inputs.structure, training=False).shape)

@@ -1,0 +1,121 @@
+"""Trials: a model run on made-up inputs, to see what its outputs are."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from modreduce_keras.taps import ModelOutput, TapReader
+
+_FREE_SIZES = (16, 64, 224)
+"""Tried one after the other for axes of no fixed size: images want more than sequences."""
+_DRAWS = (
+    lambda random, shape: random.normal(size=shape),
+    lambda random, shape: random.uniform(0.0, 255.0, shape),
+    lambda random, shape: random.normal(scale=100.0, size=shape),
+    lambda random, shape: random.uniform(size=shape),
+    lambda random, shape: random.normal(scale=1e4, size=shape),
+    lambda random, shape: random.uniform(-1.0, 1.0, shape),
+)
+_MOST_SAMPLES, _MOST_NUMBERS = 8, 2**19
+
+
+def first_outputs(reader: TapReader, specs: Any) -> tuple[Any, ModelOutput] | None:
+    """Runs a model on the first made-up inputs that it takes; its state stays as it is.
+
+    Args:
+        reader: Runs the model.
+        specs: The model's symbolic inputs, or `None` where they are not known.
+
+    Returns:
+        The inputs and the outputs; `None` where the model takes no made-up inputs.
+    """
+    for inputs in _made_up(reader.model, specs):
+        outputs = outputs_for(reader, inputs)
+        if outputs is not None:
+            return inputs, outputs
+    return None
+
+
+def outputs_for(
+    reader: TapReader, inputs: Any, weights: list[tuple[keras.Variable, Any]] = ()
+) -> ModelOutput | None:
+    """Runs a model eagerly in inference, with other weights where some are given.
+
+    Returns:
+        Its outputs; `None` where it does not run.
+    """
+    try:
+        # No random state moves, nothing is counted, and no loss is noted.
+        with tf.init_scope(), warnings.catch_warnings(), keras.StatelessScope(list(weights)):
+            warnings.simplefilter("ignore")
+            return reader(inputs, training=False)
+    except Exception:  # whatever a model of the user's raises for inputs that mean nothing
+        return None
+
+
+def other_weights(model: keras.Model) -> Iterator[list[tuple[keras.Variable, np.ndarray]]]:
+    """Yields sets of far larger weights, with which an unbounded output leaves any interval."""
+    positive = {
+        id(layer.moving_variance)
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.built
+    }
+    weights = [v for v in model.variables if keras.backend.is_float_dtype(v.dtype)]
+    last = [v for v in weights if id(v) not in positive][-4:]
+    random = np.random.default_rng(1)
+
+    def noise(variable):
+        return random.normal(size=tuple(variable.shape))
+
+    yield [(v, 8.0 * ops.convert_to_numpy(v) + np.abs(noise(v))) for v in weights]
+    for scale in (30.0, -30.0):  # the last layers alone, as a deep model may overflow
+        yield [(v, scale * (ops.convert_to_numpy(v) + noise(v))) for v in last]
+
+
+def _made_up(model: keras.Model, specs: Any) -> Iterator[Any]:
+    leaves = [] if specs is None else keras.tree.flatten(specs)
+    if not leaves:
+        return
+    declared = bool(getattr(model, "inputs", None))
+    is_free = any(size is None for spec in leaves for size in spec.shape[1:])
+    words = _vocabulary(model)
+    for size in _FREE_SIZES if is_free else _FREE_SIZES[:1]:
+        shapes = [tuple(axis or size for axis in spec.shape[1:]) for spec in leaves]
+        numbers = max(int(np.prod(shape)) for shape in shapes)
+        samples = min(max(_MOST_NUMBERS // numbers, 1), _MOST_SAMPLES)
+        samples = next((spec.shape[0] for spec in leaves if spec.shape[0]), samples)
+        # A model that is neither functional nor Sequential does not say what it takes.
+        for dtype in [None] if declared else [None, "int32", "string"]:
+            random = np.random.default_rng(0)
+            arrays = [
+                _array(random, (samples, *shape), dtype or spec.dtype, words)
+                for spec, shape in zip(leaves, shapes, strict=True)
+            ]
+            yield keras.tree.pack_sequence_as(specs, arrays)
+
+
+def _vocabulary(model: keras.Model) -> int:
+    """Returns how many indices every layer of a model that takes some knows."""
+    layers = model._flatten_layers()
+    sizes = [one.input_dim for one in layers if isinstance(one, keras.layers.Embedding)]
+    layers = model._flatten_layers()
+    encodings = [one for one in layers if isinstance(one, keras.layers.CategoryEncoding)]
+    return min([*sizes, *(one.num_tokens or 2 for one in encodings)], default=2)
+
+
+def _array(random: np.random.Generator, shape: tuple[int, ...], dtype: str, words: int) -> Any:
+    if dtype == "string":
+        return tf.constant(random.choice(["a", "b c", "1"], shape))
+    if dtype == "uint8":
+        return tf.constant(random.integers(0, 256, shape), dtype)
+    if not keras.backend.is_float_dtype(dtype):  # all ones in the first sample: masks keep all
+        values = random.integers(0, max(words, 2), shape)
+        values[0] = min(words - 1, 1)
+        return tf.cast(tf.constant(values), dtype)
+    draws = [_DRAWS[place % len(_DRAWS)](random, shape[1:]) for place in range(shape[0])]
+    return tf.cast(tf.constant(np.stack(draws)), dtype)

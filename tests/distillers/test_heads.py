@@ -1,0 +1,418 @@
+"""Tests of how probabilities are told from logits: by value, wherever the graph does not say."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from headed import (
+    LOGITS,
+    PROBABILITIES,
+    Subclassed,
+    average,
+    called,
+    dense_net,
+    functional,
+    nested,
+    saved,
+)
+
+import modreduce_keras as mr
+from modreduce_keras.distillers import checks, heads, trials
+
+L = keras.layers
+REFUSED = r"The {} .* ends in a softmax or sigmoid"
+
+
+def kd():
+    return mr.Response("kd")
+
+
+@pytest.mark.parametrize("head", PROBABILITIES)
+def test_probabilities_are_refused_of_teachers_and_students(head):
+    model = PROBABILITIES[head]()
+    with pytest.raises(ValueError, match=REFUSED.format("teacher")):
+        mr.Distiller(dense_net(), model, [kd()])
+    with pytest.raises(ValueError, match=REFUSED.format("student 'student'")):
+        mr.Distiller(model, dense_net(), [kd()])
+
+
+@pytest.mark.parametrize("head", LOGITS)
+def test_logits_are_taken_of_teachers_and_students(head):
+    mr.Distiller(LOGITS[head](), LOGITS[head](), [kd()])
+
+
+def test_probabilities_of_a_saved_model(tmp_path):
+    for activation in ("softmax", "sigmoid"):
+        model = saved(dense_net(activation), str(tmp_path / activation))
+        with pytest.raises(ValueError, match=REFUSED.format("teacher")):
+            mr.Distiller(dense_net(), model, [kd()])
+    mr.Distiller(dense_net(), saved(dense_net(), str(tmp_path / "logits")), [kd()])
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda: L.TimeDistributed(L.Dense(3, "softmax")),
+        lambda: L.TimeDistributed(L.Dense(3, tf.nn.softmax)),
+        lambda: L.Dense(3, "softmax"),
+        lambda: L.Conv1D(3, 1, activation=tf.nn.sigmoid),
+    ],
+)
+def test_probabilities_for_each_position(last):
+    tokens = keras.Sequential([keras.Input((5, 4)), L.Dense(3)])
+    model = keras.Sequential([keras.Input((None, 4)), last()])
+    with pytest.raises(ValueError, match=REFUSED.format("teacher")):
+        mr.Distiller(tokens, model, [kd()])
+
+
+def test_one_class_of_a_softmax_is_no_number():
+    with pytest.raises(ValueError, match=REFUSED.format("teacher")):
+        mr.Distiller(dense_net(units=1), dense_net(tf.nn.softmax, 1), [mr.Response("logit_mse")])
+
+
+@pytest.fixture
+def bad():
+    """A model whose softmax no layer names; its layer `logits` gives logits."""
+    return functional(L.Lambda(lambda z: keras.ops.softmax(z), name="probabilities"))
+
+
+def refused_teacher(model):
+    return pytest.raises(ValueError, match=f"The teacher {model.name!r} ends in a softmax or sig")
+
+
+def test_probabilities_among_several_teachers(bad):
+    good = dense_net(name="good")
+    for taught in (
+        kd(),
+        mr.Response("kd", teacher=bad.name),
+        mr.Response("kd", teacher=["good", bad.name]),
+    ):
+        with refused_teacher(bad):
+            mr.Distiller(dense_net(), [good, bad], [taught])
+    mr.Distiller(dense_net(), [good, bad], [mr.Response("kd", teacher="good")])
+    mr.Distiller(dense_net(), [good, bad], [mr.Response("kd", teacher=f"{bad.name}/logits")])
+
+
+def test_probabilities_of_a_cached_teacher(bad, tmp_path):
+    with refused_teacher(bad):
+        mr.Distiller(dense_net(), mr.data.TeacherCache(tmp_path, bad), [kd()])
+
+
+def test_a_tap_is_judged_by_itself(bad):
+    """The layer before a softmax gives logits; a softmax inside of a model does not."""
+    mr.Distiller(functional(L.Lambda(lambda z: z)), bad, [mr.Response("kd", at="logits")])
+    with pytest.raises(
+        ValueError, match=r"softmax or sigmoid at 'probabilities'.* a tap before 'pro"
+    ):
+        mr.Distiller(
+            functional(L.Activation("linear")),
+            bad,
+            [mr.Response("kd", student="logits", teacher="probabilities")],
+        )
+
+
+def test_named_outputs_are_judged_one_by_one(bad):
+    outputs = {"shape": bad.output, "shade": bad.get_layer("logits").output}
+    teacher, student = keras.Model(bad.inputs[0], outputs), two_heads()
+    mr.Distiller(student, teacher, [mr.Response("kd", at="shade")])
+    with pytest.raises(ValueError, match=r"ends in a softmax or sigmoid at 'shape'"):
+        mr.Distiller(student, teacher, [mr.Response("kd", at="shape")])
+
+
+def two_heads():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, {name: L.Dense(3)(inputs) for name in ("shape", "shade")})
+
+
+def test_probabilities_of_a_student_with_a_dict_inside_a_class():
+    class TwoHeads(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = L.Dense(3, name="first"), L.Dense(3, "softmax", name="second")
+
+        def call(self, inputs):
+            return {"shape": self.first(inputs["a"]), "shade": self.second(inputs["b"])}
+
+    model = TwoHeads()
+    model({name: np.zeros((1, 4), "float32") for name in "ab"})
+    inputs = {name: keras.Input((4,), name=name) for name in "ab"}
+    teacher = keras.Model(inputs, {n: L.Dense(3)(inputs["a"]) for n in ("first", "second")})
+    mr.Distiller(model, teacher, [mr.Response("kd", at="first")])
+    with pytest.raises(ValueError, match=r"student 'student'.* softmax or sigmoid at 'second'"):
+        mr.Distiller(model, teacher, [mr.Response("kd", at="second")])
+
+
+def test_probabilities_of_models_that_teach_themselves_or_one_another(bad):
+    with pytest.raises(ValueError, match=REFUSED.format("student 'b'")):
+        mr.PeerDistiller({"a": dense_net(), "b": bad})
+    with pytest.raises(ValueError, match=REFUSED.format("model")):
+        mr.MeanTeacher(bad)
+    inputs = keras.Input((8, 8, 1))
+    maps = [inputs]
+    for stage in (1, 2):
+        maps.append(L.Conv2D(4, 3, strides=2, padding="same", name=f"stage{stage}")(maps[-1]))
+    ending = L.Dense(3, tf.nn.softmax)(L.GlobalAveragePooling2D()(maps[-1]))
+    with pytest.raises(ValueError, match=REFUSED.format("model")):
+        mr.SelfDistiller(keras.Model(inputs, ending), ["stage1"])
+
+
+def embedded(inputs, ending=None):
+    """A model of token ids, or of strings, that gives logits or probabilities."""
+    hidden = L.Embedding(7, 4)(inputs)
+    return keras.Model(inputs, L.Dense(3, ending)(L.GlobalAveragePooling1D()(hidden)))
+
+
+def of_words(ending=None):
+    inputs = keras.Input((), dtype="string")
+    indices = L.StringLookup(vocabulary=["a", "b"])(inputs)
+    return keras.Model(inputs, L.Dense(3, ending)(L.Embedding(3, 4)(indices)))
+
+
+def of_several(ending=None):
+    inputs = {
+        "ids": keras.Input((None,), dtype="int32", name="ids"),
+        "mask": keras.Input((None,), dtype="bool", name="mask"),
+    }
+    kept = keras.ops.expand_dims(keras.ops.cast(inputs["mask"], "float32"), -1)
+    hidden = keras.ops.sum(L.Embedding(7, 4)(inputs["ids"]) * kept, axis=1)
+    return keras.Model(inputs, L.Dense(3, ending)(hidden))
+
+
+def of_images(ending=None):
+    inputs = keras.Input((None, None, 3), dtype="uint8")
+    maps = L.Conv2D(4, 3, strides=2)(L.Rescaling(1 / 255)(inputs))
+    return keras.Model(inputs, L.Dense(3, ending)(L.GlobalAveragePooling2D()(maps)))
+
+
+class OfIds(keras.Model):
+    """A subclassed model, which does not say that it takes integers."""
+
+    def __init__(self, ending=None):
+        super().__init__()
+        self.embedding, self.last = L.Embedding(7, 4), L.Dense(3, ending)
+
+    def call(self, inputs):
+        return self.last(keras.ops.mean(self.embedding(inputs), axis=1))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda ending=None: embedded(keras.Input((5,), dtype="int32"), ending),
+        of_words,
+        of_several,
+        of_images,
+        lambda ending=None: called(OfIds(ending), np.zeros((1, 5), "int32")),
+        lambda ending=None: keras.Sequential([keras.Input(batch_shape=(4, 3)), L.Dense(3, ending)]),
+    ],
+)
+def test_models_of_many_inputs_are_run(build):
+    for ending in (tf.nn.softmax, tf.nn.sigmoid):
+        model = build(ending)
+        with refused_teacher(model):
+            mr.Distiller(build(), model, [kd()])
+    mr.Distiller(build(), build(tf.identity), [kd()])
+
+
+def test_a_model_that_takes_no_made_up_inputs_is_taken():
+    def require_all_below_a_tenth(values):
+        tf.debugging.assert_less(values, 0.0)
+        return values
+
+    model = keras.Sequential(
+        [keras.Input((4,)), L.Lambda(require_all_below_a_tenth), L.Dense(3, tf.nn.softmax)]
+    )
+    assert heads.of_model(model).head() is None
+    mr.Distiller(dense_net(), model, [kd()])
+
+
+@pytest.mark.parametrize("loss", ["logit_mse", "logit_l1"])
+@pytest.mark.parametrize("activation", ["sigmoid", tf.nn.sigmoid])
+def test_a_regression_from_0_to_1_is_compared_as_it_is(loss, activation, random):
+    student, teacher = (dense_net(activation, 2) for _ in range(2))
+    distiller = mr.Distiller(student, teacher, [mr.Response(loss)])
+    distiller.compile("sgd", "mse")
+    x, y = random.normal(size=(6, 4)).astype("float32"), random.uniform(size=(6, 2))
+    logs = distiller.train_on_batch(x, y, return_dict=True)
+    assert logs[loss] > 0
+    with refused_teacher(teacher):
+        mr.Distiller(dense_net(units=2), teacher, [mr.Response(loss), mr.Response("kd")])
+    peers = {"a": dense_net(activation), "b": dense_net(activation)}
+    mr.PeerDistiller(peers, aggregator="mutual", online_loss=loss)
+
+
+def time_distributed():
+    return keras.Sequential([keras.Input((5, 4)), L.TimeDistributed(L.Dense(3, "softmax"))])
+
+
+def named_probabilities():
+    heads = two_heads()
+    return keras.Model(heads.input, {**heads.output, "shape": L.Softmax()(heads.output["shape"])})
+
+
+def of_applications():
+    return keras.applications.MobileNet(
+        weights=None, classes=3, input_shape=(32, 32, 3), alpha=0.25, name="mobile"
+    )
+
+
+OTHERS = {
+    "time distributed": (time_distributed, None),
+    "dict": (named_probabilities, "shape"),
+    "applications": (of_applications, None),
+}
+
+
+def outputs_of(model, output, inputs):
+    values = model(inputs, training=False)  # predict would go on with what it has traced
+    return keras.ops.convert_to_numpy(values if output is None else values[output])
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *PROBABILITIES,
+        "time distributed",
+        "dict",
+        pytest.param("applications", marks=pytest.mark.slow),
+    ],
+)
+def test_the_remedy_in_the_message_gives_the_logits(case, random):
+    build, output = OTHERS.get(case) or (PROBABILITIES[case], None)
+    model = build()
+    inputs = random.normal(size=(3, *checks.input_specs(model).shape[1:])).astype("float32")
+    before = outputs_of(model, output, inputs).astype("float64")
+    with pytest.raises(ValueError, match="ends in a softmax or sigmoid") as told:
+        heads.of_model(model, output).require_logits(model, "teacher", output)
+    call = re.search(r"(?:the logits are|the weights stay with) (.*)$", str(told.value))[1]
+    names = {"teacher": model, "keras": keras}
+    exec(call, names)
+    mended = names["teacher"]
+    assert heads.of_model(mended, output).head(output) == heads.LOGITS
+    logits = outputs_of(mended, output, inputs).astype("float64")
+    if case in ("hard sigmoid", "sparsemax"):  # their bounds are reached, and have no logits
+        return
+    sigmoid = 1 / (1 + np.exp(-logits))
+    softmax = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = sigmoid if "sigmoid" in case or case == "normalized before" else softmax
+    np.testing.assert_allclose(expected, before, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["linear", "relu"])
+def test_an_activation_that_was_set_to_a_name_is_told(name, tmp_path):
+    def broken(name):
+        model = dense_net(name="inner")
+        model.layers[-1].activation = name
+        return model
+
+    outer = broken(name)
+    with pytest.raises(ValueError, match="was set to a name, which Keras") as told:
+        mr.Distiller(dense_net(), outer, [kd()])
+    call = re.search(r"the function: (.*?)\. Received: activation='\w+'$", str(told.value))[1]
+    exec(call, {"teacher": outer, "keras": keras})
+    mr.Distiller(dense_net(), outer, [kd()])
+    with pytest.raises(
+        ValueError, match=r"of the student 'student' 'inner' .* student.get_layer\("
+    ):
+        mr.Distiller(broken(name), dense_net(), [kd()])
+    with pytest.raises(ValueError, match=r"of the student 'a' 'inner' was set to a name"):
+        mr.PeerDistiller({"a": broken(name), "b": dense_net()})
+    with pytest.raises(ValueError, match=r"of the teacher 'inner' was set to a name"):
+        mr.Distiller(dense_net(), [dense_net(), broken(name)], [kd()])
+    cache = mr.data.TeacherCache(tmp_path, broken(name))
+    data = tf.data.Dataset.from_tensor_slices(np.zeros((2, 4), "float32"))
+    with pytest.raises(ValueError, match=r"of the teacher 'inner' was set to a name"):
+        cache.fill(mr.data.with_index(data).batch(2))
+
+
+def test_the_path_of_an_activation_in_a_nested_model(random):
+    inner = L.TimeDistributed(L.Dense(3), name="each")
+    inner = keras.Sequential([keras.Input((5, 4)), inner], name="inner")
+    teacher = keras.Sequential([keras.Input((5, 4)), inner])
+    inner.layers[-1].layer.activation = "linear"
+    student = keras.Sequential([keras.Input((5, 4)), L.Dense(3)])
+    with pytest.raises(ValueError, match="to a name") as told:
+        mr.Distiller(student, teacher, [kd()])
+    call = (
+        "teacher.get_layer('inner').get_layer('each').layer.activation = keras.activations.linear"
+    )
+    assert call in str(told.value)
+    exec(call, {"teacher": teacher, "keras": keras})
+    mr.Distiller(student, teacher, [kd()])
+
+
+# The cost
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The runs of models on made-up inputs."""
+    seen, run = [], trials.outputs_for
+    monkeypatch.setattr(trials, "outputs_for", lambda *given: seen.append(given) or run(*given))
+    return seen
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        dense_net,
+        lambda: functional(L.Activation("linear", dtype="float32")),
+        lambda: nested(None),
+        lambda: average(None),
+        lambda: keras.Sequential([keras.Input((4,)), L.Dense(3), L.Dropout(0.1), L.Flatten()]),
+        lambda: functional(keras.ops.log_softmax),
+    ],
+)
+def test_a_model_that_is_surely_linear_is_not_run(build, runs):
+    distiller = mr.Distiller(build(), build(), [kd()])
+    distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert not runs
+
+
+def test_a_model_that_may_end_in_anything_is_run_once(runs):
+    model = functional(lambda z: L.Lambda(keras.ops.tanh, name="last")(z) / 2.0)
+    inner = mr.Response("kd", student="logits", teacher="last", name="inner")
+    mr.Distiller(functional(L.Identity()), model, [kd(), mr.Response("dist"), inner])
+    assert len(runs) == 1
+
+
+class Noisy(keras.Model):
+    """It has state that a run would move, and a loss of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.last, self.seeds = L.Dense(3), keras.random.SeedGenerator(1)
+        self.runs = self.add_weight(name="runs", trainable=False, initializer="zeros")
+
+    def call(self, inputs):
+        self.runs.assign_add(1.0)
+        self.add_loss(keras.ops.sum(inputs))
+        return self.last(inputs + keras.random.normal(keras.ops.shape(inputs), seed=self.seeds))
+
+
+def test_a_trial_leaves_the_model_as_it_was():
+    model = called(Noisy())
+    before = [keras.ops.convert_to_numpy(v) for v in model.variables]
+    assert heads.of_model(model).head() == heads.LOGITS
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    assert not model.losses
+
+
+def test_probabilities_under_a_strategy(two_replicas):
+    with two_replicas.scope():
+        bad, good = (called(Subclassed(end)) for end in (tf.nn.sigmoid, None))
+        with refused_teacher(bad):
+            mr.Distiller(dense_net(), bad, [kd()])
+        mr.Distiller(good, dense_net(), [kd()])
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"], indirect=True)
+def test_probabilities_in_half_precision(policy):
+    for ending in (tf.nn.softmax, tf.nn.sigmoid):
+        model = dense_net(ending, units=100)
+        with refused_teacher(model):
+            mr.Distiller(dense_net(units=100), model, [kd()])
+    mr.Distiller(dense_net(), called(Subclassed()), [kd()])
