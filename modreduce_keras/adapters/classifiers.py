@@ -1,6 +1,5 @@
 """Adapters that look at features through a model's own classifier."""
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import keras
@@ -8,6 +7,7 @@ from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
 from modreduce_keras.adapters.normalization import normalization_layer
+from modreduce_keras.held import Held
 from modreduce_keras.ops import float32, mean_over_places
 from modreduce_keras.registry import register
 
@@ -62,13 +62,11 @@ def _changes_nothing(layer) -> bool:
 class _ClassifierAdapter(Adapter):
     """Base class of adapters that reuse the models' classifiers, which they do not own."""
 
-    _classifiers: Callable[[], tuple[keras.layers.Dense, ...]] | None = None
+    _classifiers: Held | None = None
     """`None` too while a saved adapter is built again, before its distiller has the models."""
 
     def adopt(self, student, teacher):
-        classifiers = self._taken_from(student, teacher)
-        # A function, so that Keras does not count the models' layers among the adapter's.
-        self._classifiers = lambda: classifiers
+        self._classifiers = Held(self._taken_from(student, teacher))
 
     def _taken_from(self, student, teacher) -> tuple[keras.layers.Dense, ...]:
         """Returns the classifiers that the adapter reuses."""

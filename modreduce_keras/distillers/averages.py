@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from modreduce_keras.held import Held
+
 
 class PastSelves(keras.layers.Layer):
     """Holds a slowly moving copy of every weight of some models, and runs the models with them.
@@ -36,9 +38,7 @@ class PastSelves(keras.layers.Layer):
         name: str = "past_selves",
     ):
         super().__init__(name=name, dtype="float32", trainable=False, autocast=False)
-        # In a function, so that Keras does not count the models among this layer's parts.
-        models = dict(models)
-        self._models = lambda: models
+        self._models = Held(dict(models))
         self.keep = keep
         present = {id(v): v for model in models.values() for v in model.variables}
         self._place = {key: place for place, key in enumerate(present)}
@@ -55,7 +55,7 @@ class PastSelves(keras.layers.Layer):
         self.moves = self.add_weight(
             shape=(), dtype="int64", initializer="zeros", trainable=False, name="moves"
         )
-        self._present = lambda: list(present.values())
+        self._present = Held(list(present.values()))
         for copy, variable in zip(self.copies, self._present(), strict=True):
             copy.assign(variable)
         self.built = True

@@ -27,6 +27,7 @@ from modreduce_keras.distillers.supervision import supervision
 from modreduce_keras.distillers.trackers import Trackers, update
 from modreduce_keras.distillers.wiring import ENSEMBLE, Forward, connect
 from modreduce_keras.distribute import num_replicas, require_in_scope
+from modreduce_keras.held import Held
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge
 
@@ -362,15 +363,15 @@ class BaseDistiller(SavedModel):
                 "knowledge. Received: loss_weights"
             )
         require_in_scope(self.distribute_strategy, self._parts_to_train())
-        self._compile_arguments = {
+        given = {
             "optimizer": optimizer,
             "loss": loss,
             "metrics": metrics,
             "weighted_metrics": weighted_metrics,
             "on_nonfinite": on_nonfinite,
             "fused_normalization": fused_normalization,
-            **kwargs,
         }
+        self._compile_arguments = Held({**given, **kwargs})
         self._supervision = loss and supervision(loss, self._student_output())
         for student in self.students.values() if loss else ():
             self._supervision.require_fitting_head(student)
@@ -389,7 +390,7 @@ class BaseDistiller(SavedModel):
             **kwargs,
         )
         self._trackers = Trackers([*self.term_weights(), *self._logged_names()])
-        self.loss = loss
+        vars(self)["loss"] = loss  # Keras too tracks nothing of a loss
         self.optimizer.build(self.trainable_variables)
         self._guard(schedules if self._scales_loss else None, on_nonfinite)
 

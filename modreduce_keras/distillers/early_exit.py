@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from modreduce_keras.distillers.shares import Share
+from modreduce_keras.held import Held
 from modreduce_keras.models.exits import FINAL, exit_names
 from modreduce_keras.registry import PACKAGE, rebuild
 
@@ -63,9 +64,7 @@ class EarlyExit(keras.Model):
         self.threshold = threshold
         self.supports_jit = False
         self.exits = [*exit_names(model), FINAL]
-        segments = _segments(model, self.exits)
-        # In a function, so that Keras does not save the layers in every segment again.
-        self._segments = lambda: segments
+        self._segments = Held(_segments(model, self.exits))
         self(model.input)
 
     def call(self, inputs, training=None):

@@ -15,6 +15,7 @@ from modreduce_keras.distillers.reduction import (
 from modreduce_keras.distillers.replicated import ReplicatedModel, average_statistics
 from modreduce_keras.distillers.trackers import Trackers
 from modreduce_keras.distillers.updates import Updates
+from modreduce_keras.held import Held
 from modreduce_keras.knowledge import Knowledge
 
 
@@ -29,8 +30,7 @@ class Stage(ReplicatedModel):
 
     def __init__(self, distiller: Any, run: Any, pairs: list[tuple[str, Knowledge]]):
         super().__init__(name="pretraining", dtype=distiller.dtype_policy)
-        # In functions, so that Keras tracks and saves none of what is the distiller's.
-        self._distiller, self._pairs, self._run = lambda: distiller, lambda: pairs, run
+        self._distiller, self._pairs, self._run = Held(distiller), Held(pairs), run
         self._staged = {name for name, one in pairs if one.staged}
         self._trackers = Trackers(distiller.term(name, one.name) for name, one in pairs)
         self._updates = Updates({})

@@ -22,7 +22,9 @@ class SavedModel(GuardedModel):
 
     def get_compile_config(self):
         """Returns the arguments of `compile`, serialized."""
-        return keras.saving.serialize_keras_object(self._compile_arguments) if self.compiled else {}
+        if not self.compiled:
+            return {}
+        return keras.saving.serialize_keras_object(self._compile_arguments())
 
     def compile_from_config(self, config):
         """Compiles from what `get_compile_config` returned."""

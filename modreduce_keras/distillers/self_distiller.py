@@ -13,6 +13,7 @@ from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.early_exit import EarlyExit
 from modreduce_keras.distillers.shares import Share
 from modreduce_keras.distillers.wiring import ENSEMBLE, Forward
+from modreduce_keras.held import Held
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Response
 from modreduce_keras.models.exits import FINAL, deepest_maps
@@ -112,8 +113,7 @@ class SelfDistiller(BaseDistiller):
             **kwargs,
         )
         self._several = True
-        # In a function, so that Keras does not save the layers under two names.
-        self._model = lambda: model
+        self._model = Held(model)  # its layers are saved with those of the network
         self.exits, self.feature_at, self.variant = exits, feature_at, variant
         self.alpha, self.feature_weight = alpha, feature_weight
         self.kd = registry.get("loss", "kd", temperature=temperature)

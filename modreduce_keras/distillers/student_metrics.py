@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+
+_SETTINGS = (bool, int, float, str, type(None), np.number)
 
 
 def for_each_student(metrics: Any, names: Sequence[str]) -> Any:
@@ -22,23 +25,61 @@ def for_each_student(metrics: Any, names: Sequence[str]) -> Any:
     """
     if metrics is None:
         return None
-    if not isinstance(metrics, Mapping):
+    shared = not isinstance(metrics, Mapping)
+    if shared:
         metrics = dict.fromkeys(names, metrics)
     unknown = sorted(set(metrics) - set(names))
     if unknown:
         raise ValueError(
             f"metrics must be a list, or a dict with keys among {list(names)}. Received: {unknown}"
         )
+    seen: set[int] = set()
+
+    def own(metric):
+        if shared or id(metric) in seen:
+            return _copy(metric)
+        seen.add(id(metric))
+        return metric
+
     return {
-        f"{name}/": [_copy(metric) for metric in keras.tree.flatten(several)]
+        f"{name}/": [own(metric) for metric in keras.tree.flatten(several)]
         for name, several in metrics.items()
     }
 
 
 def _copy(metric: Any) -> Any:
-    if isinstance(metric, keras.metrics.Metric):
-        return type(metric).from_config(metric.get_config())
-    return metric
+    """Returns a metric like the given one; a name or a function is its own copy.
+
+    Raises:
+        ValueError: If its config does not tell all that it was made with.
+    """
+    if not isinstance(metric, keras.metrics.Metric):
+        return metric
+    kind = type(metric)
+    try:
+        copy = kind.from_config(metric.get_config())
+        theirs, ours = _settings(metric), _settings(copy)
+        lost = [name for name in theirs if ours.get(name) != theirs[name]]
+        wrong = f"a copy that differs in {lost[0]!r}" if lost else None
+    except (TypeError, ValueError) as error:
+        wrong = f"a copy that fails with: {error}"
+    if wrong:
+        raise ValueError(
+            f"Each student gets a copy of the metric {metric.name!r} by its get_config, which has "
+            f"to return every argument of {kind.__name__}; or give each an object of its own: "
+            f"metrics={{STUDENT: [{kind.__name__}(...)], ...}}. Received: {wrong}"
+        )
+    return copy
+
+
+def _settings(metric: Any) -> dict[str, Any]:
+    """Returns the attributes of a metric that are plain numbers, names and arrays of them."""
+    settings = {}
+    for name, value in vars(metric).items():
+        value = value.tolist() if isinstance(value, np.ndarray) else value
+        if all(isinstance(leaf, _SETTINGS) for leaf in keras.tree.flatten([value])):
+            settings[name] = value
+    return settings
 
 
 def as_outputs(labels: Any, by_student: Mapping[str, Any]) -> tuple[Any, Any]:
