@@ -198,7 +198,7 @@ def _moved(trained: Trained) -> tuple[np.ndarray, np.ndarray]:
         for side in (trained.before, trained.after)
     )
     finite = np.isfinite(before) & np.isfinite(after)
-    return before[finite], (after - before)[finite]
+    return before[finite], after[finite] - before[finite]
 
 
 def fuzz(seed: int, first: int, combinations: int) -> Iterator[Outcome]:

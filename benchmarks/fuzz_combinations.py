@@ -220,7 +220,7 @@ def _group(random: Any, identifier: str) -> Group:
     )
 
 
-def build(combination: Combination) -> mr.distillers.base.BaseDistiller:
+def build(combination: Combination) -> keras.Model:
     """Returns an untrained distiller. It is the same one each time."""
     keras.utils.set_random_seed(combination.number)
     taught, group = combination.teaching, combination.group
