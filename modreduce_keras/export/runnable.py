@@ -21,6 +21,13 @@ class Tensor(NamedTuple):
 
     shape: tuple[int, ...] | None
     dtype: np.dtype
+    is_quantized: bool = False
+    """Whether its integers stand for floats, which are given to the file as such."""
+
+    def takes(self, dtype: str) -> bool:
+        """Returns whether arrays of a dtype can be fed."""
+        floats = self.is_quantized and np.issubdtype(np.dtype(dtype), np.floating)
+        return floats or self.dtype == np.dtype(dtype)
 
 
 class RunnableFile(abc.ABC):
@@ -72,7 +79,7 @@ class RunnableFile(abc.ABC):
         self._names = dict(zip(shapes, shapes if same else self.inputs, strict=True))
         for name, shape in shapes.items():
             tensor = self.inputs[self._names[name]]
-            if not _fits(tensor.shape, shape) or tensor.dtype != np.dtype(dtypes[name]):
+            if not _fits(tensor.shape, shape) or not tensor.takes(dtypes[name]):
                 raise self._unusable(
                     f"its input {name!r} is {tensor.dtype} of shape {tensor.shape}, and the "
                     f"student's {dtypes[name]} of shape {shape}"

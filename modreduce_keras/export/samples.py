@@ -56,10 +56,25 @@ def _by_name(argument: str, x: Any, inputs: Inputs) -> dict[str, np.ndarray]:
         )
         if not fits:
             raise _misfit(argument, x, inputs)
+        _require_integers(argument, array, spec)
     return {
         name: array.astype(spec.dtype, copy=False)
         for (name, spec), array in zip(specs.items(), arrays, strict=True)
     }
+
+
+def _require_integers(argument: str, array: np.ndarray, spec: keras.KerasTensor) -> None:
+    """Raises if numbers are no values of an input that takes integers."""
+    dtype = np.dtype(spec.dtype)
+    if not np.issubdtype(dtype, np.integer) or not np.issubdtype(array.dtype, np.number):
+        return
+    ends = np.iinfo(dtype)
+    if not ((array == np.rint(array)) & (array >= ends.min) & (array <= ends.max)).all():
+        raise ValueError(
+            f"{argument} must have the values that the student takes, {dtype} from {ends.min} to "
+            f"{ends.max}: give images as they are, x.astype({str(dtype)!r}), not rescaled. "
+            f"Received: {array.dtype} from {array.min():g} to {array.max():g}"
+        )
 
 
 def _misfit(argument: str, x: Any, inputs: Inputs) -> ValueError:

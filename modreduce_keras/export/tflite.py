@@ -1,28 +1,24 @@
 """TFLite: a student as one file for phones and small devices, in full or lower precision."""
 
 import os
-import re
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from modreduce_keras import whole_files
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.export.compact import compact
+from modreduce_keras.export.conversion import Recipe, convert
 from modreduce_keras.export.files import require_file
-from modreduce_keras.export.operations import float_operations
-from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.samples import batches
-from modreduce_keras.export.saved_model import write_saved_model
 from modreduce_keras.export.students import Inputs, inference_model, require_student
 from modreduce_keras.models.fake_quantization import is_quantization_aware
 
 QUANTIZATIONS = ("float16", "dynamic", "int8")
+IO = ("float32", "int8", "uint8")
 LEAST_SAMPLES = 32
 
 
@@ -32,6 +28,8 @@ def to_tflite(
     *,
     quantization: str | None = None,
     representative: Any = None,
+    io: str = "float32",
+    allow_float: bool | Collection[str] = False,
 ) -> Path:
     """Exports a student as a TFLite file, which the LiteRT interpreter runs.
 
@@ -52,12 +50,22 @@ def to_tflite(
             arithmetic in float32 where the device has nothing else. `"dynamic"`: weights in int8,
             of layers with more than 1,024 of them, a quarter of the size; activations are
             quantized while it runs. `"int8"`: weights (per channel) and activations (per tensor)
-            in int8 throughout, for devices that compute in integers; only inputs and outputs stay
-            float32. A student with an operation that TFLite has in floats only is refused.
+            in int8 throughout, for devices that compute in integers.
         representative: For `"int8"` alone: inputs from which the ranges of activations are
             measured, best some hundreds of training images and at least 32. A dataset of batches
             `x` or `(x, y)` that ends, of which `y` is left aside, or an array. A student of
             `mr.quantize_aware` has learnt its ranges, and takes none.
+        io: For `"int8"` alone: type of the inputs and the output that are floats in the student.
+            `"float32"`, the default, quantizes and dequantizes in the file. `"int8"` and `"uint8"`,
+            which microcontrollers and the Edge TPU need, leave that to the program: real value =
+            scale × (integer - zero point), by the scale and the zero point that the interpreter
+            names. Inputs that are integers in the student stay what they are: images in `uint8`,
+            which the student rescales or casts, are fed as they come.
+        allow_float: For `"int8"` alone: names of layers that stay in float, for accuracy or because
+            TFLite has them in floats only, or `True` for all of the latter and for layer, group,
+            RMS and unit normalizations. A path is a name too (`"block/norm"`), and the name of a
+            model or layer covers what is in it. Defaults to `False`: a student with an operation
+            that TFLite has in floats only is refused, and normalizations are computed in integers.
 
     Returns:
         The path.
@@ -66,9 +74,9 @@ def to_tflite(
         TypeError: If something else than a Keras model came, or `representative` is no data.
         ValueError: If the student is a distiller or a branched model, which has students, has
             several outputs, is in another precision and cannot be rebuilt, or has an operation
-            that TFLite lacks, at all or in integers; if `representative` is missing, not needed,
-            has too few samples or does not fit the student; or if another argument is out of
-            range.
+            that TFLite lacks, at all or in integers; if activations have no range that int8 can
+            hold, as masked attention has not; if `representative` is missing, not needed, has too
+            few samples or does not fit the student; or if another argument is out of range.
         FileNotFoundError: If the folder of the file is missing.
 
     Example:
@@ -79,24 +87,62 @@ def to_tflite(
         >>> half = to_tflite(student, f"{folder}/half.tflite", quantization="float16")
         >>> round(full.stat().st_size / half.stat().st_size)
         2
+
+        A file for a microcontroller, whose ends are integers as well:
+
+        >>> import numpy as np
+        >>> images = np.random.default_rng(0).random((64, 28, 28, 1)).astype("float32")
+        >>> int8 = {"quantization": "int8", "representative": images, "io": "int8"}
+        >>> small = to_tflite(student, f"{folder}/small.tflite", **int8)
+        >>> mr.export.verify(small, student, images, least_agreement=0.9).samples
+        64
     """
     inputs = require_student(student)
     path = require_file(path, ".tflite")
     if quantization is not None:
         require_choice("quantization", quantization, QUANTIZATIONS)
+    require_choice("io", io, IO)
+    allow_float = _names(allow_float)
+    if quantization != "int8" and (io != "float32" or allow_float):
+        raise ValueError(
+            "io and allow_float are for quantization='int8': other files compute in floats. "
+            f"Received: {quantization=}, {io=}, {allow_float=}"
+        )
     if is_quantization_aware(student):
-        _require_own_ranges(student, quantization, representative)
+        _require_own_ranges(student, quantization, representative, allow_float)
         samples = []
     else:
         samples = _representative(quantization, representative, inputs)
-    content = _convert(inference_model(student), inputs, quantization, samples)
+    recipe = Recipe(quantization, io, allow_float, samples)
+    content = convert(inference_model(student), inputs, recipe)
     whole_files.write(path, compact(content))
     return path
 
 
+def _names(allow_float: Any) -> bool | tuple[str, ...]:
+    """Returns `allow_float` as a tuple of names or a bool."""
+    if isinstance(allow_float, bool):
+        return allow_float
+    is_list = isinstance(allow_float, Collection) and not isinstance(allow_float, (str, bytes))
+    if not is_list or not all(isinstance(name, str) for name in allow_float):
+        raise TypeError(
+            "allow_float must be True, False or a list of names of layers. Received: "
+            f"{allow_float=}"
+        )
+    return tuple(allow_float)
+
+
 def _require_own_ranges(
-    student: keras.Model, quantization: str | None, representative: Any
+    student: keras.Model,
+    quantization: str | None,
+    representative: Any,
+    allow_float: bool | tuple[str, ...],
 ) -> None:
+    if allow_float:
+        raise ValueError(
+            f"The student {student.name!r} is quantization-aware: all of its layers are rounded, "
+            f"and none is to stay in float. Received: {allow_float=}"
+        )
     if quantization != "int8" or representative is not None:
         raise ValueError(
             f"The student {student.name!r} is quantization-aware and brings its own ranges: export "
@@ -130,59 +176,3 @@ def _representative(
             f"Received: {several}"
         )
     return found
-
-
-def _convert(
-    model: keras.Model,
-    inputs: Inputs,
-    quantization: str | None,
-    samples: list[dict[str, np.ndarray]],
-) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        write_saved_model(model, inputs, Path(folder) / "model")
-        with quiet():
-            converter = tf.lite.TFLiteConverter.from_saved_model(str(Path(folder) / "model"))
-            operations = [tf.lite.OpsSet.TFLITE_BUILTINS]
-            if quantization is not None:
-                converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            if quantization == "float16":
-                converter.target_spec.supported_types = [tf.float16]
-            if samples:
-                operations = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-                converter.representative_dataset = lambda: _one_by_one(samples)
-            converter.target_spec.supported_ops = operations
-            try:
-                content = converter.convert()
-            except Exception as error:
-                raise _refused(model, quantization, error) from error
-    floats = float_operations(content) if quantization == "int8" else []
-    if floats:
-        raise ValueError(
-            f"The student {model.name!r} has operations that TFLite computes in floats only: "
-            f"{floats}. Replace their layers by ones of other operations, or take "
-            "quantization='dynamic' or 'float16'. Received: quantization='int8'"
-        )
-    return content
-
-
-def _one_by_one(samples: list[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
-    # The calibrator keeps the number of samples that comes first.
-    for batch in samples:
-        for place in range(len(next(iter(batch.values())))):
-            yield {name: array[place : place + 1] for name, array in batch.items()}
-
-
-def _refused(model: keras.Model, quantization: str | None, error: Exception) -> ValueError:
-    lacking = sorted(set(re.findall(r"'tf\.(\w+)' op", str(error))))
-    if lacking:
-        return ValueError(
-            f"The student {model.name!r} has operations that TFLite lacks: {lacking}. They would "
-            "need TensorFlow's own (Flex) kernels, which devices do not have: replace their layers "
-            "by ones of other operations (recurrent layers: unroll=True), or export with "
-            "to_saved_model."
-        )
-    remedy = ", or take quantization='dynamic' or 'float16'" if quantization == "int8" else ""
-    return ValueError(
-        f"TensorFlow's converter refuses the student {model.name!r}: replace the layers that it "
-        f"names{remedy}. It said: {str(error).strip()[:2000]}"
-    )

@@ -71,6 +71,9 @@ def verify(
     that it has: against a student in mixed precision the difference includes its own rounding.
     Where a file puts out something else than finite numbers, it does not agree.
 
+    Files whose inputs or output are integers that stand for floats are given and read as floats, by
+    their own scale and zero point.
+
     TFLite files are run with LiteRT, SavedModels with TensorFlow, both through the signature
     `"serving_default"` (of a file that lacks it, the first one), and files that end in `.onnx` with
     ONNX Runtime, on the processor.
