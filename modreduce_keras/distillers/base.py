@@ -12,6 +12,7 @@ from modreduce_keras.arguments import require_bool, require_choice
 from modreduce_keras.distillers import checks, optimizers
 from modreduce_keras.distillers.fused_normalization import fused_normalization
 from modreduce_keras.distillers.guard import SKIP, STOP
+from modreduce_keras.distillers.ignored import warn_of_ignored
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.loss_scales import taken_apart
 from modreduce_keras.distillers.pretraining import pretrain, require_pretrained
@@ -50,7 +51,8 @@ class BaseDistiller(SavedModel):
     compiled losses and regularizers.
 
     Args:
-        students: Models to train, by name.
+        students: Models to train, by name. The distiller's step runs their `call`; methods such as
+            a `train_step` of their own never run, which a warning says.
         teacher: A trained model, a list of several with different names, or `None`. It is run
             forward only and never changed; its weights are not among the distiller's and not in
             weight files.
@@ -115,6 +117,7 @@ class BaseDistiller(SavedModel):
                 taps=student_taps,
                 branches=branches,
             )
+        warn_of_ignored({f"student {name!r}": student for name, student in students.items()})
         self.built = True
 
     def taught(self) -> list[Knowledge]:

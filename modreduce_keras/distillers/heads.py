@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from modreduce_keras.distillers import checks, trials
+from modreduce_keras.models.graph import defined_by_user
 from modreduce_keras.taps import TapReader, named_outputs
 
 LOGITS, SOFTMAX, SIGMOID = "logits", "softmax", "sigmoid"
@@ -123,9 +124,10 @@ class Heads:
     def _places(self, tap: str | None) -> list[Any]:
         """Returns the symbolic outputs to look at, or the layer that is tapped."""
         if tap is None:
-            return list(getattr(self._reader.model, "outputs", None) or [None])
+            return _graph_outputs(self._reader.model) or [None]
         if tap in self._reader.outputs:
-            return [named_outputs(self._reader.model)[tap]]
+            model = self._reader.model
+            return [named_outputs(model)[tap] if _graph_outputs(model) else None]
         return [self._reader.taps[tap][0]]
 
     @staticmethod
@@ -191,9 +193,17 @@ def _operations() -> dict[type, str]:
 
 def _of_tensor(tensor: Any) -> str | None:
     operation, node, place = tensor._keras_history
-    if isinstance(operation, keras.Model) and getattr(operation, "outputs", None):
-        return _of_tensor(operation.outputs[place])
+    outputs = _graph_outputs(operation)
+    if outputs:
+        return _of_tensor(outputs[place])
     return _of_operation(operation, operation._inbound_nodes[node].input_tensors)
+
+
+def _graph_outputs(operation: Any) -> list[Any]:
+    """Returns the symbolic outputs of a model that runs its graph; none where it has no graph."""
+    if not isinstance(operation, keras.Model) or defined_by_user(operation, "call"):
+        return []
+    return list(getattr(operation, "outputs", None) or [])
 
 
 def _of_operation(operation: Any, inputs: list[Any]) -> str | None:
@@ -205,9 +215,9 @@ def _of_operation(operation: Any, inputs: list[Any]) -> str | None:
         return _of_activation(operation.activation)
     if kind in _OF_ONE_LAYER:
         return _of_operation(operation.layer, inputs)
-    if isinstance(operation, keras.Model):
-        outputs = getattr(operation, "outputs", None) or []
-        return _of_tensor(outputs[0]) if len(outputs) == 1 else None
+    outputs = _graph_outputs(operation)
+    if len(outputs) == 1:
+        return _of_tensor(outputs[0])
     if kind is _layers.Activation and operation.activation is not _activations.linear:
         return _of_activation(operation.activation)
     before = [_of_tensor(tensor) for tensor in inputs]
@@ -257,8 +267,7 @@ def _of_values(rows: np.ndarray | None) -> str | None:
 def _remedy(model: keras.Model, name: str, tap: str | None, found: str) -> str:
     """Returns the end of a sentence that names the call which gives a model's logits."""
     name = name if name.isidentifier() else "model"
-    outputs = getattr(model, "outputs", None)
-    named = named_outputs(model)
+    outputs, named = _graph_outputs(model), named_outputs(model)
     tensor = named.get(tap) if tap is not None else outputs and len(outputs) == 1 and outputs[0]
     path = _path(tensor, name) if isinstance(tensor, keras.KerasTensor) else None
     if path is not None:
@@ -297,9 +306,9 @@ def _path(tensor: Any, name: str) -> str | None:
     """Returns the expression of the layer whose activation gives a tensor, if there is one."""
     operation, node, place = tensor._keras_history
     if isinstance(operation, keras.Model):
-        if not getattr(operation, "outputs", None):
-            return None
-        return _path(operation.outputs[place], f"{name}.get_layer({operation.name!r})")
+        outputs = _graph_outputs(operation)
+        name = f"{name}.get_layer({operation.name!r})"
+        return _path(outputs[place], name) if outputs else None
     own = f"{name}.get_layer({operation.name!r})"
     if type(operation) in _OF_ONE_LAYER:
         operation, own = operation.layer, f"{own}.layer"

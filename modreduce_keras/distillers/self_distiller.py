@@ -11,6 +11,7 @@ from modreduce_keras.arguments import require_choice
 from modreduce_keras.distillers import checks, heads
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.early_exit import EarlyExit
+from modreduce_keras.distillers.ignored import warn_of_ignored
 from modreduce_keras.distillers.shares import Share
 from modreduce_keras.distillers.wiring import ENSEMBLE, Forward
 from modreduce_keras.held import Held
@@ -112,6 +113,7 @@ class SelfDistiller(BaseDistiller):
             student_taps={_STUDENT: [deepest, *(f"{name}_exit" for name in exits)]},
             **kwargs,
         )
+        warn_of_ignored({"model": model})
         self._several = True
         self._model = Held(model)  # its layers are saved with those of the network
         self.exits, self.feature_at, self.variant = exits, feature_at, variant

@@ -136,33 +136,36 @@ def connect(
         models["teacher" if len(teachers) == 1 else f"teacher {number}"] = model
     # With an input of its own, the teacher does not say what the students take.
     sides = len(students) if views.teacher_is_apart else len(models)
-    _require_built(dict(list(models.items())[:sides]))
-    _require_built(dict(list(models.items())[sides:]))
+    known = _require_built(dict(list(models.items())[:sides]))
+    of_teachers = _require_built(dict(list(models.items())[sides:])) if teachers else None
     checks.require_distinct(models)
     frozen = lesson = None
     if teachers:
         everything = [one for taught in knowledge.values() for one in taught]
         frozen = frozen_teacher(teacher, _taps("teacher", everything), views, teacher_dtype)
+        if frozen.specs is None:
+            frozen.specs = known if of_teachers is None else of_teachers
         with activations_told(teachers, "teacher"):
             lesson = frozen.reader.specs(frozen.specs)
         # Several teachers give a list, be it of one.
         each = [lesson.logits] if frozen.model is teachers[0] else lesson.logits
-        known = heads.Heads(frozen.reader, frozen.specs)
+        of_all = heads.Heads(frozen.reader, frozen.specs)
         for model, logits in zip(teachers, each, strict=True):
-            own = known if frozen.model is model else heads.of_model(model)
+            own = of_all if frozen.model is model else heads.of_model(model)
             _check_output("teacher", model, logits, everything, own)
-        _check_taps("teacher", everything, known, frozen.chosen_by)
+        _check_taps("teacher", everything, of_all, frozen.chosen_by)
     readers, outputs = {}, {}
     for name, student in students.items():
         role, taught = f"student {name!r}", knowledge[name]
         read = [*_taps("student", taught), *(taps or {}).get(name, ())]
         readers[name] = TapReader(student, read, role=role)
         specs = checks.input_specs(student)
+        specs = known if specs is None else specs
         with activations_told([student], role):
             outputs[name] = readers[name].specs(specs)
-        known = heads.Heads(readers[name], specs)
-        _check_output(role, student, outputs[name].logits, taught, known)
-        _check_taps(role, taught, known, lambda taps, student=student: student)
+        own = heads.Heads(readers[name], specs)
+        _check_output(role, student, outputs[name].logits, taught, own)
+        _check_taps(role, taught, own, lambda taps, student=student: student)
         for one in taught:
             if one.adapter is not None and frozen is not None:
                 one.adapter.adopt(student, frozen.chosen_by(one.taps("teacher")))
@@ -173,13 +176,15 @@ def connect(
     return Wiring(views, specs, readers, outputs, frozen, trunk)
 
 
-def _require_built(models: Mapping[str, keras.Model]) -> None:
+def _require_built(models: Mapping[str, keras.Model]) -> Any:
+    """Returns the symbolic inputs of the last model that has them; models are built for them."""
     for role, model in models.items():
         checks.require_model(model, role)
     specs = [checks.input_specs(model) for model in models.values()]
     known = next((spec for spec in reversed(specs) if spec is not None), None)
     for role, model in models.items():
         checks.ensure_built(model, known, role)
+    return known
 
 
 def _taps(role: str, taught: list[Knowledge]) -> list[str]:

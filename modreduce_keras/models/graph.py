@@ -1,5 +1,6 @@
 """Graph: the layers of a functional or Sequential model, and who reads whose result."""
 
+import functools
 from typing import Any
 
 import keras
@@ -27,6 +28,20 @@ def _like(tensor):
         optional=layer.optional,
         name=layer.name,
     )
+
+
+@functools.cache
+def _classes_of_keras() -> tuple[type, ...]:
+    inputs = keras.Input((1,))
+    return (*keras.Model.__mro__, keras.Sequential, *type(keras.Model(inputs, inputs)).__mro__)
+
+
+def defined_by_user(model: keras.Model, method: str) -> bool:
+    """Returns whether a method of a model is not that of Keras' own classes of models."""
+    if method != "build" and method in vars(model):  # Keras wraps `build` on each object
+        return True
+    owner = next((one for one in type(model).__mro__ if method in vars(one)), None)
+    return owner is not None and owner not in _classes_of_keras()
 
 
 class Graph:

@@ -50,6 +50,23 @@ class SoftmaxDense(L.Dense):
         return keras.ops.softmax(super().call(inputs))
 
 
+class OwnCall(keras.Model):
+    """A functional model, of whose graph `call` is only a part."""
+
+    def call(self, inputs, training=None):
+        return keras.ops.softmax(super().call(inputs))
+
+
+def own_call():
+    inputs = keras.Input((4,))
+    return OwnCall(inputs, L.Dense(3)(inputs))
+
+
+def nested_own_call():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, own_call()(inputs))
+
+
 def nested(activation):
     inputs = keras.Input((4,))
     inner = dense_net(activation, name="inner")
@@ -87,6 +104,8 @@ PROBABILITIES = {
     "layer of one's own": lambda: functional(Clipped()),
     "Dense of one's own": lambda: keras.Sequential([keras.Input((4,)), SoftmaxDense(3)]),
     "nested": lambda: nested("softmax"),
+    "functional with a call of its own": own_call,
+    "nested functional with a call of its own": nested_own_call,
     "nested sigmoid": lambda: nested("sigmoid"),
     "average of softmaxes": lambda: average("softmax"),
     "average of sigmoids": lambda: average("sigmoid"),
