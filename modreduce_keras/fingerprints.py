@@ -1,11 +1,15 @@
-"""Fingerprints: a hash of what variables hold, which tells whether weights are those of before."""
+"""Fingerprints: hashes of what variables and arrays hold, the same in every process."""
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+STRINGS = "OSU"
+"""Kinds of NumPy's dtypes that hold strings."""
 
 
 def fingerprint_of(variables: Iterable[keras.Variable]) -> str:
@@ -21,5 +25,35 @@ def fingerprint_of(variables: Iterable[keras.Variable]) -> str:
     for variable in variables:
         value = ops.convert_to_numpy(ops.convert_to_tensor(variable))
         digest.update(f"{value.dtype.name} {value.shape} ".encode())
-        digest.update(np.ascontiguousarray(value).reshape(-1).view("uint8"))
+        digest.update(content_of(value))
     return digest.hexdigest()
+
+
+def content_of(array: Any) -> bytes | memoryview:
+    """Returns the bytes of an array that a hash is made of.
+
+    Strings count by what they hold, in UTF-8 and each with its length, whether NumPy keeps them as
+    objects, as bytes or as characters of a fixed width.
+
+    Args:
+        array: An array or a scalar of NumPy.
+
+    Raises:
+        TypeError: If it holds objects that are no strings.
+    """
+    array = np.asarray(array)
+    if array.dtype.kind not in STRINGS:
+        return np.ascontiguousarray(array).reshape(-1).view("uint8").data
+    encoded = list(map(_encoded, array.reshape(-1).tolist()))
+    return b"".join(len(one).to_bytes(8, "little") + one for one in encoded)
+
+
+def _encoded(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    if isinstance(value, bytes):
+        return value
+    raise TypeError(
+        "Arrays of objects must hold strings. Received: an array with an object of type "
+        f"{type(value).__name__}"
+    )

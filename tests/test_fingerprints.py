@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from modreduce_keras.fingerprints import fingerprint_of
+from modreduce_keras.fingerprints import content_of, fingerprint_of
 
 
 def variable(value, dtype="float32", name="kernel"):
@@ -65,3 +65,34 @@ def test_two_replicas_have_that_of_one(two_replicas):
     with two_replicas.scope():
         mirrored = [variable(value) for value in PAIR]
     assert fingerprint_of(mirrored) == of(PAIR)
+
+
+WORDS = ["a", "bc", "", "d é"]
+
+
+def test_strings_count_by_what_they_hold_and_not_by_where_or_how_they_are_kept():
+    expected = b"".join(struct.pack("<Q", len(word.encode())) + word.encode() for word in WORDS)
+    forms = [
+        np.array(WORDS),
+        np.array(WORDS).astype("U50"),
+        np.array(WORDS, object),
+        np.array(["".join(list(word)) for word in WORDS], object),
+        np.array([word.encode() for word in WORDS]),
+        np.array([word.encode() for word in WORDS], object),
+    ]
+    assert {bytes(content_of(form)) for form in forms} == {expected}
+    assert content_of(np.array(["ab", "c"])) != content_of(np.array(["a", "bc"]))
+    assert content_of(np.str_("a")) == content_of(np.array("a", object))
+
+
+def test_other_objects_have_no_content():
+    with pytest.raises(
+        TypeError, match=r"must hold strings\. Received: an array with .* type list"
+    ):
+        content_of(np.array([[1], None], object))
+
+
+def test_numbers_count_by_their_bytes():
+    values = np.arange(6, dtype="float32").reshape(2, 3)
+    assert bytes(content_of(values.T)) == np.ascontiguousarray(values.T).tobytes()
+    assert bytes(content_of(np.float32(0.5))) == struct.pack("<f", 0.5)

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,71 @@ def test_an_old_folder_stays_where_the_new_one_cannot_be_moved(old, tmp_path, mo
     assert place.exists() == old
     assert not old or names(place) == ["of place"]
     assert names(made.parent) == ["new"]
+
+
+def test_an_error_without_a_name_gets_the_path(tmp_path):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as a full disk does
+        with pytest.raises(OSError, match=r"File too large: '.*model\.bin'") as told:
+            whole_files.write(tmp_path / "model.bin", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert told.value.errno == errno.EFBIG
+    assert names(tmp_path) == []
+    with pytest.raises(OSError, match=r"^no number$"), whole_files.naming(tmp_path):
+        raise OSError("no number")
+    with pytest.raises(FileNotFoundError, match=r"'missing'$"), whole_files.naming(tmp_path):
+        Path("missing").read_bytes()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_several_that_create_a_file_one_does(links, tmp_path, monkeypatch):
+    def link(*arguments):
+        raise PermissionError(errno.EPERM, "no links")
+
+    if not links:
+        monkeypatch.setattr(os, "link", link)
+    path = tmp_path / "cache.json"
+    assert whole_files.create(path, b"first")
+    assert not whole_files.create(path, b"second")
+    assert (names(tmp_path), path.read_bytes()) == (["cache.json"], b"first")
+
+
+@pytest.mark.parametrize("jump", [-1e6, 7200.0, 1e9])
+def test_what_is_being_written_stays_whatever_the_clock_says(jump, tmp_path, monkeypatch):
+    abandoned = tmp_path / "a.bin.1.unfinished"
+    abandoned.touch()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + jump)
+    with whole_files.writing(tmp_path / "model.bin") as file:
+        file.write(b"half, ")
+        whole_files.remove_abandoned(tmp_path)
+        file.write(b"whole")
+    assert (tmp_path / "model.bin").read_bytes() == b"half, whole"
+    assert abandoned.exists() == (jump < 0)
+
+
+def test_a_file_that_is_removed_before_it_is_locked_is_begun_again(tmp_path, monkeypatch):
+    original, taken = whole_files._lock, []
+
+    def late(file, **arguments):
+        if not taken:
+            taken.append(file.name)
+            Path(file.name).unlink()
+        return original(file, **arguments)
+
+    monkeypatch.setattr(whole_files, "_lock", late)
+    whole_files.write(tmp_path / "model.bin", b"new")
+    assert taken and names(tmp_path) == ["model.bin"]
+
+
+def test_nothing_is_removed_where_nothing_can_be_locked(tmp_path, monkeypatch):
+    abandoned = tmp_path / "a.bin.1.unfinished"
+    abandoned.touch()
+    os.utime(abandoned, (0, 0))
+    monkeypatch.setattr(whole_files, "fcntl", None)
+    whole_files.remove_abandoned(tmp_path)
+    whole_files.write(tmp_path / "model.bin", b"new")
+    assert names(tmp_path) == ["a.bin.1.unfinished", "model.bin"]

@@ -1,11 +1,15 @@
 """Writer of a teacher cache: collects outputs of one view until they fill a shard."""
 
+import contextlib
+import secrets
 import warnings
 from pathlib import Path
 
 import numpy as np
 
+from modreduce_keras import whole_files
 from modreduce_keras.data import shards
+from modreduce_keras.data.shard_files import DamagedError
 
 
 class CacheWriter:
@@ -17,11 +21,14 @@ class CacheWriter:
         dtype: What they are stored in.
         shard_size: Number of samples in a shard.
         teacher: The teacher's name, for messages.
+        weights: A hash of the teacher's weights, which each shard says.
     """
 
-    def __init__(self, folder: Path, view: int, dtype: str, shard_size: int, teacher: str):
+    def __init__(
+        self, folder: Path, view: int, dtype: str, shard_size: int, teacher: str, weights: str
+    ):
         self._folder, self._view, self._dtype, self._size = folder, view, dtype, shard_size
-        self._teacher, self._parts, self._rows = teacher, [], 0
+        self._teacher, self._weights, self._parts, self._rows = teacher, weights, [], 0
 
     def add(self, samples: np.ndarray, checksums: np.ndarray, outputs: list[np.ndarray]) -> None:
         """Takes the outputs of some samples, and writes what fills a shard."""
@@ -38,7 +45,7 @@ class CacheWriter:
         end = self._rows if everything else self._rows - self._rows % size
         for begin in range(0, end, size):
             samples, checksums, *outputs = (array[begin:end][:size] for array in arrays)
-            shards.write(self._folder, self._view, samples, checksums, outputs)
+            shards.write(self._folder, self._view, samples, checksums, outputs, self._weights)
         self._rows -= end
         self._parts = [tuple(array[end:] for array in arrays)] if self._rows else []
 
@@ -54,12 +61,28 @@ class CacheWriter:
 
 
 def readable_shards(folder: Path) -> list[shards.Shard]:
-    """Returns the shards of a folder; what is damaged is removed, with a warning."""
+    """Returns the shards of a folder; what is damaged is removed, with a warning.
+
+    Another process may do the same at the same time, and write what was missing anew.
+    """
     found = []
     for path in shards.paths(folder):
         try:
             found.append(shards.read(path))
-        except shards.DamagedError as error:
+        except FileNotFoundError:
+            continue
+        except DamagedError as error:
             warnings.warn(f"{error}. It is removed and computed again.", stacklevel=3)
-            path.unlink()
+            _remove(path)
     return found
+
+
+def _remove(path: Path) -> None:
+    """Removes a damaged shard; one that is whole by now stays."""
+    # Under a name of its own nobody else replaces it, between a look at it and its end.
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}{whole_files.UNFINISHED}")
+    with contextlib.suppress(FileNotFoundError):  # removed by another process
+        path.replace(aside)
+        if shards.is_whole(aside, path):
+            aside.replace(path)
+        aside.unlink(missing_ok=True)

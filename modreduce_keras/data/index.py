@@ -127,11 +127,33 @@ def indexed_inputs(dataset: Any, method: str) -> Any:
     dense = all(isinstance(one, tf.TensorSpec) and one.shape.rank for one in flat)
     if index is None or index.shape.rank != 1 or not dense or lessons_of(x):
         raise ValueError(f"{expected}x of {x}")
+    if not index.dtype.is_integer:
+        raise ValueError(
+            f"{INDEX} must be integers: tf.cast(index, 'int64'). Received: {INDEX} of {index}"
+        )
     return inputs
 
 
 def indexed_batches(dataset: tf.data.Dataset) -> Iterator[tuple[Any, np.ndarray]]:
-    """Yields inputs and index of every batch."""
+    """Yields inputs and index of every batch, the index as int64.
+
+    Raises:
+        ValueError: If an index is negative.
+    """
     for element in dataset:
         inputs, samples = split_index(element[0] if isinstance(element, tuple) else element)
-        yield inputs, samples.numpy()
+        yield inputs, as_index(samples.numpy())
+
+
+def as_index(samples: np.ndarray) -> np.ndarray:
+    """Returns the index of samples as int64.
+
+    Raises:
+        ValueError: If one is negative, or too large for int64.
+    """
+    whole = samples.astype("int64")
+    if (whole < 0).any():
+        raise ValueError(
+            f"{INDEX} must lie from 0 to 2**63 - 1. Received: {samples[whole < 0][:8].tolist()}"
+        )
+    return whole

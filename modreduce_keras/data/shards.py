@@ -1,63 +1,70 @@
 """Shards: files of rows by sample and view, each written whole or not at all, read from the disk.
 
 A file is, in this order: `MAGIC`; the length of the header, 8 bytes, little-endian; the header,
-JSON in UTF-8, padded with spaces, whose `"arrays"` lists dtype and shape of each array; the arrays'
-bytes. The first two arrays are the samples' indices and the checksums of their inputs. The file's
-name has the view and the SHA-256 of the content, so processes that write at once do no harm.
+JSON in UTF-8, padded with spaces, whose `"arrays"` lists dtype and shape of each array, and whose
+`"teacher"` is a hash of the teacher's weights; the arrays' bytes. The first two arrays are the
+samples' indices and the checksums of their inputs. The file's name has the view and the SHA-256 of
+the content, so processes that write at once do no harm.
 """
 
 import hashlib
 import json
+import math
 import re
-import time
-import weakref
+from collections import defaultdict
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from modreduce_keras import whole_files
+from modreduce_keras.data.shard_files import ShardFile, sha256_of
+from modreduce_keras.fingerprints import STRINGS, content_of
 
 MAGIC = b"modreduce_keras shard 1\n"
+_data = attrgetter("data")
 _NAME = re.compile(r"view-(\d{4,})-([0-9a-f]{64})\.shard")
-_ABANDONED_AFTER = 3600.0
-"""Seconds after which an unfinished file is no other process's any more."""
-_BLOCK = 2**20
-_MAPPED = weakref.WeakValueDictionary()
-"""What is mapped, by device and inode, which no other file gets as long as it is mapped."""
 
 
-class DamagedError(ValueError):
-    """A shard that is not what was written."""
+class Column(NamedTuple):
+    """An array of a file: its dtype, its shape, where it begins, and the bytes of a row."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    begin: int
+    row_size: int
 
 
 class Shard(NamedTuple):
     """One file: which samples it has, and their rows, which stay on the disk until they are read.
 
     Attributes:
-        path: The file.
+        file: The file, verified.
         view: Which view of the samples it is of.
+        teacher: A hash of the teacher's weights; `None` in files that do not say.
         samples: The samples' indices, (rows,).
         checksums: Checksums of the inputs, (rows,) uint64.
-        outputs: Arrays (rows, ...) that are mapped from the file.
+        columns: Where the outputs are, (rows, ...) each.
     """
 
-    path: Path
+    file: ShardFile
     view: int
+    teacher: str | None
     samples: np.ndarray
     checksums: np.ndarray
-    outputs: list[np.ndarray]
+    columns: list[Column]
 
+    @property
+    def path(self) -> Path:
+        """The path of the file."""
+        return self.file.path
 
-def remove_abandoned(folder: Path) -> None:
-    """Removes what processes left that were killed while they wrote."""
-    for path in folder.glob(f"*{whole_files.UNFINISHED}"):
-        try:
-            if time.time() - path.stat().st_mtime > _ABANDONED_AFTER:
-                path.unlink()
-        except FileNotFoundError:  # finished meanwhile
-            continue
+    @property
+    def outputs(self) -> list[np.ndarray]:
+        """All outputs, read now."""
+        return [_read(self.file, column) for column in self.columns]
 
 
 def write(
@@ -66,6 +73,7 @@ def write(
     samples: np.ndarray,
     checksums: np.ndarray,
     outputs: Sequence[np.ndarray],
+    teacher: str | None = None,
 ) -> None:
     """Writes a shard.
 
@@ -75,10 +83,11 @@ def write(
         samples: The samples' indices, (rows,) int64.
         checksums: Checksums of their inputs, (rows,) uint64.
         outputs: What belongs to them, (rows, ...) each.
+        teacher: A hash of the weights of the teacher that gave them.
     """
     arrays = [np.ascontiguousarray(array) for array in (samples, checksums, *outputs)]
     described = [{"dtype": array.dtype.name, "shape": list(array.shape)} for array in arrays]
-    header = json.dumps({"arrays": described}).encode()
+    header = json.dumps({"arrays": described, "teacher": teacher}).encode()
     begin = len(MAGIC) + 8
     header += b" " * (-(begin + len(header)) % 64)
     parts = [MAGIC, len(header).to_bytes(8, "little"), header, *map(_bytes, arrays)]
@@ -99,34 +108,38 @@ def read(path: Path) -> Shard:
 
     Raises:
         DamagedError: If the file is torn or altered.
+        FileNotFoundError: If it is gone.
     """
     view, expected = _NAME.fullmatch(path.name).groups()
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    if digest.hexdigest() != expected:
-        raise DamagedError(f"{path} has {path.stat().st_size} bytes whose checksum is wrong")
-    content = _mapped(path)
+    file = ShardFile(path, expected)
     begin = len(MAGIC) + 8
-    end = begin + int.from_bytes(content[len(MAGIC) : begin].tobytes(), "little")
-    arrays = []
-    for described in json.loads(content[begin:end].tobytes())["arrays"]:
-        dtype, shape = np.dtype(described["dtype"]), described["shape"]
-        begin, end = end, end + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-        arrays.append(content[begin:end].view(dtype).reshape(shape))
-    samples, checksums = (np.array(array) for array in arrays[:2])
-    return Shard(path, int(view), samples, checksums, arrays[2:])
+    size = int.from_bytes(_bytes_of(file, len(MAGIC), 8), "little")
+    header = json.loads(_bytes_of(file, begin, size))
+    begin, columns = begin + size, []
+    for described in header["arrays"]:
+        dtype, shape = np.dtype(described["dtype"]), tuple(described["shape"])
+        columns.append(Column(dtype, shape, begin, dtype.itemsize * math.prod(shape[1:])))
+        begin += columns[-1].row_size * shape[0]
+    samples, checksums = (_read(file, column) for column in columns[:2])
+    return Shard(file, int(view), header.get("teacher"), samples, checksums, columns[2:])
 
 
-def _mapped(path: Path) -> np.memmap:
-    """Returns a file's bytes, mapped once in a process for all who read them."""
-    about = path.stat()
-    file = about.st_dev, about.st_ino
-    content = _MAPPED.get(file)
-    if content is None:
-        content = _MAPPED[file] = np.memmap(path, np.uint8, mode="r")
-    return content
+def is_whole(path: Path, name: Path) -> bool:
+    """Returns whether a file has the content that the name of a shard says."""
+    return sha256_of(path) == _NAME.fullmatch(name.name)[2]
+
+
+def _read(file: ShardFile, column: Column) -> np.ndarray:
+    array = np.empty(column.shape, column.dtype)
+    if array.size:
+        file.read([(column.begin, array.nbytes, _bytes(array))])
+    return array
+
+
+def _bytes_of(file: ShardFile, begin: int, size: int) -> bytes:
+    content = bytearray(size)
+    file.read([(begin, size, content)])
+    return bytes(content)
 
 
 class Rows:
@@ -163,13 +176,21 @@ class Rows:
         self, shard: np.ndarray, row: np.ndarray, chosen: Sequence[int] | None = None
     ) -> list[np.ndarray]:
         """Returns the outputs of rows that `find` has found: all, or those of some numbers."""
-        first = self._shards[0].outputs
+        first = self._shards[0].columns
         chosen = range(len(first)) if chosen is None else chosen
         taken = [np.empty((len(row), *first[n].shape[1:]), first[n].dtype) for n in chosen]
-        for place, (number, at) in enumerate(zip(shard, row, strict=True)):
-            outputs = self._shards[number].outputs
+        rows = defaultdict(list)
+        for place, (number, at) in enumerate(zip(shard.tolist(), row.tolist(), strict=True)):
+            rows[number].append((place, at))
+        for number, pairs in rows.items():
+            one, pieces = self._shards[number], []
             for into, n in zip(taken, chosen, strict=True):
-                into[place] = outputs[n][at]
+                _, _, begin, size = one.columns[n]
+                if size:
+                    pieces += [
+                        (begin + size * at, size, into[place : place + 1]) for place, at in pairs
+                    ]
+            one.file.read(pieces)
         return taken
 
 
@@ -179,12 +200,13 @@ def checksums_of(arrays: Sequence[np.ndarray]) -> np.ndarray:
     Args:
         arrays: The inputs, (batch, ...) each.
     """
-    arrays = [np.ascontiguousarray(array) for array in arrays]
+    arrays = [np.asarray(array, order="C") for array in arrays]
+    contents = [content_of if array.dtype.kind in STRINGS else _data for array in arrays]
     checksums = np.empty(len(arrays[0]), np.uint64)
     for place in range(len(checksums)):
         digest = hashlib.blake2b(digest_size=8)
-        for array in arrays:
-            digest.update(array[place].data)
+        for content, array in zip(contents, arrays, strict=True):
+            digest.update(content(array[place]))
         checksums[place] = int.from_bytes(digest.digest(), "little")
     return checksums
 

@@ -13,13 +13,16 @@ import tensorflow as tf
 from modreduce_keras import whole_files
 from modreduce_keras.arguments import require_choice, require_integer
 from modreduce_keras.batches import require_end
-from modreduce_keras.data import shards
+from modreduce_keras.data import cache_metadata, shards
+from modreduce_keras.data.cache_folder import CacheFolder, UnfilledError
+from modreduce_keras.data.cache_metadata import DTYPES, WEIGHTS
 from modreduce_keras.data.cache_writer import CacheWriter, readable_shards
 from modreduce_keras.data.epoch_shuffle import announced
 from modreduce_keras.data.index import (
     INDEX,
     INPUTS,
     LESSONS,
+    as_index,
     indexed_batches,
     indexed_inputs,
     split_index,
@@ -28,10 +31,13 @@ from modreduce_keras.data.teacher_outputs import outputs_of, specs_of_outputs
 from modreduce_keras.fingerprints import fingerprint_of
 from modreduce_keras.taps import TapReader
 
-_MANIFEST = "cache.json"
-_DTYPES = ("float32", "float16")
 _TOLERANCE = 0.01
 """How far a teacher's outputs may be from stored ones, as a part of the largest of them."""
+
+
+_ATTEMPTS = 3
+_MOST_VISITS, _ALWAYS_READ = 10, 1_000
+"""Samples that are read of a dataset in which the same ones come again and again."""
 
 
 @keras.saving.register_keras_serializable(package="modreduce_keras")
@@ -119,7 +125,7 @@ class TeacherCache:
         if self.folder.is_file():
             raise ValueError(f"folder must be the path of a folder. Received: {folder=} (a file)")
         self.views = require_integer("views", views)
-        self.dtype = require_choice("dtype", dtype, _DTYPES)
+        self.dtype = require_choice("dtype", dtype, DTYPES)
         self.shard_size = require_integer("shard_size", shard_size)
         self._reader = TapReader(teacher, self.taps, role="teacher")
 
@@ -139,6 +145,9 @@ class TeacherCache:
     def fill(self, dataset: tf.data.Dataset) -> int:
         """Runs the teacher over `views` epochs of the data, as far as its outputs are not there.
 
+        Several processes may fill one cache at once: each does all that it does not find. Files
+        that are damaged are written anew.
+
         Args:
             dataset: Batches of `(x, y)` as training gets them, with the index: of
                 `mr.data.cifar100(index=True, augmentations=views)`, or `mr.data.with_index` and
@@ -151,21 +160,29 @@ class TeacherCache:
             ValueError: If the cache is of another teacher or other options, the data are not
                 indexed batches or others than those that the cache was begun with, or the views
                 do not come again after `views` epochs.
-            OSError: If the files cannot be written.
+            OSError: If a file cannot be written; it names the file. `fill` goes on once it can.
         """
         outputs = specs_of_outputs(self._reader, indexed_inputs(dataset, "fill"))
         require_end("dataset", dataset)
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not self._require_own(outputs):
-            manifest = json.dumps(self._described(outputs), indent=1).encode()
-            whole_files.write(self.folder / _MANIFEST, manifest)
-        shards.remove_abandoned(self.folder)
-        there = readable_shards(self.folder)
+        place = self._place(outputs)
+        place.claim()
+        whole_files.remove_abandoned(self.folder)
         run = tf.function(
             lambda inputs: tf.nest.flatten(outputs_of(self._reader, inputs)), reduce_retracing=True
         )
-        ran = sum(self._fill_view(view, dataset, there, run) for view in range(self.views))
-        self._require_fitting(dataset, self._open())
+        ran, rows, attempts = 0, None, 0
+        while rows is None:
+            there = readable_shards(self.folder)
+            ran += sum(self._fill_view(view, dataset, there, run) for view in range(self.views))
+            attempts += 1
+            try:
+                rows = place.open()
+            except UnfilledError:
+                # Another process has removed a damaged file that this one had counted on.
+                if attempts == _ATTEMPTS:
+                    raise
+        self._require_fitting(dataset, rows)
         return ran
 
     def attach(
@@ -190,8 +207,7 @@ class TeacherCache:
         taps = self.taps if taps is None else self._require_taps(taps)
         specs = indexed_inputs(dataset, "attach")
         outputs = specs_of_outputs(self._reader, specs)
-        self._require_own(outputs, filled=True)
-        rows = self._open()
+        rows = self._place(outputs).open()
         self._require_fitting(dataset, rows)
         key, whole = self.fingerprint(), tf.nest.flatten(outputs)
         numbers = tf.nest.pack_sequence_as(outputs, list(range(len(whole))))
@@ -239,34 +255,15 @@ class TeacherCache:
     def _described(self, outputs: Any) -> dict[str, Any]:
         flat = tf.nest.flatten(outputs)
         return {
-            "teacher's weights": fingerprint_of(self.teacher.weights),
+            WEIGHTS: fingerprint_of(self.teacher.weights),
             "taps": self.taps,
             "outputs": [[list(spec.shape[1:]), spec.dtype.name] for spec in flat],
             "views": self.views,
             "dtype": self.dtype,
         }
 
-    def _require_own(self, outputs: Any, *, filled: bool = False) -> bool:
-        """Returns whether the folder has a cache, or says how it differs from this one."""
-        path = self.folder / _MANIFEST
-        if not path.is_file():
-            if filled:
-                raise ValueError(
-                    f"There is no cache in {self.folder}. Fill it first: cache.fill(dataset)"
-                )
-            return False
-        own, there = self._described(outputs), json.loads(path.read_bytes())
-        differing = [
-            f"{what} ({there.get(what)} in the cache, {now} now)"
-            for what, now in own.items()
-            if now != there.get(what)
-        ]
-        if differing:
-            raise ValueError(
-                f"The cache in {self.folder} is another one: it differs in "
-                f"{', '.join(differing)}. Give this one a folder of its own."
-            )
-        return True
+    def _place(self, outputs: Any) -> CacheFolder:
+        return CacheFolder(self.folder, self._described(outputs))
 
     def _require_fitting(self, dataset: tf.data.Dataset, rows: shards.Rows) -> None:
         """Raises unless the data's first batches are known, and the teacher gives what is stored.
@@ -309,11 +306,23 @@ class TeacherCache:
                 shard.samples.tolist(), shard.checksums.tolist(), strict=True
             )
         }
-        if self._size_of(view) == len(known):
+        try:
+            size = cache_metadata.size_of(self.folder, view)
+        except ValueError:  # damaged, and written anew below
+            size = None
+        if known and size == len(known):
             return 0  # `_require_fitting` looks at the data
         before, pending = len(known), self._writer(view)
+        seen, several = set(), 0
         with announced(view):
             for inputs, samples in indexed_batches(dataset):
+                seen.update(samples.tolist())
+                several += len(samples)
+                if several > _MOST_VISITS * len(seen) + _ALWAYS_READ:
+                    raise ValueError(
+                        "dataset must end: dataset.take(n) is n batches of it. Received: "
+                        f"{several:,} samples of {len(seen):,} indices, which come again and again"
+                    )
                 flat = [tensor.numpy() for tensor in tf.nest.flatten(inputs)]
                 checksums, fresh = shards.checksums_of(flat), []
                 pairs = zip(samples.tolist(), checksums.tolist(), strict=True)
@@ -329,9 +338,10 @@ class TeacherCache:
                     # The whole batch, so that its size is always the same.
                     outputs = [tf.cast(value, "float32").numpy()[fresh] for value in run(inputs)]
                     pending.add(samples[fresh], checksums[fresh], outputs)
+        if not several:
+            raise ValueError("dataset must have samples. Received: none")
         pending.write(everything=True)
-        size = json.dumps({"samples": len(known)}).encode()
-        whole_files.write(self.folder / _complete(view), size)
+        cache_metadata.write_size(self.folder, view, len(known))
         return len(known) - before
 
     def _require_taps(self, taps: Any) -> list[str]:
@@ -342,30 +352,8 @@ class TeacherCache:
         return list(taps)
 
     def _writer(self, view: int) -> CacheWriter:
-        return CacheWriter(self.folder, view, self.dtype, self.shard_size, self.name)
-
-    def _size_of(self, view: int) -> int | None:
-        """Returns the number of samples of a view that is complete."""
-        path = self.folder / _complete(view)
-        return json.loads(path.read_bytes())["samples"] if path.is_file() else None
-
-    def _open(self) -> shards.Rows:
-        """Returns the rows of all views, verified.
-
-        Raises:
-            ValueError: If some are missing or damaged.
-        """
-        whole = [shards.read(path) for path in shards.paths(self.folder)]
-        for view in range(self.views):
-            own = [shard.samples for shard in whole if shard.view == view]
-            stored, size = len(np.unique(np.concatenate(own))) if own else 0, self._size_of(view)
-            if stored != size:
-                raise ValueError(
-                    f"The cache in {self.folder} is not filled: view {view} has {stored} samples "
-                    f"of {'a number unknown' if size is None else size}. cache.fill(dataset) goes "
-                    "on with it"
-                )
-        return shards.Rows(whole, self.views)
+        weights = fingerprint_of(self.teacher.weights)
+        return CacheWriter(self.folder, view, self.dtype, self.shard_size, self.name, weights)
 
     def _read(
         self,
@@ -375,6 +363,7 @@ class TeacherCache:
         chosen: Sequence[int] | None = None,
     ) -> list[np.ndarray]:
         """Returns what is stored for a batch, all or the outputs chosen, or says what is not."""
+        samples = as_index(samples)
         shard, row = rows.find(samples, shards.checksums_of(inputs))
         if (shard < 0).any():
             sample = int(samples[shard < 0][0])
@@ -392,7 +381,3 @@ class TeacherCache:
             f"{self.views} views, for the cache in {self.folder}. The data, their preprocessing, "
             "seed or number of augmentations have changed."
         )
-
-
-def _complete(view: int) -> str:
-    return f"view-{view:04d}.complete"

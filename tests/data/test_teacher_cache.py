@@ -1,6 +1,7 @@
 """Tests of the teacher cache: what is stored and read back."""
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -49,19 +50,24 @@ def test_only_the_taps_asked_for_are_read(make, taps):
             np.testing.assert_array_equal(values, everything["features"][tap])
 
 
+def open_files(path):
+    """Returns how often a file is open in this process."""
+    links = list(Path("/proc/self/fd").iterdir())
+    return sum(link.exists() and link.resolve() == path.resolve() for link in links)
+
+
 @pytest.mark.parametrize("taps", ["stage2", ["stage1"]])
 def test_taps_that_are_not_in_the_cache_are_refused(filled, taps):
     with pytest.raises(ValueError, match=r"taps that are in the cache, \['stage2'\]. Received: ta"):
         filled.attach(data(), taps)
 
 
-def test_files_are_mapped_once_however_often_they_are_read(filled):
+def test_a_file_is_open_once_however_often_it_is_read(filled):
     path = shards.paths(filled.folder)[0]
     one, other = shards.read(path), shards.read(path)
-    assert all(map(np.shares_memory, one.outputs, other.outputs))
-    values = one.outputs[0].copy()
-    del one, other
-    np.testing.assert_array_equal(shards.read(path).outputs[0], values)
+    assert open_files(path) == 1
+    for own, same in zip(one.outputs, other.outputs, strict=True):
+        np.testing.assert_array_equal(own, same)
 
 
 def test_views_differ_and_come_again(filled):
@@ -99,7 +105,6 @@ def test_shards_have_the_size_asked_for_and_hold_every_sample_once(filled):
         own = [shard.samples for shard in read if shard.view == view]
         assert sorted(map(len, own)) == [2, 5, 5]
         assert sorted(np.concatenate(own)) == list(range(SAMPLES))
-    assert all(isinstance(output.base, np.memmap) for shard in read for output in shard.outputs)
 
 
 def test_float16_takes_half_the_space(filled, teacher, tmp_path):

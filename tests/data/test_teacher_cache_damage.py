@@ -1,12 +1,15 @@
 """Tests of teacher caches that are damaged, unfinished, or filled by two processes at once."""
 
 import os
+import warnings
 
 import pytest
+import tensorflow as tf
 from cached import BATCH, SAMPLES, VIEWS, batches, content, data
 
-from modreduce_keras.data import shards
+from modreduce_keras.data import shards, teacher_cache
 from modreduce_keras.data.cache_writer import readable_shards
+from modreduce_keras.data.shard_files import DamagedError
 
 
 def test_what_is_missing_is_computed_again_and_nothing_else(filled, make):
@@ -26,12 +29,54 @@ def test_a_damaged_shard_is_refused_then_computed_again(filled, make):
     path = shards.paths(filled.folder)[0]
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     others = [shards.read(other).samples for other in shards.paths(filled.folder)[1:]]
-    with pytest.raises(shards.DamagedError, match="bytes whose checksum is wrong"):
+    with pytest.raises(DamagedError, match="bytes whose checksum is wrong"):
         make().attach(data())
     with pytest.warns(UserWarning, match="checksum is wrong. It is removed and computed again"):
         readable_shards(filled.folder)
     assert make().fill(data()) == VIEWS * SAMPLES - sum(map(len, others))
     make().attach(data())
+
+
+def test_a_damaged_shard_that_another_process_has_mended_stays(filled, monkeypatch):
+    path = shards.paths(filled.folder)[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    original = warnings.warn
+
+    def mended(*arguments, **options):
+        path.write_bytes(whole)
+
+    monkeypatch.setattr(warnings, "warn", mended)
+    assert path not in [shard.path for shard in readable_shards(filled.folder)]
+    monkeypatch.setattr(warnings, "warn", original)
+    assert path.read_bytes() == whole
+    assert not list(filled.folder.glob("*.unfinished"))
+    assert path in [shard.path for shard in readable_shards(filled.folder)]
+
+
+def test_a_shard_that_vanishes_between_two_looks_is_computed_again(filled, make, monkeypatch):
+    """Another process has removed it, once it had been counted."""
+    lost, left = shards.paths(filled.folder)[0], [1]
+
+    def vanishing(folder):
+        found = readable_shards(folder)
+        if left.pop() if left else False:
+            lost.unlink()
+        return found
+
+    monkeypatch.setattr(teacher_cache, "readable_shards", vanishing)
+    size = len(shards.read(lost).samples)
+    assert make().fill(data()) == size
+    assert lost.exists()
+
+
+def test_a_shard_that_is_cut_while_training_reads_it_is_an_error_of_the_pipeline(filled):
+    train = filled.attach(data())
+    batches(train, 0)
+    for path in shards.paths(filled.folder):
+        os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\.shard has been changed, cut or"):
+        batches(train, 0)
 
 
 def test_files_that_a_killed_process_left_are_removed_after_an_hour(filled, make):

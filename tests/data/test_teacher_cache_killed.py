@@ -37,6 +37,31 @@ def rows(folder):
     return found
 
 
+def test_processes_that_fill_one_cache_at_once_never_fall(tmp_path):
+    """From nothing; and where what was written before is damaged in every way."""
+    folder, expected = tmp_path / "cache", None
+    for damages in ([], ["cache.json"], ["view-0000.complete", "*.shard"], ["*"]):
+        for pattern in damages:
+            for path in folder.glob(pattern):
+                path.write_bytes(path.read_bytes()[:-3])
+        several = [processes.Process(target=killed_writer.run, args=(folder,)) for _ in range(3)]
+        for process in several:
+            process.start()
+        for process in several:
+            process.join()
+        assert [process.exitcode for process in several] == [0, 0, 0]
+        found = {}
+        for path in killed_writer.existing(folder):
+            shard = shards.read(path)
+            for place, sample in enumerate(shard.samples.tolist()):
+                values = [output[place].tobytes() for output in shard.outputs]
+                # Two processes may have computed it, alike.
+                assert found.setdefault((shard.view, sample), values) == values
+        assert len(found) == killed_writer.VIEWS * killed_writer.SAMPLES
+        assert expected is None or found == expected
+        expected = found
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("once") / "cache"

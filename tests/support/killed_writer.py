@@ -1,5 +1,6 @@
 """Fills a teacher cache in a process that kills itself at a chosen moment, as `kill -9` would."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 from modreduce_keras.data import shards
+from modreduce_keras.data.shard_files import DamagedError
 
 VIEWS, SAMPLES, SHARD, BATCH = 2, 60, 7, 5
 
@@ -77,10 +79,17 @@ def run(folder, moment=None, part=0.0):
     """Fills the cache; says in a file how many samples the teacher ran for."""
     if moment:
         MOMENTS[moment](part)
-    there = sum(len(shards.read(path).samples) for path in existing(folder))
+    there = sum(len(shard.samples) for shard in whole(folder))
     ran = cache(folder).fill(data())
     Path(f"{folder}.ran").write_text(f"{there} {ran}")
 
 
 def existing(folder):
     return shards.paths(Path(folder)) if Path(folder).is_dir() else []
+
+
+def whole(folder):
+    """Yields the shards that are not damaged."""
+    for path in existing(folder):
+        with contextlib.suppress(DamagedError, FileNotFoundError):
+            yield shards.read(path)

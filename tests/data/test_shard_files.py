@@ -1,0 +1,136 @@
+"""Tests of shard files: what changes under their readers is told, and few of them stay open."""
+
+import os
+import resource
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modreduce_keras.data import shard_files, shards
+from modreduce_keras.data.shard_files import DamagedError
+
+VALUES = np.arange(30, dtype="float32").reshape(10, 3)
+
+
+@pytest.fixture
+def shard(tmp_path):
+    samples = np.arange(10)
+    shards.write(tmp_path, 0, samples, samples.astype("uint64"), [VALUES, VALUES[:, 0]], "abc")
+    (path,) = shards.paths(tmp_path)
+    return shards.read(path)
+
+
+def rows(shard, *samples):
+    found = shards.Rows([shard], 1)
+    return found.take(*found.find(np.array(samples), np.array(samples, "uint64")))
+
+
+def test_rows_are_read_by_sample(shard):
+    assert shard.teacher == "abc"
+    vectors, numbers = rows(shard, 7, 2, 2)
+    np.testing.assert_array_equal(vectors, VALUES[[7, 2, 2]])
+    np.testing.assert_array_equal(numbers, VALUES[[7, 2, 2], 0])
+
+
+def changed(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    times = path.stat()
+    with path.open("rb+") as file:
+        file.write(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as if it had not been
+
+
+CHANGES = {
+    "a byte changed": changed,
+    "cut": lambda path: os.truncate(path, path.stat().st_size - 4),
+    "emptied": lambda path: os.truncate(path, 0),
+    "replaced": lambda path: (path.rename(path.with_name("old")), path.write_bytes(b"other")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_is_changed_while_it_is_read_is_told(change, shard):
+    rows(shard, 1)
+    if change == "replaced":
+        shard_files._kept.close(shard.path)  # who has it open, reads on in what was verified
+    CHANGES[change](shard.path)
+    with pytest.raises(
+        DamagedError, match=r"\.shard has been changed, cut or removed .*cache\.fill"
+    ):
+        rows(shard, 1)
+    with pytest.raises(DamagedError):
+        rows(shard, 1)
+
+
+def test_a_file_that_is_removed_is_read_on_while_it_is_open_and_then_told(shard):
+    shard.path.unlink()
+    np.testing.assert_array_equal(rows(shard, 4)[0], VALUES[[4]])
+    shard_files._kept.close(shard.path)
+    with pytest.raises(DamagedError, match=r"removed since it was verified .*No such file"):
+        rows(shard, 4)
+
+
+def test_what_only_looks_changed_is_verified_and_read_on(shard):
+    content = shard.path.read_bytes()
+    os.utime(shard.path)
+    np.testing.assert_array_equal(rows(shard, 4)[0], VALUES[[4]])
+    changed(shard.path)
+    with pytest.raises(DamagedError):
+        rows(shard, 4)
+    shard.path.unlink()
+    shard.path.write_bytes(content)  # as `fill` does
+    np.testing.assert_array_equal(rows(shard, 4)[0], VALUES[[4]])
+
+
+def test_few_files_stay_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_files, "_affordable", lambda: 3)
+    for sample in range(8):
+        shards.write(tmp_path, 0, np.array([sample]), np.array([sample], "uint64"), [VALUES[:1]])
+    read = [shards.read(path) for path in shards.paths(tmp_path)]
+    assert len(shard_files._kept._files) == 3
+    found, every = shards.Rows(read, 1), np.arange(8)
+    for _ in range(2):
+        (values,) = found.take(*found.find(every, every.astype("uint64")))
+        np.testing.assert_array_equal(values, VALUES[[0] * 8])
+        assert len(shard_files._kept._files) == 3
+
+
+def test_more_files_than_a_process_may_have_open(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1
+    for sample in range(60):
+        shards.write(tmp_path, 0, np.array([sample]), np.array([sample], "uint64"), [VALUES[:1]])
+    shard_files._kept._keep(0)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, hard))
+        read = [shards.read(path) for path in shards.paths(tmp_path)]
+        found, every = shards.Rows(read, 1), np.arange(60)
+        (values,) = found.take(*found.find(every, every.astype("uint64")))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert values.shape == (60, 3)
+
+
+def test_threads_read_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_files, "_affordable", lambda: 2)
+    for sample in range(6):
+        values = np.full((1, 500), sample, "float32")
+        shards.write(tmp_path, 0, np.array([sample]), np.array([sample], "uint64"), [values])
+    found = shards.Rows([shards.read(path) for path in shards.paths(tmp_path)], 1)
+    wrong = []
+
+    def read(seed):
+        order = np.random.default_rng(seed).integers(0, 6, 300)
+        (values,) = found.take(*found.find(order, order.astype("uint64")))
+        if not (values == order[:, None]).all():
+            wrong.append(seed)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
