@@ -12,7 +12,7 @@ from modreduce_keras.distribute import (
     assign_rows,
     gather_over_replicas,
     place_in_global_batch,
-    require_index,
+    require_sample_index,
     take_rows,
 )
 from modreduce_keras.ops import unit
@@ -65,8 +65,8 @@ class ContrastiveMemory(ContrastiveAdapter):
 
     Raises:
         ValueError: If an argument is out of range, no index comes, it is not (batch,), or one
-            lies outside of the data; under `jit_compile=True` the last is not noticed. In
-            a `tf.function` that is no distiller's it is a `tf.errors.InvalidArgumentError`.
+            lies outside of the data. In a `tf.function` that is no distiller's the last is a
+            `tf.errors.InvalidArgumentError`, and is not noticed where XLA compiles it.
 
     Example:
         >>> import numpy as np
@@ -144,16 +144,7 @@ class ContrastiveMemory(ContrastiveAdapter):
                 "CRD needs each sample's index in the training data: wrap the dataset, "
                 "`fit(mr.data.with_index(dataset))`. Received: index=None"
             )
-        if len(index.shape) != 1:
-            raise ValueError(
-                "index must have one place for each sample, (batch,): apply mr.data.with_index "
-                f"before batch. Received: index of shape {tuple(index.shape)}"
-            )
-        message = (
-            f"index must lie from 0 to {self.samples - 1}, as ContrastiveMemory has "
-            f"samples={self.samples}: give the number of training samples."
-        )
-        return require_index(ops.cast(index, "int32"), self.samples, message)
+        return require_sample_index(index, self.samples, "ContrastiveMemory")
 
     def draw_negatives(self, index, training=None):
         """Returns the places of the negatives: (batch, negatives), or (negatives,) where shared.

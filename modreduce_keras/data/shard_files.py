@@ -45,6 +45,7 @@ class ShardFile:
 
     def __init__(self, path: Path, sha256: str):
         self.path, self._sha256 = path, sha256
+        _kept.close(path)  # what is open may be one whose place another file has taken
         file = _kept.open(path)
         self._state = file.state()
         if file.sha256() != sha256:

@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -12,7 +12,9 @@ import tensorflow as tf
 
 from modreduce_keras.arguments import is_number, require_integer
 from modreduce_keras.batches import require_end
+from modreduce_keras.data.index import INDEX, split_index
 from modreduce_keras.distillers.replicated import ReplicatedModel
+from modreduce_keras.distribute import require_sample_index
 from modreduce_keras.labels import require_in_range
 
 # Names of terms and values that distillers log by themselves.
@@ -112,6 +114,14 @@ class CheckedModel(ReplicatedModel):
         with _told():
             return super().test_on_batch(*args, **kwargs)
 
+    def _autoconvert_optionals(self, step_func: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Checks batches before a step that XLA compiles, which leaves its checks out."""
+        step = super()._autoconvert_optionals(step_func)
+        if self.run_eagerly or not self.jit_compile:
+            return step
+        owners = [one for one in self._flatten_layers() if getattr(one, "needs_index", False)]
+        return lambda data: step(_with_index_checked(data, owners))
+
     def _require_data(self, given: Mapping[str, Any], role: str = "", steps: str = "steps") -> None:
         """Raises if arrays or a dataset are not what a distiller can be run on."""
         x, y, weight = (given.get(name) for name in ("x", "y", "sample_weight"))
@@ -158,6 +168,17 @@ class CheckedModel(ReplicatedModel):
             labels = y.get(output) if output is not None and isinstance(y, Mapping) else y
             if hasattr(labels, "shape"):
                 _require_labels(np.asarray(labels), owner, classes, ignored)
+
+
+def _with_index_checked(data: Any, owners: list[Any]) -> Any:
+    """Returns a batch after a check of its index by those who remember samples."""
+    x, *rest = data
+    _, index = split_index(x)
+    if not isinstance(index, (tf.Tensor, np.ndarray)):
+        return data  # it has none, or comes in parts for several replicas
+    for one in owners:
+        index = require_sample_index(index, one.samples, type(one).__name__)
+    return ({**x, INDEX: index}, *rest)
 
 
 def _sizes(values: Any) -> set[int]:

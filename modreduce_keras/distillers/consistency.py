@@ -12,7 +12,12 @@ from modreduce_keras.distillers.averages import PastSelves
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.shares import Share
 from modreduce_keras.distillers.wiring import Forward
-from modreduce_keras.distribute import assign_rows, gather_over_replicas, require_index, take_rows
+from modreduce_keras.distribute import (
+    assign_rows,
+    gather_over_replicas,
+    require_sample_index,
+    take_rows,
+)
 from modreduce_keras.knobs import Knob
 from modreduce_keras.ops import float32, safe_reciprocal
 from modreduce_keras.registry import register
@@ -246,8 +251,7 @@ class TemporalEnsembling(ConsistencyDistiller):
 
     Raises:
         ValueError: If the model does not end in logits (batch, classes), an argument is out of
-            range, the data have no index, or one out of range (not noticed under
-            `jit_compile=True`).
+            range, the data have no index, or one out of range.
 
     Example:
         >>> import keras, numpy as np, tensorflow as tf, modreduce_keras as mr
@@ -265,6 +269,8 @@ class TemporalEnsembling(ConsistencyDistiller):
         at the end of an epoch; here each moves at its sample's visit, after the target has been
         read, which is the same where each epoch visits each sample once.
     """
+
+    needs_index = True
 
     def __init__(
         self,
@@ -303,16 +309,7 @@ class TemporalEnsembling(ConsistencyDistiller):
                 "TemporalEnsembling needs each sample's index in the training data: wrap the "
                 "dataset, fit(mr.data.with_index(dataset).batch(...)). Received: x without index"
             )
-        if len(index.shape) != 1:
-            raise ValueError(
-                "index must have one place for each sample, (batch,): apply mr.data.with_index "
-                f"before batch. Received: index of shape {tuple(index.shape)}"
-            )
-        message = (
-            f"index must lie from 0 to {self.samples - 1}, as TemporalEnsembling has "
-            f"samples={self.samples}: give the number of training samples."
-        )
-        return require_index(ops.cast(index, "int32"), self.samples, message)
+        return require_sample_index(index, self.samples, "TemporalEnsembling")
 
     def _remember(self, index: Any, probabilities: Any) -> None:
         momentum = ops.convert_to_tensor(self.momentum)

@@ -8,6 +8,7 @@ from modreduce_keras.distribute.replicas import (
     num_replicas,
     place_in_global_batch,
     require_index,
+    require_sample_index,
     sum_over_replicas,
     take_rows,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "place_in_global_batch",
     "require_in_scope",
     "require_index",
+    "require_sample_index",
     "sum_over_replicas",
     "take_rows",
 ]

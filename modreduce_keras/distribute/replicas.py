@@ -174,6 +174,36 @@ def assign_rows(variable: keras.Variable, index, rows) -> None:
     variable.assign(ops.scatter_update(variable, ops.expand_dims(index, -1), rows))
 
 
+def require_sample_index(index, samples: int, owner: str):
+    """Returns the samples' index as int32, after a check of it as it came.
+
+    Args:
+        index: Index of each sample, (batch,), of any kind of integers.
+        samples: The number of training samples.
+        owner: Who remembers them, for messages.
+
+    Raises:
+        ValueError: If there is none for each sample, or they are no integers. For what lies outside
+            of the data, see `require_index`.
+    """
+    if len(index.shape) != 1:
+        raise ValueError(
+            "index must have one place for each sample, (batch,): apply mr.data.with_index "
+            f"before batch. Received: index of shape {tuple(index.shape)}"
+        )
+    dtype = keras.backend.standardize_dtype(index.dtype)
+    if "int" not in dtype:
+        raise ValueError(
+            f"index must be integers, as of mr.data.with_index. Received: index of dtype {dtype}"
+        )
+    message = (
+        f"index must lie from 0 to {samples - 1}, as {owner} has samples={samples}: give the "
+        "number of training samples."
+    )
+    # As it came: what is cast first may be another sample's.
+    return ops.cast(require_index(ops.convert_to_tensor(index), samples, message), "int32")
+
+
 def require_index(index, size: int, message: str):
     """Returns an index after a check that it lies from 0 to size - 1.
 

@@ -85,6 +85,18 @@ def test_what_only_looks_changed_is_verified_and_read_on(shard):
     np.testing.assert_array_equal(rows(shard, 4)[0], VALUES[[4]])
 
 
+def test_what_is_verified_is_what_has_the_path_now(shard):
+    content = shard.path.read_bytes()
+    changed(shard.path)  # the file that is open
+    shard.path.unlink()
+    shard.path.write_bytes(content)
+    np.testing.assert_array_equal(rows(shards.read(shard.path), 4)[0], VALUES[[4]])
+    shard.path.unlink()
+    shard.path.write_bytes(content[:-1])
+    with pytest.raises(DamagedError, match="checksum is wrong"):
+        shards.read(shard.path)
+
+
 def test_few_files_stay_open(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_files, "_affordable", lambda: 3)
     for sample in range(8):
