@@ -1,10 +1,25 @@
-"""Labels as class indices: what they are, and whether they lie in range where that is known."""
+"""Labels: what they are, as class indices, and whether they are classes at all."""
 
+import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+_ROUNDING = 1e-3
+_ONE_HOT_NEEDED = (
+    "must have labels that are class indices or one-hot: of mixed, smoothed or several-hot rows it "
+    "is not defined, and 'kd' needs no labels."
+)
+_CLASSES_NEEDED = (
+    "needs labels that are class indices or one-hot. Of mixed or smoothed labels give the class "
+    "that is meant: y.argmax(axis=-1)."
+)
+_DISTRIBUTION_NEEDED = (
+    "must have labels that are class indices, or rows that are probabilities of classes, not "
+    "negative and of sum one."
+)
 
 
 def in_range(labels: Any, classes: int, owner: str) -> tuple[Any, Any]:
@@ -31,6 +46,112 @@ def in_range(labels: Any, classes: int, owner: str) -> tuple[Any, Any]:
     return labels, None
 
 
+def classes_of_one_hot(labels: Any, owner: str, kept: Any = None) -> Any:
+    """Returns the class of each row of one-hot labels, which no other row has.
+
+    The check is an error in the step on TensorFlow. Where checks are left out (by XLA), the class
+    of another row is -1, which `in_range` finds.
+
+    Args:
+        labels: (batch, ..., classes).
+        owner: Who needs them, for the message.
+        kept: The positions that count, (batch, ...), bool, or `None`.
+
+    Returns:
+        (batch, ...), int32.
+
+    Raises:
+        ValueError: Outside of a graph, if a row that counts is not one-hot.
+        tf.errors.InvalidArgumentError: In a graph of TensorFlow.
+    """
+    labels = ops.cast(labels, "float32")
+    fits = ops.logical_and(ops.max(labels, axis=-1) == 1, ops.sum(ops.abs(labels), axis=-1) == 1)
+    classes = ops.where(fits, ops.cast(ops.argmax(labels, axis=-1), "int32"), -1)
+    counted = fits if kept is None else ops.logical_or(fits, ops.logical_not(kept))
+    return _with_check(counted, labels, f"{owner} {_ONE_HOT_NEEDED}", classes)
+
+
+def distributions(labels: Any, owner: str) -> Any:
+    """Returns labels of classes as one distribution for each row: one-hot, smoothed or mixed.
+
+    Args:
+        labels: (batch, ..., classes).
+        owner: Who needs them, for the message.
+
+    Returns:
+        (batch, ..., classes), float32; NaN where a row is none and checks are left out.
+
+    Raises:
+        ValueError: Outside of a graph, if a row is negative somewhere or does not sum to one.
+        tf.errors.InvalidArgumentError: In a graph of TensorFlow.
+    """
+    labels = ops.cast(labels, "float32")
+    sums = ops.sum(labels, axis=-1)
+    fits = ops.logical_and(ops.min(labels, axis=-1) >= 0, ops.abs(sums - 1.0) <= _ROUNDING)
+    checked = ops.where(ops.expand_dims(fits, -1), labels, math.nan)
+    return _with_check(fits, labels, f"{owner} {_DISTRIBUTION_NEEDED}", checked)
+
+
+def require_one_hot(values: np.ndarray, owner: str) -> None:
+    """Raises unless each row of labels is one-hot."""
+    _require_rows(values, owner, _ONE_HOT_NEEDED, is_one_hot)
+
+
+def require_distributions(values: np.ndarray, owner: str) -> None:
+    """Raises unless each row of labels is one-hot or another distribution."""
+    _require_rows(values, owner, _DISTRIBUTION_NEEDED, is_distribution)
+
+
+def _require_rows(values: np.ndarray, owner: str, needed: str, fits: Any) -> None:
+    rows = values.reshape(-1, values.shape[-1])
+    if not fits(rows):
+        wrong = next(row for row in rows if not fits(row[None]))
+        raise ValueError(f"{owner} {needed} Received: {_row(wrong)}")
+
+
+def _row(values: np.ndarray) -> str:
+    shown = ", ".join(f"{value:.4g}" for value in values[:8].tolist())
+    return f"a row [{shown}{', ...' if len(values) > 8 else ''}]"
+
+
+def _with_check(fits: Any, labels: Any, message: str, result: Any) -> Any:
+    """Returns a result after a check that all rows fit."""
+    values = _known(fits)
+    if values is not None:
+        if not values.all():
+            rows = np.asarray(_known(labels))[~values]
+            raise ValueError(f"{message} Received: {_row(rows[0])}")
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        flat = tf.cast(tf.reshape(fits, (-1,)), "int32")
+        rows = tf.reshape(labels, (-1, labels.shape[-1]))
+        # The first that does not fit; the row of zeros stands there if all do.
+        rows = tf.concat([rows, tf.zeros((1, labels.shape[-1]))], axis=0)
+        first = tf.gather(rows, tf.reduce_sum(tf.math.cumprod(flat)))
+        check = tf.debugging.Assert(tf.reduce_all(fits), [message, "Received:", first], summarize=8)
+        with tf.control_dependencies([check]):
+            return tf.identity(result)
+    return result
+
+
+def is_yes_or_no(labels: np.ndarray) -> bool:
+    """Returns whether labels are 0 and 1, or as hinge losses take them -1 and 1."""
+    return bool(np.isin(labels, (0, 1)).all() or np.isin(labels, (-1, 1)).all())
+
+
+def is_distribution(labels: np.ndarray) -> bool:
+    """Returns whether each row, along the last axis, is one-hot or another distribution."""
+    labels = labels.astype("float64")
+    sums = labels.sum(axis=-1)
+    return bool((labels >= 0).all() and (np.abs(sums - 1) <= _ROUNDING).all())
+
+
+def is_one_hot(labels: np.ndarray) -> bool:
+    """Returns whether each row, along the last axis, is one-hot."""
+    return bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=-1) == 1).all())
+
+
 def class_indices(labels: np.ndarray, shape: tuple[int, ...], owner: str) -> np.ndarray:
     """Returns labels, whose values are known, as class indices.
 
@@ -43,9 +164,10 @@ def class_indices(labels: np.ndarray, shape: tuple[int, ...], owner: str) -> np.
         (batch, ...), int.
 
     Raises:
-        ValueError: If they have another shape, or one is out of range.
+        ValueError: If they have another shape, one is out of range, or a row is not one-hot.
     """
     if labels.shape == shape:
+        _require_rows(labels, owner, _CLASSES_NEEDED, is_one_hot)
         return labels.argmax(axis=-1)
     if labels.shape == (*shape[:-1], 1):
         labels = labels[..., 0]

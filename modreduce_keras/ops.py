@@ -44,6 +44,12 @@ def tempered_divergence(target, prediction, temperature):
     return (ops.squeeze(squared, -1) if len(squared.shape) else squared) * divergence
 
 
+def log_bernoulli(logits, temperature):
+    """Returns the logarithms of p = sigmoid(logits / temperature) and 1 - p, (..., 2)."""
+    scaled = logits / temperature
+    return ops.stack([ops.log_sigmoid(scaled), ops.log_sigmoid(-scaled)], axis=-1)
+
+
 def per_sample_mean(values):
     """Returns the mean over every axis but the first: (batch, ...) -> (batch,)."""
     axes = tuple(range(1, len(values.shape)))

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from modreduce_keras.labels import is_distribution, is_yes_or_no
+
 CLASSES = "classes"
 """Logits of classes that exclude one another."""
 LOGIT = "logit"
@@ -155,20 +157,3 @@ def _of_values(labels: np.ndarray, shape: tuple[int | None, ...]) -> str:
         return LABELS if is_yes_or_no(labels) else REGRESSION
     indices = labels.ndim == len(shape) - 1 or labels.shape[-1] == 1
     return CLASSES if indices and whole else UNKNOWN
-
-
-def is_yes_or_no(labels: np.ndarray) -> bool:
-    """Returns whether labels are 0 and 1, or as hinge losses take them -1 and 1."""
-    return bool(np.isin(labels, (0, 1)).all() or np.isin(labels, (-1, 1)).all())
-
-
-def is_distribution(labels: np.ndarray, tolerance: float = 1e-3) -> bool:
-    """Returns whether each row, along the last axis, is one-hot or another distribution."""
-    labels = labels.astype("float64")
-    sums = labels.sum(axis=-1)
-    return bool((labels >= 0).all() and (np.abs(sums - 1) <= tolerance).all())
-
-
-def is_one_hot(labels: np.ndarray) -> bool:
-    """Returns whether each row, along the last axis, is one-hot."""
-    return bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=-1) == 1).all())

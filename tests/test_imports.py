@@ -14,8 +14,8 @@ ROOT = Path(modreduce_keras.__file__).parent
 
 # A part may import parts of lower levels, and itself. What is not listed is above them all.
 LEVELS = [
-    {"_version", "arguments", "fingerprints", "held", "registry", "whole_files"},
-    {"batches", "distribute", "knobs", "labels", "ops", "output_kind"},
+    {"_version", "arguments", "fingerprints", "held", "labels", "registry", "whole_files"},
+    {"batches", "distribute", "knobs", "ops", "output_kind"},
     {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models"},
     {"knowledge", "data"},
     {"distillers"},

@@ -17,10 +17,13 @@ class Aggregator(keras.layers.Layer):
     - `trunk`: the output of the layers that the peers share, (batch, ...); there is one only for
       peers made by `mr.models.branch`.
     - `inputs`: what the first peer sees, (batch, ...).
-    - `labels`: class indices, (batch,), int32.
+    - `labels`: class indices, (batch,), int32; where the class says `takes_soft_labels`, also
+      probabilities of the classes, (batch, classes).
     - `averages`: the logits of the peers' past selves, (batch, peers, classes), constants; how
       they follow the peers is said by `keep`.
     - `temperature`: the temperature of the online loss, a scalar.
+    - `independent`: whether the outputs are independent labels, or one logit, and not classes: a
+      bool.
 
     It returns a dict:
 
@@ -53,6 +56,10 @@ class Aggregator(keras.layers.Layer):
     """What `call` takes beside the logits. An instance may need less or more than its class."""
     learns: ClassVar[bool] = False
     """Whether the ensemble is trained by the supervised loss."""
+    output_kinds: ClassVar[tuple[str, ...] | None] = None
+    """Kinds of the outputs that it may merge (see `modreduce_keras.output_kind`); `None`: any."""
+    takes_soft_labels: bool = False
+    """Whether the labels may be probabilities of the classes, mixed or smoothed."""
     trains_through_targets: ClassVar[bool] = False
     """Whether the gradient of the online loss flows into the targets."""
     has_leader: ClassVar[bool] = False

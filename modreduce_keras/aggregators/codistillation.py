@@ -29,9 +29,11 @@ class Codistillation(Aggregator):
         logits: (batch, peers, classes).
         averages: Logits of the copies, (batch, peers, classes).
         temperature: T, a scalar.
+        independent: Whether the outputs are independent labels and not classes: softmax is then
+            sigmoid. Defaults to `False`.
 
     Returns:
-        `targets` (batch, peers, classes): T log t_i, which softened at T is t_i.
+        `targets` (batch, peers, classes): logits that softened at T are t_i.
 
     Raises:
         ValueError: If `refresh` is not a positive integer, or something that it needs does not
@@ -53,13 +55,13 @@ class Codistillation(Aggregator):
         schedule. Its loss is the cross-entropy with t_i, which has the gradient of KD.
     """
 
-    needs = ("averages", "temperature")
+    needs = ("averages", "temperature", "independent")
 
     def __init__(self, *, refresh: int = 50, **kwargs: Any):
         super().__init__(**kwargs)
         self.refresh = require_integer("refresh", refresh)
 
-    def call(self, logits, averages=None, temperature=None):
+    def call(self, logits, averages=None, temperature=None, independent=False):
         averages = self.required("averages", averages)
         temperature = self.required("temperature", temperature)
         peers = logits.shape[1]
@@ -68,6 +70,7 @@ class Codistillation(Aggregator):
                 ops.concatenate([averages[:, :i], averages[:, i + 1 :]], axis=1),
                 ops.full((1, peers - 1), -np.log(peers - 1)),
                 temperature,
+                independent,
             )
             for i in range(peers)
         ]

@@ -7,7 +7,8 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
-from modreduce_keras.labels import in_range
+from modreduce_keras.labels import distributions, in_range
+from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
 
 RULES = ("naive", "linear", "min_logit")
@@ -27,6 +28,10 @@ class KDCL(Aggregator):
     - linear: t = Σ_i α_i z_i with α = argmin CE(Σ_i α_i z_i, y) over α_i ≥ 0, Σ_i α_i = 1
     - min logit: t_c = min_i (z_ic - z_iy)
 
+    Labels that are probabilities of the classes (mixed, smoothed) are taken as they are by the
+    first two, whose cross-entropy CE(z, y) = log Σ_c exp(z_c) - Σ_c y_c z_c is defined for them;
+    min logit needs one class for each example.
+
     The same target teaches every peer. As it is made with the labels, there is no ensemble: its
     accuracy would say nothing. In the paper each peer sees an augmented view of its own
     (`student_inputs` of `mr.PeerDistiller`).
@@ -37,7 +42,7 @@ class KDCL(Aggregator):
 
     Call arguments:
         logits: (batch, peers, classes).
-        labels: Class indices, (batch,), int.
+        labels: Class indices, (batch,), int; or probabilities, (batch, classes), but for min logit.
 
     Returns:
         `targets` (batch, peers, classes).
@@ -62,18 +67,28 @@ class KDCL(Aggregator):
     """
 
     needs = ("labels",)
+    output_kinds = (CLASSES,)
 
     def __init__(self, *, rule: str = "min_logit", **kwargs: Any):
         super().__init__(**kwargs)
         if rule not in RULES:
             raise ValueError(f"rule must be one of {list(RULES)}. Received: {rule=}")
         self.rule = rule
+        # The cross-entropy is defined for them, a margin to the labelled class is not.
+        self.takes_soft_labels = rule != "min_logit"
 
     def call(self, logits, labels=None):
-        labels = ops.cast(self.required("labels", labels), "int32")
-        labels, valid = in_range(labels, logits.shape[-1], type(self).__name__)
-        # Above the labelled class: its own logit is zero.
-        above = logits - ops.take_along_axis(logits, labels[:, None, None], axis=2)
+        labels = ops.convert_to_tensor(self.required("labels", labels))
+        if len(labels.shape) == 2 and self.takes_soft_labels:
+            labels = distributions(labels, type(self).__name__)
+            valid = ops.logical_not(ops.isnan(labels[:, 0]))
+            labelled = ops.einsum("bc,bpc->bp", ops.where(valid[:, None], labels, 0.0), logits)
+            above = logits - ops.expand_dims(labelled, -1)
+        else:
+            labels = ops.cast(labels, "int32")
+            labels, valid = in_range(labels, logits.shape[-1], type(self).__name__)
+            # Above the labelled class: its own logit is zero.
+            above = logits - ops.take_along_axis(logits, labels[:, None, None], axis=2)
         if self.rule == "min_logit":
             target = ops.min(above, axis=1)
         else:

@@ -44,6 +44,8 @@ class OKDDip(Aggregator):
         logits: (batch, peers, classes); the last peer is the leader.
         features: The peers' embeddings, a list of (batch, width).
         temperature: T, a scalar; `"reference"` does without.
+        independent: Whether the outputs are independent labels and not classes: softmax is then
+            sigmoid. Defaults to `False`.
 
     Returns:
         `targets` (batch, peers, classes), `ensemble` (batch, classes) and `diversity`, a scalar.
@@ -65,7 +67,7 @@ class OKDDip(Aggregator):
         Chen et al., Online Knowledge Distillation with Diverse Peers, 2020.
     """
 
-    needs = ("features", "temperature")
+    needs = ("features", "temperature", "independent")
     has_leader = True
     least_peers = 3
     logs = ("diversity",)
@@ -83,7 +85,7 @@ class OKDDip(Aggregator):
         self.units = require_integer("units", units, optional=True)
         self.trains_through_targets = require_bool("trains_through_targets", trains_through_targets)
         if variant == "reference":
-            self.needs = ("features",)
+            self.needs = ("features", "independent")
 
     def build(self, logits_shape, features_shape=None):
         super().build(logits_shape)
@@ -107,7 +109,7 @@ class OKDDip(Aggregator):
         for projection in (self.query, self.key):
             projection.build((None, None, width))
 
-    def call(self, logits, features=None, temperature=None):
+    def call(self, logits, features=None, temperature=None, independent=False):
         group = logits[:, :-1]
         log_attention = self.log_attention(self.required("features", features)[:-1])
         mean = ops.mean(group, axis=1)
@@ -116,13 +118,13 @@ class OKDDip(Aggregator):
             leaders = ops.expand_dims(mean, 1)
         else:
             temperature = self.required("temperature", temperature)
-            own = mixed_probabilities(group, log_attention, temperature)
+            own = mixed_probabilities(group, log_attention, temperature, independent)
             alike = ops.full((1, group.shape[1]), 1.0 / group.shape[1])
-            leaders = mixed_probabilities(group, ops.log(alike), temperature)
+            leaders = mixed_probabilities(group, ops.log(alike), temperature, independent)
         return {
             "targets": ops.concatenate([own, leaders], axis=1),
             "ensemble": mean,
-            "diversity": _diversity(ops.stop_gradient(group)),
+            "diversity": _diversity(ops.stop_gradient(group), independent),
         }
 
     def log_attention(self, features):
@@ -137,9 +139,9 @@ class OKDDip(Aggregator):
         return {**super().get_config(), **{name: getattr(self, name) for name in arguments}}
 
 
-def _diversity(logits):
+def _diversity(logits, independent):
     """Returns the mean distance of two peers' probabilities, over the batch and all pairs."""
-    probabilities = ops.softmax(logits)
+    probabilities = ops.sigmoid(logits) if independent else ops.softmax(logits)
     peers = logits.shape[1]
     total = 0.0
     for shift in range(1, peers):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from modreduce_keras import knobs
 from modreduce_keras.arguments import require_bool, require_choice
-from modreduce_keras.distillers import checks, optimizers
+from modreduce_keras.distillers import checks, fitting, optimizers
 from modreduce_keras.distillers.fused_normalization import fused_normalization
 from modreduce_keras.distillers.guard import SKIP, STOP
 from modreduce_keras.distillers.ignored import warn_of_ignored
@@ -31,6 +31,7 @@ from modreduce_keras.distribute import num_replicas, require_in_scope
 from modreduce_keras.held import Held
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge
+from modreduce_keras.output_kind import output_kinds
 
 
 class BaseDistiller(SavedModel):
@@ -357,7 +358,9 @@ class BaseDistiller(SavedModel):
                 `keras.optimizers.LossScaleOptimizer` only says how it begins and grows.
 
         Raises:
-            ValueError: If the loss expects probabilities and the students give logits, or the
+            ValueError: If the loss expects probabilities and the students give logits, knowledge
+                compares the outputs as something else than what the loss says they are (`"kd"`
+                the independent labels of a binary cross-entropy: `"binary_kd"` does), or the
                 optimizers do not fit the groups.
         """
         if kwargs.pop("loss_weights", None) is not None:
@@ -378,6 +381,7 @@ class BaseDistiller(SavedModel):
         self._supervision = loss and supervision(loss, self._student_output())
         for student in self.students.values() if loss else ():
             self._supervision.require_fitting_head(student)
+        self._require_fitting_kinds(output_kinds(loss, self._student_output()))
         if on_nonfinite is not None:
             require_choice("on_nonfinite", on_nonfinite, (STOP, SKIP))
         self._fuses_normalization = require_bool("fused_normalization", fused_normalization)
@@ -396,6 +400,11 @@ class BaseDistiller(SavedModel):
         vars(self)["loss"] = loss  # Keras too tracks nothing of a loss
         self.optimizer.build(self.trainable_variables)
         self._guard(schedules if self._scales_loss else None, on_nonfinite)
+
+    def _require_fitting_kinds(self, kinds: Mapping[str | None, str]) -> None:
+        """Raises if what is taught does not suit the kinds of the outputs, by their names."""
+        loss = self._compile_arguments["loss"]
+        fitting.require_fitting_knowledge(self.knowledge, kinds, loss)
 
     def _student_output(self) -> Any:
         """Returns the symbolic output of a student; those of several are alike."""

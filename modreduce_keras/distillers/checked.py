@@ -14,6 +14,7 @@ from modreduce_keras.arguments import is_number, require_integer
 from modreduce_keras.batches import require_end
 from modreduce_keras.data.index import INDEX, split_index
 from modreduce_keras.distillers.replicated import ReplicatedModel
+from modreduce_keras.distillers.supervision import LabelRule
 from modreduce_keras.distribute import require_sample_index
 from modreduce_keras.labels import require_in_range
 
@@ -23,7 +24,8 @@ _NO_CLASS = re.compile(
     r"Received a label value of (-?\d+) which is outside the valid range of \[0, (\d+)\)"
 )
 _OWN_CHECK = re.compile(
-    r"assertion failed: \[((?:index|edges) must lie [^]]+)\](?: \[Received:\] (\[[^]]*\]))?"
+    r"assertion failed: \[((?:index|edges|\w+) must (?:lie|have labels) [^]]+)\]"
+    r"(?: \[Received:\] (\[[^]]*\]))?"
 )
 
 
@@ -34,8 +36,8 @@ class CheckedModel(ReplicatedModel):
     a label that is out of range there is found by the step, and told in the same words.
     """
 
-    def label_rules(self) -> list[tuple[str, str | None, int, set[int]]]:
-        """Returns who takes class indices: its name, the output's, classes, labels it ignores."""
+    def label_rules(self) -> list[LabelRule]:
+        """Returns who takes class indices."""
         return []
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -164,10 +166,10 @@ class CheckedModel(ReplicatedModel):
                     f"{role}sample_weight must be an array of finite numbers, one for each "
                     f"sample. Received: {leaf if values.ndim == 0 else 'NaN or infinity in it'}"
                 )
-        for owner, output, classes, ignored in self.label_rules():
-            labels = y.get(output) if output is not None and isinstance(y, Mapping) else y
+        for rule in self.label_rules():
+            labels = y.get(rule.output) if rule.output and isinstance(y, Mapping) else y
             if hasattr(labels, "shape"):
-                _require_labels(np.asarray(labels), owner, classes, ignored)
+                _require_labels(np.asarray(labels), rule)
 
 
 def _with_index_checked(data: Any, owners: list[Any]) -> Any:
@@ -186,10 +188,14 @@ def _sizes(values: Any) -> set[int]:
     return {leaf.shape[0] for leaf in leaves if getattr(leaf, "shape", ())}
 
 
-def _require_labels(labels: np.ndarray, owner: str, classes: int, ignored: set[int]) -> None:
-    one_hot = labels.ndim > 1 and labels.shape[-1] == classes > 1
-    if labels.dtype.kind in "iufb" and not one_hot:
-        require_in_range(labels, classes, owner, ignored)
+def _require_labels(labels: np.ndarray, rule: LabelRule) -> None:
+    if labels.dtype.kind not in "iufb":
+        return
+    in_rows = labels.ndim > 1 and labels.shape[-1] == rule.classes > 1
+    if not in_rows:
+        require_in_range(labels, rule.classes, rule.owner, rule.ignored)
+    elif rule.rows is not None:
+        rule.rows(labels, rule.owner)
 
 
 def _require_numbers(name: str, values: Any) -> None:

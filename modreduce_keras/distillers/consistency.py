@@ -1,5 +1,6 @@
 """Consistency: a network learns to agree with its own past, on labelled and unlabelled samples."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -20,6 +21,7 @@ from modreduce_keras.distribute import (
 )
 from modreduce_keras.knobs import Knob
 from modreduce_keras.ops import float32, safe_reciprocal
+from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, REGRESSION, UNKNOWN
 from modreduce_keras.registry import register
 
 _STUDENT, _TERM = "student", "consistency"
@@ -30,7 +32,9 @@ class ConsistencyDistiller(BaseDistiller):
 
     total = CE(z, y) + consistency_weight · mean_c (softmax(z)_c - target_c)²
 
-    The target is a constant. To add a method, write `past_target`.
+    The target is a constant. The compiled loss says what z are: of one logit or independent labels
+    (a binary cross-entropy) sigmoid(z) stands for softmax(z), of a regression or an embedding z
+    itself. To add a method, write `past_target`.
 
     Args:
         model: The model to train, to logits (batch, classes).
@@ -57,6 +61,7 @@ class ConsistencyDistiller(BaseDistiller):
         heads.require_logits(model, "model")
         self.momentum, self.consistency_weight = momentum, consistency_weight
         self._distance = registry.get("loss", "logit_mse")
+        self._kind = UNKNOWN
 
     @property
     def student(self) -> keras.Model:
@@ -82,10 +87,17 @@ class ConsistencyDistiller(BaseDistiller):
         outputs = super().forward(x, training, *args, **kwargs)
         if not training:
             return outputs
-        probabilities = ops.softmax(float32(outputs.students[_STUDENT].logits), axis=-1)
+        probabilities = self.probabilities(outputs.students[_STUDENT].logits)
         target, known = self.past_target(x, outputs, ops.stop_gradient(probabilities))
         values = self._distance.call(target, probabilities) * known
         return outputs._replace(group={_TERM: values})
+
+    def probabilities(self, logits: Any) -> Any:
+        """Returns what is compared with the past: probabilities, or plain outputs; float32."""
+        logits = float32(logits)
+        if self._kind in (LOGIT, LABELS):
+            return ops.sigmoid(logits)
+        return logits if self._kind in (REGRESSION, EMBEDDING) else ops.softmax(logits, axis=-1)
 
     def compute_terms(self, labels, outputs: Forward) -> dict[str, Any]:
         """Returns every term of a training step, (batch,) each, unweighted."""
@@ -103,6 +115,16 @@ class ConsistencyDistiller(BaseDistiller):
                 "labels. Received: loss=None"
             )
         super().compile(optimizer, loss, *args, **kwargs)
+
+    def _require_fitting_kinds(self, kinds: Mapping[str | None, str]) -> None:
+        super()._require_fitting_kinds(kinds)
+        self._kind = kinds[None]
+        if self._student_output().shape[-1] == 1 and self._kind in (UNKNOWN, CLASSES):
+            raise ValueError(
+                "The loss must say what one output is: keras.losses.BinaryCrossentropy("
+                "from_logits=True) for a logit, keras.losses.MeanSquaredError() for a number. "
+                f"Received: loss={self._compile_arguments['loss']!r}"
+            )
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialized."""
@@ -195,7 +217,7 @@ class MeanTeacher(ConsistencyDistiller):
     def past_target(self, x, outputs, probabilities):
         """Returns the mean teacher's probabilities; every sample has them."""
         logits = self.past(self._wiring.views.teacher(x), model=_STUDENT)
-        return ops.softmax(float32(logits), axis=-1), 1.0
+        return self.probabilities(logits), 1.0
 
     def after_step(self) -> None:
         """Lets the mean teacher follow."""

@@ -58,6 +58,12 @@ class EarlyExit(keras.Model):
                 "EarlyExit takes a model with exits, what mr.models.exits builds or "
                 f"SelfDistiller.model_with_exits is. Received: model={model!r}"
             )
+        if model.output[FINAL].shape[-1] < 2:
+            raise ValueError(
+                "EarlyExit takes a model to logits of at least two classes, of one of which it can "
+                f"be sure. Received: {model.name!r} with output of shape "
+                f"{tuple(model.output[FINAL].shape)}"
+            )
         if isinstance(threshold, (str, dict, keras.optimizers.schedules.LearningRateSchedule)):
             raise ValueError(f"threshold must be a number from 0 to 1. Received: {threshold=}")
         self.model = model

@@ -14,12 +14,14 @@ from modreduce_keras.distillers.averages import PastSelves
 from modreduce_keras.distillers.optimizers import TRUNK
 from modreduce_keras.distillers.updates import Updates
 from modreduce_keras.distillers.wiring import Forward, Wiring
+from modreduce_keras.labels import classes_of_one_hot, distributions
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import float32
+from modreduce_keras.output_kind import CLASSES
 
 AGGREGATOR = "aggregator"
 """The network, and the group of variables, of the aggregator."""
-KINDS = ("features", "trunk", "inputs", "labels", "averages", "temperature")
+KINDS = ("features", "trunk", "inputs", "labels", "averages", "temperature", "independent")
 
 
 class Group:
@@ -137,6 +139,8 @@ class Group:
                 specs[kind] = keras.KerasTensor((None,), "int32")
             elif kind == "averages":
                 specs[kind] = specs["logits"]
+            elif kind == "independent":
+                specs[kind] = self._independent()
             else:
                 specs[kind] = keras.KerasTensor((), "float32")
         return specs
@@ -180,14 +184,20 @@ class Group:
         if kind == "inputs":
             return next(iter(outputs.seen.values()))
         if kind == "labels":
-            return self._indices(labels)
+            return self._class_labels(labels)
+        if kind == "independent":
+            return self._independent()
         if kind == "averages":
             past = [float32(self.past(outputs.seen[name], model=name)) for name, _ in students]
             return ops.stack(past, axis=1)
         return float32(ops.convert_to_tensor(self.loss.temperature))
 
-    def _indices(self, labels: Any) -> Any:
-        """Returns the labels as class indices, (batch,)."""
+    def _independent(self) -> bool:
+        """Returns whether the outputs are compared as labels that do not exclude one another."""
+        return CLASSES not in (self.loss.output_kinds or (CLASSES,))
+
+    def _class_labels(self, labels: Any) -> Any:
+        """Returns the labels as class indices, (batch,), or as (batch, classes) if that is fine."""
         if labels is None or keras.tree.is_nested(labels):
             raise ValueError(
                 f"{_name(self.aggregator)} needs labels: y must be class indices (batch,) or "
@@ -195,8 +205,12 @@ class Group:
             )
         labels = ops.convert_to_tensor(labels)
         if len(labels.shape) == 2:
-            one_hot = labels.shape[-1] == self._classes and self._classes > 1
-            labels = ops.argmax(labels, axis=-1) if one_hot else ops.squeeze(labels, -1)
+            if labels.shape[-1] == self._classes and self._classes > 1:
+                in_rows = self.aggregator.takes_soft_labels
+                return (distributions if in_rows else classes_of_one_hot)(
+                    labels, _name(self.aggregator)
+                )
+            labels = ops.squeeze(labels, -1)
         return ops.cast(labels, "int32")
 
     def terms(self, outputs: Forward, updates: Updates) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from typing import Any
 
 from modreduce_keras.distillers import student_metrics
 from modreduce_keras.distillers.checked import CheckedModel
+from modreduce_keras.distillers.supervision import LabelRule
 from modreduce_keras.distillers.wiring import Forward
+from modreduce_keras.labels import require_distributions, require_one_hot
 
 
 class LoggedModel(CheckedModel):
@@ -24,8 +26,8 @@ class LoggedModel(CheckedModel):
         finally:
             self._evaluating = False
 
-    def label_rules(self) -> list[tuple[str, str | None, int, set[int]]]:
-        """Returns who takes class indices: its name, the output's, classes, labels it ignores."""
+    def label_rules(self) -> list[LabelRule]:
+        """Returns who takes class indices."""
         output = self._student_output()
         rules = [] if self._supervision is None else self._supervision.label_rules(output)
         shape = tuple(getattr(output, "shape", ()))
@@ -33,10 +35,10 @@ class LoggedModel(CheckedModel):
             needy = [one for one in self.taught() if one.loss.needs_labels]
             for one in needy:
                 ignored = {getattr(one, "ignore_class", None)} - {None}
-                rules.append((f"Knowledge {one.name!r}", None, shape[-1], ignored))
+                rules.append(_rule(f"Knowledge {one.name!r}", shape, ignored, one.loss))
             aggregator = getattr(self, "aggregator", None)
             if "labels" in getattr(aggregator, "needs", ()):
-                rules.append((type(aggregator).__name__, None, shape[-1], set()))
+                rules.append(_rule(type(aggregator).__name__, shape, set(), aggregator))
         return rules
 
     @property
@@ -82,3 +84,8 @@ class LoggedModel(CheckedModel):
         if not self._several:
             return given
         return student_metrics.for_each_student(given, self._metric_names())
+
+
+def _rule(owner: str, shape: tuple, ignored: set[int], reader: Any) -> LabelRule:
+    rows = require_distributions if reader.takes_soft_labels else require_one_hot
+    return LabelRule(owner, None, shape[-1], ignored, rows)

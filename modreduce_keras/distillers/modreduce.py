@@ -37,7 +37,8 @@ class ModReduce(PeerDistiller):
             `schedules.CutOff(0.7, steps=...)` for the paper's asynchronous form. `None`, the
             default, is the paper's growth from .01 to .7 in 24 stairs where `steps` is given, and
             .5 otherwise.
-        online_loss: See `PeerDistiller`. Defaults to `KD(temperature=4)`.
+        online_loss: See `PeerDistiller`. Defaults to `KD(temperature=4)`, and to
+            `BinaryKD(temperature=4)` for students with one logit.
         multipliers: m by student, positive. A student without one has m_i = 1 + Σ_k weight_k,
             which cancels the normalization: its labels then count with weight 1, as in
             `Distiller`. Defaults to none.
@@ -76,6 +77,7 @@ class ModReduce(PeerDistiller):
     """
 
     online_weight = Share()
+    _online_temperature = 4.0
     PAPER_MULTIPLIERS: ClassVar = {"response": 10.0, "feature": 100.0, "relation": 1.0}
 
     def __init__(
@@ -99,8 +101,6 @@ class ModReduce(PeerDistiller):
             multipliers = self.PAPER_MULTIPLIERS if multipliers is None else multipliers
         if online_weight is None:
             online_weight = 0.5 if steps is None else Exponential(0.01, 0.7, steps=steps, stairs=24)
-        if online_loss is None:
-            online_loss = registry.get("loss", "kd", temperature=4.0)
         super().__init__(
             students,
             teacher=teacher,

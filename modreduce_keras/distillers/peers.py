@@ -8,7 +8,7 @@ from keras import ops
 
 from modreduce_keras import knobs, registry
 from modreduce_keras.aggregators.base import Aggregator
-from modreduce_keras.distillers import checks
+from modreduce_keras.distillers import checks, fitting
 from modreduce_keras.distillers.averages import PastSelves
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.group import AGGREGATOR, Group
@@ -42,7 +42,9 @@ class PeerDistiller(BaseDistiller):
         online_weight: Weight of what a student learns from its peers: a number that is not
             negative, or a schedule. Defaults to 1.
         online_loss: Loss of a student's logits against its target: a `Loss`, its config or its
-            identifier. Defaults to `KD(temperature=3)`.
+            identifier. Defaults to `KD(temperature=3)`, and to `BinaryKD(temperature=3)` for
+            students with one logit. Students with several independent labels need
+            `online_loss="binary_kd"`: what the outputs are is known only at `compile`.
         supervised_weight: Weight of the compiled loss on the labels. Defaults to 1.
         features_at: The tap of the students' embeddings, for aggregators that compare them: one
             for all, or by student. Defaults to `"embedding"`.
@@ -80,6 +82,7 @@ class PeerDistiller(BaseDistiller):
     """
 
     online_weight = Knob()
+    _online_temperature = 3.0
 
     def __init__(
         self,
@@ -119,7 +122,9 @@ class PeerDistiller(BaseDistiller):
         self.aggregator = aggregator
         self.online_weight = online_weight
         if online_loss is None:
-            online_loss = registry.get("loss", "kd", temperature=3.0)
+            single = getattr(self._student_output(), "shape", (None,))[-1] == 1
+            identifier = "binary_kd" if single else "kd"
+            online_loss = registry.get("loss", identifier, temperature=self._online_temperature)
         self.online_loss = registry.get("loss", online_loss, Loss)
         checks.require_online_loss(self.online_loss)
         self._online_loss_variables = knobs.variables(self.online_loss)
@@ -239,6 +244,11 @@ class PeerDistiller(BaseDistiller):
             )
         super().compile(optimizer, loss, *args, **kwargs)
         self.selection.default = self._supervision and self._supervision.name
+
+    def _require_fitting_kinds(self, kinds: Mapping[str | None, str]) -> None:
+        super()._require_fitting_kinds(kinds)
+        loss = self._compile_arguments["loss"]
+        fitting.require_fitting_online(self.aggregator, self.online_loss, kinds[None], loss)
 
     # Logs
 

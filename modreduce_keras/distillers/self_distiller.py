@@ -1,6 +1,6 @@
 """Self-distillation: the deepest classifier of a network teaches those at its earlier exits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -8,7 +8,7 @@ from keras import ops
 
 from modreduce_keras import knobs, registry
 from modreduce_keras.arguments import require_choice
-from modreduce_keras.distillers import checks, heads
+from modreduce_keras.distillers import checks, fitting, heads
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.early_exit import EarlyExit
 from modreduce_keras.distillers.ignored import warn_of_ignored
@@ -19,6 +19,7 @@ from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Response
 from modreduce_keras.models.exits import FINAL, deepest_maps
 from modreduce_keras.models.exits import exits as add_exits
+from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
 from modreduce_keras.taps import ModelOutput
 
@@ -33,8 +34,8 @@ class SelfDistiller(BaseDistiller):
             ‖f_i - f‖²]
 
     with the logits z and the deepest feature f of the network, the logits z_i of exit i and the
-    feature f_i of its bottleneck, and KD(z_i, z) = T² KL(softmax(z / T) ‖ softmax(z_i / T)). In KD
-    and in the distance of the features, z and f are constants.
+    feature f_i of its bottleneck, and KD(z_i, z) = T² KL(softmax(z / T) ‖ softmax(z_i / T)), or
+    BinaryKD of independent labels. In KD and in the features' distance, z and f are constants.
 
     The given model is trained in place. The exits train its layers too, which is what helps it,
     and are a result of their own: a small network for each exit (`exit_model`), or one network
@@ -58,6 +59,9 @@ class SelfDistiller(BaseDistiller):
             (batch, channels), as in published implementations. `"paper"`: whole maps. Their
             distance is a sum over all entries, so large ones want a far smaller weight.
         supervised_weight: Weight of the compiled loss on the labels, at all exits. Defaults to 1.
+        response: Loss of an exit's logits against the deepest ones: `"kd"`, or `"binary_kd"` for
+            independent labels, trained by a binary cross-entropy; the term is logged by this name.
+            Defaults to `None`: `"binary_kd"` where the model has one logit, else `"kd"`.
         **kwargs: `name` and `dtype`, as for every Keras model.
 
     Raises:
@@ -97,6 +101,7 @@ class SelfDistiller(BaseDistiller):
         feature_at: str | None = None,
         variant: str = "reference",
         supervised_weight: Any = 1.0,
+        response: str | None = None,
         **kwargs: Any,
     ):
         checks.require_model(model, "model")
@@ -118,7 +123,10 @@ class SelfDistiller(BaseDistiller):
         self._model = Held(model)  # its layers are saved with those of the network
         self.exits, self.feature_at, self.variant = exits, feature_at, variant
         self.alpha, self.feature_weight = alpha, feature_weight
-        self.kd = registry.get("loss", "kd", temperature=temperature)
+        if response is None:
+            response = "binary_kd" if self._student_output().shape[-1] == 1 else "kd"
+        require_choice("response", response, ("kd", "binary_kd"))
+        self.kd = registry.get("loss", response, temperature=temperature)
         self._kd_variables = knobs.variables(self.kd)
         self.hint = registry.get("loss", "hint", variant="paper")
         self._features = {FINAL: deepest, **{name: f"{name}_exit" for name in exits}}
@@ -176,8 +184,15 @@ class SelfDistiller(BaseDistiller):
             threshold: Softmax probability from 0 to 1 that is sure enough. Defaults to 0.9.
 
         Raises:
-            ValueError: If the threshold is out of range, or a path leads around an exit's layer.
+            ValueError: If the threshold is out of range, a path leads around an exit's layer, or
+                the outputs are no classes.
         """
+        if CLASSES not in self.kd.output_kinds:
+            raise ValueError(
+                "Samples leave early where the network is sure of one class, and these outputs are "
+                "independent labels: exit_model(name) is the network up to one exit. Received: "
+                f"response={self.kd.identifier!r}"
+            )
         return EarlyExit(self.model_with_exits, threshold=threshold)
 
     # What runs
@@ -210,7 +225,7 @@ class SelfDistiller(BaseDistiller):
         deepest = outputs.students[FINAL]
         for name in self.exits:
             own = outputs.students[name]
-            terms[self.term(name, "kd")] = self.kd.call(deepest.logits, own.logits)
+            terms[self.term(name, self.kd.name)] = self.kd.call(deepest.logits, own.logits)
             half = self.hint.call(deepest.features[_FEATURE], own.features[_FEATURE])
             terms[self.term(name, "hint")] = 2.0 * half
         return terms
@@ -221,7 +236,7 @@ class SelfDistiller(BaseDistiller):
         for name in self.exits:
             labelled = (1.0 - self.alpha) * self.supervised_weight
             weights |= dict.fromkeys(self._supervised([name]), labelled)
-            weights[self.term(name, "kd")] = self.alpha
+            weights[self.term(name, self.kd.name)] = self.alpha
             weights[self.term(name, "hint")] = self.feature_weight
         return weights
 
@@ -233,6 +248,10 @@ class SelfDistiller(BaseDistiller):
                 "Received: loss=None"
             )
         super().compile(optimizer, loss, *args, **kwargs)
+
+    def _require_fitting_kinds(self, kinds: Mapping[str | None, str]) -> None:
+        loss = self._compile_arguments["loss"]
+        fitting.require_fitting_response(self.kd, kinds[None], loss)
 
     def _student_output(self) -> Any:
         return self.model_with_exits.output[FINAL]
@@ -254,4 +273,5 @@ class SelfDistiller(BaseDistiller):
             "temperature": knobs.config(self.kd)["temperature"],
             "feature_at": self.feature_at,
             "variant": self.variant,
+            "response": self.kd.identifier,
         }

@@ -2,8 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -20,6 +20,25 @@ _ONE_HOT = (
     keras.losses.categorical_crossentropy,
     keras.losses.categorical_focal_crossentropy,
 )
+
+
+class LabelRule(NamedTuple):
+    """Who takes class indices.
+
+    Attributes:
+        owner: What it is called in messages.
+        output: The output that the labels are of, or `None` where there is one.
+        classes: The number of classes.
+        ignored: Labels that it ignores.
+        rows: Raises unless labels with a row for each position, and the owner's name, are right;
+            `None` where the step says so.
+    """
+
+    owner: str
+    output: str | None
+    classes: int
+    ignored: set[int]
+    rows: Callable[[Any, str], None] | None = None
 
 
 class Supervision:
@@ -54,8 +73,8 @@ class Supervision:
         """Returns the values per example, (batch,), by the name in the logs."""
         return {self.name: self(labels, logits)}
 
-    def label_rules(self, outputs: Any) -> list[tuple[str, str | None, int, set[int]]]:
-        """Returns who takes class indices: its name, the output's, classes, labels it ignores.
+    def label_rules(self, outputs: Any) -> list[LabelRule]:
+        """Returns who takes class indices.
 
         Args:
             outputs: The student's symbolic output.
@@ -63,7 +82,7 @@ class Supervision:
         if not self._takes(_INDICES):
             return []
         ignored = getattr(self.loss, "ignore_class", None)
-        return [("The compiled loss", None, outputs.shape[-1], {ignored} - {None})]
+        return [LabelRule("The compiled loss", None, outputs.shape[-1], {ignored} - {None})]
 
     def _takes(self, losses: tuple[Any, ...]) -> bool:
         return self.loss in losses[1:] or isinstance(self.loss, losses[0])
@@ -167,12 +186,12 @@ class NamedSupervision:
             for output, one in self._by_output.items()
         }
 
-    def label_rules(self, outputs: Any) -> list[tuple[str, str | None, int, set[int]]]:
+    def label_rules(self, outputs: Any) -> list[LabelRule]:
         """Returns who takes class indices; see `Supervision`."""
         return [
-            (f"The loss of {output!r}", output, *rest)
+            rule._replace(owner=f"The loss of {output!r}", output=output)
             for output, one in self._by_output.items()
-            for _, _, *rest in one.label_rules(outputs[output])
+            for rule in one.label_rules(outputs[output])
         ]
 
     def require_fitting_head(self, model: keras.Model) -> None:

@@ -9,7 +9,8 @@ from keras import ops
 
 from modreduce_keras.arguments import is_number
 from modreduce_keras.knowledge.base import Knowledge, Taps
-from modreduce_keras.ops import float32, tempered_log_softmax
+from modreduce_keras.ops import float32, log_bernoulli, tempered_log_softmax
+from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
 
 
@@ -19,7 +20,8 @@ class Response(Knowledge):
 
     Of several teachers, the average teaches: of their probabilities at the loss's temperature (1
     where it has none, or several), log Σ_i w_i softmax(z_i / T) · T as logits, or of their logits,
-    Σ_i w_i z_i.
+    Σ_i w_i z_i. With `"binary_kd"` the probabilities are those of each label,
+    p = Σ_i w_i sigmoid(z_i / T), as logits T log (p / (1 - p)).
 
     Args:
         loss: A loss on logits, its config or its identifier. Defaults to `"kd"`.
@@ -136,16 +138,21 @@ class Response(Knowledge):
         weights = self.teacher_weights or [1.0] * len(teachers)
         shares = [weight / sum(weights) for weight in weights]
         average = self.average
+        kinds = self.loss.output_kinds
         if average is None:
-            average = "logits" if getattr(self.loss, "least_classes", 2) == 1 else "probabilities"
+            plain = kinds is None and getattr(self.loss, "least_classes", 2) == 1
+            average = "logits" if plain else "probabilities"
         if average == "logits":
             return sum(share * logits for share, logits in zip(shares, teachers, strict=True))
         temperature = getattr(self.loss, "temperature", 1.0)
+        independent = kinds is not None and CLASSES not in kinds
+        log_probabilities = log_bernoulli if independent else tempered_log_softmax
         log_shares = [
-            math.log(share) + tempered_log_softmax(logits, temperature)
+            math.log(share) + log_probabilities(logits, temperature)
             for share, logits in zip(shares, teachers, strict=True)
         ]
-        return temperature * ops.logsumexp(ops.stack(log_shares), axis=0)
+        mixed = temperature * ops.logsumexp(ops.stack(log_shares), axis=0)
+        return mixed[..., 0] - mixed[..., 1] if independent else mixed
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""

@@ -40,6 +40,8 @@ class Loss(keras.losses.Loss):
     """Identifier of the adapter that always goes with the loss, if one does."""
     needs_labels: ClassVar[bool] = False
     """Whether `y_true` is a dict with `"teacher"` and `"labels"`."""
+    takes_soft_labels: ClassVar[bool] = False
+    """Whether the labels may also be probabilities of the classes: mixed, or smoothed."""
     needs_teacher: ClassVar[bool] = True
     """Whether the loss compares with a teacher; without one, it is computed from the student (and
     the labels, which are then `y_true` itself)."""
@@ -53,6 +55,8 @@ class Loss(keras.losses.Loss):
     example_shapes: ClassVar[tuple[Any, Any]]
     """Shapes without the batch of a valid (teacher, student) pair, or of lists of them, for the
     conformance tests."""
+    output_kinds: ClassVar[tuple[str, ...] | None] = None
+    """Kinds of the outputs that it may compare (see `modreduce_keras.output_kind`); `None`: any."""
     student_extras: ClassVar[int] = 0
     """How many tensors at the end of the student's list have no counterpart of the teacher."""
     zero_at_teacher: ClassVar[bool] = True

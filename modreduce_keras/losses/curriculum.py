@@ -5,6 +5,7 @@ from keras import ops
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.response import ResponseLoss
 from modreduce_keras.ops import masked_mean, tempered_divergence
+from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
 
 
@@ -52,6 +53,7 @@ class CTKD(ResponseLoss):
     default_adapter = "learnt_temperature"
     example_shapes = ((10,), [(10,), (1,)])
     student_extras = 1
+    output_kinds = (CLASSES,)
     minimum = Knob(positive=True)
     span = Knob()
 

@@ -5,6 +5,7 @@ from keras import ops
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.response import ResponseLoss, SoftenedLoss
 from modreduce_keras.ops import kl_divergence
+from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
 
 # Far below every logit, and still finite when multiplied by a probability of zero.
@@ -152,6 +153,7 @@ class NKD(ResponseLoss):
 
     needs_labels = True
     zero_at_teacher = False
+    output_kinds = (CLASSES,)
     nontarget_weight = Knob()
     temperature = Knob(positive=True)
 

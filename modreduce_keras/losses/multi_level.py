@@ -7,6 +7,7 @@ from keras import ops
 from modreduce_keras.arguments import is_number
 from modreduce_keras.losses.response import ResponseLoss
 from modreduce_keras.ops import tempered_divergence, tempered_log_softmax
+from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
 
 
@@ -52,6 +53,8 @@ class MultiLevel(ResponseLoss):
         Jin, Wang and Lin, Multi-Level Logit Distillation, 2023. Left out: its two augmented views
         of each image, and the masks that leave confident samples and classes out of one of them.
     """
+
+    output_kinds = (CLASSES,)
 
     def __init__(
         self,

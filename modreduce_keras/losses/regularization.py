@@ -8,6 +8,7 @@ from modreduce_keras.arguments import is_number, require_choice
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.response import ResponseLoss
 from modreduce_keras.ops import kl_divergence, tempered_divergence, tempered_log_softmax
+from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
 
 
@@ -48,6 +49,7 @@ class ConfidencePenalty(ResponseLoss):
     default_weight = 0.1
     needs_teacher = False
     zero_at_teacher = False
+    output_kinds = (CLASSES,)
 
     def per_position(self, teacher, student, labels=None, mask=None):
         log_p = ops.log_softmax(student, axis=-1)
@@ -104,6 +106,7 @@ class TeacherFree(ResponseLoss):
     needs_labels = True
     needs_teacher = False
     zero_at_teacher = False
+    output_kinds = (CLASSES,)
     temperature = Knob(positive=True)
 
     def __init__(

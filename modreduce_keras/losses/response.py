@@ -7,9 +7,10 @@ from keras import ops
 
 from modreduce_keras.arguments import require_bool
 from modreduce_keras.knobs import Knob
-from modreduce_keras.labels import in_range
+from modreduce_keras.labels import classes_of_one_hot, in_range
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import masked_mean, standardized, tempered_divergence
+from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
 
 
@@ -34,7 +35,9 @@ class ResponseLoss(Loss):
     the mask, unless `y_true` names one.
 
     Labels are class indices (batch, ...) or (batch, ..., 1), or one-hot (batch, ..., classes). One
-    out of range is an error where the values are known, and gives NaN inside a graph.
+    out of range is an error where the values are known, and gives NaN inside a graph. Rows that are
+    not one-hot (mixed, smoothed, several hot) are an error: a loss that looks at the labelled class
+    is not defined for them.
 
     To add a loss, write `per_position`. Most compare softmax probabilities, which a single logit
     does not have.
@@ -84,11 +87,12 @@ class ResponseLoss(Loss):
         else:
             self._require_logits(student, student)
             teacher = None
-        labels = None if labels is None else self._indices(labels, student)
+        if mask is not None:
+            mask = ops.cast(ops.convert_to_tensor(mask), "bool")
+            self._require_positions("a mask", mask, student)
+        labels = None if labels is None else self._indices(labels, student, mask)
         if mask is None:
             return teacher, student, labels, None
-        mask = ops.cast(ops.convert_to_tensor(mask), "bool")
-        self._require_positions("a mask", mask, student)
         # Infinite logits of padding would give a gradient of NaN if they were only left out later.
         kept = ops.expand_dims(mask, -1)
         student = ops.where(kept, student, 0.0)
@@ -109,18 +113,18 @@ class ResponseLoss(Loss):
         self.require(
             student.shape[-1] >= self.least_classes,
             "logits (batch, ..., classes) of at least two classes ('logit_mse' and 'logit_l1' take "
-            "a single one)",
+            "a single number, and 'binary_kd' a single logit of yes or no)",
             teacher,
             student,
         )
 
-    def _indices(self, labels, student):
+    def _indices(self, labels, student, mask):
         """Returns the labelled class of each position, (batch, ...), int32."""
         labels = ops.convert_to_tensor(labels)
         if len(labels.shape) == len(student.shape) and labels.shape[-1] == 1:
             labels = ops.squeeze(labels, -1)
         elif _fits(labels.shape, student.shape):
-            labels = ops.argmax(labels, axis=-1)
+            labels = classes_of_one_hot(labels, type(self).__name__, mask)
         self._require_positions("labels", labels, student)
         return ops.cast(labels, "int32")
 
@@ -151,6 +155,7 @@ class SoftenedLoss(ResponseLoss):
         standard deviation; the published code divides by classes - 1.
     """
 
+    output_kinds = (CLASSES,)
     temperature = Knob(positive=True)
 
     def __init__(
@@ -183,7 +188,8 @@ class KD(SoftenedLoss):
     T² Σ_c p_t (log p_t - log p_s) with p = softmax(z / T)
 
     The factor T² keeps the gradient's size when the temperature changes. Axes between the batch
-    and the classes are averaged over.
+    and the classes are averaged over. Labels that do not exclude one another are compared by
+    `"binary_kd"`.
 
     Args:
         temperature: Positive number or schedule. Defaults to 4.

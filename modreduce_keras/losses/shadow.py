@@ -6,8 +6,10 @@ from keras import ops
 
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.knobs import Knob
+from modreduce_keras.labels import distributions
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import kl_divergence, tempered_log_softmax
+from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
 
 VARIANTS = ("paper", "reference")
@@ -41,8 +43,9 @@ class SHAKE(Loss):
 
     Call arguments:
         y_true: The teacher's logits, (batch, classes); for the reference a dict with them as
-            `"teacher"`, and with `"labels"`: class indices (batch,) or (batch, 1), or one-hot
-            (batch, classes).
+            `"teacher"`, and with `"labels"`: class indices (batch,) or (batch, 1), or
+            probabilities (batch, classes), one-hot, mixed or smoothed, in the cross-entropy as they
+            are.
         y_pred: The logits of those who learn, the student's and the shadow head's: a list of two,
             (batch, classes) each.
 
@@ -70,7 +73,9 @@ class SHAKE(Loss):
 
     default_adapter = "shadow_head"
     student_extras = 1
+    output_kinds = (CLASSES,)
     zero_at_teacher = False
+    takes_soft_labels = True
     example_shapes: ClassVar = ((5,), [(5,), (5,)])
     temperature = Knob(positive=True)
     mutual_weight = Knob()
@@ -133,7 +138,7 @@ def _standardized(logits):
 def _cross_entropy(labels, logits):
     labels = ops.convert_to_tensor(labels)
     if tuple(labels.shape[1:]) == tuple(logits.shape[1:]):
-        target = ops.cast(labels, logits.dtype)
+        target = distributions(labels, SHAKE.__name__)
     else:
         labels = ops.cast(ops.reshape(labels, (-1,)), "int32")
         target = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)

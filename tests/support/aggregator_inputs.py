@@ -24,6 +24,7 @@ def needed(aggregator, peers, random, batch=4, classes=7):
         "labels": lambda: random.integers(classes, size=batch).astype("int32"),
         "averages": lambda: some_logits(peers, random, batch, classes),
         "temperature": lambda: np.float32(3.0),
+        "independent": lambda: False,
     }
     return {name: everything[name]() for name in aggregator.needs}
 

@@ -1,0 +1,323 @@
+"""What the compiled loss says the outputs are, and what is taught of them, fit together."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from bernoulli import binary_kd, mixture, sigmoid
+
+import modreduce_keras as mr
+from modreduce_keras.registry import components
+
+HEADS = {"one logit": ((6,), 1), "five labels": ((6,), 5), "maps": ((4, 4, 2), 3)}
+SOFTMAX = [
+    name
+    for name, cls in components("loss").items()
+    if cls.output_kinds == ("classes",) and cls.kind == "response"
+]
+X = np.random.default_rng(0).normal(size=(12, 6)).astype("float32")
+SEVERAL_HOT = (np.random.default_rng(1).random((12, 5)) < 0.4).astype("float32")
+
+
+def net(units=5, shape=(6,), width=4, name=None):
+    """A small network; for images one that keeps height and width."""
+    inputs = keras.Input(shape)
+    hidden = keras.layers.Dense(width, activation="relu", name="hidden")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(units, name="head")(hidden), name=name)
+
+
+def bce():
+    return keras.losses.BinaryCrossentropy(from_logits=True)
+
+
+def standing():
+    return keras.optimizers.SGD(0.0)
+
+
+@pytest.fixture(params=HEADS, ids=HEADS)
+def head(request, random):
+    """Shape, units, inputs and labels of a kind of head."""
+    shape, units = HEADS[request.param]
+    x = random.normal(size=(8, *shape)).astype("float32")
+    y = (random.random((*x.shape[:-1], units)) < 0.4).astype("float32")
+    return shape, units, x, y
+
+
+# Knowledge of a teacher
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["live", "cached"])
+def test_binary_kd_trains_on_the_divergence(head, cached, tmp_path):
+    shape, units, x, y = head
+    student, model = net(units, shape), net(units, shape, 16, name="teacher")
+    teacher, samples = model, tf.data.Dataset.from_tensor_slices((x, y))
+    data = (mr.data.with_index(samples) if cached else samples).batch(8)
+    if cached:
+        teacher = mr.data.TeacherCache(tmp_path / "cache", model)
+        teacher.fill(data)
+        data = teacher.attach(data)
+    response = mr.Response(mr.losses.BinaryKD(temperature=2.0))
+    distiller = mr.Distiller(student, teacher, [response])
+    distiller.compile(standing(), bce(), run_eagerly=True)
+    logs = distiller.fit(data, shuffle=False, verbose=0).history
+    t, s = model.predict(x, verbose=0), student.predict(x, verbose=0)
+    assert logs["binary_kd"][0] == pytest.approx(binary_kd(t, s, 2.0).mean(), rel=1e-4)
+    assert logs["ce"][0] == pytest.approx(float(bce()(y, s)), rel=1e-5)
+
+
+@pytest.mark.parametrize("identifier", SOFTMAX)
+def test_softmax_losses_refuse_every_such_head_and_the_remedy_works(identifier, head):
+    if identifier == "multi_level" and len(head[0]) > 1:
+        pytest.skip("takes no positions")
+    shape, units, x, y = head
+    student, teacher = net(units, shape), net(units, shape)
+    needs_teacher = components("loss")[identifier].needs_teacher
+
+    def distiller(identifier):
+        taught = components("loss")[identifier].needs_teacher
+        made = mr.Distiller(student, teacher if taught else None, [mr.Response(identifier)])
+        made.compile("sgd", bce(), run_eagerly=True)
+        return made
+
+    match = r"binary_kd" if units > 1 or needs_teacher else "at least two classes"
+    with pytest.raises(ValueError, match=match):
+        distiller(identifier)
+    distiller("binary_kd").fit(x, y, verbose=0)
+
+
+def test_one_logit_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"at least two classes .* and 'binary_kd' a single logit"):
+        mr.Distiller(net(1), net(1), [mr.Response("kd")])
+
+
+@pytest.mark.parametrize(
+    "loss", ["mse", keras.losses.MeanAbsoluteError(), keras.losses.Huber(), "cosine_similarity"]
+)
+@pytest.mark.parametrize("identifier", ["kd", "dkd", "binary_kd"])
+def test_outputs_that_are_plain_numbers_are_no_classes(loss, identifier):
+    distiller = mr.Distiller(net(), net(), [mr.Response(identifier)])
+    with pytest.raises(ValueError, match=r"plain numbers .*mr.Response\('logit_mse'\)"):
+        distiller.compile("sgd", loss)
+    mr.Distiller(net(), net(), [mr.Response("logit_mse")]).compile("sgd", loss)
+
+
+def test_binary_kd_refuses_classes():
+    distiller = mr.Distiller(net(), net(), [mr.Response("binary_kd")])
+    with pytest.raises(ValueError, match=r"classes that exclude one another: mr.Response\('kd'\)"):
+        distiller.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
+
+
+def test_a_tap_of_the_only_output_is_that_output():
+    distiller = mr.Distiller(net(), net(), [mr.Response("kd", at="head")])
+    with pytest.raises(ValueError, match="binary_kd"):
+        distiller.compile("sgd", bce())
+
+
+def test_each_output_of_a_dict_has_a_kind_of_its_own():
+    def two(name=None):
+        inputs = keras.Input((6,))
+        outputs = {n: keras.layers.Dense(c, name=n)(inputs) for n, c in (("tags", 5), ("kind", 3))}
+        return keras.Model(inputs, outputs, name=name)
+
+    losses = {"tags": bce(), "kind": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
+    mixed = [mr.Response("kd", at="kind"), mr.Response("kd", at="tags", name="other")]
+    with pytest.raises(ValueError, match=r"'other' .*independent labels: mr.Response\('binary_kd'"):
+        mr.Distiller(two(), two("teacher"), mixed).compile("sgd", losses)
+    fitting = [mr.Response("kd", at="kind"), mr.Response("binary_kd", at="tags")]
+    distiller = mr.Distiller(two(), two("teacher"), fitting)
+    distiller.compile("sgd", losses)
+    y = {"tags": SEVERAL_HOT, "kind": np.arange(12) % 3}
+    assert distiller.fit(X, y, verbose=0).history["binary_kd"][0] > 0
+
+
+def test_a_loss_of_the_users_own_says_nothing():
+    distiller = mr.Distiller(net(), net(), [mr.Response("kd")])
+    distiller.compile("sgd", lambda y, z: keras.ops.mean(keras.ops.square(z - y), axis=-1))
+
+
+def test_several_teachers_are_mixed_label_by_label():
+    teachers = [net(name="one"), net(width=8, name="two")]
+    student = net()
+    response = mr.Response(mr.losses.BinaryKD(temperature=2.0), teacher_weights=[3, 1])
+    distiller = mr.Distiller(student, teachers, [response])
+    distiller.compile(standing(), bce(), run_eagerly=True)
+    logs = distiller.fit(X, SEVERAL_HOT, verbose=0).history
+    logits = [teacher.predict(X, verbose=0) for teacher in teachers]
+    expected = binary_kd(
+        mixture(logits, [0.75, 0.25], 2.0), student.predict(X, verbose=0), 2.0
+    ).mean()
+    assert logs["binary_kd"][0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_network_that_we_did_not_write_learns_several_labels(random):
+    def mobilenet(name):
+        return keras.applications.MobileNet(
+            (32, 32, 3), 0.25, weights=None, classes=5, classifier_activation=None, name=name
+        )
+
+    x, y = random.random((4, 32, 32, 3)).astype("float32"), SEVERAL_HOT[:4]
+    student, teacher = mobilenet("student"), mobilenet("teacher")
+    distiller = mr.Distiller(student, teacher, [mr.Response("binary_kd")])
+    distiller.compile(standing(), bce(), run_eagerly=True)
+    value = distiller.fit(x, y, verbose=0).history["binary_kd"][0]
+    expected = binary_kd(teacher(x), student(x, training=True), 4.0).mean()
+    assert value == pytest.approx(expected, rel=1e-3, abs=1e-7)
+    with pytest.raises(ValueError, match="binary_kd"):
+        mr.Distiller(mobilenet("s"), mobilenet("t"), [mr.Response("dist")]).compile("sgd", bce())
+
+
+# Peers
+
+
+def peers(units=5, number=2, **arguments):
+    students = {name: net(units) for name in "abcd"[:number]}
+    return mr.PeerDistiller(students, features_at="hidden", **arguments)
+
+
+def predicted(distiller):
+    return {name: one.predict(X, verbose=0) for name, one in distiller.students.items()}
+
+
+def test_peers_with_one_logit_teach_one_another_as_yes_or_no():
+    distiller = peers(1, aggregator="mutual")
+    assert (distiller.online_loss.identifier, float(distiller.online_loss.temperature)) == (
+        "binary_kd",
+        3.0,
+    )
+    distiller.compile(standing(), bce(), run_eagerly=True)
+    logs = distiller.fit(X, SEVERAL_HOT[:, 0], verbose=0).history
+    logits = predicted(distiller)
+    expected = binary_kd(logits["b"], logits["a"], 3.0).mean()
+    assert logs["a/online"][0] == pytest.approx(expected, rel=1e-4)
+
+
+AGGREGATORS = ["mean", "leave_one_out_mean", "mutual", "weighted_average", "fully_connected"]
+
+
+@pytest.mark.parametrize("aggregator", [*AGGREGATORS, "pcl", "codistillation"])
+def test_peers_with_several_labels_need_binary_kd(aggregator):
+    with pytest.raises(ValueError, match=r"online_loss='kd' .*independent labels: "):
+        peers(aggregator=aggregator).compile("sgd", bce())
+    distiller = peers(aggregator=aggregator, online_loss="binary_kd")
+    distiller.compile("sgd", bce(), run_eagerly=True)
+    assert np.isfinite(distiller.fit(X, SEVERAL_HOT, verbose=0).history["a/online"][0])
+
+
+def test_modreduce_takes_binary_kd_too():
+    students = {name: net() for name in ("response", "feature")}
+
+    def made(**arguments):
+        knowledge = {
+            "response": [mr.Response("binary_kd")],
+            "feature": [mr.Relation("rkd_distance", at="hidden")],
+        }
+        return mr.ModReduce(net(name="teacher"), students, knowledge=knowledge, **arguments)
+
+    with pytest.raises(ValueError, match="online_loss='binary_kd'"):
+        made().compile("sgd", bce())
+    modreduce = made(online_loss=mr.losses.BinaryKD(temperature=2.0), aggregator="mean")
+    modreduce.compile(standing(), bce(), run_eagerly=True)
+    logs = modreduce.fit(X, SEVERAL_HOT, verbose=0).history
+    logits = predicted(modreduce)
+    mean = np.mean(list(logits.values()), axis=0)
+    for name, own in logits.items():
+        expected = binary_kd(mean, own, 2.0).mean()
+        assert logs[f"{name}/online"][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_codistillation_mixes_label_by_label():
+    distiller = peers(number=3, aggregator="codistillation", online_loss="binary_kd")
+    distiller.compile(standing(), bce(), run_eagerly=True)
+    logs = distiller.fit(X, SEVERAL_HOT, verbose=0).history
+    logits = predicted(distiller)
+    target = mixture([logits["b"], logits["c"]], [0.5, 0.5], 4.0)
+    expected = binary_kd(target, logits["a"], 4.0).mean()
+    assert logs["a/online"][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_okddip_mixes_label_by_label():
+    distiller = peers(number=3, aggregator="okddip", online_loss="binary_kd")
+    distiller.compile(standing(), bce(), run_eagerly=True)
+    logs = distiller.fit(X, SEVERAL_HOT, verbose=0).history
+    logits = predicted(distiller)
+    leader = mixture([logits["a"], logits["b"]], [0.5, 0.5], 4.0)
+    expected = binary_kd(leader, logits["c"], 4.0).mean()
+    assert logs["c/online"][0] == pytest.approx(expected, rel=1e-4)
+    distance = np.linalg.norm(sigmoid(logits["a"]) - sigmoid(logits["b"]), axis=1).mean()
+    assert logs["diversity"][0] == pytest.approx(distance, rel=1e-4)
+
+
+@pytest.mark.parametrize("units", [1, 5])
+def test_kdcl_is_of_classes_alone(units):
+    distiller = peers(units, aggregator="kdcl", online_loss="binary_kd")
+    with pytest.raises(ValueError, match=r"'kdcl' merges classes .*aggregator='mean' or 'mutual'"):
+        distiller.compile("sgd", bce())
+    peers(units, aggregator="mutual", online_loss="binary_kd").compile("sgd", bce())
+
+
+# One's own past and depth
+
+
+@pytest.mark.parametrize("units", [5])
+@pytest.mark.parametrize(
+    ("loss", "compared"),
+    [(bce(), sigmoid), ("mse", lambda z: z), (keras.losses.Hinge(), sigmoid)],
+    ids=["bce", "mse", "hinge"],
+)
+def test_the_mean_teacher_is_compared_as_what_the_outputs_are(units, loss, compared):
+    model = net(units)
+    distiller = mr.MeanTeacher(model, variant="paper", momentum=1.0)
+    for variable in distiller.past.variables:
+        if len(variable.shape) == 2:
+            variable.assign(0.5 * variable)
+    distiller.compile(standing(), loss, run_eagerly=True)
+    value = distiller.fit(X, SEVERAL_HOT[:, :units], verbose=0).history["consistency"][0]
+    past = distiller.mean_teacher().predict(X, verbose=0)
+    now = model.predict(X, verbose=0)
+    expected = np.mean((compared(now) - compared(past)) ** 2)
+    assert expected > 1e-4
+    assert value == pytest.approx(expected, rel=1e-4)
+
+
+def test_temporal_ensembling_remembers_probabilities_of_labels():
+    model = net()
+    distiller = mr.TemporalEnsembling(model, samples=12)
+    distiller.compile(standing(), bce(), run_eagerly=True)
+    data = mr.data.with_index(tf.data.Dataset.from_tensor_slices((X, SEVERAL_HOT))).batch(12)
+    distiller.fit(data, shuffle=False, verbose=0)
+    expected = 0.4 * sigmoid(model.predict(X, verbose=0))
+    np.testing.assert_allclose(distiller.predictions.numpy(), expected, rtol=1e-5)
+
+
+def test_a_loss_that_does_not_say_what_one_output_is():
+    with pytest.raises(ValueError, match=r"must say what one output is.*BinaryCrossentropy"):
+        mr.MeanTeacher(net(1)).compile("sgd", lambda y, z: keras.ops.mean(z - y, axis=-1))
+
+
+def image_net(units):
+    return mr.models.get("convnet", num_classes=units, widths=(4, 6), input_shape=(8, 8, 1))
+
+
+def test_exits_of_several_labels_learn_by_binary_kd(round_trip):
+    images = np.random.default_rng(0).normal(size=(12, 8, 8, 1)).astype("float32")
+    with pytest.raises(ValueError, match=r"response='kd' .*: response='binary_kd'"):
+        mr.SelfDistiller(image_net(5), ["stage1"]).compile("sgd", bce())
+    distiller = mr.SelfDistiller(image_net(5), ["stage1"], response="binary_kd")
+    distiller.compile(standing(), bce(), run_eagerly=True)
+    logs = distiller.fit(images, SEVERAL_HOT, verbose=0).history
+    outputs = distiller.model_with_exits(images, training=True)
+    expected = binary_kd(outputs["final"], outputs["stage1"], 3.0).mean()
+    assert logs["stage1/binary_kd"][0] == pytest.approx(expected, rel=1e-3)
+    with pytest.raises(ValueError, match=r"exit_model\(name\)"):
+        distiller.early_exit()
+    assert round_trip(distiller).kd.identifier == "binary_kd"
+
+
+def test_exits_of_one_logit_learn_by_binary_kd():
+    distiller = mr.SelfDistiller(image_net(1), ["stage1"])
+    assert distiller.kd.identifier == "binary_kd"
+    with pytest.raises(ValueError, match="at least two classes"):
+        mr.EarlyExit(distiller.model_with_exits)
+    with pytest.raises(ValueError, match=r"response must be one of \['kd', 'binary_kd'\]"):
+        mr.SelfDistiller(image_net(1), ["stage1"], response="dkd")
