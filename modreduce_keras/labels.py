@@ -68,7 +68,7 @@ def classes_of_one_hot(labels: Any, owner: str, kept: Any = None) -> Any:
     fits = ops.logical_and(ops.max(labels, axis=-1) == 1, ops.sum(ops.abs(labels), axis=-1) == 1)
     classes = ops.where(fits, ops.cast(ops.argmax(labels, axis=-1), "int32"), -1)
     counted = fits if kept is None else ops.logical_or(fits, ops.logical_not(kept))
-    return _with_check(counted, labels, f"{owner} {_ONE_HOT_NEEDED}", classes)
+    return checked_rows(counted, labels, f"{owner} {_ONE_HOT_NEEDED}", classes)
 
 
 def distributions(labels: Any, owner: str) -> Any:
@@ -89,7 +89,7 @@ def distributions(labels: Any, owner: str) -> Any:
     sums = ops.sum(labels, axis=-1)
     fits = ops.logical_and(ops.min(labels, axis=-1) >= 0, ops.abs(sums - 1.0) <= _ROUNDING)
     checked = ops.where(ops.expand_dims(fits, -1), labels, math.nan)
-    return _with_check(fits, labels, f"{owner} {_DISTRIBUTION_NEEDED}", checked)
+    return checked_rows(fits, labels, f"{owner} {_DISTRIBUTION_NEEDED}", checked)
 
 
 def require_one_hot(values: np.ndarray, owner: str) -> None:
@@ -114,8 +114,19 @@ def _row(values: np.ndarray) -> str:
     return f"a row [{shown}{', ...' if len(values) > 8 else ''}]"
 
 
-def _with_check(fits: Any, labels: Any, message: str, result: Any) -> Any:
-    """Returns a result after a check that all rows fit."""
+def checked_rows(fits: Any, labels: Any, message: str, result: Any) -> Any:
+    """Returns a result after a check that all rows of labels fit.
+
+    Args:
+        fits: Which do, (batch, ...), bool.
+        labels: (batch, ..., classes), float32.
+        message: What is wrong if one does not: "NAME must have labels ...".
+        result: What to return.
+
+    Raises:
+        ValueError: Outside of a graph, if one does not.
+        tf.errors.InvalidArgumentError: In a graph of TensorFlow, unless XLA leaves checks out.
+    """
     values = _known(fits)
     if values is not None:
         if not values.all():

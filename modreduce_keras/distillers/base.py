@@ -205,6 +205,7 @@ class BaseDistiller(SavedModel):
                 loss only).
         """
         if training:
+            y = self.check_labels(y)
             terms, weights = self.compute_terms(y, y_pred), self.term_weights()
         else:
             terms = self.supervised_terms(y, y_pred.logits())
@@ -381,7 +382,8 @@ class BaseDistiller(SavedModel):
         self._supervision = loss and supervision(loss, self._student_output())
         for student in self.students.values() if loss else ():
             self._supervision.require_fitting_head(student)
-        self._require_fitting_kinds(output_kinds(loss, self._student_output()))
+        kinds = output_kinds(loss, self._student_output())
+        self._label_checks = fitting.require_fitting(self._parts_on_outputs(), kinds, loss)
         if on_nonfinite is not None:
             require_choice("on_nonfinite", on_nonfinite, (STOP, SKIP))
         self._fuses_normalization = require_bool("fused_normalization", fused_normalization)
@@ -401,10 +403,14 @@ class BaseDistiller(SavedModel):
         self.optimizer.build(self.trainable_variables)
         self._guard(schedules if self._scales_loss else None, on_nonfinite)
 
-    def _require_fitting_kinds(self, kinds: Mapping[str | None, str]) -> None:
-        """Raises if what is taught does not suit the kinds of the outputs, by their names."""
-        loss = self._compile_arguments["loss"]
-        fitting.require_fitting_knowledge(self.knowledge, kinds, loss)
+    def _parts_on_outputs(self) -> list[fitting.Part]:
+        """Returns what compares outputs, which has to suit the compiled loss."""
+        return fitting.parts_of(self.knowledge)
+
+    def check_labels(self, labels: Any) -> Any:
+        """Returns labels, after a check where only they say what the outputs are."""
+        checks = self._label_checks if self.compiled else []
+        return fitting.checked_labels(checks, labels, self._student_output())
 
     def _student_output(self) -> Any:
         """Returns the symbolic output of a student; those of several are alike."""

@@ -1,6 +1,5 @@
 """Consistency: a network learns to agree with its own past, on labelled and unlabelled samples."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -21,7 +20,15 @@ from modreduce_keras.distribute import (
 )
 from modreduce_keras.knobs import Knob
 from modreduce_keras.ops import float32, safe_reciprocal
-from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, REGRESSION, UNKNOWN
+from modreduce_keras.output_kind import (
+    CLASSES,
+    EMBEDDING,
+    LABELS,
+    LOGIT,
+    REGRESSION,
+    UNKNOWN,
+    output_kind,
+)
 from modreduce_keras.registry import register
 
 _STUDENT, _TERM = "student", "consistency"
@@ -114,17 +121,14 @@ class ConsistencyDistiller(BaseDistiller):
                 "Agreeing with its past teaches a model nothing new: compile with a loss on the "
                 "labels. Received: loss=None"
             )
-        super().compile(optimizer, loss, *args, **kwargs)
-
-    def _require_fitting_kinds(self, kinds: Mapping[str | None, str]) -> None:
-        super()._require_fitting_kinds(kinds)
-        self._kind = kinds[None]
+        self._kind = output_kind(loss, self._student_output().shape)
         if self._student_output().shape[-1] == 1 and self._kind in (UNKNOWN, CLASSES):
             raise ValueError(
                 "The loss must say what one output is: keras.losses.BinaryCrossentropy("
                 "from_logits=True) for a logit, keras.losses.MeanSquaredError() for a number. "
-                f"Received: loss={self._compile_arguments['loss']!r}"
+                f"Received: {loss=}"
             )
+        super().compile(optimizer, loss, *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialized."""

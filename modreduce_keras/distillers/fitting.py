@@ -1,98 +1,187 @@
-"""Whether what is taught fits the kind of the students' outputs, which the compiled loss tells."""
+"""Whether what is taught fits the kind of the outputs, which the loss or the labels tell."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from keras import ops
 
 from modreduce_keras.knowledge import Knowledge
-from modreduce_keras.output_kind import CLASSES, LABELS, LOGIT, UNKNOWN
+from modreduce_keras.labels import checked_rows
+from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, REGRESSION, UNKNOWN
 
 WHAT = {
     CLASSES: "classes that exclude one another",
     LOGIT: "one logit of yes or no",
     LABELS: "independent labels",
+    REGRESSION: "plain numbers",
+    EMBEDDING: "directions",
 }
-_COMPARE = {CLASSES: "kd", LOGIT: "binary_kd", LABELS: "binary_kd"}
-_PLAIN = "logit_mse"
+_COMPARED_BY = {CLASSES: "kd", LOGIT: "binary_kd", LABELS: "binary_kd"}
+_OF_NUMBERS = "logit_mse"
 
 
-def require_fitting_knowledge(
-    knowledge: Mapping[str, list[Knowledge]], kinds: Mapping[str | None, str], loss: Any
-) -> None:
-    """Raises if knowledge compares outputs as something else than what the compiled loss says.
+class Part(NamedTuple):
+    """Something that compares, or merges, outputs.
+
+    Attributes:
+        owner: What it is called in messages.
+        does: The loss, or the aggregator.
+        output: Name of the output that it reads; `None` where there is one.
+        remedy: What the user writes instead, with a place for a loss's identifier.
+        of_numbers: The same for plain numbers, if another.
+    """
+
+    owner: str
+    does: Any
+    output: str | None
+    remedy: str
+    of_numbers: str | None = None
+
+    def call_for(self, kind: str) -> str:
+        """Returns what the user writes for outputs of a kind."""
+        if kind in _COMPARED_BY:
+            return self.remedy.format(repr(_COMPARED_BY[kind]))
+        return self.of_numbers or self.remedy.format(repr(_OF_NUMBERS))
+
+
+class LabelCheck(NamedTuple):
+    """What labels have to be so that a part fits.
+
+    Attributes:
+        output: The output that they are of, or `None` where there is one.
+        message: What is wrong, if they are not.
+        fits: Returns which rows fit, (batch, ...), of labels (batch, ..., units), float32.
+    """
+
+    output: str | None
+    message: str
+    fits: Callable[[Any], Any]
+
+
+def parts_of(knowledge: Mapping[str, list[Knowledge]]) -> list[Part]:
+    """Returns what each student is taught, as parts that compare outputs."""
+    return [
+        Part(
+            f"Knowledge {one.name!r}",
+            one.loss,
+            one.student if isinstance(one.student, str) else None,
+            "mr.Response({})",
+        )
+        for several in knowledge.values()
+        for one in several
+    ]
+
+
+def online_parts(aggregator: Any, online_loss: Any) -> list[Part]:
+    """Returns an aggregator and an online loss as parts that take outputs."""
+    remedy = "online_loss={} with aggregator='mean' or 'mutual'"
+    return [
+        Part(f"The aggregator {aggregator.identifier!r}", aggregator, None, remedy),
+        Part(f"online_loss={online_loss.identifier!r}", online_loss, None, "online_loss={}"),
+    ]
+
+
+def require_fitting(
+    parts: list[Part], kinds: Mapping[str | None, str], loss: Any
+) -> list[LabelCheck]:
+    """Raises if parts take outputs for something else than what the compiled loss says they are.
+
+    A regression's loss, and one of the user's own, may train classes or labels too. What those are
+    is then for the labels to say.
 
     Args:
-        knowledge: What each student is taught.
+        parts: What compares outputs.
         kinds: Kind of each output by its name; of one output under the name `None`.
         loss: What was compiled, for the message.
+
+    Returns:
+        What the labels have to be.
     """
-    for one in (one for several in knowledge.values() for one in several):
-        name = one.student if isinstance(one.student, str) else None
+    checks = []
+    for part in parts:
         # A student with one output has it under no name, and its taps may be that output.
-        kind = kinds.get(name, kinds.get(None, UNKNOWN))
-        if not _fits(one.loss, kind):
-            raise ValueError(
-                f"Knowledge {one.name!r} compares {_taken(one.loss)}, and the compiled loss makes "
-                f"of the student's output {_what(kind)}: mr.Response({_compared_by(kind)!r}) "
-                f"compares those. Received: mr.{type(one).__name__}({one.loss.identifier!r}) with "
-                f"loss={_named(loss)}"
+        kind = kinds.get(part.output, kinds.get(None, UNKNOWN))
+        taken = part.does.output_kinds
+        if taken is None or kind in taken:
+            continue
+        output = part.output if part.output in kinds else None
+        what = " or ".join(WHAT[one] for one in taken)
+        if kind == REGRESSION:
+            of_classes = CLASSES in taken
+            checks.append(
+                LabelCheck(
+                    output,
+                    f"{part.owner} must have labels of {what} beside the loss {_named(loss)}: "
+                    f"plain numbers take {part.call_for(REGRESSION)}.",
+                    _are_probabilities if of_classes else _are_shares,
+                )
             )
+        elif kind == UNKNOWN and CLASSES in taken:
+            checks.append(
+                LabelCheck(
+                    output,
+                    f"{part.owner} must have labels of {what}: labels that are several hot take "
+                    f"{part.call_for(LABELS)}.",
+                    _are_not_several_hot,
+                )
+            )
+        elif kind != UNKNOWN:
+            raise ValueError(
+                f"{part.owner} takes the outputs for {what}, and to the compiled loss they are "
+                f"{WHAT[kind]}: {part.call_for(kind)} takes those. Received: loss={_named(loss)}"
+            )
+    return checks
 
 
-def require_fitting_online(aggregator: Any, online_loss: Any, kind: str, loss: Any) -> None:
-    """Raises if peers exchange their outputs as something else than what the compiled loss says.
-
-    Args:
-        aggregator: Merges the outputs.
-        online_loss: Compares them.
-        kind: Of the students' outputs.
-        loss: What was compiled, for the message.
-    """
-    if not _fits(aggregator, kind):
-        raise ValueError(
-            f"The aggregator {aggregator.identifier!r} merges {_taken(aggregator)}, and the "
-            f"compiled loss makes of the students' outputs {_what(kind)}: aggregator='mean' or "
-            f"'mutual' with online_loss={_compared_by(kind)!r} takes those. Received: "
-            f"loss={_named(loss)}"
-        )
-    require_fitting_response(online_loss, kind, loss, "online_loss")
-
-
-def require_fitting_response(
-    response: Any, kind: str, loss: Any, argument: str = "response"
-) -> None:
-    """Raises if a loss on the outputs takes them for something else than the compiled loss.
+def checked_labels(checks: list[LabelCheck], labels: Any, outputs: Any) -> Any:
+    """Returns labels, after a check where only they say what the outputs are.
 
     Args:
-        response: Compares outputs.
-        kind: Of these outputs.
-        loss: What was compiled, for the message.
-        argument: How the distiller's user names `response`.
+        checks: What `require_fitting` returned.
+        labels: Of a batch, or of all samples: an array, or a dict by output.
+        outputs: The students' symbolic output, or a dict of them.
+
+    Raises:
+        ValueError: Outside of a graph, if they do not fit.
+        tf.errors.InvalidArgumentError: In a graph of TensorFlow.
     """
-    if not _fits(response, kind):
-        raise ValueError(
-            f"{argument}={response.identifier!r} compares {_taken(response)}, and the compiled "
-            f"loss makes of the outputs {_what(kind)}: {argument}={_compared_by(kind)!r} compares "
-            f"those. Received: loss={_named(loss)}"
-        )
+    for check in checks:
+        by_name = check.output is not None
+        if by_name and not isinstance(labels, Mapping):
+            continue
+        own = labels.get(check.output) if by_name else labels
+        shape = tuple((outputs[check.output] if by_name else outputs).shape)
+        given = tuple(getattr(own, "shape", ()))
+        if len(given) != len(shape) or given[-1] != shape[-1]:
+            continue
+        rows = ops.cast(own, "float32")
+        own = checked_rows(check.fits(rows), rows, check.message, ops.convert_to_tensor(own))
+        labels = {**labels, check.output: own} if by_name else own
+    return labels
 
 
-def _fits(part: Any, kind: str) -> bool:
-    return kind == UNKNOWN or part.output_kinds is None or kind in part.output_kinds
+def _are_probabilities(rows: Any) -> Any:
+    """Returns which rows are one-hot, or otherwise probabilities of classes."""
+    sums = ops.sum(rows, axis=-1)
+    return ops.logical_and(ops.min(rows, axis=-1) >= 0, ops.abs(sums - 1.0) <= 1e-3)
 
 
-def _taken(part: Any) -> str:
-    return " or ".join(WHAT[kind] for kind in part.output_kinds)
+def _are_shares(rows: Any) -> Any:
+    """Returns which rows lie from 0 to 1, or are -1 and 1 as hinge losses take them."""
+    within = ops.logical_and(ops.min(rows, axis=-1) >= 0, ops.max(rows, axis=-1) <= 1)
+    return ops.logical_or(within, ops.all(ops.abs(rows) == 1, axis=-1))
 
 
-def _what(kind: str) -> str:
-    return WHAT.get(kind, f"plain numbers ({kind})")
+def _are_not_several_hot(rows: Any) -> Any:
+    """Returns which rows are not of zeros and ones with another number of ones than one.
+
+    Rows of other numbers may be what a loss of the user's own takes: a teacher's logits.
+    """
+    binary = ops.all(ops.logical_or(rows == 0, rows == 1))
+    return ops.logical_or(ops.logical_not(binary), ops.sum(rows, axis=-1) == 1)
 
 
 def _named(loss: Any) -> str:
     by_output = isinstance(loss, Mapping)
     names = {output: _named(one) for output, one in loss.items()} if by_output else None
     return repr(names or getattr(loss, "name", None) or getattr(loss, "__name__", loss))
-
-
-def _compared_by(kind: str) -> str:
-    return _COMPARE.get(kind, _PLAIN)

@@ -245,10 +245,9 @@ class PeerDistiller(BaseDistiller):
         super().compile(optimizer, loss, *args, **kwargs)
         self.selection.default = self._supervision and self._supervision.name
 
-    def _require_fitting_kinds(self, kinds: Mapping[str | None, str]) -> None:
-        super()._require_fitting_kinds(kinds)
-        loss = self._compile_arguments["loss"]
-        fitting.require_fitting_online(self.aggregator, self.online_loss, kinds[None], loss)
+    def _parts_on_outputs(self) -> list[fitting.Part]:
+        online = fitting.online_parts(self.aggregator, self.online_loss)
+        return [*super()._parts_on_outputs(), *online]
 
     # Logs
 

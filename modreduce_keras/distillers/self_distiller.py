@@ -1,6 +1,6 @@
 """Self-distillation: the deepest classifier of a network teaches those at its earlier exits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -249,9 +249,10 @@ class SelfDistiller(BaseDistiller):
             )
         super().compile(optimizer, loss, *args, **kwargs)
 
-    def _require_fitting_kinds(self, kinds: Mapping[str | None, str]) -> None:
-        loss = self._compile_arguments["loss"]
-        fitting.require_fitting_response(self.kd, kinds[None], loss)
+    def _parts_on_outputs(self) -> list[fitting.Part]:
+        response = f"response={self.kd.identifier!r}"
+        numbers = "mr.Distiller and mr.Response('logit_mse'), for exits have no loss of numbers,"
+        return [fitting.Part(response, self.kd, None, "response={}", numbers)]
 
     def _student_output(self) -> Any:
         return self.model_with_exits.output[FINAL]

@@ -307,7 +307,9 @@ def test_one_logit_has_no_distribution_to_teach():
     with pytest.raises(ValueError, match=r"KD needs logits .* at least two classes"):
         mr.Distiller(dense_net(num_classes=1), dense_net(num_classes=1), [mr.Response("kd")])
     with pytest.raises(ValueError, match=r"KD needs logits .* at least two classes"):
-        mr.PeerDistiller({"a": dense_net(num_classes=1), "b": dense_net(num_classes=1)})
+        mr.PeerDistiller(
+            {"a": dense_net(num_classes=1), "b": dense_net(num_classes=1)}, online_loss="kd"
+        )
     mr.Distiller(dense_net(num_classes=1), dense_net(num_classes=1), [mr.Response("logit_mse")])
 
 
