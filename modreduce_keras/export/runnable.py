@@ -26,8 +26,8 @@ class Tensor(NamedTuple):
 
     def takes(self, dtype: str) -> bool:
         """Returns whether arrays of a dtype can be fed."""
-        floats = self.is_quantized and np.issubdtype(np.dtype(dtype), np.floating)
-        return floats or self.dtype == np.dtype(dtype)
+        floats = self.is_quantized and np.issubdtype(dtype_of(dtype), np.floating)
+        return floats or self.dtype == dtype_of(dtype)
 
 
 class RunnableFile(abc.ABC):
@@ -102,6 +102,11 @@ class RunnableFile(abc.ABC):
 
     def _unusable(self, reason: str) -> UnusableFileError:
         return UnusableFileError(f"{self._path} cannot be compared: {reason}")
+
+
+def dtype_of(name: str) -> np.dtype:
+    """Returns NumPy's dtype for the name of one in Keras; strings are objects."""
+    return np.dtype(object if name == "string" else name)
 
 
 def _fits(own: tuple[int, ...] | None, given: tuple[int | None, ...]) -> bool:

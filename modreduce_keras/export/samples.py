@@ -9,6 +9,7 @@ import numpy as np
 from modreduce_keras.batches import Batches, unpack
 from modreduce_keras.data.index import split_index
 from modreduce_keras.distillers import checks
+from modreduce_keras.export.runnable import dtype_of
 from modreduce_keras.export.students import Inputs
 
 
@@ -48,7 +49,15 @@ def _by_name(argument: str, x: Any, inputs: Inputs) -> dict[str, np.ndarray]:
     if len(tensors) != len(specs):
         raise _misfit(argument, x, inputs)
     arrays = [np.asarray(keras.ops.convert_to_numpy(tensor)) for tensor in tensors]
-    checks.require_float_inputs(arrays, list(specs.values()))
+    pairs = list(zip(arrays, specs.values(), strict=True))
+    for array, spec in pairs:
+        if (array.dtype.kind in "OSU") != (spec.dtype == "string"):
+            raise ValueError(
+                f"{argument} must have inputs of dtype {spec.dtype}, as the student takes them. "
+                f"Received: an array of dtype {array.dtype}"
+            )
+    numbers = [(array, spec) for array, spec in pairs if spec.dtype != "string"]
+    checks.require_float_inputs([a for a, _ in numbers], [spec for _, spec in numbers])
     for array, spec in zip(arrays, specs.values(), strict=True):
         fits = array.ndim == len(spec.shape) and all(
             size is None or size == own
@@ -58,7 +67,7 @@ def _by_name(argument: str, x: Any, inputs: Inputs) -> dict[str, np.ndarray]:
             raise _misfit(argument, x, inputs)
         _require_integers(argument, array, spec)
     return {
-        name: array.astype(spec.dtype, copy=False)
+        name: array.astype(dtype_of(spec.dtype), copy=False)
         for (name, spec), array in zip(specs.items(), arrays, strict=True)
     }
 

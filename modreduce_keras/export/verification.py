@@ -7,28 +7,35 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from modreduce_keras.arguments import is_number, require_integer
+from modreduce_keras.arguments import is_number, require_integer, require_number
+from modreduce_keras.distillers import checks
 from modreduce_keras.export.interpreter import TFLiteFile
+from modreduce_keras.export.judging import Judge, compiled_kind, require_kind
 from modreduce_keras.export.onnx_session import ONNXFile
 from modreduce_keras.export.runnable import RunnableFile, UnusableFileError
 from modreduce_keras.export.samples import batches
 from modreduce_keras.export.served import SavedModelFolder, is_saved_model
 from modreduce_keras.export.students import Inputs, require_student
-from modreduce_keras.labels import class_indices
+from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, REGRESSION
 
 
 class Verification(NamedTuple):
     """What a file and its student gave on the same data.
 
     Attributes:
-        agreement: Share of the samples for which both say the same class.
-        accuracy: Share of the samples that the file classifies correctly; `None` without labels.
+        agreement: Share of the answers that are the same, see `verify`.
+        accuracy: Share of the answers of the file that are right; `None` without labels, and for
+            numbers and embeddings.
         student_accuracy: The same of the student.
-        largest_difference: The largest difference of two logits, file against student.
+        largest_difference: The largest difference of two outputs, file against student.
         size: Of the file, or of all files of a SavedModel, in bytes.
         milliseconds: Median time of the file for one sample, at batch size one.
         threads: How many threads it had for that; `None` for a SavedModel, which has TensorFlow's.
         samples: How many samples were compared.
+        kind: What the outputs are: `"classes"`, `"logit"`, `"labels"`, `"regression"` or
+            `"embedding"`.
+        error: Of numbers: the file's mean absolute error against the labels; else `None`.
+        student_error: The same of the student.
     """
 
     agreement: float
@@ -39,10 +46,13 @@ class Verification(NamedTuple):
     milliseconds: float
     threads: int | None
     samples: int
+    kind: str
+    error: float | None = None
+    student_error: float | None = None
 
 
 class VerificationError(RuntimeError):
-    """A file is not its student: it cannot be run as one, or says other classes too often.
+    """A file is not its student: it cannot be run as one, or answers otherwise too often.
 
     Attributes:
         verification: The figures, a `Verification`; `None` where the file could not be run.
@@ -59,17 +69,32 @@ def verify(
     data: Any,
     *,
     least_agreement: float = 0.97,
+    kind: str | None = None,
+    tolerance: float = 0.1,
     threads: int | None = None,
     batch_size: int = 256,
     repeats: int = 100,
 ) -> Verification:
     """Runs an exported file on real data, and compares it with its student.
 
-    agreement = mean_i [argmax_c f(x_i)_c = argmax_c z(x_i)_c]
+    agreement = mean [answer of the file = answer of the student]
 
-    with the logits f of the file and z of the student as it is, in inference and in the precision
-    that it has: against a student in mixed precision the difference includes its own rounding.
-    Where a file puts out something else than finite numbers, it does not agree.
+    What an answer is depends on the kind of the output:
+
+    - `"classes"`: the class with the largest logit, of each sample (or position). Accuracy is the
+      share of those that are labelled.
+    - `"logit"` and `"labels"`: yes or no for each label, yes where the logit is above 0 (the
+      probability above .5 where the student ends in a sigmoid). All labels of all samples count
+      alike, as in Keras' `BinaryAccuracy(threshold=0)`.
+    - `"regression"`: all numbers of a sample (or position). Two answers are the same where none
+      differs by more than `tolerance` standard deviations of what the student puts out for these
+      data. In the place of accuracies there are mean absolute errors.
+    - `"embedding"`: the direction of a vector. Two are the same where the vectors of unit length
+      are at most `tolerance` apart. Labels do not count.
+
+    The file is compared with the student as it is, in inference and in the precision that it has:
+    against a student in mixed precision the difference includes its own rounding. Where a file puts
+    out something else than finite numbers, it does not agree.
 
     Files whose inputs or output are integers that stand for floats are given and read as floats, by
     their own scale and zero point.
@@ -81,12 +106,17 @@ def verify(
     Args:
         path: What `to_tflite`, `to_saved_model` or `to_onnx` wrote, or any other file or folder of
             these kinds with one output.
-        student: What it was made from: a built Keras model with one output (batch, ..., classes).
+        student: What it was made from: a built Keras model with one output (batch, ..., units).
         data: Dataset of batches `(x, y)` or `x` that ends (a `tf.data.Dataset`, a
             `keras.utils.PyDataset`, a list, a generator), or arrays: `x`, or a tuple `(x, y)`.
-            Several inputs come in a list or a dict, as the student takes them. Labels are classes,
-            or one-hot. Sample weights do not count.
+            Several inputs come in a list or a dict, as the student takes them. Labels are classes
+            or one-hot, 0 and 1 for each label, or numbers. Sample weights do not count.
         least_agreement: Agreement from 0 to 1 below which it is an error. Defaults to 0.97.
+        kind: What the outputs are, one of those above. Defaults to `None`: what the loss says that
+            the student is compiled with, else what the labels are: class indices or one-hot rows,
+            rows of 0 and 1 (several hot), or other numbers. Without labels, several outputs are
+            classes, and what a single one is has to be said.
+        tolerance: How far numbers and directions may be apart, see above. Defaults to 0.1.
         threads: How many threads may run an operation. Defaults to `None`: one. Not for
             SavedModels: TensorFlow's threads are the same for all that a process runs.
         batch_size: For arrays: how many samples run together. Defaults to 256.
@@ -112,8 +142,12 @@ def verify(
         >>> figures = verify(path, student, images)
         >>> figures.agreement, figures.samples, figures.largest_difference < 1e-5
         (1.0, 16, True)
+        >>> figures = verify(path, student, (images, np.eye(4)[np.arange(16) % 4, :3]))
+        >>> figures.kind, figures.agreement  # a row of zeros: independent labels
+        ('labels', 1.0)
     """
     inputs = require_student(student)
+    require_number("tolerance", tolerance, above=0)
     if not (is_number(least_agreement) and 0 <= least_agreement <= 1):
         raise ValueError(f"least_agreement must be from 0 to 1. Received: {least_agreement=}")
     numbers = {"threads": 1 if threads is None else threads}
@@ -127,23 +161,62 @@ def verify(
             {name: tuple(spec.shape) for name, spec in specs.items()},
             {name: spec.dtype for name, spec in specs.items()},
         )
-        found = _Comparison()
+        judge, samples = None, 0
         for x, y in batches("data", data, inputs, batch_size):
-            found.add(file.run(x), _logits(student, inputs, x), y)
+            expected, outputs = _outputs(student, inputs, x), file.run(x)
+            _require_alike(outputs, expected)
+            judge = judge or _judge(student, kind, expected.shape, tolerance)
+            judge.add(outputs, expected, y)
+            samples += len(expected)
             one = {name: array[:1] for name, array in x.items()}
         milliseconds = file.milliseconds(one, repeats)
     except UnusableFileError as error:
         raise VerificationError(str(error)) from error
-    figures = found.figures(file, milliseconds)
+    found = judge.judgement()
+    figures = Verification(
+        agreement=found.agreement,
+        accuracy=found.accuracy,
+        student_accuracy=found.expected_accuracy,
+        largest_difference=found.largest_difference,
+        size=file.size,
+        milliseconds=milliseconds,
+        threads=file.threads,
+        samples=samples,
+        kind=found.kind,
+        error=found.error,
+        student_error=found.expected_error,
+    )
     if figures.agreement < least_agreement:
         raise VerificationError(
             f"{path} agrees with the student {student.name!r} on {100 * figures.agreement:.2f} % "
-            f"of {figures.samples} samples, and least_agreement is {100 * least_agreement:g} %: "
-            "it is damaged, another model's or older than the student's weights, or was quantized "
-            f"from data unlike these. {figures}",
+            f"of {samples} samples ({_ANSWERS[found.kind]}), and least_agreement "
+            f"is {100 * least_agreement:g} %: it is damaged, another model's or older than the "
+            "student's weights, or was quantized from data unlike these. If the outputs are "
+            f"something else, kind= says so. {figures}",
             figures,
         )
     return figures
+
+
+_ANSWERS = {
+    CLASSES: "classes",
+    LOGIT: "yes or no",
+    LABELS: "yes or no for each label",
+    REGRESSION: "numbers within the tolerance",
+    EMBEDDING: "directions within the tolerance",
+}
+
+
+def _judge(
+    student: keras.Model, kind: str | None, shape: tuple[int, ...], tolerance: float
+) -> Judge:
+    kind = require_kind(kind, shape) or compiled_kind(student, shape)
+
+    def threshold() -> float:
+        # A file of a student that ends in a sigmoid puts out probabilities too.
+        return 0.5 if checks.ends_in_probabilities(student) else 0.0
+
+    return Judge("verify", kind, tolerance, threshold)
 
 
 def _existing(path: str | os.PathLike) -> Path:
@@ -173,58 +246,20 @@ def _runnable(path: Path, threads: int | None) -> RunnableFile:
     return SavedModelFolder(path)
 
 
-def _logits(student: keras.Model, inputs: Inputs, x: dict[str, np.ndarray]) -> np.ndarray:
+def _outputs(student: keras.Model, inputs: Inputs, x: dict[str, np.ndarray]) -> np.ndarray:
     tensors = {name: keras.ops.convert_to_tensor(array) for name, array in x.items()}
-    logits = keras.ops.cast(student(inputs.pack(tensors), training=False), "float32")
-    return keras.ops.convert_to_numpy(logits)
+    outputs = keras.ops.cast(student(inputs.pack(tensors), training=False), "float32")
+    return keras.ops.convert_to_numpy(outputs)
 
 
-class _Comparison:
-    """Counts over batches."""
-
-    def __init__(self):
-        self._agree: list[np.ndarray] = []
-        self._correct: list[np.ndarray] = []
-        self._student_correct: list[np.ndarray] = []
-        self._largest = 0.0
-        self._samples = 0
-
-    def add(self, logits: np.ndarray, expected: np.ndarray, labels: np.ndarray | None) -> None:
-        """Compares a batch of the file with the student's."""
-        if expected.ndim < 2 or expected.shape[-1] < 2:
-            raise ValueError(
-                "verify compares classes: the student must give logits (batch, ..., classes) of "
-                f"at least two. Received: output of shape {expected.shape}"
-            )
-        if logits.shape != expected.shape or not np.issubdtype(logits.dtype, np.floating):
-            raise UnusableFileError(
-                f"The file cannot be compared: it puts out {logits.dtype} of shape {logits.shape}, "
-                f"and the student float32 of shape {expected.shape}"
-            )
-        finite = np.isfinite(logits).all(axis=-1)
-        own, students = logits.argmax(axis=-1), expected.argmax(axis=-1)
-        self._agree.append(((own == students) & finite).ravel())
-        self._samples += len(expected)
-        # The maximum of the two would drop a NaN.
-        self._largest = float(np.max([self._largest, np.abs(logits - expected).max()]))
-        if labels is not None:
-            classes = class_indices(labels, expected.shape, "verify")
-            self._correct.append(((own == classes) & finite).ravel())
-            self._student_correct.append((students == classes).ravel())
-
-    def figures(self, file: RunnableFile, milliseconds: float) -> Verification:
-        """Returns the means over all samples."""
-        return Verification(
-            agreement=_mean(self._agree),
-            accuracy=_mean(self._correct),
-            student_accuracy=_mean(self._student_correct),
-            largest_difference=self._largest,
-            size=file.size,
-            milliseconds=milliseconds,
-            threads=file.threads,
-            samples=self._samples,
+def _require_alike(outputs: np.ndarray, expected: np.ndarray) -> None:
+    if expected.ndim < 2:
+        raise ValueError(
+            "verify compares outputs of each sample: the student must give (batch, ..., units). "
+            f"Received: output of shape {expected.shape}"
         )
-
-
-def _mean(parts: list[np.ndarray]) -> float | None:
-    return float(np.concatenate(parts).mean()) if parts else None
+    if outputs.shape != expected.shape or not np.issubdtype(outputs.dtype, np.floating):
+        raise UnusableFileError(
+            f"The file cannot be compared: it puts out {outputs.dtype} of shape {outputs.shape}, "
+            f"and the student float32 of shape {expected.shape}"
+        )

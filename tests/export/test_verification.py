@@ -293,8 +293,10 @@ def test_data_that_do_not_fit(data, match, error, student, file):
         mr.export.verify(file, student, data)
 
 
-def test_one_logit_is_no_class(tmp_path):
+def test_one_number_without_labels_may_be_a_logit_or_not(tmp_path):
     student = linear(np.ones((3, 1)))
     path = mr.export.to_tflite(student, tmp_path / "a.tflite")
-    with pytest.raises(ValueError, match=r"at least two. Received: output of shape \(4, 1\)"):
+    with pytest.raises(ValueError, match=r"kind='logit' or kind='regr.*output of shape \(4, 1\)"):
         mr.export.verify(path, student, DATA)
+    for kind in ("logit", "regression"):
+        assert mr.export.verify(path, student, DATA, kind=kind, repeats=1).agreement == 1.0
