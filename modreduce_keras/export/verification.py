@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from modreduce_keras.arguments import is_number, require_integer, require_number
-from modreduce_keras.distillers import checks
+from modreduce_keras.distillers import heads
 from modreduce_keras.export.interpreter import TFLiteFile
 from modreduce_keras.export.judging import Judge, compiled_kind, require_kind
 from modreduce_keras.export.onnx_session import ONNXFile
@@ -214,7 +214,7 @@ def _judge(
 
     def threshold() -> float:
         # A file of a student that ends in a sigmoid puts out probabilities too.
-        return 0.5 if checks.ends_in_probabilities(student) else 0.0
+        return 0.0 if heads.of_model(student).head() in (None, heads.LOGITS) else 0.5
 
     return Judge("verify", kind, tolerance, threshold)
 
