@@ -74,7 +74,7 @@ def _by_name(argument: str, x: Any, inputs: Inputs) -> dict[str, np.ndarray]:
 
 def _require_integers(argument: str, array: np.ndarray, spec: keras.KerasTensor) -> None:
     """Raises if numbers are no values of an input that takes integers."""
-    dtype = np.dtype(spec.dtype)
+    dtype = dtype_of(spec.dtype)
     if not np.issubdtype(dtype, np.integer) or not np.issubdtype(array.dtype, np.number):
         return
     ends = np.iinfo(dtype)
