@@ -170,8 +170,13 @@ def told(row: Mapping[str, Any], name: str, digits: int) -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     """Returns the lines of a Markdown table."""
     filled = [columns, ["---"] * len(columns), *rows]
-    head, rule, *body = (f"| {' | '.join(map(str, cells))} |" for cells in filled)
+    head, rule, *body = (f"| {' | '.join(map(_cell, cells))} |" for cells in filled)
     return [head, rule.replace(" ", ""), *body]
+
+
+def _cell(content: Any) -> str:
+    """Returns Markdown that stays in its cell: on one line, its pipes escaped."""
+    return re.sub(r"(?<!\\)\|", r"\\|", " ".join(str(content).split()))
 
 
 def paired_ratios(times: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ ROOT = Path(modreduce_keras.__file__).parent
 
 # A part may import parts of lower levels, and itself. What is not listed is above them all.
 LEVELS = [
-    {"_version", "arguments", "fingerprints", "held", "labels", "registry", "whole_files"},
+    {"_version", "arguments", "escapes", "fingerprints", "held", "labels", "registry"}
+    | {"whole_files"},
     {"batches", "distribute", "knobs", "ops", "output_kind"},
     {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models"},
     {"knowledge", "data"},
@@ -23,7 +24,7 @@ LEVELS = [
 ]
 TOP = len(LEVELS)
 KERAS_ONLY = [
-    *("arguments", "fingerprints", "held", "registry", "whole_files", "knobs", "ops"),
+    *("arguments", "escapes", "fingerprints", "held", "registry", "whole_files", "knobs", "ops"),
     "output_kind",
     *("batches", "schedules"),
     *("losses", "adapters", "aggregators", "taps", "models", "metrics", "knowledge"),

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from modreduce_keras import escapes, whole_files
+
 # Okabe and Ito's colours, which colour-blind people tell apart; black is left to the group.
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"]
 STYLES = ["-", "--", ":", "-."]
@@ -112,8 +114,9 @@ def draw(charts: list[Chart], epochs: Epochs, folder: Path) -> list[Path]:
         lines = {line: _points(epochs, log) for line, log in chart.lines.items()}
         lines = {line: points for line, points in lines.items() if points}
         if lines:
-            files.append(folder / f"{chart.name}.png")
-            _figure(chart, lines).savefig(files[-1], dpi=150)
+            files.append(folder / f"{escapes.file_name(chart.name)}.png")
+            with whole_files.naming(files[-1]):
+                _figure(chart, lines).savefig(files[-1], dpi=150)
     return files
 
 
@@ -140,14 +143,14 @@ def _figure(chart: Chart, lines: Mapping[str, Mapping[int, float]]):
         axes.plot(
             list(points),
             list(points.values()),
-            label=line,
+            label=escapes.plot(line),
             **style,
             marker="o" if len(points) < 20 else "",
             markersize=4,
         )
-    axes.set_title(chart.title, loc="left", fontsize=13, color=INK, pad=12)
+    axes.set_title(escapes.plot(chart.title), loc="left", fontsize=13, color=INK, pad=12)
     axes.set_xlabel("epoch", fontsize=11, color=INK)
-    axes.set_ylabel(chart.label, fontsize=11, color=INK)
+    axes.set_ylabel(escapes.plot(chart.label), fontsize=11, color=INK)
     axes.tick_params(labelsize=10, colors=INK, length=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if chart.is_share:

@@ -49,9 +49,14 @@ def write(folder: Path, markdown: str, html: str, pictures: dict[str, bytes]) ->
         made = Path(beside, PICTURES)
         made.mkdir()
         for name, content in pictures.items():
-            (made / name).write_bytes(content)
-        Path(beside, MARKDOWN).write_text(markdown, encoding="utf-8")
-        Path(beside, HTML).write_text(html, encoding="utf-8")
+            _write(made / name, content)
+        _write(Path(beside, MARKDOWN), markdown.encode())
+        _write(Path(beside, HTML), html.encode())
         whole_files.put_folder(made, folder / PICTURES)
         for name in (MARKDOWN, HTML):
             Path(beside, name).replace(folder / name)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with whole_files.naming(path):
+        path.write_bytes(content)

@@ -1,9 +1,9 @@
 """HTML: a report's page as one file that needs no other and no network."""
 
 import base64
-import html
 import re
 
+from modreduce_keras import escapes
 from modreduce_keras.reporting import style
 from modreduce_keras.reporting.page import Page, Section, Shelf
 from modreduce_keras.reporting.svg import Picture
@@ -34,7 +34,7 @@ def render(page: Page) -> str:
 
 
 def _safe(content: str) -> str:
-    return _UNIT.sub("&nbsp;", html.escape(content))
+    return _UNIT.sub("&nbsp;", escapes.xml(content))
 
 
 def _section(section: Section) -> str:

@@ -1,9 +1,9 @@
 """SVG: the shapes that pictures are made of, for a page and as files of their own."""
 
-import html
 import math
 from typing import NamedTuple
 
+from modreduce_keras.escapes import xml
 from modreduce_keras.reporting import style
 
 _WIDTH_OF_LETTER = 6.6
@@ -51,7 +51,7 @@ class Picture(NamedTuple):
 
 def title(content: str) -> str:
     """Returns what is shown when the pointer rests on a shape."""
-    return f"<title>{html.escape(content)}</title>"
+    return f"<title>{xml(content)}</title>"
 
 
 def text(
@@ -61,7 +61,7 @@ def text(
     turned = f' transform="rotate({turn:g} {x:.1f} {y:.1f})"' if turn else ""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}"{turned}>'
-        f"{html.escape(content)}</text>"
+        f"{xml(content)}</text>"
     )
 
 

@@ -4,6 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from modreduce_keras import whole_files
+from modreduce_keras.escapes import plot
+
 INK, GRID, FAILED = "#333333", "#DDDDDD", "#999999"
 COLORS = "viridis"
 
@@ -12,7 +15,8 @@ def save(figure: Any, path: str | Path) -> Path:
     """Saves a figure as PNG and returns the file; its folder is made if it is missing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, format="png")
+    with whole_files.naming(path):
+        figure.savefig(path, dpi=150, format="png")
     return path
 
 
@@ -26,7 +30,7 @@ def _figure(title: str, width: float):
     figure = Figure(figsize=(width, 4.5), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     axes = figure.subplots()
-    axes.set_title(title, loc="left", fontsize=13, color=INK, pad=12)
+    axes.set_title(plot(title), loc="left", fontsize=13, color=INK, pad=12)
     axes.tick_params(labelsize=10, colors=INK, length=0)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left", "bottom"):
@@ -45,7 +49,7 @@ def _colors(figure: Any, axes: Any, results: Any):
     scale = ScalarMappable(Normalize(min(scores), max(scores)), colormaps[COLORS])
     is_share = results.objective.endswith("accuracy")
     bar = figure.colorbar(scale, ax=axes, format=PercentFormatter(1.0) if is_share else None)
-    bar.set_label(_words(results.objective), fontsize=11, color=INK)
+    bar.set_label(plot(_words(results.objective)), fontsize=11, color=INK)
     bar.ax.tick_params(labelsize=10, colors=INK, length=0)
     bar.outline.set_visible(False)
     return scale.to_rgba
@@ -99,9 +103,9 @@ def pair(results: Any, x: str, y: str) -> Any:
         crosses = {"marker": "x", "color": FAILED, "label": "failed"}
         axes.scatter([p[1] for p in lost], [p[2] for p in lost], s=60, **crosses)
     for axis, name in ((axes.xaxis, x), (axes.yaxis, y)):
-        axis.set_label_text(name, fontsize=11, color=INK)
+        axis.set_label_text(plot(name), fontsize=11, color=INK)
         if ways[name] is not None:
-            axis.set_ticks(range(len(ways[name])), ways[name])
+            axis.set_ticks(range(len(ways[name])), list(map(plot, ways[name])))
         elif name in results.logarithmic:
             _logarithmic(axes, axis)
     axes.grid(color=GRID, linewidth=0.8)
@@ -147,7 +151,7 @@ def parallel(results: Any) -> Any:
         for height, label in heights[name][1]:
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.0}
             axes.annotate(
-                label,
+                plot(label),
                 (place, height),
                 xytext=(5, 0),
                 textcoords="offset points",
@@ -156,7 +160,8 @@ def parallel(results: Any) -> Any:
                 color=INK,
                 bbox=box,
             )
-    axes.set_xticks(range(len(columns)), [_words(scored.get(name, name)) for name in columns])
+    called = [plot(_words(scored.get(name, name))) for name in columns]
+    axes.set_xticks(range(len(columns)), called)
     axes.set_yticks([])
     axes.set_xlim(-0.1, len(columns) - 0.6)
     return figure

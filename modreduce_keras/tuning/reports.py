@@ -94,7 +94,9 @@ class Reporting:
     def on_trial_end(self, trial: Any) -> None:
         """Ends a trial, and reports it if it failed."""
         if trial.message:  # what a worker says to the chief is without it
-            place(self, trial.trial_id).write_text(trial.message, encoding="utf-8")
+            place(self, trial.trial_id).write_text(
+                trial.message, encoding="utf-8", errors="backslashreplace"
+            )
         try:
             super().on_trial_end(trial)
         finally:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modreduce_keras import escapes, whole_files
 from modreduce_keras.tuning import pictures, reports
 
 FIRST, LAST = ("trial", "status", "score", "epoch"), "error"
@@ -49,18 +50,21 @@ class Results:
         self.rows.sort(key=lambda row: (row["score"] is None, sign * (row["score"] or 0.0)))
 
     def to_csv(self, path: str | Path | None = None) -> str:
-        """Returns the table as CSV with all digits, and writes it to a file if one is named."""
+        """Returns the table as CSV with all digits, and writes it to a file if one is named.
+
+        Text that a spreadsheet would run as a formula begins with an apostrophe.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
+        writer.writerow(map(escapes.csv, self.columns))
         for row in self.rows:
-            writer.writerow(["" if row[name] is None else row[name] for name in self.columns])
+            writer.writerow([escapes.csv(row[name]) for name in self.columns])
         return _written(text.getvalue(), path)
 
     def to_markdown(self, path: str | Path | None = None) -> str:
         """Returns the table as Markdown with four digits, and writes it if a file is named."""
         names = [self.objective if name == "score" else name for name in self.columns]
-        lines = [names, ["---"] * len(names)]
+        lines = [list(map(escapes.markdown, names)), ["---"] * len(names)]
         lines += [[_cell(row[name]) for name in self.columns] for row in self.rows]
         text = "".join(
             "|" + "|".join(f" {cell} " if cell != "---" else cell for cell in line) + "|\n"
@@ -140,11 +144,12 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return escapes.markdown(str(value))
 
 
 def _written(text: str, path: str | Path | None) -> str:
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text, encoding="utf-8")
+        with whole_files.naming(Path(path)):
+            Path(path).write_text(text, encoding="utf-8", newline="\n")
     return text

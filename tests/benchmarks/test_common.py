@@ -134,3 +134,8 @@ def test_a_commit_is_marked_where_other_files_than_rows_differ(common, tmp_path,
         file.write_text("two\n")
         assert common.metadata(0)["commit"] == f"{clean}-dirty"
         file.write_text("one\n")
+
+
+def test_cells_of_a_table_stay_cells(common):
+    lines = common.table(["a|b", "c"], [["**x** | y\nz", 1], [r"\|", "d"]])
+    assert lines == [r"| a\|b | c |", "|---|---|", r"| **x** \| y z | 1 |", r"| \| | d |"]

@@ -128,7 +128,7 @@ def test_names_are_text(page, markdown, made):
     assert "<b>bold" not in source
     plain = re.sub(r"\\.", "", markdown)
     assert "<" not in plain
-    assert r"\<i\>odd\</i\> \| student\_2" in markdown
+    assert r"\<i\>odd\</i\> \| student_2" in markdown
 
 
 def test_summary_says_the_figures(page, made):
