@@ -98,7 +98,7 @@ def truth(kind: str, labels: np.ndarray, shape: tuple[int, ...], owner: str) -> 
     """
     if kind == CLASSES:
         return class_indices(labels, shape, owner)
-    labels = _like(labels, shape, owner)
+    labels = like(labels, shape, owner)
     if not is_yes_or_no(labels):
         raise ValueError(
             f"{owner} needs labels y of 0 and 1 (or -1 and 1) for outputs of yes or no; numbers "
@@ -107,7 +107,8 @@ def truth(kind: str, labels: np.ndarray, shape: tuple[int, ...], owner: str) -> 
     return labels > 0
 
 
-def _like(labels: np.ndarray, shape: tuple[int, ...], owner: str) -> np.ndarray:
+def like(labels: np.ndarray, shape: tuple[int, ...], owner: str) -> np.ndarray:
+    """Returns labels in the outputs' shape, from which that of one number may lack its axis."""
     single = labels.shape == shape[:-1] and shape[-1] == 1
     if labels.shape != shape and not single:
         raise ValueError(
@@ -196,7 +197,7 @@ class _Numbers:
         self._off.append(np.abs(outputs - expected).reshape(-1, expected.shape[-1]))
         self._expected.append(expected.reshape(-1, expected.shape[-1]))
         if labels is not None:
-            labels = _like(labels, expected.shape, self._owner)
+            labels = like(labels, expected.shape, self._owner)
             self._errors.append(np.abs(outputs - labels).ravel())
             self._expected_errors.append(np.abs(expected - labels).ravel())
 

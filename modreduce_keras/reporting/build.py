@@ -11,7 +11,8 @@ import keras
 import tensorflow as tf
 
 from modreduce_keras._version import __version__
-from modreduce_keras.arguments import is_number, require_integer
+from modreduce_keras.arguments import is_number, require_integer, require_number
+from modreduce_keras.export import judging
 from modreduce_keras.reporting import files, html_page, markdown_page
 from modreduce_keras.reporting.collect import collect
 from modreduce_keras.reporting.measures import Figures
@@ -25,8 +26,9 @@ class Report(NamedTuple):
 
     Attributes:
         figures: The `Figures` of the teacher (`"teacher"`), the students and the files, by name.
-        classes: Names of the classes.
+        classes: Names of the classes; of one logit no and yes, else of the labels or numbers.
         samples: How many samples there were.
+        kind: What the outputs are, see `kind` of `mr.report`.
         markdown: The Markdown page; its pictures lie in `report_files/` beside it.
         html: The HTML page, which needs no other file.
     """
@@ -34,6 +36,7 @@ class Report(NamedTuple):
     figures: dict[str, Figures]
     classes: list[str]
     samples: int
+    kind: str
     markdown: Path
     html: Path
 
@@ -48,6 +51,8 @@ def report(
     histories: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     curve: str = "val_accuracy",
     class_names: Sequence[str] | None = None,
+    kind: str | None = None,
+    tolerance: float = 0.1,
     title: str = "What the student has learnt",
     gallery: int = 12,
     bins: int = 15,
@@ -63,22 +68,36 @@ def report(
     diagrams; learning curves. Every network runs once over the data, of which only the logits and
     the images of the gallery are kept.
 
+    What is compared depends on the kind of the outputs. Of classes the page says all this; of one
+    logit too, for the classes no and yes. Independent labels are each answered by yes or no, all
+    labels of all samples count alike, and there are no classes to confuse and no gallery. Numbers
+    have mean absolute errors and R² in the place of accuracies, and agree with the teacher's
+    within a tolerance; embeddings agree in direction, and labels do not count for them.
+
     In the folder, `report.html` holds everything in one file and needs no network; `report.md` has
     its pictures in `report_files/`. A report that is there is replaced when the new one is
     complete. All is measured on the data given: choose students on others.
 
     Args:
-        teacher: A built Keras model that ends in logits (batch, classes), or `None`.
+        teacher: A built Keras model with one output (batch, units), logits where the labels are
+            classes or yes and no; or `None`.
         students: One such model, or several by name.
         exports: What `mr.export` wrote, TFLite and ONNX files or folders of SavedModels: `{name:
             path}` with one student, else `{student: {name: path}}`.
         data: Dataset of batches `(x, y)`, or a tuple `(x, y)` of arrays, as `mr.export.verify`
-            takes them. Labels are classes, or one-hot. Sample weights do not count.
+            takes them. Labels are classes or one-hot, 0 and 1 for each label, or numbers. Sample
+            weights do not count.
         path: Folder to write to; it is made if it is missing.
         histories: Logs of trainings, `history.history` of `fit`, for any of `"teacher"` and the
             names of the students (`"student"` if it has none).
         curve: The log to draw of them. Defaults to `"val_accuracy"`.
-        class_names: Names of the classes. Defaults to their numbers.
+        class_names: Names of the classes, two for one logit. Defaults to their numbers, and to
+            no and yes.
+        kind: What the outputs are: `"classes"`, `"logit"`, `"labels"`, `"regression"` or
+            `"embedding"`. Defaults to `None`: what the loss says that a network is compiled with,
+            else what the labels are, as in `mr.export.verify`.
+        tolerance: How far numbers and directions may be apart that agree, see
+            `mr.export.verify`. Defaults to 0.1.
         title: Heading of the page.
         gallery: How many images at most of each student, 0 for none. Defaults to 12. Images are
             (height, width, 1 or 3).
@@ -131,15 +150,28 @@ def report(
         )
     if data is None:
         raise TypeError("data must be a tuple (x, y) of arrays, or a dataset. Received: data=None")
+    require_number("tolerance", tolerance, above=0)
     found = networks(teacher, students)
-    classes = _class_names(class_names, found[0].classes)
+    shape = (None, found[0].units)
+    kind = judging.require_kind(kind, shape)
+    compiled = (judging.compiled_kind(one.model, shape) for one in reversed(found))
+    kind = kind or next((one for one in compiled if one), None)
+    classes = _class_names(class_names, found[0].units)
     lines = _lines(histories, found, curve)
     subjects = [*found, *export_files(exports, found, threads)]
     collected = collect(
-        subjects, data, gallery=gallery, bins=bins, batch_size=batch_size, repeats=repeats
+        subjects,
+        data,
+        kind=kind,
+        tolerance=tolerance,
+        gallery=gallery,
+        bins=bins,
+        batch_size=batch_size,
+        repeats=repeats,
     )
     content = Content(
         title=title,
+        kind=collected.kind,
         figures=list(collected.figures.values()),
         samples=collected.samples,
         classes=classes,
@@ -156,14 +188,16 @@ def report(
         collected.figures,
         classes,
         collected.samples,
+        collected.kind,
         folder / files.MARKDOWN,
         folder / files.HTML,
     )
 
 
-def _class_names(names: Any, classes: int) -> list[str]:
+def _class_names(names: Any, units: int) -> list[str]:
+    classes = max(2, units)  # one logit is of two
     if names is None:
-        return [str(place) for place in range(classes)]
+        return ["no", "yes"] if units == 1 else [str(place) for place in range(classes)]
     several = list(names) if isinstance(names, Sequence) and not isinstance(names, str) else []
     if len(several) != classes or not all(isinstance(name, str) for name in several):
         raise ValueError(

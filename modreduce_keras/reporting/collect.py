@@ -5,23 +5,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from modreduce_keras.export import judging
 from modreduce_keras.export.samples import batches
-from modreduce_keras.labels import class_indices
-from modreduce_keras.reporting import measures
+from modreduce_keras.output_kind import CLASSES, LABELS, LOGIT, output_kind
+from modreduce_keras.reporting import answers, numbers
 from modreduce_keras.reporting.gallery import Gallery
-from modreduce_keras.reporting.subjects import STUDENT, TEACHER, File, Network
+from modreduce_keras.reporting.measures import Figures
+from modreduce_keras.reporting.subjects import STUDENT, TEACHER, File, Network, require_logits
 
 
 class Collected(NamedTuple):
     """What the networks gave.
 
     Attributes:
+        kind: What their outputs are.
         figures: The figures of each, by name.
         galleries: The mistakes to show of each student, by its name; empty without images.
         samples: How many samples there were.
     """
 
-    figures: dict[str, measures.Figures]
+    kind: str
+    figures: dict[str, Figures]
     galleries: dict[str, Gallery]
     samples: int
 
@@ -30,6 +34,8 @@ def collect(
     subjects: Sequence[Network | File],
     data: Any,
     *,
+    kind: str | None,
+    tolerance: float,
     gallery: int,
     bins: int,
     batch_size: int,
@@ -42,13 +48,14 @@ def collect(
         ValueError: If they have no labels, or do not fit the networks.
         VerificationError: If a file gives something else than its student.
     """
-    inputs, classes = subjects[0].inputs, subjects[0].classes
+    inputs, units = subjects[0].inputs, subjects[0].units
     outputs: dict[str, list[np.ndarray]] = {one.name: [] for one in subjects}
     labels: list[np.ndarray] = []
     students = [one.name for one in subjects if one.role == STUDENT]
     galleries = (
         {name: Gallery(gallery) for name in students} if _are_images(inputs, gallery) else {}
     )
+    likely = None
     for x, y in batches("data", data, inputs, batch_size):
         arrays = list(x.values())
         if y is None:
@@ -56,44 +63,56 @@ def collect(
                 "data must have labels: give a tuple of arrays (x, y), or a dataset of batches "
                 "(x, y). Received: x alone"
             )
-        labels.append(class_indices(y, (len(arrays[0]), classes), "report"))
+        shape = (len(arrays[0]), units)
+        if likely is None:
+            likely = kind or judging.kinds_by_labels(y, shape, "report")[0]
+            if likely in (CLASSES, LOGIT, LABELS):
+                require_logits(subjects)
+        elif kind is None and likely == CLASSES and y.shape == shape:
+            likely = _kind_of(y, shape)  # a row may have several labels after all
+        labels.append(y)
         for one in subjects:
             outputs[one.name].append(one.run(arrays))
-        last = {name: parts[-1] for name, parts in outputs.items()}
+        if likely not in (CLASSES, LOGIT):
+            continue
+        truth = answers.truth(likely, y, shape)
+        last = {name: answers.logits(likely, parts[-1]) for name, parts in outputs.items()}
         for name, shown in galleries.items():
-            shown.add(arrays[0], labels[-1], last[name], last.get(TEACHER))
+            shown.add(arrays[0], truth, last[name], last.get(TEACHER))
+    labels = np.concatenate(labels)
+    everything = {name: np.concatenate(parts) for name, parts in outputs.items()}
+    kind = kind or likely
+    work_out = answers if kind in (CLASSES, LOGIT, LABELS) else numbers
+    measured = work_out.measure(
+        kind,
+        subjects,
+        everything,
+        labels,
+        **({"bins": bins} if work_out is answers else {}),
+        **({"tolerance": tolerance} if work_out is numbers else {}),
+    )
     first = [array[:1] for array in arrays]
-    truth = np.concatenate(labels)
-    logits = {name: np.concatenate(parts) for name, parts in outputs.items()}
-    said = {name: one.argmax(axis=1) for name, one in logits.items()}
-    confusions = {name: measures.confusion(truth, one, classes) for name, one in said.items()}
-    figures = {}
-    for one in subjects:
-        confidence = measures.probabilities(logits.pop(one.name)).max(axis=1)
-        right = said[one.name] == truth
-        taught = one.role != TEACHER and TEACHER in said
-        own, teachers = said[one.name], said.get(TEACHER)
-        figures[one.name] = measures.Figures(
+    figures = {
+        one.name: Figures(
             name=one.name,
             role=one.role,
             owner=one.owner,
-            accuracy=float(right.mean()),
-            interval=measures.wilson(float(right.mean()), len(truth)),
-            confidence=float(confidence.mean()),
-            calibration=measures.reliability(confidence, right, bins),
-            confusion=confusions[one.name],
-            agreement=float((own == teachers).mean()) if taught else None,
-            together=measures.together(truth, teachers, own) if taught else None,
-            changes=measures.confusion_changes(confusions[TEACHER], confusions[one.name])
-            if taught
-            else (),
-            owner_agreement=float((own == said[one.owner]).mean()) if one.owner else None,
+            kind=kind,
             parameters=one.parameters,
             multiply_adds=one.multiply_adds,
             size=one.size,
             milliseconds=one.milliseconds(first, repeats),
+            **measured[one.name],
         )
-    return Collected(figures, galleries, len(truth))
+        for one in subjects
+    }
+    shown = galleries if kind in (CLASSES, LOGIT) else {}
+    return Collected(kind, figures, shown, len(labels))
+
+
+def _kind_of(labels: np.ndarray, shape: tuple[int, int]) -> str:
+    kind = output_kind(None, shape, labels)
+    return kind if kind == LABELS else CLASSES
 
 
 def _are_images(inputs: Any, gallery: int) -> bool:

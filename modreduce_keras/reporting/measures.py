@@ -65,37 +65,49 @@ class Figures(NamedTuple):
         name: What it is called in the report.
         role: `"teacher"`, `"student"` or `"file"`.
         owner: Name of the student that a file was made from, else `None`.
-        accuracy: Share of the samples that it classifies correctly.
-        interval: The 95 % interval of that share, by Wilson's score.
-        confidence: Mean probability of the classes that it says.
-        calibration: A `Reliability`.
-        confusion: How many samples of a class (row) it takes for which (column).
-        agreement: Share of the samples for which it says what the teacher says, or `None`.
-        together: A `Together` with the teacher, or `None`.
-        changes: The `ConfusionChange`s against the teacher, the largest first.
-        owner_agreement: Of a file: share for which it says what its student says.
+        kind: What its outputs are: `"classes"`, `"logit"`, `"labels"`, `"regression"` or
+            `"embedding"`. An answer is a class, or yes or no for each label; numbers and directions
+            are none, and have no figures of answers.
+        agreement: Share of the samples for which it answers as the teacher does, or `None`. Of
+            numbers and directions, within the tolerance.
+        owner_agreement: Of a file: the same with its student.
         parameters: Number of weights; `None` of a file.
         multiply_adds: For one sample (`mr.evaluation.multiply_adds`), or `None`.
         size: Of its weights, or of the file, in bytes.
         milliseconds: Median time for one sample, at batch size one.
+        accuracy: Share of its answers that are right.
+        interval: The 95 % interval of that share: Wilson's score, and of several labels the normal
+            interval of the mean over the samples.
+        confidence: Mean probability of what it answers.
+        calibration: A `Reliability`.
+        confusion: How many samples of a class (row) it takes for which (column); the classes of a
+            logit, and of all labels together, are no and yes.
+        together: A `Together` with the teacher, or `None`.
+        changes: The `ConfusionChange`s against the teacher, the largest first.
+        error: Of numbers, the mean absolute error.
+        determination: Of numbers, the coefficient of determination R², the mean over the outputs;
+            `None` where an output of the labels is constant.
     """
 
     name: str
     role: str
     owner: str | None
-    accuracy: float
-    interval: tuple[float, float]
-    confidence: float
-    calibration: Reliability
-    confusion: np.ndarray
+    kind: str
     agreement: float | None
-    together: Together | None
-    changes: tuple[ConfusionChange, ...]
     owner_agreement: float | None
     parameters: int | None
     multiply_adds: int | None
     size: int
     milliseconds: float
+    accuracy: float | None = None
+    interval: tuple[float, float] | None = None
+    confidence: float | None = None
+    calibration: Reliability | None = None
+    confusion: np.ndarray | None = None
+    together: Together | None = None
+    changes: tuple[ConfusionChange, ...] = ()
+    error: float | None = None
+    determination: float | None = None
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -140,6 +152,31 @@ def wilson(share: float, samples: int) -> tuple[float, float]:
     middle = share + squared / 2
     half = _NORMAL_95 * math.sqrt(share * (1 - share) / samples + squared / samples / 4)
     return max(0.0, (middle - half) / (1 + squared)), min(1.0, (middle + half) / (1 + squared))
+
+
+def normal_interval(shares: np.ndarray) -> tuple[float, float]:
+    """Returns the 95 % interval of the mean of each sample's share, by the normal distribution."""
+    half = _NORMAL_95 * float(shares.std(ddof=1)) / math.sqrt(len(shares)) if len(shares) > 1 else 1
+    mean = float(shares.mean())
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def mean_absolute_error(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean of |output - label| over all samples and outputs."""
+    return float(np.abs(outputs.astype("float64") - labels).mean())
+
+
+def determination(outputs: np.ndarray, labels: np.ndarray) -> float | None:
+    """Returns the coefficient of determination, the mean over the outputs.
+
+    R² = 1 - Σ (y - z)² / Σ (y - mean y)²
+
+    It is `None` where the labels of an output are all equal.
+    """
+    labels = labels.astype("float64")
+    total = ((labels - labels.mean(axis=0)) ** 2).sum(axis=0)
+    left = ((labels - outputs) ** 2).sum(axis=0)
+    return float((1 - left / total).mean()) if total.all() else None
 
 
 def confusion(labels: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from modreduce_keras.reporting import bars, charts, words
+from modreduce_keras.output_kind import EMBEDDING, LABELS, REGRESSION
+from modreduce_keras.reporting import bars, charts, numbers_in_words, words
 from modreduce_keras.reporting.gallery import Gallery, pixels, png
 from modreduce_keras.reporting.measures import Figures
 from modreduce_keras.reporting.subjects import TEACHER
@@ -57,6 +58,7 @@ class Content(NamedTuple):
 
     Attributes:
         title: Its heading.
+        kind: What the outputs are.
         figures: Of all networks and files.
         samples: How many samples they come from.
         classes: Names of the classes.
@@ -68,6 +70,7 @@ class Content(NamedTuple):
     """
 
     title: str
+    kind: str
     figures: list[Figures]
     samples: int
     classes: list[str]
@@ -93,22 +96,36 @@ def compose(content: Content) -> Page:
     return Page(
         content.title,
         words.tiles(figures),
-        words.summary(figures, content.samples, content.classes),
+        _summary(content),
         [section for section in sections if section is not None],
         content.footer,
     )
+
+
+def _summary(content: Content) -> list[tuple[str, str]]:
+    if content.kind in numbers_in_words.KINDS:
+        return numbers_in_words.summary(content.figures)
+    return words.summary(content.figures, content.samples, content.classes)
+
+
+def _quality(content: Content) -> list[Picture]:
+    """Returns how good the networks are: nothing where labels do not say so."""
+    figures, kinds = content.figures, bars.kinds(content.figures)
+    if content.kind == EMBEDDING:
+        return []
+    if content.kind == REGRESSION:
+        rows = [(one.name, kinds[one.name], one.error, f"{one.error:.4g}") for one in figures]
+        return [bars.bars("error", "Mean absolute error", "Against the labels.", rows)]
+    caption = "The line is the 95 % interval: how far chance in the choice of samples may carry it."
+    rows = [(one.name, kinds[one.name], one.accuracy, one.interval) for one in figures]
+    return [bars.dots("accuracy", "Accuracy", caption, rows)]
 
 
 def _accuracy(content: Content) -> Section:
     figures, kinds = content.figures, bars.kinds(content.figures)
     networks = [one for one in figures if one.role != "file"]
     shown = [
-        bars.dots(
-            "accuracy",
-            "Accuracy",
-            "The line is the 95 % interval: how far chance in the choice of samples may carry it.",
-            [(one.name, kinds[one.name], one.accuracy, one.interval) for one in figures],
-        ),
+        *_quality(content),
         bars.bars(
             "parameters",
             "Parameters",
@@ -126,6 +143,11 @@ def _accuracy(content: Content) -> Section:
         ),
     ]
     text = f"Everything here is measured on the same {content.samples:,} samples."
+    if content.kind == LABELS:
+        text += (
+            f" An answer is yes or no for one of {len(content.classes)} labels of a sample, and "
+            "all answers count alike."
+        )
     return Section("At a glance", text, shown, words.table(figures))
 
 
@@ -135,6 +157,10 @@ def _agreement(content: Content) -> Section | None:
     if not taught:
         return None
     rows = [(one.name, kinds[one.name], one.agreement, None) for one in taught]
+    if content.kind in numbers_in_words.KINDS:
+        title, caption = numbers_in_words.agreement(content.kind)
+        shown = [bars.dots("agreement", title, caption, rows)]
+        return Section("Agreement with the teacher", caption, shown)
     students = {one.name: one.together for one in taught if one.role == "student"}
     shown = [
         bars.dots("agreement", "Same answer as the teacher", "Right or wrong.", rows),
@@ -205,7 +231,9 @@ def _gallery(content: Content) -> Section | None:
     return Section("What it looks like", text, shelves=shelves)
 
 
-def _calibration(content: Content) -> Section:
+def _calibration(content: Content) -> Section | None:
+    if content.kind in numbers_in_words.KINDS:
+        return None
     kinds = bars.kinds(content.figures)
     shown = [
         charts.reliability(

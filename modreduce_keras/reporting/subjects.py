@@ -3,7 +3,7 @@
 import os
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Network:
 
     Raises:
         TypeError: If it is no Keras model.
-        ValueError: If it has no single output of logits (batch, classes).
+        ValueError: If it has no single output (batch, units).
     """
 
     owner = None
@@ -44,16 +44,17 @@ class Network:
         self.name, self.role, self.argument = name, role, argument
         try:
             self.inputs: Inputs = require_student(model)
-            heads.require_logits(model, role)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{argument} cannot be reported: {error}") from error
         shape = tuple(model.compute_output_spec(self.inputs.structure, training=False).shape)
-        if len(shape) != 2 or shape[1] is None or shape[1] < 2:
+        if len(shape) != 2 or shape[1] is None:
             raise ValueError(
-                f"{argument} must give logits (batch, classes) of at least two classes. "
-                f"Received: {model.name!r} with output of shape {shape}"
+                f"{argument} must give logits (batch, classes) of at least two classes, one logit, "
+                f"or labels or numbers (batch, units). Received: {model.name!r} with output of "
+                f"shape {shape}"
             )
-        self.classes: int = shape[1]
+        self.units: int = shape[1]
+        self.model = model
         self.parameters: int = model.count_params()
         self.size = sum(_bytes(weight) for weight in model.weights)
         try:
@@ -70,17 +71,17 @@ class Network:
         self._forward = forward
 
     def run(self, arrays: list[np.ndarray]) -> np.ndarray:
-        """Returns the logits of a batch.
+        """Returns the outputs for a batch.
 
         Raises:
             ValueError: If they are not finite.
         """
-        logits = self._forward(arrays).numpy()
-        if not np.isfinite(logits).all():
+        outputs = self._forward(arrays).numpy()
+        if not np.isfinite(outputs).all():
             raise ValueError(
                 f"{self.argument} must give finite logits. Received: NaN or infinity from it"
             )
-        return logits
+        return outputs
 
     def milliseconds(self, arrays: list[np.ndarray], repeats: int) -> float:
         """Returns the median time of one run."""
@@ -132,7 +133,7 @@ class File:
             logits = self._file.run(self._by_name(arrays))
         except UnusableFileError as error:
             raise VerificationError(str(error)) from error
-        expected = (len(arrays[0]), self._student.classes)
+        expected = (len(arrays[0]), self._student.units)
         if logits.shape != expected or not np.issubdtype(logits.dtype, np.floating):
             raise VerificationError(
                 f"{self._path} puts out {logits.dtype} of shape {logits.shape}, and its student "
@@ -191,12 +192,26 @@ def networks(teacher: Any, students: Any) -> list[Network]:
     return found
 
 
+def require_logits(subjects: Sequence[Network | File]) -> None:
+    """Raises if a network puts out probabilities; its files put out what it does.
+
+    Raises:
+        ValueError: With the call that gives logits.
+    """
+    for one in subjects:
+        if isinstance(one, Network):
+            try:
+                heads.require_logits(one.model, one.role)
+            except ValueError as error:
+                raise ValueError(f"{one.argument} cannot be reported: {error}") from error
+
+
 def _require_equal(found: list[Network]) -> None:
-    classes = {one.argument: one.classes for one in found}
-    if len(set(classes.values())) > 1:
+    units = {one.argument: one.units for one in found}
+    if len(set(units.values())) > 1:
         raise ValueError(
             "The teacher and the students must have the same classes. Received: numbers of "
-            f"classes {classes}"
+            f"classes {units}"
         )
     shapes = {
         one.argument: [_any_size(spec) for spec in one.inputs.by_name.values()] for one in found

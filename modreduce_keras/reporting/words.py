@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from modreduce_keras.output_kind import LABELS
 from modreduce_keras.reporting.measures import Figures
 
 _LEAST_AGREEMENT = 0.97
@@ -20,6 +21,11 @@ class Table(NamedTuple):
 def percent(share: float | None, digits: int = 1) -> str:
     """Returns a share in percent."""
     return NONE if share is None else f"{100 * share:.{digits}f} %"
+
+
+def decimal(value: float | None) -> str:
+    """Returns a number with three decimals."""
+    return NONE if value is None else f"{value:.3f}".replace("-", MINUS)
 
 
 def number(value: int | None) -> str:
@@ -58,19 +64,26 @@ def table(figures: Sequence[Figures]) -> Table:
     """Returns the figures of all networks and files."""
     taught = any(one.agreement is not None for one in figures)
     filed = any(one.role == "file" for one in figures)
-    header = ["network", "accuracy", "95 % interval"]
-    header += ["same answer as the teacher"] if taught else []
-    header += ["same answer as its student"] if filed else []
-    header += ["mean confidence", "calibration error (ECE)", "parameters", "multiply-adds"]
-    header += ["size", "time per sample"]
+    answered = any(one.accuracy is not None for one in figures)
+    measured = any(one.error is not None for one in figures)
+    same = "same answer as" if answered else "agrees with"
+    header = ["network"]
+    header += ["accuracy", "95 % interval"] if answered else []
+    header += ["mean absolute error", "R²"] if measured else []
+    header += [f"{same} the teacher"] if taught else []
+    header += [f"{same} its student"] if filed else []
+    header += ["mean confidence", "calibration error (ECE)"] if answered else []
+    header += ["parameters", "multiply-adds", "size", "time per sample"]
     rows = []
     for one in figures:
-        low, high = one.interval
-        row = [label(one), percent(one.accuracy)]
-        row += [f"{100 * low:.1f} {NONE} {percent(high)}"]
+        row = [label(one)]
+        if answered:
+            low, high = one.interval
+            row += [percent(one.accuracy), f"{100 * low:.1f} {NONE} {percent(high)}"]
+        row += [f"{one.error:.4g}", decimal(one.determination)] if measured else []
         row += [percent(one.agreement)] if taught else []
         row += [percent(one.owner_agreement, 2)] if filed else []
-        row += [percent(one.confidence), percent(one.calibration.error)]
+        row += [percent(one.confidence), percent(one.calibration.error)] if answered else []
         row += [number(one.parameters), number(one.multiply_adds), size(one.size)]
         rows.append([*row, milliseconds(one.milliseconds)])
     return Table(header, rows)
@@ -93,13 +106,18 @@ def tiles(figures: Sequence[Figures]) -> list[tuple[str, str]]:
     one = lead(figures)
     teacher = next((other for other in figures if other.role == "teacher"), None)
     files = [other for other in figures if other.owner == one.name]
-    found = [(percent(one.accuracy), f"accuracy of {one.name}")]
+    answered = one.accuracy is not None
+    found = [(percent(one.accuracy), f"accuracy of {one.name}")] if answered else []
+    if one.error is not None:
+        found = [(f"{one.error:.4g}", f"mean absolute error of {one.name}")]
     if teacher is not None:
-        kept = one.accuracy / teacher.accuracy if teacher.accuracy else None
-        found = [
-            (percent(kept), f"of the teacher's accuracy kept by {one.name}"),
+        if answered:
+            kept = one.accuracy / teacher.accuracy if teacher.accuracy else None
+            found = [(percent(kept), f"of the teacher's accuracy kept by {one.name}")]
+        same = "same answer as" if answered else "agreement with"
+        found += [
             (fraction(one.parameters, teacher.parameters), "of the teacher's parameters"),
-            (percent(one.agreement), "same answer as the teacher"),
+            (percent(one.agreement), f"{same} the teacher"),
         ]
     for file in files[:1]:
         found.append((size(file.size), f"file {file.name}"))
@@ -119,7 +137,7 @@ def summary(
         found.append(
             (
                 "The teacher",
-                f"is right on {percent(teacher.accuracy)} of {samples:,} samples, with "
+                f"is right on {percent(teacher.accuracy)} of {counted(teacher, samples)}, with "
                 f"{number(teacher.parameters)} parameters.",
             )
         )
@@ -137,7 +155,7 @@ def summary(
 def _file(one: Figures) -> str:
     said = (
         f"is {one.owner} as a file of {size(one.size)}: the same answer on "
-        f"{percent(one.owner_agreement, 2)} of the samples, {percent(one.accuracy)} right, "
+        f"{percent(one.owner_agreement, 2)} of {_all(one)}, {percent(one.accuracy)} right, "
         f"{milliseconds(one.milliseconds)} per sample."
     )
     if one.owner_agreement < _LEAST_AGREEMENT:
@@ -145,11 +163,23 @@ def _file(one: Figures) -> str:
     return said
 
 
+def counted(one: Figures, samples: int) -> str:
+    """Returns how many answers there are, in words."""
+    if one.kind != LABELS:
+        return f"{samples:,} samples"
+    return f"the answers of yes or no for {samples:,} samples"
+
+
+def _all(one: Figures) -> str:
+    return "the answers" if one.kind == LABELS else "the samples"
+
+
 def _student(one: Figures, teacher: Figures | None, samples: int) -> str:
     right = percent(one.accuracy)
     if teacher is None or not teacher.accuracy:
         return (
-            f"is right on {right} of {samples:,} samples, with {number(one.parameters)} parameters."
+            f"is right on {right} of {counted(one, samples)}, with {number(one.parameters)} "
+            "parameters."
         )
     cost = f"{fraction(one.parameters, teacher.parameters)} of its parameters"
     kept = f"keeps {percent(one.accuracy / teacher.accuracy)} of the teacher's accuracy ({right})"
