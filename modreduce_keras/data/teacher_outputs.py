@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from modreduce_keras.models.graph import to_float
 from modreduce_keras.taps import ModelOutput, TapReader, activations_told
 
 
@@ -28,7 +29,7 @@ def specs_of_outputs(reader: TapReader, inputs: Any) -> dict[str, Any]:
     for own, given in zip(declared, keras.tree.flatten(inputs), strict=False):
         if given.dtype.is_integer and "float" in keras.backend.standardize_dtype(own.dtype):
             raise ValueError(
-                "The teacher takes float inputs. Convert and scale them as it was trained. "
+                f"The teacher takes float inputs. {to_float([reader.model])} "
                 f"Received: inputs of {given}"
             )
     symbols = keras.tree.map_structure(

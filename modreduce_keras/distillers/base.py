@@ -296,6 +296,17 @@ class BaseDistiller(SavedModel):
         self._require_data({"x": x, "y": y, **arguments})
         return pretrain(self, self._wiring.run, optimizer, x, y, arguments)
 
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """Raises a `ValueError`: what is deployed is a student, which is plain Keras."""
+        student = "student"
+        if not hasattr(type(self), student):
+            student = f"students[{next(iter(self.students))!r}]"
+        raise ValueError(
+            "A distiller trains; what is deployed is its student, a plain Keras model: "
+            f"distiller.{student}.export(path), or mr.export.to_tflite(distiller.{student}, path). "
+            f"Received: export of the distiller {self.name!r}"
+        )
+
     # Compilation
 
     @property

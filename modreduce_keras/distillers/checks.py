@@ -1,12 +1,13 @@
 """Checks of what a user hands to a distiller, made before anything is trained."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.models.folding import DTYPES
+from modreduce_keras.models.graph import to_float
 
 
 def require_model(model: Any, role: str) -> None:
@@ -65,7 +66,7 @@ def require_single_output(spec: Any, model: keras.Model, role: str) -> None:
         )
 
 
-def require_float_inputs(inputs: Any, specs: Any) -> None:
+def require_float_inputs(inputs: Any, specs: Any, models: Iterable[keras.Model] = ()) -> None:
     """Raises if integers come where the models take floats (Keras would convert in silence).
 
     `specs` is `None` where the models do not declare the dtype of their inputs.
@@ -79,9 +80,7 @@ def require_float_inputs(inputs: Any, specs: Any) -> None:
         dtype = keras.backend.standardize_dtype(tensor.dtype)
         if "int" in dtype and "float" in keras.backend.standardize_dtype(spec.dtype):
             raise ValueError(
-                f"The models take float inputs. Received: x of dtype {dtype}. Convert and scale "
-                "the images as the teacher was trained, for example "
-                "dataset.map(lambda x, y: (tf.cast(x, 'float32') / 255, y))."
+                f"The models take float inputs. Received: x of dtype {dtype}. {to_float(models)}"
             )
 
 

@@ -108,7 +108,7 @@ class FrozenTeacher:
 
     def __call__(self, seen: Any) -> ModelOutput:
         """Returns the teacher's output and features for what it sees, constants to the gradient."""
-        checks.require_float_inputs(seen, self._declared)
+        checks.require_float_inputs(seen, self._declared, self.models)
         output = self._runs(seen, training=False)
         return ModelOutput(*keras.tree.map_structure(ops.stop_gradient, tuple(output)))
 

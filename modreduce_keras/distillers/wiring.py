@@ -82,7 +82,9 @@ class Wiring(NamedTuple):
     def seen_by(self, student: str, x: Any, training: bool = False) -> Any:
         """Returns a student's inputs of a batch, or says what is wrong with them."""
         inputs = self.views.student(student, x, training)
-        checks.require_float_inputs(inputs, self.specs)
+        models = [reader.model for reader in self.readers.values()]
+        models += self.teacher.models if self.teacher else []
+        checks.require_float_inputs(inputs, self.specs, models)
         return inputs
 
     def run(self, x: Any, training: bool | Callable[[str], bool], with_teacher: bool) -> Forward:

@@ -1,6 +1,7 @@
 """Graph: the layers of a functional or Sequential model, and who reads whose result."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -42,6 +43,22 @@ def defined_by_user(model: keras.Model, method: str) -> bool:
         return True
     owner = next((one for one in type(model).__mro__ if method in vars(one)), None)
     return owner is not None and owner not in _classes_of_keras()
+
+
+def to_float(models: Iterable[keras.Model]) -> str:
+    """Returns the advice of how integers become what models of floating-point inputs take."""
+    scales = keras.layers.Rescaling, keras.layers.Normalization
+    for model in models:
+        for layer in model._flatten_layers():
+            if isinstance(layer, scales):
+                return (
+                    f"Convert them, and leave the scale to the layer {layer.name!r} of "
+                    f"{model.name!r}: dataset.map(lambda x, y: (tf.cast(x, 'float32'), y))."
+                )
+    return (
+        "Convert and scale the images as the teacher was trained, for example "
+        "dataset.map(lambda x, y: (tf.cast(x, 'float32') / 255, y))."
+    )
 
 
 class Graph:
