@@ -1,6 +1,6 @@
 """Comparison of a distiller's students with one another and with their teacher, in one graph."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -8,6 +8,7 @@ from keras import ops
 
 from modreduce_keras import metrics
 from modreduce_keras.ops import float32
+from modreduce_keras.output_kind import EMBEDDING, LABELS, LOGIT, REGRESSION, output_kind
 
 
 def compare(distiller: Any, x: Any, labels: Any, classes: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,19 +28,46 @@ def compare(distiller: Any, x: Any, labels: Any, classes: Mapping[str, Any]) -> 
     """
     outputs = distiller.forward(x, training=False, with_teacher=False, labels=labels)
     logits = _all_logits(outputs)
-    values = {}
+    binary, values = _is_binary(distiller, logits), {}
     if len(outputs.students) > 1:
         peers = ops.stack([logits[name] for name in outputs.students], axis=1)
-        values["diversity"] = metrics.peer_distance(peers)
-        values["agreement"] = metrics.peer_agreement(peers)
+        values["diversity"] = _of_peers(metrics.peer_distance, peers, binary)
+        values["agreement"] = _of_peers(metrics.peer_agreement, peers, binary)
     for name, top in classes.items():
-        is_same = ops.equal(ops.argmax(logits[name], axis=-1), top)
-        values[distiller.term(name, "teacher_agreement")] = ops.cast(is_same, "float32")
+        own = logits[name] > 0 if binary else ops.argmax(logits[name], axis=-1)
+        is_same = float32(ops.equal(own, top))
+        same = ops.mean(is_same, axis=-1) if binary else is_same
+        values[distiller.term(name, "teacher_agreement")] = same
     return values
+
+
+def _is_binary(distiller: Any, logits: Mapping[str, Any]) -> bool:
+    """Returns whether each logit is a yes or no of its own, by the compiled loss."""
+    units = next(iter(logits.values())).shape[-1]
+    kind = output_kind(distiller.loss, (None, units))
+    if kind in (REGRESSION, EMBEDDING):
+        raise ValueError(
+            "PeerMonitor compares classes or labels. Received: a compiled loss of "
+            f"{kind}, {distiller.loss!r}"
+        )
+    return kind in (LOGIT, LABELS) or units == 1
+
+
+def _of_peers(measure: Callable[[Any], Any], logits: Any, binary: bool) -> Any:
+    """Returns a measure of the peers, (batch,); of labels, the mean over those."""
+    if not binary:
+        return measure(logits)
+    # A label's logit z is that of two classes with the logits 0 and z.
+    of_two = ops.transpose(ops.stack([ops.zeros_like(logits), logits], axis=-1), (0, 2, 1, 3))
+    peers, units = logits.shape[1:]
+    values = measure(ops.reshape(of_two, (-1, peers, 2)))
+    return ops.mean(ops.reshape(values, (-1, units)), axis=-1)
 
 
 def teacher_classes(distiller: Any, x: Any, labels: Any) -> dict[str, Any]:
     """Returns the teacher's top classes, (batch,), by student and for the ensemble.
+
+    Of labels, each yes or no, it is whether the teacher says yes, (batch, labels).
 
     There are none where there is no teacher or it has other classes. In a graph, which leaves out
     what its results do not need, only the teacher runs.
@@ -55,7 +83,8 @@ def teacher_classes(distiller: Any, x: Any, labels: Any) -> dict[str, Any]:
     if distiller.teacher is None:
         return {}
     outputs = distiller.forward(x, training=False, with_teacher=True, labels=labels)
-    return _teacher_classes(_all_logits(outputs), outputs.lessons)
+    logits = _all_logits(outputs)
+    return _teacher_classes(logits, outputs.lessons, _is_binary(distiller, logits))
 
 
 def _all_logits(outputs: Any) -> dict[str, Any]:
@@ -73,17 +102,20 @@ def _logits(name: str, output: Any) -> Any:
     return float32(output)
 
 
-def _teacher_classes(logits: Mapping[str, Any], lessons: Mapping[str, Any]) -> dict[str, Any]:
+def _teacher_classes(
+    logits: Mapping[str, Any], lessons: Mapping[str, Any], binary: bool
+) -> dict[str, Any]:
     """Returns the teacher's top classes by student, where it has the same classes.
 
     Args:
         logits: Of each student, and perhaps of the ensemble.
         lessons: The teacher's output by student.
+        binary: Whether each logit is a yes or no of its own.
     """
     lessons = dict(lessons)
     if len({id(lesson) for lesson in lessons.values()}) == 1:
         lessons = dict.fromkeys(logits, next(iter(lessons.values())))
-    tops = {id(lesson): _top_class(lesson.logits) for lesson in lessons.values()}
+    tops = {id(lesson): _top_class(lesson.logits, binary) for lesson in lessons.values()}
     found = {}
     for name, lesson in lessons.items():
         classes, top = tops[id(lesson)]
@@ -92,13 +124,17 @@ def _teacher_classes(logits: Mapping[str, Any], lessons: Mapping[str, Any]) -> d
     return found
 
 
-def _top_class(teachers: Any) -> tuple[int | None, Any]:
+def _top_class(teachers: Any, binary: bool) -> tuple[int | None, Any]:
     """Returns the number of classes and the top ones of a teacher, or of several together."""
     several = list(teachers) if isinstance(teachers, (list, tuple)) else [teachers]
     if any(isinstance(one, Mapping) or len(one.shape) != 2 for one in several):
         return None, None
     if len({one.shape[-1] for one in several}) > 1:
         return None, None
+    if binary:
+        yes = sum(ops.sigmoid(float32(one)) for one in several) / len(several)
+        first = float32(several[0])
+        return first.shape[-1], first > 0 if len(several) == 1 else yes > 0.5
     probabilities = sum(ops.softmax(float32(one), axis=-1) for one in several)
     # Two classes whose probabilities underflow or round to one another still differ in logits.
     scores = float32(several[0]) if len(several) == 1 else probabilities

@@ -29,6 +29,9 @@ class PeerMonitor(keras.callbacks.Callback):
       is one, has the teacher's top class; `teacher_agreement` where there is one student. Several
       teachers count by the mean of their probabilities.
 
+    Of one logit, and of independent labels (by the compiled loss), each is a yes or no of its own,
+    as two classes with the logits 0 and z; what is measured is the mean over the labels.
+
     They are in the history, and callbacks that stand after it (`CSVLogger`, `EarlyStopping`,
     `ProgressBar`) have them too. What does not exist is left out: the first two with one student,
     the last without a teacher or where it has other classes than the student. Training goes on

@@ -352,7 +352,13 @@ class BaseDistiller(SavedModel):
             loss: Loss on the labels, the same for every student, or `None` to train on the
                 teacher alone. For a student that returns a dict, a dict by the name of the output.
             metrics: List of metrics; each student gets a copy of its own. With several students
-                also a dict from student (or `"ensemble"`) to list.
+                also a dict from student (or `"ensemble"`) to list. Names are right for logits:
+                `"accuracy"` of one logit, or of several independent labels, counts those above 0.
+                Metrics of Keras that take probabilities (`AUC()`, `Precision()`,
+                `BinaryAccuracy()`, `"auc"`, ...) are given them: sigmoids where the loss is
+                binary, else a softmax. Those that are set to logits (`AUC(from_logits=True)`,
+                `Precision(thresholds=0)`, `BinaryAccuracy(threshold=0)`), and metrics of your own,
+                get the logits.
             weighted_metrics: The same, weighted by `sample_weight`.
             on_nonfinite: What happens where a term of the loss, or a gradient, is not finite on
                 any replica. `"stop"`: `fit` ends with a `NonFiniteError` that names student, term
@@ -404,8 +410,8 @@ class BaseDistiller(SavedModel):
         optimizer, schedules = taken_apart(optimizer, groups)
         super().compile(
             optimizer=optimizers.resolve(optimizer, groups),
-            metrics=self._metrics_for_keras(metrics),
-            weighted_metrics=self._metrics_for_keras(weighted_metrics),
+            metrics=self._metrics_for_keras(metrics, loss),
+            weighted_metrics=self._metrics_for_keras(weighted_metrics, loss),
             auto_scale_loss=False,
             **kwargs,
         )

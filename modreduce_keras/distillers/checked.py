@@ -55,7 +55,7 @@ class CheckedModel(ReplicatedModel):
         require_integer("steps_per_execution", given.get("steps_per_execution", 1))
         metrics = keras.tree.flatten([given.get("metrics"), given.get("weighted_metrics")])
         for metric in metrics:
-            if isinstance(metric, str) and metric not in ("accuracy", "acc", "crossentropy", "ce"):
+            if isinstance(metric, str) and metric.lower() not in ("accuracy", "acc"):
                 _require_metric(metric)
         self._require_free_names([getattr(metric, "name", metric) for metric in metrics])
         super().compile(*args, **kwargs)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from modreduce_keras.distillers import student_metrics
+from modreduce_keras.distillers import heads, metrics_of_logits, student_metrics
 from modreduce_keras.distillers.checked import CheckedModel
 from modreduce_keras.distillers.supervision import LabelRule
 from modreduce_keras.distillers.wiring import Forward
@@ -80,10 +80,15 @@ class LoggedModel(CheckedModel):
         """Returns further values for the logs, by name."""
         return {}
 
-    def _metrics_for_keras(self, given: Any) -> Any:
-        if not self._several:
-            return given
-        return student_metrics.for_each_student(given, self._metric_names())
+    def _metrics_for_keras(self, given: Any, loss: Any) -> Any:
+        if self._several:
+            given = student_metrics.for_each_student(given, self._metric_names())
+        return metrics_of_logits.for_outputs(given, loss, self._student_output(), self._is_logits)
+
+    def _is_logits(self, output: str | None = None) -> bool:
+        """Returns whether the students, which are alike, give logits at an output."""
+        student = next(iter(self.students.values()))
+        return heads.of_model(student, output).head(output) in (None, heads.LOGITS)
 
 
 def _rule(owner: str, shape: tuple, ignored: set[int], reader: Any) -> LabelRule:
