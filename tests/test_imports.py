@@ -14,7 +14,7 @@ ROOT = Path(modreduce_keras.__file__).parent
 
 # A part may import parts of lower levels, and itself. What is not listed is above them all.
 LEVELS = [
-    {"_version", "arguments", "escapes", "fingerprints", "held", "labels", "registry"}
+    {"_version", "arguments", "escapes", "fingerprints", "held", "keras_fit", "labels", "registry"}
     | {"whole_files"},
     {"batches", "distribute", "knobs", "ops", "output_kind"},
     {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models"},
@@ -24,7 +24,17 @@ LEVELS = [
 ]
 TOP = len(LEVELS)
 KERAS_ONLY = [
-    *("arguments", "escapes", "fingerprints", "held", "registry", "whole_files", "knobs", "ops"),
+    *(
+        "arguments",
+        "escapes",
+        "fingerprints",
+        "held",
+        "keras_fit",
+        "registry",
+        "whole_files",
+        "knobs",
+        "ops",
+    ),
     "output_kind",
     *("batches", "schedules"),
     *("losses", "adapters", "aggregators", "taps", "models", "metrics", "knowledge"),

@@ -10,6 +10,7 @@ from modreduce_keras.adapters.contrastive import ContrastiveAdapter
 from modreduce_keras.arguments import is_number, require_choice, require_integer
 from modreduce_keras.distribute import (
     assign_rows,
+    changed_by_rows,
     gather_over_replicas,
     place_in_global_batch,
     require_sample_index,
@@ -120,7 +121,9 @@ class ContrastiveMemory(ContrastiveAdapter):
         limit = (3.0 / self.units) ** 0.5
         shape = (self.samples, self.units)
         self.student_bank, self.teacher_bank = (
-            self.state(name, shape, keras.initializers.RandomUniform(-limit, limit))
+            changed_by_rows(
+                self.state(name, shape, keras.initializers.RandomUniform(-limit, limit))
+            )
             for name in ("student_bank", "teacher_bank")
         )
 

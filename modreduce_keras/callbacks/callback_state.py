@@ -1,13 +1,35 @@
-"""What callbacks remember outside of the model: their numbers, flags and arrays."""
+"""What callbacks remember outside of the model: everything they hold, or an error that names it."""
 
+import functools
+import hashlib
 import inspect
+import json
+import logging
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-_KINDS = "fiub"
+from modreduce_keras.callbacks import keras_callbacks, training_state
+from modreduce_keras.callbacks.kept import CannotKeepError, Writer, taken_back
+from modreduce_keras.distillers.teacher import models_of
+
+# What has no state: where it is the same as when training began, the program brings it again.
+_STATELESS = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    types.ModuleType,
+    type,
+    functools.partial,
+    np.ufunc,
+    tf.types.experimental.PolymorphicFunction,
+    tf.data.Dataset,
+    logging.Logger,
+)
 
 
 def require_callbacks(given: Any) -> list[keras.callbacks.Callback]:
@@ -23,60 +45,170 @@ def require_callbacks(given: Any) -> list[keras.callbacks.Callback]:
     return several
 
 
-def read(
+def require_before(
     callbacks: Sequence[keras.callbacks.Callback],
-) -> tuple[list[dict[str, Any]], list[tuple[str, np.ndarray]]]:
-    """Returns the numbers, flags and `None`s of each callback by name, and its lists of arrays.
-
-    What its constructor takes is not among them: a restart may come with another patience.
-    """
-    values, arrays = [], []
-    for place, callback in enumerate(callbacks):
-        own = {"class": type(callback).__name__, "values": {}, "arrays": {}}
-        given = inspect.signature(type(callback).__init__).parameters
-        for name, value in vars(callback).items():
-            if name in given:
-                continue
-            if value is None or isinstance(value, (bool, int, float, np.generic)):
-                own["values"][name] = value
-            elif _is_arrays(value):
-                own["arrays"][name] = [[v.dtype.name, list(v.shape)] for v in value]
-                arrays += [(f"callback/{place}/{name}/{i}", v) for i, v in enumerate(value)]
-        values.append(own)
-    return values, arrays
-
-
-def _is_arrays(value: Any) -> bool:
-    is_list = isinstance(value, list) and bool(value)
-    return is_list and all(isinstance(v, np.ndarray) and v.dtype.kind in _KINDS for v in value)
-
-
-def assign(
-    callbacks: Sequence[keras.callbacks.Callback],
-    stored: Sequence[Mapping[str, Any]],
-    arrays: Mapping[str, memoryview],
+    resume: keras.callbacks.Callback,
+    given: Sequence[keras.callbacks.Callback],
 ) -> None:
-    """Writes what was stored into the callbacks' attributes.
+    """Raises unless `fit` has some callbacks, and before the one that stores their state.
+
+    Args:
+        callbacks: Those whose state is stored.
+        resume: What stores it.
+        given: All that `fit` was given, in their order.
+    """
+    places = {id(one): place for place, one in enumerate(given)}
+    for callback in callbacks:
+        place = places.get(id(callback))
+        if place is None or place > places[id(resume)]:
+            where = "is not among them" if place is None else "stands after it"
+            raise ValueError(
+                "What Resume(callbacks=[...]) names must be among the callbacks of fit, before "
+                "Resume: fit(..., callbacks=[stopping, Resume(directory, callbacks=[stopping])]). "
+                f"Received: {type(callback).__name__}, which {where}"
+            )
+
+
+class CallbackState:
+    """The state of some callbacks, from the beginning of a `fit` on.
+
+    Args:
+        callbacks: The callbacks, in the state in which training begins.
+        model: The model that is trained.
+
+    Attributes:
+        known: What a callback may hold that is stored elsewhere or comes again with the program.
 
     Raises:
-        ValueError: If the callbacks are others.
+        ValueError: If what one of them holds cannot be kept.
     """
-    classes = [type(callback).__name__ for callback in callbacks]
-    if classes != [own["class"] for own in stored]:
-        raise ValueError(
-            "callbacks of Resume must be those of the checkpoint, "
-            f"{[own['class'] for own in stored]}. Received: {classes}"
+
+    def __init__(self, callbacks: Sequence[keras.callbacks.Callback], model: keras.Model):
+        self._callbacks = list(callbacks)
+        self.known = _known(self._callbacks, model)
+        self._at_begin: list[dict[str, tuple[Any, str | None]]] = []
+        for callback in self._callbacks:
+            keras_callbacks.require_resumable(callback)
+            given, held = _arguments(callback), _attributes(callback)
+            self._at_begin.append(
+                {name: (value, name in given and self._digest(value)) for name, value in held}
+            )
+        self.read(Writer(self.known))
+
+    def _digest(self, value: Any) -> str | None:
+        """Returns what tells whether a value has changed; `None` where it cannot be kept."""
+        writer = Writer(self.known)
+        try:
+            text = json.dumps(writer.put(value))
+        except CannotKeepError:
+            return None
+        digest = hashlib.sha256(text.encode())
+        for array in writer.arrays:
+            digest.update(array)
+        return digest.hexdigest()
+
+    def read(self, writer: Writer) -> list[dict[str, Any]]:
+        """Returns the present state of each callback as JSON.
+
+        The writer is one that knows what is in `known`.
+
+        What its constructor takes is among it only where training has changed it: a restart may
+        come with another patience.
+
+        Raises:
+            ValueError: If something cannot be kept.
+        """
+        return [self._read(place, writer) for place in range(len(self._callbacks))]
+
+    def _read(self, place: int, writer: Writer) -> dict[str, Any]:
+        callback = self._callbacks[place]
+        own = {"class": type(callback).__name__, "beside": keras_callbacks.beside(callback)}
+        if _tells(callback):
+            try:
+                return {**own, "state": writer.put(callback.get_state())}
+            except CannotKeepError as error:
+                raise self._refusal(callback, f"get_state(){error.path}", error.why) from error
+        kept, given = {}, _arguments(callback)
+        for name, value in _attributes(callback):
+            before, digest = self._at_begin[place].get(name, (None, None))
+            unchanged = digest == self._digest(value) if name in given else False
+            if unchanged and (digest is not None or before is value):
+                continue
+            try:
+                kept[name] = writer.put(value)
+            except CannotKeepError as error:
+                if isinstance(value, _STATELESS) and _is_same(before, value):
+                    continue
+                raise self._refusal(callback, f"{name}{error.path}", error.why) from error
+        return {**own, "attributes": kept}
+
+    @staticmethod
+    def _refusal(callback: Any, where: str, why: str) -> ValueError:
+        name = type(callback).__name__
+        return ValueError(
+            "Resume(callbacks=[...]) keeps what a callback holds: numbers, strings, dates, arrays, "
+            "lists, dicts, variables, metrics and random generators. For others give the class "
+            "the methods get_state() and set_state(state), which return and take what is to be "
+            f"kept, or leave it out of callbacks=. Received: {name}.{where}, which {why}"
         )
-    for place, (callback, own) in enumerate(zip(callbacks, stored, strict=True)):
-        known = vars(callback)
-        known.update({name: value for name, value in own["values"].items() if name in known})
-        for name, described in own["arrays"].items():
-            if name in known:
-                known[name] = [
-                    _array(arrays[f"callback/{place}/{name}/{i}"], *one)
-                    for i, one in enumerate(described)
-                ]
+
+    def assign(self, stored: Sequence[Mapping[str, Any]], arrays: Sequence[Any]) -> None:
+        """Gives the callbacks a state that `read` returned.
+
+        Raises:
+            ValueError: If the callbacks are others, or lack an object that is to get its state.
+        """
+        classes = [type(callback).__name__ for callback in self._callbacks]
+        if classes != [own["class"] for own in stored]:
+            raise ValueError(
+                "callbacks of Resume must be those of the checkpoint, "
+                f"{[own['class'] for own in stored]}. Received: {classes}"
+            )
+        known = {name: one for one, name in self.known}
+        for callback, own in zip(self._callbacks, stored, strict=True):
+            class_name = type(callback).__name__
+            if "state" in own:
+                callback.set_state(taken_back(own["state"], arrays, None, known, class_name))
+            held = vars(callback)
+            for name, value in own.get("attributes", {}).items():
+                path = f"{class_name}.{name}"
+                held[name] = taken_back(value, arrays, held.get(name), known, path)
+            keras_callbacks.take_back_beside(callback, own["beside"])
 
 
-def _array(content: memoryview, dtype: str, shape: Sequence[int]) -> np.ndarray:
-    return np.frombuffer(content, np.dtype(dtype)).reshape(shape)
+def _tells(callback: Any) -> bool:
+    """Returns whether a callback says itself what is to be kept of it."""
+    return all(callable(getattr(callback, name, None)) for name in ("get_state", "set_state"))
+
+
+def _attributes(callback: Any) -> list[tuple[str, Any]]:
+    if _tells(callback):
+        return []
+    left_out = keras_callbacks.made_anew(callback)
+    return [(name, value) for name, value in vars(callback).items() if name not in left_out]
+
+
+def _arguments(callback: Any) -> set[str]:
+    """Returns the names of what the constructor takes."""
+    kinds = type(callback).__mro__
+    constructors = (kind.__init__ for kind in kinds if "__init__" in vars(kind))
+    return {name for one in constructors for name in inspect.signature(one).parameters}
+
+
+def _is_same(before: Any, value: Any) -> bool:
+    # A bound method is another object each time it is asked for.
+    return before is value or (isinstance(value, types.MethodType) and before == value)
+
+
+def _known(callbacks: Sequence[Any], model: keras.Model) -> list[tuple[Any, str]]:
+    """Returns the model and its parts, and the callbacks themselves, with a name for each."""
+    found = [(model, "model"), (getattr(model, "history", None), "history")]
+    found += [(one, f"callback {i}") for i, one in enumerate(callbacks)]
+    found += [(one, f"optimizer {i}") for i, one in enumerate(training_state.optimizers(model))]
+    found += [(one, f"layer {i}") for i, one in enumerate(model._flatten_layers(False))]
+    teachers = models_of(getattr(model, "teacher", None))
+    found += [(one, f"teacher {i}") for i, one in enumerate(teachers) if one is not None]
+    for kind, several in training_state.variables(model, metrics=True).items():
+        for i, variable in enumerate(several):
+            found += [(variable, f"{kind} variable {i}"), (variable.value, f"{kind} value {i}")]
+    return found

@@ -19,7 +19,10 @@ from modreduce_keras import whole_files
 
 MAGIC = b"modreduce_keras checkpoint 1\n"
 _DIGEST_SIZE = hashlib.sha256().digest_size
-_NAME = re.compile(rf"epoch-(\d{{6}})-step-(\d{{9}})\.checkpoint(.*{whole_files.UNFINISHED})?")
+_ENDED = "-ended"
+_NAME = re.compile(
+    rf"epoch-(\d{{6}})-step-(\d{{9}})({_ENDED})?\.checkpoint(.*{whole_files.UNFINISHED})?"
+)
 
 
 class DamagedError(ValueError):
@@ -44,19 +47,25 @@ class Folder:
     def __init__(self, path: Path, keep: int):
         self.path, self.keep = path, keep
 
-    def _named(self, unfinished: bool) -> list[tuple[Position, Path]]:
+    def _named(self, *, unfinished: bool = False, ended: bool = False) -> list[Any]:
         paths = self.path.iterdir() if self.path.is_dir() else ()
         matches = ((_NAME.fullmatch(path.name), path) for path in paths)
-        named = [(m, path) for m, path in matches if m and bool(m[3]) == unfinished]
+        named = [(m, path) for m, path in matches if m and bool(m[4]) == unfinished]
+        named = [(m, path) for m, path in named if unfinished or bool(m[3]) == ended]
         return sorted((Position(int(m[1]), int(m[2])), path) for m, path in named)
 
-    def positions(self) -> list[Position]:
-        """Returns of which positions there are checkpoints, the newest last."""
-        return [position for position, _ in self._named(unfinished=False)]
+    def positions(self, *, ended: bool = False) -> list[Position]:
+        """Returns of which positions there are checkpoints, the newest last.
 
-    def file(self, position: Position) -> Path:
+        Args:
+            ended: Whether to return where training has ended, and there is what `fit` left behind.
+        """
+        return [position for position, _ in self._named(ended=ended)]
+
+    def file(self, position: Position, *, ended: bool = False) -> Path:
         """Returns the path of a position's checkpoint."""
-        return self.path / f"epoch-{position.epoch:06d}-step-{position.step:09d}.checkpoint"
+        mark = _ENDED if ended else ""
+        return self.path / f"epoch-{position.epoch:06d}-step-{position.step:09d}{mark}.checkpoint"
 
     def remove_unfinished(self) -> None:
         """Removes what a process left that was killed while it wrote."""
@@ -68,6 +77,8 @@ class Folder:
         position: Position,
         manifest: Mapping[str, Any],
         arrays: Iterable[tuple[str, np.ndarray]],
+        *,
+        ended: bool = False,
     ) -> None:
         """Writes a checkpoint and removes the oldest, keeping `keep`.
 
@@ -77,21 +88,26 @@ class Folder:
             OSError: If it cannot be written; then nothing of it stays.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with whole_files.writing(self.file(position)) as file:
-            _write(file, manifest, list(arrays))
+        with whole_files.writing(self.file(position, ended=ended)) as file:
+            _write(file, {**manifest, **position._asdict()}, list(arrays))
+        for other in self.positions(ended=True):  # training has gone on since
+            if not ended or other != position:
+                self.file(other, ended=True).unlink(missing_ok=True)
         # What is newer than this one was unreadable, and training will write it again.
         older = [other for other in self.positions() if other <= position]
         for other in older[: -self.keep]:
             self.file(other).unlink(missing_ok=True)
 
-    def read(self, position: Position) -> tuple[dict[str, Any], dict[str, memoryview]]:
+    def read(
+        self, position: Position, *, ended: bool = False
+    ) -> tuple[dict[str, Any], dict[str, memoryview]]:
         """Returns a checkpoint's manifest, and the bytes of its arrays by name.
 
         Raises:
-            DamagedError: If the file is torn or altered.
+            DamagedError: If the file is torn, altered or of another position.
             OSError: If it cannot be read.
         """
-        content = memoryview(self.file(position).read_bytes())
+        content = memoryview(self.file(position, ended=ended).read_bytes())
         body, digest = content[:-_DIGEST_SIZE], content[-_DIGEST_SIZE:]
         if len(content) < len(MAGIC) + 8 + _DIGEST_SIZE or body[: len(MAGIC)] != MAGIC:
             raise DamagedError(
@@ -102,6 +118,11 @@ class Folder:
         begin = len(MAGIC) + 8
         end = begin + int.from_bytes(body[len(MAGIC) : begin], "little")
         manifest = json.loads(bytes(body[begin:end]))
+        inside = Position(manifest["epoch"], manifest["step"])
+        if inside != position:
+            raise DamagedError(
+                f"a file that was renamed: inside it is of epoch {inside.epoch}, step {inside.step}"
+            )
         arrays, begin = {}, end
         for array in manifest["arrays"]:
             end = begin + array["bytes"]
@@ -119,7 +140,7 @@ def _write(file: Any, manifest: Mapping[str, Any], arrays: list[tuple[str, np.nd
         }
         for name, array in arrays
     ]
-    text = json.dumps({**manifest, "arrays": described}, default=_plain).encode()
+    text = json.dumps({**manifest, "arrays": described}).encode()
     digest = hashlib.sha256()
 
     def put(part: Any) -> None:
@@ -132,8 +153,3 @@ def _write(file: Any, manifest: Mapping[str, Any], arrays: list[tuple[str, np.nd
     for _, array in arrays:
         put(memoryview(np.ascontiguousarray(array).reshape(-1).view("uint8")))
     file.write(digest.digest())
-
-
-def _plain(value: Any) -> Any:
-    """Returns NumPy's numbers and arrays as Python's; what is neither is left out."""
-    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else None

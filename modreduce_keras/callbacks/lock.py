@@ -1,5 +1,6 @@
 """Lock: one process at a time writes into the folder of a run."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -9,25 +10,32 @@ except ImportError:  # not on Windows: there nothing is locked
     fcntl = None
 
 _NAME = "lock"
-_held: dict[Path, int] = {}
-"""Descriptors of the files that this process has locked, by folder."""
+_held: dict[Path, tuple[int, int]] = {}
+"""Of each folder that this process has locked: the descriptor of the file, and the owner."""
+_owners = itertools.count()
 
 
-def acquire(folder: Path) -> None:
-    """Locks a folder for this process, which may have locked it before.
+def acquire(folder: Path) -> int:
+    """Locks a folder for this process.
 
-    The operating system lets go of the lock when the process ends, in whatever way.
+    Where the process has locked it before, the lock changes its owner. The operating system lets
+    go of the lock when the process ends, in whatever way.
 
     Args:
         folder: Is made where it is not there yet.
+
+    Returns:
+        The owner, for `release`.
 
     Raises:
         ValueError: If another process holds the lock.
         OSError: If the folder cannot be made or written to.
     """
-    folder = folder.resolve()
+    folder, owner = folder.resolve(), next(_owners)
+    if folder in _held:
+        _held[folder] = _held[folder][0], owner
     if fcntl is None or folder in _held:
-        return
+        return owner
     folder.mkdir(parents=True, exist_ok=True)
     file = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT)
     try:
@@ -41,11 +49,12 @@ def acquire(folder: Path) -> None:
         ) from error
     os.ftruncate(file, 0)
     os.write(file, str(os.getpid()).encode())
-    _held[folder] = file
+    _held[folder] = file, owner
+    return owner
 
 
-def release(folder: Path) -> None:
-    """Unlocks a folder, if this process has locked it."""
-    file = _held.pop(folder.resolve(), None)
-    if file is not None:
-        os.close(file)
+def release(folder: Path, owner: int) -> None:
+    """Unlocks a folder, if the lock is still this owner's."""
+    folder = folder.resolve()
+    if _held.get(folder, (None, None))[1] == owner:
+        os.close(_held.pop(folder)[0])

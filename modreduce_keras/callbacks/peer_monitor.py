@@ -159,6 +159,14 @@ class PeerMonitor(keras.callbacks.Callback):
         if self.plots is not None:
             self._draw()
 
+    def get_state(self) -> dict[int, dict[str, float]]:
+        """Returns what `Resume(callbacks=[...])` keeps: the logs of each epoch."""
+        return self._epochs
+
+    def set_state(self, state: dict[int, dict[str, float]]) -> None:
+        """Takes what `get_state` returned."""
+        self._epochs = state
+
     # What is measured
 
     def measure(self) -> dict[str, float]:

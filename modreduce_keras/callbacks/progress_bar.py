@@ -78,6 +78,12 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
         """Ends the line of `evaluate`."""
         super().on_test_end(self.chosen(logs))
 
+    def get_state(self) -> None:
+        """Returns what `Resume(callbacks=[...])` keeps: nothing."""
+
+    def set_state(self, state: None) -> None:
+        """Takes what `get_state` returned."""
+
     def _require_matches(self, logs: Mapping[str, Any]) -> None:
         # Not every epoch need have a validation.
         names = [*logs, *(f"val_{name}" for name in logs)]

@@ -2,15 +2,26 @@
 
 import warnings
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from modreduce_keras.arguments import require_choice, require_integer
-from modreduce_keras.callbacks import callback_state, lock, training_state, workers
+from modreduce_keras.callbacks import (
+    callback_state,
+    epoch_start,
+    found,
+    lock,
+    training_state,
+    workers,
+)
+from modreduce_keras.callbacks.callback_state import CallbackState
 from modreduce_keras.callbacks.checkpoints import DamagedError, Folder, Position
-from modreduce_keras.data.epoch_shuffle import announce_epoch
+from modreduce_keras.callbacks.kept import CannotKeepError, Writer, taken_back
+from modreduce_keras.keras_fit import running_fit
 
 
 class Resume(keras.callbacks.Callback):
@@ -29,9 +40,12 @@ class Resume(keras.callbacks.Callback):
 
     The second start builds the same models, compiles them in the same way, and calls the same
     `fit`: it begins in the epoch that was interrupted, and its history holds the earlier ones. A
-    finished run does nothing more; with more epochs it goes on, and so does one that a callback
-    stopped. Give every run a folder of its own. What a checkpoint holds, knobs and learning rates
-    among it, replaces what the constructors were given.
+    finished run does nothing more and has the weights that `fit` left behind; with more epochs it
+    goes on. A run that a callback stopped (`EarlyStopping`, `TerminateOnNaN`) has ended: starting
+    it again trains nothing, with more epochs too. To go on with it, remove the file `*-ended`
+    from the folder and start with other callbacks; a callback that only interrupts a run, as its
+    time is up, raises an error instead. Give every run a folder of its own. What a checkpoint
+    holds, knobs and learning rates among it, replaces what the constructors were given.
 
     What a user has to see to:
 
@@ -41,8 +55,12 @@ class Resume(keras.callbacks.Callback):
     - Random numbers from layers that hold their `keras.random.SeedGenerator`, as Keras' layers do;
       `tf.random` and `keras.random` without a seed draw from generators of the process.
     - `Resume` at the end of the list of callbacks, so that it stores what those before it have
-      written into logs and variables. What other callbacks remember outside of the model (the
-      patience of `EarlyStopping`) is stored for those named in `callbacks=`.
+      written into logs and variables. What they remember outside of the model (the patience and
+      the best weights of `EarlyStopping`) is stored for those named in `callbacks=`, whole: what
+      cannot be kept is refused by name when training begins, or as soon as it is there. Arguments
+      of their constructors are stored only if training has changed them, so a restart may come
+      with another patience. A class with the methods `get_state()` and `set_state(state)` says
+      itself what is kept of it.
 
     Where checkpoints are in the middle of an epoch, a restart reads the batches before it again
     without training on them (one is, and undone, to build what a first step builds); other
@@ -52,21 +70,25 @@ class Resume(keras.callbacks.Callback):
     and all begin with the newest checkpoint that every one of them can read.
 
     While it trains, no other process can train with the same folder (not enforced on Windows).
+    After an error or Ctrl-C the next `fit`, with or without `Resume`, begins as if there had been
+    none. A distiller then unlocks the folder at once, another Keras model when Python lets go of
+    the error.
 
     Args:
         directory: Folder of this run's checkpoints; it is made if it is missing.
         every: `"epoch"` (the default), or a number of steps after which, counted in each epoch, to
             write one more. The end of an epoch is always written.
         keep: How many checkpoints to keep. Defaults to 3.
-        callbacks: Callbacks of the same `fit` whose numbers, flags and arrays are to be stored too.
+        callbacks: Callbacks of the same `fit`, before this one, whose state is to be stored too.
         on_write_error: What to do if a checkpoint cannot be written, the disk being full: `"raise"`
             (the default) an error, or `"warn"` and train on. The checkpoints before it stay.
 
     Raises:
         ValueError: If an argument is not valid; when training begins, if the checkpoint does not
             fit the model, its optimizers or its teacher, or if there are checkpoints and none can
-            be read, or if another process trains with the folder; in the second epoch, if the data
-            do not begin anew.
+            be read, or if another process trains with the folder, or if a callback of `callbacks`
+            cannot be stored or does not stand before it; in the second epoch, if the data do not
+            begin anew.
         OSError: If a checkpoint cannot be written.
 
     Example:
@@ -111,7 +133,8 @@ class Resume(keras.callbacks.Callback):
         self.on_write_error = require_choice("on_write_error", on_write_error, ["raise", "warn"])
         self.callbacks = callback_state.require_callbacks(callbacks)
         self._begin_at: Position | None = None
-        self._iterator = lambda: None
+        self._over, self._last, self._owner = False, None, None
+        self.iterator = lambda: None
 
     # Restoring
 
@@ -132,11 +155,14 @@ class Resume(keras.callbacks.Callback):
                 "Resume restores a model that is compiled, with its optimizers: compile before. "
                 f"Received: {model!r}"
             )
+        return self._restore(model)
+
+    def _restore(self, model: keras.Model, epochs: int | None = None) -> bool:
         training_state.variables(model, metrics=False)  # refuses what cannot be stored, at once
         self._own = self._identity(model)
         self._folder = Folder(self._own_path(model), self.keep)
         self._folder.remove_unfinished()
-        readable, problems = self._readable(model)
+        readable, problems = found.readable(self._folder, model)
         if not readable:
             if problems:
                 raise ValueError(
@@ -144,7 +170,9 @@ class Resume(keras.callbacks.Callback):
                     f"{'; '.join(problems)}. To begin anew, remove the folder."
                 )
             return False
-        self._begin_at, (manifest, arrays) = readable
+        ended = found.ended(self._folder, model, readable[0])
+        self._has_ended = bool(ended) and (epochs is None or self._stays(ended, epochs))
+        self._begin_at, (manifest, arrays) = ended if self._has_ended else readable
         for problem in problems:
             warnings.warn(
                 f"A checkpoint in {self._folder.path} cannot be used and training goes on from an "
@@ -164,24 +192,14 @@ class Resume(keras.callbacks.Callback):
         training_state.assign(model, arrays, metrics=False)
         return True
 
+    @staticmethod
+    def _stays(ended: Any, epochs: int) -> bool:
+        """Returns whether a training that has ended has nothing left to train."""
+        position, (manifest, _) = ended
+        return manifest["stopped"] or position.epoch >= epochs
+
     def _own_path(self, model: keras.Model) -> Path:
         return self.directory / workers.own_folder(model)
-
-    def _readable(self, model: keras.Model) -> tuple[Any, list[str]]:
-        """Returns the newest checkpoint that can be read, and what is wrong with newer ones."""
-        problems, found = [], {}
-        several = workers.number(model) > 1
-        for position in reversed(self._folder.positions()):
-            try:
-                found[position] = self._folder.read(position)
-            except (DamagedError, OSError) as error:
-                problems.append(f"{self._folder.file(position).name} is {error}")
-                continue
-            if not several:
-                break
-        if several:
-            found = workers.common(model, found, self.keep, self._folder.path)
-        return (max(found.items()) if found else None), problems
 
     def _require_fit(self, model: keras.Model, manifest: dict[str, Any]) -> None:
         def refuse(what: str) -> None:
@@ -210,18 +228,39 @@ class Resume(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Locks the folder and restores the newest checkpoint, if there is one."""
-        self._iterator, self._begin_at = lambda: None, None
-        lock.acquire(self._own_path(self.model))
-        if self.restore(self.model):
-            self.model._initial_epoch = self._begin_at.epoch
-            history = self._history()
-            if history is not None:
-                history.history.clear()
-                history.history.update(self._manifest["history"])
+        self.iterator, self._begin_at = lambda: None, None
+        self._over, self._last, self._has_ended = False, None, False
+        path = self._own_path(self.model)
+        self._owner = lock.acquire(path)
+        try:
+            self._begin(path)
+        except BaseException:
+            lock.release(path, self._owner)
+            raise
+
+    def _begin(self, path: Path) -> None:
+        fit = running_fit()
+        if fit is not None:
+            # Where fit is broken off, nobody is told; then its own objects go.
+            weakref.finalize(fit.batches, lock.release, path, self._owner).atexit = False
+            callback_state.require_before(self.callbacks, self, fit.callbacks)
+        epochs = self.params.get("epochs") or 0
+        restored = self._restore(self.model, epochs)
+        self._state = CallbackState(self.callbacks, self.model)
+        if not restored:
+            return
+        first = self._begin_at.epoch
+        self._over = self._has_ended or self._manifest.get("stopped") or first >= epochs
+        first = max(first, epochs) if self._over else first
+        self.model._initial_epoch = epoch_start.BeginAt(first, self.model, fit)
+        history = self._history()
+        if history is not None:
+            history.history.clear()
+            history.history.update(self._stored_history())
+        self._assign_callbacks()
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Announces the epoch to the data, and skips what of it has been trained."""
-        announce_epoch(epoch)
+        """Skips what of the epoch has been trained."""
         skip = 0
         if self._begin_at is not None:
             self._require_epoch(epoch)
@@ -234,10 +273,9 @@ class Resume(keras.callbacks.Callback):
                 )
             self._after_others_began()
         self._epoch, self._written = epoch, skip
+        epoch_start.remove(self.model)  # an earlier epoch broke off before its first step
         train = self.model.train_function
-        if isinstance(train, _EpochStart):  # an earlier epoch broke off before its first step
-            train = train.train
-        self.model.train_function = _EpochStart(self, train, skip)
+        self.model.train_function = epoch_start.EpochStart(self, train, skip)
 
     def _require_epoch(self, epoch: int) -> None:
         if epoch != self._begin_at.epoch:
@@ -247,20 +285,19 @@ class Resume(keras.callbacks.Callback):
             )
 
     def _after_others_began(self) -> None:
-        """Restores what other callbacks forget when training begins."""
+        """Restores what Keras forgets when training begins."""
         self._begin_at = None
-        self.model._initial_epoch = None  # or the next fit without Resume would begin there too
         history = self._history()
         if history is not None:
             history.epoch[:] = self._manifest["history_epochs"]
-        callback_state.assign(self.callbacks, self._manifest["callbacks"], self._arrays)
 
     def _after_batch(self, batch, logs=None):
         """Writes a checkpoint where it is time to."""
         step = batch + 1
         due = step // self.every > self._written // self.every
         steps = self.params.get("steps")
-        if due and (steps is None or step < steps):
+        # An epoch that a callback ends is stored at its end.
+        if due and (steps is None or step < steps) and not self.model.stop_training:
             self._write(Position(self._epoch, step), self._present_history(), metrics=True)
             self._written = step
 
@@ -271,14 +308,31 @@ class Resume(keras.callbacks.Callback):
             history["history_epochs"].append(epoch)
             for name, value in (logs or {}).items():
                 history["history"].setdefault(name, []).append(value)
-        self._write(Position(epoch + 1, 0), history, metrics=False)
+        self._last = Position(epoch + 1, 0), history
+        self._write(*self._last, metrics=False)
 
     def on_train_end(self, logs=None):
-        """Ends the announcement of epochs, and unlocks the folder."""
-        announce_epoch(None)
-        lock.release(self._folder.path)
+        """Stores what training leaves behind, and unlocks the folder."""
         if self._begin_at is not None:  # nothing was left to train
+            self._last = self._begin_at, self._stored_history_and_epochs()
             self._after_others_began()
+        if self._has_ended:
+            # Other callbacks have ended the training once more.
+            training_state.assign(self.model, self._arrays, metrics=False)
+            self._assign_callbacks()
+        elif self._last is not None:
+            self._write_ended()
+        self.forget_arrays()
+        lock.release(self._folder.path, self._owner)
+
+    def on_train_error(self):
+        """Leaves nothing behind where `fit` is broken off; a distiller calls it."""
+        if self._owner is None:
+            return
+        lock.release(self._own_path(self.model), self._owner)
+        epoch_start.remove(self.model)
+        self.model._initial_epoch = None
+        self.forget_arrays()
 
     # Writing
 
@@ -293,77 +347,95 @@ class Resume(keras.callbacks.Callback):
         logs = {name: list(values) for name, values in history.history.items()}
         return {"history": logs, "history_epochs": list(history.epoch)}
 
+    def _stored_history(self) -> dict[str, list[Any]]:
+        contents = _callback_arrays(self._arrays)
+        history = self._manifest["history"].items()
+        return {name: taken_back(values, contents) for name, values in history}
+
+    def _stored_history_and_epochs(self) -> dict[str, Any]:
+        epochs = list(self._manifest["history_epochs"])
+        return {"history": self._stored_history(), "history_epochs": epochs}
+
+    def _content(
+        self, history: dict[str, Any], *, metrics: bool
+    ) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
+        """Returns what is to be in a checkpoint: the manifest and the arrays."""
+        writer, logs = Writer(self._state.known), {}
+        for name, values in history["history"].items():
+            try:
+                logs[name] = writer.put(values)
+            except CannotKeepError as error:
+                raise ValueError(
+                    "Resume keeps the history, so logs must be numbers, strings, arrays, lists or "
+                    f"dicts. Received: the log {name!r}, which {error.why}"
+                ) from error
+        manifest = {
+            "history": logs,
+            "history_epochs": history["history_epochs"],
+            "callbacks": self._state.read(writer),
+            "stopped": bool(self.model.stop_training),
+            **self._own,
+        }
+        others = [(f"{_CALLBACK}/{i}", array) for i, array in enumerate(writer.arrays)]
+        return manifest, training_state.arrays(self.model, metrics=metrics) + others
+
     def _write(self, position: Position, history: dict[str, Any], *, metrics: bool) -> None:
-        values, others = callback_state.read(self.callbacks)
-        manifest = {**position._asdict(), **history, **self._own, "callbacks": values}
-        arrays = training_state.arrays(self.model, metrics=metrics) + others
+        self._put(position, *self._content(history, metrics=metrics))
+
+    def _write_ended(self) -> None:
+        """Stores what `fit` leaves behind, if it is not what the last epoch did."""
+        position, history = self._last
+        manifest, arrays = self._content(history, metrics=False)
+        manifest["stopped"] = manifest["stopped"] or (self._over and self._manifest["stopped"])
         try:
-            self._folder.write(position, manifest, arrays)
+            last, stored = self._folder.read(position)
+            same = [(name, bytes(one)) for name, one in stored.items()] == [
+                (name, np.ascontiguousarray(one).tobytes()) for name, one in arrays
+            ]
+            if same and last["stopped"] == manifest["stopped"]:
+                return
+        except (DamagedError, OSError):
+            pass  # it could not be written
+        self._put(position, manifest, arrays, ended=True)
+
+    def _put(
+        self, position: Position, manifest: dict[str, Any], arrays: Any, *, ended: bool = False
+    ) -> None:
+        try:
+            self._folder.write(position, manifest, arrays, ended=ended)
         except OSError as error:
             kept = self._folder.positions()
             last = self._folder.file(kept[-1]).name if kept else "none"
             message = (
-                f"Resume could not write {self._folder.file(position)}: {error}. The last "
-                f"checkpoint that is whole: {last}."
+                f"Resume could not write {self._folder.file(position, ended=ended)}: {error}. The "
+                f"last checkpoint that is whole: {last}."
             )
             if self.on_write_error == "raise":
                 raise OSError(error.errno, message) from error
             warnings.warn(message, stacklevel=2)
 
-    def _restore_within_epoch(self) -> None:
+    # For the first step of an epoch
+
+    def restore_within_epoch(self) -> None:
+        """Restores what a checkpoint in the middle of an epoch holds."""
         different = training_state.differences(self.model, self._manifest["arrays"], metrics=True)
         if different:
             raise ValueError(f"The checkpoint has other metrics than the model: {different}")
         training_state.assign(self.model, self._arrays, metrics=True)
-        callback_state.assign(self.callbacks, self._manifest["callbacks"], self._arrays)
+        self._assign_callbacks()
+
+    def forget_arrays(self) -> None:
+        """Lets go of what was read, which is as large as the model."""
+        self._arrays = None
+
+    def _assign_callbacks(self) -> None:
+        contents = _callback_arrays(self._arrays)
+        self._state.assign(self._manifest["callbacks"], contents)
 
 
-class _EpochStart:
-    """Takes the place of a model's training step until an epoch's first new step.
+_CALLBACK = "callback"
 
-    Steps that were trained before a restart are drawn from the data and not trained.
 
-    Args:
-        resume: The callback.
-        train: The training step.
-        skip: How many steps to skip.
-    """
-
-    def __init__(self, resume: Resume, train: Any, skip: int):
-        self.resume, self.train, self.skip = resume, train, skip
-        self._skips = skip > 0
-        self._logs = None
-
-    def __call__(self, iterator: Any) -> Any:
-        model = self.resume.model
-        if self._logs is None:
-            self._require_new(iterator)
-        if self.skip > 0:
-            return self._skipped(iterator, model.steps_per_execution)
-        model.train_function = self.train
-        if self._skips:
-            # Callbacks that see each batch may have counted the skipped ones.
-            self.resume._restore_within_epoch()
-        self.resume._arrays = None  # as large as the model
-        return self.train(iterator)
-
-    def _skipped(self, iterator: Any, steps: int) -> Any:
-        self.skip -= steps
-        if self._logs is None:
-            # A real step makes the metrics' variables; then everything is restored.
-            self.train(iterator)
-            self.resume._restore_within_epoch()
-            self._logs = self.resume.model.get_metrics_result()
-            return self._logs
-        for _ in range(steps):
-            next(iterator, None)
-        return self._logs
-
-    def _require_new(self, iterator: Any) -> None:
-        if self.resume._iterator() is iterator:
-            raise ValueError(
-                "Resume needs data that begin anew in each epoch, so that a restart finds its "
-                "place. With steps_per_epoch=n they go on where the last epoch ended: leave it "
-                "out, and give dataset.take(n) for shorter epochs, without repeat()."
-            )
-        self.resume._iterator = weakref.ref(iterator)
+def _callback_arrays(stored: Any) -> Sequence[memoryview]:
+    """Returns the arrays of callbacks and history in their order."""
+    return [one for name, one in stored.items() if name.split("/")[0] == _CALLBACK]

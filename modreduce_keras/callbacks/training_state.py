@@ -12,7 +12,7 @@ import tensorflow as tf
 from modreduce_keras.distillers.teacher import models_of
 from modreduce_keras.fingerprints import fingerprint_of
 
-MODEL, OPTIMIZER, METRIC = "model", "optimizer", "metric"
+MODEL, OPTIMIZER, METRIC, RECORD = "model", "optimizer", "metric", "record"
 
 
 def optimizers(model: keras.Model) -> list[Any]:
@@ -51,6 +51,7 @@ def variables(model: keras.Model, *, metrics: bool) -> dict[str, list[keras.Vari
         MODEL: {key: v for key, v in own.items() if key not in measured},
         OPTIMIZER: {id(v): v for one in optimizers(model) for v in one.variables},
         METRIC: measured if metrics else {},
+        RECORD: {id(v): v for v in getattr(model, "training_record", ())},
     }
     return {kind: list(found.values()) for kind, found in kinds.items()}
 
@@ -93,7 +94,7 @@ def differences(
         described: Name, dtype and shape of each stored variable.
         metrics: Whether the states of metrics are among what is to fit.
     """
-    kinds = {MODEL, OPTIMIZER, *([METRIC] if metrics else [])}
+    kinds = {MODEL, OPTIMIZER, RECORD, *([METRIC] if metrics else [])}
     own = [
         (_bare(name), tuple(variable.shape), tf.as_dtype(variable.value.dtype).name)
         for name, variable in _named(variables(model, metrics=metrics))

@@ -46,12 +46,17 @@ def own_folder(model: keras.Model) -> str:
 
 
 def common(
-    model: keras.Model, found: Mapping[Position, Any], keep: int, path: Path
+    model: keras.Model,
+    found: Mapping[Position, Any],
+    keep: int,
+    path: Path,
+    *,
+    required: bool = True,
 ) -> dict[Position, Any]:
     """Returns what of this worker's checkpoints every worker can read.
 
     Raises:
-        ValueError: If some can read a checkpoint, but none that all can.
+        ValueError: If one is required, and some can read a checkpoint, but none that all can.
     """
     newest = sorted(found, reverse=True)[:keep]
     rows = [list(position) for position in newest]
@@ -61,7 +66,7 @@ def common(
     every = strategy.gather(strategy.run(lambda: tf.constant(own)), axis=0).numpy()
     sets = [{Position(*map(int, row)) for row in rows if row[0] != _NONE} for rows in every]
     shared = set.intersection(*sets)
-    if any(sets) and not shared:
+    if required and any(sets) and not shared:
         raise ValueError(
             f"The workers have no checkpoint in common; this one's are in {path}. Remove the "
             f"folders of all workers to begin anew. Received: {[sorted(each) for each in sets]}"

@@ -2,6 +2,7 @@
 
 from modreduce_keras.data.cifar import CIFAR100_MEAN, CIFAR100_STD, cifar100
 from modreduce_keras.data.epoch_shuffle import epoch_shuffle
+from modreduce_keras.data.epochs import in_epoch
 from modreduce_keras.data.index import with_index
 from modreduce_keras.data.sample import SAMPLE_CLASSES, load_sample
 from modreduce_keras.data.teacher_cache import TeacherCache
@@ -14,5 +15,6 @@ __all__ = [
     "CIFAR100_STD",
     "with_index",
     "epoch_shuffle",
+    "in_epoch",
     "TeacherCache",
 ]

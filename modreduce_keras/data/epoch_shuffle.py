@@ -1,52 +1,13 @@
 """Epoch shuffle: an order of the data that depends on a seed and the epoch alone."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.arguments import require_integer
+from modreduce_keras.data.epochs import Epochs
 from modreduce_keras.data.index import require_single_samples, reshuffled
-
-
-class _Running:
-    """The epoch that training is in, which a callback announces; `None` between trainings."""
-
-    epoch: int | None = None
-
-
-def announce_epoch(epoch: int | None) -> None:
-    """Tells every `epoch_shuffle` of this process which epoch begins; `None` when training ends."""
-    _Running.epoch = epoch
-
-
-@contextlib.contextmanager
-def announced(epoch: int) -> Iterator[None]:
-    """Lets a block see the data of an epoch."""
-    before = _Running.epoch
-    announce_epoch(epoch)
-    try:
-        yield
-    finally:
-        announce_epoch(before)
-
-
-class _Epochs:
-    """Says which epoch an iteration is of: the announced one, or the number of iterations so far.
-
-    The pipeline asks once for each iteration, not for each sample.
-    """
-
-    def __init__(self):
-        self.iterations = 0
-
-    def __call__(self) -> np.int64:
-        if _Running.epoch is not None:
-            return np.int64(_Running.epoch)
-        self.iterations += 1
-        return np.int64(self.iterations - 1)
 
 
 def epoch_shuffle(
@@ -68,15 +29,19 @@ def epoch_shuffle(
         train = mr.data.epoch_shuffle(dataset, seed=0).map(decode).batch(64).prefetch(2)
         distiller.fit(train, epochs=240, callbacks=[mr.callbacks.Resume("run")])
 
-    `Resume` announces each epoch to the pipeline, by the number that `fit` counts. Until training
-    ends, every iteration (a validation, an `evaluate`, a look at a batch) then sees that epoch's
-    order and changes nothing; where an error breaks training off, until the next `fit` with
-    `Resume`. Where no epoch is announced, each iteration is the next epoch: the first one 0.
+    The epoch is
+
+    - in `fit`, of any Keras model, the one that `fit` counts, with `initial_epoch` and after a
+      restart too. So two methods that are compared on one dataset see the same orders. Whatever
+      else reads the dataset meanwhile (a validation, a callback) sees that epoch's order as well
+      and changes nothing. With `steps_per_epoch`, where passes over the data and epochs differ, it
+      is the number of the pass, counted from `initial_epoch`;
+    - in a block `with mr.data.in_epoch(epoch):`, that one;
+    - elsewhere the number of iterations of this dataset that began elsewhere: 0, 1, ...
 
     What comes after it must be a function of the samples: `batch`, `prefetch`, and a `map` without
-    a state. A `cache` after it would keep the first order. For epochs of `n` batches write
-    `.batch(64).take(n)`, not `repeat()` with `steps_per_epoch=n`, by which a pass over the data
-    begins within an epoch.
+    a state. A `cache` after it would keep the first order. For epochs of `n` batches that `Resume`
+    can go on with, write `.batch(64).take(n)`, not `repeat()` with `steps_per_epoch=n`.
 
     Args:
         dataset: Yields single samples in an order that does not change, and ends.
@@ -165,7 +130,7 @@ def per_epoch(build: Callable[[Any], tf.data.Dataset], size: int = -1) -> tf.dat
         build: Returns the data of an epoch, given its number, an int64 scalar.
         size: Number of elements of an epoch; negative if unknown.
     """
-    epochs = _Epochs()
+    epochs = Epochs()
 
     def one(_):
         return build(tf.ensure_shape(tf.numpy_function(epochs, [], tf.int64), ()))

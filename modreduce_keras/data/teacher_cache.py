@@ -17,7 +17,7 @@ from modreduce_keras.data import cache_metadata, shards
 from modreduce_keras.data.cache_folder import CacheFolder, UnfilledError
 from modreduce_keras.data.cache_metadata import DTYPES, WEIGHTS
 from modreduce_keras.data.cache_writer import CacheWriter, readable_shards
-from modreduce_keras.data.epoch_shuffle import announced
+from modreduce_keras.data.epochs import in_epoch
 from modreduce_keras.data.index import (
     INDEX,
     INPUTS,
@@ -151,7 +151,7 @@ class TeacherCache:
         Args:
             dataset: Batches of `(x, y)` as training gets them, with the index: of
                 `mr.data.cifar100(index=True, augmentations=views)`, or `mr.data.with_index` and
-                `mr.data.epoch_shuffle`. Epochs 0, 1, ... are announced to it.
+                `mr.data.epoch_shuffle`. It is read in epochs 0, 1, ...
 
         Returns:
             The number of samples, times views, for which the teacher ran.
@@ -272,7 +272,7 @@ class TeacherCache:
         activation) counts as well.
         """
         for epoch in (self.views, 0):
-            with announced(epoch):
+            with in_epoch(epoch):
                 inputs, samples = next(indexed_batches(dataset.take(1)))
             flat = [tensor.numpy() for tensor in tf.nest.flatten(inputs)]
             try:
@@ -314,7 +314,7 @@ class TeacherCache:
             return 0  # `_require_fitting` looks at the data
         before, pending = len(known), self._writer(view)
         seen, several = set(), 0
-        with announced(view):
+        with in_epoch(view):
             for inputs, samples in indexed_batches(dataset):
                 seen.update(samples.tolist())
                 several += len(samples)

@@ -223,8 +223,7 @@ class BaseDistiller(SavedModel):
     def train_step(self, data):
         """Runs one training step on a batch, as `fit` and `train_on_batch` call it."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        before = self._updates.before()
-        with tf.GradientTape() as tape, self.fused_kernels():
+        with self._updates.keeping() as before, tf.GradientTape() as tape, self.fused_kernels():
             outputs = self.forward(x, training=True, labels=y)
             loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
             loss = self.optimizer.scale_loss(loss)
@@ -259,6 +258,10 @@ class BaseDistiller(SavedModel):
         """Trains, as `keras.Model.fit` does."""
         if self._wiring.teacher is not None:
             self._wiring.teacher.follow()
+        # What an earlier fit that was broken off has left behind.
+        self._initial_epoch = None
+        if self._updates.guard is not None:
+            self._updates.guard.begin()
         return super().fit(*args, **kwargs)
 
     def make_train_function(self, force: bool = False):

@@ -92,7 +92,7 @@ class CheckedModel(ReplicatedModel):
         elif validation is not None:
             data = {"x": validation, "validation_steps": given.get("validation_steps")}
             self._require_data(data, "validation ", steps="validation_steps")
-        with _told():
+        with _told(), _telling_callbacks(given.get("callbacks")):
             return super().fit(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -242,6 +242,20 @@ def _require_callbacks(given: Any) -> None:
     wrong = [one for one in several if not isinstance(one, keras.callbacks.Callback)]
     if wrong:
         raise TypeError(f"callbacks must be a list of Keras callbacks. Received: {wrong}")
+
+
+@contextlib.contextmanager
+def _telling_callbacks(given: Any) -> Iterator[None]:
+    """Tells the callbacks that want to know where `fit` is broken off, which Keras does not."""
+    try:
+        yield
+    except BaseException:
+        several = getattr(given, "callbacks", given)
+        for callback in keras.tree.flatten([] if several is None else several):
+            tell = getattr(callback, "on_train_error", None)
+            if tell is not None:
+                tell()
+        raise
 
 
 def _require_metric(name: str) -> None:

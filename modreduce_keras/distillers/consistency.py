@@ -14,6 +14,7 @@ from modreduce_keras.distillers.shares import Share
 from modreduce_keras.distillers.wiring import Forward
 from modreduce_keras.distribute import (
     assign_rows,
+    changed_by_rows,
     gather_over_replicas,
     require_sample_index,
     take_rows,
@@ -317,9 +318,9 @@ class TemporalEnsembling(ConsistencyDistiller):
         )
         self.samples = require_integer("samples", samples)
         classes = self._student_output().shape[-1]
-        self.predictions = _memory((self.samples, classes), "predictions")
+        self.predictions = changed_by_rows(_memory((self.samples, classes), "predictions"))
         # How much of Z is there: 1 - momentum^t, also where the momentum changes on the way.
-        self.masses = _memory((self.samples,), "masses")
+        self.masses = changed_by_rows(_memory((self.samples,), "masses"))
 
     def past_target(self, x, outputs, probabilities):
         """Returns the samples' mean predictions, and notes the present ones."""

@@ -38,7 +38,7 @@ class Guard:
         self.mode, self._described = mode, described
         self.names = list(described)
         # How often each was not finite, and in which step first.
-        self._record = keras.Variable(
+        self.record = keras.Variable(
             np.zeros((len(self.names), 2)),
             trainable=False,
             dtype="int64",
@@ -47,9 +47,14 @@ class Guard:
         )
         self._warned: set[str] = set()
 
+    def begin(self) -> None:
+        """Lets a training begin: one that was stopped, or broken off as it was, goes on."""
+        if self.mode == STOP:
+            self.record.assign(np.zeros(self.record.shape))
+
     def halted(self) -> Any:
         """Returns whether training has to stop, a scalar in the graph."""
-        return ops.logical_and(ops.any(self._record[:, 0] > 0), self.mode == STOP)
+        return ops.logical_and(ops.any(self.record[:, 0] > 0), self.mode == STOP)
 
     def note(self, bad: Any, step: Any) -> None:
         """Notes what was not finite.
@@ -58,9 +63,9 @@ class Guard:
             bad: Whether each name was not finite, (names,).
             step: The number of the step.
         """
-        count, first = self._record[:, 0], self._record[:, 1]
+        count, first = self.record[:, 0], self.record[:, 1]
         first = ops.where(ops.logical_and(bad, ops.equal(count, 0)), step, first)
-        self._record.assign(ops.stack([count + ops.cast(bad, "int64"), first], axis=1))
+        self.record.assign(ops.stack([count + ops.cast(bad, "int64"), first], axis=1))
 
     def counts(self) -> dict[str, int]:
         """Returns in how many steps something was not finite, by name."""
@@ -68,7 +73,7 @@ class Guard:
         return {n: int(c) for n, c in zip(self.names, record[:, 0], strict=True) if c}
 
     def _values(self) -> np.ndarray:
-        return ops.convert_to_numpy(ops.convert_to_tensor(self._record))
+        return ops.convert_to_numpy(ops.convert_to_tensor(self.record))
 
     def watching(self, function: Callable) -> Callable:
         """Returns a training function that speaks up after each call."""
@@ -82,9 +87,11 @@ class Guard:
 
     def _speak(self) -> None:
         record = self._values()
+        if not record.any():
+            return
         found = {n: int(f) for n, (c, f) in zip(self.names, record, strict=True) if c}
         if found and self.mode == STOP:
-            self._record.assign(np.zeros_like(record))
+            self.begin()
             raise self._stopped(found)
         if not found.keys() <= self._warned:
             self._warn({name: found[name] for name in found if name not in self._warned})

@@ -49,6 +49,12 @@ class GuardedModel(LoggedModel):
         guard = self._updates.guard
         return guard.counts() if guard else {}
 
+    @property
+    def training_record(self) -> list[keras.Variable]:
+        """What is noted of the training and no part of the model: a resume restores it too."""
+        guard = self._updates.guard
+        return [guard.record] if guard else []
+
     def _networks(self) -> dict[str, list[keras.layers.Layer]]:
         """Returns the layers of each network: what moves together, and can be skipped alone."""
         networks = {name: [one, *self.knowledge[name]] for name, one in self.students.items()}

@@ -65,8 +65,8 @@ class Stage(ReplicatedModel):
         """Runs one step on a batch."""
         x, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         distiller, variables = self._distiller(), self.trainable_variables
-        before = self._updates.before()
-        with tf.GradientTape() as tape, distiller.fused_kernels():
+        keeping, fused = self._updates.keeping(), distiller.fused_kernels()
+        with keeping as before, tf.GradientTape() as tape, fused:
             # Those that are this stage's alone do not count as trainable elsewhere.
             tape.watch([variable.value for variable in variables])
             outputs = self._run(x, self._staged.__contains__, with_teacher=True)

@@ -6,8 +6,9 @@ they are not finite on any replica is skipped: the network, its batch statistics
 memory and its optimizer's state are afterwards what they were before. The others move on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -15,8 +16,26 @@ import tensorflow as tf
 from modreduce_keras.distillers import optimizers
 from modreduce_keras.distillers.guard import STOP, Guard
 from modreduce_keras.distillers.loss_scales import LossScales
-from modreduce_keras.distribute import sum_over_replicas
+from modreduce_keras.distribute import (
+    keeping_overwritten,
+    num_replicas,
+    sum_over_replicas,
+    take_back,
+)
+from modreduce_keras.distribute.rows import Overwritten, is_changed_by_rows
 from modreduce_keras.ops import scale_gradient
+
+
+class Before(NamedTuple):
+    """What everything that a skipped step must not change was before it.
+
+    Attributes:
+        values: The values of variables.
+        rows: Of variables that are changed by rows, those that the step has overwritten.
+    """
+
+    values: list[Any]
+    rows: list[Overwritten]
 
 
 class Updates:
@@ -47,6 +66,7 @@ class Updates:
         }
         self._holders = {name: _Holder(parts) for name, parts in self._networks.items()}
         self._state: list[tuple[keras.Variable, list[int]]] = []
+        self._by_rows: dict[int, list[int]] = {}
 
     @property
     def skips(self) -> bool:
@@ -67,13 +87,20 @@ class Updates:
         kept |= {id(v): (v, everybody) for v in others if id(v) not in self._owner}
         for variable, served in optimizers.states(optimizer, self._owner):
             kept[id(variable)] = variable, served or everybody
-        self._state = list(kept.values())
+        self._state = [one for one in kept.values() if not is_changed_by_rows(one[0])]
+        self._by_rows = {key: one[1] for key, one in kept.items() if is_changed_by_rows(one[0])}
 
     # Before and during the pass
 
-    def before(self) -> list[Any]:
-        """Returns the values of everything that a skipped step must not change."""
-        return [tf.identity(variable.value) for variable, _ in self._state]
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[Before | None]:
+        """Keeps what a skipped step must not change, in a block that runs the networks."""
+        if self.scales is None:
+            yield None
+            return
+        values = [tf.identity(variable.value) for variable, _ in self._state]
+        with keeping_overwritten() as rows:
+            yield Before(values, rows)
 
     def scaled_terms(self, terms: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the terms of the loss, whose gradients are scaled for the network they teach."""
@@ -125,7 +152,7 @@ class Updates:
         variables: Sequence[keras.Variable],
         *,
         terms: Mapping[str, Any],
-        before: Sequence[Any],
+        before: Before | None,
         step: Any,
     ) -> Any:
         """Moves the variables of every network whose step is finite on all replicas.
@@ -135,7 +162,7 @@ class Updates:
             gradients: Of the loss, scaled; `None` where there is none.
             variables: The variables they belong to.
             terms: The terms of the loss, (batch,) each.
-            before: What `before` returned.
+            before: What `keeping` kept.
             step: The number of the step.
 
         Returns:
@@ -154,9 +181,18 @@ class Updates:
             _restore,
             tf.distribute.get_strategy(),
             [variable.value for variable, _ in self._state],
-            list(before),
-            [tf.reduce_all(tf.gather(rests, networks)) for _, networks in self._state],
+            before.values,
+            [_all_rest(rests, networks) for _, networks in self._state],
+            tf.reduce_any(rests),
         )
+
+        def take_back_rows():
+            take_back(before.rows, lambda one: _all_rest(rests, self._by_rows[id(one)]))
+
+        if num_replicas() == 1:
+            tf.cond(tf.reduce_any(rests), take_back_rows, lambda: None)
+        else:  # replicas write together, which no branch of a graph can
+            take_back_rows()
         self.scales.follow(rests)
         return rests
 
@@ -186,12 +222,15 @@ class Updates:
         return rests
 
     def _moving(self, gradient, variable, rests):
-        """Returns the true gradient, or zeros where a network rests (norms are over all)."""
+        """Returns the true gradient, or zeros where a network rests beside others."""
         place = self._owner[id(variable)]
 
         def moving(values):
-            scale = tf.cast(self.scales.scale.value[place], values.dtype)
-            return tf.where(rests[place], tf.zeros_like(values), values / scale)
+            if self.scales.scaled[place]:
+                values = values / tf.cast(self.scales.scale.value[place], values.dtype)
+            if len(self._names) > 1:  # norms of gradients are over all networks
+                values = tf.where(rests[place], tf.zeros_like(values), values)
+            return values
 
         if isinstance(gradient, tf.IndexedSlices):
             values = moving(gradient.values)
@@ -222,11 +261,19 @@ def _any_nonfinite(tensors: Sequence[Any]) -> Any:
     return tf.reduce_any(tf.stack(flags)) if flags else tf.constant(False)
 
 
-def _restore(strategy, variables, before, rests):
+def _all_rest(rests: Any, networks: Sequence[int]) -> Any:
+    return tf.reduce_all(tf.gather(rests, networks))
+
+
+def _restore(strategy, variables, before, rests, any_rests):
     """Writes back, on every replica, the old values of the variables that rest."""
 
     def restore(variable, old, rest):
         variable.assign(tf.where(rest, old, variable))
 
-    for variable, old, rest in zip(variables, before, rests, strict=True):
-        strategy.extended.update(variable, restore, args=(old, rest), group=False)
+    def restore_all():
+        for variable, old, rest in zip(variables, before, rests, strict=True):
+            strategy.extended.update(variable, restore, args=(old, rest), group=False)
+
+    # Hardly ever: then everything is read and written once more.
+    tf.cond(strategy.experimental_local_results(any_rests)[0], restore_all, lambda: None)

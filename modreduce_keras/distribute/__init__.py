@@ -1,7 +1,6 @@
 """Devices and machines: strategies to train under, and what a step needs to know of replicas."""
 
 from modreduce_keras.distribute.replicas import (
-    assign_rows,
     average_over_replicas,
     gather_over_replicas,
     gather_with_gradient,
@@ -10,6 +9,12 @@ from modreduce_keras.distribute.replicas import (
     require_index,
     require_sample_index,
     sum_over_replicas,
+)
+from modreduce_keras.distribute.rows import (
+    assign_rows,
+    changed_by_rows,
+    keeping_overwritten,
+    take_back,
     take_rows,
 )
 from modreduce_keras.distribute.strategies import (
@@ -22,16 +27,19 @@ from modreduce_keras.distribute.strategies import (
 __all__ = [
     "strategy",
     "assign_rows",
+    "changed_by_rows",
     "cluster_config",
     "average_over_replicas",
     "gather_over_replicas",
     "gather_with_gradient",
     "is_multi_worker",
+    "keeping_overwritten",
     "num_replicas",
     "place_in_global_batch",
     "require_in_scope",
     "require_index",
     "require_sample_index",
     "sum_over_replicas",
+    "take_back",
     "take_rows",
 ]

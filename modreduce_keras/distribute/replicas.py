@@ -10,13 +10,14 @@ import keras
 from keras import ops
 
 
-def _on_tensorflow() -> bool:
+def on_tensorflow() -> bool:
+    """Returns whether Keras runs on TensorFlow."""
     return keras.backend.backend() == "tensorflow"
 
 
 def _replica_context():
     """Returns TensorFlow's context of this replica; `None` where it is the only one."""
-    if not _on_tensorflow():
+    if not on_tensorflow():
         return None
     import tensorflow as tf
 
@@ -26,7 +27,7 @@ def _replica_context():
 
 def num_replicas() -> int:
     """Returns the number of replicas that train together."""
-    if not _on_tensorflow():
+    if not on_tensorflow():
         return 1
     import tensorflow as tf
 
@@ -135,45 +136,6 @@ def place_in_global_batch(rows):
     return ops.sum(sizes[: context.replica_id_in_sync_group]), ops.sum(sizes)
 
 
-def take_rows(variable: keras.Variable, index):
-    """Returns rows of a variable; on TensorFlow without a copy of the others.
-
-    Args:
-        variable: (size, ...).
-        index: (...), int, from 0 to size - 1.
-
-    Returns:
-        (..., ...), constants: no gradient reaches the variable.
-    """
-    if _on_tensorflow():
-        import tensorflow as tf
-
-        if isinstance(variable.value, tf.Variable):
-            return tf.stop_gradient(tf.gather(variable.value, index))
-    return ops.stop_gradient(ops.take(variable, index, axis=0))
-
-
-def assign_rows(variable: keras.Variable, index, rows) -> None:
-    """Writes rows of a variable; on TensorFlow in place, without a copy of the others.
-
-    On several replicas each must come with the same rows (`gather_over_replicas`), and the
-    variable must be made with `aggregation="only_first_replica"`. Where an index comes twice, one
-    of its rows is written.
-
-    Args:
-        variable: (size, ...).
-        index: (n,), int, from 0 to size - 1.
-        rows: (n, ...).
-    """
-    if _on_tensorflow():
-        import tensorflow as tf
-
-        if isinstance(variable.value, tf.Variable):
-            variable.value.scatter_update(tf.IndexedSlices(rows, index))
-            return
-    variable.assign(ops.scatter_update(variable, ops.expand_dims(index, -1), rows))
-
-
 def require_sample_index(index, samples: int, owner: str):
     """Returns the samples' index as int32, after a check of it as it came.
 
@@ -214,7 +176,7 @@ def require_index(index, size: int, message: str):
         ValueError: Outside of a graph, if an index lies outside.
         tf.errors.InvalidArgumentError: In a graph of TensorFlow.
     """
-    if _on_tensorflow():
+    if on_tensorflow():
         import tensorflow as tf
 
         if not tf.executing_eagerly():

@@ -6,7 +6,6 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 from modreduce_keras.data import cifar
-from modreduce_keras.data.epoch_shuffle import announce_epoch
 
 SIZE = 600
 AS_BYTES = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
@@ -43,8 +42,6 @@ def _official(monkeypatch):
         return (images, labels) if part == "train" else (images[::-1], labels[::-1])
 
     monkeypatch.setattr(cifar, "_load", load)
-    yield
-    announce_epoch(None)
 
 
 def data(split="train", **arguments):
@@ -70,15 +67,15 @@ def found_in(images):
 
 def draws(epoch, key=None, **arguments):
     """Returns the crop and flip of each sample in an epoch, in the order of the samples."""
-    announce_epoch(epoch)
-    images, _, index = all_of(data(index=True, **arguments), key)
+    with mr.data.in_epoch(epoch):
+        images, _, index = all_of(data(index=True, **arguments), key)
     found = found_in(images)
     return [found[place] for place in np.argsort(index)]
 
 
 def order(epoch, **arguments):
-    announce_epoch(epoch)
-    return all_of(data(index=True, **arguments))[2].tolist()
+    with mr.data.in_epoch(epoch):
+        return all_of(data(index=True, **arguments))[2].tolist()
 
 
 def test_validation_is_the_last_of_each_class_and_missing_in_train():

@@ -1,20 +1,12 @@
 """Tests of the order of the data: what it depends on, and what it does not."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.data.epoch_shuffle import announce_epoch
 
 NUMBERS = tf.data.Dataset.range(12)
-
-
-@pytest.fixture(autouse=True)
-def _no_epoch():
-    yield
-    announce_epoch(None)
 
 
 def numbers(dataset):
@@ -22,8 +14,8 @@ def numbers(dataset):
 
 
 def in_epoch(epoch, dataset):
-    announce_epoch(epoch)
-    return numbers(dataset)
+    with mr.data.in_epoch(epoch):
+        return numbers(dataset)
 
 
 def test_an_epoch_has_every_sample_once_in_an_order_of_its_own():
@@ -53,7 +45,6 @@ def test_another_process_has_the_same_order():
 def test_without_an_epoch_each_iteration_is_the_next_one():
     train, other = (mr.data.epoch_shuffle(NUMBERS, seed=3) for _ in range(2))
     expected = [in_epoch(epoch, other) for epoch in range(2)]
-    announce_epoch(None)
     assert [numbers(train) for _ in range(2)] == expected
 
 
@@ -96,40 +87,12 @@ def test_ragged_samples():
     assert sorted(len(row) for row in train) == [1, 2, 3]
 
 
-def test_fit_sees_each_epoch_whatever_validates_in_between():
-    """Keras begins an iteration for each epoch and validation, and prefetches."""
-    seen = []
-
-    class Noting(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.dense = keras.layers.Dense(1)
-
-        def call(self, x, training=None):
-            if training:
-                seen.append(x.numpy()[:, 0].astype(int).tolist())
-            return self.dense(x)
-
-    class Announcing(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            announce_epoch(epoch)
-
-    train = mr.data.epoch_shuffle(NUMBERS, seed=3)
-    batches = train.map(lambda n: (tf.cast([n], "float32"), 1.0)).batch(5).prefetch(2)
-    model = Noting()
-    model(np.zeros((1, 1)))
-    model.compile("sgd", "mse", run_eagerly=True)
-    arguments = {"validation_data": batches, "shuffle": False, "verbose": 0}
-    model.fit(batches, epochs=3, callbacks=[Announcing()], **arguments)
-    orders = [in_epoch(epoch, train) for epoch in range(3)]
-    assert seen == [order[i : i + 5] for order in orders for i in (0, 5, 10)]
-
-
 def test_two_replicas_share_the_order(two_replicas):
     train = mr.data.epoch_shuffle(NUMBERS, seed=3)
     expected = in_epoch(1, train)
     distributed = two_replicas.experimental_distribute_dataset(train.batch(4))
-    parts = [two_replicas.experimental_local_results(batch) for batch in distributed]
+    with mr.data.in_epoch(1):
+        parts = [two_replicas.experimental_local_results(batch) for batch in distributed]
     assert [int(n) for batch in parts for part in batch for n in part] == expected
 
 
@@ -142,8 +105,8 @@ def test_augmentation_has_a_seed_for_each_place_of_each_epoch():
     train, other = (mr.data.epoch_shuffle(dataset, seed=3, augment=augmented) for _ in range(2))
 
     def epoch(number, of):
-        announce_epoch(number)
-        return [(float(x), int(y)) for x, y in of.as_numpy_iterator()]
+        with mr.data.in_epoch(number):
+            return [(float(x), int(y)) for x, y in of.as_numpy_iterator()]
 
     first, second = epoch(0, train), epoch(1, train)
     assert len({x for x, _ in first + second}) == 12
@@ -151,8 +114,7 @@ def test_augmentation_has_a_seed_for_each_place_of_each_epoch():
     assert epoch(1, other) == second
     # Augmentation takes nothing from the order, and goes with the place.
     plain = mr.data.epoch_shuffle(dataset, seed=3)
-    announce_epoch(0)
-    assert [y for _, y in first] == [int(y) for _, y in plain.as_numpy_iterator()]
+    assert [y for _, y in first] == in_epoch(0, plain.map(lambda x, y: y))
 
 
 @pytest.mark.parametrize("sample", [np.zeros(4), {"a": np.zeros(4), "b": np.ones(4)}])

@@ -87,7 +87,7 @@ def test_views_differ_and_come_again(filled):
 
 def test_a_view_is_found_by_what_it_looks_like_whatever_epoch_is_counted(filled):
     train = data()
-    next(iter(train))  # a look, which counts as an epoch where none is announced
+    next(iter(train))  # a look, which counts as an epoch outside of fit
     attached = filled.attach(train)
     assert len(list(attached)) == SAMPLES // BATCH
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 from modreduce_keras.callbacks.training_state import teacher_fingerprint
-from modreduce_keras.data.epoch_shuffle import announced
+from modreduce_keras.data.epochs import in_epoch
 
 VIEWS = 2
 KNOWLEDGE_TAPS = ["stage2", "embedding"]
@@ -49,7 +49,7 @@ def trained(net, three_kinds, cross_entropy):
         # The steps of a group are long to trace.
         distiller.compile(keras.optimizers.SGD(0.05), cross_entropy, run_eagerly=peers)
         for epoch in [VIEWS + 1] if peers else range(2 * VIEWS):
-            with announced(epoch):
+            with in_epoch(epoch):
                 distiller.fit(data, shuffle=False, verbose=0)
         return [variable.numpy() for variable in distiller.variables]
 
@@ -117,7 +117,7 @@ def test_a_saved_distiller_brings_back_the_cache(distiller, cache, data, tmp_pat
     loaded = keras.saving.load_model(tmp_path / "distiller.keras")
     assert loaded.teacher.folder == cache.folder
     assert loaded.teacher.fingerprint() == cache.fingerprint()
-    with announced(1):
+    with in_epoch(1):
         histories = [
             one.fit(one.teacher.attach(data), shuffle=False, verbose=0).history
             for one in (distiller, loaded)
@@ -219,7 +219,7 @@ def test_a_teacher_that_returns_a_dict_is_read_by_the_names_of_its_outputs(net, 
         knowledge = [mr.Response("kd", teacher="second")]
         distiller = mr.Distiller(net(), given, knowledge)
         distiller.compile(keras.optimizers.SGD(0.05))
-        with announced(0):
+        with in_epoch(0):
             distiller.fit(train, shuffle=False, verbose=0)
         ends.append([variable.numpy() for variable in distiller.variables])
     for one, other in zip(*ends, strict=True):

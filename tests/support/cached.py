@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.data.epoch_shuffle import announced
+from modreduce_keras.data.epochs import in_epoch
 
 VIEWS, SAMPLES, BATCH = 3, 12, 4
 IMAGES = np.random.default_rng(0).normal(size=(SAMPLES, 8, 8, 1)).astype("float32")
@@ -30,7 +30,7 @@ def net(seed=1, **arguments):
 
 
 def batches(dataset, epoch):
-    with announced(epoch):
+    with in_epoch(epoch):
         return list(dataset)
 
 

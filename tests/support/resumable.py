@@ -9,7 +9,6 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 from modreduce_keras.callbacks.checkpoints import Folder
-from modreduce_keras.data.epoch_shuffle import announce_epoch
 
 SAMPLES, BATCH, EPOCHS = 13, 5, 3
 STEPS = -(-SAMPLES // BATCH)
@@ -167,18 +166,10 @@ def different(one, other):
     return [place for place, (a, b) in enumerate(pairs) if a.tobytes() != b.tobytes()]
 
 
-class Announcing(keras.callbacks.Callback):
-    """Tells the data the epoch where there is no `Resume`."""
-
-    def on_epoch_begin(self, epoch, logs=None):
-        announce_epoch(epoch)
-
-
 @functools.cache
 def uninterrupted(kind):
     """Trains to the end without `Resume`, once for each kind; returns state and history."""
-    model, history = train(kind, 1, None, EPOCHS, Announcing())
-    announce_epoch(None)
+    model, history = train(kind, 1, None, EPOCHS)
     return state(model), history
 
 

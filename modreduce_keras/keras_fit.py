@@ -1,0 +1,67 @@
+"""What Keras' `fit` is doing at this moment, read from its own variables.
+
+Keras tells the epoch to callbacks alone, and nobody that a `fit` was broken off. A pipeline has no
+callbacks, and what is announced to it would outlive an error or Ctrl-C.
+"""
+
+import functools
+import inspect
+import sys
+import threading
+from collections.abc import Iterator
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+import keras
+
+
+class RunningFit(NamedTuple):
+    """A call of `fit` that has not ended.
+
+    Attributes:
+        first: The epoch that it began with.
+        epoch: The epoch that it is in; `None` before the first one.
+        batches: Goes through its data; an object of this call alone, `None` before it is made.
+        callbacks: Its callbacks in their order, Keras' own among them; empty before they are known.
+    """
+
+    first: int
+    epoch: int | None
+    batches: Any
+    callbacks: list[keras.callbacks.Callback]
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether an epoch goes on in the data where the last one ended (`steps_per_epoch`)."""
+        return getattr(self.batches, "steps_per_epoch", None) is not None
+
+
+def running_fit() -> RunningFit | None:
+    """Returns the innermost `fit` of this thread, or else of another; `None` where none runs."""
+    code = _code_of_fit()
+    return next((_read(frame) for frame in _frames() if frame.f_code is code), None)
+
+
+def _frames() -> Iterator[FrameType]:
+    every, own = sys._current_frames(), threading.get_ident()
+    for thread in sorted(every, key=lambda thread: thread != own):
+        frame = every[thread]
+        while frame is not None:
+            yield frame
+            frame = frame.f_back
+
+
+@functools.cache
+def _code_of_fit() -> CodeType:
+    return inspect.unwrap(keras.Model.fit).__code__
+
+
+def _read(frame: FrameType) -> RunningFit:
+    found = frame.f_locals
+    callbacks = getattr(found.get("callbacks"), "callbacks", ())
+    return RunningFit(
+        first=found.get("initial_epoch", 0),
+        epoch=found.get("epoch"),
+        batches=found.get("epoch_iterator"),
+        callbacks=list(callbacks),
+    )
