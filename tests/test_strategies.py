@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
+from modreduce_keras.distribute import lost_workers, telling_of_lost_workers
 
 LABELS = np.arange(6) % 3
 
@@ -149,3 +150,19 @@ def test_statistics_of_batch_normalization_are_the_mean_of_the_replicas(
     ]:
         for copy in two_replicas.experimental_local_results(variable.value):
             np.testing.assert_allclose(copy, expected, rtol=1e-5, atol=1e-7)
+
+
+LOST = [tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError]
+
+
+@pytest.mark.parametrize("kind", LOST)
+def test_a_lost_worker_is_told_in_one_line(kind, monkeypatch):
+    strategy = tf.distribute.get_strategy()
+    with pytest.raises(kind), telling_of_lost_workers(strategy):
+        raise kind(None, None, "Collective ops is aborted by: Socket closed")
+    monkeypatch.setattr(lost_workers, "is_multi_worker", lambda strategy: True)
+    message = "^Another worker of this training has stopped .*mr.callbacks.Resume.*have[.]$"
+    with pytest.raises(RuntimeError, match=message), telling_of_lost_workers(strategy):
+        raise kind(None, None, "Collective ops is aborted by: Socket closed")
+    with pytest.raises(tf.errors.InvalidArgumentError), telling_of_lost_workers(strategy):
+        raise tf.errors.InvalidArgumentError(None, None, "something else")

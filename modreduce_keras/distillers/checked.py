@@ -15,7 +15,7 @@ from modreduce_keras.batches import require_end
 from modreduce_keras.data.index import INDEX, split_index
 from modreduce_keras.distillers.replicated import ReplicatedModel
 from modreduce_keras.distillers.supervision import LabelRule
-from modreduce_keras.distribute import require_sample_index
+from modreduce_keras.distribute import require_sample_index, telling_of_lost_workers
 from modreduce_keras.labels import require_in_range
 
 # Names of terms and values that distillers log by themselves.
@@ -92,7 +92,8 @@ class CheckedModel(ReplicatedModel):
         elif validation is not None:
             data = {"x": validation, "validation_steps": given.get("validation_steps")}
             self._require_data(data, "validation ", steps="validation_steps")
-        with _told(), _telling_callbacks(given.get("callbacks")):
+        lost = telling_of_lost_workers(self.distribute_strategy)
+        with lost, _told(), _telling_callbacks(given.get("callbacks")):
             return super().fit(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,5 +1,6 @@
 """Devices and machines: strategies to train under, and what a step needs to know of replicas."""
 
+from modreduce_keras.distribute.lost_workers import telling_of_lost_workers
 from modreduce_keras.distribute.replicas import (
     average_over_replicas,
     gather_over_replicas,
@@ -42,4 +43,5 @@ __all__ = [
     "sum_over_replicas",
     "take_back",
     "take_rows",
+    "telling_of_lost_workers",
 ]

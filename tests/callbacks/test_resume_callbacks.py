@@ -295,6 +295,7 @@ def test_callbacks_of_keras(build, make, optimizer, tmp_path):
     assert again == written  # nothing that was worse took the best one's place
 
 
+@pytest.mark.slow
 def test_our_own_callbacks_can_be_named(tmp_path):
     monitor = mr.callbacks.PeerMonitor(X)
     _, history = train(distiller, tmp_path / "once", monitor)

@@ -169,7 +169,7 @@ def failing_data(at):
 
 
 @pytest.mark.parametrize("at", [0, 1])
-@pytest.mark.parametrize("build", [plain, distiller])
+@pytest.mark.parametrize("build", [plain, pytest.param(distiller, marks=pytest.mark.slow)])
 def test_data_that_cannot_be_read(build, at, tmp_path):
     model = build(1)
     before = model.get_weights()
@@ -241,7 +241,7 @@ def test_a_checkpoint_that_was_renamed_is_refused(tmp_path):
 # What is not finite
 
 
-@pytest.mark.parametrize("every", ["epoch", 2])
+@pytest.mark.parametrize("every", [pytest.param("epoch", marks=pytest.mark.slow), 2])
 def test_nonfinite_steps_are_counted_over_a_kill(every, tmp_path):
     x = X.copy()
     x[5] = np.nan

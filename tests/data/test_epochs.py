@@ -70,6 +70,9 @@ def distiller():
 
 
 both = pytest.mark.parametrize("build", [plain, distiller])
+slowly_both = pytest.mark.parametrize(
+    "build", [plain, pytest.param(distiller, marks=pytest.mark.slow)]
+)
 
 
 def fit(model, dataset, epochs=3, **arguments):
@@ -89,12 +92,12 @@ def test_every_fit_on_one_dataset_sees_the_same_orders(build, data, orders):
     assert fit(plain(), data, epochs=1) == orders[0]
 
 
-@both
+@slowly_both
 def test_initial_epoch(build, data, orders):
     assert fit(build(), data, epochs=4, initial_epoch=2) == flat(orders[2:4])
 
 
-@both
+@slowly_both
 def test_validation_and_evaluation_on_the_same_dataset_change_nothing(build, data, orders):
     model = build()
 

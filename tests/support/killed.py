@@ -118,5 +118,9 @@ def run_worker(index, ports, folder, output, kill_in=None):
     callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=lambda e, _: e == kill_in and kill())]
     dataset = resumable.data().unbatch().batch(4, drop_remainder=True)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(3))
-    model.fit(dataset, epochs=3, shuffle=False, verbose=0, callbacks=[*callbacks, resume])
+    try:
+        model.fit(dataset, epochs=3, shuffle=False, verbose=0, callbacks=[*callbacks, resume])
+    except RuntimeError as error:
+        Path(output).with_suffix(".txt").write_text(str(error))
+        raise
     np.savez(output, *resumable.state(model))

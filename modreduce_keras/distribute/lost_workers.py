@@ -1,0 +1,32 @@
+"""A worker that has stopped: what the others of its training say then."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from modreduce_keras.distribute.strategies import is_multi_worker
+
+
+@contextlib.contextmanager
+def telling_of_lost_workers(strategy: Any) -> Iterator[None]:
+    """Says in one line that another worker of a training has stopped, and how it goes on.
+
+    Args:
+        strategy: The strategy under which the block trains.
+
+    Raises:
+        RuntimeError: In place of the errors of collectives and connections on several machines.
+    """
+    import tensorflow as tf
+
+    lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+    try:
+        yield
+    except lost as error:
+        if not is_multi_worker(strategy):
+            raise
+        raise RuntimeError(
+            "Another worker of this training has stopped or cannot be reached, so this one ends. "
+            "Start all workers again: with mr.callbacks.Resume among the callbacks of fit they go "
+            "on from the newest checkpoint that all have."
+        ) from error
