@@ -125,9 +125,7 @@ def run(combination: Combination) -> Outcome:
 
 def require_refusal(eager: Exception, graph: Any) -> None:
     """Raises unless an error is one that the package raises itself, in a graph as well."""
-    frames = traceback.extract_tb(eager.__traceback__)
-    own = Path(frames[-1].filename).is_relative_to(PACKAGE)
-    if not own or not isinstance(eager, (ValueError, TypeError)):
+    if not isinstance(eager, (ValueError, TypeError)) or not all(map(is_own, chain(eager))):
         raise FaultError(f"not an error of the package: {named(eager)}") from eager
     if not isinstance(graph, Exception):
         raise FaultError(f"eagerly only: {named(eager)}") from eager
@@ -138,6 +136,19 @@ def require_refusal(eager: Exception, graph: Any) -> None:
     advice = "Could not automatically infer"
     if advice in str(eager) or advice in str(graph):
         raise FaultError(f"with Keras' advice to authors of layers: {named(eager)}") from eager
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error, what it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def is_own(error: BaseException) -> bool:
+    """Returns whether the package itself raises an error, and neither Keras nor Python in it."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).is_relative_to(PACKAGE) and last.line.startswith("raise ")
 
 
 def message(error: Exception) -> str:

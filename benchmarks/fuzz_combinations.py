@@ -24,6 +24,9 @@ CLASSES = (1, 2, 3, 1000)
 SAMPLES = 24
 POSITIONS, VOCABULARY = 4, 9
 IMAGE = (8, 8, 3)
+_MAPS, _VECTOR = (4, 4, 6), (6,)
+_SHAPES = (_MAPS, _VECTOR, [_MAPS], [_MAPS, _MAPS], [_VECTOR, _VECTOR], [_MAPS, _VECTOR])
+"""What taps may be of, whatever a method takes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +112,11 @@ def draw(seed: int, number: int) -> Combination:
     random = randomness.Random(f"{seed} {number}")
     sizes = {"batch": random.choice(BATCHES), "classes": random.choice(CLASSES)}
     tokens = random.random() < 0.15
-    labels = ["sparse", "binary"]
+    labels = ["binary"]
     if sizes["classes"] > 1:
-        labels += ["one_hot", "soft", "sparse", "sparse"]
+        labels += ["one_hot", "soft", "sparse", "sparse", "sparse"]
+    elif not tokens:  # Keras' own loss takes no indices of a single class at several positions.
+        labels += ["sparse"]
     peers = number % 3 == 2
     teaching = group = None
     if not peers or random.random() < 0.4:
@@ -181,6 +186,8 @@ def _teaching(random: Any, identifier: str, batch: int, tokens: bool) -> Teachin
             adapter = _component(random, "adapter", own, batch_size=batch, samples=SAMPLES)
     else:
         pair = cls.example_shapes[::-1]
+    if random.random() < 0.1:
+        pair = random.choices(_SHAPES, k=2)
     student, teacher = (_taps(random, shapes, tokens) for shapes in pair)
     if cls.kind == "response" and random.random() < 0.8:
         student = teacher = None

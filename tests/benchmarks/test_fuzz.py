@@ -95,10 +95,15 @@ def test_an_error_of_the_package_is_a_refusal(fuzz):
 
 def test_what_is_no_refusal(fuzz):
     raw, other = raised(keras.layers.Dense, -1), raised(lambda: [].missing)
+    # An error of Python inside the package, and an error of Keras with the package's words.
+    python, wrapped = raised(mr.ops.flatten, 1), ours()
+    wrapped.__cause__ = raw
     advice = ours("Could not automatically infer the output shape")
     cases = [
         (raw, ours(), "not an error of the package: ValueError"),
         (other, ours(), "not an error of the package: AttributeError"),
+        (python, python, "not an error of the package: AttributeError"),
+        (wrapped, wrapped, "not an error of the package: ValueError"),
         (ours(), trained(fuzz), "eagerly only"),
         (ours(), ours("something else"), "another error in a graph: ValueError: something else"),
         (ours(), RuntimeError(str(ours())), "another error in a graph: RuntimeError"),
