@@ -1,8 +1,9 @@
 """Combinations for `benchmarks/fuzz.py`: what is drawn from the registry, and built of it.
 
-A combination is a function of a seed and a number. Losses and aggregators come in turn, in an order
-that the seed shuffles, so that a few hundred combinations have all of them several times; the rest
-is drawn: adapters, schedules, arguments, taps, networks, labels, dtypes and sizes.
+A combination is a function of a seed and a number. Losses, adapters and aggregators come in turn,
+in an order that the seed shuffles, so that a few hundred combinations have all of them several
+times; the rest is drawn: schedules, arguments, taps, networks, labels, dtypes and sizes. One in four
+has another adapter than its loss asks for.
 """
 
 import dataclasses
@@ -120,7 +121,7 @@ def draw(seed: int, number: int) -> Combination:
     peers = number % 3 == 2
     teaching = group = None
     if not peers or random.random() < 0.4:
-        teaching = _teaching(random, _in_turn("loss", seed, number), sizes["batch"], tokens)
+        teaching = _teaching(random, seed, number, sizes["batch"], tokens)
     if peers:
         group = _group(random, _in_turn("aggregator", seed, number // 3))
     return Combination(
@@ -171,14 +172,13 @@ def _weight(random: Any) -> Any:
     return random.choice([1.0, 1.0, 0.5, 0.0, None, _schedule(random), _schedule(random)])
 
 
-def _teaching(random: Any, identifier: str, batch: int, tokens: bool) -> Teaching:
+def _teaching(random: Any, seed: int, number: int, batch: int, tokens: bool) -> Teaching:
+    identifier = _in_turn("loss", seed, number)
     loss = _component(random, "loss", identifier)
     cls = components("loss")[identifier]
-    adapter, which = "default", random.random()
-    if which < 0.05:
-        adapter = None
-    elif which < 0.25:
-        adapter = random.choice(list(components("adapter")))
+    adapter = None if random.random() < 0.05 else "default"
+    if number % 4 == 1:
+        adapter = _in_turn("adapter", seed, number // 4)
     own = cls.default_adapter if adapter == "default" else adapter
     if own:
         pair = random.choice(components("adapter")[own].example_shapes)
