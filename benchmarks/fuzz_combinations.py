@@ -2,8 +2,8 @@
 
 A combination is a function of a seed and a number. Losses, adapters and aggregators come in turn,
 in an order that the seed shuffles, so that a few hundred combinations have all of them several
-times; the rest is drawn: schedules, arguments, taps, networks, labels, dtypes and sizes. One in four
-has another adapter than its loss asks for.
+times; the rest is drawn: schedules, arguments, taps, networks, labels, dtypes and sizes. One in
+four has another adapter than its loss asks for.
 """
 
 import dataclasses
