@@ -8,7 +8,9 @@ it into an instance with `get`. Lists of components are always derived from here
 import copy
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,8 +23,10 @@ _components: dict[str, dict[str, Any]] = {}
 def register(kind: str, identifier: str) -> Callable[[Any], Any]:
     """Registers a class (or a function that builds a model) under a short identifier.
 
-    Classes become serializable by Keras as `modreduce_keras>ClassName` and receive the class
-    attribute `identifier`.
+    Classes become serializable by Keras and receive the class attribute `identifier`. Keras knows
+    them by the package that defines them (`my_project>ClassName`), unless they were registered
+    with Keras before: a class of this library's never shares its name with one of yours. A class
+    may be defined again under the same name, as a cell of a notebook does.
 
     Args:
         kind: The kind of component: `"loss"`, `"adapter"`, `"aggregator"`, `"schedule"`,
@@ -33,7 +37,8 @@ def register(kind: str, identifier: str) -> Callable[[Any], Any]:
         A decorator that returns what it decorates.
 
     Raises:
-        ValueError: If the identifier is already taken by something else.
+        ValueError: If the identifier, or the name that Keras would know the class by, is already
+            taken by something else, or the class has another identifier already.
 
     Example:
         >>> import keras, modreduce_keras as mr
@@ -47,18 +52,60 @@ def register(kind: str, identifier: str) -> Callable[[Any], Any]:
 
     def decorate(component):
         taken = _components.setdefault(kind, {}).get(identifier)
-        if taken is not None and taken.__qualname__ != component.__qualname__:
+        if taken is not None and _origin(taken) != _origin(component):
             raise ValueError(
-                f"The {kind} identifier {identifier!r} is already taken by "
-                f"{taken.__module__}.{taken.__qualname__}. Choose another one."
+                f"The {kind} identifier {identifier!r} is already taken by {_full_name(taken)}. "
+                f"Choose another one. Received: {_full_name(component)}"
             )
         if isinstance(component, type):
+            own = vars(component).get("identifier", identifier)
+            if own != identifier and components(kind).get(own) is component:
+                raise ValueError(
+                    f"{_full_name(component)} is registered as {own!r} already. Register a "
+                    f"subclass of it. Received: {identifier=}"
+                )
+            _make_serializable(component)
             component.identifier = identifier
-            component = keras.saving.register_keras_serializable(package=PACKAGE)(component)
         _components[kind][identifier] = component
         return component
 
     return decorate
+
+
+def _make_serializable(component: type) -> None:
+    """Registers a class with Keras under the package that defines it, once."""
+    if keras.saving.get_registered_name(component) != component.__name__:
+        return
+    module, name = _origin(component)
+    package = module.partition(".")[0]
+    # Keras puts ">" between package and name.
+    name = component.__name__ if package == PACKAGE else name.replace("<locals>.", "")
+    taken = keras.saving.get_registered_object(f"{package}>{name}")
+    if taken is not None and _origin(taken) != _origin(component):
+        raise ValueError(
+            f"The name '{package}>{name}', by which Keras is to know the class, is already taken "
+            f"by {_full_name(taken)}. Choose another name for the class, or register it with Keras "
+            "first: @keras.saving.register_keras_serializable(package=...) below this decorator. "
+            f"Received: {_full_name(component)}"
+        )
+    keras.saving.register_keras_serializable(package=package, name=name)(component)
+
+
+def _origin(component: Any) -> tuple[str, str]:
+    """Returns the module and the name that a class or function is defined under.
+
+    A script that runs goes by the name that it is imported under elsewhere.
+    """
+    module = component.__module__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+        module = spec.name if spec else Path(file).stem if file else module
+    return module, component.__qualname__
+
+
+def _full_name(component: Any) -> str:
+    return f"{component.__module__}.{component.__qualname__}"
 
 
 def components(kind: str) -> dict[str, Any]:
@@ -119,8 +166,13 @@ def get(
 
 def rebuild(cls: type, config: dict[str, Any], custom_objects: Any = None) -> Any:
     """Returns an instance from a config whose values are serialized; the config stays as it is."""
+    return cls(**deserialized(config, custom_objects))
+
+
+def deserialized(config: dict[str, Any], custom_objects: Any = None) -> dict[str, Any]:
+    """Returns the arguments that a config holds, which stays as it is."""
     config = copy.deepcopy(config)  # Keras takes the configs of models apart.
-    return cls(**keras.saving.deserialize_keras_object(config, custom_objects=custom_objects))
+    return keras.saving.deserialize_keras_object(config, custom_objects=custom_objects)
 
 
 def collect(package: str, path: list[str], kind: str) -> dict[str, Any]:

@@ -14,8 +14,8 @@ ROOT = Path(modreduce_keras.__file__).parent
 
 # A part may import parts of lower levels, and itself. What is not listed is above them all.
 LEVELS = [
-    {"_version", "arguments", "escapes", "fingerprints", "held", "keras_fit", "labels", "registry"}
-    | {"whole_files"},
+    {"_version", "arguments", "copying", "escapes", "fingerprints", "held", "keras_fit"}
+    | {"labels", "registry", "whole_files"},
     {"batches", "distribute", "knobs", "ops", "output_kind"},
     {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models"},
     {"knowledge", "data"},
@@ -24,19 +24,8 @@ LEVELS = [
 ]
 TOP = len(LEVELS)
 KERAS_ONLY = [
-    *(
-        "arguments",
-        "escapes",
-        "fingerprints",
-        "held",
-        "keras_fit",
-        "registry",
-        "whole_files",
-        "knobs",
-        "ops",
-    ),
-    "output_kind",
-    *("batches", "schedules"),
+    *("arguments", "copying", "escapes", "fingerprints", "held", "keras_fit", "registry"),
+    *("whole_files", "knobs", "ops", "output_kind", "batches", "schedules"),
     *("losses", "adapters", "aggregators", "taps", "models", "metrics", "knowledge"),
 ]
 ONLY_IN = {"tensorflow_datasets": "data", "keras_tuner": "tuning"}

@@ -1,5 +1,6 @@
 """Tests of short identifiers: registering, listing, looking up, resolving."""
 
+import subprocess
 import sys
 import types
 
@@ -22,7 +23,8 @@ def test_a_registered_class_is_listed_named_and_serializable():
     assert registry.components("loss")["always_two"] is AlwaysTwo
     assert type(mr.losses.get("always_two", name="two")).__name__ == "AlwaysTwo"
     config = keras.saving.serialize_keras_object(AlwaysTwo(name="two"))
-    assert config["registered_name"] == "modreduce_keras>AlwaysTwo"
+    name = "test_a_registered_class_is_listed_named_and_serializable.AlwaysTwo"
+    assert config["registered_name"] == f"{__name__.partition('.')[0]}>{name}"
     again = mr.losses.get(config)
     assert (type(again), again.name) == (AlwaysTwo, "two")
 
@@ -57,6 +59,97 @@ def test_a_class_may_be_defined_again_as_in_a_notebook():
     assert define() is not define()
     last = define()
     assert registry.components("aggregator")["again"] is last
+
+
+NOTEBOOK = """
+import sys
+import keras, numpy as np, modreduce_keras as mr
+
+CELL = '''
+@mr.register("loss", "mine")
+class KD(mr.losses.Loss):
+    example_shapes = mr.losses.KD.example_shapes
+    def per_sample(self, teacher, student, labels=None):
+        return 2.0 * keras.ops.ones_like(student[:, 0])
+'''
+exec(CELL)
+exec(CELL)  # the same cell once more
+
+
+def net(width):
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(width), keras.layers.Dense(2)])
+
+
+def term(loss, path):
+    distiller = mr.Distiller(net(2), net(4), [mr.Response(loss, name="term")])
+    distiller.compile("sgd", "mse")
+    distiller.save(path)
+    (knowledge,) = keras.saving.load_model(path).knowledge["student"]
+    return type(knowledge.loss)
+
+folder = sys.argv[1]
+assert mr.losses.get("kd").__class__ is mr.losses.KD is not KD
+assert keras.saving.get_registered_object("modreduce_keras>KD") is mr.losses.KD
+assert term("mine", folder + "/mine.keras") is KD
+assert term("kd", folder + "/ours.keras") is mr.losses.KD
+print(keras.saving.get_registered_name(KD))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["script", "notebook"])
+def test_a_class_named_as_one_of_ours_replaces_nothing_and_comes_back_from_files(tmp_path, kind):
+    script = tmp_path / "my_project.py"
+    script.write_text(NOTEBOOK)
+    command = [script] if kind == "script" else ["-c", NOTEBOOK]
+    run = subprocess.run(
+        [sys.executable, *command, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == ("my_project>KD" if kind == "script" else "__main__>KD")
+
+
+def test_a_class_of_the_same_name_elsewhere_takes_no_identifier_of_ours():
+    mine = type("KD", (mr.losses.Loss,), {"__module__": "my_project.losses"})
+    assert mine.__qualname__ == mr.losses.KD.__qualname__
+    with pytest.raises(ValueError, match=r"'kd' is already taken by .*Received: my_project.*KD"):
+        mr.register("loss", "kd")(mine)
+    mr.register("loss", "my_kd")(mine)
+    assert registry.components("loss")["kd"] is mr.losses.KD
+    assert keras.saving.get_registered_name(mine) == "my_project>KD"
+    assert keras.saving.get_registered_object("modreduce_keras>KD") is mr.losses.KD
+
+
+def test_two_classes_of_one_name_in_one_package_are_told_apart():
+    def define(module, identifier):
+        loss = type("Same", (mr.losses.Loss,), {"__module__": f"another_project.{module}"})
+        return mr.register("loss", identifier)(loss)
+
+    first = define("a", "same_a")
+    with pytest.raises(
+        ValueError, match=r"another_project>Same.*taken by another_project\.a\.Same"
+    ):
+        define("b", "same_b")
+    assert keras.saving.get_registered_object("another_project>Same") is first
+    assert "same_b" not in registry.components("loss")
+    assert define("a", "same_a") is registry.components("loss")["same_a"] is not first
+
+
+def test_a_name_that_keras_knows_already_stays():
+    @mr.register("loss", "known")
+    @keras.saving.register_keras_serializable(package="chosen", name="known_name")
+    class Known(mr.losses.Loss):
+        pass
+
+    assert keras.saving.get_registered_name(Known) == "chosen>known_name"
+
+
+def test_a_class_has_one_identifier():
+    with pytest.raises(ValueError, match=r"KD is registered as 'kd' already. Register a subclass"):
+        mr.register("loss", "second")(mr.losses.KD)
+    assert mr.losses.KD.identifier == "kd"
+    mr.register("loss", "second")(type("Second", (mr.losses.KD,), {"__module__": "my_project"}))
+    assert mr.losses.get("second").identifier == "second"
 
 
 def test_components_are_listed_in_alphabetical_order():

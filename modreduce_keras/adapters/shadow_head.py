@@ -133,7 +133,8 @@ class ShadowHead(_ClassifierAdapter):
         self.head.build((None, channels))
         if self._classifiers is not None:
             (classifier,) = self.classifiers()
-            self.head.set_weights([ops.convert_to_numpy(w) for w in classifier.weights])
+            weights = [classifier.kernel, classifier.bias] if has_bias else [classifier.kernel]
+            self.head.set_weights([ops.convert_to_numpy(weight) for weight in weights])
 
     def _unit(self, filters, kernel_size, name, strides=(1, 1)) -> _Unit:
         return _Unit(filters, kernel_size, strides, dtype=self.dtype_policy, name=name)

@@ -13,6 +13,7 @@ import tensorflow as tf
 from modreduce_keras import whole_files
 from modreduce_keras.arguments import require_choice, require_integer
 from modreduce_keras.batches import require_end
+from modreduce_keras.copying import fingerprint_of_tables
 from modreduce_keras.data import cache_metadata, shards
 from modreduce_keras.data.cache_folder import CacheFolder, UnfilledError
 from modreduce_keras.data.cache_metadata import DTYPES, WEIGHTS
@@ -139,7 +140,7 @@ class TeacherCache:
 
         Batches that `attach` makes carry it, so that a distiller refuses those of another cache.
         """
-        parts = [fingerprint_of(self.teacher.weights), self.taps, self.views, self.dtype]
+        parts = [self._hash_of_teacher(), self.taps, self.views, self.dtype]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def fill(self, dataset: tf.data.Dataset) -> int:
@@ -252,10 +253,13 @@ class TeacherCache:
             **{**config, "teacher": keras.saving.deserialize_keras_object(config["teacher"])}
         )
 
+    def _hash_of_teacher(self) -> str:
+        return fingerprint_of(self.teacher.weights) + fingerprint_of_tables(self.teacher)
+
     def _described(self, outputs: Any) -> dict[str, Any]:
         flat = tf.nest.flatten(outputs)
         return {
-            WEIGHTS: fingerprint_of(self.teacher.weights),
+            WEIGHTS: self._hash_of_teacher(),
             "taps": self.taps,
             "outputs": [[list(spec.shape[1:]), spec.dtype.name] for spec in flat],
             "views": self.views,
@@ -352,7 +356,7 @@ class TeacherCache:
         return list(taps)
 
     def _writer(self, view: int) -> CacheWriter:
-        weights = fingerprint_of(self.teacher.weights)
+        weights = self._hash_of_teacher()
         return CacheWriter(self.folder, view, self.dtype, self.shard_size, self.name, weights)
 
     def _read(

@@ -6,7 +6,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from modreduce_keras.copying import adapted_variables, copy_state, finalize, parts
 from modreduce_keras.held import Held
+from modreduce_keras.models.same_outputs import require_same_outputs
 
 
 class PastSelves(keras.layers.Layer):
@@ -14,8 +16,9 @@ class PastSelves(keras.layers.Layer):
 
     past = keep · past + (1 - keep) · present
 
-    BatchNorm's statistics move as the weights do. Weights that are not floating-point numbers
-    (the states of random generators) are copied. Layers that models share are held once.
+    BatchNorm's statistics move as the weights do. What layers were adapted to (`Normalization`),
+    and what is no floating-point number (the states of random generators), is copied. Layers that
+    models share are held once.
 
     Args:
         models: Built models, by name.
@@ -56,6 +59,7 @@ class PastSelves(keras.layers.Layer):
             shape=(), dtype="int64", initializer="zeros", trainable=False, name="moves"
         )
         self._present = Held(list(present.values()))
+        self._adapted = {id(v) for model in models.values() for v in adapted_variables(model)}
         for copy, variable in zip(self.copies, self._present(), strict=True):
             copy.assign(variable)
         self.built = True
@@ -75,27 +79,34 @@ class PastSelves(keras.layers.Layer):
         keep = ops.cast(self.keep(self.moves), "float32")
         for copy, variable in zip(self.copies, self._present(), strict=True):
             value = ops.convert_to_tensor(variable)
-            if keras.backend.is_float_dtype(copy.dtype):
+            if keras.backend.is_float_dtype(copy.dtype) and id(variable) not in self._adapted:
                 kept = ops.cast(keep, copy.dtype)
                 value = kept * copy + (1.0 - kept) * value
             copy.assign(value)
         self.moves.assign_add(1)
 
     def assign_to(self, name: str, model: keras.Model) -> None:
-        """Writes a model's past weights into another one of the same architecture.
+        """Writes a model's past self into another one of the same architecture.
 
         Raises:
-            ValueError: If the weights do not fit.
+            ValueError: If the weights do not fit, or the two models give other outputs with the
+                same weights.
         """
-        own = self._models()[name].variables
-        values = [ops.convert_to_numpy(self._past(variable)) for variable in own]
-        if [value.shape for value in values] != [tuple(v.shape) for v in model.variables]:
+        present = self._models()[name]
+        own = present.variables
+        if [tuple(v.shape) for v in own] != [tuple(v.shape) for v in model.variables]:
             raise ValueError(
                 f"The past weights of {name!r} go into a model of the same architecture. "
                 f"Received: {model.name!r} with {len(model.variables)} weights for {len(own)}"
             )
-        for variable, value in zip(model.variables, values, strict=True):
-            variable.assign(value)
+        # What is no weight comes from the model as it is: its past self runs with that too.
+        copy_state(present, model)
+        require_same_outputs(present, model)
+        for variable, target in zip(own, model.variables, strict=True):
+            if id(variable) not in self._adapted:
+                target.assign(ops.convert_to_numpy(self._past(variable)))
+        for layer in reversed(parts(model)):
+            finalize(layer)
 
 
 def _parts(model: keras.Model) -> tuple[list[keras.Variable], list[keras.Variable]]:

@@ -25,6 +25,7 @@ from modreduce_keras.distillers.reduction import (
 from modreduce_keras.distillers.replicated import average_statistics
 from modreduce_keras.distillers.saved import SavedModel
 from modreduce_keras.distillers.supervision import supervision
+from modreduce_keras.distillers.teacher_files import Arrival
 from modreduce_keras.distillers.trackers import Trackers, update
 from modreduce_keras.distillers.wiring import ENSEMBLE, Forward, connect
 from modreduce_keras.distribute import num_replicas, require_in_scope
@@ -104,6 +105,7 @@ class BaseDistiller(SavedModel):
         self._supervision = None
         self._fuses_normalization = True
         self._begin_unguarded()
+        self._arrival = Arrival()
         self._teacher_input, self._student_inputs = teacher_input, dict(student_inputs or {})
         self.teacher_dtype = teacher_dtype
         checks.require_teacher_dtype(teacher_dtype, teacher)
@@ -256,8 +258,9 @@ class BaseDistiller(SavedModel):
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains, as `keras.Model.fit` does."""
-        if self._wiring.teacher is not None:
-            self._wiring.teacher.follow()
+        if self._wiring.teacher is not None and self._wiring.teacher.follow():
+            # What was traced has the earlier statistics and vocabularies as constants.
+            self.train_function = self.test_function = None
         # What an earlier fit that was broken off has left behind.
         self._initial_epoch = None
         if self._updates.guard is not None:

@@ -53,9 +53,10 @@ class CachedTeacher(FrozenTeacher):
         self.given = cache
         self.follow()
 
-    def follow(self) -> None:
-        """Notes which outputs are the teacher's, if its weights have changed."""
+    def follow(self) -> bool:
+        """Notes which outputs are the teacher's, if its state has changed."""
         self._fingerprint = self.given.fingerprint()
+        return super().follow()
 
     def lessons(
         self, x: Any, seen: Mapping[str, Any], training: bool = True

@@ -157,6 +157,7 @@ def require_distinct(models: dict[str, keras.Model]) -> None:
         if id(model) in seen:
             raise ValueError(
                 f"{seen[id(model)]} and {role} are the same model object {model.name!r}. Each "
-                "needs a model of its own; keras.models.clone_model(model) makes one."
+                "needs a model of its own: build it anew, or mr.models.copy_model(model) copies "
+                "it with its weights."
             )
         seen[id(model)] = role

@@ -20,6 +20,7 @@ from modreduce_keras.distribute import (
     take_rows,
 )
 from modreduce_keras.knobs import Knob
+from modreduce_keras.models.clones import copy_model
 from modreduce_keras.ops import float32, safe_reciprocal
 from modreduce_keras.output_kind import (
     CLASSES,
@@ -232,13 +233,13 @@ class MeanTeacher(ConsistencyDistiller):
         """Returns the mean teacher as it is now: plain Keras, to be evaluated and deployed.
 
         Args:
-            into: Model of the same architecture that receives the weights. Defaults to `None`: a
-                new one by `keras.models.clone_model`, which needs a functional or Sequential model.
+            into: Model of the same architecture that receives the weights, and what its layers
+                were adapted to. Defaults to `None`: a new one by `mr.models.copy_model`.
 
         Raises:
-            ValueError: If the architectures differ.
+            ValueError: If the architectures differ, or the model cannot be copied.
         """
-        model = keras.models.clone_model(self.student) if into is None else into
+        model = copy_model(self.student) if into is None else into
         self.past.assign_to(_STUDENT, model)
         return model
 

@@ -2,20 +2,18 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 from keras import ops
 
+from modreduce_keras.copying import adapted_variables, copy_state, fingerprint_of_tables
 from modreduce_keras.data.teacher_cache import TeacherCache
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.fingerprints import fingerprint_of
 from modreduce_keras.models.folding import fold
 from modreduce_keras.taps import ModelOutput, TapReader
-
-WEIGHTS_FILE = "teacher.weights.h5"
 
 
 class Together(keras.Model):
@@ -88,6 +86,7 @@ class FrozenTeacher:
         self._inputs = inputs
         self._dtype, self._folded = dtype, {}
         self._runs = self.reader if dtype is None else self._folded_reader(taps)
+        self._state = self._state_now()
         # Only functional models declare the dtype of their inputs.
         functional = all(getattr(model, "inputs", None) for model in self.models)
         self._declared = self.specs if functional else None
@@ -122,25 +121,43 @@ class FrozenTeacher:
                     f"which runs as it was given: {error}",
                     stacklevel=2,
                 )
-        self._fingerprint = self._weights_now()
         models = [self._folded.get(place, model) for place, model in enumerate(self.models)]
         if isinstance(self.given, keras.Model):
             return TapReader(models[0], taps, role="teacher")
         together = Together(models, own_inputs=self._inputs.views is not None)
         return TapReader(together, taps, role="teacher")
 
-    def _weights_now(self) -> str:
-        return fingerprint_of(v for place in self._folded for v in self.models[place].variables)
+    def _state_now(self) -> tuple[str, str]:
+        """Returns hashes of what was folded, and of what is a constant in a traced step."""
+        weights = [v for place in self._folded for v in self.models[place].variables]
+        adapted = [v for model in self.models for v in adapted_variables(model)]
+        tables = [fingerprint_of_tables(model) for model in self.models]
+        return fingerprint_of(weights), fingerprint_of(adapted) + "".join(tables)
 
-    def follow(self) -> None:
-        """Folds the teacher anew, if its weights are not those that were folded."""
-        if not self._folded or self._weights_now() == self._fingerprint:
-            return
-        for place, folded in self._folded.items():
-            anew = fold(self.models[place], dtype=self._dtype, taps=list(self.reader.taps))
-            for variable, value in zip(folded.variables, anew.variables, strict=True):
-                variable.assign(ops.convert_to_tensor(value))
-        self._fingerprint = self._weights_now()
+    def follow(self) -> bool:
+        """Runs the teacher as it is now: folds it anew, if its state is not that of before.
+
+        Returns:
+            Whether steps have to be traced anew, since statistics or vocabularies have changed.
+        """
+        before, self._state = self._state, self._state_now()
+        if before == self._state:
+            return False
+        taps, only_weights = list(self.reader.taps), before[1] == self._state[1]
+        if self._dtype is not None and not (only_weights and self._fold_again(taps)):
+            self._folded = {}
+            self._runs = self._folded_reader(taps)
+            return True
+        return not only_weights
+
+    def _fold_again(self, taps: list[str]) -> bool:
+        """Gives the folded copies the weights of now, and returns whether that could be done."""
+        try:
+            for place, folded in self._folded.items():
+                copy_state(fold(self.models[place], dtype=self._dtype, taps=taps), folded)
+        except ValueError:
+            return False
+        return True
 
     def chosen_by(self, taps: list[str]) -> keras.Model:
         """Returns the teacher that some taps are of; the first where they do not say."""
@@ -150,15 +167,6 @@ class FrozenTeacher:
             if tapped & {id(layer) for layer in layers}:
                 return model
         return self.models[0]
-
-    def save(self, folder: str) -> None:
-        """Saves the weights of the teacher, or of all teachers, in one file."""
-        self.model.save_weights(str(Path(folder) / WEIGHTS_FILE))
-
-    def load(self, folder: str) -> None:
-        """Loads what `save` saved."""
-        self.model.load_weights(str(Path(folder) / WEIGHTS_FILE))
-        self.follow()
 
 
 def models_of(teacher: Any) -> list[keras.Model]:

@@ -123,13 +123,14 @@ def inference_model(student: keras.Model) -> keras.Model:
     except ValueError as error:
         reason = error
     dtypes = {layer.compute_dtype for layer in _layers(student)}
-    dtypes |= {variable.dtype for variable in student.variables if "float" in variable.dtype}
-    low = sorted(dtype for dtype in dtypes if dtype != "float32")
+    dtypes |= {variable.dtype for variable in student.variables}
+    low = sorted(dtype for dtype in dtypes if "float" in dtype and dtype != "float32")
     if low:
         raise ValueError(
             "Files hold a model in float32. One in another precision must be a functional or a "
             "Sequential model of layers that can be rebuilt from their config: build it as one, "
-            "or build the student again with dtype='float32' and set_weights of the trained one. "
+            "or build the student again with dtype='float32', and give it the state of the trained "
+            "one: mr.models.copy_state(student, rebuilt). "
             f"Received: {student.name!r} of {low}, and {reason}"
         ) from reason
     return student

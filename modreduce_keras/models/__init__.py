@@ -5,7 +5,9 @@ from functools import partial
 import keras
 
 from modreduce_keras import registry
+from modreduce_keras.copying import copy_state
 from modreduce_keras.models.branch import Branches, branch
+from modreduce_keras.models.clones import copy_model
 from modreduce_keras.models.exits import exits
 from modreduce_keras.models.folding import fold
 from modreduce_keras.models.quantization import quantize_aware
@@ -29,6 +31,8 @@ __all__ = [
     "get",
     "Branches",
     "branch",
+    "copy_model",
+    "copy_state",
     "exits",
     "fold",
     "quantize_aware",

@@ -10,7 +10,10 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.arguments import require_integer
+from modreduce_keras.copying import copy_state, is_adapted, parts
+from modreduce_keras.models.clones import rebuilt
 from modreduce_keras.models.graph import functional, new_inputs
+from modreduce_keras.models.same_outputs import require_same_outputs
 from modreduce_keras.registry import PACKAGE, rebuild
 
 _GRADIENTS = ("sum", "mean")
@@ -31,8 +34,9 @@ def branch(
     z_i = head_i(fork(trunk(x)))
 
     The model is a pattern and stays as it is: nothing of it is shared. The trunk is a copy with its
-    weights; each head is a copy with random weights of its own, since heads that start equal stay
-    equal. Initializers of an explicit seed get it raised by the number of the branch.
+    whole state; each head is a copy with random weights of its own, since heads that start equal
+    stay equal. Layers that were adapted to data (`Normalization`, vocabularies) are copied in the
+    heads too. Initializers of an explicit seed get it raised by the number of the branch.
 
     Each of `students` is one of the branches as a plain, flat Keras model with the layer names of
     the model. It shares its variables with the trunk and its head, is saved without the others, and
@@ -55,8 +59,8 @@ def branch(
 
     Raises:
         ValueError: If the model is not functional, `at` is unknown, runs several times, leaves
-            nothing random to the heads, has a mask, a path around it or a layer on both sides, or
-            if another argument is out of range.
+            nothing random to the heads, has a mask, a path around it or a layer on both sides, a
+            layer cannot be copied, or if another argument is out of range.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr
@@ -126,8 +130,8 @@ class Branches(keras.Model):
         self.names = tuple(names)
         self.trunk_gradient = trunk_gradient
         self.trunk, self.heads, students = _parts(graph, at, names)
-        for layer in self.trunk.layers:
-            layer.set_weights(graph.get_layer(layer.name).get_weights())
+        _require_copied(graph, students[names[0]], self.heads[names[0]])
+        _give_state(graph, self.trunk, self.heads.values())
         self._students = MappingProxyType(students)
         self._scale = _ScaledGradient(1.0 / len(names) if trunk_gradient == "mean" else 1.0)
         self.built = True
@@ -273,7 +277,7 @@ def _copy(graph, index, inputs, shared=()):
     def clone(operation):
         if operation.name in kept:
             return operation
-        return type(operation).from_config(_separate(operation.get_config(), index, mark))
+        return rebuilt(operation, _separate(operation.get_config(), index, mark))
 
     def call(operation, *args, **kwargs):
         output = shared[len(calls)][1] if operation.name in kept else operation(*args, **kwargs)
@@ -284,6 +288,28 @@ def _copy(graph, index, inputs, shared=()):
         graph, input_tensors=inputs, clone_function=clone, call_function=call
     )
     return model, calls
+
+
+def _require_copied(graph, student, head):
+    """Raises if a branch with the whole state of the model would give other outputs."""
+    random = head.get_weights()
+    copy_state(graph, student)
+    require_same_outputs(graph, student)
+    head.set_weights(random)
+
+
+def _give_state(graph, trunk, heads):
+    """Gives the trunk the model's state, and to the heads what was adapted to data."""
+    for layer in trunk.layers:
+        copy_state(graph.get_layer(layer.name), layer)
+    for head in heads:
+        for layer in head.layers:
+            if isinstance(layer, keras.layers.InputLayer):
+                continue
+            pairs = zip(parts(graph.get_layer(layer.name)), parts(layer), strict=True)
+            for one, other in pairs:
+                if is_adapted(one):
+                    copy_state(one, other)
 
 
 def _head(student, trunk, at, name):

@@ -9,6 +9,8 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.arguments import require_choice
+from modreduce_keras.copying import copy_state, is_adapted
+from modreduce_keras.models.clones import rebuilt
 from modreduce_keras.models.fake_quantization import (
     FakeQuantizedKernel,
     LearntFakeQuantize,
@@ -17,8 +19,12 @@ from modreduce_keras.models.fake_quantization import (
 )
 from modreduce_keras.models.graph import Graph, functional, new_inputs
 from modreduce_keras.models.kernels import along_outputs, has_kernel, kernel_of
+from modreduce_keras.models.same_outputs import require_same_outputs
 
 DTYPES = ("float32", "bfloat16", "float16")
+_TOLERANCE, _TOLERANCE_IN_HALF = 1e-3, 0.5
+"""How far a folded model's outputs may be off, as a part of the largest one."""
+_KERAS_LAYERS = frozenset(one for one in vars(keras.layers).values() if isinstance(one, type))
 
 
 @keras.saving.register_keras_serializable(package="modreduce_keras")
@@ -74,7 +80,9 @@ def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = 
     Each batch normalization is folded into the layer before it, where that is a convolution or a
     dense layer of which nothing else is read; elsewhere it becomes one multiplication and one
     addition per channel. The layers keep their names. In a lower precision weights and arithmetic
-    are of that dtype; layers that give an output of the model stay in float32.
+    are of that dtype; layers that give an output of the model stay in float32, and so do those
+    that were adapted to data (`Normalization`, vocabularies), which come first. All state comes
+    along, see `copy_state`, and the result is compared with the model on a few random inputs.
 
     A model of `quantize_aware` folds to one of plain layers with rounded weights, between
     roundings in the ranges that it has learnt.
@@ -91,7 +99,8 @@ def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = 
 
     Raises:
         ValueError: If the model is neither, the dtype is another one, a layer cannot be rebuilt
-            from its config (Lambda layers and custom ones without `get_config`), or the model is
+            from its config (Lambda layers and custom ones without `get_config`) or in that dtype,
+            its state cannot be copied, the outputs are others than the model's, or the model is
             quantization-aware and has seen nothing yet.
 
     Example:
@@ -114,10 +123,24 @@ def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = 
     # The first weights of the new layers do not matter; nobody else's are to change by them.
     state = random.getstate()
     try:
-        folder = _Folder(dtype, set(taps), is_integer=is_quantization_aware(model))
-        return folder.fold(model, is_output=True)
+        return _fold(model, dtype, taps)
+    except Exception as error:
+        raise ValueError(f"The model {model.name!r} cannot be folded: {error}") from error
     finally:
         random.setstate(state)
+
+
+def _fold(model: keras.Model, dtype: str, taps: Collection[str]) -> keras.Model:
+    is_integer = is_quantization_aware(model)
+    layers = model._flatten_layers(include_self=False)
+    if dtype != "float32" and not all(type(layer) in _KERAS_LAYERS for layer in layers):
+        # In half precision no small difference can be seen.
+        _fold(model, "float32", taps)
+    folder = _Folder(dtype, set(taps), is_integer)
+    copy = folder.fold(model, is_output=True)
+    tolerance = _TOLERANCE if dtype == "float32" else _TOLERANCE_IN_HALF
+    require_same_outputs(model, copy, tolerance=tolerance, differing=folder.folded)
+    return copy
 
 
 class _Folder:
@@ -127,6 +150,9 @@ class _Folder:
         dtype: Of the new layers.
         taps: Names of layers that stay as they are.
         is_integer: Whether the model is to run in integers.
+
+    Attributes:
+        folded: Names of the layers that a normalization was folded into.
     """
 
     def __init__(self, dtype: str, taps: set[str], is_integer: bool):
@@ -134,6 +160,7 @@ class _Folder:
         # A tap may be a path, and may say which call is meant.
         self._taps = {tap.partition(":")[0].rpartition("/")[2] for tap in taps}
         self._is_integer = is_integer
+        self.folded: set[str] = set()
 
     def fold(self, model: keras.Model, is_output: bool) -> keras.Model:
         graph, flat = Graph(model), functional(model)
@@ -143,6 +170,7 @@ class _Folder:
             for layer, normalization in pairs
             if layer is not None and layer.name not in self._taps
         }
+        self.folded |= set(folded)
         gone = {normalization.name for normalization in folded.values()}
         made = {}
 
@@ -156,18 +184,12 @@ class _Folder:
             made[layer.name] = self._rebuilt(layer, dtype, layer.name in folded)
             return made[layer.name]
 
-        try:
-            copy = keras.models.clone_model(
-                flat, new_inputs(flat), clone_function=rebuild, call_function=_call
-            )
-        except (TypeError, ValueError, NotImplementedError) as error:
-            raise ValueError(
-                f"The model {model.name!r} cannot be folded, because a layer cannot be rebuilt "
-                f"from its config: {error}"
-            ) from error
+        copy = keras.models.clone_model(
+            flat, new_inputs(flat), clone_function=rebuild, call_function=_call
+        )
         for layer in model.layers:
-            if layer.name in made and made[layer.name].weights:
-                made[layer.name].set_weights(_weights(layer, folded.get(layer.name)))
+            if layer.name in made:
+                _give_state(layer, made[layer.name], folded.get(layer.name))
         copy.trainable = False
         return copy
 
@@ -179,8 +201,8 @@ class _Folder:
         if isinstance(layer, LearntFakeQuantize):
             return layer.fixed(dtype=dtype)
         layer = _unwrapped(layer)
-        config = _with_dtype(layer.get_config(), dtype)
-        return type(layer).from_config({**config, "use_bias": True} if gets_bias else config)
+        config = _with_dtype(layer.get_config(), "float32" if is_adapted(layer) else dtype)
+        return rebuilt(layer, {**config, "use_bias": True} if gets_bias else config)
 
 
 def _call(layer, *args, **kwargs):
@@ -261,13 +283,19 @@ def _constants(normalization) -> tuple[np.ndarray, np.ndarray]:
     return scale, offset
 
 
+def _give_state(layer, copy, normalization) -> None:
+    """Gives the copy of a layer its state, which a normalization may be folded into."""
+    if isinstance(copy, Affine):
+        copy.set_weights(_constants(layer))
+    elif normalization is not None or isinstance(layer, FakeQuantizedKernel):
+        copy.set_weights(_weights(layer, normalization))
+    elif not isinstance(layer, LearntFakeQuantize):
+        copy_state(layer, copy)
+
+
 def _weights(layer, normalization) -> list[np.ndarray]:
-    """Returns the weights of a layer's copy, which a normalization may be folded into."""
-    if type(layer) is keras.layers.BatchNormalization:
-        return list(_constants(layer))
+    """Returns the weights of a copy whose kernel is rounded, or has a normalization in it."""
     inner = _unwrapped(layer)
-    if inner is layer and normalization is None:
-        return layer.get_weights()
     scale, offset = _constants(normalization) if normalization else (None, 0.0)
     kernels, bias = [], offset
     for variable in inner.weights:

@@ -87,6 +87,11 @@ class Graph:
         source = runs[0].input_tensors[0]._keras_history.operation
         return source if source in self._operations else None
 
+    def output_of(self, layer: keras.Operation) -> Any:
+        """Returns what an operation gives in here, or `None` unless it runs once."""
+        runs = self._own(layer._inbound_nodes)
+        return runs[0].outputs if len(runs) == 1 else None
+
     def only_reader(self, operation: keras.Operation) -> keras.Operation | None:
         """Returns the one operation that reads another, if nobody else does and it runs once."""
         runs = self._own(operation._inbound_nodes)

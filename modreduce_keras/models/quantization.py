@@ -9,6 +9,8 @@ import numpy as np
 from keras import layers
 
 from modreduce_keras.batches import Batches, unpack
+from modreduce_keras.copying import copy_state
+from modreduce_keras.models.clones import rebuilt
 from modreduce_keras.models.fake_quantization import (
     FakeQuantize,
     FakeQuantizedKernel,
@@ -144,6 +146,7 @@ class _Rewriter:
 
     def __init__(self, bits: int):
         self._bits = bits
+        self._made: dict[int, keras.layers.Layer] = {}  # What models share stays shared.
 
     def rewrite(self, model: keras.Model, is_outermost: bool = False) -> keras.Model:
         graph, flat = Graph(model), functional(model)
@@ -157,11 +160,16 @@ class _Rewriter:
         made, calls = {}, Counter()
 
         def rebuild(layer):
+            if id(layer) in self._made:
+                return self._made[id(layer)]
             if isinstance(layer, keras.Model):
-                return self.rewrite(layer)
-            new = made[layer.name] = type(layer).from_config(layer.get_config())
-            is_rounded = type(layer) in _KERNEL_LAYERS
-            return FakeQuantizedKernel(new, bits=self._bits) if is_rounded else new
+                new = self.rewrite(layer)
+            else:
+                new = made[layer.name] = rebuilt(layer)
+                if type(layer) in _KERNEL_LAYERS:
+                    new = FakeQuantizedKernel(new, bits=self._bits)
+            self._made[id(layer)] = new
+            return new
 
         def call(layer, *args, **kwargs):
             args = keras.tree.map_structure(lambda x: rounded.get(id(x), x), args)
@@ -178,7 +186,7 @@ class _Rewriter:
         )
         for layer in model.layers:
             if layer.name in made:
-                made[layer.name].set_weights(layer.get_weights())
+                copy_state(layer, made[layer.name])
         return copy
 
 

@@ -3,6 +3,8 @@
 import keras
 from keras import layers
 
+from modreduce_keras.copying import copy_state
+from modreduce_keras.models.clones import Cloner, copy_model
 from modreduce_keras.ops import adaptive_average_pool
 
 
@@ -43,7 +45,7 @@ def reuse_classifier(
     Raises:
         ValueError: If a model is not functional, a layer is unknown or does not give maps of a
             known size, some path leads around it, the classifier takes no maps of the student's
-            size, or `factor` is out of range.
+            size or cannot be copied, or `factor` is out of range.
 
     Example:
         >>> import modreduce_keras as mr
@@ -114,10 +116,11 @@ def _classifier(teacher, feature, layer, sizes):
             "teacher_at must name a layer that all of the teacher's paths lead through. Received: "
             f"teacher_at={layer!r}, around which some lead ({error})"
         ) from error
+    copy_model(original)  # It says which layer cannot be copied, whatever the size.
     inputs = keras.Input((*sizes, feature.shape[-1]), name="feature")
     try:
-        copy = keras.models.clone_model(original, input_tensors=inputs)
-        copy.set_weights(original.get_weights())
+        copy = Cloner().clone(original, inputs)
+        copy_state(original, copy)
     except ValueError as error:
         raise ValueError(
             f"The teacher's layers after {layer!r} take maps of {tuple(feature.shape[1:3])} only, "

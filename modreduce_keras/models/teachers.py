@@ -1,6 +1,7 @@
 """Trained teachers: weights from a saved Keras model of the same layout, whatever its names are."""
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,24 @@ import keras
 from keras import layers
 
 from modreduce_keras import registry
-from modreduce_keras.models.layer_order import all_layers, weighted_layers
+from modreduce_keras.copying import copy_state, described, has_state, kind_of
+from modreduce_keras.models.clones import Cloner, rebuilt
+from modreduce_keras.models.layer_order import all_layers
 from modreduce_keras.models.torch_weights import require_functional
+
+_SCALINGS = (layers.Normalization, layers.Rescaling)
 
 
 def import_keras_weights(model: keras.Model, source: keras.Model) -> keras.Model:
-    """Gives a Keras network the weights of another one of the same layout.
+    """Gives a Keras network the weights of another one of the same layout, and all other state.
 
-    Names do not matter: the layers that have weights are taken in the order of the graphs' paths,
-    as by `import_torch_weights`, and types and shapes of each pair must agree. A model stays as it
-    was unless all fits. Layers without weights are not compared.
+    Names do not matter: the layers that have weights, or other state (see `copy_state`), are taken
+    in the order of the graphs' paths, as by `import_torch_weights`, and types and shapes of each
+    pair must agree. A model stays as it was unless all fits. Other layers are not compared.
 
     Args:
         model: Functional or built Sequential model.
-        source: Another one, whose weights are copied.
+        source: Another one, whose state is copied.
 
     Returns:
         The model.
@@ -38,24 +43,30 @@ def import_keras_weights(model: keras.Model, source: keras.Model) -> keras.Model
         >>> other.count_params()
         363
     """
-    own = weighted_layers(require_functional("import_keras_weights", model))
-    given = weighted_layers(require_functional("import_keras_weights", source))
+    given = all_layers(require_functional("import_keras_weights", source))
+    _import(model, [layer for layer in given if has_state(layer)])
+    return model
+
+
+def _import(model: keras.Model, given: list[keras.layers.Layer]) -> None:
+    """Gives a model the state of layers in the order of its graph."""
+    own = all_layers(require_functional("import_keras_weights", model))
+    own = [layer for layer in own if has_state(layer)]
     for layer, other in zip(own, given, strict=False):
-        if _kind(layer) != _kind(other):
+        if kind_of(layer) != kind_of(other):
             raise ValueError(
                 f"source must have the layout of the model {model.name!r}. Received: "
-                f"{other.name!r}, {_described(other)}, in the place of {layer.name!r}, "
-                f"{_described(layer)}"
+                f"{other.name!r}, {described(other)}, in the place of {layer.name!r}, "
+                f"{described(layer)}"
             )
     if len(own) != len(given):
         left = [layer.name for layer in (own[len(given) :] or given[len(own) :])]
         raise ValueError(
-            f"source must have as many layers with weights as the model {model.name!r}, "
-            f"{len(own)}. Received: {len(given)}; left over are {left}"
+            f"source must have as many layers with weights or other state as the model "
+            f"{model.name!r}, {len(own)}. Received: {len(given)}; left over are {left}"
         )
     for layer, other in zip(own, given, strict=True):
-        layer.set_weights(other.get_weights())
-    return model
+        copy_state(other, layer)
 
 
 def load_teacher(
@@ -68,14 +79,14 @@ def load_teacher(
     """Loads a trained teacher from a saved Keras model into one of our networks, with its taps.
 
     The file may come from anywhere, as long as its layers with weights are those of the network.
-    `Rescaling` layers in front of them, by which it normalizes its images, come along; the result
-    is one flat functional model.
+    `Rescaling` and `Normalization` layers in front of them, by which it normalizes its images,
+    come along; the result is one flat functional model.
 
     Args:
         path: A `.keras` file of a functional or Sequential model from images to logits.
         identifier: The network, such as `"resnet56"`.
-        normalized: Whether images come normalized already: then the `Rescaling` layers are left
-            out. Defaults to `False`.
+        normalized: Whether images come normalized already: then the `Rescaling` and
+            `Normalization` layers are left out. Defaults to `False`.
         **arguments: Arguments of the network, such as its `name`. Its number of classes and its
             input shape are the file's.
 
@@ -103,32 +114,33 @@ def load_teacher(
         **arguments,
     }
     network = registry.get("model", identifier, keras.Model, **given)
-    import_keras_weights(network, source)
-    scalings = [layer for layer in all_layers(source) if isinstance(layer, layers.Rescaling)]
+    scalings = [layer for layer in all_layers(source) if isinstance(layer, _SCALINGS)]
+    _import(
+        network,
+        [layer for layer in all_layers(source) if has_state(layer) and layer not in scalings],
+    )
     return network if normalized or not scalings else _with(scalings, network)
 
 
 def _with(scalings, network):
     """Returns the network behind copies of the layers, as one flat model."""
     inputs = maps = keras.Input(network.input_shape[1:], name="image")
-    for index, layer in enumerate(scalings):
-        name = f"rescaling_{index}" if index else "rescaling"
-        maps = layers.Rescaling(layer.scale, layer.offset, name=name)(maps)
+    names = Counter()
+    for layer in scalings:
+        kind = type(layer).__name__.lower()
+        name = f"{kind}_{names[kind]}" if names[kind] else kind
+        names[kind] += 1
+        copy = rebuilt(layer, {**layer.get_config(), "name": name})
+        maps = copy(maps)
+        copy_state(layer, copy)
 
     def call(layer, *args, **kwargs):
         args = keras.tree.map_structure(lambda value: maps if value is inputs else value, args)
         return layer(*args, **kwargs)
 
-    model = keras.models.clone_model(network, input_tensors=inputs, call_function=call)
+    model = keras.models.clone_model(
+        network, input_tensors=inputs, clone_function=Cloner().layer, call_function=call
+    )
     for layer in network.layers:
-        if layer.weights:
-            model.get_layer(layer.name).set_weights(layer.get_weights())
+        copy_state(layer, model.get_layer(layer.name))
     return model
-
-
-def _kind(layer):
-    return type(layer), [tuple(variable.shape) for variable in layer.weights]
-
-
-def _described(layer):
-    return f"{type(layer).__name__} of shapes {[tuple(v.shape) for v in layer.weights]}"

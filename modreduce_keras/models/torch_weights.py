@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from modreduce_keras.copying import finalize
 from modreduce_keras.models.layer_order import all_layers, weighted_layers
 
 _LEFT_ASIDE = "num_batches_tracked"
@@ -73,11 +74,12 @@ def import_torch_weights(model: keras.Model, state_dict: Mapping[str, Any]) -> k
             f"weights, {len(known)}. Received: {len(modules)}; "
             + (f"without entries: {left}" if left else f"without a layer: {over}")
         )
-    for plan, (_, entries) in zip(plans, modules, strict=True):
+    for layer, plan, (_, entries) in zip(known, plans, modules, strict=True):
         for leaf, (variable, shape) in plan.items():
             # Outputs, inputs, height, width -> height, width, inputs, outputs.
             order = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[len(shape)]
             variable.assign(entries[leaf].transpose(order).reshape(variable.shape))
+        finalize(layer)
     return model
 
 

@@ -189,5 +189,5 @@ def test_what_cannot_be_folded():
 
     inputs = keras.Input((3,))
     model = keras.Model(inputs, Custom(2)(inputs), name="own")
-    with pytest.raises(ValueError, match="'own' cannot be folded, because a layer"):
+    with pytest.raises(ValueError, match=r"'own' cannot be folded: The layer 'custom' \(Custom\)"):
         mr.models.fold(model)

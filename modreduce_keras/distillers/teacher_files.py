@@ -1,0 +1,99 @@
+"""The teacher's part of a distiller's file: its weights, its other state, and what is there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from modreduce_keras.copying import digest_of, load_tables, save_tables
+
+WEIGHTS_FILE = "teacher.weights.h5"
+_TABLES_FOLDER, _MANIFEST = "teacher", "teacher.json"
+
+
+def save(model: keras.Model, folder: str) -> None:
+    """Saves a teacher's whole state.
+
+    Args:
+        model: The teacher; of several, the model that holds them.
+        folder: An existing folder, in which all names here are free.
+
+    Raises:
+        ValueError: If a layer's state lies outside of the model.
+    """
+    root = Path(folder)
+    (root / _TABLES_FOLDER).mkdir()
+    try:
+        files = save_tables(model, root / _TABLES_FOLDER)
+    except ValueError as error:
+        raise ValueError(
+            f"A distiller's file holds its whole teacher, and cannot hold this one: {error}. Save "
+            "what has been trained: distiller.student.save('student.keras'), or "
+            "distiller.save_weights('distiller.weights.h5'), which leaves the teacher out."
+        ) from error
+    model.save_weights(str(root / WEIGHTS_FILE))
+    files = {f"{_TABLES_FOLDER}/{name}": digest for name, digest in files.items()}
+    files[WEIGHTS_FILE] = digest_of(root / WEIGHTS_FILE)
+    (root / _MANIFEST).write_text(json.dumps(files, indent=1))
+
+
+def load(model: keras.Model, folder: str | None) -> None:
+    """Loads what `save` saved.
+
+    Raises:
+        ValueError: If something of it is missing or damaged.
+    """
+    root = None if folder is None else Path(folder)
+    if root is None or not (root / _MANIFEST).is_file():
+        raise missing(_MANIFEST)
+    try:
+        files = json.loads((root / _MANIFEST).read_bytes())
+        found = {name: (root / name).is_file() for name in files}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise missing(_MANIFEST) from error
+    changed = [name for name in files if not found[name] or digest_of(root / name) != files[name]]
+    if changed or WEIGHTS_FILE not in files:
+        raise missing(*(changed or [WEIGHTS_FILE]))
+    try:
+        model.load_weights(str(root / WEIGHTS_FILE))
+        load_tables(model, root / _TABLES_FOLDER)
+    except Exception as error:
+        raise ValueError(f"The file's teacher does not fit its config: {error}") from error
+
+
+def missing(*names: str) -> ValueError:
+    """Returns the error of a file without its teacher.
+
+    Args:
+        *names: The parts that are missing or damaged.
+    """
+    named = f"{sorted(names)} under assets" if names else "no assets"
+    return ValueError(
+        "The teacher's part of the file is missing or damaged, and without it the teacher would "
+        f"have random weights. Received: {named}. Load a whole file, as distiller.save('d.keras') "
+        "writes it; or build the distiller with its teacher and call distiller.load_weights(path)."
+    )
+
+
+class Arrival(keras.Operation):
+    """Tells whether the teacher of a distiller that a file describes has come with it.
+
+    Keras loads no assets where a file has none. It loads the parts of a model after the model's
+    own, so this part of it sees what came.
+
+    Args:
+        name: Name of the operation.
+    """
+
+    def __init__(self, name: str = "arrival"):
+        super().__init__(name=name)
+        self.is_awaited = False
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves nothing."""
+
+    def load_own_variables(self, store: Any) -> None:
+        """Raises a `ValueError` if the teacher is still awaited."""
+        if self.is_awaited:
+            raise missing()

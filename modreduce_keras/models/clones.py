@@ -1,0 +1,102 @@
+"""Clones: models built again from the configs of their layers, with the whole state."""
+
+from typing import Any
+
+import keras
+
+from modreduce_keras.copying import copy_state
+from modreduce_keras.models.graph import functional, new_inputs
+from modreduce_keras.models.same_outputs import require_same_outputs
+
+
+def copy_model(model: keras.Model, *, name: str | None = None) -> keras.Model:
+    """Builds a model that computes what a model does, and shares nothing with it.
+
+    All state is copied, see `copy_state`; `keras.models.clone_model` with `set_weights` copies the
+    weights alone. Layers are built again from their configs. The copy is not compiled.
+
+    Args:
+        model: A functional or a built Sequential model, or one of a class with `get_config`.
+        name: Name of the copy. Defaults to the model's.
+
+    Raises:
+        TypeError: If something else than a Keras model came.
+        ValueError: If a layer cannot be rebuilt or its state not copied, or the copy gives other
+            outputs than the model; the message names the layer.
+
+    Example:
+        >>> import keras, numpy as np, modreduce_keras as mr
+        >>> normalization = keras.layers.Normalization()
+        >>> normalization.adapt(np.arange(12.0).reshape(4, 3))
+        >>> model = keras.Sequential([keras.Input((3,)), normalization, keras.layers.Dense(2)])
+        >>> copy = mr.models.copy_model(model)
+        >>> bool(np.array_equal(copy(np.ones((2, 3))), model(np.ones((2, 3)))))
+        True
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"model must be a keras.Model. Received: {model!r}")
+    copy = Cloner().clone(model)
+    copy_state(model, copy)
+    require_same_outputs(model, copy)
+    if name is not None:
+        copy.name = name
+    return copy
+
+
+class Cloner:
+    """Builds models again from the configs of their layers, with fresh weights.
+
+    A layer that models share is built once.
+    """
+
+    def __init__(self):
+        self._made: dict[int, Any] = {}
+        self._originals: list[Any] = []  # So that no id is given to another object.
+
+    def clone(self, model: keras.Model, inputs: Any = None) -> keras.Model:
+        """Returns the clone of a model, on symbolic inputs of its own where none are given."""
+        if isinstance(model, keras.Sequential) and model.inputs and inputs is None:
+            layers = [self.layer(layer) for layer in model.layers]
+            return keras.Sequential([new_inputs(functional(model)), *layers], name=model.name)
+        if not getattr(model, "inputs", None):
+            return _built_as(model, rebuilt(model))
+        flat = functional(model)
+        return keras.models.clone_model(
+            flat,
+            input_tensors=new_inputs(flat) if inputs is None else inputs,
+            clone_function=self.layer,
+        )
+
+    def layer(self, layer: keras.Operation) -> keras.Operation:
+        """Returns the clone of a layer, a nested model or another operation."""
+        if id(layer) not in self._made:
+            is_model = isinstance(layer, keras.Model)
+            self._made[id(layer)] = self.clone(layer) if is_model else rebuilt(layer)
+            self._originals.append(layer)
+        return self._made[id(layer)]
+
+
+def rebuilt(layer: keras.Operation, config: dict[str, Any] | None = None) -> keras.Operation:
+    """Builds a layer again from its config.
+
+    Args:
+        layer: The layer.
+        config: Another config. Defaults to the layer's.
+
+    Raises:
+        ValueError: If that fails, for whatever reason; the message names the layer.
+    """
+    try:
+        return type(layer).from_config(layer.get_config() if config is None else config)
+    except Exception as error:
+        raise ValueError(
+            f"The layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its "
+            f"config: {error}"
+        ) from error
+
+
+def _built_as(model: keras.Model, copy: keras.Model) -> keras.Model:
+    config = model.get_build_config()
+    if not copy.built and config:
+        copy.build_from_config(config)
+    return copy
