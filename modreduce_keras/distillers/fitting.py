@@ -149,6 +149,8 @@ def checked_labels(checks: list[LabelCheck], labels: Any, outputs: Any) -> Any:
         by_name = check.output is not None
         if by_name and not isinstance(labels, Mapping):
             continue
+        if not by_name and isinstance(outputs, Mapping):
+            continue  # of an inner layer, which has no labels of its own
         own = labels.get(check.output) if by_name else labels
         shape = tuple((outputs[check.output] if by_name else outputs).shape)
         given = tuple(getattr(own, "shape", ()))
