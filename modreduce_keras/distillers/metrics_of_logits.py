@@ -70,7 +70,8 @@ class OfProbabilities(keras.metrics.Metric):
     def __init__(self, metric: keras.metrics.Metric, activation: Callable, name: str):
         super().__init__(name=name, dtype=metric.dtype)
         self.metric, self.activation = metric, activation
-        self._direction = getattr(metric, "_direction", None)
+        if hasattr(metric, "_direction"):  # by which Keras' callbacks know whether more is better
+            self._direction = metric._direction
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch of logits."""
@@ -178,7 +179,9 @@ def _accuracy(name: str, kind: str, is_logits: Callable[[], bool]) -> Any:
     if kind not in (LOGIT, LABELS):
         return name  # Keras tells by the labels whether they are indices
     threshold = 0.0 if is_logits() else 0.5
-    return keras.metrics.MeanMetricWrapper(accuracy_above, name=name, threshold=threshold)
+    metric = keras.metrics.MeanMetricWrapper(accuracy_above, name=name, threshold=threshold)
+    metric._direction = "up"
+    return metric
 
 
 def _updates_as_keras(metric: keras.metrics.Metric) -> bool:

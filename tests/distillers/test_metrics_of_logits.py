@@ -336,3 +336,33 @@ def test_files_bring_the_metrics_back(random, x, tmp_path):
     distiller.save(tmp_path / "distiller.keras")
     again = keras.models.load_model(tmp_path / "distiller.keras")
     assert evaluated(again, x, y) == pytest.approx(evaluated(distiller, x, y), abs=1e-6)
+
+
+@pytest.mark.parametrize("compiled_inside", [True, False])
+def test_two_replicas_count_as_one(compiled_inside, two_replicas, random, x):
+    """Variables of metrics are made where the distiller runs."""
+    y = yes_or_no(random, 24, 1)
+    with two_replicas.scope():
+        distiller = distilled(dense_net(1), BINARY, None)
+        if compiled_inside:
+            distiller.compile("sgd", BINARY, metrics=["accuracy", "auc"])
+    if not compiled_inside:
+        distiller.compile("sgd", BINARY, metrics=["accuracy", "auc"])
+    result = distiller.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
+    z = keras.ops.convert_to_numpy(distiller.student(x))
+    assert result["accuracy"] == pytest.approx(((z > 0) == (y > 0.5)).mean(), abs=1e-6)
+    auc = M.AUC(from_logits=True)
+    auc.update_state(y, z)
+    assert result["auc"] == pytest.approx(float(auc.result()), abs=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "auc", "f1_score"])
+def test_callbacks_know_that_more_is_better(metric, random, x):
+    y, monitor = yes_or_no(random, 24, 1), f"val_{metric}"
+    distiller = distilled(dense_net(1), BINARY, [metric])
+    stopping = keras.callbacks.EarlyStopping(monitor, patience=9)
+    given = {"validation_data": (x, y), "callbacks": [stopping], "epochs": 2, "verbose": 0}
+    logs = distiller.fit(x, y, **given).history
+    assert np.all(stopping.best == np.max(logs[monitor]))
+    result = evaluated(distiller, x, y)  # each epoch and evaluation begins anew
+    np.testing.assert_allclose(result[metric], logs[monitor][-1], atol=1e-6)
