@@ -2,9 +2,9 @@
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -17,6 +17,7 @@ from modreduce_keras.export.marks import Marks, is_of, without_marks
 from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.saved_model import write_saved_model
 from modreduce_keras.export.students import Inputs
+from modreduce_keras.models.fake_quantization import FakeQuantize
 
 _LACKING = re.compile(r"'tf\.(\w+)' op")
 _WIDEST = 1e8
@@ -65,7 +66,7 @@ def convert(model: keras.Model, inputs: Inputs, recipe: Recipe) -> bytes:
     }
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "model"
-        with marks.traced(forms):
+        with marks.traced({**forms, **_plain_roundings(model)}):
             measure(forms.values(), model, map(inputs.pack, recipe.samples))
             write_saved_model(model, inputs, saved)
         try:
@@ -79,6 +80,12 @@ def convert(model: keras.Model, inputs: Inputs, recipe: Recipe) -> bytes:
     _require_operations(model, marks, recipe, tensors)
     _require_integers(model, marks, recipe, content)
     return content
+
+
+def _plain_roundings(model: keras.Model) -> dict[int, Callable[..., Any]]:
+    """Returns roundings that the converter knows; what is pooled its kernels round as they do."""
+    found = [one for one in model._flatten_layers() if isinstance(one, FakeQuantize)]
+    return {id(one): lambda inputs, one=one, **_: FakeQuantize.call(one, inputs) for one in found}
 
 
 def _kept(
@@ -190,8 +197,13 @@ def _require_integers(model: keras.Model, marks: Marks, recipe: Recipe, content:
         else "",
     ]
     named = list(dict.fromkeys([*(() if allowed is True else allowed or ()), *floats, *wide]))
+    # A quantization-aware student has no layers in float.
+    remedy = (
+        f"Leave them in float with allow_float={named}, replace them"
+        if recipe.samples
+        else "Replace them"
+    )
     raise ValueError(
-        f"The student {model.name!r} has {'; and '.join(filter(None, found))}. Leave them in float "
-        f"with allow_float={named}, replace them, or take quantization='dynamic' or 'float16'. "
+        f"The student {model.name!r} has {'; and '.join(filter(None, found))}. {remedy}, or take quantization='dynamic' or 'float16'. "
         f"Received: quantization='int8', allow_float={allowed!r}"
     )

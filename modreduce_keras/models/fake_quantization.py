@@ -11,6 +11,8 @@ from modreduce_keras.models.kernels import input_axes, kernel_of
 _CELL_LEVELS = 127
 """Weights are stored in int8, symmetric: -127 to 127."""
 _ACTIVATION_BITS = 8
+_NEARLY = 1e-3
+"""What float32 may lack of a half; means of up to 500 numbers are halves or further from one."""
 
 
 def require_bits(bits: Any) -> int:
@@ -114,6 +116,8 @@ class FakeQuantize(keras.layers.Layer):
 
     Call arguments:
         inputs: Any shape.
+        pooled: Whether they are means of what has been rounded here. These are rounded as integers
+            are, halves away from 0, where 0 is the middle of the levels.
 
     Returns:
         The same shape.
@@ -133,9 +137,9 @@ class FakeQuantize(keras.layers.Layer):
             )
         self.supports_masking = True
 
-    def call(self, inputs):
+    def call(self, inputs, pooled=False):
         """Returns the rounded inputs."""
-        return _round_between(inputs, self.minimum, self.maximum)
+        return _rounding(pooled)(inputs, self.minimum, self.maximum)
 
     def compute_output_shape(self, input_shape):
         """Returns the shape of the inputs."""
@@ -165,6 +169,7 @@ class LearntFakeQuantize(keras.layers.Layer):
     Call arguments:
         inputs: Any shape.
         training: Whether the ends move.
+        pooled: As for `FakeQuantize`; these do not move the ends.
 
     Returns:
         The same shape.
@@ -204,15 +209,15 @@ class LearntFakeQuantize(keras.layers.Layer):
         low, high = self.ends
         return FakeQuantize(minimum=low, maximum=high, name=self.name, **kwargs)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs, training=None, pooled=False):
         """Returns the rounded inputs."""
         if self.is_calibrating:
             self._widen(inputs)
             return inputs
-        if training and self.trainable:
+        if training and self.trainable and not pooled:
             self._follow(inputs)
         low, high = ops.convert_to_tensor(self.minimum), ops.convert_to_tensor(self.maximum)
-        return ops.where(low < high, _round_between(inputs, low, high), inputs)
+        return ops.where(low < high, _rounding(pooled)(inputs, low, high), inputs)
 
     def _follow(self, inputs) -> None:
         keep = ops.where(self.minimum < self.maximum, self.momentum, 0.0)
@@ -265,3 +270,20 @@ def _ends(inputs):
 def _round_between(inputs, low, high):
     # Both ends at 0 give zeros, which nobody takes then.
     return keras.quantizers.fake_quant_with_min_max_vars(inputs, low, high, _ACTIVATION_BITS)
+
+
+def _rounding(pooled: bool):
+    return _round_means_between if pooled else _round_between
+
+
+def _round_means_between(inputs, low, high):
+    """Rounds means of rounded numbers between the same ends, as an int8 file's pooling does."""
+    values = ops.cast(inputs, "float32")
+    largest = 2**_ACTIVATION_BITS - 1
+    # Both ends at 0 give zeros, which nobody takes then.
+    step = ops.maximum((high - low) / largest, 1e-30)
+    zero = ops.floor(-low / step + 0.5) - 2 ** (_ACTIVATION_BITS - 1)
+    levels = ops.convert_to_tensor(values / step + zero)
+    rounded = ops.sign(levels) * ops.floor(ops.abs(levels) + 0.5 + _NEARLY)
+    rounded = (rounded - zero) * step
+    return inputs + ops.stop_gradient(ops.cast(rounded, inputs.dtype) - inputs)

@@ -1,7 +1,6 @@
 """Quantization-aware training: a copy of a student that computes as its int8 file will."""
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -39,8 +38,10 @@ _MEASURED = (
     layers.Subtract,
 )
 """Layers that compute: the range of what they give is measured."""
+_POOLED = (layers.AveragePooling1D, layers.AveragePooling2D)
+"""Layers whose outputs are rounded in the range of their inputs."""
+_OF_ITS_INPUTS = "the range of the inputs"
 _PASSED = (
-    layers.AveragePooling2D,
     layers.Cropping2D,
     layers.Dropout,
     layers.Flatten,
@@ -63,6 +64,8 @@ _PASSED_OPERATIONS = ["Reshape", "Split", "Transpose"]
 _FUSED = ("linear", "relu", "relu6")
 """Activations that run as one operation with the layer before them."""
 _MEASURED_ACTIVATIONS = ("leaky_relu", "hard_silu")
+_CHAINED = (layers.Add, layers.Multiply)
+"""Layers of any number of inputs, of which an int8 file takes two at a time."""
 _FIXED = {"sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
 """Activations whose results TFLite stores in a range of its own."""
 
@@ -152,11 +155,15 @@ class _Rewriter:
         graph, flat = Graph(model), functional(model)
         quantizers = {one.name: _quantizer(one, graph) for one in flat.operations}
         inputs = new_inputs(flat)
-        rounded = {}
+        # By tensors: what they are rounded to, and by which layer.
+        rounded, ranges = {}, {}
         if is_outermost:
             for tensor in keras.tree.flatten(inputs):
+                name = tensor._keras_history.operation.name
                 if "float" in tensor.dtype:
-                    rounded[id(tensor)] = _learnt(tensor._keras_history.operation.name)(tensor)
+                    quantizer = _learnt(name)
+                    rounded[id(tensor)] = quantizer(tensor)
+                    ranges[id(rounded[id(tensor)])] = quantizer
         made, calls = {}, Counter()
 
         def rebuild(layer):
@@ -173,13 +180,28 @@ class _Rewriter:
 
         def call(layer, *args, **kwargs):
             args = keras.tree.map_structure(lambda x: rounded.get(id(x), x), args)
+            if type(layer) in _CHAINED:
+                args = (_pairs(layer, args[0]), *args[1:])
+            if type(layer) in _POOLED and id(args[0]) not in ranges:
+                # Of another model, which has rounded it already.
+                quantizer = _learnt(f"{layer.name}_input")
+                args = (quantizer(args[0]), *args[1:])
+                ranges[id(args[0])] = quantizer
             outputs = layer(*args, **kwargs)
+            given = ranges.get(id(keras.tree.flatten(args)[0]))
             quantizer = quantizers[layer.name]
-            if quantizer is None:
-                return outputs
-            calls[layer.name] += 1
-            again = calls[layer.name] > 1
-            return quantizer(f"{layer.name}_{calls[layer.name]}" if again else layer.name)(outputs)
+            if quantizer is _OF_ITS_INPUTS:
+                outputs, quantizer = given(outputs, pooled=True), given
+            elif quantizer is not None:
+                calls[layer.name] += 1
+                again = calls[layer.name] > 1
+                quantizer = quantizer(f"{layer.name}_{calls[layer.name]}" if again else layer.name)
+                outputs = quantizer(outputs)
+            elif type(layer) in (*_POOLED, *_PASSED) or not isinstance(layer, layers.Layer):
+                quantizer = given
+            if quantizer is not None:
+                ranges.update({id(one): quantizer for one in keras.tree.flatten(outputs)})
+            return outputs
 
         copy = keras.models.clone_model(
             flat, input_tensors=inputs, clone_function=rebuild, call_function=call
@@ -190,9 +212,16 @@ class _Rewriter:
         return copy
 
 
-def _quantizer(layer: keras.Operation, graph: Graph) -> Callable[[str], Any] | None:
-    """Returns what makes the rounding of a layer's outputs, or `None` where there is none."""
+def _quantizer(layer: keras.Operation, graph: Graph) -> Any:
+    """Returns what makes the rounding of a layer's outputs, or `None` where there is none.
+
+    It is called with a name, or is `_OF_ITS_INPUTS`, where there is one that has made the inputs.
+    """
     kind = type(layer)
+    if kind in _POOLED:
+        return None if _is_fused_pool(layer, graph) else _OF_ITS_INPUTS
+    if _is_relu(layer) and _is_fused_pool(graph.source(layer), graph):
+        return _OF_ITS_INPUTS
     if kind in _PASSED or isinstance(layer, layers.InputLayer):
         return None
     if not isinstance(layer, layers.Layer):
@@ -225,13 +254,45 @@ def _quantizer(layer: keras.Operation, graph: Graph) -> Callable[[str], Any] | N
             raise _unknown(layer, f"with an activation that is not one of {known}: {activation!r}")
     elif kind not in _MEASURED:
         known = (layers.BatchNormalization, layers.Activation, layers.ReLU)
-        known = sorted(one.__name__ for one in (*_KERNEL_LAYERS, *_MEASURED, *_PASSED, *known))
+        known = sorted(
+            one.__name__ for one in (*_KERNEL_LAYERS, *_MEASURED, *_POOLED, *_PASSED, *known)
+        )
         raise _unknown(layer, f"which is not one of {known}")
-    return None if _is_fused(layer, graph) else _learnt
+    return None if _is_fused(layer, graph) or _is_joined(layer, graph) else _learnt
 
 
 def _learnt(name: str) -> LearntFakeQuantize:
     return LearntFakeQuantize(name=f"{name}_range")
+
+
+def _pairs(layer: keras.layers.Layer, tensors: list[Any]) -> list[Any]:
+    """Returns the last two of what a layer joins, after joining and rounding those before them."""
+    first, *others = tensors
+    for place, tensor in enumerate(others[:-1], start=1):
+        name = f"{layer.name}_{place}"
+        first = _learnt(name)(type(layer)(name=name)([first, tensor]))
+    return [first, *others[-1:]]
+
+
+def _is_joined(operation: keras.Operation, graph: Graph) -> bool:
+    """Returns whether a concatenation alone reads a result, in a range of its own.
+
+    What it joins has that range in the file.
+    """
+    reader = graph.only_reader(operation)
+    while type(reader) in _PASSED:
+        reader = graph.only_reader(reader)
+    return type(reader) is layers.Concatenate
+
+
+def _is_relu(layer: keras.Operation | None) -> bool:
+    """Returns whether a layer runs as one operation with what it reads."""
+    return type(layer) in (layers.Activation, layers.ReLU) and _activation(layer) in _FUSED
+
+
+def _is_fused_pool(layer: keras.Operation | None, graph: Graph) -> bool:
+    """Returns whether a layer is a pooling that runs as one operation with what reads it."""
+    return type(layer) is layers.AveragePooling2D and _is_relu(graph.only_reader(layer))
 
 
 def _is_fused(layer: keras.layers.Layer, graph: Graph) -> bool:
@@ -240,8 +301,11 @@ def _is_fused(layer: keras.layers.Layer, graph: Graph) -> bool:
     if type(reader) is layers.BatchNormalization:
         return normalized_layer(reader, graph) is layer
     fused = (*_KERNEL_LAYERS, layers.Add, layers.BatchNormalization, layers.Multiply)
-    is_relu = type(reader) in (layers.Activation, layers.ReLU) and _activation(reader) in _FUSED
-    return is_relu and type(layer) in (*fused, layers.Subtract) and _activation(layer) == "linear"
+    return (
+        _is_relu(reader)
+        and type(layer) in (*fused, layers.Subtract)
+        and _activation(layer) == "linear"
+    )
 
 
 def _activation(layer: keras.layers.Layer) -> str:
