@@ -197,13 +197,14 @@ def _require_integers(model: keras.Model, marks: Marks, recipe: Recipe, content:
         else "",
     ]
     named = list(dict.fromkeys([*(() if allowed is True else allowed or ()), *floats, *wide]))
-    # A quantization-aware student has no layers in float.
+    # A quantization-aware student has no layers in float, and no other files.
     remedy = (
-        f"Leave them in float with allow_float={named}, replace them"
+        f"Leave them in float with allow_float={named}, replace them, or take "
+        "quantization='dynamic' or 'float16'"
         if recipe.samples
-        else "Replace them"
+        else "Replace them by layers that int8 files can compute"
     )
     raise ValueError(
-        f"The student {model.name!r} has {'; and '.join(filter(None, found))}. {remedy}, or take quantization='dynamic' or 'float16'. "
+        f"The student {model.name!r} has {'; and '.join(filter(None, found))}. {remedy}. "
         f"Received: quantization='int8', allow_float={allowed!r}"
     )

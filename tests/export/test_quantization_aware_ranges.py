@@ -205,7 +205,7 @@ def test_branches_begin_at_a_pooling(images, tmp_path):
     maps = layers.ReLU(name="relu")(layers.Conv2D(4, 1, name="last")(maps))
     student = keras.Model(inputs, layers.Dense(3, name="head")(layers.Flatten()(maps)))
     quantized = mr.quantize_aware(student, representative=images)
-    with pytest.raises(ValueError, match="at='pool', with the layers .* on both sides"):
+    with pytest.raises(ValueError, match=r"at='pool', with the layers .* on both sides"):
         mr.models.branch(quantized, at="pool", branches=2)
     branches = mr.models.branch(quantized, at="relu", branches=2)
     assert list(branches.students) == ["branch_0", "branch_1"]
