@@ -89,9 +89,7 @@ def measure() -> list[dict[str, Any]]:
     student = network(FLAGS.student, name="student")
 
     def copy() -> keras.Model:
-        model = keras.models.clone_model(student)
-        model.set_weights(student.get_weights())
-        return model
+        return mr.models.copy_model(student)
 
     def cache(folder: str, *taps: str) -> mr.data.TeacherCache:
         made = mr.data.TeacherCache(folder, teacher, taps=taps, views=FLAGS.views)

@@ -560,6 +560,65 @@ def test_networks_we_did_not_write_fold_with_their_normalization(random):
     np.testing.assert_allclose(folded(images), network(images), rtol=1e-3, atol=1e-4)
 
 
+def test_a_quantized_model_is_copied_with_its_ranges(random):
+    images = random.normal(size=(8, 4, 4, 3)).astype("float32")
+    inputs = keras.Input((4, 4, 3))
+    values = layers.Flatten()(layers.Conv2D(4, 3, activation="relu")(inputs))
+    student = keras.Model(inputs, layers.Dense(3)(values))
+    quantized = mr.quantize_aware(student, representative=images)
+    clone = keras.models.clone_model(quantized)
+    mr.models.copy_state(quantized, clone)
+    for copy in (mr.models.copy_model(quantized), clone):
+        np.testing.assert_array_equal(copy(images), quantized(images))
+
+
+@keras.saving.register_keras_serializable(package="stateful")
+class Subclassed(keras.Model):
+    """A model that cannot be taken apart, with layers that have a state."""
+
+    def __init__(self, first, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.last = first, layers.Dense(3)
+
+    def build(self, shape):
+        if not self.first.built:
+            self.first.build(shape)
+        self.last.build(shape)
+
+    def call(self, inputs, training=None):
+        return self.last(self.first(inputs))
+
+    def get_config(self):
+        first = keras.saving.serialize_keras_object(self.first)
+        return {**super().get_config(), "first": first}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("first")), **config)
+
+
+def subclassed(layer):
+    model = Subclassed(adapted(layer))
+    model(NUMBERS)
+    return model
+
+
+@pytest.mark.parametrize("layer", [layers.Normalization, Derived, Asset])
+def test_subclassed_models_are_copied_and_saved(tmp_path, layer):
+    model = subclassed(layer())
+    for copy in (mr.models.copy_model(model), mr.MeanTeacher(model).mean_teacher()):
+        np.testing.assert_array_equal(copy(NUMBERS), model(NUMBERS))
+    made = mr.Distiller(MAKERS["normalization"](), model, [mr.Response("kd")])
+    made.save(tmp_path / "distiller.keras")
+    loaded = keras.saving.load_model(tmp_path / "distiller.keras")
+    np.testing.assert_array_equal(loaded.teacher(NUMBERS), model(NUMBERS))
+
+
+def test_a_subclassed_model_that_keeps_its_state_nowhere_is_refused():
+    with pytest.raises(ValueError, match="gives other outputs than the model itself"):
+        mr.models.copy_model(subclassed(Forgetful()))
+
+
 def test_assets_are_files_of_their_own(tmp_path):
     model = MAKERS["asset"]()
     files = copying.save_tables(model, tmp_path)

@@ -258,7 +258,7 @@ def require_ranges(model: keras.Model) -> None:
             f"The model {model.name!r} is quantization-aware, and has no ranges for "
             f"{unset[:5]}{' and others' if len(unset) > 5 else ''}: train it, or give "
             "quantize_aware representative= inputs for which these are not all 0. A clone has "
-            "those of the model with its weights: clone.set_weights(model.get_weights())."
+            "those of the model with its weights: mr.models.copy_state(model, clone)."
         )
 
 
