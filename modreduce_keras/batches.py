@@ -1,6 +1,7 @@
 """Batches: the one way in which arrays and datasets of users are read, which always ends."""
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -9,8 +10,11 @@ import numpy as np
 
 LARGEST_UNSIZED = 1_000
 """Batches that are read of an iterator, or of anything else without a length."""
-LARGEST_UNKNOWN = 10_000
+LARGEST_UNKNOWN = 5_000
 """Batches that are read of a `tf.data.Dataset` of unknown size."""
+_NUMBERS_AHEAD = 2**23
+"""Numbers in the batches that are looked at before the first of them is given."""
+_END = object()
 _INFINITE, _UNKNOWN = -1, -2  # as `tf.data` has them
 _ENDLESS_ITERATORS = (itertools.cycle, itertools.count)
 
@@ -19,7 +23,7 @@ class Batches:
     """Goes through arrays or a dataset, batch by batch, to its end.
 
     - Arrays (of NumPy, TensorFlow, pandas, ...), as `x`, `(x, y)` or `(x, y, sample_weight)`.
-    - A `tf.data.Dataset` that ends. One of unknown size has to end within 10,000 batches.
+    - A `tf.data.Dataset` that ends. One of unknown size has to end within 5,000 batches.
     - A `keras.utils.PyDataset`, or anything else that has a length (a list of batches, a loader):
       as many batches as its length says.
     - A generator, or anything else without a length: it has to end within 1,000 batches.
@@ -116,14 +120,27 @@ class Batches:
             yield from (_as_keras_reads(data[number]) for number in range(length))
 
     def _at_most(self, limit: int) -> Iterator[Any]:
-        for number, batch in enumerate(self._data):
+        batches, ahead, numbers = iter(self._data), [], 0
+        # Looks ahead, so that small data without an end are refused before they are worked on.
+        while len(ahead) <= limit and numbers <= _NUMBERS_AHEAD:
+            batch = next(batches, _END)
+            if batch is _END:
+                break
+            ahead.append(batch)
+            numbers += sum(math.prod(leaf.shape) for leaf in _leaves(batch) if _is_array(leaf))
+        if len(ahead) > limit:
+            raise self._too_many(limit)
+        for number, batch in enumerate(itertools.chain(ahead, batches)):
             if number == limit:
-                raise ValueError(
-                    f"{self.argument} has not ended after {limit:,} batches, and cannot say "
-                    f"whether it will: {_remedy(self._data)}. Received: {self.argument} of type "
-                    f"{type(self._data).__name__}, without a length"
-                )
+                raise self._too_many(limit)
             yield batch
+
+    def _too_many(self, limit: int) -> ValueError:
+        return ValueError(
+            f"{self.argument} has not ended after {limit:,} batches, and cannot say whether it "
+            f"will: {_remedy(self._data)}. Received: {self.argument} of type "
+            f"{type(self._data).__name__}, without a length"
+        )
 
 
 def unpack(batch: Any) -> tuple[Any, Any, Any]:

@@ -166,6 +166,10 @@ def test_what_may_have_no_end_is_read_up_to_a_bound(known, monkeypatch):
     read = []
     with pytest.raises(ValueError, match=r"data has not ended after 5 batches, and cannot say wh"):
         read.extend(Batches("data", data))
+    assert read == []  # refused before it is worked on
+    monkeypatch.setattr(module, "_NUMBERS_AHEAD", -1)  # as large data are
+    with pytest.raises(ValueError, match=r"data has not ended after 5 batches, and cannot say wh"):
+        read.extend(Batches("data", data if known else forever()))
     assert len(read) == 5
     monkeypatch.setattr(module, bound, 3)
     some = PARTS if not known else DATASET.filter(lambda x, y: True)

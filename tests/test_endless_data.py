@@ -147,6 +147,15 @@ def test_the_ranges_are_those_of_arrays_whatever_the_form(student):
             np.testing.assert_allclose(own, expected, rtol=1e-6)
 
 
+def test_a_stage_before_training_refuses_what_never_ends(student):
+    hint = mr.Feature("hint", at="stage1", adapter=None, staged=True)
+    staged = mr.Distiller(keras.models.clone_model(student), student, [hint])
+    staged.compile("sgd")
+    with pytest.raises(ValueError, match=r"^x must end: .*steps_per_epoch=n reads as many"):
+        staged.pretrain(DATASET.repeat(), verbose=0)
+    staged.pretrain(DATASET.repeat(), steps_per_epoch=2, shuffle=False, verbose=0)
+
+
 def test_steps_bound_what_never_ends_as_in_keras(distiller):
     data, steps = DATASET.repeat(), 3
     few = {"steps_per_epoch": steps, "validation_steps": steps}

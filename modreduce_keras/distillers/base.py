@@ -299,7 +299,7 @@ class BaseDistiller(SavedModel):
         Raises:
             ValueError: If no knowledge has such a stage.
         """
-        self._require_data({"x": x, "y": y, **arguments})
+        self._require_data({"x": x, "y": y, **arguments}, steps="steps_per_epoch")
         return pretrain(self, self._wiring.run, optimizer, x, y, arguments)
 
     def export(self, *args: Any, **kwargs: Any) -> None:

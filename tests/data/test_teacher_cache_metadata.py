@@ -105,6 +105,16 @@ def test_a_shard_of_another_teacher_is_found_where_the_folder_says_otherwise(fil
         make().attach(data())
 
 
+def test_shards_that_do_not_say_whose_they_are_count_by_their_shapes(filled, make):
+    for path in shards.paths(filled.folder):
+        one = shards.read(path)
+        path.unlink()
+        shards.write(filled.folder, one.view, one.samples, one.checksums, one.outputs)
+    (filled.folder / "cache.json").write_bytes(b"")
+    assert make().fill(data()) == 0
+    make().attach(data())
+
+
 def test_a_full_disk_names_the_file(make, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
