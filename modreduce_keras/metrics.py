@@ -6,15 +6,22 @@ import keras
 import numpy as np
 from keras import ops
 
+from modreduce_keras.arguments import require_choice
+from modreduce_keras.output_kind import CLASSES, LABELS
 from modreduce_keras.registry import register
 
+KINDS = (CLASSES, LABELS)
 
-def same_top_class(first, second):
-    """Returns 1 where two vectors of logits have the same top class, else 0.
+
+def same_answer(first, second, kind=CLASSES):
+    """Returns 1 where two models answer the same, else 0.
 
     Args:
-        first: (batch, ..., classes).
-        second: The same shape. The first of several equal largest logits is the top class.
+        first: Logits, (batch, ..., units).
+        second: The same shape.
+        kind: `"classes"`: an answer is the class with the largest logit, the first of several equal
+            ones. `"labels"`: yes or no for each of independent labels, or for one logit, yes above
+            0; the share of the labels counts.
 
     Returns:
         (batch, ...), float32.
@@ -24,21 +31,35 @@ def same_top_class(first, second):
     """
     first, second = ops.convert_to_tensor(first), ops.convert_to_tensor(second)
     fits = len(first.shape) == len(second.shape) and first.shape[-1] == second.shape[-1]
-    if not fits or len(first.shape) < 2 or first.shape[-1] < 2:
+    least = 2 if kind == CLASSES else 1
+    if not fits or len(first.shape) < 2 or first.shape[-1] < least:
         raise ValueError(
             "The top classes of two models are compared, so both need logits (batch, ..., classes) "
-            "of equal shape with at least two classes. Received: shapes "
-            f"{tuple(first.shape)} and {tuple(second.shape)}"
+            f"of equal shape with at least two classes. Received: shapes {tuple(first.shape)} and "
+            f"{tuple(second.shape)} with {kind=}; one logit, or independent labels, take "
+            "kind='labels'"
         )
-    same = ops.equal(ops.argmax(first, axis=-1), ops.argmax(second, axis=-1))
-    return ops.cast(same, "float32")
+    return agreement_of(answers(first, kind), answers(second, kind), kind)
 
 
-def peer_distance(logits):
+def answers(logits, kind):
+    """Returns the top class, (batch, ...), or yes and no, (batch, ..., labels)."""
+    return ops.argmax(logits, axis=-1) if kind == CLASSES else logits > 0
+
+
+def agreement_of(first, second, kind):
+    """Returns how far answers are the same, (batch, ...), float32."""
+    same = ops.cast(ops.equal(first, second), "float32")
+    return same if kind == CLASSES else ops.mean(same, axis=-1)
+
+
+def peer_distance(logits, kind=CLASSES):
     """Returns the mean distance of the peers' probabilities, over all pairs of peers.
 
     Args:
-        logits: (batch, peers, classes).
+        logits: (batch, peers, units).
+        kind: `"classes"`, or `"labels"`: the mean over the labels of the distance of the
+            probabilities of yes and no.
 
     Returns:
         (batch,), float32.
@@ -48,16 +69,20 @@ def peer_distance(logits):
     """
     logits = ops.cast(logits, "float32")
     first, second = _pairs(logits)
-    probabilities = ops.softmax(logits, axis=-1)
+    probabilities = ops.softmax(logits, axis=-1) if kind == CLASSES else ops.sigmoid(logits)
     difference = ops.take(probabilities, first, axis=1) - ops.take(probabilities, second, axis=1)
+    if kind == LABELS:
+        # The distance of (p, 1 - p) and (q, 1 - q).
+        return 2.0**0.5 * ops.mean(ops.abs(difference), axis=(1, 2))
     return ops.mean(ops.sqrt(ops.sum(ops.square(difference), axis=-1)), axis=-1)
 
 
-def peer_agreement(logits):
-    """Returns the share of pairs of peers that have the same top class.
+def peer_agreement(logits, kind=CLASSES):
+    """Returns the share of pairs of peers that answer the same.
 
     Args:
-        logits: (batch, peers, classes).
+        logits: (batch, peers, units).
+        kind: `"classes"` or `"labels"`, see `same_answer`.
 
     Returns:
         (batch,), float32.
@@ -67,7 +92,7 @@ def peer_agreement(logits):
     """
     logits = ops.convert_to_tensor(logits)
     first, second = _pairs(logits)
-    same = same_top_class(ops.take(logits, first, axis=1), ops.take(logits, second, axis=1))
+    same = same_answer(ops.take(logits, first, axis=1), ops.take(logits, second, axis=1), kind)
     return ops.mean(same, axis=-1)
 
 
@@ -94,6 +119,8 @@ class Agreement(keras.metrics.MeanMetricWrapper):
     positions out, they do not count.
 
     Args:
+        kind: `"classes"`, or `"labels"`: of one logit and of independent labels, the share of the
+            labels whose answer, z > 0, is the same. Defaults to `"classes"`.
         name: Name of the metric. Defaults to `"agreement"`.
         dtype: Type of the state and of the result. Defaults to `"float32"`.
 
@@ -118,13 +145,15 @@ class Agreement(keras.metrics.MeanMetricWrapper):
         0.6667
     """
 
-    def __init__(self, name: str = "agreement", dtype: str = "float32"):
-        super().__init__(same_top_class, name=name, dtype=dtype)
+    def __init__(self, name: str = "agreement", dtype: str = "float32", *, kind: str = CLASSES):
+        kind = require_choice("kind", kind, KINDS)
+        super().__init__(same_answer, name=name, dtype=dtype, kind=kind)
+        self.kind = kind
         self._direction = "up"
 
     def get_config(self):
         """Returns the constructor arguments."""
-        return {"name": self.name, "dtype": self.dtype}
+        return {"name": self.name, "dtype": self.dtype, "kind": self.kind}
 
 
 class _PeerMetric(keras.metrics.Mean):
@@ -132,15 +161,20 @@ class _PeerMetric(keras.metrics.Mean):
 
     identifier: str
 
-    def __init__(self, name: str | None = None, dtype: str = "float32"):
+    def __init__(self, name: str | None = None, dtype: str = "float32", *, kind: str = CLASSES):
         super().__init__(name=name or self.identifier, dtype=dtype)
+        self.kind = require_choice("kind", kind, KINDS)
 
     def update_state(self, logits, sample_weight=None):
         """Adds a batch of the peers' logits, (batch, peers, classes)."""
-        super().update_state(self.per_sample(logits), sample_weight)
+        super().update_state(self.per_sample(logits, self.kind), sample_weight)
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "kind": self.kind}
 
     @staticmethod
-    def per_sample(logits):
+    def per_sample(logits, kind):
         """Returns the values per sample, (batch,), that are averaged."""
         raise NotImplementedError
 
@@ -155,6 +189,8 @@ class PeerDiversity(_PeerMetric):
     classes.
 
     Args:
+        kind: `"classes"`, or `"labels"`: of one logit and of independent labels, each label counts
+            as two classes, yes and no; the mean over the labels. Defaults to `"classes"`.
         name: Name of the metric. Defaults to `"peer_diversity"`.
         dtype: Type of the state and of the result. Defaults to `"float32"`.
 
@@ -189,6 +225,8 @@ class PeerAgreement(_PeerMetric):
     mean over samples and over pairs i < j of [argmax z_i = argmax z_j]
 
     Args:
+        kind: `"classes"`, or `"labels"`: of one logit and of independent labels, the share of the
+            labels whose answer, z > 0, is the same. Defaults to `"classes"`.
         name: Name of the metric. Defaults to `"peer_agreement"`.
         dtype: Type of the state and of the result. Defaults to `"float32"`.
 

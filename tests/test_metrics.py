@@ -105,7 +105,7 @@ def test_metrics_are_rebuilt_from_their_config(metric, round_trip):
     rebuilt = round_trip(original)
     assert type(rebuilt) is type(original)
     assert rebuilt.get_config() == original.get_config()
-    assert original.get_config() == {"name": "another", "dtype": "float32"}
+    assert original.get_config() == {"name": "another", "dtype": "float32", "kind": "classes"}
     assert getattr(metrics, metric)().name == original.identifier
 
 
@@ -141,4 +141,4 @@ def test_peer_metrics_refuse_what_is_not_a_group(name, shape):
 @pytest.mark.parametrize("shapes", [((4,), (4, 3)), ((4, 3), (4, 2)), ((4, 1), (4, 1))])
 def test_agreement_refuses_what_is_not_two_vectors_of_logits(shapes):
     with pytest.raises(ValueError, match=r"of equal shape with at least two classes. Received"):
-        metrics.same_top_class(*map(np.ones, shapes))
+        metrics.same_answer(*map(np.ones, shapes))

@@ -1,6 +1,6 @@
 """Comparison of a distiller's students with one another and with their teacher, in one graph."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -8,7 +8,7 @@ from keras import ops
 
 from modreduce_keras import metrics
 from modreduce_keras.ops import float32
-from modreduce_keras.output_kind import EMBEDDING, LABELS, LOGIT, REGRESSION, output_kind
+from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, REGRESSION, output_kind
 
 
 def compare(distiller: Any, x: Any, labels: Any, classes: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,8 +31,9 @@ def compare(distiller: Any, x: Any, labels: Any, classes: Mapping[str, Any]) -> 
     binary, values = _is_binary(distiller, logits), {}
     if len(outputs.students) > 1:
         peers = ops.stack([logits[name] for name in outputs.students], axis=1)
-        values["diversity"] = _of_peers(metrics.peer_distance, peers, binary)
-        values["agreement"] = _of_peers(metrics.peer_agreement, peers, binary)
+        kind = LABELS if binary else CLASSES
+        values["diversity"] = metrics.peer_distance(peers, kind)
+        values["agreement"] = metrics.peer_agreement(peers, kind)
     for name, top in classes.items():
         own = logits[name] > 0 if binary else ops.argmax(logits[name], axis=-1)
         is_same = float32(ops.equal(own, top))
@@ -51,17 +52,6 @@ def _is_binary(distiller: Any, logits: Mapping[str, Any]) -> bool:
             f"{kind}, {distiller.loss!r}"
         )
     return kind in (LOGIT, LABELS) or units == 1
-
-
-def _of_peers(measure: Callable[[Any], Any], logits: Any, binary: bool) -> Any:
-    """Returns a measure of the peers, (batch,); of labels, the mean over those."""
-    if not binary:
-        return measure(logits)
-    # A label's logit z is that of two classes with the logits 0 and z.
-    of_two = ops.transpose(ops.stack([ops.zeros_like(logits), logits], axis=-1), (0, 2, 1, 3))
-    peers, units = logits.shape[1:]
-    values = measure(ops.reshape(of_two, (-1, peers, 2)))
-    return ops.mean(ops.reshape(values, (-1, units)), axis=-1)
 
 
 def teacher_classes(distiller: Any, x: Any, labels: Any) -> dict[str, Any]:

@@ -405,8 +405,9 @@ class BaseDistiller(SavedModel):
         self._supervision = loss and supervision(loss, self._student_output())
         for student in self.students.values() if loss else ():
             self._supervision.require_fitting_head(student)
-        kinds = output_kinds(loss, self._student_output())
-        self._label_checks = fitting.require_fitting(self._parts_on_outputs(), kinds, loss)
+        self._label_checks = fitting.require_fitting(
+            self._parts_on_outputs(), output_kinds(loss, self._student_output()), loss
+        )
         if on_nonfinite is not None:
             require_choice("on_nonfinite", on_nonfinite, (STOP, SKIP))
         self._fuses_normalization = require_bool("fused_normalization", fused_normalization)
