@@ -65,3 +65,22 @@ def knowledge_for(
     if identifier == "shake":
         return mr.Feature("shake", student="logits", teacher=[*STAGES, "logits"], **arguments)
     return KINDS[loss.kind](identifier, at=at, **arguments)
+
+
+def is_of_labels(identifier: str) -> bool:
+    """Returns whether a method compares independent labels, and not classes."""
+    return "classes" not in (components("loss")[identifier].output_kinds or ("classes",))
+
+
+def supervision(identifier: str) -> keras.losses.Loss:
+    """Returns the loss on the labels that a method goes with."""
+    if is_of_labels(identifier):
+        return keras.losses.BinaryCrossentropy(from_logits=True)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def labelled_for(identifier: str, dataset: Any, classes: int) -> Any:
+    """Returns a dataset with class indices in the form that this loss takes: one-hot of labels."""
+    if not is_of_labels(identifier):
+        return dataset
+    return dataset.map(lambda x, y: (x, keras.ops.one_hot(y, classes)))

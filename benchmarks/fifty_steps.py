@@ -132,7 +132,7 @@ def measure(identifier: str, teacher: keras.Model, images: Images) -> dict[str, 
     )
     needed = teacher if knowledge.loss.needs_teacher else None
     distiller = mr.Distiller(student, needed, [knowledge])
-    distiller.compile(optimizer(), cross_entropy())
+    distiller.compile(optimizer(), catalogue.supervision(identifier))
     data = images.training(FLAGS.steps)
     term = Term(distiller, images)
     if knowledge.pretrains and not knowledge.staged:
@@ -142,7 +142,8 @@ def measure(identifier: str, teacher: keras.Model, images: Images) -> dict[str, 
     if knowledge.staged:
         distiller.pretrain(data, optimizer=optimizer(), verbose=0, shuffle=False)
     else:
-        distiller.fit(data, verbose=0, shuffle=False)
+        labelled = catalogue.labelled_for(identifier, data, 10)
+        distiller.fit(labelled, verbose=0, shuffle=False)
     after = term.measure()
     return {
         "method": identifier,

@@ -88,10 +88,10 @@ class Pair:
             knowledge.pretrained.assign(1.0)
         # So slow that no method diverges, whatever its weight: the cost is the same.
         optimizer = keras.optimizers.SGD(1e-6, momentum=0.9)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        distiller.compile(optimizer, loss)
+        identifier = knowledge.loss.identifier
+        distiller.compile(optimizer, catalogue.supervision(identifier))
         distiller.make_train_function()
-        iterator = iter(self.dataset)
+        iterator = iter(catalogue.labelled_for(identifier, self.dataset, CLASSES))
 
         def step() -> float:
             # Reading the number waits for a device that computes asynchronously.

@@ -33,6 +33,13 @@ def knowledge_of(identifier):
     return KINDS[loss.kind](made, staged=False, **arguments)
 
 
+def supervision(loss, cross_entropy, labels):
+    """Returns the loss on the labels and the labels: of classes, or of independent labels."""
+    if "classes" in (loss.output_kinds or ("classes",)):
+        return cross_entropy, labels
+    return keras.losses.BinaryCrossentropy(from_logits=True), np.eye(3)[labels]
+
+
 def network(widths):
     """Builds a network of two stages, with as many taps as any method reads."""
     inputs = keras.Input((8, 8, 1))
@@ -53,6 +60,7 @@ def test_the_logged_term_is_the_loss_of_what_taps_and_adapter_give(
     student = network(STUDENT_WIDTHS.get(identifier, (4, 6)))
     teacher = network((5, 8)) if loss.needs_teacher else None
     distiller = mr.Distiller(student, teacher, [knowledge])
+    cross_entropy, labels = supervision(loss, cross_entropy, labels)
     distiller.compile(keras.optimizers.SGD(0.01), cross_entropy)
     if knowledge.pretrained is not None:
         distiller.pretrain(images, batch_size=12, verbose=0)
@@ -91,6 +99,7 @@ def test_a_step_moves_every_variable_of_the_adapter(identifier, images, labels, 
     teacher = network((5, 8)) if knowledge.loss.needs_teacher else None
     student = network(STUDENT_WIDTHS.get(identifier, (4, 6)))
     distiller = mr.Distiller(student, teacher, [knowledge])
+    cross_entropy, labels = supervision(knowledge.loss, cross_entropy, labels)
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
     if knowledge.pretrained is not None:
         distiller.pretrain(images, batch_size=12, verbose=0)
