@@ -67,6 +67,25 @@ def rkd_memory(rows: list[Row]) -> str:
     )
 
 
+def guard_cost(rows: list[Row]) -> str:
+    """Returns the latest row of each memory, size and contender."""
+    columns = ["memory", "rows", "step", "milliseconds (quartiles)", "ratio (quartiles)"]
+    lines = []
+    latest = common.latest(rows, "kind", "rows", "contender")
+    for row in latest:
+        ratio = common.told(row, "ratio", 2) if "ratio_median" in row else ""
+        cells = [
+            row["kind"],
+            f"{row['rows']:,}",
+            row["contender"],
+            common.told(row, "ms", 0),
+            ratio,
+        ]
+        lines.append(cells)
+    settings = ("student", "negatives", "batch", "rounds", "steps")
+    return "\n".join([*common.table(columns, lines), "", *common.origins(latest, *settings)])
+
+
 def online_cost(rows: list[Row]) -> str:
     """Returns the latest row of each form, contender and comparison."""
     columns = ["step of three students", "milliseconds (quartiles)", "ratio (quartiles)", "wanted"]
@@ -269,6 +288,7 @@ def teacher_cache(rows: list[Row]) -> str:
 TABLES: dict[str, Callable[[list[Row]], str]] = {
     "step_overhead": step_overhead,
     "rkd_memory": rkd_memory,
+    "guard_cost": guard_cost,
     "online_cost": online_cost,
     "online_table": online_table,
     "soak": soak,

@@ -103,6 +103,17 @@ def test_the_table_of_rkd(tables):
     assert made[5].startswith("`python benchmarks/step_overhead.py` (batch 64, rounds 15, steps 2)")
 
 
+def test_the_table_of_the_guard(tables):
+    same = {"kind": "memory", "rows": 640_000, "student": "s", "negatives": 9, **RUN}
+    same |= {"ms_median": 9.0, "ms_p25": 8.0, "ms_p75": 10.0}
+    ratio = {"ratio_to": "without", "ratio_median": 1.016, "ratio_p25": 1.0, "ratio_p75": 1.03}
+    rows = [{**same, "contender": "without"}, {**same, "contender": "with", **ratio}]
+    made = tables.guard_cost(rows).splitlines()
+    assert made[2] == "| memory | 640,000 | without | 9 (8 to 10) |  |"
+    assert made[3] == "| memory | 640,000 | with | 9 (8 to 10) | 1.02 (1.00 to 1.03) |"
+    assert made[5].startswith("`python benchmarks/step_overhead.py` (student s, negatives 9, ")
+
+
 def test_the_table_of_online_costs(tables):
     sizes = {"student": "s", "teacher": "t", "at": "stage2"}
     same = {"form": "branches", **sizes, **RUN, "ms_median": 9.0, "ms_p25": 8.0, "ms_p75": 10.0}
