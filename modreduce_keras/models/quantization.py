@@ -78,9 +78,10 @@ def quantize_aware(
     Weights of convolutions and dense layers are rounded to `bits` bits, symmetric and for each
     output channel; activations to 8 bits, in one range for each tensor, which follows what is
     seen in training. Average poolings keep the range of their inputs, and what is concatenated has
-    that of the result, as in the file. A batch normalization that follows a convolution stays for the training, and
-    is folded into it in the file, which does not change the rounding. What is stored and trained
-    are the full weights: gradients pass the rounding unchanged (the straight-through estimator).
+    that of the result, as in the file. A batch normalization that follows a convolution stays for
+    the training, and is folded into it in the file, which does not change the rounding. What is
+    stored and trained are the full weights: gradients pass the rounding unchanged (the
+    straight-through estimator).
 
     The copy starts from the student's weights, and is a Keras model like any other: it trains by
     itself or as a student of any distiller, and `mr.export.to_tflite(..., quantization="int8")`
