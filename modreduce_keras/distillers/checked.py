@@ -13,6 +13,7 @@ import tensorflow as tf
 from modreduce_keras.arguments import is_number, require_integer
 from modreduce_keras.batches import require_end
 from modreduce_keras.data.index import INDEX, split_index
+from modreduce_keras.distillers.metrics_of_logits import metric_named
 from modreduce_keras.distillers.replicated import ReplicatedModel
 from modreduce_keras.distillers.supervision import LabelRule
 from modreduce_keras.distribute import require_sample_index, telling_of_lost_workers
@@ -56,7 +57,7 @@ class CheckedModel(ReplicatedModel):
         metrics = keras.tree.flatten([given.get("metrics"), given.get("weighted_metrics")])
         for metric in metrics:
             if isinstance(metric, str) and metric.lower() not in ("accuracy", "acc"):
-                _require_metric(metric)
+                metric_named(metric)
         self._require_free_names([getattr(metric, "name", metric) for metric in metrics])
         super().compile(*args, **kwargs)
 
@@ -257,16 +258,6 @@ def _telling_callbacks(given: Any) -> Iterator[None]:
             if tell is not None:
                 tell()
         raise
-
-
-def _require_metric(name: str) -> None:
-    try:
-        keras.metrics.get(name)
-    except ValueError as error:
-        raise ValueError(
-            "metrics must be metrics of Keras or their names, such as 'accuracy'. "
-            f"Received: {name!r}"
-        ) from error
 
 
 @contextlib.contextmanager

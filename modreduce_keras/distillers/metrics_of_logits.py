@@ -151,7 +151,7 @@ def _adapted(given: Any, kind: str, is_logits: Callable[[], bool]) -> Any:
     if isinstance(given, str):
         if given.lower() in ("accuracy", "acc"):
             return _accuracy(given, kind, is_logits)
-        name, metric = given, keras.metrics.get(given)
+        name, metric = given, metric_named(given)
         if isinstance(metric, keras.metrics.FBetaScore) and kind in (LOGIT, LABELS):
             metric = type(metric)(threshold=0.5)  # else of the largest alone
     if kind in (REGRESSION, EMBEDDING):
@@ -173,6 +173,17 @@ def _adapted(given: Any, kind: str, is_logits: Callable[[], bool]) -> Any:
         )
     activation = ops.softmax if kind == CLASSES else ops.sigmoid
     return OfProbabilities(metric, activation, name or metric.name)
+
+
+def metric_named(name: str) -> Any:
+    """Returns Keras' metric of a name, or says that there is none."""
+    try:
+        return keras.metrics.get(name)
+    except ValueError as error:
+        raise ValueError(
+            "metrics must be metrics of Keras or their names, such as 'accuracy'. "
+            f"Received: {name!r}"
+        ) from error
 
 
 def _accuracy(name: str, kind: str, is_logits: Callable[[], bool]) -> Any:
