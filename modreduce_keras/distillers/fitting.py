@@ -76,9 +76,14 @@ def online_parts(aggregator: Any, online_loss: Any) -> list[Part]:
     """Returns an aggregator and an online loss as parts that take outputs."""
     remedy = "online_loss={} with aggregator='mean' or 'mutual'"
     return [
-        Part(f"The aggregator {aggregator.identifier!r}", aggregator, None, remedy),
-        Part(f"online_loss={online_loss.identifier!r}", online_loss, None, "online_loss={}"),
+        Part(f"The aggregator {_identifier(aggregator)!r}", aggregator, None, remedy),
+        Part(f"online_loss={_identifier(online_loss)!r}", online_loss, None, "online_loss={}"),
     ]
+
+
+def _identifier(part: Any) -> str:
+    # What a user has not registered has none.
+    return getattr(part, "identifier", type(part).__name__)
 
 
 def require_fitting(
