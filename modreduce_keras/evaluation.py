@@ -15,6 +15,7 @@ from modreduce_keras.data.index import split_index
 from modreduce_keras.distillers import checks
 from modreduce_keras.labels import class_indices
 from modreduce_keras.models.exits import FINAL, exit_names
+from modreduce_keras.symbolic import output_spec
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
@@ -49,7 +50,7 @@ def multiply_adds(model: keras.Model) -> int:
     That is 4·4 positions × 3·3·1·4, 2·2 positions × 3·3·4·8, and 8·10.
     """
     counter = _Counter(model)
-    counter.compute_output_spec(counter.specs)
+    output_spec(counter, counter.specs)
     return sum(
         _of_one_run(layer, shape)
         for layer, shapes in zip(counter.leaves, counter.shapes, strict=True)

@@ -1,5 +1,7 @@
 """Tensor helpers that losses and aggregators share, in `keras.ops` only."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -56,7 +58,7 @@ def per_sample_mean(values):
     return ops.mean(values, axis=axes) if axes else values
 
 
-def masked_mean(values, mask=None):
+def masked_mean(values, mask=None, share=None):
     """Returns the mean over every axis but the first, of the positions that a mask keeps.
 
     Kept positions are scaled by the inverse of their share in the whole batch, as Keras does: the
@@ -66,6 +68,7 @@ def masked_mean(values, mask=None):
     Args:
         values: (batch, ...).
         mask: Bool or 0 and 1, of a shape that broadcasts to that of the values; `None` keeps all.
+        share: Share of the kept positions, of all replicas; `None` takes that of these values.
 
     Returns:
         (batch,).
@@ -73,15 +76,101 @@ def masked_mean(values, mask=None):
     if mask is None:
         return per_sample_mean(values)
     kept = ops.broadcast_to(ops.cast(mask, "bool"), ops.shape(values))
-    share = ops.mean(ops.cast(kept, values.dtype))
+    share = ops.mean(ops.cast(kept, values.dtype)) if share is None else share
     return per_sample_mean(ops.where(kept, values, 0.0)) * safe_reciprocal(share)
 
 
-def mean_over_places(feature):
-    """Returns the mean over all axes between batch and channels, (batch, channels), float32."""
+def reduced(values, mask=None, how="mean", share=None):
+    """Returns the value of each sample, (batch,), from values per position.
+
+    Args:
+        values: (batch, ...).
+        mask: Bool, of the shape of the values; `None` keeps all.
+        how: `"mean"` as by `masked_mean`, or `"sum"` of the positions that are kept.
+        share: See `masked_mean`.
+    """
+    if how == "mean":
+        return masked_mean(values, mask, share)
+    kept = values if mask is None else ops.where(mask, values, 0.0)
+    axes = tuple(range(1, len(values.shape)))
+    return ops.sum(kept, axis=axes) if axes else kept
+
+
+def spread(values, mask=None, how="mean", share=None):
+    """Returns values per position whose plain mean over the positions is what `reduced` returns.
+
+    The arguments are those of `reduced`; the result is of the shape of the values.
+    """
+    kept = values if mask is None else ops.where(mask, values, 0.0)
+    if how == "sum":
+        positions = ops.prod(ops.convert_to_tensor(ops.shape(values)[1:], "int32"))
+        return kept * ops.cast(positions, values.dtype) if len(values.shape) > 1 else kept
+    if mask is None:
+        return kept
+    share = ops.mean(ops.cast(mask, values.dtype)) if share is None else share
+    return kept * safe_reciprocal(share)
+
+
+def keras_mask(tensor):
+    """Returns the mask that Keras has attached to a tensor, or `None`."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def along_positions(mask, tensor):
+    """Returns a mask (batch, ...) with axes of size one up to the rank of a tensor."""
+    for _ in range(len(tensor.shape) - len(mask.shape)):
+        mask = ops.expand_dims(mask, -1)
+    return mask
+
+
+def filled(mask, values):
+    """Returns a mask of all positions, or of the first of them, in the shape of the values.
+
+    Args:
+        mask: (batch, ...), bool, or `None`.
+        values: (batch, positions...), whatever they are.
+    """
+    if mask is None:
+        return None
+    return ops.broadcast_to(along_positions(mask, values), ops.shape(values))
+
+
+def zeroed(tensors, mask):
+    """Returns tensors that are zero wherever a mask of their positions is, with gradient 0 there.
+
+    Args:
+        tensors: (batch, positions..., channels), or a structure of such tensors. Those of a lower
+            rank have no positions, and stay as they are.
+        mask: (batch, ...), bool, of the tensors' positions or the first of them; `None` keeps all.
+    """
+    if mask is None:
+        return tensors
+
+    def zero(tensor):
+        if len(tensor.shape) <= len(mask.shape):
+            return tensor
+        return ops.where(along_positions(mask, tensor), tensor, ops.zeros((), tensor.dtype))
+
+    return keras.tree.map_structure(zero, tensors)
+
+
+def mean_over_places(feature, kept=None):
+    """Returns the mean over all axes between batch and channels, (batch, channels), float32.
+
+    Args:
+        feature: (batch, ..., channels).
+        kept: Mask of the places that count, (batch, ...); `None` where all do. A sample of which
+            none is kept gives zeros.
+    """
     feature = float32(feature)
     places = tuple(range(1, len(feature.shape) - 1))
-    return ops.mean(feature, axis=places) if places else feature
+    if not places:
+        return feature
+    if kept is None:
+        return ops.mean(feature, axis=places)
+    kept = ops.broadcast_to(along_positions(kept, feature), (*ops.shape(feature)[:-1], 1))
+    number = ops.sum(ops.cast(kept, "float32"), axis=places)
+    return ops.sum(ops.where(kept, feature, 0.0), axis=places) * safe_reciprocal(number)
 
 
 def as_list(one_or_several):
@@ -92,7 +181,10 @@ def as_list(one_or_several):
 
 def flatten(values):
     """Returns (batch, ...) as (batch, features)."""
-    return values if len(values.shape) == 2 else ops.reshape(values, (ops.shape(values)[0], -1))
+    if len(values.shape) == 2:
+        return values
+    sizes = values.shape[1:]
+    return ops.reshape(values, (ops.shape(values)[0], -1 if None in sizes else math.prod(sizes)))
 
 
 def smooth_l1(difference):
@@ -177,40 +269,55 @@ def _pooling_matrix(size: int, target: int) -> np.ndarray:
     return matrix
 
 
-def adaptive_average_pool(maps, height: int, width: int):
-    """Returns feature maps averaged down to (batch, height, width, channels).
+def adaptive_average_pool(maps, *sizes: int):
+    """Returns feature maps averaged down to (batch, *sizes, channels).
 
     Window `i` of `n` covers the positions from floor(i · size / n) to ceil((i + 1) · size / n).
+
+    Args:
+        maps: (batch, positions..., channels), of known sizes.
+        *sizes: A size for each axis of positions, such as height and width.
     """
-    rows = _pooling_matrix(maps.shape[1], height)
-    columns = _pooling_matrix(maps.shape[2], width)
-    return ops.einsum("ph,bhwc,qw->bpqc", rows, maps, columns)
+    if len(sizes) == 2:
+        rows = _pooling_matrix(maps.shape[1], sizes[0])
+        columns = _pooling_matrix(maps.shape[2], sizes[1])
+        return ops.einsum("ph,bhwc,qw->bpqc", rows, maps, columns)
+    for axis, size in enumerate(sizes, start=1):
+        if maps.shape[axis] != size:
+            last = ops.moveaxis(maps, axis, -1)
+            matrix = _pooling_matrix(maps.shape[axis], size)
+            maps = ops.moveaxis(ops.matmul(last, matrix.T), -1, axis)
+    return maps
 
 
 def pooled_to_match(first, second):
-    """Returns two sets of feature maps, each averaged down to the smaller height and width.
+    """Returns two sets of feature maps, each averaged down to the smaller size along each axis.
 
     Args:
-        first: (batch, height, width, channels).
-        second: (batch, height, width, channels); its channels may differ.
+        first: (batch, positions..., channels): sequences, maps or volumes.
+        second: Of the same rank; its channels may differ.
 
     Returns:
-        Both, of equal height and width.
+        Both, of equal sizes.
 
     Raises:
-        ValueError: If a height or a width is not known.
+        ValueError: If a size is not known, unless it is known of neither.
     """
-    if None in (*first.shape[1:3], *second.shape[1:3]):
+    pairs = list(zip(first.shape[1:-1], second.shape[1:-1], strict=True))
+    if all(one == other for one, other in pairs):
+        unknown = None in first.shape[1:-1]
+        if not unknown or len(pairs) == 1:
+            return first, second
+    if any(None in pair for pair in pairs):
         raise ValueError(
             "Feature maps are compared at a known height and width: give the models' inputs a "
             f"full shape. Received: maps of shape {tuple(first.shape)} and {tuple(second.shape)}"
         )
-    height = min(first.shape[1], second.shape[1])
-    width = min(first.shape[2], second.shape[2])
+    sizes = tuple(min(pair) for pair in pairs)
 
     def pooled(maps):
-        same = tuple(maps.shape[1:3]) == (height, width)
-        return maps if same else adaptive_average_pool(maps, height, width)
+        same = tuple(maps.shape[1:-1]) == sizes
+        return maps if same else adaptive_average_pool(maps, *sizes)
 
     return pooled(first), pooled(second)
 

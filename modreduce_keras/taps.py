@@ -9,12 +9,21 @@ nested and subclassed models, in graphs and under gradients.
 
 import contextlib
 import difflib
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
+from keras import ops
+
+from modreduce_keras.ops import keras_mask
+from modreduce_keras.symbolic import output_spec
+
+LOGITS = ""
+"""The model's output among the masks, as no layer has an empty name."""
 
 _recordings = threading.local()
 _patches: dict[int, "_Patch"] = {}
@@ -22,10 +31,18 @@ _lock = threading.Lock()
 
 
 class ModelOutput(NamedTuple):
-    """What one forward pass gave."""
+    """What one forward pass gave.
+
+    Attributes:
+        logits: The model's output.
+        features: The feature of each tap.
+        masks: The mask that Keras has attached to the feature of a tap, and under `LOGITS` that of
+            the output; without those that have none.
+    """
 
     logits: Any
     features: dict[str, Any]
+    masks: Mapping[str, Any] = MappingProxyType({})
 
 
 class TapReader:
@@ -66,7 +83,7 @@ class TapReader:
 
     def specs(self, inputs) -> ModelOutput:
         """Returns the symbolic output and features for symbolic inputs, without computing."""
-        return _Probe(self).compute_output_spec(inputs)
+        return output_spec(_Probe(self), inputs)
 
     def output_taps(self) -> list[str]:
         """Returns the taps whose feature is the model's output, of a functional or Sequential one.
@@ -114,7 +131,10 @@ class TapReader:
     def read(self, logits: Any, recorded: dict[int, list[Any]]) -> ModelOutput:
         """Returns the output of a pass with the tapped features among what was recorded."""
         features = {tap: self._pick(tap, recorded) for tap in self.taps}
-        return ModelOutput(logits, {**features, **{name: logits[name] for name in self.outputs}})
+        features |= {name: logits[name] for name in self.outputs}
+        masks = {name: _mask_of(value) for name, value in {**features, LOGITS: logits}.items()}
+        masks = {name: mask for name, mask in masks.items() if mask is not None}
+        return ModelOutput(logits, features, masks)
 
     def _pick(self, tap: str, recorded: dict[int, list[Any]]) -> Any:
         layer, call = self.taps[tap]
@@ -150,6 +170,14 @@ def run_together(
     with _recording(tapped) as recorded:
         outputs = run()
     return {name: reader.read(outputs[name], recorded) for name, reader in readers.items()}
+
+
+def _mask_of(feature: Any) -> Any:
+    """Returns the mask of a feature; of a list of alike tensors, where all of them are kept."""
+    masks = [keras_mask(tensor) for tensor in keras.tree.flatten(feature)]
+    masks = [ops.cast(mask, "bool") for mask in masks if mask is not None]
+    alike = len({tuple(mask.shape) for mask in masks}) == 1
+    return functools.reduce(ops.logical_and, masks) if alike else None
 
 
 def named_outputs(model: keras.Model) -> dict[str, Any]:

@@ -16,7 +16,7 @@ ROOT = Path(modreduce_keras.__file__).parent
 LEVELS = [
     {"_version", "arguments", "copying", "escapes", "fingerprints", "held", "keras_fit"}
     | {"labels", "registry", "whole_files"},
-    {"batches", "distribute", "knobs", "ops", "output_kind"},
+    {"batches", "distribute", "knobs", "ops", "output_kind", "symbolic"},
     {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models"},
     {"knowledge", "data"},
     {"distillers"},
@@ -25,7 +25,7 @@ LEVELS = [
 TOP = len(LEVELS)
 KERAS_ONLY = [
     *("arguments", "copying", "escapes", "fingerprints", "held", "keras_fit", "registry"),
-    *("whole_files", "knobs", "ops", "output_kind", "batches", "schedules"),
+    *("whole_files", "knobs", "ops", "output_kind", "batches", "schedules", "symbolic"),
     *("losses", "adapters", "aggregators", "taps", "models", "metrics", "knowledge"),
 ]
 ONLY_IN = {"tensorflow_datasets": "data", "keras_tuner": "tuning"}

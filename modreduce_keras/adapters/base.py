@@ -25,10 +25,27 @@ class Adapter(keras.layers.Layer):
     needs_index: ClassVar[bool] = False
     """Whether `call` has a further argument `index`, the samples' places in the training data
     (batch,), int; `None` only while the distiller is being built."""
+    one_feature: ClassVar[bool] = False
+    """Whether it takes one feature of each model, and so refuses lists of them."""
+    takes_mask: bool = False
+    """Whether positions that a mask leaves out count for nothing. They come as zeros, and `call`
+    has a further argument `kept=None`: the masks of the `"student"`'s and the `"teacher"`'s
+    positions by name, (batch, ...) and bool, where they have positions. Only statistics and means
+    over positions have to look at them.
+    An adapter that mixes positions, or can be masked for some shapes only, says so in `build`."""
+    keeps_positions: ClassVar[bool] = True
+    """Whether what comes out has the positions of what came in, for which the masks hold."""
     example_shapes: ClassVar[list[tuple[Any, Any]]]
     """Shapes without the batch of valid (student, teacher) pairs, for the conformance tests."""
     example_arguments: ClassVar[dict[str, Any]] = {}
     """Constructor arguments that have no default, for the conformance tests."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.supports_masking = True  # by `kept`, not by Keras' propagation
+
+    def compute_mask(self, *args: Any, **kwargs: Any) -> None:
+        """Returns `None`: the distiller hands masks on."""
 
     def adopt(self, student: keras.Model, teacher: keras.Model) -> None:
         """Takes what the adapter reuses of the two models (a classifier), before it is built.

@@ -8,7 +8,7 @@ from keras import ops
 from modreduce_keras.adapters.base import Adapter
 from modreduce_keras.adapters.normalization import normalization_layer
 from modreduce_keras.held import Held
-from modreduce_keras.ops import float32, mean_over_places
+from modreduce_keras.ops import filled, float32, mean_over_places
 from modreduce_keras.registry import register
 
 
@@ -133,6 +133,10 @@ class SoftmaxRegressor(_ClassifierAdapter):
 
     example_shapes: ClassVar = [((4, 4, 3), (2, 2, 8)), ((6,), (8,))]
 
+    one_feature = True
+    takes_mask = True
+    keeps_positions = False
+
     def __init__(self, *, use_relu: bool = True, **kwargs):
         super().__init__(**kwargs)
         self.use_relu = use_relu
@@ -155,13 +159,16 @@ class SoftmaxRegressor(_ClassifierAdapter):
         self.connector.build(student_shape)
         self.normalization.build((*student_shape[:-1], units))
 
-    def call(self, student, teacher, training=None):
-        student = self.normalization(self.connector(student), training=training)
+    def call(self, student, teacher, training=None, kept=None):
+        of_student, of_teacher = map((kept or {}).get, ("student", "teacher"))
+        student = self.connector(student)
+        mask = filled(of_student, student[..., 0])
+        student = self.normalization(student, training=training, mask=mask)
         student = ops.relu(student) if self.use_relu else student
-        return self._with_logits(student), self._with_logits(teacher)
+        return self._with_logits(student, of_student), self._with_logits(teacher, of_teacher)
 
-    def _with_logits(self, feature):
-        feature = mean_over_places(feature)
+    def _with_logits(self, feature, kept):
+        feature = mean_over_places(feature, kept)
         (classifier,) = self.classifiers()
         logits = ops.matmul(feature, ops.stop_gradient(float32(classifier.kernel)))
         if classifier.use_bias:
@@ -211,6 +218,8 @@ class ClassAttention(_ClassifierAdapter):
     """
 
     example_shapes: ClassVar = [((4, 4, 6), (4, 4, 8)), ((5, 5, 6), (3, 3, 8))]
+
+    one_feature = True
 
     def __init__(self, *, name: str | None = None, **kwargs):
         super().__init__(name=name or self.identifier, **kwargs)

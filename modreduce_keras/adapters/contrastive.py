@@ -20,10 +20,16 @@ class ContrastiveAdapter(Adapter):
 
     log ratio = s / τ - log Z + log n, where s is the product of two embeddings
 
+    Positions that a mask leaves out enter the embeddings as zeros, so they add nothing.
+
     Z is a number for each direction. With `variant="reference"` it is set by the first training
     batch, to n · mean exp(s / τ) over all its pairs and replicas, and kept from then on; before
     that, it is computed from the batch at hand. With `variant="paper"` it is 1.
     """
+
+    one_feature = True
+    takes_mask = True
+    keeps_positions = False
 
     def __init__(self, *, units: int, temperature: float, variant: str, **kwargs: Any):
         super().__init__(**kwargs)

@@ -15,6 +15,8 @@ from modreduce_keras.registry import register
 class LinearEmbedding(Adapter):
     """A linear layer on the flattened feature, with bias.
 
+    Positions that a mask leaves out enter as zeros, so they add nothing to the embedding.
+
     Args:
         units: Width of the embedding. With a number, student and teacher are both embedded, each
             by weights of its own. Defaults to `None`: only the student is, to the teacher's
@@ -44,6 +46,10 @@ class LinearEmbedding(Adapter):
 
     example_shapes: ClassVar = [((4, 4, 3), (10,)), ((6,), (5, 5, 2))]
 
+    one_feature = True
+    takes_mask = True
+    keeps_positions = False
+
     def __init__(self, *, units: int | None = None, normalize: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.units = require_integer("units", units, optional=True)
@@ -52,7 +58,8 @@ class LinearEmbedding(Adapter):
     def build(self, student_shape, teacher_shape):
         if None in student_shape[1:] or None in teacher_shape[1:]:
             raise ValueError(
-                "LinearEmbedding needs features of known size. Received: student of shape "
+                "LinearEmbedding needs features of known size; adapter='orthogonal_projector' "
+                "averages over positions, of any size. Received: student of shape "
                 f"{tuple(student_shape)} and teacher of shape {tuple(teacher_shape)}"
             )
         student_size, teacher_size = math.prod(student_shape[1:]), math.prod(teacher_shape[1:])
@@ -67,7 +74,7 @@ class LinearEmbedding(Adapter):
         dense.build((None, size))
         return dense
 
-    def call(self, student, teacher, training=None):
+    def call(self, student, teacher, training=None, kept=None):
         student, teacher = self.student_embedding(flatten(student)), flatten(teacher)
         if self.teacher_embedding:
             teacher = self.teacher_embedding(teacher)

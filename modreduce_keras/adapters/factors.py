@@ -89,6 +89,8 @@ class Factors(MapAdapter):
 
     example_shapes: ClassVar = [((8, 8, 4), (4, 4, 6)), ((4, 4, 3), (4, 4, 5))]
 
+    one_feature = True
+
     def __init__(
         self, *, rate: float = 0.5, paraphraser_batch_normalization: bool = True, **kwargs
     ):

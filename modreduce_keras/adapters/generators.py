@@ -55,6 +55,8 @@ class MaskedGenerator(MapAdapter):
 
     example_shapes: ClassVar = [((8, 8, 4), (4, 4, 6)), ((4, 4, 6), (8, 8, 6))]
 
+    one_feature = True
+
     def __init__(
         self,
         *,

@@ -1,13 +1,44 @@
 """What adapters on feature maps share: which shapes they take, of one tap or of several."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
+
+import keras
 
 from modreduce_keras.adapters.base import Adapter
+
+_CONVOLUTIONS = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
+_TRANSPOSED = {
+    3: keras.layers.Conv1DTranspose,
+    4: keras.layers.Conv2DTranspose,
+    5: keras.layers.Conv3DTranspose,
+}
+RANKS = tuple(_CONVOLUTIONS)
+"""Ranks of sequences (batch, length, channels), maps and volumes."""
+
+
+def is_pointwise(size: Any) -> bool:
+    """Returns whether a convolution of this size sees each position by itself."""
+    return set(size if isinstance(size, tuple) else (size,)) == {1}
+
+
+def convolution(rank: int, filters: int, size: Any, *, transposed: bool = False, **kwargs: Any):
+    """Returns a convolution of Keras for sequences, maps or volumes, by their rank.
+
+    Of sequences and volumes, that of size 1 is a dense layer on the channels.
+    """
+    if rank != 4 and is_pointwise(size):
+        # The same numbers, and TensorFlow's Conv1D fails on an empty batch (a replica's last one).
+        kwargs = {name: value for name, value in kwargs.items() if name != "padding"}
+        return keras.layers.Dense(filters, **kwargs)
+    return (_TRANSPOSED if transposed else _CONVOLUTIONS)[rank](filters, size, **kwargs)
 
 
 class MapAdapter(Adapter):
     """Base class of adapters on maps, (batch, height, width, channels)."""
+
+    ranks: ClassVar[Sequence[int]] = (4,)
+    """Ranks of what it takes."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -16,11 +47,14 @@ class MapAdapter(Adapter):
         """Returns (student, teacher) shapes tap by tap, or says what does not fit."""
         students, teachers = _as_list(student_shape), _as_list(teacher_shape)
         shapes = [tuple(shape) for shape in (*students, *teachers)]
-        if len(students) == len(teachers) and all(map(is_known, shapes)):
-            return list(zip(shapes, shapes[len(students) :], strict=False))
+        pairs = list(zip(shapes, shapes[len(students) :], strict=False))
+        alike = len(students) == len(teachers) and all(len(a) == len(b) for a, b in pairs)
+        if alike and all(is_known(shape, self.ranks) for shape in shapes):
+            return pairs
+        sequences = ", or sequences (batch, length, channels)," if 3 in self.ranks else ""
         raise ValueError(
-            f"{type(self).__name__} takes feature maps (batch, height, width, channels) of known "
-            "size, as many of the student as of the teacher. Received: student of shape "
+            f"{type(self).__name__} takes feature maps (batch, height, width, channels){sequences} "
+            "of known size, as many of the student as of the teacher. Received: student of shape "
             f"{student_shape} and teacher of shape {teacher_shape}"
         )
 
@@ -30,7 +64,8 @@ class MapAdapter(Adapter):
         if len(pairs) == 1:
             return pairs[0]
         raise ValueError(
-            f"{type(self).__name__} reads one tap of each model. Received: {len(pairs)} taps"
+            f"{type(self).__name__} reads one tap of each model, such as at='stage2', and a "
+            f"knowledge of its own each further one. Received: {len(pairs)} taps"
         )
 
 
@@ -40,9 +75,14 @@ def _as_list(shape):
 
 
 def is_known(shape, ranks: Sequence[int] = (4,)) -> bool:
-    """Returns whether this is the shape of a feature of known size, of maps unless told else."""
-    one = isinstance(shape, (list, tuple)) and len(shape) in ranks
-    return one and None not in shape[1:] and all(isinstance(size, int) for size in shape[1:])
+    """Returns whether this is the shape of a feature of known size, of maps unless told else.
+
+    Of sequences, only the number of channels has to be known.
+    """
+    if not (isinstance(shape, (list, tuple)) and len(shape) in ranks):
+        return False
+    sizes = shape[-1:] if len(shape) == 3 else shape[1:]
+    return all(isinstance(size, int) for size in sizes)
 
 
 def are_several(shapes, ranks: Sequence[int] = (4,)) -> bool:

@@ -87,7 +87,7 @@ class MarginConnector(ChannelProjector):
         for i, width in enumerate(channels):
             if self.normalization is None:
                 self.measured.append(MeanNegative(dtype="float32", name=f"margin_{i}"))
-                self.measured[i].build((None, None, None, width))
+                self.measured[i].build((None, width))
             else:
                 # Weights, so that a file restores what belongs to its own teacher.
                 margins = self.add_weight(
@@ -113,8 +113,8 @@ class MarginConnector(ChannelProjector):
         for variable, margins in zip(self.margins, self._expected, strict=True):
             variable.assign(margins)
 
-    def call(self, student, teacher, training=None):
-        student, teacher = super().call(student, teacher, training=training)
+    def call(self, student, teacher, training=None, kept=None):
+        student, teacher = super().call(student, teacher, training=training, kept=kept)
         maps = float32(as_list(teacher))
         if self.normalization is not None and self._expected is None:
             raise ValueError(
@@ -152,7 +152,7 @@ class MeanNegative(keras.layers.Layer):
     def call(self, maps, training=None):
         total, count = self.total.value, self.count.value
         if training:
-            axes = (0, 1, 2)
+            axes = tuple(range(len(maps.shape) - 1))
             total = total + ops.sum(ops.minimum(maps, 0.0), axis=axes)
             count = count + ops.sum(ops.cast(maps < 0, "float32"), axis=axes)
             self.total.assign(total)

@@ -127,7 +127,7 @@ class ContrastiveMemory(ContrastiveAdapter):
             for name in ("student_bank", "teacher_bank")
         )
 
-    def call(self, student, teacher, index=None, training=None):
+    def call(self, student, teacher, index=None, training=None, kept=None):
         index = self._checked(index)
         embeddings = self.embed(student, teacher)
         negatives = self.draw_negatives(index, training)

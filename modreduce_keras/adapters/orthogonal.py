@@ -24,7 +24,8 @@ class OrthogonalProjector(Adapter):
         name: Name of the layer. Defaults to `"orthogonal_projector"`.
 
     Call arguments:
-        student: (batch, ..., channels), a vector or maps, which are averaged over their places.
+        student: (batch, ..., channels), a vector, or a sequence or maps, which are averaged over
+            their places; with a mask over those that are kept.
         teacher: (batch, ..., channels), likewise.
 
     Returns:
@@ -48,6 +49,10 @@ class OrthogonalProjector(Adapter):
     """
 
     example_shapes: ClassVar = [((4,), (6,)), ((4, 4, 3), (5,)), ((6,), (2, 2, 4)), ((5,), (5,))]
+
+    one_feature = True
+    takes_mask = True
+    keeps_positions = False
 
     def __init__(self, *, name: str | None = None, **kwargs):
         super().__init__(name=name or self.identifier, **kwargs)
@@ -76,6 +81,9 @@ class OrthogonalProjector(Adapter):
         orthonormal = orthonormal * ops.where(ops.diagonal(triangle) < 0, -1.0, 1.0)
         return ops.transpose(orthonormal) if self.widens else orthonormal
 
-    def call(self, student, teacher, training=None):
-        projected = ops.matmul(mean_over_places(student), self.projection())
-        return projected, mean_over_places(teacher)
+    def call(self, student, teacher, training=None, kept=None):
+        kept = kept or {}
+        student = mean_over_places(student, kept.get("student"))
+        return ops.matmul(student, self.projection()), mean_over_places(
+            teacher, kept.get("teacher")
+        )

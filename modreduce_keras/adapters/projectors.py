@@ -4,9 +4,9 @@ from typing import ClassVar
 
 import keras
 
-from modreduce_keras.adapters.maps import MapAdapter
+from modreduce_keras.adapters.maps import RANKS, MapAdapter, convolution
 from modreduce_keras.adapters.normalization import normalization_layer
-from modreduce_keras.ops import as_list
+from modreduce_keras.ops import as_list, filled
 from modreduce_keras.registry import register
 
 
@@ -15,21 +15,24 @@ class Projection(keras.layers.Layer):
 
     def __init__(self, filters: int, *, batch_normalization: bool, **kwargs):
         super().__init__(**kwargs)
-        self.convolution = keras.layers.Conv2D(
-            filters, 1, use_bias=False, dtype=self.dtype_policy, name="convolution"
-        )
-        self.normalization = batch_normalization and normalization_layer(
-            self.dtype_policy, "normalization"
-        )
+        self.filters, self.batch_normalization = filters, batch_normalization
 
     def build(self, shape):
+        self.convolution = convolution(
+            len(shape), self.filters, 1, use_bias=False, dtype=self.dtype_policy, name="convolution"
+        )
         self.convolution.build(shape)
-        if self.normalization:
-            self.normalization.build((*shape[:-1], self.convolution.filters))
+        self.normalization = None
+        if self.batch_normalization:
+            self.normalization = normalization_layer(self.dtype_policy, "normalization")
+            self.normalization.build((*shape[:-1], self.filters))
 
-    def call(self, maps, training=None):
+    def call(self, maps, training=None, kept=None):
         maps = self.convolution(maps)
-        return self.normalization(maps, training=training) if self.normalization else maps
+        if self.normalization is None:
+            return maps
+        mask = filled(kept, maps[..., 0])
+        return self.normalization(maps, training=training, mask=mask)
 
 
 @register("adapter", "channel_projector")
@@ -37,13 +40,14 @@ class ChannelProjector(MapAdapter):
     """Student maps -> the teacher's channels, by a 1×1 convolution and batch normalization.
 
     Each tap has a projection of its own, without bias and without activation; height and width
-    stay as they are.
+    (the length of sequences) stay as they are. With a mask, the statistics of the batch
+    normalization are those of the positions that are kept.
 
     Args:
         name: Name of the layer.
 
     Call arguments:
-        student: (batch, height, width, channels), or a list of such maps.
+        student: (batch, height, width, channels) or (batch, length, channels), or a list.
         teacher: As many maps, returned as they are.
 
     Returns:
@@ -64,7 +68,9 @@ class ChannelProjector(MapAdapter):
         Knowledge Distillation, 2021.
     """
 
-    example_shapes: ClassVar = [((4, 4, 4), (4, 4, 6))]
+    example_shapes: ClassVar = [((4, 4, 4), (4, 4, 6)), ((5, 4), (5, 6))]
+    takes_mask = True
+    ranks = RANKS
 
     def build(self, student_shape, teacher_shape):
         self.projections = []
@@ -77,12 +83,20 @@ class ChannelProjector(MapAdapter):
         """Returns the projection of one tap from the student's channels to the teacher's."""
         return Projection(filters, batch_normalization=True, dtype=self.dtype_policy, name=name)
 
-    def call(self, student, teacher, training=None):
+    def call(self, student, teacher, training=None, kept=None):
+        mask = (kept or {}).get("student")
         projected = [
-            project(maps, training=training)
+            project(maps, training=training, kept=mask)
             for project, maps in zip(self.projections, as_list(student), strict=True)
         ]
         return keras.tree.pack_sequence_as(student, projected), teacher
+
+
+class _Same(keras.layers.Identity):
+    """What a projection is where there is nothing to project."""
+
+    def call(self, maps, training=None, kept=None):
+        return maps
 
 
 @register("adapter", "flow_channels")
@@ -96,7 +110,7 @@ class FlowChannels(ChannelProjector):
         name: Name of the layer.
 
     Call arguments:
-        student: (batch, height, width, channels), or a list of such maps.
+        student: (batch, height, width, channels) or (batch, length, channels), or a list.
         teacher: As many maps, returned as they are.
 
     Returns:
@@ -125,5 +139,5 @@ class FlowChannels(ChannelProjector):
 
     def projection(self, channels, filters, name):
         if channels == filters:
-            return keras.layers.Identity(dtype=self.dtype_policy, name=name)
+            return _Same(dtype=self.dtype_policy, name=name)
         return Projection(filters, batch_normalization=False, dtype=self.dtype_policy, name=name)

@@ -86,7 +86,7 @@ class ContrastiveQueue(ContrastiveAdapter):
                 for name in ("student_queue", "teacher_queue")
             )
 
-    def call(self, student, teacher, training=None):
+    def call(self, student, teacher, training=None, kept=None):
         embeddings = self.embed(student, teacher)
         latest = [ops.stop_gradient(embedding) for embedding in embeddings]
         rows = ops.shape(embeddings[0])[0]

@@ -48,6 +48,8 @@ class LearntTemperature(Adapter):
     """
 
     example_shapes: ClassVar = [((10,), (10,)), ((4, 3, 10), (4, 3, 10))]
+    one_feature = True
+    takes_mask = True
     reversal = Knob()
 
     def __init__(self, *, reversal=1.0, **kwargs):
@@ -60,7 +62,7 @@ class LearntTemperature(Adapter):
             shape=(), initializer="ones", dtype="float32", autocast=False, name="raw_temperature"
         )
 
-    def call(self, student, teacher, training=None):
+    def call(self, student, teacher, training=None, kept=None):
         raw = ops.convert_to_tensor(self.raw_temperature)
         constant = ops.stop_gradient(raw)
         # The bracket is exactly zero, so only the gradient changes.

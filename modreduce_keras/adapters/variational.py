@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from modreduce_keras.adapters.maps import MapAdapter
+from modreduce_keras.adapters.maps import RANKS, MapAdapter, convolution
 from modreduce_keras.arguments import is_number
 from modreduce_keras.ops import pooled_to_match
 from modreduce_keras.registry import register
@@ -19,7 +19,8 @@ class VariationalRegressor(MapAdapter):
     μ(f_s): three 1×1 convolutions without bias, ReLU between, all as wide as the teacher's maps;
     v = softplus(α) + 1e-5, with one learnt α for each of the teacher's channels
 
-    Maps of unequal height or width are averaged down to the smaller one first.
+    Maps of unequal height or width are averaged down to the smaller one first. Sequences are maps
+    of one dimension. The convolutions see each position by itself, so masks are exact.
 
     Args:
         initial_variance: v at the start, above 1e-5. Defaults to 5.
@@ -48,6 +49,9 @@ class VariationalRegressor(MapAdapter):
     """
 
     smallest_variance: ClassVar = 1e-5
+    one_feature = True
+    takes_mask = True
+    ranks = RANKS
     example_shapes: ClassVar = [((8, 8, 4), (4, 4, 6)), ((4, 4, 4), (8, 8, 6))]
 
     def __init__(self, *, initial_variance: float = 5.0, **kwargs):
@@ -63,7 +67,8 @@ class VariationalRegressor(MapAdapter):
         student_shape, teacher_shape = self.pair(student_shape, teacher_shape)
         filters = teacher_shape[-1]
         self.convolutions = [
-            keras.layers.Conv2D(
+            convolution(
+                len(student_shape),
                 filters,
                 1,
                 use_bias=False,
@@ -73,10 +78,10 @@ class VariationalRegressor(MapAdapter):
             )
             for i, activation in enumerate(["relu", "relu", None])
         ]
-        for convolution, shape in zip(
+        for layer, shape in zip(
             self.convolutions, [student_shape, teacher_shape, teacher_shape], strict=True
         ):
-            convolution.build(shape)
+            layer.build(shape)
         scale = self.initial_variance - self.smallest_variance
         self.log_scale = self.add_weight(
             # Where softplus is `scale`, without exp(scale), which overflows.
@@ -87,10 +92,10 @@ class VariationalRegressor(MapAdapter):
             name="log_scale",
         )
 
-    def call(self, student, teacher, training=None):
+    def call(self, student, teacher, training=None, kept=None):
         mean, teacher = pooled_to_match(student, teacher)
-        for convolution in self.convolutions:
-            mean = convolution(mean)
+        for layer in self.convolutions:
+            mean = layer(mean)
         log_variance = ops.log(ops.softplus(self.log_scale) + self.smallest_variance)
         return [mean, ops.tile(log_variance[None], (ops.shape(mean)[0], 1))], teacher
 

@@ -17,12 +17,12 @@ from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.loss_scales import taken_apart
 from modreduce_keras.distillers.pretraining import pretrain, require_pretrained
 from modreduce_keras.distillers.reduction import (
-    by_sample_weight,
     mean_over_replicas,
     number_of_examples,
     weighted_sum,
 )
 from modreduce_keras.distillers.replicated import average_statistics
+from modreduce_keras.distillers.sample_weights import by_sample_weight, have_positions
 from modreduce_keras.distillers.saved import SavedModel
 from modreduce_keras.distillers.supervision import supervision
 from modreduce_keras.distillers.teacher_files import Arrival
@@ -42,6 +42,13 @@ class BaseDistiller(SavedModel):
 
         Σ_examples sample_weight · Σ_terms weight · term / number of examples on all replicas
         + the students' regularizers and `add_loss`
+
+    Where examples have positions (tokens, pixels), `sample_weight` may have one weight for each of
+    them, (batch, ...), and by the name of the output where there are several. As in Keras, the
+    value at each position is multiplied by its weight, and the sum divided by the number of all
+    positions that no mask leaves out. So are all terms that have values at the same positions: the
+    compiled loss, responses, and features compared position by position. Other terms, such as
+    relations between samples, are multiplied by the mean weight of the example.
 
     A subclass says which models it runs (`forward`), which terms there are (`compute_terms`) and
     what they weigh (`term_weights`); the step itself is written once, here.
@@ -162,7 +169,10 @@ class BaseDistiller(SavedModel):
         return [self.term(student, name) for student in students for name in names]
 
     def supervised_terms(self, labels, logits: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the compiled loss on the labels, (batch,), for each of some logits."""
+        """Returns the compiled loss on the labels for each of some logits.
+
+        Of logits with positions, (batch, positions...) each, whose mean is that of the example.
+        """
         if self._supervision is None:
             return {}
         if labels is None:
@@ -170,11 +180,11 @@ class BaseDistiller(SavedModel):
         return {
             self.term(student, name): values
             for student, own in logits.items()
-            for name, values in self._supervision.terms(labels, own).items()
+            for name, values in self._supervision.by_position(labels, own).items()
         }
 
     def compute_terms(self, labels, outputs: Forward) -> dict[str, Any]:
-        """Returns every term of a training step, (batch,) each, unweighted."""
+        """Returns every term of a training step, unweighted: (batch,) or (batch, positions...)."""
         logits = {name: output.logits for name, output in outputs.students.items()}
         terms = self.supervised_terms(labels, logits)
         for name, knowledge in self._joint():
@@ -202,17 +212,21 @@ class BaseDistiller(SavedModel):
             x: The inputs.
             y: The labels, or `None` where no loss is compiled.
             y_pred: What `forward` returned.
-            sample_weight: (batch,) or `None`.
+            sample_weight: (batch,), or (batch, positions...), or a dict of those by output, or
+                `None`.
             training: Whether this is a training step (all terms) or an evaluation (the compiled
                 loss only).
         """
+        y_pred = y_pred._replace(by_position=have_positions(sample_weight))
         if training:
             y = self.check_labels(y)
             terms, weights = self.compute_terms(y, y_pred), self.term_weights()
         else:
             terms = self.supervised_terms(y, y_pred.logits())
             weights = {name: 1.0 for name in terms if not name.startswith(f"{ENSEMBLE}/")}
-        terms, examples = by_sample_weight(terms, sample_weight), number_of_examples(x)
+        named = y if isinstance(y, Mapping) else ()
+        terms = by_sample_weight(terms, sample_weight, *self._weighed_as(y_pred.students), named)
+        examples = number_of_examples(x)
         values = {**terms, **self._logged_values(y_pred)}
         self._trackers.update(values, examples, finite_only=self._updates.skips)
         terms = self._updates.scaled_terms({name: terms[name] for name in weights})
@@ -221,6 +235,20 @@ class BaseDistiller(SavedModel):
         additional = self._updates.additional_loss(self)
         update(self._loss_tracker, per_example + additional, finite_only=self._updates.skips)
         return mean_over_replicas(per_example) + additional / num_replicas()
+
+    def _weighed_as(self, students) -> tuple[dict[str, str], list[str]]:
+        """Returns the output that a term is of, where there are several, and those on labels."""
+        supervised = self._supervised([*students, ENSEMBLE])
+        outputs = {} if self._supervision is None else dict(self._supervision.outputs)
+        of_term = {
+            self.term(student, name): output
+            for student in students
+            for name, output in outputs.items()
+        }
+        for student, one in self._joint():
+            if isinstance(one.student, str) and one.student in outputs.values():
+                of_term[self.term(student, one.name)] = one.student
+        return of_term, supervised
 
     def train_step(self, data):
         """Runs one training step on a batch, as `fit` and `train_on_batch` call it."""

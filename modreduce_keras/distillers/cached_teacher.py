@@ -58,6 +58,10 @@ class CachedTeacher(FrozenTeacher):
         self._fingerprint = self.given.fingerprint()
         return super().follow()
 
+    def specs_of_lesson(self) -> ModelOutput:
+        """Returns the symbolic output and features of a lesson; masks are not stored."""
+        return super().specs_of_lesson()._replace(masks={})
+
     def lessons(
         self, x: Any, seen: Mapping[str, Any], training: bool = True
     ) -> dict[str, ModelOutput]:

@@ -148,8 +148,24 @@ class CheckedModel(ReplicatedModel):
                     f"Received: batch_size={given['batch_size']} with x of type {type(x).__name__}"
                 )
         self._require_arrays(x if is_arrays else None, y, weight, role)
+        self._require_class_weight(given)
+
+    def _require_class_weight(self, given: Mapping[str, Any]) -> None:
+        """Raises if weights of classes came for maps of labels, or for several outputs."""
+        weights, output = given.get("class_weight"), self._student_output()
+        if weights is None:
+            return
+        several = keras.tree.is_nested(output)
+        if several or len(output.shape) > 2:
+            which = "by output, where there are several" if several else "one for each position"
+            raise ValueError(
+                "class_weight is for one label per example. Weigh the labels y of positions, or of "
+                f"several outputs, by sample_weight ({which}): sample_weight=np.array([1.0, 5.0, "
+                f"...])[y], with a number for each class. Received: class_weight={weights}"
+            )
 
     def _require_batch(self, given: Mapping[str, Any]) -> None:
+        self._require_class_weight(given)
         x, y, weight = (given.get(name) for name in ("x", "y", "sample_weight"))
         sizes = {name: _sizes(v) for name, v in (("x", x), ("y", y), ("sample_weight", weight))}
         if len(set().union(*sizes.values())) > 1:

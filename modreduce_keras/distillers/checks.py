@@ -8,6 +8,7 @@ import keras
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.models.folding import DTYPES
 from modreduce_keras.models.graph import to_float
+from modreduce_keras.symbolic import plain_errors
 
 
 def require_model(model: Any, role: str) -> None:
@@ -50,7 +51,8 @@ def ensure_built(model: keras.Model, specs: Any, role: str) -> None:
     if specs is None:
         raise ValueError(remedy)
     try:
-        model(specs)
+        with plain_errors():
+            model(specs)
     except Exception as error:
         raise ValueError(f"{remedy} Building it failed with: {error}") from error
 

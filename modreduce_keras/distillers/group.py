@@ -18,6 +18,7 @@ from modreduce_keras.labels import classes_of_one_hot, distributions
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import float32
 from modreduce_keras.output_kind import CLASSES
+from modreduce_keras.symbolic import output_spec
 
 AGGREGATOR = "aggregator"
 """The network, and the group of variables, of the aggregator."""
@@ -103,7 +104,7 @@ class Group:
                 if f"{name}_shape" in wanted
             }
             aggregator.build(logits.shape, **shapes)
-        group = aggregator.compute_output_spec(logits, **specs)
+        group = output_spec(aggregator, logits, **specs)
         peers, classes = logits.shape[1:]
         missing = {"targets", *aggregator.logs} - set(group)
         targets = group["targets"].shape if not missing else ()
@@ -120,7 +121,7 @@ class Group:
         # A dry run, so that logits that do not suit the loss are an error here.
         target = group["targets"][:, 0, 0] if sources else group["targets"][:, 0]
         own = keras.KerasTensor((None, classes), "float32")
-        _DryRun(self.loss).compute_output_spec(target, own)
+        output_spec(_DryRun(self.loss), target, own)
         self.shapes = {name: tuple(group[name].shape) for name in aggregator.logs}
         return group
 

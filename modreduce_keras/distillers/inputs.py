@@ -51,6 +51,10 @@ class Inputs:
         """Returns the samples' places in the training data, or `None` if they are not there."""
         return split_index(x)[1]
 
+    def inputs(self, x: Any) -> Any:
+        """Returns the inputs of a batch as they were given, without the samples' index."""
+        return split_index(x)[0]
+
     def students(self, x: Any) -> Any:
         """Returns what the students see: the inputs without what is the teacher's alone."""
         x, _ = split_index(x)

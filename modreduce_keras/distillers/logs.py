@@ -4,6 +4,7 @@ from typing import Any
 
 from modreduce_keras.distillers import heads, metrics_of_logits, student_metrics
 from modreduce_keras.distillers.checked import CheckedModel
+from modreduce_keras.distillers.sample_weights import of_every_output
 from modreduce_keras.distillers.supervision import LabelRule
 from modreduce_keras.distillers.wiring import Forward
 from modreduce_keras.labels import require_distributions, require_one_hot
@@ -55,7 +56,8 @@ class LoggedModel(CheckedModel):
                 # Keras sizes up the metrics with the output of `call`, which stands for every one.
                 logits = dict.fromkeys(self._metric_names(), y_pred)
             labels, outputs = student_metrics.as_outputs(y, logits)
-            self._compile_metrics.update_state(labels, outputs, sample_weight)
+            weights = of_every_output(sample_weight, labels)
+            self._compile_metrics.update_state(labels, outputs, weights)
         return self.get_metrics_result()
 
     def get_metrics_result(self):

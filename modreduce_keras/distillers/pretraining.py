@@ -7,12 +7,12 @@ import tensorflow as tf
 
 from modreduce_keras.distillers.loss_scales import LossScales, computes_in_float16
 from modreduce_keras.distillers.reduction import (
-    by_sample_weight,
     mean_over_replicas,
     number_of_examples,
     weighted_sum,
 )
 from modreduce_keras.distillers.replicated import ReplicatedModel, average_statistics
+from modreduce_keras.distillers.sample_weights import by_sample_weight, have_positions
 from modreduce_keras.distillers.trackers import Trackers
 from modreduce_keras.distillers.updates import Updates
 from modreduce_keras.held import Held
@@ -70,6 +70,7 @@ class Stage(ReplicatedModel):
             # Those that are this stage's alone do not count as trainable elsewhere.
             tape.watch([variable.value for variable in variables])
             outputs = self._run(x, self._staged.__contains__, with_teacher=True)
+            outputs = outputs._replace(by_position=have_positions(sample_weight))
             terms, weights = {}, {}
             for name, one in self._pairs():
                 pair, context = outputs.lesson_of(name, one, labels)

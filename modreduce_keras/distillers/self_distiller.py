@@ -21,6 +21,7 @@ from modreduce_keras.models.exits import FINAL, deepest_maps
 from modreduce_keras.models.exits import exits as add_exits
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
+from modreduce_keras.symbolic import output_spec
 from modreduce_keras.taps import ModelOutput
 
 _STUDENT, _FEATURE = "student", "feature"
@@ -133,7 +134,7 @@ class SelfDistiller(BaseDistiller):
         with knobs.bound([self.kd], lambda: self.step):
             # A dry run, so that logits that do not suit the loss are an error here.
             logits = keras.KerasTensor(self._student_output().shape, "float32")
-            Response(self.kd).compute_output_spec(logits, logits)
+            output_spec(Response(self.kd), logits, logits)
 
     # What comes out
 

@@ -9,7 +9,8 @@ import keras
 from keras import ops
 
 from modreduce_keras.distillers import heads
-from modreduce_keras.ops import float32, masked_mean
+from modreduce_keras.distribute import share_over_replicas
+from modreduce_keras.ops import filled, float32, keras_mask, reduced, spread
 
 _INDICES = (
     keras.losses.SparseCategoricalCrossentropy,
@@ -68,10 +69,11 @@ class Supervision:
         name = getattr(self.loss, "name", None) or getattr(self.loss, "__name__", "loss")
         self.name = "ce" if "crossentropy" in name else name
         self.names = [self.name]
+        self.outputs: dict[str, str] = {}
 
-    def terms(self, labels, logits) -> dict[str, Any]:
-        """Returns the values per example, (batch,), by the name in the logs."""
-        return {self.name: self(labels, logits)}
+    def by_position(self, labels, logits) -> dict[str, Any]:
+        """Returns the values per position, whose mean is that of the example, by name."""
+        return {self.name: spread(*self._values(labels, logits))}
 
     def label_rules(self, outputs: Any) -> list[LabelRule]:
         """Returns who takes class indices.
@@ -115,12 +117,16 @@ class Supervision:
         """Returns the values per example, (batch,), float32.
 
         Positions that a mask of the logits or the loss's `ignore_class` leaves out count as Keras
-        counts them: the mean is taken over the positions that stay.
+        counts them: the mean is taken over the positions that stay, of all replicas.
         """
+        return reduced(*self._values(labels, logits))
+
+    def _values(self, labels, logits):
+        """Returns the first arguments of `reduced`, for the values of all positions."""
         self._require_fitting_labels(labels, logits)
         compute = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
         given = compute(float32(labels), float32(logits))
-        masks = [getattr(tensor, "_keras_mask", None) for tensor in (logits, given)]
+        masks = [keras_mask(tensor) for tensor in (logits, given)]
         masks = [ops.cast(mask, "bool") for mask in masks if mask is not None]
         values = float32(given)
         if len(values.shape) == 0:
@@ -128,7 +134,10 @@ class Supervision:
                 "The compiled loss must return one value per example, (batch,), before its "
                 f"reduction. Received: {self.loss!r}, which returned a scalar"
             )
-        return masked_mean(values, functools.reduce(ops.logical_and, masks) if masks else None)
+        if not masks:
+            return values, None
+        mask = filled(functools.reduce(ops.logical_and, masks), values)
+        return values, mask, "mean", share_over_replicas(mask)
 
     def require_fitting_head(self, model: keras.Model, output: str | None = None) -> None:
         """Raises if the loss takes probabilities and the model gives logits, or the reverse."""
@@ -172,18 +181,20 @@ class NamedSupervision:
             )
         given = {output: loss for output, loss in losses.items() if loss is not None}
         self._by_output = {output: Supervision(loss) for output, loss in given.items()}
-        self.names = [f"{output}/{one.name}" for output, one in self._by_output.items()]
+        self.outputs = {f"{output}/{one.name}": output for output, one in self._by_output.items()}
+        self.names = list(self.outputs)
 
-    def terms(self, labels, logits) -> dict[str, Any]:
-        """Returns the values per example, (batch,), by the name in the logs."""
+    def by_position(self, labels, logits) -> dict[str, Any]:
+        """Returns the values per position, whose mean is that of the example, by name."""
         if not isinstance(labels, Mapping) or not set(self._by_output) <= set(labels):
             raise ValueError(
                 "The labels of several outputs must be a dict that has "
                 f"{list(self._by_output)}. Received: {labels}"
             )
         return {
-            f"{output}/{one.name}": one(labels[output], logits[output])
+            f"{output}/{name}": values
             for output, one in self._by_output.items()
+            for name, values in one.by_position(labels[output], logits[output]).items()
         }
 
     def label_rules(self, outputs: Any) -> list[LabelRule]:

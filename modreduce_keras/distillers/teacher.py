@@ -91,6 +91,10 @@ class FrozenTeacher:
         functional = all(getattr(model, "inputs", None) for model in self.models)
         self._declared = self.specs if functional else None
 
+    def specs_of_lesson(self) -> ModelOutput:
+        """Returns the symbolic output, features and masks of a lesson."""
+        return self.reader.specs(self.specs)
+
     def lessons(
         self, x: Any, seen: Mapping[str, Any], training: bool = True
     ) -> dict[str, ModelOutput]:

@@ -12,6 +12,7 @@ from modreduce_keras.distillers.cached_teacher import frozen as frozen_teacher
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.teacher import FrozenTeacher, models_of
 from modreduce_keras.knowledge import Knowledge, Response
+from modreduce_keras.symbolic import output_spec
 from modreduce_keras.taps import ModelOutput, TapReader, activations_told
 
 ENSEMBLE = "ensemble"
@@ -27,8 +28,11 @@ class Forward(NamedTuple):
         group: What the aggregator returned; empty without one.
         index: The samples' places in the training data; `None` where the data do not say.
         seen: What each student saw.
+        inputs: The inputs of the batch, as `fit` was given them, without the samples' index.
         trunk: What the layers that the students share gave; `None` where they share none.
         terms: The terms of the loss, (batch,) each, once they have been computed.
+        by_position: Whether terms are to be values per position where there are such, as the
+            sample weights have positions.
     """
 
     students: dict[str, ModelOutput]
@@ -38,6 +42,8 @@ class Forward(NamedTuple):
     seen: Mapping[str, Any] = MappingProxyType({})
     trunk: Any = None
     terms: dict[str, Any] | None = None
+    inputs: Any = None
+    by_position: bool = False
 
     def logits(self) -> dict[str, Any]:
         """Returns the logits of every student, and of the ensemble where there is one."""
@@ -48,15 +54,13 @@ class Forward(NamedTuple):
 
     def lesson_of(self, student: str, knowledge: Knowledge, labels: Any) -> tuple[Any, Any]:
         """Returns what a knowledge is called with: (student, teacher), and the rest by name."""
-        output = self.students[student]
-        pair = (
-            knowledge.read("student", output),
-            knowledge.read("teacher", self.lessons.get(student)),
-        )
+        outputs = self.students[student], self.lessons.get(student)
+        pair = tuple(map(knowledge.read, ("student", "teacher"), outputs))
         if isinstance(labels, Mapping):  # by output, where the student has several
             labels = labels.get(knowledge.student) if isinstance(knowledge.student, str) else None
-        kept = knowledge.kept(pair[0], labels)
-        return pair, {"labels": labels, "index": self.index, "kept": kept}
+        context = {"labels": labels, "index": self.index, "by_position": self.by_position}
+        own = knowledge.given_mask(self.inputs)
+        return pair, {**context, "kept": knowledge.kept(outputs, own, labels)}
 
 
 class Wiring(NamedTuple):
@@ -104,7 +108,8 @@ class Wiring(NamedTuple):
             students, trunk = self.trunk(self.readers, seen, any_trains)
         else:
             students = {n: reader(seen[n], trains(n)) for n, reader in self.readers.items()}
-        return Forward(students, lessons, {}, self.views.index(x), seen, trunk, {})
+        index, inputs = self.views.index(x), self.views.inputs(x)
+        return Forward(students, lessons, {}, index, seen, trunk, {}, inputs)
 
 
 def connect(
@@ -148,7 +153,7 @@ def connect(
         if frozen.specs is None:
             frozen.specs = known if of_teachers is None else of_teachers
         with activations_told(teachers, "teacher"):
-            lesson = frozen.reader.specs(frozen.specs)
+            lesson = frozen.specs_of_lesson()
         # Several teachers give a list, be it of one.
         each = [lesson.logits] if frozen.model is teachers[0] else lesson.logits
         of_all = heads.Heads(frozen.reader, frozen.specs)
@@ -171,7 +176,9 @@ def connect(
         for one in taught:
             if one.adapter is not None and frozen is not None:
                 one.adapter.adopt(student, frozen.chosen_by(one.taps("teacher")))
-        _build_knowledge(taught, outputs[name], lesson)
+        sides = {role: student, **{role: m for role, m in models.items() if m in teachers}}
+        inputs = checks.input_specs(student)
+        _build_knowledge(taught, outputs[name], lesson, inputs, sides)
     functional = [student for student in students.values() if getattr(student, "inputs", None)]
     specs = checks.input_specs(functional[0]) if functional else None
     trunk = branches and SharedTrunk(branches, own_views=bool(views.own))
@@ -226,8 +233,21 @@ def _check_taps(
 
 
 def _build_knowledge(
-    taught: list[Knowledge], student: ModelOutput, teacher: ModelOutput | None
+    taught: list[Knowledge],
+    student: ModelOutput,
+    teacher: ModelOutput | None,
+    inputs: Any,
+    models: Mapping[str, keras.Model],
 ) -> None:
+    """Builds the knowledge of a student from symbolic outputs, or says what does not fit.
+
+    Args:
+        taught: What the student is taught.
+        student: Its symbolic output and features.
+        teacher: The teacher's.
+        inputs: The student's symbolic inputs.
+        models: The student and the teachers by what messages call them.
+    """
     names = [one.name for one in taught]
     twice = checks.repeated(names)
     if twice:
@@ -241,14 +261,16 @@ def _build_knowledge(
         # A dry run, so that shapes that do not fit are an error here and not in the step.
         positions = pair[0].shape[:-1] if isinstance(one, Response) else (None,)
         labels, index = keras.KerasTensor(positions, "int64"), keras.KerasTensor((None,), "int64")
-        kept = one.kept(pair[0], labels)
+        kept = one.kept((student, teacher), one.symbolic_mask(pair, inputs), labels)
+        if kept is not None:
+            one.require_masks()
+        elif not isinstance(one, Response):
+            one.require_no_mask_dropped(pair, models)
         try:
-            one.compute_output_spec(*pair, labels=labels, index=index, kept=kept)
+            output_spec(one, *pair, labels=labels, index=index, kept=kept)
         except (TypeError, ValueError) as error:
-            # Keras puts advice for authors of layers before the message.
-            own = str(error).partition("Error encountered:\n\n")[2] or str(error)
             kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"Knowledge {one.name!r} does not fit the models: {own}") from error
+            raise kind(f"Knowledge {one.name!r} does not fit the models: {error}") from error
 
 
 def _shapes(side: Any) -> Any:

@@ -9,6 +9,7 @@ from modreduce_keras.distribute.replicas import (
     place_in_global_batch,
     require_index,
     require_sample_index,
+    share_over_replicas,
     sum_over_replicas,
 )
 from modreduce_keras.distribute.rows import (
@@ -40,6 +41,7 @@ __all__ = [
     "require_in_scope",
     "require_index",
     "require_sample_index",
+    "share_over_replicas",
     "sum_over_replicas",
     "take_back",
     "take_rows",

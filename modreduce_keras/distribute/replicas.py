@@ -40,6 +40,14 @@ def sum_over_replicas(value):
     return value if context is None else context.all_reduce("SUM", value)
 
 
+def share_over_replicas(mask):
+    """Returns the share of the ones in a mask, float32, over all replicas; 0 without positions."""
+    ones = ops.sum(ops.cast(mask, "float32"))
+    size = ops.cast(ops.prod(ops.convert_to_tensor(ops.shape(mask), "int32")), "float32")
+    ones, size = sum_over_replicas(ones), sum_over_replicas(size)
+    return ones / ops.maximum(size, 1.0)
+
+
 def average_over_replicas(variables: Iterable[keras.Variable]) -> None:
     """Gives variables that each replica moves by itself the mean over all replicas."""
     context, variables = _replica_context(), list(variables)

@@ -11,6 +11,7 @@ from modreduce_keras.distillers.self_distiller import SelfDistiller
 from modreduce_keras.models.branch import Branches
 from modreduce_keras.models.fake_quantization import require_ranges
 from modreduce_keras.models.folding import fold
+from modreduce_keras.symbolic import output_spec
 
 OUTPUT = "logits"
 """Name of the output in every exported file."""
@@ -92,7 +93,7 @@ def _quantized_by_keras(layer: keras.layers.Layer) -> bool:
 
 
 def _require_one_output(student: keras.Model, structure: Any) -> None:
-    spec = student.compute_output_spec(structure, training=False)
+    spec = output_spec(student, structure, training=False)
     if keras.tree.is_nested(spec):
         received = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), spec)
         raise ValueError(

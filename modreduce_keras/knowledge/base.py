@@ -10,9 +10,12 @@ from keras import ops
 from modreduce_keras import knobs, registry
 from modreduce_keras.adapters.base import Adapter
 from modreduce_keras.arguments import require_bool
+from modreduce_keras.distribute import share_over_replicas
 from modreduce_keras.knobs import Knob
-from modreduce_keras.losses.base import Loss
-from modreduce_keras.taps import ModelOutput
+from modreduce_keras.knowledge import masks
+from modreduce_keras.losses.base import Loss, require_one_feature
+from modreduce_keras.ops import reduced, spread
+from modreduce_keras.taps import LOGITS, ModelOutput
 
 Taps = str | list[str] | None
 
@@ -27,6 +30,15 @@ class Knowledge(keras.layers.Layer):
         teacher: Tap of the teacher, instead of `at`.
         adapter: Layer that makes both comparable: an `Adapter`, its config, its identifier or
             `None`. Defaults to the one that goes with the loss.
+        mask: Which positions count (tokens, pixels), where features have any. `None`, the default:
+            those that the masks of Keras keep, on the student's and on the teacher's tapped
+            tensor; one side's holds for both where only one has a mask. Where Keras has none (as
+            in keras-hub): a key of the inputs, such as `"padding_mask"`, or a function of the
+            inputs, registered with Keras so that it can be saved; 0 or `False` at what does not
+            count, (batch, ...) of the features' positions or the first of them. It holds in the
+            place of Keras' masks. `False`: all positions count. Value and gradient are those of
+            the kept positions alone. Losses and adapters that cannot leave positions out refuse
+            masks, as does a knowledge whose features have lost the mask that their model makes.
         weight: Weight of the term: a number that is not negative, or a schedule. Defaults to the
             loss's own default weight. Can be changed between epochs: `knowledge.weight = 0.5`.
         staged: Whether the term is trained in a stage of its own (`distiller.pretrain`) and not
@@ -44,6 +56,7 @@ class Knowledge(keras.layers.Layer):
         student: Taps = None,
         teacher: Taps = None,
         adapter: Any = "default",
+        mask: Any = None,
         weight: Any = None,
         staged: bool | None = None,
         name: str | None = None,
@@ -64,6 +77,8 @@ class Knowledge(keras.layers.Layer):
         if isinstance(adapter, str) and adapter == "default":
             adapter = loss.default_adapter
         self.adapter = adapter and registry.get("adapter", adapter, Adapter)
+        self.mask = masks.checked(mask)
+        self.supports_masking = True  # by `kept`, not by Keras' propagation
         self.pretrained = None
         if self.staged and self._adapter_pretrains():
             raise ValueError(
@@ -115,19 +130,83 @@ class Knowledge(keras.layers.Layer):
         """Returns whether it reads a model's output itself, which then has to be logits."""
         return getattr(self, role) is None
 
-    def kept(self, student: Any, labels: Any) -> Any:
-        """Returns the positions that count, (batch, ...), or `None` where all do."""
-        return
+    def compute_mask(self, *args: Any, **kwargs: Any) -> None:
+        """Returns `None`: the values per sample have no positions any more."""
+
+    def kept(
+        self, outputs: tuple[ModelOutput, ModelOutput | None], own: Any = None, labels: Any = None
+    ) -> masks.Kept:
+        """Returns which positions count: masks (batch, ...) by side, or `None` where all do.
+
+        Args:
+            outputs: The student's and the teacher's.
+            own: What `given_mask` returned.
+            labels: The labels of what it reads, or `None`.
+        """
+        if self.mask is False:
+            return None
+        roles = ("student", "teacher")
+        pair = tuple(self.read(*side) for side in zip(roles, outputs, strict=True))
+        attached = tuple(self._attached(*side) for side in zip(roles, outputs, strict=True))
+        return masks.kept(self.name, pair, attached, own)
+
+    def given_mask(self, inputs: Any) -> Any:
+        """Returns the mask that `mask=` gives for the inputs of a batch, or `None`."""
+        return masks.given(self.mask, inputs, self.name)
+
+    def symbolic_mask(self, pair: tuple[Any, Any], inputs: Any) -> Any:
+        """Returns that mask symbolically, for the student's and the teacher's feature."""
+        return masks.symbolic(self.mask, inputs, pair)
+
+    def require_no_mask_dropped(self, pair: tuple[Any, Any], models: Mapping[str, Any]) -> None:
+        """Raises if a model makes a mask that the features it reads, with positions, are without.
+
+        Args:
+            pair: The student's and the teacher's feature.
+            models: The student and the teachers, by what messages call them.
+        """
+        if self.mask is None:
+            masks.require_not_dropped(self.name, pair, models)
+
+    def _attached(self, role: str, output: ModelOutput | None) -> Any:
+        """Returns the mask of Keras on what is read of a model, of all taps together."""
+        taps = self.taps(role) or [LOGITS]
+        return masks.together([] if output is None else [output.masks.get(tap) for tap in taps])
+
+    def require_masks(self) -> None:
+        """Raises if the adapter or the loss cannot leave out positions that a mask does."""
+        if self.adapter is not None and not self.adapter.takes_mask:
+            known = [name for name, cls in registry.components("adapter").items() if cls.takes_mask]
+            raise ValueError(
+                f"Knowledge {self.name!r} has a mask, and the adapter {self.adapter.identifier!r} "
+                f"would mix padding into what is kept. These adapters take masks: {known} "
+                "('conv_regressor' between features of equal size); adapter=None does without, "
+                "and mask=False counts all positions."
+            )
+        if self.adapter is None or self.adapter.keeps_positions:
+            self.loss.require_masks()
 
     def build(self, student_shape, teacher_shape):
         """Builds the adapter, if there is one, from the shapes of what both taps read."""
-        if self.adapter is not None and not self.adapter.built:
-            self.adapter.build(student_shape, teacher_shape)
+        if self.adapter is None or self.adapter.built:
+            return
+        if self.adapter.one_feature:
+            require_one_feature(type(self.adapter).__name__, student_shape, teacher_shape)
+        self.adapter.build(student_shape, teacher_shape)
 
     def get_build_config(self):
         """Returns `None`: a knowledge is built by the distiller that uses it."""
 
-    def call(self, student, teacher, labels=None, index=None, kept=None, training=None):
+    def call(
+        self,
+        student,
+        teacher,
+        labels=None,
+        index=None,
+        kept=None,
+        by_position=False,
+        training=None,
+    ):
         """Returns the unweighted values per sample, (batch,), float32.
 
         Args:
@@ -136,28 +215,47 @@ class Knowledge(keras.layers.Layer):
             labels: (batch, ...), or `None` where the data have none.
             index: The samples' places in the training data, (batch,), or `None`.
             kept: What `kept` returned.
+            by_position: Whether to return values per position, (batch, ...), where the loss has
+                them: their mean over the positions is the value of the sample.
             training: Whether this is a training step.
         """
+        student, teacher = masks.without(student), masks.without(self.one_teacher(teacher))
         if self.adapter is not None:
-            index = {"index": index} if self.adapter.needs_index else {}
-            student, teacher = self.adapter(student, teacher, training=training, **index)
+            more = {"index": index} if self.adapter.needs_index else {}
+            if kept is not None:
+                more["kept"] = kept
+                student, teacher = masks.applied(kept, student, teacher)
+            student, teacher = self.adapter(student, teacher, training=training, **more)
+            kept = kept if self.adapter.keeps_positions else None
+        if kept is not None and self.loss.ignores_zeros:
+            student, teacher = masks.applied(kept, student, teacher)
+            kept = None
+        mask = masks.common(self.name, kept)
         if self.loss.needs_labels and labels is None:
             raise ValueError(
                 f"Knowledge {self.name!r} needs labels y (a dict by output, where the student has "
                 "several), and the data have none for it."
             )
-        given = {"teacher": teacher, "labels": labels, "mask": kept}
+        given = {"teacher": teacher, "labels": labels, "mask": mask}
         needed = {
             "teacher": self.loss.needs_teacher,
             "labels": self.loss.needs_labels,
-            "mask": kept is not None,
+            "mask": mask is not None,
         }
         y_true = {key: value for key, value in given.items() if needed[key]}
-        return self.compare(teacher if set(y_true) == {"teacher"} else y_true, student)
+        y_true = teacher if set(y_true) == {"teacher"} else y_true
+        return self.compare(y_true, student, by_position)
 
-    def compare(self, y_true: Any, y_pred: Any) -> Any:
-        """Returns the loss's values per sample, (batch,)."""
-        return self.loss.call(y_true, y_pred)
+    def one_teacher(self, teacher: Any) -> Any:
+        """Returns what is read of the teacher, or of several, as what the loss compares with."""
+        return teacher
+
+    def compare(self, y_true: Any, y_pred: Any, by_position: bool = False) -> Any:
+        """Returns the loss's values per sample, (batch,), or per position where it has them."""
+        values, mask = self.loss.by_position(y_true, y_pred)
+        share = None if mask is None else share_over_replicas(mask)
+        reduce = spread if by_position else reduced
+        return reduce(values, mask, self.loss.over_positions or "mean", share)
 
     @property
     def pretrains(self) -> bool:
@@ -192,6 +290,7 @@ class Knowledge(keras.layers.Layer):
             "student": self.student,
             "teacher": self.teacher,
             "adapter": self.adapter and keras.saving.serialize_keras_object(self.adapter),
+            "mask": masks.serialized(self.mask),
             "staged": self.staged,
             **knobs.config(self),
         }

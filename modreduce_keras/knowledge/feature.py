@@ -14,6 +14,7 @@ class Feature(Knowledge):
         student: Tap of the student, together with `teacher` and instead of `at`.
         teacher: Tap of the teacher. With several teachers: `"name/tap"`.
         adapter: See `Knowledge`.
+        mask: See `Knowledge`.
         weight: See `Knowledge`.
         staged: See `Knowledge`.
         name: See `Knowledge`.

@@ -26,8 +26,9 @@ class Relation(Knowledge):
             not of each its own. It makes the training that of one replica, and exchanges all
             compared features at each step. Several machines then need batches of one size
             (`drop_remainder=True`). Defaults to `False`.
-        **kwargs: `at`, or `student` and `teacher`; `adapter`, `weight`, `staged`, `name`; see
-            `Feature`.
+        **kwargs: `at`, or `student` and `teacher`; `adapter`, `mask`, `weight`, `staged`, `name`;
+            see `Feature`. Positions that a mask leaves out enter as zeros, which add nothing to
+            products and distances, or are left out of means over positions.
 
     Raises:
         ValueError: See `Feature`; or if `across_replicas` is neither `True` nor `False`.
@@ -42,15 +43,15 @@ class Relation(Knowledge):
         super().__init__(loss, **kwargs)
         self.across_replicas = require_bool("across_replicas", across_replicas)
 
-    def compare(self, y_true, y_pred):
+    def compare(self, y_true, y_pred, by_position=False):
         """Returns the loss's values per sample, (batch,), of this replica's samples."""
         if not self.across_replicas or num_replicas() == 1:
-            return super().compare(y_true, y_pred)
+            return super().compare(y_true, y_pred, by_position)
         rows = ops.shape(keras.tree.flatten(y_pred)[0])[0]
         begin, _ = place_in_global_batch(rows)
         y_true = keras.tree.map_structure(gather_over_replicas, y_true)
         y_pred = keras.tree.map_structure(gather_with_gradient, y_pred)
-        return super().compare(y_true, y_pred)[begin : begin + rows]
+        return super().compare(y_true, y_pred, by_position)[begin : begin + rows]
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""

@@ -8,8 +8,10 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.arguments import is_number
+from modreduce_keras.knowledge import masks
 from modreduce_keras.knowledge.base import Knowledge, Taps
-from modreduce_keras.ops import float32, log_bernoulli, tempered_log_softmax
+from modreduce_keras.losses.base import fits, require_one_feature
+from modreduce_keras.ops import filled, float32, log_bernoulli, tempered_log_softmax
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
 
@@ -30,12 +32,13 @@ class Response(Knowledge):
         teacher: The same for the teacher alone. With several teachers: the name of one, or a list
             of names. Defaults to all.
         adapter: See `Knowledge`.
+        mask: See `Knowledge`.
         average: What is averaged over several teachers: `"probabilities"` or `"logits"`. Defaults
             to probabilities, and to logits where the loss compares plain numbers.
         teacher_weights: Weights of several teachers, positive, which are scaled to sum one.
             Defaults to equal weights.
         ignore_class: Label of positions that do not count, as in Keras' cross-entropies. Defaults
-            to `None`: all count but those that a Keras mask of the student's logits leaves out.
+            to `None`: all count but those that a mask leaves out.
         weight: See `Knowledge`.
         staged: See `Knowledge`.
         name: See `Knowledge`.
@@ -83,7 +86,6 @@ class Response(Knowledge):
                 )
             ignore_class = int(ignore_class)
         self.average, self.ignore_class = average, ignore_class
-        self.supports_masking = True
         self.teacher_weights = teacher_weights
 
     def _check_taps(self, at: Taps, student: Taps, teacher: Taps) -> None:
@@ -91,6 +93,8 @@ class Response(Knowledge):
             super()._check_taps(at, student, teacher)
 
     def build(self, student_shape, teacher_shape):
+        if self.loss.one_feature:
+            require_one_feature(type(self.loss).__name__, student_shape)
         if self.loss.needs_teacher:
             self._check_classes(student_shape, teacher_shape)
         super().build(student_shape, teacher_shape)
@@ -111,14 +115,37 @@ class Response(Knowledge):
                     f"same number of classes. Received: a student with {student_shape[-1]} and a "
                     f"teacher with {shape[-1]}"
                 )
+            self._check_positions(tuple(student_shape[1:-1]), tuple(shape[1:-1]))
 
-    def compute_mask(self, *args, **kwargs):
-        """Returns `None`: the values per sample have no positions any more."""
+    def _check_positions(self, student, teacher):
+        """Raises if both have logits of maps or sequences of different sizes."""
+        if len(student) != len(teacher) or fits(student, teacher):
+            return
+        remedy = "choose models whose outputs have one length."
+        ratios = [(a // b, a % b) for a, b in zip(student, teacher, strict=True)]
+        if len(student) == 2:
+            layer = f"Resizing({student[0]}, {student[1]})"
+        elif len(student) == 1 and ratios[0][1] == 0:
+            layer = f"UpSampling1D({ratios[0][0]})"
+        elif len(student) == 1 and teacher[0] % student[0] == 0:
+            layer = f"AveragePooling1D({teacher[0] // student[0]})"
+        else:
+            layer = None
+        if layer:
+            remedy = (
+                "bring the teacher's to the student's resolution: keras.Model(teacher.input, "
+                f"keras.layers.{layer}(teacher.output))."
+            )
+        raise ValueError(
+            f"Knowledge {self.name!r} compares logits position by position; {remedy} Received: a "
+            f"student with positions {student} and a teacher with {teacher}"
+        )
 
-    def kept(self, student, labels):
-        mask = getattr(student, "_keras_mask", None)
+    def kept(self, outputs, own=None, labels=None):
+        kept = super().kept(outputs, own, labels)
         if self.ignore_class is None:
-            return mask
+            return kept
+        student = self.read("student", outputs[0])
         if labels is None:
             raise ValueError(
                 f"Knowledge {self.name!r} has ignore_class={self.ignore_class}, and the data have "
@@ -127,12 +154,13 @@ class Response(Knowledge):
         if len(labels.shape) == len(student.shape) and labels.shape[-1] == 1:
             labels = ops.squeeze(labels, axis=-1)
         counted = ops.not_equal(labels, self.ignore_class)
-        return counted if mask is None else ops.logical_and(mask, counted)
+        if kept is not None:
+            counted = ops.logical_and(counted, filled(masks.common(self.name, kept), counted))
+        return {"student": counted, "teacher": counted}
 
-    def call(self, student, teacher, **context):
-        if isinstance(teacher, (list, tuple)):
-            teacher = self._averaged(float32(teacher))
-        return super().call(student, teacher, **context)
+    def one_teacher(self, teacher):
+        """Returns the logits of the teacher, or the average of several."""
+        return self._averaged(float32(teacher)) if isinstance(teacher, list) else teacher
 
     def _averaged(self, teachers):
         weights = self.teacher_weights or [1.0] * len(teachers)

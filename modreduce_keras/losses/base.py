@@ -5,8 +5,26 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from modreduce_keras import knobs
-from modreduce_keras.ops import float32
+from modreduce_keras import knobs, registry
+from modreduce_keras.ops import filled, float32, keras_mask, reduced, zeroed
+
+
+def fits(shape, expected) -> bool:
+    """Returns whether two shapes may be equal, where `None` is a size not known yet."""
+    return len(shape) == len(expected) and all(
+        size == other or None in (size, other) for size, other in zip(shape, expected, strict=True)
+    )
+
+
+def require_one_feature(owner: str, *sides: Any) -> None:
+    """Raises if one of some sides is a list, of features or of their shapes."""
+    several = [len(side) for side in sides if isinstance(side, list) and side]
+    if several:
+        raise ValueError(
+            f"{owner} takes one feature of each model, so a knowledge reads one tap, at='stage2'. "
+            "Give each further tap a knowledge of its own, with a name: mr.Feature(..., "
+            f"at='stage3', name='second'). Received: a list of {several[0]}"
+        )
 
 
 class Loss(keras.losses.Loss):
@@ -21,9 +39,16 @@ class Loss(keras.losses.Loss):
       `student.compile(loss=KD())` trains on stored teacher logits with no distiller at all.
       (Keras takes a dict `y_true` in a training step of one's own only, not in `fit`.)
 
-    To add a loss, write `per_sample(teacher, student)`, declare `example_shapes`, register the
-    class, and give it a golden number in the tests. Numbers that a user may want to change while
-    training are declared with `Knob`.
+    To add a loss, write `per_sample(teacher, student)`, or `per_position` and declare
+    `over_positions` where the value of a sample is the mean or the sum of values per position;
+    declare `example_shapes`, register the class, and give it a golden number in the tests. Numbers
+    that a user may want to change while training are declared with `Knob`.
+
+    Masks leave positions out: padded tokens, the border of an image. A loss takes them in one of
+    three ways. With `over_positions` the base class leaves values out. With `ignores_zeros` the
+    features are set to zero where the mask is, which is all there is to do. With `takes_mask`,
+    `per_sample` is given the mask. Other losses refuse one. In each case the value, and the
+    gradient, are those of the positions that are kept, whatever stands at the others.
 
     Args:
         name: Name of the loss. Defaults to its identifier.
@@ -46,7 +71,14 @@ class Loss(keras.losses.Loss):
     """Whether the loss compares with a teacher; without one, it is computed from the student (and
     the labels, which are then `y_true` itself)."""
     takes_mask: ClassVar[bool] = False
-    """Whether `y_true` may hold a `"mask"` of the positions that count."""
+    """Whether `per_sample` has a further argument `mask=None`, of the positions that count."""
+    over_positions: ClassVar[str | None] = None
+    """How values per position become the value of a sample, where `per_position` gives them:
+    `"mean"` or `"sum"`; `None` where `per_sample` is written instead."""
+    ignores_zeros: ClassVar[bool] = False
+    """Whether positions that are zero on both sides count for nothing."""
+    one_feature: ClassVar[bool] = False
+    """Whether it compares one feature of each model, and so refuses lists of them."""
     teacher_learns: ClassVar[bool] = False
     """Whether the method trains the teacher's side too: an embedding of its features, never the
     teacher. Gradients then flow into `y_true`."""
@@ -65,6 +97,16 @@ class Loss(keras.losses.Loss):
     def __init__(self, *, name: str | None = None, reduction: str | None = "sum_over_batch_size"):
         super().__init__(name=name or self.identifier, reduction=reduction, dtype="float32")
 
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        """Returns the reduced value; a Keras mask of the student's side leaves positions out."""
+        mask = keras_mask(y_pred)
+        if mask is not None:
+            self.require_masks()
+            y_true = {"mask": mask, **self._given(y_true)}
+            # Keras multiplies the values by the mask it finds, and there is one for each sample.
+            y_pred = ops.copy(y_pred)
+        return super().__call__(y_true, y_pred, sample_weight)
+
     def call(self, y_true, y_pred):
         """Returns the values per sample.
 
@@ -77,14 +119,75 @@ class Loss(keras.losses.Loss):
         Returns:
             (batch,), float32.
         """
+        teacher, student, given = self._sides(y_true, y_pred)
+        return self.per_sample(teacher, student, **given)
+
+    def by_position(self, y_true, y_pred):
+        """Returns the values per position, and the mask of those that count.
+
+        The arguments are those of `call`.
+
+        Returns:
+            Of a loss that has `over_positions`: values, (batch, ...), float32, and the mask, of
+            their shape and bool, or `None`. Of others the values per sample, (batch,), and `None`.
+        """
+        teacher, student, given = self._sides(y_true, y_pred)
+        if self.over_positions is None:
+            return self.per_sample(teacher, student, **given), None
+        return self._positions(teacher, student, **given)
+
+    def _sides(self, y_true, y_pred):
+        """Returns teacher and student, float32 and zero where a mask is, and the rest by name."""
         given = self._given(y_true)
-        teacher = given.pop("teacher", None)
-        self._require_tensors(teacher, y_pred)
+        teacher, student = given.pop("teacher", None), y_pred
+        if self.one_feature:
+            require_one_feature(
+                type(self).__name__, teacher, [] if self.student_extras else student
+            )
+        self._require_tensors(teacher, student)
         if teacher is not None:
             teacher = float32(teacher)
             if not self.teacher_learns:
                 teacher = keras.tree.map_structure(ops.stop_gradient, teacher)
-        return self.per_sample(teacher, float32(y_pred), **given)
+        student = float32(student)
+        if given.get("mask") is None:
+            return teacher, student, given
+        teacher, student, mask = self._masked(teacher, student, given.pop("mask"))
+        if self.over_positions is not None or self.takes_mask:
+            given["mask"] = mask
+        return teacher, student, given
+
+    def _masked(self, teacher, student, mask):
+        """Returns both sides, zero where a mask is, and the mask as bool."""
+        mask = ops.cast(ops.convert_to_tensor(mask), "bool")
+        self._require_mask(mask, student)
+        # Infinities of padding would give a gradient of NaN if they were only left out later.
+        return None if teacher is None else zeroed(teacher, mask), zeroed(student, mask), mask
+
+    def _require_mask(self, mask, student) -> None:
+        """Raises unless a mask is of the positions of the student's side, or the first of them."""
+        first = keras.tree.flatten(student)[0]
+        if not fits(mask.shape, first.shape[:-1][: len(mask.shape)]):
+            raise ValueError(
+                f"{type(self).__name__} needs a mask with one value for each position. Received: a "
+                f"mask of shape {tuple(mask.shape)} and a student of shape {tuple(first.shape)} "
+                "(batch, positions..., channels)"
+            )
+
+    @classmethod
+    def masks(cls) -> bool:
+        """Returns whether the loss can leave positions out, exactly."""
+        return cls.takes_mask or cls.ignores_zeros or cls.over_positions is not None
+
+    def require_masks(self) -> None:
+        """Raises unless the loss can leave positions out."""
+        if not self.masks():
+            known = [name for name, cls in registry.components("loss").items() if cls.masks()]
+            raise ValueError(
+                f"{type(self).__name__} compares features whole and cannot leave out positions "
+                "that a mask does; mask=False of a knowledge counts all. These losses take masks: "
+                f"{known}. Received: a mask for the loss {self.name!r}"
+            )
 
     def _require_tensors(self, teacher, student) -> None:
         sides = keras.tree.flatten([[] if teacher is None else teacher, student])
@@ -111,7 +214,7 @@ class Loss(keras.losses.Loss):
         """Returns what `y_true` holds by name, or says what is missing."""
         needed = {"teacher"} if self.needs_teacher else set()
         needed |= {"labels"} if self.needs_labels else set()
-        optional = {"teacher"} | ({"mask"} if self.takes_mask else set())
+        optional = {"teacher"} | ({"mask"} if self.masks() else set())
         if isinstance(y_true, dict) and needed <= set(y_true) <= needed | optional:
             return dict(y_true)
         if needed == {"teacher", "labels"} or isinstance(y_true, dict):
@@ -120,21 +223,38 @@ class Loss(keras.losses.Loss):
                 f"{type(self).__name__} needs "
                 + ("labels: " if self.needs_labels else "")
                 + f"y_true must be a dict with the keys {keys}"
-                + (" (and 'mask' if one is given)" if self.takes_mask else "")
+                + (" (and 'mask' if one is given)" if self.masks() else "")
                 + f". Received: y_true={y_true}"
             )
         return {name: y_true for name in needed}
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher, student, labels=None, mask=None):
         """Returns the values per sample from float32 tensors. To be written by each loss.
 
-        Losses that take a mask have a further argument `mask=None`.
+        By losses that have `over_positions`, `per_position` is written instead. `mask` is an
+        argument of those only, and of losses that take one.
+        """
+        if self.over_positions is None:
+            raise NotImplementedError
+        values, mask = self._positions(teacher, student, labels, mask)
+        return reduced(values, mask, self.over_positions)
+
+    def per_position(self, teacher, student, labels=None, mask=None):
+        """Returns the values per position, (batch, ...), from float32 tensors.
+
+        To be written by losses that have `over_positions`. Only what compares positions with one
+        another has to look at the mask.
         """
         raise NotImplementedError
 
-    def require(self, fits: bool, expectation: str, teacher, student) -> None:
-        """Raises a `ValueError` that shows both shapes unless `fits`."""
-        if not fits:
+    def _positions(self, teacher, student, labels=None, mask=None):
+        """Returns the values per position and the mask, of their shape, or `None`."""
+        values = self.per_position(teacher, student, labels, mask)
+        return values, filled(mask, values)
+
+    def require(self, condition: bool, expectation: str, teacher, student) -> None:
+        """Raises a `ValueError` that shows both shapes unless `condition`."""
+        if not condition:
             raise ValueError(
                 f"{type(self).__name__} needs {expectation}. Received: teacher of shape "
                 f"{tuple(teacher.shape)} and student of shape {tuple(student.shape)} "

@@ -4,7 +4,7 @@ from keras import ops
 
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.statistics import MapLoss
-from modreduce_keras.ops import as_list
+from modreduce_keras.ops import as_list, filled, reduced
 from modreduce_keras.registry import register
 
 
@@ -18,8 +18,10 @@ class PreactivationLoss(MapLoss):
     default_adapter = "channel_projector"
     example_shapes = ((8, 8, 6), (4, 4, 6))
     equal_channels = True
+    one_feature = False
+    takes_mask = True
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher, student, labels=None, mask=None):
         teachers, students = as_list(teacher), as_list(student)
         if len(teachers) != len(students):
             raise ValueError(
@@ -29,7 +31,8 @@ class PreactivationLoss(MapLoss):
         total = 0.0
         for layer, pair in enumerate(zip(teachers, students, strict=True), start=1):
             teacher, student = self.matched(*pair)
-            penalties = ops.sum(self.penalty(teacher, student), axis=(1, 2, 3))
+            penalties = ops.sum(self.penalty(teacher, student), axis=-1)
+            penalties = reduced(penalties, filled(mask, penalties), "sum")
             total = total + 2.0 ** (layer - len(teachers)) * penalties
         return total
 

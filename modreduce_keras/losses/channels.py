@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from modreduce_keras.losses.statistics import MapLoss
+from modreduce_keras.losses.statistics import MapLoss, by_position
 from modreduce_keras.ops import unit
 from modreduce_keras.registry import register
 
@@ -47,10 +47,12 @@ class ICKD(MapLoss):
     default_adapter = "channel_projector"
     example_shapes = ((8, 8, 6), (4, 4, 6))
     equal_channels = True
+    ignores_zeros = True
 
     def per_sample(self, teacher, student, labels=None):
         teacher, student = self.matched(teacher, student)
         teacher, student = (
-            unit(ops.einsum("bhwi,bhwj->bij", maps, maps)) for maps in (teacher, student)
+            unit(ops.matmul(ops.transpose(maps, (0, 2, 1)), maps))
+            for maps in (by_position(teacher), by_position(student))
         )
         return ops.sum(ops.square(student - teacher), axis=(1, 2)) / student.shape[-1]

@@ -53,10 +53,11 @@ class SimKD(MapLoss):
 
     example_shapes = ((4, 4, 6), (2, 2, 6))
     equal_channels = True
+    over_positions = "mean"
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_position(self, teacher, student, labels=None, mask=None):
         teacher, student = self.matched(teacher, student)
-        return per_sample_mean(ops.square(student - teacher))
+        return ops.mean(ops.square(student - teacher), axis=-1)
 
 
 @register("loss", "srrl")
@@ -167,6 +168,7 @@ class CATKD(Loss):
 
     default_weight = 400.0
     default_adapter = "class_attention"
+    one_feature = True
     example_shapes = ((4, 4, 5), (5, 3, 5))
 
     def __init__(self, *, resolution: int = 2, name=None, reduction="sum_over_batch_size"):

@@ -50,6 +50,7 @@ class CRD(Loss):
     default_weight = 0.8
     default_adapter = "contrastive_memory"
     teacher_learns = True
+    one_feature = True
     zero_at_teacher = False
     example_shapes = ((9,), (9,))
 

@@ -4,7 +4,7 @@ from keras import ops
 
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.response import ResponseLoss
-from modreduce_keras.ops import masked_mean, tempered_divergence
+from modreduce_keras.ops import tempered_divergence
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
 
@@ -61,7 +61,7 @@ class CTKD(ResponseLoss):
         super().__init__(name=name, reduction=reduction)
         self.minimum, self.span = minimum, span
 
-    def per_sample(self, teacher, student, labels=None, mask=None):
+    def _positions(self, teacher, student, labels=None, mask=None):
         if not isinstance(student, (list, tuple)) or len(student) != 2:
             raise ValueError(
                 "CTKD needs the student's side to be [logits, raw temperature], as the adapter "
@@ -76,4 +76,4 @@ class CTKD(ResponseLoss):
             raw,
         )
         temperature = self.minimum + self.span * ops.sigmoid(raw)
-        return masked_mean(tempered_divergence(teacher, logits, temperature), mask)
+        return tempered_divergence(teacher, logits, temperature), mask

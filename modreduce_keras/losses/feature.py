@@ -4,7 +4,7 @@ from keras import ops
 
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.losses.base import Loss
-from modreduce_keras.ops import flatten, per_sample_mean, pooled_to_match
+from modreduce_keras.ops import pooled_to_match
 from modreduce_keras.registry import register
 
 
@@ -16,8 +16,11 @@ class Hint(Loss):
 
     With `variant="paper"`, ½ ‖r(f_s) - f_t‖² instead, the sum over all entries, of weight 1.
 
-    Maps of unequal height or width are averaged down to the smaller one first; the default
-    adapter already brings the student's to the teacher's size, so this matters only without it.
+    Features are vectors, sequences, maps or volumes. Where they differ in length, height or width
+    they are averaged down to the smaller one first; the default adapter already brings the
+    student's to the teacher's size, so this matters only without it.
+
+    With a mask, the mean is over the positions that are kept, in the whole batch.
 
     The default weight of 100 is that of the CIFAR comparisons, trained with SGD. Tiny students
     under Adam want much less: the quick start uses 1.
@@ -29,7 +32,8 @@ class Hint(Loss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's feature, (batch, height, width, channels) or (batch, features).
+        y_true: The teacher's feature, (batch, ..., channels), or a dict of `"teacher"` and
+            `"mask"`, the positions that count, (batch, ...).
         y_pred: The student's feature, of the same rank and number of channels.
 
     Returns:
@@ -53,26 +57,29 @@ class Hint(Loss):
     default_weight = 100.0
     default_adapter = "conv_regressor"
     example_shapes = ((4, 4, 6), (4, 4, 6))
+    one_feature = True
+    over_positions = "mean"
 
     def __init__(self, *, variant="reference", name=None, reduction="sum_over_batch_size"):
         super().__init__(name=name, reduction=reduction)
         self.variant = require_choice("variant", variant, ("reference", "paper"))
         if variant == "paper":
-            self.default_weight = 1.0
+            self.default_weight, self.over_positions = 1.0, "sum"
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_position(self, teacher, student, labels=None, mask=None):
         self.require(
             len(teacher.shape) == len(student.shape) and teacher.shape[-1] == student.shape[-1],
-            "features of equal rank and number of channels (an adapter can bring them there)",
+            "features of equal rank and number of channels (adapter='conv_regressor' brings maps "
+            "and sequences there, 'linear_embedding' vectors)",
             teacher,
             student,
         )
-        if len(teacher.shape) == 4:
+        if len(teacher.shape) > 2:
             teacher, student = pooled_to_match(teacher, student)
         squares = ops.square(student - teacher)
         if self.variant == "paper":
-            return 0.5 * ops.sum(flatten(squares), axis=1)
-        return per_sample_mean(squares)
+            return 0.5 * ops.sum(squares, axis=-1)
+        return ops.mean(squares, axis=-1)
 
     def get_config(self):
         """Returns the constructor arguments."""

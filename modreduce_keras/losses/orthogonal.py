@@ -51,6 +51,7 @@ class VkD(Loss):
     """
 
     default_adapter = "orthogonal_projector"
+    one_feature = True
     example_shapes = ((6,), (6,))
     zero_at_teacher = False
 

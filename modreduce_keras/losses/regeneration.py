@@ -42,7 +42,8 @@ class MGD(MapLoss):
     default_adapter = "masked_generator"
     example_shapes = ((8, 8, 6), (4, 4, 6))
     equal_channels = True
+    over_positions = "sum"
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_position(self, teacher, student, labels=None, mask=None):
         teacher, student = self.matched(teacher, student)
-        return ops.sum(ops.square(student - teacher), axis=(1, 2, 3))
+        return ops.sum(ops.square(student - teacher), axis=-1)

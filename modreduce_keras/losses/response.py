@@ -8,17 +8,10 @@ from keras import ops
 from modreduce_keras.arguments import require_bool
 from modreduce_keras.knobs import Knob
 from modreduce_keras.labels import classes_of_one_hot, in_range
-from modreduce_keras.losses.base import Loss
-from modreduce_keras.ops import masked_mean, standardized, tempered_divergence
+from modreduce_keras.losses.base import Loss, fits
+from modreduce_keras.ops import standardized, tempered_divergence, zeroed
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
-
-
-def _fits(shape, expected) -> bool:
-    """Returns whether two shapes may be equal, where `None` is a size not known yet."""
-    return len(shape) == len(expected) and all(
-        size == other or None in (size, other) for size, other in zip(shape, expected, strict=True)
-    )
 
 
 class ResponseLoss(Loss):
@@ -44,20 +37,12 @@ class ResponseLoss(Loss):
     """
 
     kind = "response"
-    takes_mask = True
+    one_feature = True
+    over_positions = "mean"
     example_shapes = ((10,), (10,))
     least_classes: ClassVar[int] = 2
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
-        """Returns the reduced value; a Keras mask of the logits leaves positions out."""
-        mask = getattr(y_pred, "_keras_mask", None)
-        if mask is not None:
-            y_true = {"mask": mask, **self._given(y_true)}
-            # Keras multiplies the values by the mask it finds, and there is one for each sample.
-            y_pred = ops.copy(y_pred)
-        return super().__call__(y_true, y_pred, sample_weight)
-
-    def per_sample(self, teacher, student, labels=None, mask=None):
+    def _positions(self, teacher, student, labels=None, mask=None):
         teacher, student, labels, mask = self.checked(teacher, student, labels, mask)
         valid = None
         if labels is not None:
@@ -65,7 +50,7 @@ class ResponseLoss(Loss):
         values = self.per_position(teacher, student, labels, mask)
         # NaN, as Keras' cross-entropy has it on an accelerator, and not the loss of another class.
         values = values if valid is None else ops.where(valid, values, math.nan)
-        return masked_mean(values, mask)
+        return values, mask
 
     def per_position(self, teacher, student, labels=None, mask=None):
         """Returns the values per position, (batch, ...). To be written by each loss.
@@ -94,18 +79,20 @@ class ResponseLoss(Loss):
         if mask is None:
             return teacher, student, labels, None
         # Infinite logits of padding would give a gradient of NaN if they were only left out later.
-        kept = ops.expand_dims(mask, -1)
-        student = ops.where(kept, student, 0.0)
-        teacher = None if teacher is None else ops.where(kept, teacher, 0.0)
+        student = zeroed(student, mask)
+        teacher = None if teacher is None else zeroed(teacher, mask)
         labels = None if labels is None else ops.where(mask, labels, 0)
         return teacher, student, labels, mask
 
     def _require_batch(self, shapes) -> None:
         """Leaves it to `checked`, by which all axes are equal."""
 
+    def _masked(self, teacher, student, mask):
+        return teacher, student, mask  # `checked` looks at all at once
+
     def _require_logits(self, teacher, student) -> None:
         self.require(
-            _fits(teacher.shape, student.shape) and len(student.shape) > 1,
+            fits(teacher.shape, student.shape) and len(student.shape) > 1,
             "logits (batch, ..., classes) of equal shape",
             teacher,
             student,
@@ -123,13 +110,13 @@ class ResponseLoss(Loss):
         labels = ops.convert_to_tensor(labels)
         if len(labels.shape) == len(student.shape) and labels.shape[-1] == 1:
             labels = ops.squeeze(labels, -1)
-        elif _fits(labels.shape, student.shape):
+        elif fits(labels.shape, student.shape):
             labels = classes_of_one_hot(labels, type(self).__name__, mask)
         self._require_positions("labels", labels, student)
         return ops.cast(labels, "int32")
 
     def _require_positions(self, what: str, given, student) -> None:
-        if not _fits(given.shape, student.shape[:-1]):
+        if not fits(given.shape, student.shape[:-1]):
             one_hot = " (or one-hot)" if what == "labels" else ""
             raise ValueError(
                 f"{type(self).__name__} needs {what} with one value{one_hot} for each position of "

@@ -6,35 +6,48 @@ from keras import ops
 
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.losses.base import Loss
-from modreduce_keras.ops import as_list, flatten, per_sample_mean, pooled_to_match, unit
+from modreduce_keras.ops import as_list, per_sample_mean, pooled_to_match, unit
 from modreduce_keras.registry import register
 
 
 class MapLoss(Loss):
     """Base class of losses on two sets of maps, (batch, height, width, channels).
 
-    Maps of unequal height or width are averaged down to the smaller one first.
+    Sequences, (batch, length, channels), and volumes are maps of other ranks. Maps of unequal
+    length, height or width are averaged down to the smaller one first.
     """
 
     example_shapes = ((4, 4, 6), (8, 8, 3))
+    one_feature = True
     equal_channels: ClassVar[bool] = False
     """Whether channel is compared with channel, so that both need as many."""
 
     def matched(self, teacher, student):
         """Returns both sets of maps at equal size, or says what does not fit."""
         self.require(
-            len(teacher.shape) == len(student.shape) == 4,
-            "maps (batch, height, width, channels)",
+            len(teacher.shape) == len(student.shape) > 2,
+            "maps (batch, height, width, channels), or sequences (batch, length, channels), of "
+            "both models",
             teacher,
             student,
         )
         self.require(
             not self.equal_channels or teacher.shape[-1] == student.shape[-1],
-            "maps with equal numbers of channels (an adapter can bring them there)",
+            "maps with equal numbers of channels (adapter='channel_projector' brings them there)",
             teacher,
             student,
         )
         return pooled_to_match(teacher, student)
+
+
+def by_position(maps):
+    """Returns maps of any rank as (batch, positions, channels)."""
+    return ops.reshape(maps, (ops.shape(maps)[0], -1, maps.shape[-1]))
+
+
+def over_all(values):
+    """Returns values (batch, positions...) at unit length over all positions of a sample."""
+    return unit(values, axis=tuple(range(1, len(values.shape))))
 
 
 @register("loss", "at")
@@ -50,8 +63,9 @@ class AttentionTransfer(MapLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's maps, (batch, height, width, channels).
-        y_pred: The student's maps; size and channels may differ.
+        y_true: The teacher's maps, (batch, height, width, channels), or sequences, (batch, length,
+            channels); or a dict of `"teacher"` and `"mask"`, the positions that count.
+        y_pred: The student's maps; size and channels may differ, except with a mask.
 
     Returns:
         (batch,), float32; 0 where the attention maps are proportional.
@@ -71,17 +85,18 @@ class AttentionTransfer(MapLoss):
     """
 
     default_weight = 1000.0
+    over_positions = "mean"
 
     def __init__(self, *, power: int = 2, name=None, reduction="sum_over_batch_size"):
         super().__init__(name=name, reduction=reduction)
         self.power = require_integer("power", power)
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_position(self, teacher, student, labels=None, mask=None):
         attention = [
-            unit(flatten(ops.mean(ops.power(ops.abs(maps), self.power), axis=-1)))
+            over_all(ops.mean(ops.power(ops.abs(maps), self.power), axis=-1))
             for maps in self.matched(teacher, student)
         ]
-        return per_sample_mean(ops.square(attention[1] - attention[0]))
+        return ops.square(attention[1] - attention[0])
 
     def get_config(self):
         """Returns the constructor arguments."""
@@ -104,8 +119,9 @@ class FactorTransfer(MapLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's maps, (batch, height, width, channels).
-        y_pred: The student's maps; size and channels may differ.
+        y_true: The teacher's maps, (batch, height, width, channels), or sequences, (batch, length,
+            channels); or a dict of `"teacher"` and `"mask"`, the positions that count.
+        y_pred: The student's maps; size and channels may differ, except with a mask.
 
     Returns:
         (batch,), float32; 0 where the factors are proportional.
@@ -128,13 +144,13 @@ class FactorTransfer(MapLoss):
 
     default_weight = 200.0
     default_adapter = "factors"
+    over_positions = "mean"
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_position(self, teacher, student, labels=None, mask=None):
         factors = [
-            unit(flatten(ops.mean(ops.square(maps), axis=-1)))
-            for maps in self.matched(teacher, student)
+            over_all(ops.mean(ops.square(maps), axis=-1)) for maps in self.matched(teacher, student)
         ]
-        return per_sample_mean(ops.abs(factors[1] - factors[0]))
+        return ops.abs(factors[1] - factors[0])
 
 
 @register("loss", "nst")
@@ -149,8 +165,9 @@ class NST(MapLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's maps, (batch, height, width, channels).
-        y_pred: The student's maps; size and channels may differ.
+        y_true: The teacher's maps, (batch, height, width, channels), or sequences, (batch, length,
+            channels); or a dict of `"teacher"` and `"mask"`, the positions that count.
+        y_pred: The student's maps; size and channels may differ, except with a mask.
 
     Returns:
         (batch,), float32; 0 where the patterns are distributed alike.
@@ -170,14 +187,13 @@ class NST(MapLoss):
     """
 
     default_weight = 50.0
+    ignores_zeros = True
 
     def per_sample(self, teacher, student, labels=None):
-        patterns = []
-        for maps in self.matched(teacher, student):
-            positions = maps.shape[1] * maps.shape[2]
-            by_position = ops.reshape(maps, (-1, positions, maps.shape[3]))
-            patterns.append(unit(ops.transpose(by_position, (0, 2, 1))))
-        teacher, student = patterns
+        teacher, student = (
+            unit(ops.transpose(by_position(maps), (0, 2, 1)))
+            for maps in self.matched(teacher, student)
+        )
         return (
             self._mean_kernel(teacher, teacher)
             + self._mean_kernel(student, student)
@@ -245,6 +261,6 @@ class FSP(Loss):
                 "FSP needs two maps of each model: at=['stage1', 'stage2']. "
                 f"Received: {number} of one model"
             )
-        first, second = pooled_to_match(*maps)
-        positions = first.shape[1] * first.shape[2]
-        return ops.einsum("bhwi,bhwj->bij", first, second) / positions
+        first, second = (by_position(one) for one in pooled_to_match(*maps))
+        positions = ops.cast(ops.shape(first)[1], "float32")
+        return ops.matmul(ops.transpose(first, (0, 2, 1)), second) / positions

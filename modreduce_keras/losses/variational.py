@@ -3,7 +3,6 @@
 from keras import ops
 
 from modreduce_keras.losses.statistics import MapLoss
-from modreduce_keras.ops import per_sample_mean
 from modreduce_keras.registry import register
 
 
@@ -47,8 +46,9 @@ class VID(MapLoss):
     student_extras = 1
     zero_at_teacher = False
     example_shapes = ((8, 8, 6), [(4, 4, 6), (6,)])
+    over_positions = "mean"
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_position(self, teacher, student, labels=None, mask=None):
         if not isinstance(student, (list, tuple)) or len(student) != 2:
             raise ValueError(
                 "VID needs the student's side as [mean, log_variance]: "
@@ -63,6 +63,7 @@ class VID(MapLoss):
             teacher,
             mean,
         )
-        log_variance = log_variance[:, None, None, :]
+        for _ in teacher.shape[1:-1]:
+            log_variance = ops.expand_dims(log_variance, 1)
         difference = ops.square(mean - teacher)
-        return 0.5 * per_sample_mean(difference * ops.exp(-log_variance) + log_variance)
+        return 0.5 * ops.mean(difference * ops.exp(-log_variance) + log_variance, axis=-1)

@@ -22,6 +22,29 @@ def dense_net(width, name=None):
     return keras.Model(inputs, keras.layers.Dense(CLASSES)(hidden), name=name)
 
 
+def tagger(width):
+    # No embedding: its sparse gradients have to be equally many on all replicas.
+    inputs = keras.Input((WIDTH, 2))
+    masked = keras.layers.Masking()(inputs)
+    hidden = keras.layers.Dense(width, activation="tanh", name="hidden")(masked)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES)(hidden))
+
+
+def tokens():
+    """Padded tokens, each with a weight of its own."""
+    regressor = mr.adapters.ConvRegressor(batch_normalization=False)
+    return mr.Distiller(
+        tagger(4),
+        tagger(7),
+        [
+            mr.Response(),
+            mr.Feature("hint", at="hidden", adapter=regressor, weight=1.0),
+            mr.Feature(mr.losses.VkD(variant="reference"), at="hidden", weight=1.0),
+            mr.Relation("sp", at="hidden", weight=1.0, across_replicas=True),
+        ],
+    )
+
+
 def offline():
     hint = mr.Feature("hint", at="hidden", adapter="linear_embedding", weight=1.0)
     return mr.Distiller(dense_net(4), dense_net(7), [mr.Response(), hint])
@@ -92,6 +115,7 @@ def one():
 BUILDERS = {
     "offline": offline,
     "skipping": skipping,
+    "tokens": tokens,
     "staged": staged,
     "rkd": rkd,
     "crd": crd,
@@ -111,6 +135,10 @@ def dataset(examples: int, name: str) -> tf.data.Dataset:
     if name == "skipping":
         x[6] = np.nan
     labels = np.arange(examples) % CLASSES
+    if name == "tokens":
+        kept = np.arange(WIDTH) < rng.integers(1, WIDTH + 1, size=(examples, 1))
+        x = (rng.normal(size=(examples, WIDTH, 2)) * kept[..., None]).astype("float32")
+        labels, weights = rng.integers(CLASSES, size=kept.shape), rng.uniform(size=kept.shape)
     data = tf.data.Dataset.from_tensor_slices((x, labels, weights))
     return (mr.data.with_index(data) if name == "crd" else data).batch(8)
 

@@ -114,7 +114,7 @@ def test_class_weight_is_the_sample_weight_of_the_class(net, teacher, images, la
 
 def test_a_column_of_sample_weights_is_taken_and_a_matrix_refused(distiller, images, labels):
     distiller.train_on_batch(images, labels, sample_weight=np.ones((12, 1)))
-    with pytest.raises(ValueError, match=r"one value per example, \(batch,\). Received: shape"):
+    with pytest.raises(ValueError, match=r"one value per example, \(batch,\), or .*: shape \(12"):
         distiller.train_on_batch(images, labels, sample_weight=np.ones((12, 3)))
 
 

@@ -25,6 +25,7 @@ DISTILLERS = [
     "okddip",
     "pcl",
     "skipping",
+    "tokens",
     "staged",
 ]
 

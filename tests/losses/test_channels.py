@@ -55,4 +55,4 @@ def test_what_cannot_be_compared_is_refused(maps):
     with pytest.raises(ValueError, match="ICKD needs maps with equal numbers of channels"):
         mr.losses.ICKD().call(teacher, student[..., :2])
     with pytest.raises(ValueError, match=r"ICKD needs maps \(batch, height, width, channels\)"):
-        mr.losses.ICKD().call(teacher[:, 0], student[:, 0])
+        mr.losses.ICKD().call(teacher[:, 0, 0], student[:, 0, 0])

@@ -36,4 +36,4 @@ def test_what_cannot_be_compared_is_refused(maps):
     with pytest.raises(ValueError, match="MGD needs maps with equal numbers of channels"):
         mr.losses.MGD().call(teacher, student[..., :2])
     with pytest.raises(ValueError, match=r"MGD needs maps \(batch, height, width, channels\)"):
-        mr.losses.MGD().call(teacher[:, 0], student[:, 0])
+        mr.losses.MGD().call(teacher[:, 0, 0], student[:, 0, 0])

@@ -1,0 +1,238 @@
+"""Masks of a knowledge: which positions of the student's and of the teacher's feature count."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from modreduce_keras.losses.base import fits
+from modreduce_keras.ops import keras_mask, zeroed
+from modreduce_keras.symbolic import output_spec
+
+Mask = str | bool | Callable[[Any], Any] | None
+Kept = dict[str, Any] | None
+
+
+def checked(mask: Any) -> Mask:
+    """Returns a mask as it was given, or from its config.
+
+    Raises:
+        TypeError: If it is none of what `Knowledge` takes.
+    """
+    if isinstance(mask, Mapping):
+        mask = keras.saving.deserialize_keras_object(mask)
+    if mask is None or mask is False or isinstance(mask, str) or callable(mask):
+        return mask
+    raise TypeError(
+        "mask must be a key of the inputs, such as 'padding_mask', a function of the inputs, False "
+        f"(all positions count) or None (the masks of Keras). Received: mask={mask!r}"
+    )
+
+
+def serialized(mask: Mask) -> Any:
+    """Returns a mask for a config."""
+    return keras.saving.serialize_keras_object(mask) if callable(mask) else mask
+
+
+def given(mask: Mask, inputs: Any, owner: str) -> Any:
+    """Returns the mask that a batch's inputs give, (batch, ...) and bool; `None` without one.
+
+    Raises:
+        ValueError: If the inputs do not have the key, or the function returns something else.
+    """
+    if mask is None or mask is False:
+        return None
+    if isinstance(mask, str):
+        if not (isinstance(inputs, Mapping) and mask in inputs):
+            has = list(inputs) if isinstance(inputs, Mapping) else "no names"
+            raise ValueError(
+                f"mask={mask!r} of knowledge {owner!r} is a key of the inputs, so x must be a dict "
+                f"that has it. Received: x with {has}"
+            )
+        values = inputs[mask]
+    else:
+        values = mask(inputs)
+    if keras.tree.is_nested(values) or len(getattr(values, "shape", ())) < 1:
+        raise ValueError(
+            f"mask of knowledge {owner!r} must give one tensor (batch, ...), with 0 or False for "
+            f"the positions that do not count. Received: {values!r}"
+        )
+    return ops.cast(values, "bool")
+
+
+def symbolic(mask: Mask, inputs: Any, pair: tuple[Any, Any]) -> Any:
+    """Returns the mask that will be given, symbolically.
+
+    Args:
+        mask: What was given.
+        inputs: The student's symbolic inputs; a batch may have more, and may have other names.
+        pair: The student's and the teacher's feature, of whose positions it is where the inputs
+            do not tell.
+    """
+    if mask is None or mask is False:
+        return None
+    if isinstance(mask, str):
+        if isinstance(inputs, Mapping) and mask in inputs:
+            return keras.KerasTensor(inputs[mask].shape, "bool")
+    elif inputs is not None:
+        try:
+            found = output_spec(_Function(mask), inputs)
+        except Exception:
+            found = None  # it may look at what the student does not see
+        if isinstance(found, keras.KerasTensor):
+            return keras.KerasTensor(found.shape, "bool")
+    batch, *positions = next(
+        (_shape(feature)[:-1] for feature in pair if _positions(feature)), (None, None)
+    )
+    return keras.KerasTensor((batch, *positions), "bool")
+
+
+class _Function(keras.layers.Layer):
+    """Lets Keras run a function symbolically."""
+
+    def __init__(self, function: Callable[[Any], Any]):
+        super().__init__(dtype="float32", autocast=False)
+        self._function = lambda: function
+
+    def call(self, inputs):
+        return self._function()(inputs)
+
+
+def kept(owner: str, pair: tuple[Any, Any], masks: tuple[Any, Any], own: Any) -> Kept:
+    """Returns the masks of the `"student"`'s and the `"teacher"`'s positions, `None` if all count.
+
+    Where both features have the same positions, those count that both masks keep; where only one
+    side has a mask, it is the other side's too.
+
+    Args:
+        owner: Name of the knowledge.
+        pair: The student's and the teacher's feature, `None` without a teacher.
+        masks: The masks that Keras has attached to them, or `None`.
+        own: The mask that was given, which holds in the place of Keras'; or `None`.
+
+    Raises:
+        ValueError: If a mask does not fit the positions that a feature has.
+    """
+    if own is not None:
+        masks = own, own
+    if masks[0] is None and masks[1] is None:
+        return None
+    for side, feature in zip(("student", "teacher"), pair, strict=True):
+        if isinstance(feature, (list, tuple)) and len({_positions(one) for one in feature}) > 1:
+            raise ValueError(
+                f"Knowledge {owner!r} reads several taps of the {side}, whose positions a mask "
+                "cannot tell: give each a knowledge of its own, or mask=False, so that all "
+                f"positions count. Received: {len(feature)} features, and a mask"
+            )
+    places = [_positions(feature) for feature in pair]
+    if _alike(*places):
+        masks = (masks[0] if own is not None else together(masks),) * 2
+    if own is not None and not any(places):
+        raise ValueError(
+            f"mask of knowledge {owner!r} would do nothing, as neither feature has positions. "
+            f"Received: features of shapes {[_shape(feature) for feature in pair]}"
+        )
+    sides = ("student", "teacher")
+    fitting = {
+        side: _fitting(owner, side, place, mask)
+        for side, place, mask in zip(sides, places, masks, strict=True)
+    }
+    return {side: mask for side, mask in fitting.items() if mask is not None} or None
+
+
+def _alike(one: tuple, other: tuple) -> bool:
+    return fits(one, other) or not other
+
+
+def _fitting(owner: str, side: str, positions: tuple, mask: Any) -> Any:
+    """Returns a side's mask, `None` where the feature has no positions."""
+    if not positions:
+        return None
+    if mask is None or not fits(mask.shape[1:], positions[: len(mask.shape) - 1]):
+        shape = "none of its own" if mask is None else f"a mask of shape {tuple(mask.shape)}"
+        raise ValueError(
+            f"Knowledge {owner!r} needs a mask for the positions {positions} of the {side}'s "
+            f"feature: give mask= as a function of the inputs x that returns (batch, "
+            f"{', '.join(map(str, positions))}), or mask=False, so that all positions count. "
+            f"Received: {shape}"
+        )
+    return mask
+
+
+def _positions(feature: Any) -> tuple:
+    """Returns the sizes between batch and channels; of several alike features those of one."""
+    shape = _shape(feature)
+    return shape[1:-1] if shape else ()
+
+
+def _shape(feature: Any) -> tuple:
+    first = keras.tree.flatten(feature)[0] if feature is not None else None
+    return tuple(getattr(first, "shape", ()))
+
+
+def together(several: Sequence[Any]) -> Any:
+    """Returns the mask of what all of some masks keep; the first one where they differ in shape."""
+    several = [mask for mask in several if mask is not None]
+    if not several:
+        return None
+    alike = all(fits(mask.shape, several[0].shape) for mask in several)
+    return functools.reduce(ops.logical_and, several) if alike else several[0]
+
+
+def applied(kept: Kept, student: Any, teacher: Any) -> tuple[Any, Any]:
+    """Returns both features, zero at the positions that do not count."""
+    student = zeroed(student, kept.get("student"))
+    return student, None if teacher is None else zeroed(teacher, kept.get("teacher"))
+
+
+def common(owner: str, kept: Kept) -> Any:
+    """Returns the mask of what is compared position by position, or `None`.
+
+    Raises:
+        ValueError: If the two sides have different positions.
+    """
+    sides = list((kept or {}).values())
+    if len(sides) == 2 and not fits(sides[0].shape, sides[1].shape):
+        raise ValueError(
+            f"Knowledge {owner!r} compares position by position, and with a mask the student and "
+            "the teacher need the same positions: choose taps of one length, or mask=False, so "
+            f"that all positions count. Received: masks of shapes {[tuple(m.shape) for m in sides]}"
+        )
+    return sides[0] if sides else None
+
+
+def without(feature: Any) -> Any:
+    """Returns features whose tensors carry no mask of Keras, which layers would act on."""
+    return keras.tree.map_structure(
+        lambda tensor: tensor if keras_mask(tensor) is None else ops.copy(tensor), feature
+    )
+
+
+def require_not_dropped(owner: str, pair: tuple[Any, Any], models: Mapping[str, Any]) -> None:
+    """Raises if a model makes a mask, and features with positions have lost it on the way.
+
+    Args:
+        owner: Name of the knowledge.
+        pair: The student's and the teacher's feature, without masks.
+        models: The student and the teachers by what they are called.
+    """
+    if not any(_positions(feature) for feature in pair):
+        return
+    for role, model in models.items():
+        makers = [layer for layer in model._flatten_layers(include_self=False) if _masks(layer)]
+        if makers:
+            raise ValueError(
+                f"Knowledge {owner!r} would count padded positions: the {role} makes a mask "
+                f"(layer {makers[0].name!r}), and the features read are without it: a layer before "
+                "the tap drops it, or a cache, which holds no masks. Give mask= a key of the "
+                "inputs or a function of them, such as def not_padding(x): return x != 0; or "
+                "False, so that all positions count. Received: mask=None"
+            )
+
+
+def _masks(layer: Any) -> bool:
+    if isinstance(layer, keras.layers.Embedding):
+        return layer.mask_zero
+    return isinstance(layer, keras.layers.Masking)
