@@ -184,7 +184,13 @@ def test_several_teachers_are_mixed_label_by_label():
 def test_a_network_that_we_did_not_write_learns_several_labels(random):
     def mobilenet(name):
         return keras.applications.MobileNet(
-            (32, 32, 3), 0.25, weights=None, classes=5, classifier_activation=None, name=name
+            (32, 32, 3),
+            0.25,
+            dropout=0.0,
+            weights=None,
+            classes=5,
+            classifier_activation=None,
+            name=name,
         )
 
     x, y = random.random((4, 32, 32, 3)).astype("float32"), SEVERAL_HOT[:4]
