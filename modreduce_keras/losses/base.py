@@ -16,6 +16,11 @@ def fits(shape, expected) -> bool:
     )
 
 
+def shapes_of(side: Any) -> Any:
+    """Returns the shapes of a tensor or of a list of them, for messages."""
+    return keras.tree.map_structure(lambda tensor: tuple(tensor.shape), side)
+
+
 def require_one_feature(owner: str, *sides: Any) -> None:
     """Raises if one of some sides is a list, of features or of their shapes."""
     several = [len(side) for side in sides if isinstance(side, list) and side]
@@ -190,7 +195,12 @@ class Loss(keras.losses.Loss):
             )
 
     def _require_tensors(self, teacher, student) -> None:
-        sides = keras.tree.flatten([[] if teacher is None else teacher, student])
+        given = [student] if teacher is None else [teacher, student]
+        if not all(map(keras.tree.flatten, given)):
+            raise ValueError(
+                f"{type(self).__name__} takes tensors or lists of them. Received: an empty list"
+            )
+        sides = keras.tree.flatten(given)
         shapes = [tuple(getattr(side, "shape", ())) for side in sides]
         strange = [
             type(side).__name__ for side, shape in zip(sides, shapes, strict=True) if not shape

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from modreduce_keras.losses.base import Loss
+from modreduce_keras.losses.base import Loss, shapes_of
 from modreduce_keras.ops import adaptive_average_pool, as_list, per_sample_mean
 from modreduce_keras.registry import register
 
@@ -118,8 +118,7 @@ class ReviewKD(Loss):
             raise ValueError(
                 "ReviewKD needs as many stages of the student as of the teacher, in lists: "
                 "at=['stage1', 'stage2', 'stage3']. Received: "
-                f"{[tuple(maps.shape) for maps in teacher]} of the teacher and "
-                f"{[tuple(maps.shape) for maps in student]} of the student"
+                f"{shapes_of(teacher)} of the teacher and {shapes_of(student)} of the student"
             )
         return sum(self._stage(*pair) for pair in zip(teacher, student, strict=True))
 

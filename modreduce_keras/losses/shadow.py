@@ -7,7 +7,7 @@ from keras import ops
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.knobs import Knob
 from modreduce_keras.labels import distributions
-from modreduce_keras.losses.base import Loss
+from modreduce_keras.losses.base import Loss, shapes_of
 from modreduce_keras.ops import kl_divergence, tempered_log_softmax
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
@@ -114,10 +114,12 @@ class SHAKE(Loss):
         return ops.square(self.temperature) * kl_divergence(target, prediction)
 
     def _checked(self, teacher, student):
-        if not isinstance(student, (list, tuple)) or len(student) != 2:
+        several = isinstance(student, (list, tuple)) and not isinstance(teacher, (list, tuple))
+        if not several or len(student) != 2:
             raise ValueError(
-                "SHAKE needs the student's and the shadow head's logits, as adapter='shadow_head' "
-                f"makes them. Received: {student}"
+                "SHAKE needs the teacher's logits, and the student's and the shadow head's in a "
+                "list, as adapter='shadow_head' makes them. Received: "
+                f"{shapes_of(teacher)} of the teacher and {shapes_of(student)} of the student"
             )
         for one in student:
             fits = len(one.shape) == len(teacher.shape) == 2 and one.shape[-1] == teacher.shape[-1]

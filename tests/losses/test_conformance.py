@@ -1,5 +1,8 @@
 """What holds for every registered loss, over the registry."""
 
+import traceback
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -197,3 +200,45 @@ def test_each_replica_computes_the_eager_values_of_its_half_in_a_graph(
     assert len(results) == 2
     for values, half in zip(results, halves, strict=True):
         assert_close(values, loss.call(*half))
+
+
+def symbolic(shapes):
+    """Returns what a graph is traced with: tensors without values."""
+    if isinstance(shapes, list):
+        return [symbolic(shape) for shape in shapes]
+    return tf.TensorSpec((None, *shapes), "float32")
+
+
+def first(side):
+    return side[0] if isinstance(side, list) else side
+
+
+def several(side):
+    return side if isinstance(side, list) else [side, side]
+
+
+@every_loss
+def test_loss_refuses_lists_and_tensors_in_the_wrong_places(identifier):
+    """It takes what is given, or raises an error of its own: nothing else fails inside."""
+    loss = mr.losses.get(identifier)
+    teacher, student = map(symbolic, loss.example_shapes)
+    vector, maps = symbolic((5,)), symbolic((4, 4, 6))
+    pairs = [
+        (first(teacher), first(student)),
+        (first(teacher), student),
+        (teacher, first(student)),
+        (several(teacher), several(student)),
+        (several(teacher), student),
+        ([], []),
+        ([maps, maps], [vector, vector]),
+    ]
+    package = Path(mr.__file__).parent
+    for teacher, student in (pair for pair in pairs if pair != (teacher, student)):
+        given = {"teacher": teacher, "labels": tf.TensorSpec((None,), "int32")}
+        given = given if loss.needs_labels else teacher
+        try:
+            tf.function(loss.call, autograph=False).get_concrete_function(given, student)
+        except (TypeError, ValueError) as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            assert Path(last.filename).is_relative_to(package), last
+            assert last.line.startswith("raise "), last
