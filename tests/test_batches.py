@@ -211,7 +211,6 @@ def test_inputs_alone_are_a_tuple_of_one():
 @pytest.mark.parametrize(
     "data",
     [None, (None, Y[:0].tolist()), [1.0, 2.0], (iter([X]), None), {"a": 1}, "x", np.float32(1), 3],
-    ids=str,
 )
 def test_other_data_are_refused(data):
     with pytest.raises(TypeError, match=r"data must be a dataset of batches .* Received: data of"):
