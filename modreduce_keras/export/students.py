@@ -11,7 +11,7 @@ from modreduce_keras.distillers.self_distiller import SelfDistiller
 from modreduce_keras.models.branch import Branches
 from modreduce_keras.models.fake_quantization import require_ranges
 from modreduce_keras.models.folding import fold
-from modreduce_keras.symbolic import output_spec
+from modreduce_keras.taps import TapReader
 
 OUTPUT = "logits"
 """Name of the output in every exported file."""
@@ -93,7 +93,7 @@ def _quantized_by_keras(layer: keras.layers.Layer) -> bool:
 
 
 def _require_one_output(student: keras.Model, structure: Any) -> None:
-    spec = output_spec(student, structure, training=False)
+    spec = TapReader(student).specs(structure).logits
     if keras.tree.is_nested(spec):
         received = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), spec)
         raise ValueError(

@@ -19,7 +19,7 @@ from modreduce_keras.export.runnable import RunnableFile, UnusableFileError
 from modreduce_keras.export.served import SavedModelFolder, is_saved_model
 from modreduce_keras.export.students import Inputs, require_student
 from modreduce_keras.export.verification import VerificationError
-from modreduce_keras.symbolic import output_spec
+from modreduce_keras.taps import TapReader
 
 TEACHER, STUDENT, FILE = "teacher", "student", "file"
 _WARM_UP = 10
@@ -47,7 +47,7 @@ class Network:
             self.inputs: Inputs = require_student(model)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{argument} cannot be reported: {error}") from error
-        shape = tuple(output_spec(model, self.inputs.structure, training=False).shape)
+        shape = tuple(TapReader(model).specs(self.inputs.structure).logits.shape)
         if len(shape) != 2 or shape[1] is None:
             raise ValueError(
                 f"{argument} must give logits (batch, classes) of at least two classes, one logit, "

@@ -24,6 +24,17 @@ class Subclassed(keras.Model):
         return self.head(self.dropout(hidden, training=training))
 
 
+class WithoutTraining(keras.Model):
+    """A model whose `call` takes the inputs alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = layers.Dense(CLASSES)
+
+    def call(self, inputs):
+        return self.head(keras.ops.mean(inputs, axis=(1, 2)))
+
+
 def sequential():
     return keras.Sequential(
         [
@@ -87,6 +98,24 @@ def test_a_subclassed_student_exports_as_it_is(tmp_path, settled, random):
     student = Subclassed()
     student(np.ones((2, 5), "float32"))
     assert_exports(tmp_path, settled(student), random.normal(size=(20, 5)))
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (mr.export.to_tflite, "student.tflite"),
+        (mr.export.to_saved_model, "student"),
+        (mr.export.to_onnx, "student.onnx"),
+    ],
+    ids=["tflite", "saved_model", "onnx"],
+)
+def test_a_student_whose_call_takes_no_training_exports(write, name, tmp_path, random):
+    student, data = WithoutTraining(), images(random)
+    student(data[:2])
+    path = write(student, tmp_path / name)
+    assert mr.export.verify(path, student, data, repeats=1).largest_difference < CLOSE
+    labels = np.arange(len(data)) % CLASSES
+    mr.report(None, student, {}, (data, labels), path=tmp_path / "report", repeats=1)
 
 
 def test_a_subclassed_student_in_low_precision_is_refused(tmp_path):
