@@ -412,6 +412,30 @@ class NoConfig(layers.Layer):
         return 2.0 * inputs
 
 
+class OwnInit(layers.Layer):
+    """Has an `__init__` and no `get_config`: Keras then writes a config without the name."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = 3.0
+
+    def call(self, inputs):
+        return self.factor * inputs
+
+
+def test_layers_without_a_config_of_their_own_keep_their_names():
+    inputs = keras.Input((4,))
+    trunk = layers.Dense(3, name="stage1")(OwnInit()(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(OwnInit()(trunk)))
+    names = [layer.name for layer in model.layers]
+    for copy in (mr.models.copy_model(model), mr.models.fold(model)):
+        assert [layer.name for layer in copy.layers] == names
+        np.testing.assert_array_equal(copy(NUMBERS), model(NUMBERS))
+    branches = mr.models.branch(model, at="stage1", branches=2)
+    kept = keras.Model(inputs, trunk)
+    np.testing.assert_array_equal(branches.trunk(NUMBERS), kept(NUMBERS))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_whatever_cannot_be_folded_runs_as_given(dtype, served):
     recurrent = keras.Sequential(

@@ -77,7 +77,7 @@ class Cloner:
 
 
 def rebuilt(layer: keras.Operation, config: dict[str, Any] | None = None) -> keras.Operation:
-    """Builds a layer again from its config.
+    """Builds a layer again from its config, under the same name.
 
     Args:
         layer: The layer.
@@ -86,13 +86,17 @@ def rebuilt(layer: keras.Operation, config: dict[str, Any] | None = None) -> ker
     Raises:
         ValueError: If that fails, for whatever reason; the message names the layer.
     """
+    config = layer.get_config() if config is None else config
     try:
-        return type(layer).from_config(layer.get_config() if config is None else config)
+        copy = type(layer).from_config(config)
     except Exception as error:
         raise ValueError(
             f"The layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its "
             f"config: {error}"
         ) from error
+    if "name" not in config:  # so Keras writes the configs of classes without `get_config`
+        copy.name = layer.name
+    return copy
 
 
 def _built_as(model: keras.Model, copy: keras.Model) -> keras.Model:
