@@ -12,7 +12,7 @@ _MONITORING = (
 )
 _MADE_ANEW = (
     (keras.callbacks.Callback, {"_model", "params"}),
-    (_MONITORING, {"monitor_op"}),
+    (_MONITORING, {"monitor_op", "min_delta"}),  # the first gives the second its sign
     (keras.callbacks.ProgbarLogger, {"progbar", "seen", "target", "epochs", "_called_in_fit"}),
     (keras.callbacks.CSVLogger, {"csv_file", "writer", "append_header"}),
 )

@@ -262,6 +262,14 @@ def averages():
     ("make", "optimizer"),
     [
         (lambda folder: keras.callbacks.ReduceLROnPlateau("val_loss", patience=1), None),
+        (
+            lambda folder: keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, min_delta=1.0),
+            None,
+        ),
+        (
+            lambda folder: keras.callbacks.EarlyStopping("val_loss", patience=3, min_delta=1.0),
+            None,
+        ),
         (lambda folder: keras.callbacks.LearningRateScheduler(lambda e, r: 0.9 * r), None),
         (
             lambda folder: keras.callbacks.ModelCheckpoint(
@@ -274,7 +282,17 @@ def averages():
         (lambda folder: keras.callbacks.BackupAndRestore(folder / "backup"), None),
         (lambda folder: keras.callbacks.TerminateOnNaN(), None),
     ],
-    ids=["plateau", "scheduler", "checkpoint", "swap_on_epoch", "swap", "backup", "nan"],
+    ids=[
+        "plateau",
+        "wide plateau",
+        "stopping",
+        "scheduler",
+        "checkpoint",
+        "swap_on_epoch",
+        "swap",
+        "backup",
+        "nan",
+    ],
 )
 @slowly_both
 def test_callbacks_of_keras(build, make, optimizer, tmp_path):
