@@ -263,11 +263,11 @@ def averages():
     [
         (lambda folder: keras.callbacks.ReduceLROnPlateau("val_loss", patience=1), None),
         (
-            lambda folder: keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, min_delta=1.0),
+            lambda folder: keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, min_delta=2.0),
             None,
         ),
         (
-            lambda folder: keras.callbacks.EarlyStopping("val_loss", patience=3, min_delta=1.0),
+            lambda folder: keras.callbacks.EarlyStopping("val_loss", patience=4, min_delta=2.0),
             None,
         ),
         (lambda folder: keras.callbacks.LearningRateScheduler(lambda e, r: 0.9 * r), None),
