@@ -18,7 +18,8 @@ _VOCABULARIES = (
 )
 """Layers whose state is a vocabulary in a table, which is none of their variables."""
 _IDF = "idf_weights"
-_VOCABULARY_FILE, _ASSETS_FOLDER = "vocabulary.json", "assets"
+_VOCABULARY_FILE, _BOUNDARIES_FILE = "vocabulary.json", "boundaries.json"
+_ASSETS_FOLDER = "assets"
 
 
 def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
@@ -28,8 +29,9 @@ def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
     of `Discretization`, the vocabularies of `StringLookup`, `IntegerLookup` and
     `TextVectorization`), and what layers of your own keep as assets (`save_assets`,
     `load_assets`) or derive from their weights (`finalize_state`). `set_weights` copies the
-    weights alone. Layers with a state are paired by name, or, where the names are others, in their
-    order; layers without one do not matter. The states of random generators stay as they are.
+    weights alone. Layers with a state are paired by name, or, where the names are others or come
+    several times, in their order; layers without one do not matter. The states of random
+    generators stay as they are.
 
     Args:
         source: A built model or layer.
@@ -86,11 +88,14 @@ def adapted_variables(model: keras.layers.Layer) -> list[keras.Variable]:
 
 
 def make_runnable(model: keras.layers.Layer) -> None:
-    """Gives layers that weigh tokens something to run with, until their vocabularies are loaded.
+    """Gives layers something to run with, until what they were adapted to is loaded.
 
-    In the mode `"tf_idf"` a layer that was rebuilt from its config does not even run symbolically.
+    Without it a lookup in the mode `"tf_idf"`, or a `Discretization`, that was rebuilt from a
+    config does not even run symbolically.
     """
     for layer in parts(model):
+        if isinstance(layer, keras.layers.Discretization) and layer.bin_boundaries is None:
+            layer.bin_boundaries = list(range(layer.num_bins - 1))
         # A TextVectorization has a StringLookup in it.
         is_lookup = isinstance(layer, (keras.layers.IntegerLookup, keras.layers.StringLookup))
         config = layer.get_config() if is_lookup else {}
@@ -116,7 +121,9 @@ def fingerprint_of_tables(model: keras.layers.Layer) -> str:
 
 
 def save_tables(model: keras.layers.Layer, folder: Path) -> dict[str, str]:
-    """Saves the state of a model that files of weights lack: vocabularies and assets.
+    """Saves the state of a model that files of weights lack: tables and assets.
+
+    The tables are the vocabularies of layers and the boundaries of `Discretization`.
 
     Args:
         model: A built model.
@@ -144,6 +151,9 @@ def load_tables(model: keras.layers.Layer, folder: Path) -> None:
         if isinstance(layer, _VOCABULARIES):
             if (own / _VOCABULARY_FILE).is_file():
                 layer.set_vocabulary(**json.loads((own / _VOCABULARY_FILE).read_bytes()))
+        elif isinstance(layer, keras.layers.Discretization):
+            if (own / _BOUNDARIES_FILE).is_file():
+                layer.bin_boundaries = json.loads((own / _BOUNDARIES_FILE).read_bytes())
         elif hasattr(layer, "load_assets"):
             layer.load_assets(str(own / _ASSETS_FOLDER))
     for layer in reversed(parts(model)):
@@ -159,6 +169,11 @@ def _write_tables(model: keras.layers.Layer, folder: Path) -> dict[str, str]:
                 own.mkdir(parents=True)
                 text = json.dumps({key: value.tolist() for key, value in vocabulary.items()})
                 (own / _VOCABULARY_FILE).write_text(text)
+        elif isinstance(layer, keras.layers.Discretization):
+            if layer.bin_boundaries is not None:
+                own.mkdir(parents=True)
+                boundaries = np.asarray(layer.bin_boundaries, "float64").tolist()
+                (own / _BOUNDARIES_FILE).write_text(json.dumps(boundaries))
         elif hasattr(layer, "save_assets"):
             (own / _ASSETS_FOLDER).mkdir(parents=True)
             layer.save_assets(str(own / _ASSETS_FOLDER))
@@ -177,9 +192,15 @@ def _pairs(source: Any, target: Any) -> Iterator[tuple[Any, Any]]:
     given, own = (
         [one for one in parts(model) if _has_own_state(one)] for model in (source, target)
     )
-    by_name = {one.name: one for one in own}
-    if len(given) == len(own) and {one.name for one in given} == set(by_name):
-        own = [by_name[one.name] for one in given]
+    for names_of in (_paths, _names):
+        # Names tell layers apart only where no two of a model share one.
+        theirs, ours = (
+            {names[id(one)]: one for one in several}
+            for names, several in ((names_of(source), given), (names_of(target), own))
+        )
+        if len(ours) == len(own) and len(theirs) == len(given) and set(ours) == set(theirs):
+            own = [ours[name] for name in theirs]
+            break
     for one, other in zip(given, own, strict=False):
         if _kind(one) != _kind(other):
             raise ValueError(
@@ -193,6 +214,21 @@ def _pairs(source: Any, target: Any) -> Iterator[tuple[Any, Any]]:
             f"{len(given)}. Received: {len(own)}; left over are {left}"
         )
     return zip(given, own, strict=True)
+
+
+def _paths(layer: keras.layers.Layer) -> dict[int, Any]:
+    """Returns the names from a layer down to each one in it, by the id of that one."""
+    found, waiting = {}, [(layer, ())]
+    while waiting:
+        one, path = waiting.pop()
+        if id(one) not in found:
+            found[id(one)] = path
+            waiting += [(below, (*path, below.name)) for below in one._layers]
+    return found
+
+
+def _names(layer: keras.layers.Layer) -> dict[int, Any]:
+    return {id(one): one.name for one in parts(layer)}
 
 
 def has_state(layer: keras.layers.Layer) -> bool:

@@ -532,12 +532,13 @@ def test_the_mean_teacher_averages_weights_and_not_statistics(random):
 
 
 @pytest.mark.parametrize("dtype", [None, "float32"])
-def test_a_teacher_that_is_adapted_anew_teaches_that(dtype):
-    teacher, student = MAKERS["normalization"](), MAKERS["normalization"]()
+@pytest.mark.parametrize("state", ["normalization", "discretization"])
+def test_a_teacher_that_is_adapted_anew_teaches_that(state, dtype):
+    teacher, student = MAKERS[state](), MAKERS["normalization"]()
     made = mr.Distiller(student, teacher, [mr.Response("kd")], teacher_dtype=dtype)
     made.compile(keras.optimizers.SGD(0.0), CE)
     before = trained_on(made, "normalization")
-    teacher.get_layer("stateful").adapt(3.0 * NUMBERS)
+    teacher.get_layer("stateful").adapt(1.5 * NUMBERS)
     after = trained_on(made, "normalization")
     expected = trained_on(distiller_of(student, teacher, None), "normalization")
     assert after == pytest.approx(expected, rel=1e-5) != pytest.approx(before, rel=1e-2)
@@ -551,6 +552,15 @@ def test_a_cache_tells_vocabularies_apart(tmp_path):
     lookup.set_vocabulary(lookup.get_vocabulary()[::-1][:-1])
     assert cache.fingerprint() != before
     assert copying.fingerprint_of_tables(MAKERS["normalization"]()) == ""
+
+
+def test_a_cache_tells_boundaries_apart(tmp_path):
+    teacher = MAKERS["discretization"]()
+    cache = mr.data.TeacherCache(tmp_path, teacher)
+    before = cache.fingerprint()
+    assert mr.data.TeacherCache(tmp_path, mr.models.copy_model(teacher)).fingerprint() == before
+    teacher.get_layer("stateful").adapt(1.5 * NUMBERS)
+    assert cache.fingerprint() != before
 
 
 @pytest.mark.parametrize("layer", [layers.Normalization, layers.Rescaling])
@@ -636,6 +646,32 @@ def test_subclassed_models_are_copied_and_saved(tmp_path, layer):
     made.save(tmp_path / "distiller.keras")
     loaded = keras.saving.load_model(tmp_path / "distiller.keras")
     np.testing.assert_array_equal(loaded.teacher(NUMBERS), model(NUMBERS))
+
+
+@keras.saving.register_keras_serializable(package="stateful")
+class Binned(keras.Model):
+    """Makes its layers itself, so that its config does not say what they were adapted to."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.bins, self.last = layers.Discretization(num_bins=3, dtype="float32"), layers.Dense(3)
+
+    def build(self, shape):
+        self.last.build(shape)
+
+    def call(self, inputs, training=None):
+        return self.last(self.bins(inputs))
+
+
+def test_a_file_holds_boundaries_that_no_config_says(tmp_path):
+    model = Binned()
+    model.bins.adapt(NUMBERS)
+    model(NUMBERS)
+    np.testing.assert_array_equal(mr.models.copy_model(model)(NUMBERS), model(NUMBERS))
+    mr.Distiller(MAKERS["normalization"](), model, [mr.Response("kd")]).save(tmp_path / "d.keras")
+    loaded = keras.saving.load_model(tmp_path / "d.keras").teacher
+    assert loaded.bins.bin_boundaries == model.bins.bin_boundaries
+    np.testing.assert_array_equal(loaded(NUMBERS), model(NUMBERS))
 
 
 def test_a_subclassed_model_that_keeps_its_state_nowhere_is_refused():

@@ -210,7 +210,10 @@ class Resume(keras.callbacks.Callback):
 
         for key, told in (
             ("optimizers", "optimizers {} in the checkpoint, {} in the model"),
-            ("teacher", "its teacher had other weights (fingerprint {} in the checkpoint, {} now)"),
+            (
+                "teacher",
+                "its teacher had other weights or tables (fingerprint {} in it, {} now)",
+            ),
         ):
             if manifest[key] != self._own[key]:
                 refuse(told.format(manifest[key], self._own[key]))

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from modreduce_keras.copying import fingerprint_of_tables
 from modreduce_keras.distillers.teacher import models_of
 from modreduce_keras.fingerprints import fingerprint_of
 
@@ -134,7 +135,9 @@ def _listed(found: Counter) -> str:
 
 
 def teacher_fingerprint(model: keras.Model) -> str | None:
-    """Returns a hash of the weights of a model's teachers; `None` where it has none of its own.
+    """Returns a hash of the state of a model's teachers; `None` where they have none of their own.
+
+    That is the weights and what is in no variable: vocabularies, boundaries and assets.
 
     A teacher that is trained along (an average of the student) is part of the model's state.
     """
@@ -142,4 +145,5 @@ def teacher_fingerprint(model: keras.Model) -> str | None:
     given = models_of(getattr(model, "teacher", None))
     teachers = [teacher for teacher in given if isinstance(teacher, keras.Model)]
     constant = [v for teacher in teachers for v in teacher.weights if id(v) not in own]
-    return fingerprint_of(constant) if constant else None
+    tables = "".join(fingerprint_of_tables(teacher) for teacher in teachers)
+    return fingerprint_of(constant) + tables if constant or tables else None

@@ -13,6 +13,7 @@ from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.fingerprints import fingerprint_of
 from modreduce_keras.models.folding import fold
+from modreduce_keras.models.same_outputs import require_same_outputs
 from modreduce_keras.taps import ModelOutput, TapReader
 
 
@@ -158,7 +159,9 @@ class FrozenTeacher:
         """Gives the folded copies the weights of now, and returns whether that could be done."""
         try:
             for place, folded in self._folded.items():
-                copy_state(fold(self.models[place], dtype=self._dtype, taps=taps), folded)
+                fresh = fold(self.models[place], dtype=self._dtype, taps=taps)
+                copy_state(fresh, folded)
+                require_same_outputs(fresh, folded)
         except ValueError:
             return False
         return True

@@ -1,5 +1,7 @@
 """Tests of what `Resume` refuses: other models, teachers, data and arguments."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ from resumable import (
 )
 
 import modreduce_keras as mr
+from modreduce_keras.callbacks import training_state
 from modreduce_keras.callbacks.checkpoints import Position
 from modreduce_keras.callbacks.training_state import arrays, differences
+from modreduce_keras.fingerprints import fingerprint_of
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,48 @@ def test_another_teacher_is_refused_and_none_is_stored(tmp_path):
     assert mr.callbacks.Resume(tmp_path).restore(distiller_of(dense(0.25)))
     with pytest.raises(ValueError, match="its teacher had other weights"):
         mr.callbacks.Resume(tmp_path).restore(distiller_of(dense(0.5)))
+
+
+def words(tokens):
+    layer = keras.layers.StringLookup(vocabulary=tokens, output_mode="one_hot")
+    return keras.Sequential([keras.Input((1,), dtype="string"), layer, keras.layers.Dense(3)])
+
+
+def bins(boundaries):
+    layer = keras.layers.Discretization(boundaries, output_mode="multi_hot")
+    return keras.Sequential([keras.Input((2,)), layer, keras.layers.Dense(3)])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda: words(["a", "b"]), lambda: words(["b", "a"])),
+        (lambda: bins([0.0, 1.0]), lambda: bins([0.0, 2.0])),
+    ],
+)
+def test_teachers_of_equal_weights_and_other_tables_differ(one, other):
+    first, same, second = one(), one(), other()
+    for teacher in (same, second):
+        teacher.set_weights(first.get_weights())
+
+    def of(teacher):
+        return training_state.teacher_fingerprint(SimpleNamespace(variables=[], teacher=teacher))
+
+    assert of(first) == of(same) != of(second)
+    # What has no tables has the fingerprint of its weights, and what has nothing has none.
+    assert of(dense(0.25)) == fingerprint_of(dense(0.25).weights)
+    assert of(keras.Sequential([keras.Input((2,)), keras.layers.ReLU()])) is None
+
+
+def test_a_teacher_of_other_tables_is_refused(tmp_path):
+    x, y = np.ones((4, 2), "float32"), np.zeros(4)
+    teacher = bins([0.0, 1.0])
+    model = distiller_of(teacher)
+    model.fit(x, y, shuffle=False, verbose=0, callbacks=[mr.callbacks.Resume(tmp_path)])
+    assert mr.callbacks.Resume(tmp_path).restore(model)
+    teacher.layers[0].bin_boundaries = [0.0, 0.5]
+    with pytest.raises(ValueError, match="its teacher had other weights or tables"):
+        mr.callbacks.Resume(tmp_path).restore(model)
 
 
 def test_other_metrics_within_an_epoch_are_refused(tmp_path):

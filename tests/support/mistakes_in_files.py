@@ -89,7 +89,7 @@ MISTAKES = [
     Mistake(
         "a run of another teacher",
         lambda b: resumed(b, teacher=b.net(name="teacher")),
-        r"is of another run: its teacher had other weights \(fingerprint",
+        r"is of another run: its teacher had other weights or tables \(fingerprint",
     ),
     Mistake(
         "a run of another optimizer",
