@@ -10,7 +10,8 @@ from keras import ops
 _ROUNDING = 1e-3
 _ONE_HOT_NEEDED = (
     "must have labels that are class indices or one-hot: of mixed, smoothed or several-hot rows it "
-    "is not defined, and 'kd' needs no labels."
+    "is not defined. Without labels do mr.Response('kd') of a teacher, "
+    "mr.Response('confidence_penalty') without one, and aggregator='mutual' of peers."
 )
 _CLASSES_NEEDED = (
     "needs labels that are class indices or one-hot. Of mixed or smoothed labels give the class "

@@ -22,7 +22,11 @@ from modreduce_keras.distillers.reduction import (
     weighted_sum,
 )
 from modreduce_keras.distillers.replicated import average_statistics
-from modreduce_keras.distillers.sample_weights import by_sample_weight, have_positions
+from modreduce_keras.distillers.sample_weights import (
+    by_sample_weight,
+    have_positions,
+    require_known_rank,
+)
 from modreduce_keras.distillers.saved import SavedModel
 from modreduce_keras.distillers.supervision import supervision
 from modreduce_keras.distillers.teacher_files import Arrival
@@ -217,6 +221,7 @@ class BaseDistiller(SavedModel):
             training: Whether this is a training step (all terms) or an evaluation (the compiled
                 loss only).
         """
+        require_known_rank("y", y)
         y_pred = y_pred._replace(by_position=have_positions(sample_weight))
         if training:
             y = self.check_labels(y)

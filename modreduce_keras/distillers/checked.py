@@ -13,8 +13,10 @@ import tensorflow as tf
 from modreduce_keras.arguments import is_number, require_integer
 from modreduce_keras.batches import require_end
 from modreduce_keras.data.index import INDEX, split_index
+from modreduce_keras.distillers.class_weights import require_class_weight
 from modreduce_keras.distillers.metrics_of_logits import metric_named
 from modreduce_keras.distillers.replicated import ReplicatedModel
+from modreduce_keras.distillers.sample_weights import require_alike
 from modreduce_keras.distillers.supervision import LabelRule
 from modreduce_keras.distribute import require_sample_index, telling_of_lost_workers
 from modreduce_keras.labels import require_in_range
@@ -148,25 +150,11 @@ class CheckedModel(ReplicatedModel):
                     f"Received: batch_size={given['batch_size']} with x of type {type(x).__name__}"
                 )
         self._require_arrays(x if is_arrays else None, y, weight, role)
-        self._require_class_weight(given)
-
-    def _require_class_weight(self, given: Mapping[str, Any]) -> None:
-        """Raises if weights of classes came for maps of labels, or for several outputs."""
-        weights, output = given.get("class_weight"), self._student_output()
-        if weights is None:
-            return
-        several = keras.tree.is_nested(output)
-        if several or len(output.shape) > 2:
-            which = "by output, where there are several" if several else "one for each position"
-            raise ValueError(
-                "class_weight is for one label per example. Weigh the labels y of positions, or of "
-                f"several outputs, by sample_weight ({which}): sample_weight=np.array([1.0, 5.0, "
-                f"...])[y], with a number for each class. Received: class_weight={weights}"
-            )
+        require_class_weight(given.get("class_weight"), self._student_output(), given.get("y"))
 
     def _require_batch(self, given: Mapping[str, Any]) -> None:
-        self._require_class_weight(given)
         x, y, weight = (given.get(name) for name in ("x", "y", "sample_weight"))
+        require_class_weight(given.get("class_weight"), self._student_output(), y)
         sizes = {name: _sizes(v) for name, v in (("x", x), ("y", y), ("sample_weight", weight))}
         if len(set().union(*sizes.values())) > 1:
             raise ValueError(
@@ -188,6 +176,7 @@ class CheckedModel(ReplicatedModel):
                     f"{role}sample_weight must be an array of finite numbers, one for each "
                     f"sample. Received: {leaf if values.ndim == 0 else 'NaN or infinity in it'}"
                 )
+        require_alike(y, weight)
         if all(isinstance(leaf, np.ndarray) for leaf in keras.tree.flatten(y)):
             self.check_labels(y)
         for rule in self.label_rules():
@@ -235,9 +224,10 @@ def _require_numbers(name: str, values: Any) -> None:
     for leaf in leaves:
         dtype = getattr(leaf, "dtype", None)
         if isinstance(dtype, np.dtype) and dtype.kind not in "iufbcV":
+            strings = f", or tensors of strings: tf.constant({name})" if dtype.kind in "OUS" else ""
             raise ValueError(
-                f"{name} must be arrays of numbers, all samples of one shape. Received: an array "
-                f"of dtype {dtype}"
+                f"{name} must be arrays of numbers, all samples of one shape{strings}. Received: "
+                f"an array of dtype {dtype}"
             )
 
 

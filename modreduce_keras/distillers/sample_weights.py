@@ -15,14 +15,40 @@ def have_positions(sample_weight: Any) -> bool:
     Positions are tokens, pixels or time steps.
     """
     each = [] if sample_weight is None else keras.tree.flatten(sample_weight)
-    if any(getattr(weight.shape, "rank", 1) is None for weight in each):
+    require_known_rank("sample_weight", sample_weight)
+    return any(len(_squeezed(weight).shape) > 1 for weight in each)
+
+
+def require_known_rank(name: str, values: Any) -> None:
+    """Raises if arrays of another rank came before, under the same compiled step."""
+    each = [] if values is None else keras.tree.flatten(values)
+    if any(getattr(getattr(one, "shape", None), "rank", 1) is None for one in each):
         # TensorFlow has made one step for all that came, and what it does follows the rank.
         raise ValueError(
-            "sample_weight must have as many axes in each call: compile the distiller again before "
-            "one per example follows one per position, or the reverse. Received: first one, then "
-            "the other"
+            f"{name} must have as many axes in each call: compile the distiller again before one "
+            "per example follows one per position, or (batch, 1) follows (batch,), or the reverse. "
+            "Received: first one, then the other"
         )
-    return any(len(_squeezed(weight).shape) > 1 for weight in each)
+
+
+def require_alike(labels: Any, sample_weight: Any) -> None:
+    """Raises if arrays of weights per position are not those of the positions of the labels."""
+    by_output = isinstance(labels, Mapping) and isinstance(sample_weight, Mapping)
+    pairs = (
+        [(labels[name], weight) for name, weight in sample_weight.items() if name in labels]
+        if by_output
+        else [(labels, sample_weight)]
+    )
+    for own, weight in pairs:
+        shape, sizes = getattr(own, "shape", ()), getattr(weight, "shape", ())
+        if len(shape) < 2 or len(sizes) < 2 or len(sizes) > len(shape):
+            continue
+        if any(a not in (1, b) for a, b in zip(sizes[1:], shape[1:], strict=False)):
+            raise ValueError(
+                "sample_weight must have one value per example, (batch,), or one for each position "
+                f"of the labels, (batch, ...). Received: shape {tuple(sizes)} for labels of shape "
+                f"{tuple(shape)}"
+            )
 
 
 def by_sample_weight(

@@ -134,12 +134,19 @@ class Loss(keras.losses.Loss):
 
         Returns:
             Of a loss that has `over_positions`: values, (batch, ...), float32, and the mask, of
-            their shape and bool, or `None`. Of others the values per sample, (batch,), and `None`.
+            their shape and bool, or `None`. Of others, and of classes that write `per_sample` or
+            `call` anew, the values per sample, (batch,), and `None`.
         """
+        if self._gives_samples():
+            return self.call(y_true, y_pred), None
         teacher, student, given = self._sides(y_true, y_pred)
-        if self.over_positions is None:
-            return self.per_sample(teacher, student, **given), None
         return self._positions(teacher, student, **given)
+
+    def _gives_samples(self) -> bool:
+        """Returns whether only `call` tells what the loss computes."""
+        kind = type(self)
+        written = kind.call is not Loss.call or kind.per_sample is not Loss.per_sample
+        return written or self.over_positions is None
 
     def _sides(self, y_true, y_pred):
         """Returns teacher and student, float32 and zero where a mask is, and the rest by name."""

@@ -78,3 +78,30 @@ def test_a_loss_trains_on_stored_teacher_logits_without_a_distiller(random):
 def test_per_sample_is_to_be_written():
     with pytest.raises(NotImplementedError):
         mr.losses.Loss(name="abstract").call(TEACHER, STUDENT)
+
+
+class TwiceByCall(mr.losses.KD):
+    def call(self, y_true, y_pred):
+        return 2.0 * super().call(y_true, y_pred)
+
+
+class TwiceBySample(mr.losses.KD):
+    def per_sample(self, teacher, student, labels=None, mask=None):
+        return 2.0 * super().per_sample(teacher, student, labels, mask)
+
+
+class TwiceByPosition(mr.losses.KD):
+    def per_position(self, teacher, student, labels=None, mask=None):
+        return 2.0 * super().per_position(teacher, student, labels, mask)
+
+
+@pytest.mark.parametrize("kind", [TwiceByCall, TwiceBySample, TwiceByPosition])
+def test_a_distiller_runs_what_a_subclass_writes_anew(kind):
+    student, teacher = (
+        keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]) for _ in range(2)
+    )
+    knowledge = [mr.Response("kd", name="once"), mr.Response(kind(), name="twice")]
+    distiller = mr.Distiller(student, teacher, knowledge)
+    distiller.compile(keras.optimizers.SGD(0.0))
+    logs = distiller.train_on_batch(STUDENT, return_dict=True)
+    assert logs["twice"] == pytest.approx(2.0 * float(logs["once"]), rel=1e-6)
