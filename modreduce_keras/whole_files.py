@@ -1,6 +1,7 @@
 """Whole files: what is written is there complete or not at all, and stays after a power cut."""
 
 import contextlib
+import math
 import os
 import secrets
 import time
@@ -77,9 +78,19 @@ def remove_abandoned(folder: Path) -> None:
     that is not an hour old stays as well. Where files cannot be locked, all stay.
     """
     for path in folder.glob(f"*{UNFINISHED}"):
-        with contextlib.suppress(OSError), path.open("rb+") as file:  # gone, or another user's
-            if time.time() - os.fstat(file.fileno()).st_mtime > _ABANDONED_AFTER and _lock(file):
-                path.unlink()
+        remove_unlocked(path, older_than=_ABANDONED_AFTER)
+
+
+def remove_unlocked(path: Path, *, older_than: float = -math.inf) -> None:
+    """Removes an unfinished file, unless a process still writes it or files cannot be locked.
+
+    Args:
+        path: The file.
+        older_than: How many seconds ago it must have been written for the last time.
+    """
+    with contextlib.suppress(OSError), path.open("rb+") as file:  # gone, or another user's
+        if time.time() - os.fstat(file.fileno()).st_mtime > older_than and _lock(file):
+            path.unlink()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """What callbacks remember outside of the model: everything they hold, or an error that names it."""
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modreduce_keras.callbacks import keras_callbacks, training_state
+from modreduce_keras.callbacks import keras_callbacks, stateful, training_state
 from modreduce_keras.callbacks.kept import CannotKeepError, Writer, taken_back
 from modreduce_keras.distillers.teacher import models_of
 
@@ -87,13 +88,26 @@ class CallbackState:
         self._callbacks = list(callbacks)
         self.known = _known(self._callbacks, model)
         self._at_begin: list[dict[str, tuple[Any, str | None]]] = []
+        # What a restart will find to give states to.
+        self._fresh: list[dict[str, stateful.Form]] = []
         for callback in self._callbacks:
             keras_callbacks.require_resumable(callback)
             given, held = _arguments(callback), _attributes(callback)
             self._at_begin.append(
                 {name: (value, name in given and self._digest(value)) for name, value in held}
             )
+            self._fresh.append(self._objects(held))
         self.read(Writer(self.known))
+
+    def _objects(self, held: list[tuple[str, Any]]) -> dict[str, stateful.Form]:
+        """Returns the form of each object with a state among attributes, by its path."""
+        found = {}
+        for name, value in held:
+            writer = Writer(self.known)
+            with contextlib.suppress(CannotKeepError):
+                writer.put(value, name)
+            found.update(writer.objects)
+        return found
 
     def _digest(self, value: Any) -> str | None:
         """Returns what tells whether a value has changed; `None` where it cannot be kept."""
@@ -125,9 +139,9 @@ class CallbackState:
         own = {"class": type(callback).__name__, "beside": keras_callbacks.beside(callback)}
         if _tells(callback):
             try:
-                return {**own, "state": writer.put(callback.get_state())}
+                return {**own, "state": self._put(writer, callback.get_state(), "get_state()", {})}
             except CannotKeepError as error:
-                raise self._refusal(callback, f"get_state(){error.path}", error.why) from error
+                raise self._refusal(callback, error.path, error.why) from error
         kept, given = {}, _arguments(callback)
         for name, value in _attributes(callback):
             before, digest = self._at_begin[place].get(name, (None, None))
@@ -135,12 +149,23 @@ class CallbackState:
             if unchanged and (digest is not None or before is value):
                 continue
             try:
-                kept[name] = writer.put(value)
+                kept[name] = self._put(writer, value, name, self._fresh[place])
             except CannotKeepError as error:
                 if isinstance(value, _STATELESS) and _is_same(before, value):
                     continue
-                raise self._refusal(callback, f"{name}{error.path}", error.why) from error
+                raise self._refusal(callback, error.path, error.why) from error
         return {**own, "attributes": kept}
+
+    @staticmethod
+    def _put(writer: Writer, value: Any, path: str, fresh: Mapping[str, stateful.Form]) -> Any:
+        """Puts a value whose objects a restart can give their states to."""
+        writer.objects.clear()
+        stored = writer.put(value, path)
+        for at, form in writer.objects.items():
+            why = stateful.misfit(form, fresh.get(at))
+            if why is not None:
+                raise CannotKeepError(at, why)
+        return stored
 
     @staticmethod
     def _refusal(callback: Any, where: str, why: str) -> ValueError:
@@ -156,13 +181,21 @@ class CallbackState:
         """Gives the callbacks a state that `read` returned.
 
         Raises:
-            ValueError: If the callbacks are others, or lack an object that is to get its state.
+            ValueError: If the callbacks are others, or lack an object that is to get its state, or
+                if a former version of the library, which kept less, has stored them.
         """
         classes = [type(callback).__name__ for callback in self._callbacks]
         if classes != [own["class"] for own in stored]:
             raise ValueError(
                 "callbacks of Resume must be those of the checkpoint, "
                 f"{[own['class'] for own in stored]}. Received: {classes}"
+            )
+        former = [own["class"] for own in stored if "beside" not in own]
+        if former:
+            raise ValueError(
+                "The checkpoint was written by a former version of modreduce_keras, which kept "
+                "less of its callbacks. Go on with that version, or begin anew with another folder "
+                f"for Resume. Received: the callbacks {former}"
             )
         known = {name: one for one, name in self.known}
         for callback, own in zip(self._callbacks, stored, strict=True):

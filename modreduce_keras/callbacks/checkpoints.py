@@ -68,9 +68,9 @@ class Folder:
         return self.path / f"epoch-{position.epoch:06d}-step-{position.step:09d}{mark}.checkpoint"
 
     def remove_unfinished(self) -> None:
-        """Removes what a process left that was killed while it wrote."""
+        """Removes what a process left that was killed while it wrote; what one writes now stays."""
         for _, path in self._named(unfinished=True):
-            path.unlink(missing_ok=True)
+            whole_files.remove_unlocked(path)
 
     def write(
         self,

@@ -8,13 +8,13 @@ given back its state, where the restarted program has made it anew.
 import collections
 import datetime
 import pathlib
-import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
+
+from modreduce_keras.callbacks import stateful
 
 _ARRAY_KINDS = "fiubcUSmM"
 _FACTORIES = {one.__name__: one for one in (int, float, str, list, dict, set, bool)}
@@ -73,10 +73,15 @@ class Writer:
     Args:
         known: What is stored elsewhere or comes again with the program, and is only pointed at:
             (object, name) for each. The name tells it from others.
+
+    Attributes:
+        arrays: The arrays of what was put, as bytes.
+        objects: The form of each object with a state that was put, by its path.
     """
 
     def __init__(self, known: Sequence[tuple[Any, str]] = ()):
         self.arrays: list[np.ndarray] = []
+        self.objects: dict[str, stateful.Form] = {}
         self._known = {id(one): (one, name) for one, name in known}
         self._open: list[int] = []
 
@@ -116,8 +121,9 @@ class Writer:
             return {"kind": "array", "array": self._array(value, path)}
         if isinstance(value, tf.Tensor) and hasattr(value, "numpy"):
             return {"kind": "tensor", "array": self._array(value.numpy(), path)}
-        states = _states_of(value)
+        states = stateful.state_of(value)
         if states is not None:
+            self.objects[path] = stateful.form_of(value)
             own = self.put(states, path)
             return {"kind": "object", "class": type(value).__name__, "state": own}
         simple = _SIMPLE.get(type(value).__name__)
@@ -196,14 +202,17 @@ def taken_back(
         return value[()] if kind == "scalar" else value
     if kind == "object":
         state = inner(stored["state"])
-        if type(present).__name__ != stored["class"] or not _give_back(present, state):
+        if type(present).__name__ != stored["class"] or not stateful.give_back(present, state):
             raise ValueError(
                 f"{path} was a {stored['class']} whose state is in the checkpoint, which needs "
                 "one of the same shapes there when training begins: make it in the constructor or "
-                f"in on_train_begin. Received: {_class_name(present)}"
+                f"in on_train_begin{stateful.how_to_build(present)}. "
+                f"Received: {_class_name(present)}"
             )
         return present
-    return _SIMPLE[kind].build(inner(stored["from"], present))
+    simple = _SIMPLE[kind]
+    parts = simple.take_apart(present) if type(present) is simple.kind else None
+    return simple.build(inner(stored["from"], parts))
 
 
 def _array_back(described: Mapping[str, Any], arrays: Sequence[Any], inner: Any) -> np.ndarray:
@@ -231,52 +240,3 @@ def _class_name(value: Any) -> str:
     kind = type(value)
     home = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     return f"{home}{kind.__qualname__}"
-
-
-# Objects that hold a state
-
-
-def _variables_of(value: Any) -> list[Any] | None:
-    """Returns the variables that make up an object of Keras or TensorFlow; `None` for others."""
-    if isinstance(value, (tf.Variable, keras.Variable)):
-        return [value]
-    if isinstance(value, keras.random.SeedGenerator):
-        return [value.state]
-    if isinstance(value, tf.random.Generator):
-        return [value.state]
-    kinds = (keras.metrics.Metric, keras.layers.Layer, keras.optimizers.Optimizer)
-    return list(value.variables) if isinstance(value, kinds) else None
-
-
-def _states_of(value: Any) -> Any:
-    """Returns what an object's state is, as a value that can be kept; `None` for others."""
-    variables = _variables_of(value)
-    if variables is not None:
-        return [np.asarray(keras.ops.convert_to_numpy(one)) for one in variables]
-    if isinstance(value, np.random.Generator):
-        return value.bit_generator.state
-    if type(value) is np.random.RandomState:
-        return value.get_state(legacy=False)
-    if type(value) is random.Random:
-        return value.getstate()
-    return None
-
-
-def _give_back(value: Any, state: Any) -> bool:
-    """Gives an object its state; returns whether it fits."""
-    variables = _variables_of(value)
-    if variables is not None:
-        shapes = [tuple(one.shape) for one in variables]
-        if shapes != [one.shape for one in state]:
-            return False
-        for variable, one in zip(variables, state, strict=True):
-            variable.assign(one)
-    elif isinstance(value, np.random.Generator):
-        if state["bit_generator"] != type(value.bit_generator).__name__:
-            return False
-        value.bit_generator.state = state
-    elif type(value) is np.random.RandomState:
-        value.set_state(state)
-    else:
-        value.setstate(state)
-    return True

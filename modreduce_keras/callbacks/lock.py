@@ -18,7 +18,8 @@ _owners = itertools.count()
 def acquire(folder: Path) -> int:
     """Locks a folder for this process.
 
-    Where the process has locked it before, the lock changes its owner. The operating system lets
+    Where the process has locked it before, the lock changes its owner. Where the file system cannot
+    lock files, nothing is locked. The operating system lets
     go of the lock when the process ends, in whatever way.
 
     Args:
@@ -47,6 +48,9 @@ def acquire(folder: Path) -> int:
             f"Another process (number {holder}) trains with checkpoints in {folder}. Wait for it, "
             "end it, or give this run a folder of its own."
         ) from error
+    except OSError:  # a file system without locks
+        os.close(file)
+        return owner
     os.ftruncate(file, 0)
     os.write(file, str(os.getpid()).encode())
     _held[folder] = file, owner

@@ -29,11 +29,11 @@ class Resume(keras.callbacks.Callback):
 
     The state after a kill and a restart is, bit by bit on a CPU, that of a run that was never
     killed. A checkpoint holds every variable of the model (of a distiller: students, adapters,
-    memory banks, the aggregator, past selves, knobs, scores of the students, the step, and the
-    states of the random generators of its layers), every variable of the optimizers (slots,
-    iterations, learning rates, loss scales), the epoch, the step in it with the running means of
-    the logs, and the history. A teacher is not stored; it has to be the same, by a hash of its
-    weights. It serves plain Keras models as well.
+    memory banks, the aggregator, EMA weights, hyperparameters that callbacks may change, scores of
+    the students, the step, and the states of the random generators of its layers), every variable
+    of the optimizers (slots, iterations, learning rates, loss scales), the epoch, the step in it
+    with the running means of the logs, and the history. A teacher is not stored; it has to be the
+    same, by a hash of its weights. It serves plain Keras models as well.
 
         train = mr.data.epoch_shuffle(dataset, seed=0).batch(64).prefetch(2)
         distiller.fit(train, epochs=240, callbacks=[..., mr.callbacks.Resume("run")])
@@ -45,7 +45,8 @@ class Resume(keras.callbacks.Callback):
     it again trains nothing, with more epochs too. To go on with it, remove the file `*-ended`
     from the folder and start with other callbacks; a callback that only interrupts a run, as its
     time is up, raises an error instead. Give every run a folder of its own. What a checkpoint
-    holds, knobs and learning rates among it, replaces what the constructors were given.
+    holds, such hyperparameters and learning rates among it, replaces what the constructors were
+    given.
 
     What a user has to see to:
 
@@ -59,8 +60,10 @@ class Resume(keras.callbacks.Callback):
       the best weights of `EarlyStopping`) is stored for those named in `callbacks=`, whole: what
       cannot be kept is refused by name when training begins, or as soon as it is there. Arguments
       of their constructors are stored only if training has changed them, so a restart may come
-      with another patience. A class with the methods `get_state()` and `set_state(state)` says
-      itself what is kept of it.
+      with another patience. An object with variables (a metric, a layer, an optimizer) has to have
+      them when training begins, as the restart makes it anew and gives it their values; Keras'
+      `F1Score`, `R2Score` and `AUC` may make theirs later. A class with the methods `get_state()`
+      and `set_state(state)` says itself what is kept of it.
 
     Where checkpoints are in the middle of an epoch, a restart reads the batches before it again
     without training on them (one is, and undone, to build what a first step builds); other
@@ -69,7 +72,8 @@ class Resume(keras.callbacks.Callback):
     On several machines, each worker has a folder of its own inside `directory`, `worker-0`, ...,
     and all begin with the newest checkpoint that every one of them can read.
 
-    While it trains, no other process can train with the same folder (not enforced on Windows).
+    While it trains, no other process can train with the same folder (not enforced on Windows and on
+    file systems that cannot lock files).
     After an error or Ctrl-C the next `fit`, with or without `Resume`, begins as if there had been
     none. A distiller then unlocks the folder at once, another Keras model when Python lets go of
     the error.
@@ -142,7 +146,8 @@ class Resume(keras.callbacks.Callback):
         """Loads the newest checkpoint into a compiled model.
 
         `fit` does it by itself. Before `fit`, it tells whether a stage before it is to be run:
-        `if not resume.restore(distiller): distiller.pretrain(...)`.
+        `if not resume.restore(distiller): distiller.pretrain(...)`. It only reads the folder, where
+        another process may be writing.
 
         Returns:
             Whether there was one.
@@ -161,7 +166,6 @@ class Resume(keras.callbacks.Callback):
         training_state.variables(model, metrics=False)  # refuses what cannot be stored, at once
         self._own = self._identity(model)
         self._folder = Folder(self._own_path(model), self.keep)
-        self._folder.remove_unfinished()
         readable, problems = found.readable(self._folder, model)
         if not readable:
             if problems:
@@ -248,6 +252,7 @@ class Resume(keras.callbacks.Callback):
             weakref.finalize(fit.batches, lock.release, path, self._owner).atexit = False
             callback_state.require_before(self.callbacks, self, fit.callbacks)
         epochs = self.params.get("epochs") or 0
+        Folder(path, self.keep).remove_unfinished()
         restored = self._restore(self.model, epochs)
         self._state = CallbackState(self.callbacks, self.model)
         if not restored:
@@ -389,13 +394,15 @@ class Resume(keras.callbacks.Callback):
         """Stores what `fit` leaves behind, if it is not what the last epoch did."""
         position, history = self._last
         manifest, arrays = self._content(history, metrics=False)
-        manifest["stopped"] = manifest["stopped"] or (self._over and self._manifest["stopped"])
+        manifest["stopped"] = manifest["stopped"] or (
+            self._over and self._manifest.get("stopped", False)
+        )
         try:
             last, stored = self._folder.read(position)
             same = [(name, bytes(one)) for name, one in stored.items()] == [
                 (name, np.ascontiguousarray(one).tobytes()) for name, one in arrays
             ]
-            if same and last["stopped"] == manifest["stopped"]:
+            if same and last.get("stopped", False) == manifest["stopped"]:
                 return
         except (DamagedError, OSError):
             pass  # it could not be written

@@ -171,6 +171,14 @@ def test_an_object_of_another_shape_is_missed():
         back(np.random.default_rng(1), np.random.Generator(np.random.MT19937(1)))
 
 
+def test_objects_within_a_deque_and_an_ordered_dict():
+    for build in (lambda one: collections.deque([one]), lambda one: collections.OrderedDict(a=one)):
+        present = mean()
+        found = back(build(mean(1.0, 2.0)), build(present))
+        assert float(present.result()) == 1.5
+        assert found == build(present)
+
+
 def test_what_is_known_is_pointed_at():
     one, other = object(), object()
     stored = Writer([(one, "it")]).put([one, 3])

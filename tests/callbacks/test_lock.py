@@ -1,5 +1,7 @@
 """One process at a time trains with the folder of a run."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -8,7 +10,9 @@ import resumable
 from resumable import train
 
 import modreduce_keras as mr
+from modreduce_keras import whole_files
 from modreduce_keras.callbacks import lock
+from modreduce_keras.callbacks.checkpoints import Folder, Position
 
 # What another process does, without the library, whose import takes long.
 HOLDER = """
@@ -51,3 +55,30 @@ def test_looking_at_a_checkpoint_locks_nothing(tmp_path):
     train("light", 1, tmp_path, 1)
     assert mr.callbacks.Resume(tmp_path).restore(resumable.light(1, True))
     assert tmp_path.resolve() not in lock._held
+
+
+def test_what_another_process_writes_stays_when_a_checkpoint_is_looked_at(tmp_path):
+    train("light", 1, tmp_path, 1)
+    with whole_files.writing(Folder(tmp_path, 3).file(Position(2, 0))) as file:
+        before = set(tmp_path.iterdir())
+        assert mr.callbacks.Resume(tmp_path).restore(resumable.light(1, True))
+        Folder(tmp_path, 3).remove_unfinished()
+        assert set(tmp_path.iterdir()) == before
+        file.write(b"whole")
+    assert Folder(tmp_path, 3).file(Position(2, 0)).read_bytes() == b"whole"
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    opened = []
+
+    def flock(descriptor, operation):
+        opened.append(descriptor)
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    owner = lock.acquire(tmp_path)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])
+    lock.release(tmp_path, owner)
+    train("light", 1, tmp_path, 1)
+    assert len(list(tmp_path.glob("*.checkpoint"))) == 1

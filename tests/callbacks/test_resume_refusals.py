@@ -11,10 +11,11 @@ from resumable import (
     interrupt,
     train,
 )
+from small_trainings import plain
 
 import modreduce_keras as mr
 from modreduce_keras.callbacks import training_state
-from modreduce_keras.callbacks.checkpoints import Position
+from modreduce_keras.callbacks.checkpoints import Folder, Position
 from modreduce_keras.callbacks.training_state import arrays, differences
 from modreduce_keras.fingerprints import fingerprint_of
 
@@ -215,3 +216,42 @@ def test_initial_epoch_beside_a_checkpoint_is_refused(tmp_path):
 def test_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         mr.callbacks.Resume(**{"directory": "run", **arguments})
+
+
+def former(folder, epoch):
+    """Writes a checkpoint as a former version did, over the one that is there."""
+    checkpoints, position = Folder(folder, 3), Position(epoch, 0)
+    for path in folder.glob("*-ended*"):
+        path.unlink()
+    manifest, stored = checkpoints.read(position)
+    callbacks = [
+        {"class": one["class"], "values": {}, "arrays": {}} for one in manifest["callbacks"]
+    ]
+    described = {one["name"]: (one["dtype"], one["shape"]) for one in manifest["arrays"]}
+    kept = [
+        (name, np.frombuffer(content, described[name][0]).reshape(described[name][1]))
+        for name, content in stored.items()
+    ]
+    manifest = {**manifest, "callbacks": callbacks}
+    manifest.pop("stopped", None)
+    checkpoints.write(position, manifest, kept)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_checkpoints_of_a_former_version(named, tmp_path):
+    def run(epochs):
+        stopping = [keras.callbacks.EarlyStopping("loss")] if named else []
+        resume = mr.callbacks.Resume(tmp_path, callbacks=stopping)
+        return plain(1).fit(
+            np.ones((4, 3)), np.zeros(4), epochs=epochs, verbose=0, callbacks=[*stopping, resume]
+        )
+
+    run(1)
+    former(tmp_path, 1)
+    if named:
+        with pytest.raises(ValueError, match=r"another folder .* Received: .*\['EarlyStopping'\]"):
+            run(2)
+    else:
+        assert run(1).epoch == [0]  # has ended
+        former(tmp_path, 1)
+        assert run(2).epoch == [0, 1]
