@@ -161,6 +161,20 @@ def unpack(batch: Any) -> tuple[Any, Any, Any]:
     return (*batch, None, None)[:3]
 
 
+INPUTS, INDEX, LESSONS = "inputs", "sample_index", "teacher_outputs"
+"""What inputs with an index consist of, those of `mr.data.with_index` and of a teacher cache."""
+
+
+def is_indexed(x: Any) -> bool:
+    """Returns whether inputs carry the index of each sample."""
+    return isinstance(x, dict) and {INPUTS, INDEX} <= set(x) <= {INPUTS, INDEX, LESSONS}
+
+
+def split_index(x: Any) -> tuple[Any, Any]:
+    """Returns the inputs of the models and the samples' index, `None` where there is none."""
+    return (x[INPUTS], x[INDEX]) if is_indexed(x) else (x, None)
+
+
 def require_end(argument: str, data: Any, otherwise: str = "") -> None:
     """Raises if data are known to have no end.
 

@@ -23,12 +23,14 @@ class RunningFit(NamedTuple):
         epoch: The epoch that it is in; `None` before the first one.
         batches: Goes through its data; an object of this call alone, `None` before it is made.
         callbacks: Its callbacks in their order, Keras' own among them; empty before they are known.
+        data: What it was given to train on and to validate with.
     """
 
     first: int
     epoch: int | None
     batches: Any
     callbacks: list[keras.callbacks.Callback]
+    data: tuple[Any, Any]
 
     @property
     def goes_on(self) -> bool:
@@ -37,18 +39,23 @@ class RunningFit(NamedTuple):
 
 
 def running_fit() -> RunningFit | None:
-    """Returns the innermost `fit` of this thread, or else of another; `None` where none runs."""
+    """Returns the innermost `fit` of this thread, `None` where none runs."""
+    return next(_fits(sys._getframe()), None)
+
+
+def running_fits() -> tuple[list[RunningFit], list[list[RunningFit]]]:
+    """Returns the calls of `fit` of this thread, the innermost first, and those of each other."""
+    every = sys._current_frames()
+    own = list(_fits(every.pop(threading.get_ident())))
+    return own, [fits for fits in (list(_fits(frame)) for frame in every.values()) if fits]
+
+
+def _fits(frame: FrameType | None) -> Iterator[RunningFit]:
     code = _code_of_fit()
-    return next((_read(frame) for frame in _frames() if frame.f_code is code), None)
-
-
-def _frames() -> Iterator[FrameType]:
-    every, own = sys._current_frames(), threading.get_ident()
-    for thread in sorted(every, key=lambda thread: thread != own):
-        frame = every[thread]
-        while frame is not None:
-            yield frame
-            frame = frame.f_back
+    while frame is not None:
+        if frame.f_code is code:
+            yield _read(frame)
+        frame = frame.f_back
 
 
 @functools.cache
@@ -64,4 +71,5 @@ def _read(frame: FrameType) -> RunningFit:
         epoch=found.get("epoch"),
         batches=found.get("epoch_iterator"),
         callbacks=list(callbacks),
+        data=(found.get("x"), found.get("validation_data")),
     )

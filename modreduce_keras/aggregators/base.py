@@ -19,7 +19,7 @@ class Aggregator(keras.layers.Layer):
     - `inputs`: what the first peer sees, (batch, ...).
     - `labels`: class indices, (batch,), int32; where the class says `takes_soft_labels`, also
       probabilities of the classes, (batch, classes).
-    - `averages`: the logits of the peers' past selves, (batch, peers, classes), constants; how
+    - `averages`: the logits of the peers' EMA models, (batch, peers, classes), constants; how
       they follow the peers is said by `keep`.
     - `temperature`: the temperature of the online loss, a scalar.
     - `independent`: whether the outputs are independent labels, or one logit, and not classes: a
@@ -68,7 +68,7 @@ class Aggregator(keras.layers.Layer):
     logs: ClassVar[tuple[str, ...]] = ()
     """Names of the values that `call` returns for the logs."""
     average_every: ClassVar[str] = "step"
-    """When the peers' past selves move: after each `"step"` or at the end of each `"epoch"`."""
+    """When the EMA weights are updated: after each `"step"` or at the end of each `"epoch"`."""
 
     def __init__(self, **kwargs):
         kwargs.setdefault("dtype", "float32")
@@ -110,12 +110,12 @@ class Aggregator(keras.layers.Layer):
         raise NotImplementedError
 
     def keep(self, step):
-        """Returns which part of the peers' past selves stays when they move, from 0 to 1.
+        """Returns the decay of the peers' EMA weights, from 0 to 1.
 
-        past = keep · past + (1 - keep) · present
+        ema = keep · ema + (1 - keep) · present
 
         Args:
-            step: How many moves there were before, int scalar.
+            step: How many updates there were before, int scalar.
         """
         raise NotImplementedError
 

@@ -20,7 +20,7 @@ class PCL(Aggregator):
     z_e = W [h_1; ...; h_P] + b
     online_i = loss(z_e, z_i) + 1/(P - 1) Σ_{j≠i} loss(z̄_j, z_i)
 
-    with the embeddings h and the logits z̄ of the peers' past selves, whose weights are averages,
+    with the embeddings h and the logits z̄ of the peers' EMA models, whose weights are averages,
     θ̄ ← k θ̄ + (1 - k) θ with k = min(1 - 1/(t + 1), decay) after training step t = 0, 1, ...
 
     The supervised loss of z_e trains the dense layer and, through their features, the peers. What
@@ -37,7 +37,7 @@ class PCL(Aggregator):
     Call arguments:
         logits: (batch, peers, classes).
         features: The peers' embeddings, a list of (batch, width); for `"paper"`.
-        averages: Logits of the peers' past selves, (batch, peers, classes).
+        averages: Logits of the peers' EMA models, (batch, peers, classes).
 
     Returns:
         For `"paper"` `targets` (batch, peers, 1 + peers, classes), the ensemble before the

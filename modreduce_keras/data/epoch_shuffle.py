@@ -34,8 +34,11 @@ def epoch_shuffle(
     - in `fit`, of any Keras model, the one that `fit` counts, with `initial_epoch` and after a
       restart too. So two methods that are compared on one dataset see the same orders. Whatever
       else reads the dataset meanwhile (a validation, a callback) sees that epoch's order as well
-      and changes nothing. With `steps_per_epoch`, where passes over the data and epochs differ, it
-      is the number of the pass, counted from `initial_epoch`;
+      and changes nothing. Fits that run at once in several threads need a dataset each.
+      With `steps_per_epoch`, where passes over the data and epochs differ, it is the number of the
+      pass, counted from `initial_epoch`. Every iteration of this dataset then counts as a pass, so
+      that a validation or a callback that reads it changes the order of the training from there
+      on: give those a dataset of their own, another `epoch_shuffle(...)`;
     - in a block `with mr.data.in_epoch(epoch):`, that one;
     - elsewhere the number of iterations of this dataset that began elsewhere: 0, 1, ...
 
@@ -138,6 +141,7 @@ def per_epoch(build: Callable[[Any], tf.data.Dataset], size: int = -1) -> tf.dat
     result = tf.data.Dataset.from_tensors(0).flat_map(one)
     if size >= 0:
         result = result.apply(tf.data.experimental.assert_cardinality(size))
+    epochs.mark(result)
     result._reshuffle_each_iteration = True  # as `shuffle` says it: for what needs a fixed order
     return result
 

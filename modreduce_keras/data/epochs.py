@@ -3,11 +3,12 @@
 import contextlib
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from modreduce_keras.arguments import require_integer
-from modreduce_keras.keras_fit import running_fit
+from modreduce_keras.keras_fit import RunningFit, running_fits
 
 
 class _Given:
@@ -21,7 +22,7 @@ def in_epoch(epoch: int) -> Iterator[None]:
     """Lets a block read the data of an epoch, for training loops of your own.
 
     `fit` needs no such block. It is for what reads `mr.data.epoch_shuffle` or `mr.data.cifar100`
-    by itself; every iteration that begins in the block is of that epoch.
+    by itself; every iteration that begins in the block is of that epoch, in other threads too.
 
     Args:
         epoch: The number of the epoch, from 0.
@@ -58,16 +59,65 @@ class Epochs:
     def _present(self) -> int:
         if _Given.epoch is not None:
             return _Given.epoch
-        fit = running_fit()
+        fit = self._fit()
         if fit is None:
             self._iterations += 1
             return self._iterations - 1
-        if fit.epoch is None:  # Keras looks at the data before it trains
-            return fit.first
-        if not fit.goes_on:
-            return fit.epoch
+        if fit.epoch is None or not fit.goes_on:
+            return _epoch_of(fit)
         # A pass may begin within an epoch, and earlier where it is prefetched: they are counted.
+        # Who asks is not told, so that what else reads the data counts as well.
         if self._batches() is not fit.batches:
             self._batches, self._passes = weakref.ref(fit.batches), 0
         self._passes += 1
         return fit.first + self._passes - 1
+
+    def _fit(self) -> RunningFit | None:
+        """Returns the `fit` that reads the data: a pipeline asks in its thread or in another.
+
+        Raises:
+            ValueError: If several may, which are not in the same epoch.
+        """
+        own, others = running_fits()
+        if own:
+            return next(filter(self._is_read_by, own), own[0])
+        every = [fit for fits in others for fit in fits]
+        found = list(filter(self._is_read_by, every)) or [fits[0] for fits in others]
+        if len({_moment(fit) for fit in found}) > 1:
+            raise ValueError(
+                "Several fits run at once, in threads of one process, and it is not known of which "
+                "one an epoch's data are read: give each fit a dataset of its own, another "
+                "mr.data.epoch_shuffle(...), or read the data in a loop of your own, with "
+                "mr.data.in_epoch(epoch). Received: fits that are in the epochs "
+                f"{sorted(map(_epoch_of, found))}"
+            )
+        return found[0] if found else None
+
+    def _is_read_by(self, fit: RunningFit) -> bool:
+        return any(self._is_in(data) for data in fit.data)
+
+    def _is_in(self, data: Any) -> bool:
+        """Returns whether a dataset is known to be made of this one."""
+        if getattr(data, _MARK, None) is self:
+            return True
+        try:
+            return any(map(self._is_in, data._inputs()))
+        except (AttributeError, NotImplementedError, TypeError):
+            return False
+
+    def mark(self, dataset: Any) -> None:
+        """Says that a dataset asks here, so that it is known which `fit` reads it."""
+        setattr(dataset, _MARK, self)
+
+
+_MARK = "_modreduce_keras_epochs"
+
+
+def _epoch_of(fit: RunningFit) -> int:
+    # Keras looks at the data before it trains.
+    return fit.first if fit.epoch is None else fit.epoch
+
+
+def _moment(fit: RunningFit) -> Any:
+    """Returns what two calls of `fit` have in common that read the same epoch."""
+    return id(fit.batches) if fit.goes_on else _epoch_of(fit)

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-INPUTS, INDEX, LESSONS = "inputs", "sample_index", "teacher_outputs"
+from modreduce_keras.batches import INDEX, INPUTS, LESSONS, is_indexed, split_index
 
 
 def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns a dataset whose inputs carry the place of each sample in it.
+    """Returns a dataset whose inputs carry the index of each sample in it.
 
     Methods that remember every sample (CRD's memory bank) need it. To be applied to single
     samples, before they are shuffled and batched: a sample then keeps its index in every epoch.
@@ -25,8 +25,8 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
     Raises:
         TypeError: If something else than a `tf.data.Dataset` came.
         ValueError: If the dataset is batched, endless, has an index, or is shuffled anew in each
-            epoch. A dataset that
-            reads files in an order that changes has to be told not to (`shuffle_files=False`).
+            epoch. A dataset that reads files in an order that changes has to be told not to
+            (`shuffle_files=False`).
 
     Example:
         >>> dataset = tf.data.Dataset.from_tensor_slices(([[0.5], [0.7]], [1, 0]))
@@ -50,7 +50,7 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
         )
     inputs = dataset.element_spec
     inputs = inputs[0] if isinstance(inputs, tuple) else inputs
-    if _is_indexed(inputs):
+    if is_indexed(inputs):
         raise ValueError(
             "with_index is applied once. Received a dataset that has an index: "
             f"{dataset.element_spec}"
@@ -98,18 +98,9 @@ def reshuffled(dataset: tf.data.Dataset) -> bool:
         return False
 
 
-def _is_indexed(x: Any) -> bool:
-    return isinstance(x, dict) and {INPUTS, INDEX} <= set(x) <= {INPUTS, INDEX, LESSONS}
-
-
-def split_index(x: Any) -> tuple[Any, Any]:
-    """Returns the inputs of the models and the samples' index, `None` where there is none."""
-    return (x[INPUTS], x[INDEX]) if _is_indexed(x) else (x, None)
-
-
 def lessons_of(x: Any) -> dict[str, Any] | None:
     """Returns a teacher's stored outputs by their fingerprint, `None` where there are none."""
-    return x.get(LESSONS) if _is_indexed(x) else None
+    return x.get(LESSONS) if is_indexed(x) else None
 
 
 def indexed_inputs(dataset: Any, method: str) -> Any:

@@ -168,20 +168,30 @@ def _affordable() -> int:
     return _MOST_OPEN if soft == resource.RLIM_INFINITY else max(1, min(_MOST_OPEN, soft // 2))
 
 
+def _read_at(descriptor: int, begin: int, into: Any) -> int:
+    """Fills a buffer from a place on, and returns how many bytes there were."""
+    # Systems read 2 GiB at most at once.
+    view, done = memoryview(into).cast("B"), 0
+    while several := _read_some(descriptor, begin + done, view[done:]):
+        done += several
+        if done == view.nbytes:
+            break
+    return done
+
+
 if hasattr(os, "preadv"):
 
-    def _read_at(descriptor: int, begin: int, into: Any) -> int:
-        """Reads into a buffer from a place on, and returns how many bytes there were."""
+    def _read_some(descriptor: int, begin: int, into: memoryview) -> int:
+        """Reads into a buffer from a place on, and returns how many bytes that were."""
         return os.preadv(descriptor, [into], begin)
 
 else:
     _SEEKING = threading.Lock()
 
-    def _read_at(descriptor: int, begin: int, into: Any) -> int:
-        """Reads into a buffer from a place on, and returns how many bytes there were."""
-        view = memoryview(into).cast("B")
+    def _read_some(descriptor: int, begin: int, into: memoryview) -> int:
+        """Reads into a buffer from a place on, and returns how many bytes that were."""
         with _SEEKING:
             os.lseek(descriptor, begin, os.SEEK_SET)
-            content = os.read(descriptor, view.nbytes)
-        view[: len(content)] = content
+            content = os.read(descriptor, min(len(into), 2**30))
+        into[: len(content)] = content
         return len(content)

@@ -61,11 +61,6 @@ class Shard(NamedTuple):
         """The path of the file."""
         return self.file.path
 
-    @property
-    def outputs(self) -> list[np.ndarray]:
-        """All outputs, read now."""
-        return [_read(self.file, column) for column in self.columns]
-
 
 def write(
     folder: Path,
@@ -179,17 +174,15 @@ class Rows:
         first = self._shards[0].columns
         chosen = range(len(first)) if chosen is None else chosen
         taken = [np.empty((len(row), *first[n].shape[1:]), first[n].dtype) for n in chosen]
-        rows = defaultdict(list)
+        contents, rows = [_bytes_by_row(one) for one in taken], defaultdict(list)
         for place, (number, at) in enumerate(zip(shard.tolist(), row.tolist(), strict=True)):
             rows[number].append((place, at))
         for number, pairs in rows.items():
             one, pieces = self._shards[number], []
-            for into, n in zip(taken, chosen, strict=True):
+            for into, n in zip(contents, chosen, strict=True):
                 _, _, begin, size = one.columns[n]
                 if size:
-                    pieces += [
-                        (begin + size * at, size, into[place : place + 1]) for place, at in pairs
-                    ]
+                    pieces += [(begin + size * at, size, into[place]) for place, at in pairs]
             one.file.read(pieces)
         return taken
 
@@ -202,6 +195,7 @@ def checksums_of(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """
     arrays = [np.asarray(array, order="C") for array in arrays]
     contents = [content_of if array.dtype.kind in STRINGS else _data for array in arrays]
+    arrays = [one if one.dtype.kind in STRINGS else _bytes_by_row(one) for one in arrays]
     checksums = np.empty(len(arrays[0]), np.uint64)
     for place in range(len(checksums)):
         digest = hashlib.blake2b(digest_size=8)
@@ -213,3 +207,8 @@ def checksums_of(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 def _bytes(array: np.ndarray) -> memoryview:
     return memoryview(array.reshape(-1).view(np.uint8))
+
+
+def _bytes_by_row(array: np.ndarray) -> np.ndarray:
+    """Returns the same memory as bytes, (rows, bytes): bfloat16 has no buffer of its own."""
+    return array.reshape(len(array), math.prod(array.shape[1:])).view(np.uint8)

@@ -65,7 +65,7 @@ class PastSelves(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any, model: str) -> Any:
-        """Returns the output of a model's past self in inference, (batch, ...), constant."""
+        """Returns the output of a model's EMA in inference, (batch, ...), constant."""
         model = self._models()[model]
         given = [[self._past(v) for v in part] for part in _parts(model)]
         outputs, _ = model.stateless_call(*given, inputs, training=False)
@@ -86,7 +86,7 @@ class PastSelves(keras.layers.Layer):
         self.moves.assign_add(1)
 
     def assign_to(self, name: str, model: keras.Model) -> None:
-        """Writes a model's past self into another one of the same architecture.
+        """Writes a model's EMA weights into another one of the same architecture.
 
         Raises:
             ValueError: If the weights do not fit, or the two models give other outputs with the
@@ -99,7 +99,7 @@ class PastSelves(keras.layers.Layer):
                 f"The past weights of {name!r} go into a model of the same architecture. "
                 f"Received: {model.name!r} with {len(model.variables)} weights for {len(own)}"
             )
-        # What is no weight comes from the model as it is: its past self runs with that too.
+        # What is no weight comes from the model as it is: its EMA runs with that too.
         copy_state(present, model)
         require_same_outputs(present, model)
         for variable, target in zip(own, model.variables, strict=True):

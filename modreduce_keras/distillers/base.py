@@ -404,7 +404,7 @@ class BaseDistiller(SavedModel):
                 and step, before any callback could save; the weights are those before the step.
                 `"skip"`: the step of that student is left out and counted (`nonfinite_steps`,
                 `skipped_steps`), the first time with a warning. Schedules count such a step, and
-                past selves move towards the weights that stayed. `None`, the default: nothing is
+                EMA weights move towards the weights that stayed. `None`, the default: nothing is
                 looked at, except where float16 is trained with loss scales.
             fused_normalization: Whether training steps compute batch normalizations by one fused
                 kernel instead of Keras' dozen operations, wherever it can stand for them: the

@@ -158,7 +158,7 @@ def require_sample_index(index, samples: int, owner: str):
     """
     if len(index.shape) != 1:
         raise ValueError(
-            "index must have one place for each sample, (batch,): apply mr.data.with_index "
+            "index must have one number for each sample, (batch,): apply mr.data.with_index "
             f"before batch. Received: index of shape {tuple(index.shape)}"
         )
     dtype = keras.backend.standardize_dtype(index.dtype)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from modreduce_keras.batches import Batches, unpack
+from modreduce_keras.batches import Batches, split_index, unpack
 from modreduce_keras.copying import copy_state
 from modreduce_keras.models.clones import rebuilt
 from modreduce_keras.models.fake_quantization import (
@@ -95,9 +95,9 @@ def quantize_aware(
         bits: Of the weights, 2 to 8. With fewer than 8 they are still stored in int8, of which
             they take 2^bits - 1 values: the file is as large, and compresses better.
         representative: Inputs, arrays or a dataset of batches, `x` or `(x, y)`, that set the
-            first ranges: best some hundreds of training images. Without them the first batch of
-            the training does. With them and without training the copy is the student quantized
-            after training.
+            first ranges: best some hundreds of training images; an index of the samples is left
+            out. Without them the first batch of the training does. With them and without training
+            the copy is the student quantized after training.
 
     Returns:
         A functional model.
@@ -338,7 +338,7 @@ def _calibrate(model: keras.Model, representative: Any) -> None:
     batch = None
     try:
         for batch in batches:
-            _observe(observer, unpack(batch)[0])
+            _observe(observer, split_index(unpack(batch)[0])[0])
         if batch is None:
             raise ValueError("representative must have samples. Received: none")
     finally:

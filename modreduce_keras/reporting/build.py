@@ -85,8 +85,8 @@ def report(
         exports: What `mr.export` wrote, TFLite and ONNX files or folders of SavedModels: `{name:
             path}` with one student, else `{student: {name: path}}`.
         data: Dataset of batches `(x, y)`, or a tuple `(x, y)` of arrays, as `mr.export.verify`
-            takes them. Labels are classes or one-hot, 0 and 1 for each label, or numbers. Sample
-            weights do not count.
+            takes them. Labels are classes or one-hot, 0 and 1 for each label, or numbers; of
+            `kind="embedding"` there may be none, `x` alone. Sample weights do not count.
         path: Folder to write to; it is made if it is missing.
         histories: Logs of trainings, `history.history` of `fit`, for any of `"teacher"` and the
             names of the students (`"student"` if it has none).

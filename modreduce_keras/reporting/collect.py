@@ -7,7 +7,7 @@ import numpy as np
 
 from modreduce_keras.export import judging
 from modreduce_keras.export.samples import batches
-from modreduce_keras.output_kind import CLASSES, LABELS, LOGIT, output_kind
+from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, output_kind
 from modreduce_keras.reporting import answers, numbers
 from modreduce_keras.reporting.gallery import Gallery
 from modreduce_keras.reporting.measures import Figures
@@ -45,7 +45,7 @@ def collect(
 
     Raises:
         TypeError: If the data are something else.
-        ValueError: If they have no labels, or do not fit the networks.
+        ValueError: If they have no labels, where these count, or do not fit the networks.
         VerificationError: If a file gives something else than its student.
     """
     inputs, units = subjects[0].inputs, subjects[0].units
@@ -55,10 +55,10 @@ def collect(
     galleries = (
         {name: Gallery(gallery) for name in students} if _are_images(inputs, gallery) else {}
     )
-    likely = None
+    likely, samples = None, 0
     for x, y in batches("data", data, inputs, batch_size):
         arrays = list(x.values())
-        if y is None:
+        if y is None and kind != EMBEDDING:
             raise ValueError(
                 "data must have labels: give a tuple of arrays (x, y), or a dataset of batches "
                 "(x, y). Received: x alone"
@@ -71,6 +71,7 @@ def collect(
         elif kind is None and likely == CLASSES and y.shape == shape:
             likely = _kind_of(y, shape)  # a row may have several labels after all
         labels.append(y)
+        samples += shape[0]
         for one in subjects:
             outputs[one.name].append(one.run(arrays))
         if likely not in (CLASSES, LOGIT):
@@ -79,7 +80,7 @@ def collect(
         last = {name: answers.logits(likely, parts[-1]) for name, parts in outputs.items()}
         for name, shown in galleries.items():
             shown.add(arrays[0], truth, last[name], last.get(TEACHER))
-    labels = np.concatenate(labels)
+    labels = np.concatenate(labels) if kind != EMBEDDING else None
     everything = {name: np.concatenate(parts) for name, parts in outputs.items()}
     kind = kind or likely
     work_out = answers if kind in (CLASSES, LOGIT, LABELS) else numbers
@@ -107,7 +108,7 @@ def collect(
         for one in subjects
     }
     shown = galleries if kind in (CLASSES, LOGIT) else {}
-    return Collected(kind, figures, shown, len(labels))
+    return Collected(kind, figures, shown, samples)
 
 
 def _kind_of(labels: np.ndarray, shape: tuple[int, int]) -> str:

@@ -171,12 +171,16 @@ def determination(outputs: np.ndarray, labels: np.ndarray) -> float | None:
 
     R² = 1 - Σ (y - z)² / Σ (y - mean y)²
 
-    It is `None` where the labels of an output are all equal.
+    It is `None` where the labels of an output are all equal, to within their rounding.
     """
+    is_float = np.issubdtype(labels.dtype, np.floating)
+    rounding = 4 * np.finfo(labels.dtype).eps if is_float else 0.0
     labels = labels.astype("float64")
+    if (np.ptp(labels, axis=0) <= rounding * np.abs(labels).max(axis=0)).any():
+        return None
     total = ((labels - labels.mean(axis=0)) ** 2).sum(axis=0)
     left = ((labels - outputs) ** 2).sum(axis=0)
-    return float((1 - left / total).mean()) if total.all() else None
+    return float((1 - left / total).mean())
 
 
 def confusion(labels: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:

@@ -15,7 +15,7 @@ def measure(
     kind: str,
     subjects: Sequence[Any],
     outputs: Mapping[str, np.ndarray],
-    labels: np.ndarray,
+    labels: np.ndarray | None,
     *,
     tolerance: float,
 ) -> dict[str, dict[str, Any]]:
@@ -25,7 +25,7 @@ def measure(
         kind: `"regression"` or `"embedding"`.
         subjects: The networks and files.
         outputs: What each put out, (samples, units).
-        labels: Of all samples; of an embedding, they do not count.
+        labels: Of all samples; of an embedding, they do not count, and there may be none.
         tolerance: How far two may be apart that agree; see `mr.export.verify`.
     """
     shape = next(iter(outputs.values())).shape

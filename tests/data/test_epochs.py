@@ -193,8 +193,69 @@ def test_a_fit_in_a_thread(data, orders):
     assert [model.seen for model in models] == [flat(orders[:3])] * 2
 
 
+def shuffled():
+    x = np.arange(SAMPLES, dtype="float32")[:, None]
+    samples = tf.data.Dataset.from_tensor_slices((x, np.arange(SAMPLES) % 3))
+    return mr.data.epoch_shuffle(samples, seed=3).batch(BATCH)
+
+
+def test_with_steps_per_epoch_what_else_reads_the_data_takes_a_dataset_of_its_own(data, orders):
+    class Reading(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            read(self.dataset)
+
+    callback = Reading()
+    callback.dataset = shuffled()
+    found = fit(plain(), data.repeat(), steps_per_epoch=STEPS, callbacks=[callback])
+    assert found == flat(orders[:3])
+
+
+def in_two_threads(first, second):
+    """Trains with one dataset in epoch 0, while a second `fit` reads another one in epoch 5."""
+    begun, done, seen, errors = threading.Event(), threading.Event(), [], []
+
+    class Waiting(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            begun.set()
+            done.wait(30)
+
+    def train(dataset, callbacks=(), **arguments):
+        try:
+            seen.append(fit(plain(), dataset, callbacks=list(callbacks), **arguments))
+        except tf.errors.OpError as error:
+            errors.append(error.message)
+
+    threads = [
+        threading.Thread(
+            target=train, args=(first, [Waiting()]), kwargs={"epochs": 6, "initial_epoch": 5}
+        ),
+        threading.Thread(target=train, args=(second,), kwargs={"epochs": 2}),
+    ]
+    threads[0].start()
+    begun.wait(30)
+    threads[1].start()
+    threads[1].join(30)
+    done.set()
+    threads[0].join(30)
+    return seen, errors
+
+
+def test_fits_in_two_threads_with_a_dataset_each(data, orders):
+    for several in ((data, shuffled()), (data.prefetch(2), shuffled().map(lambda x, y: (x, y)))):
+        assert in_two_threads(*several) == ([flat(orders[:2]), orders[5]], [])
+
+
+def test_fits_in_two_threads_that_share_a_dataset_never_read_the_others_epoch(data):
+    seen, errors = in_two_threads(data, data.prefetch(1))
+    assert len(seen) == 1
+    assert "Several fits run at once" in errors[0] and "mr.data.in_epoch(epoch)" in errors[0]
+    assert "fits that are in the epochs [0, 5]" in errors[0]
+
+
 def test_what_is_read_of_keras_is_there():
     """The names of Keras' own variables: if they change, this says so."""
     names = inspect.unwrap(keras.Model.fit).__code__.co_varnames
-    assert {"initial_epoch", "epoch", "epoch_iterator", "callbacks"} <= set(names)
+    assert {"initial_epoch", "epoch", "epoch_iterator", "callbacks", "x", "validation_data"} <= set(
+        names
+    )
     assert running_fit() is None

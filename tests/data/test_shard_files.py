@@ -1,5 +1,6 @@
 """Tests of shard files: what changes under their readers is told, and few of them stay open."""
 
+import hashlib
 import os
 import resource
 import threading
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from modreduce_keras.data import shard_files, shards
 from modreduce_keras.data.shard_files import DamagedError
@@ -146,3 +148,43 @@ def test_threads_read_at_once(tmp_path, monkeypatch):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_what_the_system_reads_in_parts_is_read_whole(shard, monkeypatch):
+    def read_some(descriptor, begin, into, read=shard_files._read_some):
+        return read(descriptor, begin, into[:7])
+
+    monkeypatch.setattr(shard_files, "_read_some", read_some)
+    again = shards.read(shard.path)
+    np.testing.assert_array_equal(again.samples, np.arange(10))
+    np.testing.assert_array_equal(rows(again, 7, 2)[0], VALUES[[7, 2]])
+    content = bytearray(50)
+    size = shard.path.stat().st_size
+    with pytest.raises(DamagedError, match="it ends before byte"):
+        shard.file.read([(size - 20, 50, content)])
+    assert bytes(content[:20]) == shard.path.read_bytes()[-20:]
+
+
+def test_inputs_and_outputs_of_bfloat16(tmp_path):
+    values = tf.cast(VALUES, "bfloat16").numpy()
+    checksums = shards.checksums_of([values, values[:, 0]])
+    for sample, found in enumerate(checksums):
+        content = values[sample].tobytes() + values[sample, :1].tobytes()
+        digest = hashlib.blake2b(content, digest_size=8).digest()
+        assert int(found) == int.from_bytes(digest, "little")
+    shards.write(tmp_path, 0, np.arange(10), np.arange(10, dtype="uint64"), [values])
+    (path,) = shards.paths(tmp_path)
+    (found,) = rows(shards.read(path), 3, 1)
+    assert found.dtype == values.dtype
+    np.testing.assert_array_equal(found, values[[3, 1]])
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 0), (0, 3), (4, 2, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "bool", "int8", "complex64"])
+def test_checksums_are_those_of_the_bytes_of_a_sample(shape, dtype):
+    array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    expected = [
+        int.from_bytes(hashlib.blake2b(one.tobytes(), digest_size=8).digest(), "little")
+        for one in array
+    ]
+    assert shards.checksums_of([array]).tolist() == expected

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cached import BATCH, IMAGES, SAMPLES, VIEWS, batches, content, data, lesson
+from cached import BATCH, IMAGES, SAMPLES, VIEWS, batches, content, data, lesson, outputs_of
 
 import modreduce_keras as mr
 from modreduce_keras.data import cifar, shards
@@ -66,7 +66,7 @@ def test_a_file_is_open_once_however_often_it_is_read(filled):
     path = shards.paths(filled.folder)[0]
     one, other = shards.read(path), shards.read(path)
     assert open_files(path) == 1
-    for own, same in zip(one.outputs, other.outputs, strict=True):
+    for own, same in zip(outputs_of(one), outputs_of(other), strict=True):
         np.testing.assert_array_equal(own, same)
 
 
@@ -113,7 +113,11 @@ def test_float16_takes_half_the_space(filled, teacher, tmp_path):
     )
     other.fill(data())
     sizes = [
-        sum(output.nbytes for path in shards.paths(folder) for output in shards.read(path).outputs)
+        sum(
+            output.nbytes
+            for path in shards.paths(folder)
+            for output in outputs_of(shards.read(path))
+        )
         for folder in (filled.folder, other.folder)
     ]
     per_sample = 3 + int(np.prod(teacher.get_layer("stage2").output.shape[1:]))

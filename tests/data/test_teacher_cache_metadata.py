@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cached import SAMPLES, VIEWS, content, data, net
+from cached import SAMPLES, VIEWS, content, data, net, outputs_of
 
 import modreduce_keras as mr
 from modreduce_keras.data import cache_metadata, shards
@@ -100,7 +100,7 @@ def test_shards_of_another_teacher_are_not_taken_over(damaged, filled, make, tea
 
 def test_a_shard_of_another_teacher_is_found_where_the_folder_says_otherwise(filled, make, teacher):
     one = shards.read(shards.paths(filled.folder)[0])
-    shards.write(filled.folder, 0, one.samples, one.checksums, one.outputs, "another")
+    shards.write(filled.folder, 0, one.samples, one.checksums, outputs_of(one), "another")
     with pytest.raises(ValueError, match=r"by its view-0000-\w+.shard it differs in teacher's"):
         make().attach(data())
 
@@ -109,7 +109,7 @@ def test_shards_that_do_not_say_whose_they_are_count_by_their_shapes(filled, mak
     for path in shards.paths(filled.folder):
         one = shards.read(path)
         path.unlink()
-        shards.write(filled.folder, one.view, one.samples, one.checksums, one.outputs)
+        shards.write(filled.folder, one.view, one.samples, one.checksums, outputs_of(one))
     (filled.folder / "cache.json").write_bytes(b"")
     assert make().fill(data()) == 0
     make().attach(data())

@@ -89,7 +89,9 @@ def test_a_dataset_and_an_array_give_the_same_ranges(images):
     student = small()
     labelled = tf.data.Dataset.from_tensor_slices((images, np.zeros(40))).batch(7)
     one = mr.quantize_aware(student, representative=images)
-    for given in (labelled, (images, np.zeros(40))):
+    samples = tf.data.Dataset.from_tensor_slices((images, np.zeros(40)))
+    indexed = mr.data.with_index(samples).batch(7)
+    for given in (labelled, (images, np.zeros(40)), indexed):
         other = mr.quantize_aware(student, representative=given)
         for name in ranges(one):
             ends = other.get_layer(name).ends

@@ -200,3 +200,21 @@ def test_student_in_low_precision(write, data, tmp_path):
     said = keras.ops.convert_to_numpy(keras.ops.argmax(student(data[0]), axis=-1))
     assert found.figures["student"].accuracy == pytest.approx(share(said == data[1]), abs=0.03)
     assert found.figures["student"].calibration.error > 0
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 12345.6])
+def test_labels_that_are_all_equal_have_no_determination(dtype, scale):
+    labels = np.full((1000, 2), 0.1).astype(dtype) * np.asarray(scale, dtype)
+    labels[:, 1] = np.arange(1000)
+    assert measures.determination(np.zeros((1000, 2)), labels) is None
+    labels[::2, 0] = np.nextafter(labels[0, 0], np.asarray(np.inf, dtype))
+    assert measures.determination(np.zeros((1000, 2)), labels) is None
+
+
+def test_labels_far_from_zero_have_a_determination():
+    labels = (1.7e9 + np.arange(100.0))[:, None]
+    outputs = labels + np.tile([1.0, -1.0], 50)[:, None]
+    expected = 1 - 100 / ((np.arange(100) - 49.5) ** 2).sum()
+    assert measures.determination(outputs, labels) == pytest.approx(expected, rel=1e-9)
+    assert measures.determination(np.zeros((3, 1)), np.full((3, 1), 2)) is None

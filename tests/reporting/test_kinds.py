@@ -124,6 +124,19 @@ def test_embeddings_are_compared_by_direction(report):
     assert "mean absolute error" not in markdown
 
 
+def test_embeddings_need_no_labels(report, tmp_path):
+    teacher, student = net(4, 16), net(4, 16)
+    with_labels, markdown, _ = report(teacher, student, np.zeros(50), kind="embedding")
+    arguments = {"path": tmp_path, "repeats": 1, "batch_size": 16}
+    made = mr.report(teacher, student, data=X, kind="embedding", **arguments)
+    for name in ("teacher", "student"):
+        assert made.figures[name].agreement == with_labels.figures[name].agreement
+    assert "50 samples" in markdown
+    assert "50 samples" in made.markdown.read_text("utf-8")
+    with pytest.raises(ValueError, match="data must have labels"):
+        mr.report(teacher, student, data=X, kind="regression", **arguments)
+
+
 def test_the_compiled_loss_and_the_argument_say_the_kind(report):
     student, y = net(3), np.eye(3)[np.arange(50) % 3]
     assert report(None, student, y)[0].kind == "classes"

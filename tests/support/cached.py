@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 import modreduce_keras as mr
+from modreduce_keras.data import shards
 from modreduce_keras.data.epochs import in_epoch
 
 VIEWS, SAMPLES, BATCH = 3, 12, 4
@@ -41,3 +42,9 @@ def content(folder):
 def lesson(batch):
     (given,) = batch[0]["teacher_outputs"].values()
     return given["logits"].numpy(), given["features"]["stage2"].numpy()
+
+
+def outputs_of(shard):
+    """Returns all outputs of a shard, (rows, ...) each."""
+    number = len(shard.samples)
+    return shards.Rows([shard], shard.view + 1).take(np.zeros(number, int), np.arange(number))

@@ -299,7 +299,7 @@ MISTAKES = [
         lambda b: remembering(b, 6).train_on_batch(
             {"inputs": b.images, "sample_index": np.arange(6)[:, None]}, b.labels
         ),
-        r"index must have one place for each sample, .* Received: index of shape \(6, 1\)",
+        r"index must have one number for each sample, .* Received: index of shape \(6, 1\)",
     ),
     # Stages and selection
     Mistake(
