@@ -17,6 +17,7 @@ _VOCABULARIES = (
     keras.layers.TextVectorization,
 )
 """Layers whose state is a vocabulary in a table, which is none of their variables."""
+KERAS_LAYERS = frozenset(one for one in vars(keras.layers).values() if isinstance(one, type))
 _IDF = "idf_weights"
 _VOCABULARY_FILE, _BOUNDARIES_FILE = "vocabulary.json", "boundaries.json"
 _ASSETS_FOLDER = "assets"
@@ -64,6 +65,20 @@ def copy_state(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
             ) from error
     for _, other in reversed(pairs):
         finalize(other)
+
+
+def copy_all_but_weights(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
+    """Gives a layer what of another one's state is no weight; its own weights stay.
+
+    That is what was adapted to data, and assets. What is derived from weights is derived anew.
+    """
+    for one, other in reversed(list(zip(parts(source), parts(target), strict=True))):
+        if is_adapted(one):
+            copy_state(one, other)
+            continue
+        if _loads_in_its_own_way(other):
+            other.load_own_variables(_own_variables(other))
+        _copy_assets(one, other)
 
 
 def finalize(layer: keras.layers.Layer) -> None:
@@ -282,9 +297,23 @@ def _copy_own(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
         # It saves them in its config alone.
         target.bin_boundaries = source.bin_boundaries
         return
+    target.load_own_variables(_own_variables(source))
+    _copy_assets(source, target)
+
+
+def _loads_in_its_own_way(layer: keras.layers.Layer) -> bool:
+    """Returns whether a class loads variables in another way than the class of Keras it is of."""
+    of_keras = next(kind for kind in type(layer).__mro__ if kind in KERAS_LAYERS)
+    return type(layer).load_own_variables is not of_keras.load_own_variables
+
+
+def _own_variables(layer: keras.layers.Layer) -> dict[str, np.ndarray]:
     store: dict[str, Any] = {}
-    source.save_own_variables(store)
-    target.load_own_variables({key: _array(value) for key, value in store.items()})
+    layer.save_own_variables(store)
+    return {key: _array(value) for key, value in store.items()}
+
+
+def _copy_assets(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
     if hasattr(source, "save_assets"):
         with tempfile.TemporaryDirectory() as folder:
             source.save_assets(folder)
@@ -299,11 +328,10 @@ def _vocabulary(layer: Any) -> dict[str, np.ndarray] | None:
     if not len(layer.get_vocabulary(include_special_tokens=False)):
         return None
     vocabulary = np.asarray(layer.get_vocabulary())
-    store: dict[str, Any] = {}
-    layer.save_own_variables(store)
-    if _IDF not in store:
+    variables = _own_variables(layer)
+    if _IDF not in variables:
         return {"vocabulary": vocabulary}
-    return {"vocabulary": vocabulary, _IDF: _array(store[_IDF])[: len(vocabulary)]}
+    return {"vocabulary": vocabulary, _IDF: variables[_IDF][: len(vocabulary)]}
 
 
 def _array(value: Any) -> np.ndarray:

@@ -169,6 +169,52 @@ def test_heads_of_branches_keep_what_was_adapted(random):
     assert not np.array_equal(kernels[0], model.get_layer("stage2").kernel.numpy())
 
 
+@keras.saving.register_keras_serializable(package="stateful")
+class Scaled(layers.Layer):
+    """Multiplies by what it derives from its weight where that is loaded, and only there."""
+
+    doubled = 0.0
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="normal")
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        self.doubled = 2.0 * self.scale.numpy()
+
+    def call(self, inputs):
+        return inputs * self.scale + self.doubled
+
+
+def in_heads(layer):
+    """Returns a model with a layer behind `"stage1"`, in a model in the model."""
+    inputs = keras.Input((4,))
+    inner = keras.Sequential([keras.Input((4,)), layer, layers.Dense(4)], name="inner")
+    return keras.Model(inputs, end(inner(layers.Dense(4, name="stage1")(inputs))))
+
+
+def test_all_heads_of_branches_keep_assets_and_their_own_weights():
+    asset = Asset(name="stateful")
+    asset.factor = 7.0
+    model = in_heads(asset)
+    branched = mr.models.branch(model, at="stage1", branches=3)
+    inner = [head.get_layer("inner") for head in branched.heads.values()]
+    assert [one.get_layer("stateful").factor for one in inner] == [7.0, 7.0, 7.0]
+    kernels = [one.layers[-1].kernel.numpy() for one in [*inner, model.get_layer("inner")]]
+    assert len({kernel.tobytes() for kernel in kernels}) == 4
+
+
+def test_heads_of_branches_derive_from_their_own_weights():
+    layer = Scaled(name="stateful")
+    model = in_heads(layer)
+    layer.load_own_variables({"0": np.full(4, 5.0)})
+    branched = mr.models.branch(model, at="stage1", branches=3)
+    found = [head.get_layer("inner").get_layer("stateful") for head in branched.heads.values()]
+    for one in found:
+        np.testing.assert_array_equal(one.doubled, 2.0 * one.scale.numpy())
+    assert len({one.scale.numpy().tobytes() for one in [*found, layer]}) == 4
+
+
 # What a distiller's file holds
 
 
@@ -410,6 +456,39 @@ class NoConfig(layers.Layer):
 
     def call(self, inputs):
         return 2.0 * inputs
+
+
+class OfFunction(layers.Layer):
+    """Takes what Keras can write in no config."""
+
+    def __init__(self, function, **kwargs):
+        super().__init__(**kwargs)
+        self.function = function
+
+    def call(self, inputs):
+        return self.function(inputs)
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        mr.models.copy_model,
+        mr.models.fold,
+        lambda model: mr.models.branch(model, at="stage1"),
+        lambda model: mr.models.branch(model, at="stage2"),
+        lambda model: mr.MeanTeacher(model).mean_teacher(),
+        lambda model: mr.models.reuse_classifier(
+            maps(layers.ReLU()), model, student_at="stage1", teacher_at="stage1"
+        ),
+    ],
+    ids=["copy_model", "fold", "head", "trunk", "mean_teacher", "reuse"],
+)
+@pytest.mark.parametrize("kind", [NoConfig, OfFunction])
+def test_a_layer_without_a_config_is_named(kind, copy):
+    arguments = [] if kind is NoConfig else [lambda inputs: 2.0 * inputs]
+    message = f"The layer 'foreign' .{kind.__name__}. cannot be rebuilt"
+    with pytest.raises(ValueError, match=message):
+        copy(maps(kind(*arguments, name="foreign")))
 
 
 class OwnInit(layers.Layer):

@@ -10,8 +10,8 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.arguments import require_integer
-from modreduce_keras.copying import copy_state, is_adapted, parts
-from modreduce_keras.models.clones import rebuilt
+from modreduce_keras.copying import copy_all_but_weights, copy_state
+from modreduce_keras.models.clones import draws_kept, rebuilt
 from modreduce_keras.models.graph import functional, new_inputs
 from modreduce_keras.models.same_outputs import require_same_outputs
 from modreduce_keras.registry import PACKAGE, rebuild
@@ -35,8 +35,9 @@ def branch(
 
     The model is a pattern and stays as it is: nothing of it is shared. The trunk is a copy with its
     whole state; each head is a copy with random weights of its own, since heads that start equal
-    stay equal. Layers that were adapted to data (`Normalization`, vocabularies) are copied in the
-    heads too. Initializers of an explicit seed get it raised by the number of the branch.
+    stay equal. What layers were adapted to (`Normalization`, vocabularies) or keep as assets is
+    copied in the heads too. Initializers of an explicit seed get it raised by the number of the
+    branch.
 
     Each of `students` is one of the branches as a plain, flat Keras model with the layer names of
     the model. It shares its variables with the trunk and its head, is saved without the others, and
@@ -130,8 +131,9 @@ class Branches(keras.Model):
         self.names = tuple(names)
         self.trunk_gradient = trunk_gradient
         self.trunk, self.heads, students = _parts(graph, at, names)
-        _require_copied(graph, students[names[0]], self.heads[names[0]])
+        _require_copied(graph)
         _give_state(graph, self.trunk, self.heads.values())
+        _require_different(self.heads, at)
         self._students = MappingProxyType(students)
         self._scale = _ScaledGradient(1.0 / len(names) if trunk_gradient == "mean" else 1.0)
         self.built = True
@@ -258,7 +260,6 @@ def _parts(graph, at, names):
         student = _copy(graph, index, inputs, shared)[0] if index else first
         heads[name] = _head(student, trunk, at, name) if index else head
         students[name] = keras.Model(inputs, student.output, name=name)
-    _require_different(heads, at)
     return trunk, heads, students
 
 
@@ -277,7 +278,7 @@ def _copy(graph, index, inputs, shared=()):
     def clone(operation):
         if operation.name in kept:
             return operation
-        return rebuilt(operation, _separate(operation.get_config(), index, mark))
+        return rebuilt(operation, lambda config: _separate(config, index, mark))
 
     def call(operation, *args, **kwargs):
         output = shared[len(calls)][1] if operation.name in kept else operation(*args, **kwargs)
@@ -290,26 +291,22 @@ def _copy(graph, index, inputs, shared=()):
     return model, calls
 
 
-def _require_copied(graph, student, head):
+def _require_copied(graph):
     """Raises if a branch with the whole state of the model would give other outputs."""
-    random = head.get_weights()
+    with draws_kept():
+        student, _ = _copy(graph, 0, new_inputs(graph))
     copy_state(graph, student)
     require_same_outputs(graph, student)
-    head.set_weights(random)
 
 
 def _give_state(graph, trunk, heads):
-    """Gives the trunk the model's state, and to the heads what was adapted to data."""
+    """Gives the trunk the model's state, and to the heads what of it is no weight."""
     for layer in trunk.layers:
         copy_state(graph.get_layer(layer.name), layer)
     for head in heads:
         for layer in head.layers:
-            if isinstance(layer, keras.layers.InputLayer):
-                continue
-            pairs = zip(parts(graph.get_layer(layer.name)), parts(layer), strict=True)
-            for one, other in pairs:
-                if is_adapted(one):
-                    copy_state(one, other)
+            if not isinstance(layer, keras.layers.InputLayer):
+                copy_all_but_weights(graph.get_layer(layer.name), layer)
 
 
 def _head(student, trunk, at, name):

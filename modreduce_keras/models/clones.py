@@ -1,5 +1,8 @@
 """Clones: models built again from the configs of their layers, with the whole state."""
 
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -76,18 +79,21 @@ class Cloner:
         return self._made[id(layer)]
 
 
-def rebuilt(layer: keras.Operation, config: dict[str, Any] | None = None) -> keras.Operation:
+def rebuilt(
+    layer: keras.Operation, change: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+) -> keras.Operation:
     """Builds a layer again from its config, under the same name.
 
     Args:
         layer: The layer.
-        config: Another config. Defaults to the layer's.
+        change: Returns another config for the layer's.
 
     Raises:
         ValueError: If that fails, for whatever reason; the message names the layer.
     """
-    config = layer.get_config() if config is None else config
     try:
+        config = layer.get_config()
+        config = config if change is None else change(config)
         copy = type(layer).from_config(config)
     except Exception as error:
         raise ValueError(
@@ -97,6 +103,16 @@ def rebuilt(layer: keras.Operation, config: dict[str, Any] | None = None) -> ker
     if "name" not in config:  # so Keras writes the configs of classes without `get_config`
         copy.name = layer.name
     return copy
+
+
+@contextmanager
+def draws_kept() -> Iterator[None]:
+    """Keeps the first weights of layers that are built in it from changing those of later ones."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 def _built_as(model: keras.Model, copy: keras.Model) -> keras.Model:

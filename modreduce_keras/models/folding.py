@@ -1,6 +1,5 @@
 """Folding: a model for inference alone, its batch normalizations folded away, in any precision."""
 
-import random
 from collections.abc import Collection
 from typing import Any
 
@@ -9,8 +8,8 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.arguments import require_choice
-from modreduce_keras.copying import copy_state, is_adapted
-from modreduce_keras.models.clones import rebuilt
+from modreduce_keras.copying import KERAS_LAYERS, copy_state, is_adapted
+from modreduce_keras.models.clones import draws_kept, rebuilt
 from modreduce_keras.models.fake_quantization import (
     FakeQuantizedKernel,
     LearntFakeQuantize,
@@ -27,7 +26,6 @@ _TOLERANCE, _TOLERANCE_IN_HALF = 0.02, 0.5
 
 Some accelerators round float32 in convolutions.
 """
-_KERAS_LAYERS = frozenset(one for one in vars(keras.layers).values() if isinstance(one, type))
 
 
 @keras.saving.register_keras_serializable(package="modreduce_keras")
@@ -123,20 +121,17 @@ def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = 
             f"apart. Received: {model!r}"
         )
     require_ranges(model)
-    # The first weights of the new layers do not matter; nobody else's are to change by them.
-    state = random.getstate()
     try:
-        return _fold(model, dtype, taps)
+        with draws_kept():
+            return _fold(model, dtype, taps)
     except Exception as error:
         raise ValueError(f"The model {model.name!r} cannot be folded: {error}") from error
-    finally:
-        random.setstate(state)
 
 
 def _fold(model: keras.Model, dtype: str, taps: Collection[str]) -> keras.Model:
     is_integer = is_quantization_aware(model)
     layers = model._flatten_layers(include_self=False)
-    if dtype != "float32" and not all(type(layer) in _KERAS_LAYERS for layer in layers):
+    if dtype != "float32" and not all(type(layer) in KERAS_LAYERS for layer in layers):
         # In half precision no small difference can be seen.
         _fold(model, "float32", taps)
     folder = _Folder(dtype, set(taps), is_integer)
@@ -204,8 +199,13 @@ class _Folder:
         if isinstance(layer, LearntFakeQuantize):
             return layer.fixed(dtype=dtype)
         layer = _unwrapped(layer)
-        config = _with_dtype(layer.get_config(), "float32" if is_adapted(layer) else dtype)
-        return rebuilt(layer, {**config, "use_bias": True} if gets_bias else config)
+        dtype = "float32" if is_adapted(layer) else dtype
+
+        def change(config):
+            config = _with_dtype(config, dtype)
+            return {**config, "use_bias": True} if gets_bias else config
+
+        return rebuilt(layer, change)
 
 
 def _call(layer, *args, **kwargs):

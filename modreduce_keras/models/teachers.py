@@ -130,7 +130,7 @@ def _with(scalings, network):
         kind = type(layer).__name__.lower()
         name = f"{kind}_{names[kind]}" if names[kind] else kind
         names[kind] += 1
-        copy = rebuilt(layer, {**layer.get_config(), "name": name})
+        copy = rebuilt(layer, lambda config, name=name: {**config, "name": name})
         maps = copy(maps)
         copy_state(layer, copy)
 
