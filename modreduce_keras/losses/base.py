@@ -152,11 +152,11 @@ class Loss(keras.losses.Loss):
         """Returns teacher and student, float32 and zero where a mask is, and the rest by name."""
         given = self._given(y_true)
         teacher, student = given.pop("teacher", None), y_pred
+        self._require_tensors(teacher, student)
         if self.one_feature:
             require_one_feature(
                 type(self).__name__, teacher, [] if self.student_extras else student
             )
-        self._require_tensors(teacher, student)
         if teacher is not None:
             teacher = float32(teacher)
             if not self.teacher_learns:
