@@ -1,5 +1,6 @@
 """Tests of copies: whatever copies a model copies its whole state, and names what it cannot."""
 
+import importlib
 import json
 import pathlib
 import zipfile
@@ -213,6 +214,22 @@ def test_heads_of_branches_derive_from_their_own_weights():
     for one in found:
         np.testing.assert_array_equal(one.doubled, 2.0 * one.scale.numpy())
     assert len({one.scale.numpy().tobytes() for one in [*found, layer]}) == 4
+
+
+def test_the_check_of_a_branch_draws_no_random_numbers(monkeypatch):
+    def weights_after():
+        keras.utils.set_random_seed(3)
+        branched = mr.models.branch(in_heads(layers.Dropout(0.5)), at="stage1", branches=2)
+        later = layers.Dense(2)
+        later.build((None, 3))
+        return [*branched.get_weights(), *later.get_weights()]
+
+    checked = weights_after()
+    # The package has a function of that name.
+    module = importlib.import_module("modreduce_keras.models.branch")
+    monkeypatch.setattr(module, "_require_copied", lambda graph: None)
+    for one, other in zip(checked, weights_after(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 # What a distiller's file holds
