@@ -133,11 +133,11 @@ class Heads:
     @staticmethod
     def _by_graph(place: Any) -> str | None:
         if isinstance(place, keras.KerasTensor):
-            return _of_tensor(place)
+            return _of_tensor(place, {})
         if place is None:
             return None
         nodes = place._inbound_nodes
-        return _of_operation(place, nodes[0].input_tensors if len(nodes) == 1 else [])
+        return _of_operation(place, nodes[0].input_tensors if len(nodes) == 1 else [], {})
 
     def _by_values(self, tap: str | None) -> str | None:
         trial = self._trial()
@@ -191,12 +191,17 @@ def _operations() -> dict[type, str]:
     return {**heads, _layers.Softmax: SOFTMAX}
 
 
-def _of_tensor(tensor: Any) -> str | None:
-    operation, node, place = tensor._keras_history
-    outputs = _graph_outputs(operation)
-    if outputs:
-        return _of_tensor(outputs[place])
-    return _of_operation(operation, operation._inbound_nodes[node].input_tensors)
+def _of_tensor(tensor: Any, seen: dict[int, str | None]) -> str | None:
+    """Returns what a tensor is for sure, or `None`; `seen` has those looked at, by their ids."""
+    if id(tensor) not in seen:
+        operation, node, place = tensor._keras_history
+        outputs = _graph_outputs(operation)
+        if outputs:
+            seen[id(tensor)] = _of_tensor(outputs[place], seen)
+        else:
+            inputs = operation._inbound_nodes[node].input_tensors
+            seen[id(tensor)] = _of_operation(operation, inputs, seen)
+    return seen[id(tensor)]
 
 
 def _graph_outputs(operation: Any) -> list[Any]:
@@ -206,7 +211,7 @@ def _graph_outputs(operation: Any) -> list[Any]:
     return list(getattr(operation, "outputs", None) or [])
 
 
-def _of_operation(operation: Any, inputs: list[Any]) -> str | None:
+def _of_operation(operation: Any, inputs: list[Any], seen: dict[int, str | None]) -> str | None:
     """Returns what an operation gives for sure, or `None`."""
     kind = type(operation)
     if kind in _operations():
@@ -214,18 +219,19 @@ def _of_operation(operation: Any, inputs: list[Any]) -> str | None:
     if kind in _WITH_ACTIVATION:
         return _of_activation(operation.activation)
     if kind in _OF_ONE_LAYER:
-        return _of_operation(operation.layer, inputs)
+        return _of_operation(operation.layer, inputs, seen)
     outputs = _graph_outputs(operation)
     if len(outputs) == 1:
-        return _of_tensor(outputs[0])
+        return _of_tensor(outputs[0], seen)
     if kind is _layers.Activation and operation.activation is not _activations.linear:
         return _of_activation(operation.activation)
-    before = [_of_tensor(tensor) for tensor in inputs]
     if kind in _PASSES_ON or kind is _layers.Activation:
-        return before[0] if len(before) == 1 else None
+        return _of_tensor(inputs[0], seen) if len(inputs) == 1 else None
     if kind in _AVERAGES or kind in _SUMS:
-        return LOGITS if LOGITS in before else None
-    return LOGITS if kind is _layers.Concatenate and set(before) == {LOGITS} else None
+        return LOGITS if any(_of_tensor(one, seen) == LOGITS for one in inputs) else None
+    if kind is _layers.Concatenate and inputs:
+        return LOGITS if all(_of_tensor(one, seen) == LOGITS for one in inputs) else None
+    return None
 
 
 def _of_activation(activation: Any) -> str | None:

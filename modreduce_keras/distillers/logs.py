@@ -88,9 +88,15 @@ class LoggedModel(CheckedModel):
         return metrics_of_logits.for_outputs(given, loss, self._student_output(), self._is_logits)
 
     def _is_logits(self, output: str | None = None) -> bool:
-        """Returns whether the students, which are alike, give logits at an output."""
+        """Returns whether the students, which are alike, give logits at an output.
+
+        Where the head cannot be told, the compiled loss says what it takes them for.
+        """
         student = next(iter(self.students.values()))
-        return heads.of_model(student, output).head(output) in (None, heads.LOGITS)
+        head = heads.of_model(student, output).head(output)
+        if head is not None:
+            return head == heads.LOGITS
+        return self._supervision is None or self._supervision.from_logits(output) is not False
 
 
 def _rule(owner: str, shape: tuple, ignored: set[int], reader: Any) -> LabelRule:

@@ -141,7 +141,7 @@ class Supervision:
 
     def require_fitting_head(self, model: keras.Model, output: str | None = None) -> None:
         """Raises if the loss takes probabilities and the model gives logits, or the reverse."""
-        from_logits = self._from_logits()
+        from_logits = self.from_logits()
         found = None if from_logits is None else heads.of_model(model, output).head(output)
         ends_in_probabilities = found != heads.LOGITS
         if found is None or from_logits != ends_in_probabilities:
@@ -154,7 +154,8 @@ class Supervision:
             f"from_logits={not ends_in_probabilities})."
         )
 
-    def _from_logits(self) -> bool | None:
+    def from_logits(self, output: str | None = None) -> bool | None:
+        """Returns whether the loss takes logits; `None` where it does not say."""
         if isinstance(self.loss, keras.losses.Loss):
             return self.loss.get_config().get("from_logits")
         parameter = inspect.signature(self.loss).parameters.get("from_logits")
@@ -204,6 +205,11 @@ class NamedSupervision:
             for output, one in self._by_output.items()
             for rule in one.label_rules(outputs[output])
         ]
+
+    def from_logits(self, output: str) -> bool | None:
+        """Returns whether the loss of an output takes logits; `None` where none says so."""
+        one = self._by_output.get(output)
+        return None if one is None else one.from_logits()
 
     def require_fitting_head(self, model: keras.Model) -> None:
         """Raises if a loss takes probabilities and its output gives logits, or the reverse."""

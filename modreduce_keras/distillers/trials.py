@@ -89,14 +89,29 @@ def _made_up(model: keras.Model, specs: Any) -> Iterator[Any]:
         numbers = max(int(np.prod(shape)) for shape in shapes)
         samples = min(max(_MOST_NUMBERS // numbers, 1), _MOST_SAMPLES)
         samples = next((spec.shape[0] for spec in leaves if spec.shape[0]), samples)
-        # A model that is neither functional nor Sequential does not say what it takes.
-        for dtype in [None] if declared else [None, "int32", "string"]:
+        for drawn in _dtypes([spec.dtype for spec in leaves], declared):
             random = np.random.default_rng(0)
             arrays = [
-                _array(random, (samples, *shape), dtype or spec.dtype, words)
-                for spec, shape in zip(leaves, shapes, strict=True)
+                _array(random, (samples, *shape), dtype, words)
+                for dtype, shape in zip(drawn, shapes, strict=True)
             ]
+            if declared:
+                arrays = [
+                    tf.cast(array, spec.dtype) if array.dtype != spec.dtype else array
+                    for array, spec in zip(arrays, leaves, strict=True)
+                ]
             yield keras.tree.pack_sequence_as(specs, arrays)
+
+
+def _dtypes(given: list[str], declared: bool) -> Iterator[list[str]]:
+    """Yields what to draw for inputs of some dtypes: at first those themselves."""
+    yield given
+    if not declared:  # neither functional nor Sequential: they do not say what they take
+        yield ["int32"] * len(given)
+        yield ["string"] * len(given)
+    elif any(map(keras.backend.is_float_dtype, given)):
+        # Inputs are float32 by default, those of token ids as well.
+        yield ["int32" if keras.backend.is_float_dtype(dtype) else dtype for dtype in given]
 
 
 def _vocabulary(model: keras.Model) -> int:

@@ -228,6 +228,41 @@ def test_a_model_that_takes_no_made_up_inputs_is_taken():
     mr.Distiller(dense_net(), model, [kd()])
 
 
+def of_float_ids(ending, last=None, name=None):
+    """A text model whose inputs have the default dtype, float32."""
+    last = last or L.Dense(3)
+    layers = [L.Embedding(20, 4), L.GlobalAveragePooling1D(), last, L.Activation(ending)]
+    return keras.Sequential([keras.Input((8,)), *layers], name=name)
+
+
+def of_float_categories(ending):
+    encoding = L.CategoryEncoding(20, output_mode="multi_hot")
+    return keras.Sequential([keras.Input((8,)), encoding, L.Dense(3, ending)])
+
+
+def of_ids_and_numbers(ending):
+    ids, numbers = keras.Input((8,), name="ids"), keras.Input((4,), name="numbers")
+    embedded = L.GlobalAveragePooling1D()(L.Embedding(20, 4)(ids))
+    last = L.Dense(3, ending)(L.Concatenate()([embedded, numbers]))
+    return keras.Model({"ids": ids, "numbers": numbers}, last)
+
+
+def nested_float_ids(ending):
+    inputs = keras.Input((8,))
+    return keras.Model(inputs, L.Identity()(of_float_ids(ending)(inputs)))
+
+
+@pytest.mark.parametrize(
+    "build", [of_float_ids, of_float_categories, of_ids_and_numbers, nested_float_ids]
+)
+def test_models_of_ids_in_floats_are_run(build):
+    for ending in (tf.nn.softmax, tf.nn.sigmoid):
+        model = build(ending)
+        with refused_teacher(model):
+            mr.Distiller(build(tf.identity), model, [kd()])
+    mr.Distiller(build(tf.identity), build(tf.identity), [kd()])
+
+
 @pytest.mark.parametrize("loss", ["logit_mse", "logit_l1"])
 @pytest.mark.parametrize("activation", ["sigmoid", tf.nn.sigmoid])
 def test_a_regression_from_0_to_1_is_compared_as_it_is(loss, activation, random):
@@ -390,6 +425,38 @@ class Noisy(keras.Model):
         self.runs.assign_add(1.0)
         self.add_loss(keras.ops.sum(inputs))
         return self.last(inputs + keras.random.normal(keras.ops.shape(inputs), seed=self.seeds))
+
+
+def residual(ending, blocks=24):
+    """A functional residual network; each stream splits in two and is added up again."""
+    inputs = keras.Input((5, 4))
+    tokens = inputs
+    for _ in range(blocks):
+        tokens = L.Add()([tokens, L.Dropout(0.1)(L.LayerNormalization()(tokens))])
+        tokens = L.Add()([tokens, L.Dropout(0.1)(tokens)])
+    return keras.Model(inputs, ending(tokens))
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        L.Identity(),
+        lambda tokens: L.LayerNormalization()(tokens[:, 0]),
+        lambda tokens: L.GlobalAveragePooling1D()(tokens),
+    ],
+    ids=["sum", "normalized", "pooled"],
+)
+def test_every_operation_of_a_graph_is_looked_at_once(ending, monkeypatch):
+    visits, look = [], heads._of_operation
+
+    def counted(*given):
+        visits.append(given)
+        assert len(visits) < 500
+        return look(*given)
+
+    monkeypatch.setattr(heads, "_of_operation", counted)
+    assert heads.of_model(residual(ending)).head() == heads.LOGITS
+    assert len(visits) <= 24 * 5 + 4
 
 
 def test_a_trial_leaves_the_model_as_it_was():

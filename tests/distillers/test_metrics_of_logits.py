@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
+from modreduce_keras.distillers import heads
 
 L, M = keras.layers, keras.metrics
 BINARY = keras.losses.BinaryCrossentropy(from_logits=True)
@@ -292,6 +293,52 @@ def test_an_ensemble_of_labels(random, x):
             ((own > 0) == (y > 0.5)).mean(), abs=1e-6
         )
         assert result[f"{name}/precision"] == pytest.approx((y > 0.5)[own > 0].mean(), abs=1e-6)
+
+
+def requiring_tenths(values):
+    """Fails for inputs that were made up, so that nothing can be told of the head."""
+    tf.debugging.assert_near(values, 0.1, rtol=0, atol=1e-6)
+    return values
+
+
+def unknown_heads(**endings):
+    inputs = keras.Input((4,))
+    given = L.Lambda(requiring_tenths)(inputs)
+    outputs = {n: L.Activation(end)(L.Dense(1, name=n)(given)) for n, end in endings.items()}
+    return keras.Model(inputs, outputs if len(endings) > 1 else outputs.popitem()[1])
+
+
+def test_the_loss_says_what_a_head_is_that_cannot_be_told(random):
+    x, y = np.full((24, 4), 0.1, "float32"), yes_or_no(random, 24, 1)
+    student = unknown_heads(p=tf.nn.sigmoid)
+    assert heads.of_model(student).head() is None
+    student.get_layer("p").bias.assign([-2.0])
+    metrics = ["accuracy", M.Precision(name="precision"), M.BinaryCrossentropy(name="bce")]
+    p = logits_of(student, x)
+    for loss in (keras.losses.BinaryCrossentropy(), "binary_crossentropy"):
+        distiller = mr.Distiller(student, dense_net(1), [mr.Response("logit_mse")])
+        distiller.compile("sgd", loss, metrics=metrics)
+        result = evaluated(distiller, x, y)
+        right = ((p > 0.5) == (y > 0.5)).mean()
+        assert result["accuracy"] == pytest.approx(right, abs=1e-6)
+        expected = -np.where(y > 0.5, np.log(p), np.log(1 - p)).mean()
+        assert result["bce"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_each_loss_says_what_its_output_is(random):
+    x = np.full((24, 4), 0.1, "float32")
+    y = {name: yes_or_no(random, 24, 1) for name in ("p", "z")}
+    student = unknown_heads(p=tf.nn.sigmoid, z=tf.identity)
+    for name in y:
+        student.get_layer(name).bias.assign([-2.0] if name == "p" else [0.3])
+    taught = [mr.Response("logit_mse", at=name, name=f"of_{name}") for name in y]
+    distiller = mr.Distiller(student, unknown_heads(p=tf.nn.sigmoid, z=tf.identity), taught)
+    losses = {"p": keras.losses.BinaryCrossentropy(), "z": BINARY}
+    distiller.compile("sgd", losses, metrics={name: ["accuracy"] for name in y})
+    result, found = evaluated(distiller, x, y), student.predict(x, verbose=0)
+    for name, threshold in (("p", 0.5), ("z", 0.0)):
+        right = ((found[name] > threshold) == (y[name] > 0.5)).mean()
+        assert result[f"{name}_accuracy"] == pytest.approx(right, abs=1e-6)
 
 
 @pytest.mark.parametrize(
