@@ -87,8 +87,7 @@ def distributions(labels: Any, owner: str) -> Any:
         tf.errors.InvalidArgumentError: In a graph of TensorFlow.
     """
     labels = ops.cast(labels, "float32")
-    sums = ops.sum(labels, axis=-1)
-    fits = ops.logical_and(ops.min(labels, axis=-1) >= 0, ops.abs(sums - 1.0) <= _ROUNDING)
+    fits = are_distributions(labels)
     checked = ops.where(ops.expand_dims(fits, -1), labels, math.nan)
     return checked_rows(fits, labels, f"{owner} {_DISTRIBUTION_NEEDED}", checked)
 
@@ -152,11 +151,23 @@ def is_yes_or_no(labels: np.ndarray) -> bool:
     return bool(np.isin(labels, (0, 1)).all() or np.isin(labels, (-1, 1)).all())
 
 
+def are_distributions(rows: Any, by: Any = ops) -> Any:
+    """Returns which rows, along the last axis, are one-hot or other distributions of classes.
+
+    Args:
+        rows: (batch, ..., classes), floats.
+        by: What computes it: `keras.ops`, or NumPy for arrays of it.
+
+    Returns:
+        (batch, ...), bool.
+    """
+    off = by.abs(by.sum(rows, axis=-1) - 1.0)
+    return by.logical_and(by.min(rows, axis=-1) >= 0, off <= _ROUNDING)
+
+
 def is_distribution(labels: np.ndarray) -> bool:
     """Returns whether each row, along the last axis, is one-hot or another distribution."""
-    labels = labels.astype("float64")
-    sums = labels.sum(axis=-1)
-    return bool((labels >= 0).all() and (np.abs(sums - 1) <= _ROUNDING).all())
+    return bool(are_distributions(labels.astype("float64"), np).all())
 
 
 def is_one_hot(labels: np.ndarray) -> bool:

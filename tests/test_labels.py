@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from keras import ops
 
-from modreduce_keras.labels import class_indices
+from modreduce_keras.labels import are_distributions, class_indices, is_distribution
 
 CLASSES = np.array([2, 0, 1])
 
@@ -41,3 +42,12 @@ def test_as_many_samples_as_classes_are_no_matter():
 def test_what_is_no_class_is_told(labels, message):
     with pytest.raises(ValueError, match=message):
         class_indices(labels, (3, 4), "evaluate")
+
+
+def test_one_predicate_tells_distributions_in_arrays_and_tensors():
+    rows = np.array([[0, 1, 0], [0.2, 0.3, 0.5], [1, 1, 0], [-0.5, 1, 0.5], [0, 0, 0]], "float32")
+    expected = [True, True, False, False, False]
+    np.testing.assert_array_equal(are_distributions(rows, np), expected)
+    found = ops.convert_to_numpy(are_distributions(ops.convert_to_tensor(rows)))
+    np.testing.assert_array_equal(found, expected)
+    assert is_distribution(rows[:2]) and not is_distribution(rows)

@@ -39,6 +39,8 @@ class CheckedModel(ReplicatedModel):
     a label that is out of range there is found by the step, and told in the same words.
     """
 
+    _makes_training = False
+
     def label_rules(self) -> list[LabelRule]:
         """Returns who takes class indices."""
         return []
@@ -124,13 +126,22 @@ class CheckedModel(ReplicatedModel):
         with _told():
             return super().test_on_batch(*args, **kwargs)
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """Makes the compiled training step, as Keras does."""
+        self._makes_training = True  # of what evaluation and prediction read, no labels are checked
+        try:
+            return super().make_train_function(force=force)
+        finally:
+            self._makes_training = False
+
     def _autoconvert_optionals(self, step_func: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Checks batches before a step that XLA compiles, which leaves its checks out."""
         step = super()._autoconvert_optionals(step_func)
         if self.run_eagerly or not self.jit_compile:
             return step
         owners = [one for one in self._flatten_layers() if getattr(one, "needs_index", False)]
-        return lambda data: step(_with_index_checked(data, owners))
+        check_labels = self.check_labels if self._makes_training else lambda labels: labels
+        return lambda data: step(_checked(data, owners, check_labels))
 
     def _require_data(self, given: Mapping[str, Any], role: str = "", steps: str = "steps") -> None:
         """Raises if arrays or a dataset are not what a distiller can be run on."""
@@ -185,15 +196,17 @@ class CheckedModel(ReplicatedModel):
                 _require_labels(np.asarray(labels), rule)
 
 
-def _with_index_checked(data: Any, owners: list[Any]) -> Any:
-    """Returns a batch after a check of its index by those who remember samples."""
-    x, *rest = data
+def _checked(data: Any, owners: list[Any], check_labels: Callable[[Any], Any]) -> Any:
+    """Returns a batch after checks of its labels, and of its index by who remembers samples."""
+    x, *rest = data if isinstance(data, (tuple, list)) else (data,)
+    if rest:
+        rest[0] = check_labels(rest[0])
     _, index = split_index(x)
-    if not isinstance(index, (tf.Tensor, np.ndarray)):
-        return data  # it has none, or comes in parts for several replicas
-    for one in owners:
-        index = require_sample_index(index, one.samples, type(one).__name__)
-    return ({**x, INDEX: index}, *rest)
+    if isinstance(index, (tf.Tensor, np.ndarray)):  # else there is none, or parts for replicas
+        for one in owners:
+            index = require_sample_index(index, one.samples, type(one).__name__)
+        x = {**x, INDEX: index}
+    return (x, *rest)
 
 
 def _sizes(values: Any) -> set[int]:

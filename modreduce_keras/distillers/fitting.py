@@ -1,12 +1,13 @@
 """Whether what is taught fits the kind of the outputs, which the loss or the labels tell."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from keras import ops
 
 from modreduce_keras.knowledge import Knowledge
-from modreduce_keras.labels import checked_rows
+from modreduce_keras.labels import are_distributions, checked_rows
 from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, REGRESSION, UNKNOWN
 
 WHAT = {
@@ -118,7 +119,7 @@ def require_fitting(
                     output,
                     f"{part.owner} must have labels of {what} beside the loss {_named(loss)}: "
                     f"plain numbers take {part.call_for(REGRESSION)}.",
-                    _are_probabilities if of_classes else _are_shares,
+                    are_distributions if of_classes else _are_shares,
                 )
             )
         elif kind == UNKNOWN and CLASSES in taken:
@@ -143,8 +144,12 @@ def checked_labels(checks: list[LabelCheck], labels: Any, outputs: Any) -> Any:
 
     Args:
         checks: What `require_fitting` returned.
-        labels: Of a batch, or of all samples: an array, or a dict by output.
+        labels: Of a batch, or of all samples: an array, or a dict by output. Those of one unit
+            may come without its axis.
         outputs: The students' symbolic output, or a dict of them.
+
+    Returns:
+        The labels; as floats, and NaN in rows that do not fit, where XLA leaves checks out.
 
     Raises:
         ValueError: Outside of a graph, if they do not fit.
@@ -159,18 +164,16 @@ def checked_labels(checks: list[LabelCheck], labels: Any, outputs: Any) -> Any:
         own = labels.get(check.output) if by_name else labels
         shape = tuple((outputs[check.output] if by_name else outputs).shape)
         given = tuple(getattr(own, "shape", ()))
-        if len(given) != len(shape) or given[-1] != shape[-1]:
+        without_axis = shape[-1] == 1 and len(given) == len(shape) - 1
+        if not without_axis and (len(given) != len(shape) or given[-1] != shape[-1]):
             continue
         rows = ops.cast(own, "float32")
-        own = checked_rows(check.fits(rows), rows, check.message, ops.convert_to_tensor(own))
+        rows = ops.expand_dims(rows, -1) if without_axis else rows
+        fits = check.fits(rows)
+        fitting = ops.where(ops.expand_dims(fits, -1), rows, math.nan)
+        own = checked_rows(fits, rows, check.message, ops.reshape(fitting, ops.shape(own)))
         labels = {**labels, check.output: own} if by_name else own
     return labels
-
-
-def _are_probabilities(rows: Any) -> Any:
-    """Returns which rows are one-hot, or otherwise probabilities of classes."""
-    sums = ops.sum(rows, axis=-1)
-    return ops.logical_and(ops.min(rows, axis=-1) >= 0, ops.abs(sums - 1.0) <= 1e-3)
 
 
 def _are_shares(rows: Any) -> Any:
@@ -184,7 +187,7 @@ def _are_not_several_hot(rows: Any) -> Any:
 
     Rows of other numbers may be what a loss of the user's own takes: a teacher's logits.
     """
-    binary = ops.all(ops.logical_or(rows == 0, rows == 1))
+    binary = ops.all(ops.logical_or(rows == 0, rows == 1), axis=-1)
     return ops.logical_or(ops.logical_not(binary), ops.sum(rows, axis=-1) == 1)
 
 

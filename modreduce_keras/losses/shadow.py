@@ -1,12 +1,13 @@
 """SHAKE's loss: a student and the shadow of its teacher, which teach each other."""
 
+import math
 from typing import ClassVar
 
 from keras import ops
 
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.knobs import Knob
-from modreduce_keras.labels import distributions
+from modreduce_keras.labels import distributions, in_range
 from modreduce_keras.losses.base import Loss, shapes_of
 from modreduce_keras.ops import kl_divergence, tempered_log_softmax
 from modreduce_keras.output_kind import CLASSES
@@ -143,5 +144,8 @@ def _cross_entropy(labels, logits):
         target = distributions(labels, SHAKE.__name__)
     else:
         labels = ops.cast(ops.reshape(labels, (-1,)), "int32")
+        labels, valid = in_range(labels, logits.shape[-1], SHAKE.__name__)
         target = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+        if valid is not None:
+            target = ops.where(ops.expand_dims(valid, -1), target, math.nan)
     return -ops.sum(target * ops.log_softmax(logits, axis=-1), axis=-1)

@@ -96,6 +96,17 @@ def test_labels_may_have_any_usual_form(labels, logits):
     np.testing.assert_array_equal(call(loss, *logits, labels), call(loss, *logits))
 
 
+def test_labels_that_are_no_class_are_not_trained_on(logits):
+    loss, wrong = mr.losses.SHAKE(variant="reference"), np.array([0, 5, -1, 2])
+    with pytest.raises(
+        ValueError, match=r"SHAKE needs labels .* from 0 to 4. Received: .*\[-1, 5\]"
+    ):
+        call(loss, *logits, wrong)
+    values = tf.function(lambda labels: call(loss, *logits, labels))(tf.constant(wrong))
+    np.testing.assert_array_equal(np.isnan(values), [False, True, True, False])
+    assert_close(np.array(values)[[0, 3]], np.array(call(loss, *logits))[[0, 3]])
+
+
 def test_paper_is_zero_and_flat_where_all_three_agree(logits):
     student = tf.Variable(logits[0], dtype="float32")
     with tf.GradientTape() as tape:
