@@ -210,8 +210,11 @@ def test_with_steps_per_epoch_what_else_reads_the_data_takes_a_dataset_of_its_ow
     assert found == flat(orders[:3])
 
 
-def in_two_threads(first, second):
-    """Trains with one dataset in epoch 0, while a second `fit` reads another one in epoch 5."""
+def in_two_threads(first, second, order):
+    """Trains with one dataset in epoch 5 and, while that waits, with a second from epoch 0 on.
+
+    Threads begin in the given order.
+    """
     begun, done, seen, errors = threading.Event(), threading.Event(), [], []
 
     class Waiting(keras.callbacks.Callback):
@@ -220,6 +223,8 @@ def in_two_threads(first, second):
             done.wait(30)
 
     def train(dataset, callbacks=(), **arguments):
+        if not callbacks:
+            begun.wait(30)
         try:
             seen.append(fit(plain(), dataset, callbacks=list(callbacks), **arguments))
         except tf.errors.OpError as error:
@@ -231,22 +236,22 @@ def in_two_threads(first, second):
         ),
         threading.Thread(target=train, args=(second,), kwargs={"epochs": 2}),
     ]
-    threads[0].start()
-    begun.wait(30)
-    threads[1].start()
+    for place in order:
+        threads[place].start()
     threads[1].join(30)
     done.set()
     threads[0].join(30)
     return seen, errors
 
 
-def test_fits_in_two_threads_with_a_dataset_each(data, orders):
-    for several in ((data, shuffled()), (data.prefetch(2), shuffled().map(lambda x, y: (x, y)))):
-        assert in_two_threads(*several) == ([flat(orders[:2]), orders[5]], [])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_fits_in_two_threads_with_a_dataset_each(order, data, orders):
+    second = shuffled().map(lambda x, y: (x, y)).prefetch(2)
+    assert in_two_threads(data, second, order) == ([flat(orders[:2]), orders[5]], [])
 
 
 def test_fits_in_two_threads_that_share_a_dataset_never_read_the_others_epoch(data):
-    seen, errors = in_two_threads(data, data.prefetch(1))
+    seen, errors = in_two_threads(data, data.prefetch(1), (0, 1))
     assert len(seen) == 1
     assert "Several fits run at once" in errors[0] and "mr.data.in_epoch(epoch)" in errors[0]
     assert "fits that are in the epochs [0, 5]" in errors[0]
