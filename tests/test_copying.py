@@ -780,3 +780,62 @@ def test_assets_are_files_of_their_own(tmp_path):
     files = copying.save_tables(model, tmp_path)
     (name,) = files
     assert pathlib.Path(name).name == "factor.txt"
+
+
+def test_a_student_that_is_adapted_anew_between_two_fits_runs_so():
+    teacher, student = MAKERS["normalization"](), MAKERS["normalization"]()
+    made = mr.Distiller(student, teacher, [mr.Response("kd")])
+    made.compile(keras.optimizers.SGD(0.0), CE)
+    before = trained_on(made, "normalization")
+    traced = made.train_function
+    assert trained_on(made, "normalization") == before
+    assert made.train_function is traced
+    old = made.predict(NUMBERS, verbose=0)
+    student.get_layer("stateful").adapt(3.0 * NUMBERS)
+    after = trained_on(made, "normalization")
+    expected = trained_on(distiller_of(student, teacher, None), "normalization")
+    assert after == pytest.approx(expected, rel=1e-5) != pytest.approx(before, rel=1e-2)
+    predicted = made.predict(NUMBERS, verbose=0)
+    np.testing.assert_allclose(predicted, student(NUMBERS), rtol=1e-5)
+    assert not np.allclose(predicted, old)
+
+
+def test_a_view_that_is_adapted_anew_between_two_fits_runs_so():
+    teacher, student = MAKERS["normalization"](), MAKERS["normalization"]()
+    view = layers.Normalization()
+    view.adapt(NUMBERS)
+    made = mr.Distiller(student, teacher, [mr.Response("kd")], teacher_input=view)
+    made.compile(keras.optimizers.SGD(0.0), CE)
+    before = trained_on(made, "normalization")
+    view.adapt(3.0 * NUMBERS)
+    after = trained_on(made, "normalization")
+    fresh = mr.Distiller(student, teacher, [mr.Response("kd")], teacher_input=view)
+    fresh.compile(keras.optimizers.SGD(0.0), CE)
+    assert after == pytest.approx(trained_on(fresh, "normalization"), rel=1e-5)
+    assert after != pytest.approx(before, rel=1e-3)
+
+
+def of_an_earlier_version(name, data):
+    is_new = name.startswith("assets/teacher") and not name.endswith("teacher.weights.h5")
+    return None if is_new else data
+
+
+def test_a_file_from_before_the_manifest_loads_where_weights_are_all(tmp_path):
+    path = tmp_path / "distiller.keras"
+    made = distiller(MAKERS["normalization"](), "normalization")
+    made.save(path)
+    rewritten(path, of_an_earlier_version)
+    loaded = keras.saving.load_model(path)
+    for one, other in ((made.teacher, loaded.teacher), (made.student, loaded.student)):
+        np.testing.assert_array_equal(
+            outputs(one, "normalization"), outputs(other, "normalization")
+        )
+
+
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
+def test_a_file_from_before_the_manifest_is_refused_where_it_lacks_vocabularies(tmp_path):
+    path = tmp_path / "distiller.keras"
+    distiller(MAKERS["string_lookup"](), "string_lookup").save(path)
+    rewritten(path, of_an_earlier_version)
+    with pytest.raises(ValueError, match=r"written by an earlier version.*\['stateful'\]"):
+        keras.saving.load_model(path)

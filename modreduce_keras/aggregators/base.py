@@ -18,12 +18,14 @@ class Aggregator(keras.layers.Layer):
       peers made by `mr.models.branch`.
     - `inputs`: what the first peer sees, (batch, ...).
     - `labels`: class indices, (batch,), int32; where the class says `takes_soft_labels`, also
-      probabilities of the classes, (batch, classes).
+      rows (batch, classes) as the data have them, which the aggregator checks: probabilities of
+      the classes.
     - `averages`: the logits of the peers' EMA models, (batch, peers, classes), constants; how
       they follow the peers is said by `keep`.
     - `temperature`: the temperature of the online loss, a scalar.
     - `independent`: whether the outputs are independent labels, or one logit, and not classes: a
       bool.
+    - `plain_numbers`: whether they are the numbers of a regression, and not logits: a bool.
 
     It returns a dict:
 

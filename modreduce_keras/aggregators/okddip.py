@@ -28,8 +28,8 @@ class OKDDip(Aggregator):
     the embeddings and the logits of the peers that a target is made of (the leader's loss too).
 
     The ensemble, for metrics only, is the mean of the group's logits. How diverse the group is
-    gets logged as `diversity`: the Euclidean distance of the probabilities of two peers, averaged
-    over all pairs and the batch.
+    gets logged as `diversity`: the Euclidean distance of the probabilities of two peers, or of the
+    outputs of a regression, averaged over all pairs and the batch.
 
     Args:
         variant: `"paper"`, the default, mixes softened probabilities. `"reference"` mixes logits,
@@ -46,6 +46,8 @@ class OKDDip(Aggregator):
         temperature: T, a scalar; `"reference"` does without.
         independent: Whether the outputs are independent labels and not classes: softmax is then
             sigmoid. Defaults to `False`.
+        plain_numbers: Whether the outputs are those of a regression, which have no probabilities;
+            for `"reference"`. Defaults to `False`.
 
     Returns:
         `targets` (batch, peers, classes), `ensemble` (batch, classes) and `diversity`, a scalar.
@@ -85,7 +87,7 @@ class OKDDip(Aggregator):
         self.units = require_integer("units", units, optional=True)
         self.trains_through_targets = require_bool("trains_through_targets", trains_through_targets)
         if variant == "reference":
-            self.needs = ("features", "independent")
+            self.needs = ("features", "independent", "plain_numbers")
 
     def build(self, logits_shape, features_shape=None):
         super().build(logits_shape)
@@ -109,7 +111,7 @@ class OKDDip(Aggregator):
         for projection in (self.query, self.key):
             projection.build((None, None, width))
 
-    def call(self, logits, features=None, temperature=None, independent=False):
+    def call(self, logits, features=None, temperature=None, independent=False, plain_numbers=False):
         group = logits[:, :-1]
         log_attention = self.log_attention(self.required("features", features)[:-1])
         mean = ops.mean(group, axis=1)
@@ -124,7 +126,9 @@ class OKDDip(Aggregator):
         return {
             "targets": ops.concatenate([own, leaders], axis=1),
             "ensemble": mean,
-            "diversity": _diversity(ops.stop_gradient(group), independent),
+            "diversity": _diversity(
+                _compared(ops.stop_gradient(group), independent, plain_numbers)
+            ),
         }
 
     def log_attention(self, features):
@@ -139,14 +143,20 @@ class OKDDip(Aggregator):
         return {**super().get_config(), **{name: getattr(self, name) for name in arguments}}
 
 
-def _diversity(logits, independent):
-    """Returns the mean distance of two peers' probabilities, over the batch and all pairs."""
-    probabilities = ops.sigmoid(logits) if independent else ops.softmax(logits)
-    peers = logits.shape[1]
+def _compared(logits, independent, plain_numbers):
+    """Returns the probabilities of which the distance is taken, or plain numbers as they are."""
+    if plain_numbers:
+        return logits
+    return ops.sigmoid(logits) if independent else ops.softmax(logits)
+
+
+def _diversity(answers):
+    """Returns the mean distance of two peers' answers, over the batch and all pairs."""
+    peers = answers.shape[1]
     total = 0.0
     for shift in range(1, peers):
         distances = safe_sqrt(
-            ops.sum(ops.square(probabilities - ops.roll(probabilities, shift, axis=1)), axis=-1)
+            ops.sum(ops.square(answers - ops.roll(answers, shift, axis=1)), axis=-1)
         )
         total = total + ops.mean(distances)
     return total / (peers - 1)

@@ -1,7 +1,7 @@
 """The distiller: one training step for any number of students, with or without a teacher."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -29,6 +29,7 @@ from modreduce_keras.distillers.sample_weights import (
 )
 from modreduce_keras.distillers.saved import SavedModel
 from modreduce_keras.distillers.supervision import supervision
+from modreduce_keras.distillers.teacher import fingerprint_of_constants
 from modreduce_keras.distillers.teacher_files import Arrival
 from modreduce_keras.distillers.trackers import Trackers, update
 from modreduce_keras.distillers.wiring import ENSEMBLE, Forward, connect
@@ -131,6 +132,7 @@ class BaseDistiller(SavedModel):
                 taps=student_taps,
                 branches=branches,
             )
+        self._constants = fingerprint_of_constants(self._models_with_constants())
         warn_of_ignored({f"student {name!r}": student for name, student in students.items()})
         self.built = True
 
@@ -250,10 +252,19 @@ class BaseDistiller(SavedModel):
             for student in students
             for name, output in outputs.items()
         }
-        for student, one in self._joint():
-            if isinstance(one.student, str) and one.student in outputs.values():
-                of_term[self.term(student, one.name)] = one.student
+        of_term |= self.read_outputs(self._joint(), outputs.values())
         return of_term, supervised
+
+    def read_outputs(
+        self, pairs: Iterable[tuple[str, Knowledge]], outputs: Iterable[str]
+    ) -> dict[str, str]:
+        """Returns the named output that a term reads, of terms that read one of some outputs."""
+        outputs = set(outputs)
+        return {
+            self.term(student, one.name): one.student
+            for student, one in pairs
+            if isinstance(one.student, str) and one.student in outputs
+        }
 
     def train_step(self, data):
         """Runs one training step on a batch, as `fit` and `train_on_batch` call it."""
@@ -291,14 +302,26 @@ class BaseDistiller(SavedModel):
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains, as `keras.Model.fit` does."""
-        if self._wiring.teacher is not None and self._wiring.teacher.follow():
-            # What was traced has the earlier statistics and vocabularies as constants.
-            self.train_function = self.test_function = None
+        self._follow()
         # What an earlier fit that was broken off has left behind.
         self._initial_epoch = None
         if self._updates.guard is not None:
             self._updates.guard.begin()
         return super().fit(*args, **kwargs)
+
+    def _follow(self) -> None:
+        """Drops what was traced with statistics or vocabularies that have changed since."""
+        before = self._constants
+        self._constants = fingerprint_of_constants(self._models_with_constants())
+        teacher = self._wiring.teacher
+        if (teacher is not None and teacher.follow()) or before != self._constants:
+            self.train_function = self.test_function = self.predict_function = None
+
+    def _models_with_constants(self) -> list[keras.layers.Layer]:
+        """Returns the students, and the layers that make what models see."""
+        views = keras.tree.flatten([self._teacher_input, self._student_inputs])
+        layers = [view for view in views if isinstance(view, keras.layers.Layer)]
+        return [*self.students.values(), *layers]
 
     def make_train_function(self, force: bool = False):
         """Makes the compiled training step, as Keras does."""
@@ -333,6 +356,7 @@ class BaseDistiller(SavedModel):
             ValueError: If no knowledge has such a stage.
         """
         self._require_data({"x": x, "y": y, **arguments}, steps="steps_per_epoch")
+        self._follow()
         return pretrain(self, self._wiring.run, optimizer, x, y, arguments)
 
     def export(self, *args: Any, **kwargs: Any) -> None:

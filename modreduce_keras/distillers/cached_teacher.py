@@ -51,16 +51,21 @@ class CachedTeacher(FrozenTeacher):
                 "mr.data.TeacherCache(taps=)"
             )
         self.given = cache
-        self.follow()
+        self._fingerprint = cache.fingerprint()
 
     def follow(self) -> bool:
-        """Notes which outputs are the teacher's, if its state has changed."""
-        self._fingerprint = self.given.fingerprint()
-        return super().follow()
+        """Notes which outputs are the teacher's.
 
-    def specs_of_lesson(self) -> ModelOutput:
-        """Returns the symbolic output and features of a lesson; masks are not stored."""
-        return super().specs_of_lesson()._replace(masks={})
+        Returns:
+            Whether steps have to be traced anew: they look for the outputs of one teacher, whose
+            weights may have changed too.
+        """
+        before, self._fingerprint = self._fingerprint, self.given.fingerprint()
+        return super().follow() or before != self._fingerprint
+
+    def specs_of_output(self) -> ModelOutput:
+        """Returns the teacher's symbolic output and features; masks are not stored."""
+        return super().specs_of_output()._replace(masks={})
 
     def lessons(
         self, x: Any, seen: Mapping[str, Any], training: bool = True

@@ -7,7 +7,7 @@ from keras import ops
 
 from modreduce_keras import registry
 from modreduce_keras.arguments import require_choice, require_integer
-from modreduce_keras.distillers import checks, heads
+from modreduce_keras.distillers import checks, fitting, heads, said_kind
 from modreduce_keras.distillers.averages import PastSelves
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.shares import Share
@@ -41,15 +41,17 @@ class ConsistencyDistiller(BaseDistiller):
 
     total = CE(z, y) + consistency_weight · mean_c (softmax(z)_c - target_c)²
 
-    The target is a constant. The compiled loss says what z are: of one logit or independent labels
-    (a binary cross-entropy) sigmoid(z) stands for softmax(z), of a regression or an embedding z
-    itself. To add a method, write `past_target`.
+    The target is a constant. The compiled loss says what z are, or `kind` where the loss does not:
+    of one logit or independent labels (a binary cross-entropy) sigmoid(z) stands for softmax(z), of
+    a regression or an embedding z itself. To add a method, write `past_target`.
 
     Args:
         model: The model to train, to logits (batch, classes).
         momentum: Which part of the past stays at each move, from 0 to 1, or a schedule.
         consistency_weight: Weight of the agreement with the past, a number that is not negative,
             or a schedule.
+        kind: What the outputs are: `"classes"`, `"labels"` (independent ones, or one logit) or
+            `"regression"`. `None`: what the compiled loss says.
         **kwargs: `supervised_weight`, `teacher_input`, `name` and `dtype`; see `BaseDistiller`.
     """
 
@@ -57,7 +59,13 @@ class ConsistencyDistiller(BaseDistiller):
     momentum = Share()
 
     def __init__(
-        self, model: keras.Model, *, momentum: Any, consistency_weight: Any, **kwargs: Any
+        self,
+        model: keras.Model,
+        *,
+        momentum: Any,
+        consistency_weight: Any,
+        kind: str | None = None,
+        **kwargs: Any,
     ):
         super().__init__({_STUDENT: model}, teacher=None, knowledge={_STUDENT: []}, **kwargs)
         output = self._student_output()
@@ -70,7 +78,9 @@ class ConsistencyDistiller(BaseDistiller):
         heads.require_logits(model, "model")
         self.momentum, self.consistency_weight = momentum, consistency_weight
         self._distance = registry.get("loss", "logit_mse")
-        self._kind = UNKNOWN
+        if kind is not None:
+            require_choice("kind", kind, tuple(said_kind.SAID))
+        self.kind, self._kind, self._of_loss = kind, UNKNOWN, UNKNOWN
 
     @property
     def student(self) -> keras.Model:
@@ -123,20 +133,29 @@ class ConsistencyDistiller(BaseDistiller):
                 "Agreeing with its past teaches a model nothing new: compile with a loss on the "
                 "labels. Received: loss=None"
             )
-        self._kind = output_kind(loss, self._student_output().shape)
-        if self._student_output().shape[-1] == 1 and self._kind in (UNKNOWN, CLASSES):
+        units = self._student_output().shape[-1]
+        self._of_loss = output_kind(loss, self._student_output().shape)
+        self._kind = said_kind.resolved(self.kind, self._of_loss)
+        if units == 1 and self._kind in (UNKNOWN, CLASSES):
             raise ValueError(
                 "The loss must say what one output is: keras.losses.BinaryCrossentropy("
-                "from_logits=True) for a logit, keras.losses.MeanSquaredError() for a number. "
-                f"Received: {loss=}"
+                "from_logits=True) for a logit, keras.losses.MeanSquaredError() for a number; or "
+                f"say it beside a loss of your own, mr.{type(self).__name__}(model, ..., "
+                f"kind='regression'). Received: {loss=}"
             )
         super().compile(optimizer, loss, *args, **kwargs)
+        owner = type(self).__name__
+        self._label_checks += said_kind.label_checks(owner, self.kind, self._of_loss, units)
+
+    def _parts_on_outputs(self) -> list[fitting.Part]:
+        return said_kind.parts(type(self).__name__, self.kind, self._of_loss)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialized."""
         config = super().get_config()
         del config["teacher"]
-        return {**config, "model": keras.saving.serialize_keras_object(self.student)}
+        model = keras.saving.serialize_keras_object(self.student)
+        return {**config, "model": model, "kind": self.kind}
 
 
 @register("distiller", "mean_teacher")
@@ -171,6 +190,10 @@ class MeanTeacher(ConsistencyDistiller):
             inputs such as an augmenting layer, or the key of a dict `x` that is the teacher's
             alone, another view of the same sample. Defaults to `None`.
         supervised_weight: Weight of the compiled loss on the labels. Defaults to 1.
+        kind: What the outputs are: `"classes"`, `"labels"` (independent ones, or one logit) or
+            `"regression"`. Defaults to `None`: what the compiled loss says; beside a loss of your
+            own they are classes. Labels that show something else are refused: one-hot ones beside
+            the loss of a regression, and several-hot ones beside a loss of your own.
         **kwargs: `name` and `dtype`, as for every Keras model.
 
     Raises:
@@ -202,6 +225,7 @@ class MeanTeacher(ConsistencyDistiller):
         variant: str = "reference",
         teacher_input: Any = None,
         supervised_weight: Any = 1.0,
+        kind: str | None = None,
         **kwargs: Any,
     ):
         super().__init__(
@@ -210,6 +234,7 @@ class MeanTeacher(ConsistencyDistiller):
             consistency_weight=consistency_weight,
             teacher_input=teacher_input,
             supervised_weight=supervised_weight,
+            kind=kind,
             **kwargs,
         )
         self.variant = require_choice("variant", variant, ("reference", "paper"))
@@ -275,6 +300,10 @@ class TemporalEnsembling(ConsistencyDistiller):
             Defaults to 1; the paper ramps up to 30 times the labelled share of the samples over 80
             epochs, as in `mr.schedules.SigmoidRampUp(30.0, steps=...)`.
         supervised_weight: Weight of the compiled loss on the labels. Defaults to 1.
+        kind: What the outputs are: `"classes"`, `"labels"` (independent ones, or one logit) or
+            `"regression"`. Defaults to `None`: what the compiled loss says; beside a loss of your
+            own they are classes. Labels that show something else are refused: one-hot ones beside
+            the loss of a regression, and several-hot ones beside a loss of your own.
         **kwargs: `name` and `dtype`, as for every Keras model.
 
     Raises:
@@ -308,6 +337,7 @@ class TemporalEnsembling(ConsistencyDistiller):
         momentum: Any = 0.6,
         consistency_weight: Any = 1.0,
         supervised_weight: Any = 1.0,
+        kind: str | None = None,
         **kwargs: Any,
     ):
         super().__init__(
@@ -315,6 +345,7 @@ class TemporalEnsembling(ConsistencyDistiller):
             momentum=momentum,
             consistency_weight=consistency_weight,
             supervised_weight=supervised_weight,
+            kind=kind,
             **kwargs,
         )
         self.samples = require_integer("samples", samples)

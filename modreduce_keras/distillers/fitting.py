@@ -1,4 +1,4 @@
-"""Whether what is taught fits the kind of the outputs, which the loss or the labels tell."""
+"""Whether what compares outputs fits their kind, which the loss or the labels tell."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -26,20 +26,23 @@ class Part(NamedTuple):
 
     Attributes:
         owner: What it is called in messages.
-        does: The loss, or the aggregator.
+        does: The knowledge, the loss or the aggregator: what has `output_kinds`.
         output: Name of the output that it reads; `None` where there is one.
-        remedy: What the user writes instead, with a place for a loss's identifier.
+        remedy: What the user writes instead, with a place for a loss's identifier; or the whole
+            call by the kind of the outputs.
         of_numbers: The same for plain numbers, if another.
     """
 
     owner: str
     does: Any
     output: str | None
-    remedy: str
+    remedy: str | Mapping[str, str]
     of_numbers: str | None = None
 
     def call_for(self, kind: str) -> str:
         """Returns what the user writes for outputs of a kind."""
+        if isinstance(self.remedy, Mapping):
+            return self.remedy[kind]
         if kind in _COMPARED_BY:
             return self.remedy.format(repr(_COMPARED_BY[kind]))
         return self.of_numbers or self.remedy.format(repr(_OF_NUMBERS))
@@ -60,11 +63,11 @@ class LabelCheck(NamedTuple):
 
 
 def parts_of(knowledge: Mapping[str, list[Knowledge]]) -> list[Part]:
-    """Returns what each student is taught, as parts that compare outputs."""
+    """Returns the knowledge of every student, as parts that compare outputs."""
     return [
         Part(
             f"Knowledge {one.name!r}",
-            one.loss,
+            one,
             one.student if isinstance(one.student, str) else None,
             "mr.Response({})",
         )

@@ -14,15 +14,18 @@ from modreduce_keras.distillers.averages import PastSelves
 from modreduce_keras.distillers.optimizers import TRUNK
 from modreduce_keras.distillers.updates import Updates
 from modreduce_keras.distillers.wiring import Forward, Wiring
-from modreduce_keras.labels import classes_of_one_hot, distributions
+from modreduce_keras.labels import classes_of_one_hot
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import float32
-from modreduce_keras.output_kind import CLASSES
+from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, REGRESSION, UNKNOWN
 from modreduce_keras.symbolic import output_spec
 
 AGGREGATOR = "aggregator"
 """The network, and the group of variables, of the aggregator."""
-KINDS = ("features", "trunk", "inputs", "labels", "averages", "temperature", "independent")
+KINDS = (
+    *("features", "trunk", "inputs", "labels", "averages", "temperature"),
+    *("independent", "plain_numbers"),
+)
 
 
 class Group:
@@ -65,6 +68,8 @@ class Group:
             )
         self.aggregator, self.loss, self._taps = aggregator, loss, taps
         self._classes = self._number_of_classes(wiring, heads.compares_plain_numbers(loss))
+        # Set by the distiller: what the compiled loss says of the outputs.
+        self.output_kind = UNKNOWN
         # Set by the distiller, which owns it, where the aggregator needs averages.
         self.past: PastSelves | None = None
 
@@ -142,6 +147,8 @@ class Group:
                 specs[kind] = specs["logits"]
             elif kind == "independent":
                 specs[kind] = self._independent()
+            elif kind == "plain_numbers":
+                specs[kind] = self._plain_numbers()
             else:
                 specs[kind] = keras.KerasTensor((), "float32")
         return specs
@@ -188,17 +195,28 @@ class Group:
             return self._class_labels(labels)
         if kind == "independent":
             return self._independent()
+        if kind == "plain_numbers":
+            return self._plain_numbers()
         if kind == "averages":
             past = [float32(self.past(outputs.seen[name], model=name)) for name, _ in students]
             return ops.stack(past, axis=1)
         return float32(ops.convert_to_tensor(self.loss.temperature))
 
     def _independent(self) -> bool:
-        """Returns whether the outputs are compared as labels that do not exclude one another."""
+        """Returns whether the outputs are labels that do not exclude one another."""
+        if self.output_kind in (CLASSES, LOGIT, LABELS):
+            return self.output_kind != CLASSES
         return CLASSES not in (self.loss.output_kinds or (CLASSES,))
 
+    def _plain_numbers(self) -> bool:
+        """Returns whether the outputs are no logits, so that there are no probabilities of them."""
+        if self.loss.output_kinds is not None:
+            return False
+        of_numbers = self.output_kind in (REGRESSION, EMBEDDING)
+        return of_numbers or (self.output_kind == UNKNOWN and self._classes == 1)
+
     def _class_labels(self, labels: Any) -> Any:
-        """Returns the labels as class indices, (batch,), or as (batch, classes) if that is fine."""
+        """Returns the labels as class indices, (batch,), or as they are if rows are fine."""
         if labels is None or keras.tree.is_nested(labels):
             raise ValueError(
                 f"{_name(self.aggregator)} needs labels: y must be class indices (batch,) or "
@@ -207,10 +225,9 @@ class Group:
         labels = ops.convert_to_tensor(labels)
         if len(labels.shape) == 2:
             if labels.shape[-1] == self._classes and self._classes > 1:
-                in_rows = self.aggregator.takes_soft_labels
-                return (distributions if in_rows else classes_of_one_hot)(
-                    labels, _name(self.aggregator)
-                )
+                if self.aggregator.takes_soft_labels:
+                    return labels
+                return classes_of_one_hot(labels, _name(self.aggregator))
             labels = ops.squeeze(labels, -1)
         return ops.cast(labels, "int32")
 

@@ -18,6 +18,7 @@ from modreduce_keras.distillers.wiring import ENSEMBLE, Forward
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge, as_list
 from modreduce_keras.losses.base import Loss
+from modreduce_keras.output_kind import output_kind
 from modreduce_keras.registry import register
 
 
@@ -243,6 +244,7 @@ class PeerDistiller(BaseDistiller):
                 "with a loss. Received: loss=None"
             )
         super().compile(optimizer, loss, *args, **kwargs)
+        self._group.output_kind = output_kind(loss, self._student_output().shape)
         self.selection.default = self._supervision and self._supervision.name
 
     def _parts_on_outputs(self) -> list[fitting.Part]:

@@ -1,5 +1,6 @@
 """Pretraining: the stage that some methods run before the joint training, in one mechanism."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -47,6 +48,13 @@ class Stage(ReplicatedModel):
         self._updates = Updates({name: parts}, scales, network_of=lambda term: name)
         self._updates.keep(self.optimizer, [v for part in parts for v in part.variables])
 
+    def _weighed_as(self) -> tuple[dict[str, str], tuple[str, ...], list[str]]:
+        """Returns the output that a term is of, terms on labels (none), and names of outputs."""
+        distiller = self._distiller()
+        output = distiller._student_output()
+        names = list(output) if isinstance(output, Mapping) else []
+        return distiller.read_outputs(self._pairs(), names), (), names
+
     @property
     def trainable_variables(self) -> list[keras.Variable]:
         """What this stage trains."""
@@ -77,7 +85,8 @@ class Stage(ReplicatedModel):
                 term = distiller.term(name, one.name)
                 terms[term] = one.pretraining_call(*pair, **context)
                 weights[term] = one.weight if one.staged else 1.0
-            terms, examples = by_sample_weight(terms, sample_weight), number_of_examples(x)
+            terms = by_sample_weight(terms, sample_weight, *self._weighed_as())
+            examples = number_of_examples(x)
             per_example = weighted_sum(self._updates.scaled_terms(terms), weights, examples)
             loss = self.optimizer.scale_loss(mean_over_replicas(per_example))
         self._trackers.update(terms, examples)

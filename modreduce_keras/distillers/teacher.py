@@ -92,8 +92,8 @@ class FrozenTeacher:
         functional = all(getattr(model, "inputs", None) for model in self.models)
         self._declared = self.specs if functional else None
 
-    def specs_of_lesson(self) -> ModelOutput:
-        """Returns the symbolic output, features and masks of a lesson."""
+    def specs_of_output(self) -> ModelOutput:
+        """Returns the teacher's symbolic output, features and masks."""
         return self.reader.specs(self.specs)
 
     def lessons(
@@ -135,9 +135,7 @@ class FrozenTeacher:
     def _state_now(self) -> tuple[str, str]:
         """Returns hashes of what was folded, and of what is a constant in a traced step."""
         weights = [v for place in self._folded for v in self.models[place].variables]
-        adapted = [v for model in self.models for v in adapted_variables(model)]
-        tables = [fingerprint_of_tables(model) for model in self.models]
-        return fingerprint_of(weights), fingerprint_of(adapted) + "".join(tables)
+        return fingerprint_of(weights), fingerprint_of_constants(self.models)
 
     def follow(self) -> bool:
         """Runs the teacher as it is now: folds it anew, if its state is not that of before.
@@ -174,6 +172,12 @@ class FrozenTeacher:
             if tapped & {id(layer) for layer in layers}:
                 return model
         return self.models[0]
+
+
+def fingerprint_of_constants(models: Sequence[keras.layers.Layer]) -> str:
+    """Returns a hash of what a traced step has of models as constants: what `adapt` has found."""
+    adapted = [variable for model in models for variable in adapted_variables(model)]
+    return fingerprint_of(adapted) + "".join(fingerprint_of_tables(model) for model in models)
 
 
 def models_of(teacher: Any) -> list[keras.Model]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from modreduce_keras.copying import digest_of, load_tables, save_tables
+from modreduce_keras.copying import digest_of, load_tables, parts, save_tables
 
 WEIGHTS_FILE = "teacher.weights.h5"
 _TABLES_FOLDER, _MANIFEST = "teacher", "teacher.json"
@@ -41,10 +41,16 @@ def save(model: keras.Model, folder: str) -> None:
 def load(model: keras.Model, folder: str | None) -> None:
     """Loads what `save` saved.
 
+    Files of earlier versions have the teacher's weights alone, which is all of most teachers.
+
     Raises:
         ValueError: If something of it is missing or damaged.
     """
     root = None if folder is None else Path(folder)
+    if root is not None and _is_of_an_earlier_version(root):
+        _require_weights_alone(model)
+        _load_parts(model, root)
+        return
     if root is None or not (root / _MANIFEST).is_file():
         raise missing(_MANIFEST)
     try:
@@ -55,6 +61,29 @@ def load(model: keras.Model, folder: str | None) -> None:
     changed = [name for name in files if not found[name] or digest_of(root / name) != files[name]]
     if changed or WEIGHTS_FILE not in files:
         raise missing(*(changed or [WEIGHTS_FILE]))
+    _load_parts(model, root)
+
+
+def _is_of_an_earlier_version(root: Path) -> bool:
+    """Returns whether a file has the teacher's weights and nothing else of it."""
+    others = (root / _MANIFEST, root / _TABLES_FOLDER)
+    return (root / WEIGHTS_FILE).is_file() and not any(path.exists() for path in others)
+
+
+def _require_weights_alone(model: keras.Model) -> None:
+    """Raises unless a teacher's weights are its whole state."""
+    # A vocabulary that is still empty was not in the config, and so is nowhere in the file.
+    more = [one.name for one in parts(model) if hasattr(one, "save_assets")]
+    if more:
+        raise ValueError(
+            "The file was written by an earlier version, which saved of the teacher its weights "
+            f"alone, and the layers {more} hold more than weights: vocabularies or other assets. "
+            "Build the distiller with its teacher and call distiller.load_weights(path) with a "
+            "file of weights. Received: no teacher.json under assets"
+        )
+
+
+def _load_parts(model: keras.Model, root: Path) -> None:
     try:
         model.load_weights(str(root / WEIGHTS_FILE))
         load_tables(model, root / _TABLES_FOLDER)

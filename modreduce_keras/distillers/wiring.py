@@ -146,16 +146,16 @@ def connect(
     known = _require_built(dict(list(models.items())[:sides]))
     of_teachers = _require_built(dict(list(models.items())[sides:])) if teachers else None
     checks.require_distinct(models)
-    frozen = lesson = None
+    frozen = of_teacher = None
     if teachers:
         everything = [one for taught in knowledge.values() for one in taught]
         frozen = frozen_teacher(teacher, _taps("teacher", everything), views, teacher_dtype)
         if frozen.specs is None:
             frozen.specs = known if of_teachers is None else of_teachers
         with activations_told(teachers, "teacher"):
-            lesson = frozen.specs_of_lesson()
+            of_teacher = frozen.specs_of_output()
         # Several teachers give a list, be it of one.
-        each = [lesson.logits] if frozen.model is teachers[0] else lesson.logits
+        each = of_teacher.logits if frozen.model is not teachers[0] else [of_teacher.logits]
         of_all = heads.Heads(frozen.reader, frozen.specs)
         for model, logits in zip(teachers, each, strict=True):
             own = of_all if frozen.model is model else heads.of_model(model)
@@ -178,7 +178,7 @@ def connect(
                 one.adapter.adopt(student, frozen.chosen_by(one.taps("teacher")))
         sides = {role: student, **{role: m for role, m in models.items() if m in teachers}}
         inputs = checks.input_specs(student)
-        _build_knowledge(taught, outputs[name], lesson, inputs, sides)
+        _build_knowledge(taught, outputs[name], of_teacher, inputs, sides)
     functional = [student for student in students.values() if getattr(student, "inputs", None)]
     specs = checks.input_specs(functional[0]) if functional else None
     trunk = branches and SharedTrunk(branches, own_views=bool(views.own))

@@ -112,6 +112,11 @@ class Knowledge(keras.layers.Layer):
                 f"Received: at={at!r}, student={student!r}, teacher={teacher!r}"
             )
 
+    @property
+    def output_kinds(self) -> tuple[str, ...] | None:
+        """Kinds of the outputs that it may compare; `None`: any."""
+        return self.loss.output_kinds
+
     def taps(self, role: str) -> list[str]:
         """Returns the taps read from the `"student"` or from the `"teacher"`."""
         taps = getattr(self, role)

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from modreduce_keras.held import Held
 from modreduce_keras.losses.base import fits
 from modreduce_keras.ops import keras_mask, zeroed
 from modreduce_keras.symbolic import output_spec
@@ -94,7 +95,7 @@ class _Function(keras.layers.Layer):
 
     def __init__(self, function: Callable[[Any], Any]):
         super().__init__(dtype="float32", autocast=False)
-        self._function = lambda: function
+        self._function = Held(function)
 
     def call(self, inputs):
         return self._function()(inputs)

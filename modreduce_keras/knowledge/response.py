@@ -10,6 +10,7 @@ from keras import ops
 from modreduce_keras.arguments import is_number
 from modreduce_keras.knowledge import masks
 from modreduce_keras.knowledge.base import Knowledge, Taps
+from modreduce_keras.labels import classes_of_one_hot
 from modreduce_keras.losses.base import fits, require_one_feature
 from modreduce_keras.ops import filled, float32, log_bernoulli, tempered_log_softmax
 from modreduce_keras.output_kind import CLASSES
@@ -23,7 +24,8 @@ class Response(Knowledge):
     Of several teachers, the average teaches: of their probabilities at the loss's temperature (1
     where it has none, or several), log Σ_i w_i softmax(z_i / T) · T as logits, or of their logits,
     Σ_i w_i z_i. With `"binary_kd"` the probabilities are those of each label,
-    p = Σ_i w_i sigmoid(z_i / T), as logits T log (p / (1 - p)).
+    p = Σ_i w_i sigmoid(z_i / T), as logits T log (p / (1 - p)). With other losses they are those of
+    classes, which exclude one another: `compile` refuses them for outputs of another kind.
 
     Args:
         loss: A loss on logits, its config or its identifier. Defaults to `"kd"`.
@@ -87,6 +89,7 @@ class Response(Knowledge):
             ignore_class = int(ignore_class)
         self.average, self.ignore_class = average, ignore_class
         self.teacher_weights = teacher_weights
+        self._several = False
 
     def _check_taps(self, at: Taps, student: Taps, teacher: Taps) -> None:
         if at is not None and (student is not None or teacher is not None):
@@ -100,7 +103,14 @@ class Response(Knowledge):
         super().build(student_shape, teacher_shape)
 
     def _check_classes(self, student_shape, teacher_shape):
-        several = isinstance(teacher_shape, list)
+        several = self._several = isinstance(teacher_shape, list)
+        if self.output_kinds == (CLASSES,) and student_shape[-1] == 1 and several:
+            raise ValueError(
+                f"Knowledge {self.name!r} averages the probabilities of classes, and one output "
+                "has none: choose average='logits', or for a logit of yes or no "
+                "mr.Response('binary_kd'). Received: average='probabilities' and teachers with "
+                f"outputs of shapes {[tuple(shape) for shape in teacher_shape]}"
+            )
         if self.teacher_weights is not None:
             number = len(teacher_shape) if several else 1
             if len(self.teacher_weights) != number:
@@ -151,29 +161,47 @@ class Response(Knowledge):
                 f"Knowledge {self.name!r} has ignore_class={self.ignore_class}, and the data have "
                 "no labels y for what it reads (of several outputs, name the output: at='NAME')."
             )
+        common = None if kept is None else masks.common(self.name, kept)
         if len(labels.shape) == len(student.shape) and labels.shape[-1] == 1:
             labels = ops.squeeze(labels, axis=-1)
+        elif fits(labels.shape, student.shape):
+            rows = None if common is None else filled(common, labels[..., 0])
+            labels = classes_of_one_hot(labels, f"ignore_class of knowledge {self.name!r}", rows)
+        if not fits(labels.shape, student.shape[:-1]):
+            raise ValueError(
+                f"ignore_class of knowledge {self.name!r} must have labels that are class indices "
+                f"or one-hot, for each position of the logits. Received: labels of shape "
+                f"{tuple(labels.shape)} and logits of shape {tuple(student.shape)}"
+            )
         counted = ops.not_equal(labels, self.ignore_class)
-        if kept is not None:
-            counted = ops.logical_and(counted, filled(masks.common(self.name, kept), counted))
+        if common is not None:
+            counted = ops.logical_and(counted, filled(common, counted))
         return {"student": counted, "teacher": counted}
 
     def one_teacher(self, teacher):
         """Returns the logits of the teacher, or the average of several."""
         return self._averaged(float32(teacher)) if isinstance(teacher, list) else teacher
 
+    @property
+    def output_kinds(self) -> tuple[str, ...] | None:
+        """Kinds of the outputs that it may compare, and average of several teachers."""
+        kinds = self.loss.output_kinds
+        by_softmax = self._several and self._averages_probabilities() and kinds is None
+        return (CLASSES,) if by_softmax else kinds
+
+    def _averages_probabilities(self) -> bool:
+        if self.average is not None:
+            return self.average == "probabilities"
+        of_any = self.loss.output_kinds is None
+        return not of_any or getattr(self.loss, "least_classes", 2) > 1
+
     def _averaged(self, teachers):
         weights = self.teacher_weights or [1.0] * len(teachers)
         shares = [weight / sum(weights) for weight in weights]
-        average = self.average
-        kinds = self.loss.output_kinds
-        if average is None:
-            plain = kinds is None and getattr(self.loss, "least_classes", 2) == 1
-            average = "logits" if plain else "probabilities"
-        if average == "logits":
+        if not self._averages_probabilities():
             return sum(share * logits for share, logits in zip(shares, teachers, strict=True))
         temperature = getattr(self.loss, "temperature", 1.0)
-        independent = kinds is not None and CLASSES not in kinds
+        independent = CLASSES not in self.output_kinds
         log_probabilities = log_bernoulli if independent else tempered_log_softmax
         log_shares = [
             math.log(share) + log_probabilities(logits, temperature)

@@ -224,3 +224,20 @@ def test_a_teacher_that_returns_a_dict_is_read_by_the_names_of_its_outputs(net, 
         ends.append([variable.numpy() for variable in distiller.variables])
     for one, other in zip(*ends, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_teacher_that_changes_between_two_fits_is_noticed(net, teacher, images, tmp_path):
+    teacher = keras.models.clone_model(teacher)
+    cache = mr.data.TeacherCache(tmp_path / "cache", teacher)
+    data = mr.data.with_index(tf.data.Dataset.from_tensor_slices(images)).batch(12)
+    cache.fill(data)
+    train = cache.attach(data)
+    distiller = mr.Distiller(net(), cache, [mr.Response("kd")])
+    distiller.compile("sgd")
+    distiller.fit(train, shuffle=False, verbose=0)
+    traced = distiller.train_function
+    distiller.fit(train, shuffle=False, verbose=0)
+    assert distiller.train_function is traced
+    teacher.set_weights([weight + 0.1 for weight in teacher.get_weights()])
+    with pytest.raises(ValueError, match="outputs of another cache"):
+        distiller.fit(train, shuffle=False, verbose=0)

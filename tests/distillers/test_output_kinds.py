@@ -443,3 +443,110 @@ def test_exits_of_one_logit_learn_by_binary_kd():
         mr.EarlyExit(distiller.model_with_exits)
     with pytest.raises(ValueError, match=r"response must be one of \['kd', 'binary_kd'\]"):
         mr.SelfDistiller(image_net(1), ["stage1"], response="dkd")
+
+
+# Where the compiled loss does not say
+
+
+def own_loss(y, z):
+    return keras.ops.mean(keras.ops.square(keras.ops.sigmoid(z) - y), axis=-1)
+
+
+ONE_HOT = np.eye(5, dtype="float32")[np.arange(12) % 5]
+
+
+def softmax(z):
+    powers = np.exp(z - z.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def of_one_hot(distiller, loss, y, eager=True):
+    """Trains one step; a dataset where not eager."""
+    distiller.compile(standing(), loss, run_eagerly=eager)
+    samples = tf.data.Dataset.from_tensor_slices((X, y))
+    samples = mr.data.with_index(samples) if hasattr(distiller, "samples") else samples
+    return distiller.fit(samples.batch(12), shuffle=False, verbose=0).history
+
+
+def past_of(made, **arguments):
+    if made == "mean_teacher":
+        return mr.MeanTeacher(net(), **arguments)
+    return mr.TemporalEnsembling(net(), samples=12, **arguments)
+
+
+@pytest.mark.parametrize("made", ["mean_teacher", "temporal_ensembling"])
+@pytest.mark.parametrize("eager", [True, False])
+def test_labels_that_are_not_what_is_compared_with_the_past_are_refused(made, eager):
+    with pytest.raises(
+        ValueError, match=r"several hot take mr\.\w+\(model, \.\.\., kind='labels'\)"
+    ):
+        of_one_hot(past_of(made), own_loss, SEVERAL_HOT, eager)
+    with pytest.raises(ValueError, match=r"one-hot take mr\.\w+\(model, \.\.\., kind='classes'\)"):
+        of_one_hot(past_of(made), "mse", ONE_HOT, eager)
+    with pytest.raises(
+        ValueError, match=r"numbers take mr\.\w+\(model, \.\.\., kind='regression'\)"
+    ):
+        of_one_hot(past_of(made, kind="classes"), "mse", X[:, :5], eager)
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss", "y", "compared"),
+    [
+        (None, own_loss, ONE_HOT, softmax),
+        ("classes", "mse", ONE_HOT, softmax),
+        ("classes", own_loss, ONE_HOT, softmax),
+        ("labels", own_loss, SEVERAL_HOT, sigmoid),
+        ("labels", "mse", SEVERAL_HOT, sigmoid),
+        ("regression", "mse", ONE_HOT, lambda z: z),
+        ("regression", own_loss, X[:, :5], lambda z: z),
+    ],
+)
+def test_the_user_says_what_is_compared_with_the_past(kind, loss, y, compared):
+    made = past_of("temporal_ensembling", kind=kind)
+    of_one_hot(made, loss, y)
+    expected = 0.4 * compared(made.student.predict(X, verbose=0))
+    np.testing.assert_allclose(made.predictions.numpy(), expected, rtol=1e-4, atol=1e-6)
+    assert type(made).from_config(made.get_config()).kind == kind
+
+
+def test_what_the_user_says_agrees_with_the_loss():
+    with pytest.raises(
+        ValueError, match=r"independent labels: mr.MeanTeacher\(model, \.\.\., kind='lab"
+    ):
+        mr.MeanTeacher(net(), kind="classes").compile("sgd", bce())
+    crossentropy = keras.losses.CategoricalCrossentropy(from_logits=True)
+    for kind in ("labels", "regression"):
+        with pytest.raises(
+            ValueError, match=r"mr.MeanTeacher\(model, \.\.\., kind='classes'\) takes"
+        ):
+            mr.MeanTeacher(net(), kind=kind).compile("sgd", crossentropy)
+    with pytest.raises(ValueError, match=r"kind must be one of .*'classes'"):
+        mr.MeanTeacher(net(), kind="logits")
+    mr.MeanTeacher(net(1), kind="labels").compile("sgd", own_loss)
+    one_number = mr.MeanTeacher(net(1))
+    one_number.compile("sgd", "mse")
+    one_number.fit(X, np.ones((12, 1)), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("units", "loss", "labels", "compared"),
+    [
+        (1, bce(), SEVERAL_HOT[:, :1], sigmoid),
+        (5, bce(), SEVERAL_HOT, sigmoid),
+        (1, "mse", X[:, :1], lambda z: z),
+        (5, "mse", X[:, :5], lambda z: z),
+        (5, keras.losses.CategoricalCrossentropy(from_logits=True), ONE_HOT, softmax),
+    ],
+)
+@pytest.mark.parametrize("online", ["logit_mse", "logit_l1"])
+def test_the_diversity_of_okddip_is_that_of_what_the_outputs_are(
+    units, loss, labels, compared, online
+):
+    aggregator = mr.aggregators.OKDDip(variant="reference")
+    distiller = peers(units, 3, aggregator=aggregator, online_loss=online)
+    distiller.compile(standing(), loss, run_eagerly=True)
+    logs = distiller.fit(X, labels, verbose=0).history
+    logits = predicted(distiller)
+    distance = np.linalg.norm(compared(logits["a"]) - compared(logits["b"]), axis=1).mean()
+    assert distance > 1e-3
+    assert logs["diversity"][0] == pytest.approx(distance, rel=1e-4)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import modreduce_keras as mr
 
@@ -234,3 +235,54 @@ def test_peers_with_several_positions_are_refused():
     peers = {"a": dense_prediction(1), "b": dense_prediction(2)}
     with pytest.raises(ValueError, match=r"logits \(batch, classes\). Received: student 'a'"):
         mr.PeerDistiller(peers)
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_an_ignored_class_of_one_hot_labels(images, eager):
+    student, teacher = dense_prediction(1), dense_prediction(2)
+    classes = np.random.default_rng(0).integers(3, size=(12, 8, 8))
+    one_hot = np.eye(3, dtype="float32")[classes]
+    logits = student.predict(images, verbose=0), teacher.predict(images, verbose=0)
+    expected = kd(logits[1], logits[0])[classes != 2].mean()
+    distiller = mr.Distiller(student, teacher, [mr.Response("kd", ignore_class=2)])
+    distiller.compile(keras.optimizers.SGD(0.0), run_eagerly=eager)
+    logs = distiller.train_on_batch(images, one_hot, return_dict=True)
+    np.testing.assert_allclose(logs["kd"], expected, rtol=1e-4)
+    for wrong in (0.9 * one_hot + 0.1 / 3, one_hot[..., :2], classes[:, 0]):
+        distiller.compile("sgd", run_eagerly=eager)
+        with pytest.raises(ValueError, match=r"^ignore_class of knowledge 'kd' must have labels"):
+            distiller.train_on_batch(images, wrong)
+
+
+def test_a_stage_takes_the_sample_weights_by_output_that_fit_takes(images, two_labels, sparse):
+    student, teacher = two_heads(4), two_heads(4)
+    hint = mr.Feature("hint", at="stage1", adapter=None, staged=True)
+    named = mr.Response("logit_mse", at="shape", staged=True)
+    distiller = mr.Distiller(student, teacher, [hint, named])
+    distiller.compile("sgd", sparse)
+    weights = {"shape": np.linspace(0.0, 2.0, 12), "shade": np.linspace(1.0, 0.0, 12)}
+
+    def mean_squares(read):
+        apart = np.array(read(student)) - np.array(read(teacher))
+        return (apart.reshape(12, -1) ** 2).mean(axis=1)
+
+    maps = mean_squares(lambda m: keras.Model(m.input, m.get_layer("stage1").output)(images))
+    logits = mean_squares(lambda m: m(images)["shape"])
+    expected = {
+        "hint": ((weights["shape"] + weights["shade"]) / 2 * maps).mean(),
+        "logit_mse": (weights["shape"] * logits).mean(),
+    }
+    logs = distiller.pretrain(
+        images,
+        two_labels,
+        sample_weight=weights,
+        optimizer=keras.optimizers.SGD(0.0),
+        batch_size=12,
+        verbose=0,
+    ).history
+    for name, value in expected.items():
+        np.testing.assert_allclose(logs[name], [value], rtol=1e-4)
+    wrong = tf.data.Dataset.from_tensors((images, two_labels, {"other": np.ones(12)}))
+    with pytest.raises(ValueError, match=r"by output, of \['shade', 'shape'\]"):
+        distiller.pretrain(wrong, shuffle=False, verbose=0)
+    distiller.fit(images, two_labels, sample_weight=weights, verbose=0)

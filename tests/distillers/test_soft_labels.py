@@ -164,3 +164,14 @@ def test_early_exits_are_judged_by_classes():
     with pytest.raises(ValueError, match=r"that is meant: y.argmax\(axis=-1\)"):
         mr.evaluation.early_exit_curve(model, images, MIXED)
     mr.evaluation.early_exit_curve(model, images, MIXED.argmax(axis=-1))
+
+
+def test_kdcl_looks_at_the_rows_once_in_a_step(monkeypatch):
+    seen = []
+    assertion = tf.debugging.Assert
+    monkeypatch.setattr(
+        tf.debugging, "Assert", lambda *a, **k: seen.append(a) or assertion(*a, **k)
+    )
+    made = peers("naive")
+    made.fit(tf.data.Dataset.from_tensors((X, MIXED)), shuffle=False, verbose=0)
+    assert len([a for a in seen if "KDCL must have labels" in a[1][0]]) == 1

@@ -188,3 +188,41 @@ def test_teachers_side_by_side_see_inputs_in_their_own_precision():
     lesson = distiller.forward(x, training=True).lessons["student"]
     for logits, teacher in zip(lesson.logits, teachers, strict=True):
         np.testing.assert_array_equal(logits, teacher(x))
+
+
+def regressors(units):
+    def make(name):
+        inputs = keras.Input((6,))
+        return keras.Model(inputs, keras.layers.Dense(units)(inputs), name=name)
+
+    return [make(name) for name in ("student", "one", "two")]
+
+
+def test_one_number_has_no_probabilities_to_average():
+    student, *teachers = regressors(1)
+    for loss in ("logit_mse", "logit_l1"):
+        with pytest.raises(ValueError, match=r"one output has none: choose average='logits'"):
+            mr.Distiller(student, teachers, [mr.Response(loss, average="probabilities")])
+        mr.Distiller(student, teachers, [mr.Response(loss, average="logits")])
+        # Of one teacher nothing is averaged.
+        mr.Distiller(student, teachers[0], [mr.Response(loss, average="probabilities")])
+    mr.Distiller(student, teachers, [mr.Response("binary_kd")])
+
+
+@pytest.mark.parametrize("loss", ["logit_mse", "logit_l1"])
+def test_only_classes_have_the_probabilities_of_a_softmax(loss, random):
+    student, *teachers = regressors(3)
+    x, y = random.normal(size=(2, 8, 6)).astype("float32")
+    distiller = mr.Distiller(student, teachers, [mr.Response(loss, average="probabilities")])
+    with pytest.raises(ValueError, match=r"they are independent labels: .*'binary_kd'"):
+        distiller.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+    distiller.compile("sgd", "mse", run_eagerly=True)
+    with pytest.raises(ValueError, match=r"plain numbers take mr.Response\('logit_mse'\)"):
+        distiller.fit(x, y[:, :3], verbose=0)
+    one_hot = np.eye(3, dtype="float32")[np.arange(8) % 3]
+    logits = student.predict(x, verbose=0)
+    value = distiller.fit(x, one_hot, verbose=0).history[loss][0]
+    target = np.log(sum(softmax(one.predict(x, verbose=0)) for one in teachers) / 2)
+    apart = np.abs(target - logits)
+    expected = apart.mean() if loss == "logit_l1" else (apart**2).mean()
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
