@@ -98,8 +98,8 @@ class CachedTeacher(FrozenTeacher):
                 f"It has {sorted(features)}, by cache.attach(dataset, taps=)"
             )
         named = {name: logits[name] for name in self.reader.outputs}
-        lesson = ModelOutput(logits, {tap: features[tap] for tap in self.reader.taps} | named)
-        return dict.fromkeys(seen, lesson)
+        output = ModelOutput(logits, {tap: features[tap] for tap in self.reader.taps} | named)
+        return dict.fromkeys(seen, output)
 
 
 def frozen(given: Any, taps: list[str], inputs: Inputs, dtype: str | None) -> FrozenTeacher:

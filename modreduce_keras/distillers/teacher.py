@@ -99,7 +99,7 @@ class FrozenTeacher:
     def lessons(
         self, x: Any, seen: Mapping[str, Any], training: bool = True
     ) -> dict[str, ModelOutput]:
-        """Returns what the teacher has for each student: one lesson, if all see the same.
+        """Returns what the teacher has for each student: one output, if all see the same.
 
         Args:
             x: The inputs of a batch.

@@ -242,7 +242,7 @@ def _build_knowledge(
     """Builds the knowledge of a student from symbolic outputs, or says what does not fit.
 
     Args:
-        taught: What the student is taught.
+        taught: The knowledge of the student.
         student: Its symbolic output and features.
         teacher: The teacher's.
         inputs: The student's symbolic inputs.
