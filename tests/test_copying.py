@@ -820,16 +820,15 @@ def of_an_earlier_version(name, data):
     return None if is_new else data
 
 
-def test_a_file_from_before_the_manifest_loads_where_weights_are_all(tmp_path):
+@pytest.mark.parametrize("state", ["normalization", "discretization"])
+def test_a_file_from_before_the_manifest_loads_where_it_has_all(tmp_path, state):
     path = tmp_path / "distiller.keras"
-    made = distiller(MAKERS["normalization"](), "normalization")
+    made = distiller(MAKERS[state](), state)
     made.save(path)
     rewritten(path, of_an_earlier_version)
     loaded = keras.saving.load_model(path)
     for one, other in ((made.teacher, loaded.teacher), (made.student, loaded.student)):
-        np.testing.assert_array_equal(
-            outputs(one, "normalization"), outputs(other, "normalization")
-        )
+        np.testing.assert_array_equal(outputs(one, state), outputs(other, state))
 
 
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
