@@ -25,6 +25,7 @@ def needed(aggregator, peers, random, batch=4, classes=7):
         "averages": lambda: some_logits(peers, random, batch, classes),
         "temperature": lambda: np.float32(3.0),
         "independent": lambda: False,
+        "plain_numbers": lambda: False,
     }
     return {name: everything[name]() for name in aggregator.needs}
 
