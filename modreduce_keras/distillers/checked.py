@@ -237,7 +237,8 @@ def _require_numbers(name: str, values: Any) -> None:
     for leaf in leaves:
         dtype = getattr(leaf, "dtype", None)
         if isinstance(dtype, np.dtype) and dtype.kind not in "iufbcV":
-            strings = f", or tensors of strings: tf.constant({name})" if dtype.kind in "OUS" else ""
+            is_text = leaf.size and isinstance(leaf.flat[0], (str, bytes))
+            strings = f", or tensors of strings: tf.constant({name})" if is_text else ""
             raise ValueError(
                 f"{name} must be arrays of numbers, all samples of one shape{strings}. Received: "
                 f"an array of dtype {dtype}"
