@@ -175,9 +175,12 @@ def _require_integers(model: keras.Model, marks: Marks, recipe: Recipe, content:
     """Raises if a layer is not to stay in float, and integers do not do for it."""
     allowed = recipe.allow_float
     floats: dict[str, set[str]] = {}
+    unnamed = False
     if allowed is not True:
         for name, tensor in operations.float_operations(content):
-            paths = marks.paths(tensor) or [name]
+            paths = marks.paths(tensor)
+            if not paths:
+                paths, unnamed = [name], True
             is_between = bool(allowed) and name in _MOVES
             if not is_between and not any(is_of(path, allowed or ()) for path in paths):
                 floats.setdefault(paths[0], set()).add(name)
@@ -196,7 +199,9 @@ def _require_integers(model: keras.Model, marks: Marks, recipe: Recipe, content:
         if wide
         else "",
     ]
-    named = list(dict.fromkeys([*(() if allowed is True else allowed or ()), *floats, *wide]))
+    named: Any = [*(() if allowed is True else allowed or ()), *floats, *wide]
+    # What no layer does (a choice between two branches of a model) has no name to allow it by.
+    named = True if unnamed else list(dict.fromkeys(named))
     # A quantization-aware student has no layers in float, and no other files.
     remedy = (
         f"Leave them in float with allow_float={named}, replace them, or take "

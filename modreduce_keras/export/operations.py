@@ -1,6 +1,6 @@
 """Operations of a TFLite file: what they compute in, and from which tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +31,7 @@ def float_operations(content: bytes) -> list[FloatOperation]:
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     found = []
     for graph in model.subgraphs:
-        for operation in graph.operators:
+        for operation in _operators(graph):
             name = flatbuffer_utils.opcode_to_name(model, operation.opcodeIndex)
             # An optional input that is not given is -1.
             tensors = [i for i in (*operation.inputs, *operation.outputs) if i >= 0]
@@ -52,7 +52,7 @@ def computed_tensors(content: bytes) -> list[str]:
     return [
         graph.tensors[i].name.decode()
         for graph in model.subgraphs
-        for operation in graph.operators
+        for operation in _operators(graph)
         for i in operation.outputs
     ]
 
@@ -69,7 +69,7 @@ def wide_tensors(content: bytes, widest: float) -> list[str]:
     return [
         graph.tensors[i].name.decode()
         for graph in model.subgraphs
-        for operation in graph.operators
+        for operation in _operators(graph)
         for i in operation.outputs
         if _range(graph.tensors[i]) > widest
     ]
@@ -134,6 +134,11 @@ def _opcode(model: schema.ModelT, name: str) -> int:
     code.version = 2
     model.operatorCodes.append(code)
     return len(model.operatorCodes) - 1
+
+
+def _operators(graph: schema.SubGraphT) -> Sequence[schema.OperatorT]:
+    """Returns the operations of a graph; a branch that only passes its input on has none."""
+    return graph.operators or ()
 
 
 def _range(tensor: schema.TensorT) -> float:

@@ -368,7 +368,8 @@ def test_what_does_not_fit_is_refused(arguments, message):
 def test_a_single_logit_has_no_classes_to_teach():
     model = mr.models.convnet(num_classes=1, widths=(4, 6), input_shape=(8, 8, 1))
     with pytest.raises(ValueError, match="at least two classes"):
-        mr.SelfDistiller(model, ["stage1"])
+        mr.SelfDistiller(model, ["stage1"], response="kd")
+    assert mr.SelfDistiller(model, ["stage1"]).kd.identifier == "binary_kd"
 
 
 def test_it_needs_labels_and_an_exit_that_exists(distiller):

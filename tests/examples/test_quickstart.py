@@ -21,11 +21,6 @@ assert student(numpy.zeros((2, 28, 28, 1), "float32")).shape == (2, 10)
 """
 
 
-def as_text(name):
-    """Returns a name as Markdown has it."""
-    return name.replace("_", r"\_")
-
-
 def python(*arguments):
     done = subprocess.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=300
@@ -104,7 +99,7 @@ def test_report_holds_what_was_printed(run):
         )
         assert method in page
     for name in ("student.tflite", "student_int8.tflite"):
-        (row,) = [line for line in text.splitlines() if line.startswith(f"| {as_text(name)} (of ")]
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| {name} (of ")]
         file = re.search(rf"{name}: ([\d.]+ KiB), test accuracy ([\d.]+) %", printed)
         assert file[1] in row
         assert float(row.split(" | ")[1][:-2]) == pytest.approx(float(file[2]), abs=0.11)
