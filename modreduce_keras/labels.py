@@ -47,6 +47,11 @@ def in_range(labels: Any, classes: int, owner: str) -> tuple[Any, Any]:
     return labels, None
 
 
+def rows_are_one_hot(labels: Any) -> Any:
+    """Returns whether each row of a tensor of labels is one-hot, (batch, ...)."""
+    return ops.logical_and(ops.max(labels, axis=-1) == 1, ops.sum(ops.abs(labels), axis=-1) == 1)
+
+
 def classes_of_one_hot(labels: Any, owner: str, kept: Any = None) -> Any:
     """Returns the class of each row of one-hot labels, which no other row has.
 
@@ -66,7 +71,7 @@ def classes_of_one_hot(labels: Any, owner: str, kept: Any = None) -> Any:
         tf.errors.InvalidArgumentError: In a graph of TensorFlow.
     """
     labels = ops.cast(labels, "float32")
-    fits = ops.logical_and(ops.max(labels, axis=-1) == 1, ops.sum(ops.abs(labels), axis=-1) == 1)
+    fits = rows_are_one_hot(labels)
     classes = ops.where(fits, ops.cast(ops.argmax(labels, axis=-1), "int32"), -1)
     counted = fits if kept is None else ops.logical_or(fits, ops.logical_not(kept))
     return checked_rows(counted, labels, f"{owner} {_ONE_HOT_NEEDED}", classes)
@@ -94,15 +99,16 @@ def distributions(labels: Any, owner: str) -> Any:
 
 def require_one_hot(values: np.ndarray, owner: str) -> None:
     """Raises unless each row of labels is one-hot."""
-    _require_rows(values, owner, _ONE_HOT_NEEDED, is_one_hot)
+    require_rows(values, owner, _ONE_HOT_NEEDED, is_one_hot)
 
 
 def require_distributions(values: np.ndarray, owner: str) -> None:
     """Raises unless each row of labels is one-hot or another distribution."""
-    _require_rows(values, owner, _DISTRIBUTION_NEEDED, is_distribution)
+    require_rows(values, owner, _DISTRIBUTION_NEEDED, is_distribution)
 
 
-def _require_rows(values: np.ndarray, owner: str, needed: str, fits: Any) -> None:
+def require_rows(values: np.ndarray, owner: str, needed: str, fits: Any) -> None:
+    """Raises with the first row of labels that does not fit; `fits` looks at several rows."""
     rows = values.reshape(-1, values.shape[-1])
     if not fits(rows):
         wrong = next(row for row in rows if not fits(row[None]))
@@ -190,7 +196,7 @@ def class_indices(labels: np.ndarray, shape: tuple[int, ...], owner: str) -> np.
         ValueError: If they have another shape, one is out of range, or a row is not one-hot.
     """
     if labels.shape == shape:
-        _require_rows(labels, owner, _CLASSES_NEEDED, is_one_hot)
+        require_rows(labels, owner, _CLASSES_NEEDED, is_one_hot)
         return labels.argmax(axis=-1)
     if labels.shape == (*shape[:-1], 1):
         labels = labels[..., 0]

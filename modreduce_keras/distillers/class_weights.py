@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from modreduce_keras.arguments import is_number
-from modreduce_keras.labels import is_one_hot
+from modreduce_keras.labels import is_one_hot, require_rows
 
 
 def require_class_weight(weights: Any, output: Any, labels: Any) -> None:
@@ -58,11 +58,8 @@ def _require_one_class(labels: Any) -> None:
     """Raises if labels are rows that are not one-hot, of which Keras would take the largest."""
     if len(getattr(labels, "shape", ())) != 2 or labels.shape[-1] == 1:
         return
-    rows = np.asarray(labels)
-    if not is_one_hot(rows):
-        wrong = next(row for row in rows if not is_one_hot(row[None]))
-        raise ValueError(
-            "class_weight is for labels that are one class each. Weigh mixed, smoothed or "
-            "several-hot rows by sample_weight: sample_weight=y @ np.array([1.0, 5.0, ...]), with "
-            f"a number for each column. Received: a row {wrong.tolist()}"
-        )
+    needed = (
+        "is for labels that are one class each. Weigh mixed, smoothed or several-hot rows by "
+        "sample_weight: sample_weight=y @ np.array([1.0, 5.0, ...]), with a number for each column."
+    )
+    require_rows(np.asarray(labels), "class_weight", needed, is_one_hot)

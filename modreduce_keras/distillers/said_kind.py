@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from modreduce_keras.distillers import fitting
+from modreduce_keras.labels import rows_are_one_hot
 from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, REGRESSION, UNKNOWN
 
 SAID = {
@@ -69,5 +70,5 @@ def _call(owner: str, said: str) -> str:
 
 def _are_not_all_one_hot(rows: Any) -> Any:
     """Returns whether some row of labels is not one-hot, for each row alike."""
-    one_hot = ops.logical_and(ops.max(rows, axis=-1) == 1, ops.sum(ops.abs(rows), axis=-1) == 1)
+    one_hot = rows_are_one_hot(rows)
     return ops.broadcast_to(ops.logical_not(ops.all(one_hot)), ops.shape(one_hot))
