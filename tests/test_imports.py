@@ -14,7 +14,8 @@ ROOT = Path(modreduce_keras.__file__).parent
 
 # A part may import parts of lower levels, and itself. What is not listed is above them all.
 LEVELS = [
-    {"_version", "arguments", "copying", "escapes", "fingerprints", "held", "keras_fit"}
+    {"keras_internals"},
+    {"_version", "arguments", "copying", "escapes", "fingerprints", "held"}
     | {"labels", "registry", "whole_files"},
     {"batches", "distribute", "knobs", "ops", "output_kind", "symbolic"},
     {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models"},
@@ -24,8 +25,8 @@ LEVELS = [
 ]
 TOP = len(LEVELS)
 KERAS_ONLY = [
-    *("arguments", "copying", "escapes", "fingerprints", "held", "keras_fit", "registry"),
-    *("whole_files", "knobs", "ops", "output_kind", "batches", "schedules", "symbolic"),
+    *("arguments", "copying", "escapes", "fingerprints", "held", "keras_internals"),
+    *("registry", "whole_files", "knobs", "ops", "output_kind", "batches", "schedules", "symbolic"),
     *("losses", "adapters", "aggregators", "taps", "models", "metrics", "knowledge"),
 ]
 ONLY_IN = {"tensorflow_datasets": "data", "keras_tuner": "tuning"}

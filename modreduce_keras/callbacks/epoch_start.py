@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from modreduce_keras.keras_fit import RunningFit, running_fit
+from modreduce_keras.keras_internals import RunningFit, running_fit
 
 
 class BeginAt(int):

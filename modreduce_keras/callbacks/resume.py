@@ -21,7 +21,7 @@ from modreduce_keras.callbacks import (
 from modreduce_keras.callbacks.callback_state import CallbackState
 from modreduce_keras.callbacks.checkpoints import DamagedError, Folder, Position
 from modreduce_keras.callbacks.kept import CannotKeepError, Writer, taken_back
-from modreduce_keras.keras_fit import running_fit
+from modreduce_keras.keras_internals import running_fit
 
 
 class Resume(keras.callbacks.Callback):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from modreduce_keras.arguments import require_integer
-from modreduce_keras.keras_fit import RunningFit, running_fits
+from modreduce_keras.keras_internals import RunningFit, running_fits
 
 
 class _Given:

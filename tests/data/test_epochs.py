@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.keras_fit import running_fit
+from modreduce_keras.keras_internals import running_fit
 
 SAMPLES, BATCH = 6, 2
 STEPS = SAMPLES // BATCH
