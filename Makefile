@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint format benchmark clean
+.PHONY: demo test test-slow lint format generate benchmark clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python examples/quickstart.py
@@ -21,6 +21,11 @@ lint: $(VENV)/test.installed
 format: $(VENV)/test.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Lists of components and docs/methods.md; the tests say whether they are up to date.
+generate: $(VENV)/test.installed
+	$(BIN)/python tools/namespaces.py
+	$(BIN)/python docs/methods.py
 
 benchmark: $(VENV)/test.installed
 	$(BIN)/python benchmarks/step_overhead.py

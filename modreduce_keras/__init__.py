@@ -1,6 +1,8 @@
 """modreduce_keras: knowledge distillation for Keras 3 and TensorFlow."""
 
-import importlib
+# Written by `make generate` from the registry.
+
+from typing import TYPE_CHECKING
 
 from modreduce_keras import (
     adapters,
@@ -32,6 +34,10 @@ from modreduce_keras.knowledge import Feature, Knowledge, Relation, Response
 from modreduce_keras.models import quantize_aware
 from modreduce_keras.registry import register
 from modreduce_keras.taps import TapReader
+
+if TYPE_CHECKING:
+    from modreduce_keras import tuning
+    from modreduce_keras.reporting import report
 
 __all__ = [
     "BaseDistiller",
@@ -68,9 +74,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
-    if name == "tuning":  # KerasTuner is imported by those who tune only.
-        return importlib.import_module("modreduce_keras.tuning")
-    if name == "report":
-        return importlib.import_module("modreduce_keras.reporting").report
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return __all__
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        # Both are imported by those who use them only: KerasTuner and drawings take a while.
+        from importlib import import_module
+
+        if name == "tuning":
+            return import_module("modreduce_keras.tuning")
+        if name == "report":
+            return import_module("modreduce_keras.reporting").report
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -277,3 +277,10 @@ def _answers(model, exits, batches) -> tuple[np.ndarray, np.ndarray]:
         confidence.append(probabilities.max(axis=-1))
         correct.append(logits.argmax(axis=-1) == labels[:, np.newaxis])
     return np.concatenate(confidence), np.concatenate(correct)
+
+
+__all__ = ["EarlyExitRow", "average_relative_improvement", "early_exit_curve", "multiply_adds"]
+
+
+def __dir__() -> list[str]:
+    return __all__

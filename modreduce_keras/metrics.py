@@ -252,3 +252,7 @@ class PeerAgreement(_PeerMetric):
 
 
 __all__ = ["Agreement", "PeerAgreement", "PeerDiversity"]
+
+
+def __dir__() -> list[str]:
+    return __all__

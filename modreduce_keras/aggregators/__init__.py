@@ -1,13 +1,49 @@
 """Aggregators: layers from the peers' outputs to the targets they teach each other with."""
 
-from functools import partial
+# Written by `make generate` from the registry.
 
-from modreduce_keras import registry
+from typing import Any as _Any
+
+from modreduce_keras import registry as _registry
+from modreduce_keras.aggregators.averages import LeaveOneOutMean, Mean, WeightedAverage
 from modreduce_keras.aggregators.base import Aggregator
+from modreduce_keras.aggregators.codistillation import Codistillation
+from modreduce_keras.aggregators.fully_connected import FullyConnected
+from modreduce_keras.aggregators.kdcl import KDCL
+from modreduce_keras.aggregators.mutual import Mutual
+from modreduce_keras.aggregators.okddip import OKDDip
+from modreduce_keras.aggregators.one import ONE
+from modreduce_keras.aggregators.pcl import PCL
 
-_aggregators = registry.collect(__name__, __path__, "aggregator")
-globals().update(_aggregators)
+__all__ = [
+    "Aggregator",
+    "Codistillation",
+    "FullyConnected",
+    "KDCL",
+    "LeaveOneOutMean",
+    "Mean",
+    "Mutual",
+    "OKDDip",
+    "ONE",
+    "PCL",
+    "WeightedAverage",
+    "get",
+]
 
-get = partial(registry.get, "aggregator", base=Aggregator)
 
-__all__ = ["Aggregator", *_aggregators, "get"]
+def get(identifier: str | dict[str, _Any] | Aggregator, **arguments: _Any) -> Aggregator:
+    """Returns an aggregator from its identifier, its config, or itself.
+
+    Args:
+        identifier: An aggregator (returned as it is), its config, or a registered identifier.
+        **arguments: Constructor arguments, only together with an identifier.
+
+    Raises:
+        ValueError: If the identifier is unknown, or arguments come with an instance or config.
+        TypeError: If it is no aggregator.
+    """
+    return _registry.get("aggregator", identifier, base=Aggregator, **arguments)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -5,3 +5,7 @@ from modreduce_keras.callbacks.progress_bar import ProgressBar
 from modreduce_keras.callbacks.resume import Resume
 
 __all__ = ["PeerMonitor", "ProgressBar", "Resume"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -18,3 +18,7 @@ __all__ = [
     "in_epoch",
     "TeacherCache",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

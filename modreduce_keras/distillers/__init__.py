@@ -1,5 +1,7 @@
 """Distillers: the Keras models that run teacher, students, knowledge and aggregator together."""
 
+# Written by `make generate` from the registry.
+
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.consistency import MeanTeacher, TemporalEnsembling
 from modreduce_keras.distillers.early_exit import EarlyExit
@@ -12,11 +14,15 @@ from modreduce_keras.distillers.self_distiller import SelfDistiller
 __all__ = [
     "BaseDistiller",
     "Distiller",
-    "EarlyExit",
     "MeanTeacher",
     "ModReduce",
-    "NonFiniteError",
     "PeerDistiller",
     "SelfDistiller",
     "TemporalEnsembling",
+    "EarlyExit",
+    "NonFiniteError",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

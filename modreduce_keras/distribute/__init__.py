@@ -47,3 +47,7 @@ __all__ = [
     "take_rows",
     "telling_of_lost_workers",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -10,3 +10,7 @@ from modreduce_keras.export.tflite import to_tflite
 from modreduce_keras.export.verification import Verification, VerificationError, verify
 
 __all__ = ["to_saved_model", "to_tflite", "to_onnx", "verify", "Verification", "VerificationError"]
+
+
+def __dir__() -> list[str]:
+    return __all__

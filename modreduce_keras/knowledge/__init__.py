@@ -5,9 +5,21 @@ term. It comes in three kinds: `Response` (the outputs), `Feature` (representati
 `Relation` (how samples lie to each other).
 """
 
+# Written by `make generate` from the registry.
+
 from modreduce_keras.knowledge.base import Knowledge, as_list
 from modreduce_keras.knowledge.feature import Feature
 from modreduce_keras.knowledge.relation import Relation
 from modreduce_keras.knowledge.response import Response
 
-__all__ = ["Feature", "Knowledge", "Relation", "Response", "as_list"]
+__all__ = [
+    "Knowledge",
+    "Feature",
+    "Relation",
+    "Response",
+    "as_list",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

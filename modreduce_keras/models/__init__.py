@@ -1,34 +1,69 @@
 """Networks: flat functional models with stable tap names, from images to logits."""
 
-from functools import partial
+# Written by `make generate` from the registry.
 
-import keras
+from typing import Any as _Any
 
-from modreduce_keras import registry
+import keras as _keras
+
+from modreduce_keras import registry as _registry
 from modreduce_keras.copying import copy_state
 from modreduce_keras.models.branch import Branches, branch
 from modreduce_keras.models.clones import copy_model
+from modreduce_keras.models.convnet import convnet
 from modreduce_keras.models.exits import exits
 from modreduce_keras.models.folding import fold
+from modreduce_keras.models.mobilenet_v2 import mobilenet_v2
 from modreduce_keras.models.quantization import quantize_aware
-from modreduce_keras.models.resnet import resnet
+from modreduce_keras.models.resnet import (
+    resnet,
+    resnet8,
+    resnet8x4,
+    resnet14,
+    resnet20,
+    resnet32,
+    resnet32x4,
+    resnet44,
+    resnet56,
+    resnet110,
+)
+from modreduce_keras.models.resnet50 import resnet50
 from modreduce_keras.models.reuse import reuse_classifier
+from modreduce_keras.models.shufflenet_v1 import shufflenet_v1
+from modreduce_keras.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_x1_5
 from modreduce_keras.models.teachers import import_keras_weights, load_teacher
 from modreduce_keras.models.torch_weights import import_torch_weights
-from modreduce_keras.models.vgg import vgg
-from modreduce_keras.models.wide_resnet import wide_resnet
-
-_models = registry.collect(__name__, __path__, "model")
-globals().update(_models)
-
-get = partial(registry.get, "model", base=keras.Model)
+from modreduce_keras.models.vgg import vgg, vgg8, vgg11, vgg13, vgg16, vgg19
+from modreduce_keras.models.wide_resnet import wide_resnet, wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 
 __all__ = [
+    "convnet",
+    "mobilenet_v2",
+    "resnet110",
+    "resnet14",
+    "resnet20",
+    "resnet32",
+    "resnet32x4",
+    "resnet44",
+    "resnet50",
+    "resnet56",
+    "resnet8",
+    "resnet8x4",
+    "shufflenet_v1",
+    "shufflenet_v2",
+    "shufflenet_v2_x1_5",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
+    "vgg8",
+    "wrn_16_1",
+    "wrn_16_2",
+    "wrn_40_1",
+    "wrn_40_2",
     "resnet",
     "vgg",
     "wide_resnet",
-    *_models,
-    "get",
     "Branches",
     "branch",
     "copy_model",
@@ -40,4 +75,23 @@ __all__ = [
     "import_torch_weights",
     "load_teacher",
     "reuse_classifier",
+    "get",
 ]
+
+
+def get(identifier: str | dict[str, _Any] | _keras.Model, **arguments: _Any) -> _keras.Model:
+    """Returns a model from its identifier, its config, or itself.
+
+    Args:
+        identifier: A model (returned as it is), its config, or a registered identifier.
+        **arguments: Constructor arguments, only together with an identifier.
+
+    Raises:
+        ValueError: If the identifier is unknown, or arguments come with an instance or config.
+        TypeError: If it is no model.
+    """
+    return _registry.get("model", identifier, base=_keras.Model, **arguments)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -9,7 +9,7 @@ from keras import layers
 from modreduce_keras.arguments import require_integer, require_sizes
 from modreduce_keras.models.blocks import Blocks, relu
 from modreduce_keras.models.shapes import require_image_shape
-from modreduce_keras.registry import register
+from modreduce_keras.models.variants import variant
 
 
 def resnet(
@@ -84,16 +84,14 @@ def _basic_block(make, maps, width, stride, label):
     return relu(layers.Add(name=f"{label}_add")([maps, shortcut]), label)
 
 
-def _register_variant(identifier, depth, widths):
-    def build(**arguments):
-        return resnet(depth, **{"widths": widths, "name": identifier, **arguments})
+_NARROW, _WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
 
-    build.__name__ = build.__qualname__ = identifier
-    build.__doc__ = f"Builds {identifier}: `resnet({depth}, widths={widths}, ...)`."
-    register("model", identifier)(build)
-
-
-for _depth in (8, 14, 20, 32, 44, 56, 110):
-    _register_variant(f"resnet{_depth}", _depth, (16, 16, 32, 64))
-for _depth in (8, 32):
-    _register_variant(f"resnet{_depth}x4", _depth, (32, 64, 128, 256))
+resnet8 = variant("resnet8", resnet, 8, widths=_NARROW, name="resnet8")
+resnet14 = variant("resnet14", resnet, 14, widths=_NARROW, name="resnet14")
+resnet20 = variant("resnet20", resnet, 20, widths=_NARROW, name="resnet20")
+resnet32 = variant("resnet32", resnet, 32, widths=_NARROW, name="resnet32")
+resnet44 = variant("resnet44", resnet, 44, widths=_NARROW, name="resnet44")
+resnet56 = variant("resnet56", resnet, 56, widths=_NARROW, name="resnet56")
+resnet110 = variant("resnet110", resnet, 110, widths=_NARROW, name="resnet110")
+resnet8x4 = variant("resnet8x4", resnet, 8, widths=_WIDE, name="resnet8x4")
+resnet32x4 = variant("resnet32x4", resnet, 32, widths=_WIDE, name="resnet32x4")

@@ -102,7 +102,21 @@ def _branch(make, maps, width, stride, label):
 
 
 @register("model", "shufflenet_v2_x1_5")
-def shufflenet_v2_x1_5(**arguments) -> keras.Model:
+def shufflenet_v2_x1_5(
+    *,
+    num_classes: int,
+    widths: Sequence[int] = (176, 352, 704, 1024),
+    blocks: Sequence[int] = (4, 8, 4),
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    kernel_regularizer: str | keras.regularizers.Regularizer | None = None,
+    name: str | None = None,
+) -> keras.Model:
     """Builds shufflenet_v2_x1_5: `shufflenet_v2(widths=(176, 352, 704, 1024), ...)`."""
-    given = {"widths": (176, 352, 704, 1024), "name": "shufflenet_v2_x1_5", **arguments}
-    return shufflenet_v2(**given)
+    return shufflenet_v2(
+        num_classes=num_classes,
+        widths=widths,
+        blocks=blocks,
+        input_shape=input_shape,
+        kernel_regularizer=kernel_regularizer,
+        name=name or "shufflenet_v2_x1_5",
+    )

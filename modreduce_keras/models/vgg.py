@@ -8,7 +8,7 @@ from keras import layers
 from modreduce_keras.arguments import require_integer, require_sizes
 from modreduce_keras.models.blocks import Blocks, relu
 from modreduce_keras.models.shapes import require_image_shape
-from modreduce_keras.registry import register
+from modreduce_keras.models.variants import variant
 
 _CONVOLUTIONS = {
     8: (1, 1, 1, 1, 1),
@@ -81,14 +81,8 @@ def vgg(
     return keras.Model(inputs, logits, name=name or f"vgg{depth}")
 
 
-def _register_variant(depth):
-    def build(**arguments):
-        return vgg(depth, **arguments)
-
-    build.__name__ = build.__qualname__ = f"vgg{depth}"
-    build.__doc__ = f"Builds vgg{depth}: `vgg({depth}, ...)`."
-    register("model", f"vgg{depth}")(build)
-
-
-for _depth in _CONVOLUTIONS:
-    _register_variant(_depth)
+vgg8 = variant("vgg8", vgg, 8)
+vgg11 = variant("vgg11", vgg, 11)
+vgg13 = variant("vgg13", vgg, 13)
+vgg16 = variant("vgg16", vgg, 16)
+vgg19 = variant("vgg19", vgg, 19)

@@ -7,7 +7,7 @@ from keras import layers
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.models.blocks import Blocks, relu
 from modreduce_keras.models.shapes import require_image_shape
-from modreduce_keras.registry import register
+from modreduce_keras.models.variants import variant
 
 
 def wide_resnet(
@@ -91,19 +91,7 @@ def _block(make, maps, width, stride, label, first, end):
     return layers.Add(name=end)([maps, shortcut])
 
 
-def _register_variant(depth, widen_factor):
-    identifier = f"wrn_{depth}_{widen_factor}"
-
-    def build(**arguments):
-        return wide_resnet(depth, **{"widen_factor": widen_factor, **arguments})
-
-    build.__name__ = build.__qualname__ = identifier
-    build.__doc__ = (
-        f"Builds {identifier}: `wide_resnet({depth}, widen_factor={widen_factor}, ...)`."
-    )
-    register("model", identifier)(build)
-
-
-for _depth in (16, 40):
-    for _factor in (1, 2):
-        _register_variant(_depth, _factor)
+wrn_16_1 = variant("wrn_16_1", wide_resnet, 16, widen_factor=1)
+wrn_16_2 = variant("wrn_16_2", wide_resnet, 16, widen_factor=2)
+wrn_40_1 = variant("wrn_40_1", wide_resnet, 40, widen_factor=1)
+wrn_40_2 = variant("wrn_40_2", wide_resnet, 40, widen_factor=2)

@@ -7,3 +7,7 @@ from modreduce_keras.reporting.build import Report, report
 from modreduce_keras.reporting.measures import ConfusionChange, Figures, Reliability, Together
 
 __all__ = ["ConfusionChange", "Figures", "Reliability", "Report", "Together", "report"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,3 +11,7 @@ from modreduce_keras.tuning.search import Search
 from modreduce_keras.tuning.space import Space
 
 __all__ = ["DistillerHyperModel", "Results", "Search", "SearchError", "Space"]
+
+
+def __dir__() -> list[str]:
+    return __all__

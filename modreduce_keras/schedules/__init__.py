@@ -1,0 +1,51 @@
+"""Schedules: step -> value, evaluated inside the graph.
+
+They are Keras learning-rate schedules, so each of them also drives a learning rate, and each of
+Keras' own schedules also drives a weight or a temperature. The step is the number of training
+steps (batches) done so far; `steps` below is always such a number, for example
+`epochs * steps_per_epoch`.
+"""
+
+# Written by `make generate` from the registry.
+
+from typing import Any as _Any
+
+from modreduce_keras import registry as _registry
+from modreduce_keras.schedules.base import Schedule
+from modreduce_keras.schedules.constant import Constant
+from modreduce_keras.schedules.cosine import Cosine
+from modreduce_keras.schedules.cut_off import CutOff
+from modreduce_keras.schedules.exponential import Exponential
+from modreduce_keras.schedules.linear import Linear
+from modreduce_keras.schedules.piecewise import Piecewise
+from modreduce_keras.schedules.sigmoid_ramp_up import SigmoidRampUp
+
+__all__ = [
+    "Schedule",
+    "Constant",
+    "Cosine",
+    "CutOff",
+    "Exponential",
+    "Linear",
+    "Piecewise",
+    "SigmoidRampUp",
+    "get",
+]
+
+
+def get(identifier: str | dict[str, _Any] | Schedule, **arguments: _Any) -> Schedule:
+    """Returns a schedule from its identifier, its config, or itself.
+
+    Args:
+        identifier: A schedule (returned as it is), its config, or a registered identifier.
+        **arguments: Constructor arguments, only together with an identifier.
+
+    Raises:
+        ValueError: If the identifier is unknown, or arguments come with an instance or config.
+        TypeError: If it is no schedule.
+    """
+    return _registry.get("schedule", identifier, base=Schedule, **arguments)
+
+
+def __dir__() -> list[str]:
+    return __all__

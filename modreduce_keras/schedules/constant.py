@@ -1,0 +1,31 @@
+"""A schedule that keeps one value."""
+
+from typing import ClassVar
+
+from modreduce_keras.arguments import require_number
+from modreduce_keras.registry import register
+from modreduce_keras.schedules.base import Schedule
+
+
+@register("schedule", "constant")
+class Constant(Schedule):
+    """The same value at every step.
+
+    Args:
+        constant: The value.
+
+    Raises:
+        ValueError: If it is no finite number.
+
+    Example:
+        >>> float(Constant(0.5)(100))
+        0.5
+    """
+
+    example_arguments: ClassVar = {"constant": 0.25}
+
+    def __init__(self, constant: float):
+        self.constant = require_number("constant", constant)
+
+    def value(self, step):
+        return self.constant

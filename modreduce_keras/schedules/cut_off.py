@@ -1,0 +1,36 @@
+"""One value until a step, another from there on."""
+
+from typing import ClassVar
+
+from keras import ops
+
+from modreduce_keras.arguments import require_number
+from modreduce_keras.registry import register
+from modreduce_keras.schedules.base import Schedule, positive_steps
+
+
+@register("schedule", "cut_off")
+class CutOff(Schedule):
+    """`before` until step `steps`, `after` from there on.
+
+    Args:
+        after: Value from step `steps` on.
+        steps: Number of training steps, positive.
+        before: Value until then. Defaults to 0.
+
+    Raises:
+        ValueError: If `steps` is not positive, or a value is no finite number.
+
+    Example:
+        >>> [round(float(CutOff(0.7, steps=10)(step)), 1) for step in (9, 10)]
+        [0.0, 0.7]
+    """
+
+    example_arguments: ClassVar = {"after": 2.0, "steps": 10, "before": 0.5}
+
+    def __init__(self, after: float, *, steps: int, before: float = 0.0):
+        self.after, self.before = require_number("after", after), require_number("before", before)
+        self.steps = positive_steps(steps)
+
+    def value(self, step):
+        return ops.where(step < self.steps, self.before, self.after)
