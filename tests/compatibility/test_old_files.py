@@ -1,0 +1,47 @@
+"""Files that an earlier version wrote are read, and training goes on from them as it did then."""
+
+import shutil
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import old_trainings
+import pytest
+
+HERE = Path(__file__).parent
+CLOSE = {"rtol": 1e-6, "atol": 1e-6}
+"""Machines add up in different orders; on one machine the numbers are equal to the last bit."""
+
+
+def then(name):
+    """Returns what the earlier version gave."""
+    with np.load(HERE / f"{name}.npz") as arrays:
+        return {key: arrays[key] for key in arrays}
+
+
+def assert_as_then(found, expected):
+    assert list(found) == list(expected)
+    for key, value in found.items():
+        np.testing.assert_allclose(value, expected[key], **CLOSE, err_msg=key)
+
+
+@pytest.mark.parametrize("name", old_trainings.MODELS)
+def test_a_keras_file_goes_on_as_it_did(name):
+    distiller, expected = keras.saving.load_model(HERE / f"{name}.keras"), then(name)
+    for key, value in old_trainings.state(distiller).items():
+        np.testing.assert_array_equal(value, expected.pop(key), err_msg=key)
+    assert_as_then(old_trainings.answers(name, distiller), expected)
+
+
+@pytest.mark.parametrize("name", old_trainings.RUNS)
+def test_a_run_goes_on_as_it_did(name, tmp_path):
+    shutil.copytree(HERE / name, tmp_path / name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Step 1 was skipped")
+        distiller, history = old_trainings.run(name, 2, tmp_path / name, epochs=2)
+    histories = {f"history: {log}": values for log, values in history.items()}
+    assert_as_then({**old_trainings.state(distiller), **histories}, then(name))
+    assert bool(distiller.loss_scales) == (name == "float16")
+    skipped = {"student": 2} if name == "skip" else dict.fromkeys(distiller.skipped_steps, 0)
+    assert distiller.skipped_steps == skipped
