@@ -205,6 +205,14 @@ def safe_reciprocal(values):
     return ops.where(nonzero, 1.0 / ops.where(nonzero, values, 1.0), 0.0)
 
 
+def centred(values, axis, kept=1.0):
+    """Returns values less their mean along an axis, of those kept; 0 where they are not."""
+    kept = kept * ops.ones_like(values)
+    count = ops.sum(kept, axis=axis, keepdims=True)
+    mean = ops.sum(kept * values, axis=axis, keepdims=True) * safe_reciprocal(count)
+    return kept * (values - mean)
+
+
 def unit(vectors, axis=-1):
     """Returns vectors at unit length along an axis; zero stays zero, with gradient 0."""
     squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)

@@ -7,22 +7,24 @@ from typing import Any as _Any
 from modreduce_keras import registry as _registry
 from modreduce_keras.adapters.attention_heads import AttentionHeads
 from modreduce_keras.adapters.base import Adapter
-from modreduce_keras.adapters.classifiers import ClassAttention, SoftmaxRegressor
-from modreduce_keras.adapters.embeddings import LinearEmbedding
+from modreduce_keras.adapters.channel_projector import ChannelProjector
+from modreduce_keras.adapters.class_attention import ClassAttention
+from modreduce_keras.adapters.contrastive_memory import ContrastiveMemory
+from modreduce_keras.adapters.contrastive_queue import ContrastiveQueue
+from modreduce_keras.adapters.conv_regressor import ConvRegressor
 from modreduce_keras.adapters.factors import Factors
-from modreduce_keras.adapters.generators import MaskedGenerator
+from modreduce_keras.adapters.flow_channels import FlowChannels
 from modreduce_keras.adapters.layer_attention import LayerAttention
-from modreduce_keras.adapters.margins import MarginConnector
-from modreduce_keras.adapters.memory import ContrastiveMemory
-from modreduce_keras.adapters.orthogonal import OrthogonalProjector
-from modreduce_keras.adapters.paired import PairedEmbedding
-from modreduce_keras.adapters.projectors import ChannelProjector, FlowChannels
-from modreduce_keras.adapters.queue import ContrastiveQueue
-from modreduce_keras.adapters.regressors import ConvRegressor
+from modreduce_keras.adapters.learnt_temperature import LearntTemperature
+from modreduce_keras.adapters.linear_embedding import LinearEmbedding
+from modreduce_keras.adapters.margin_connector import MarginConnector
+from modreduce_keras.adapters.masked_generator import MaskedGenerator
+from modreduce_keras.adapters.orthogonal_projector import OrthogonalProjector
+from modreduce_keras.adapters.paired_embedding import PairedEmbedding
 from modreduce_keras.adapters.review_fusion import ReviewFusion
 from modreduce_keras.adapters.shadow_head import ShadowHead
-from modreduce_keras.adapters.temperature import LearntTemperature
-from modreduce_keras.adapters.variational import VariationalRegressor
+from modreduce_keras.adapters.softmax_regressor import SoftmaxRegressor
+from modreduce_keras.adapters.variational_regressor import VariationalRegressor
 
 __all__ = [
     "Adapter",

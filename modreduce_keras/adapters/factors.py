@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from modreduce_keras.adapters.maps import MapAdapter
+from modreduce_keras.adapters.map_base import MapAdapter
 from modreduce_keras.adapters.normalization import normalization_layer
 from modreduce_keras.arguments import is_number
 from modreduce_keras.ops import float32, per_sample_mean

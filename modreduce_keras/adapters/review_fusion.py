@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
-from modreduce_keras.adapters.maps import are_several
+from modreduce_keras.adapters.map_base import are_several
 from modreduce_keras.adapters.normalization import normalization_layer
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.registry import register

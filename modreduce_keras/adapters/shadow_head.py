@@ -5,7 +5,7 @@ from typing import ClassVar
 import keras
 from keras import ops
 
-from modreduce_keras.adapters.classifiers import _ClassifierAdapter, classifier_of
+from modreduce_keras.adapters.classifier_base import ClassifierAdapter, classifier_of
 from modreduce_keras.ops import float32
 from modreduce_keras.registry import register
 
@@ -38,7 +38,7 @@ class _Unit(keras.layers.Layer):
 
 
 @register("adapter", "shadow_head")
-class ShadowHead(_ClassifierAdapter):
+class ShadowHead(ClassifierAdapter):
     """The shadow of a frozen teacher: a head on its features that can learn from the student.
 
     On one feature, a vector or maps that are averaged, the head is one layer that begins as a

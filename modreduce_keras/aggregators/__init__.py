@@ -5,15 +5,17 @@
 from typing import Any as _Any
 
 from modreduce_keras import registry as _registry
-from modreduce_keras.aggregators.averages import LeaveOneOutMean, Mean, WeightedAverage
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.aggregators.codistillation import Codistillation
 from modreduce_keras.aggregators.fully_connected import FullyConnected
 from modreduce_keras.aggregators.kdcl import KDCL
+from modreduce_keras.aggregators.leave_one_out_mean import LeaveOneOutMean
+from modreduce_keras.aggregators.mean import Mean
 from modreduce_keras.aggregators.mutual import Mutual
 from modreduce_keras.aggregators.okddip import OKDDip
 from modreduce_keras.aggregators.one import ONE
 from modreduce_keras.aggregators.pcl import PCL
+from modreduce_keras.aggregators.weighted_average import WeightedAverage
 
 __all__ = [
     "Aggregator",

@@ -5,31 +5,45 @@
 from typing import Any as _Any
 
 from modreduce_keras import registry as _registry
+from modreduce_keras.losses.ab import AB
+from modreduce_keras.losses.at import AttentionTransfer
 from modreduce_keras.losses.base import Loss
-from modreduce_keras.losses.binary import BinaryKD
-from modreduce_keras.losses.boundaries import AB, OFD
-from modreduce_keras.losses.channels import ICKD
-from modreduce_keras.losses.classifier import CATKD, SRRL, SimKD
-from modreduce_keras.losses.congruence import CC
-from modreduce_keras.losses.contrastive import CRD
-from modreduce_keras.losses.correlation import CKA, DIST
-from modreduce_keras.losses.cross_layer import ReviewKD, SemCKD
-from modreduce_keras.losses.curriculum import CTKD
-from modreduce_keras.losses.decoupled import DKD, NKD
-from modreduce_keras.losses.feature import Hint
-from modreduce_keras.losses.graph_attention import MHGD
-from modreduce_keras.losses.local_structure import LSP
+from modreduce_keras.losses.binary_kd import BinaryKD
+from modreduce_keras.losses.catkd import CATKD
+from modreduce_keras.losses.cc import CC
+from modreduce_keras.losses.cka import CKA
+from modreduce_keras.losses.confidence_penalty import ConfidencePenalty
+from modreduce_keras.losses.crd import CRD
+from modreduce_keras.losses.ctkd import CTKD
+from modreduce_keras.losses.dist import DIST
+from modreduce_keras.losses.dkd import DKD
+from modreduce_keras.losses.fsp import FSP
+from modreduce_keras.losses.ft import FactorTransfer
+from modreduce_keras.losses.hint import Hint
+from modreduce_keras.losses.ickd import ICKD
+from modreduce_keras.losses.irg import IRG
+from modreduce_keras.losses.kd import KD
+from modreduce_keras.losses.logit_l1 import LogitL1
+from modreduce_keras.losses.logit_mse import LogitMSE
+from modreduce_keras.losses.lsp import LSP
+from modreduce_keras.losses.mgd import MGD
+from modreduce_keras.losses.mhgd import MHGD
 from modreduce_keras.losses.multi_level import MultiLevel
-from modreduce_keras.losses.orthogonal import VkD
-from modreduce_keras.losses.regeneration import MGD
-from modreduce_keras.losses.regularization import ConfidencePenalty, TeacherFree
-from modreduce_keras.losses.relation_graph import IRG
-from modreduce_keras.losses.relational import RKDAngle, RKDDistance
-from modreduce_keras.losses.response import KD, LogitL1, LogitMSE
-from modreduce_keras.losses.shadow import SHAKE
-from modreduce_keras.losses.similarity import PKT, SimilarityPreserving
-from modreduce_keras.losses.statistics import FSP, NST, AttentionTransfer, FactorTransfer
-from modreduce_keras.losses.variational import VID
+from modreduce_keras.losses.nkd import NKD
+from modreduce_keras.losses.nst import NST
+from modreduce_keras.losses.ofd import OFD
+from modreduce_keras.losses.pkt import PKT
+from modreduce_keras.losses.reviewkd import ReviewKD
+from modreduce_keras.losses.rkd_angle import RKDAngle
+from modreduce_keras.losses.rkd_distance import RKDDistance
+from modreduce_keras.losses.semckd import SemCKD
+from modreduce_keras.losses.shake import SHAKE
+from modreduce_keras.losses.simkd import SimKD
+from modreduce_keras.losses.sp import SimilarityPreserving
+from modreduce_keras.losses.srrl import SRRL
+from modreduce_keras.losses.teacher_free import TeacherFree
+from modreduce_keras.losses.vid import VID
+from modreduce_keras.losses.vkd import VkD
 
 __all__ = [
     "Loss",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from keras import ops
 
 from modreduce_keras.arguments import is_number
-from modreduce_keras.losses.response import ResponseLoss
+from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.ops import tempered_divergence, tempered_log_softmax
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.adapters.classifiers import classifier_of
+from modreduce_keras.adapters.classifier_base import classifier_of
 
 layers = keras.layers
 

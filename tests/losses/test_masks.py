@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.losses.response import ResponseLoss
+from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.registry import components
 
 LENGTH, CHANNELS = 6, 4

@@ -72,7 +72,7 @@ MISTAKES = [
     Mistake(
         "a name that is taken",
         lambda b: mr.register("loss", "kd")(type("Mine", (mr.losses.Loss,), {})),
-        r"The loss identifier 'kd' is already taken by modreduce_keras.losses.response.KD",
+        r"The loss identifier 'kd' is already taken by modreduce_keras.losses.kd.KD",
     ),
     Mistake(
         "a metric of other classes",

@@ -1,0 +1,128 @@
+"""Convolutional regressor: brings the student's feature to the teacher's shape."""
+
+from typing import ClassVar
+
+import keras
+
+from modreduce_keras.adapters.base import Adapter
+from modreduce_keras.adapters.map_base import RANKS, convolution, is_known, is_pointwise
+from modreduce_keras.adapters.normalization import normalization_layer
+from modreduce_keras.ops import filled
+from modreduce_keras.registry import register
+
+
+@register("adapter", "conv_regressor")
+class ConvRegressor(Adapter):
+    """FitNets' convolutional regressor: student maps -> the teacher's size and channels.
+
+    By the ratio of the sizes: a 3×3 convolution of stride 2 (the student's map is twice as
+    large), a transposed 4×4 convolution of stride 2 (half as large), or a convolution without
+    padding whose kernel covers the difference (1×1 for equal sizes); then batch normalization
+    and ReLU.
+
+    Sequences (batch, length, channels) and volumes have the same convolutions in one and in three
+    dimensions. Sequences of unknown length count as equally long: 1×1 is then a dense layer on the
+    channels of each token. At equal sizes the regressor takes masks: each position is regressed by
+    itself, and the batch normalization's statistics are those of the positions that are kept.
+
+    Args:
+        batch_normalization: Whether one follows the convolution, as in the published
+            comparisons. Defaults to `True`; the FitNets paper has none.
+        use_relu: Whether a ReLU ends the regressor. Defaults to `True`, which fits taps after an
+            activation; set it to `False` for taps that can be negative.
+
+    Call arguments:
+        student: (batch, height, width, channels), or of another rank.
+        teacher: Of the student's rank, returned as it is.
+
+    Returns:
+        The regressed student map, of the teacher's shape, and the teacher map.
+
+    Raises:
+        ValueError: If the features are not maps of one rank, or the student's is smaller than the
+            teacher's but not by a factor of two.
+
+    Example:
+        >>> import numpy as np
+        >>> student, teacher = ConvRegressor()(np.ones((1, 8, 8, 4)), np.ones((1, 4, 4, 6)))
+        >>> tuple(student.shape)
+        (1, 4, 4, 6)
+
+    Reference:
+        Romero et al., FitNets: Hints for Thin Deep Nets, 2015; the three cases as in the
+        published code of Tian et al., Contrastive Representation Distillation, 2020.
+    """
+
+    example_shapes: ClassVar = [
+        ((8, 8, 4), (4, 4, 6)),
+        ((4, 4, 4), (8, 8, 6)),
+        ((6, 6, 4), (4, 4, 6)),
+        ((7, 4), (7, 6)),
+        ((4, 4), (8, 6)),
+    ]
+
+    one_feature = True
+
+    def __init__(self, *, batch_normalization: bool = True, use_relu: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        self.batch_normalization = batch_normalization
+        self.use_relu = use_relu
+
+    def build(self, student_shape, teacher_shape):
+        shapes = tuple(student_shape), tuple(teacher_shape)
+        alike = len({len(shape) for shape in shapes}) == 1
+        if not (alike and all(is_known(shape, RANKS) for shape in shapes)):
+            raise ValueError(
+                "ConvRegressor regresses feature maps (batch, height, width, channels) of known "
+                "size or sequences (batch, length, channels), of one rank; "
+                + (
+                    "adapter='orthogonal_projector' averages over positions, of any size. "
+                    if any(None in shape[1:] for shape in shapes)
+                    else "adapter='linear_embedding' takes vectors, and flattens what is none. "
+                )
+                + f"Received: student of shape {shapes[0]} and teacher of shape {shapes[1]}"
+            )
+        arguments = self._convolution(*(shape[1:-1] for shape in shapes))
+        filters = teacher_shape[-1]
+        self.convolution = convolution(
+            len(student_shape), filters, dtype=self.dtype_policy, name="convolution", **arguments
+        )
+        self.convolution.build(student_shape)
+        # Any other convolution reads padding into what is kept.
+        self.takes_mask = is_pointwise(arguments["size"])
+        self.normalization = None
+        if self.batch_normalization:
+            self.normalization = normalization_layer(self.dtype_policy, "normalization")
+            self.normalization.build((*teacher_shape[:-1], filters))
+
+    @staticmethod
+    def _convolution(student, teacher):
+        # The length of sequences may be unknown: then it is the same.
+        pairs = [(a or b or 1, b or a or 1) for a, b in zip(student, teacher, strict=True)]
+        if all(a == 2 * b for a, b in pairs):
+            return {"size": 3, "strides": 2, "padding": "same"}
+        if all(b == 2 * a for a, b in pairs):
+            return {"size": 4, "strides": 2, "padding": "same", "transposed": True}
+        if all(a >= b for a, b in pairs):
+            return {"size": tuple(1 + a - b for a, b in pairs), "padding": "valid"}
+        names = {1: "(length)", 2: "(height, width)"}.get(len(pairs), "sizes")
+        raise ValueError(
+            "ConvRegressor needs a student map of at least the teacher's size, or of half of it; "
+            "adapter='channel_projector' keeps the student's size, and the loss averages the "
+            f"larger maps down. Received: student {names}={student}, teacher {names}={teacher}"
+        )
+
+    def call(self, student, teacher, training=None, kept=None):
+        regressed = self.convolution(student)
+        if self.normalization is not None:
+            mask = filled((kept or {}).get("student"), regressed[..., 0])
+            regressed = self.normalization(regressed, training=training, mask=mask)
+        return (keras.ops.relu(regressed) if self.use_relu else regressed), teacher
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        return {
+            **super().get_config(),
+            "batch_normalization": self.batch_normalization,
+            "use_relu": self.use_relu,
+        }

@@ -1,0 +1,59 @@
+"""Flow channels: projections to the teacher's channels, only where they differ."""
+
+from typing import ClassVar
+
+import keras
+
+from modreduce_keras.adapters.channel_projector import ChannelProjector, Projection
+from modreduce_keras.registry import register
+
+
+class _Same(keras.layers.Identity):
+    """What a projection is where there is nothing to project."""
+
+    def call(self, maps, training=None, kept=None):
+        return maps
+
+
+@register("adapter", "flow_channels")
+class FlowChannels(ChannelProjector):
+    """Student maps -> the teacher's channels, by a 1×1 convolution where they differ.
+
+    Without bias, normalization and activation. Maps that have the teacher's number of channels
+    pass untouched and cost no weights.
+
+    Args:
+        name: Name of the layer.
+
+    Call arguments:
+        student: (batch, height, width, channels) or (batch, length, channels), or a list.
+        teacher: As many maps, returned as they are.
+
+    Returns:
+        The student's maps with the teacher's channels, and the teacher's maps.
+
+    Raises:
+        ValueError: If the features are not maps, or not as many of both models.
+
+    Example:
+        >>> import numpy as np
+        >>> teacher = [np.ones((1, 8, 8, 6)), np.ones((1, 4, 4, 9))]
+        >>> student = [np.ones((1, 8, 8, 2)), np.ones((1, 4, 4, 9))]
+        >>> adapter = FlowChannels()
+        >>> [tuple(maps.shape) for maps in adapter(student, teacher)[0]], adapter.count_params()
+        ([(1, 8, 8, 6), (1, 4, 4, 9)], 12)
+
+    Reference:
+        Yim et al., A Gift from Knowledge Distillation, 2017, compares layers of equal widths
+        only; the projection is ours.
+    """
+
+    example_shapes: ClassVar = [
+        ([(8, 8, 2), (4, 4, 5)], [(8, 8, 3), (4, 4, 5)]),
+        ([(8, 8, 3), (4, 4, 4)], [(8, 8, 3), (4, 4, 5)]),
+    ]
+
+    def projection(self, channels, filters, name):
+        if channels == filters:
+            return _Same(dtype=self.dtype_policy, name=name)
+        return Projection(filters, batch_normalization=False, dtype=self.dtype_policy, name=name)

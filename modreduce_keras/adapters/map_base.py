@@ -1,0 +1,91 @@
+"""The base of the adapters on feature maps: which shapes they take, of one tap or of several."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import keras
+
+from modreduce_keras.adapters.base import Adapter
+
+_CONVOLUTIONS = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
+_TRANSPOSED = {
+    3: keras.layers.Conv1DTranspose,
+    4: keras.layers.Conv2DTranspose,
+    5: keras.layers.Conv3DTranspose,
+}
+RANKS = tuple(_CONVOLUTIONS)
+"""Ranks of sequences (batch, length, channels), maps and volumes."""
+
+
+def is_pointwise(size: Any) -> bool:
+    """Returns whether a convolution of this size sees each position by itself."""
+    return set(size if isinstance(size, tuple) else (size,)) == {1}
+
+
+def convolution(rank: int, filters: int, size: Any, *, transposed: bool = False, **kwargs: Any):
+    """Returns a convolution of Keras for sequences, maps or volumes, by their rank.
+
+    Of sequences and volumes, that of size 1 is a dense layer on the channels.
+    """
+    if rank != 4 and is_pointwise(size):
+        # The same numbers, and TensorFlow's Conv1D fails on an empty batch (a replica's last one).
+        kwargs = {name: value for name, value in kwargs.items() if name != "padding"}
+        return keras.layers.Dense(filters, **kwargs)
+    return (_TRANSPOSED if transposed else _CONVOLUTIONS)[rank](filters, size, **kwargs)
+
+
+class MapAdapter(Adapter):
+    """Base class of adapters on maps, (batch, height, width, channels)."""
+
+    ranks: ClassVar[Sequence[int]] = (4,)
+    """Ranks of what it takes."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+
+    def pairs(self, student_shape, teacher_shape) -> list[tuple[Any, Any]]:
+        """Returns (student, teacher) shapes tap by tap, or says what does not fit."""
+        students, teachers = _as_list(student_shape), _as_list(teacher_shape)
+        shapes = [tuple(shape) for shape in (*students, *teachers)]
+        pairs = list(zip(shapes, shapes[len(students) :], strict=False))
+        alike = len(students) == len(teachers) and all(len(a) == len(b) for a, b in pairs)
+        if alike and all(is_known(shape, self.ranks) for shape in shapes):
+            return pairs
+        sequences = ", or sequences (batch, length, channels)," if 3 in self.ranks else ""
+        raise ValueError(
+            f"{type(self).__name__} takes feature maps (batch, height, width, channels){sequences} "
+            "of known size, as many of the student as of the teacher. Received: student of shape "
+            f"{student_shape} and teacher of shape {teacher_shape}"
+        )
+
+    def pair(self, student_shape, teacher_shape) -> tuple[Any, Any]:
+        """Returns the (student, teacher) shapes of the only tap, or says what does not fit."""
+        pairs = self.pairs(student_shape, teacher_shape)
+        if len(pairs) == 1:
+            return pairs[0]
+        raise ValueError(
+            f"{type(self).__name__} reads one tap of each model, such as at='stage2', and a "
+            f"knowledge of its own each further one. Received: {len(pairs)} taps"
+        )
+
+
+def _as_list(shape):
+    several = bool(shape) and isinstance(shape[0], (list, tuple))
+    return list(shape) if several else [shape]
+
+
+def is_known(shape, ranks: Sequence[int] = (4,)) -> bool:
+    """Returns whether this is the shape of a feature of known size, of maps unless told else.
+
+    Of sequences, only the number of channels has to be known.
+    """
+    if not (isinstance(shape, (list, tuple)) and len(shape) in ranks):
+        return False
+    sizes = shape[-1:] if len(shape) == 3 else shape[1:]
+    return all(isinstance(size, int) for size in sizes)
+
+
+def are_several(shapes, ranks: Sequence[int] = (4,)) -> bool:
+    """Returns whether these are the shapes of a list of features of known size."""
+    several = isinstance(shapes, (list, tuple)) and len(shapes) > 0
+    return several and all(is_known(shape, ranks) for shape in shapes)

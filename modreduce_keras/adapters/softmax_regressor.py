@@ -1,0 +1,99 @@
+"""Softmax regressor: SRRL's connector, judged by the teacher's classifier."""
+
+from typing import ClassVar
+
+import keras
+from keras import ops
+
+from modreduce_keras.adapters.classifier_base import ClassifierAdapter, classifier_of
+from modreduce_keras.adapters.normalization import normalization_layer
+from modreduce_keras.ops import filled, float32, mean_over_places
+from modreduce_keras.registry import register
+
+
+@register("adapter", "softmax_regressor")
+class SoftmaxRegressor(ClassifierAdapter):
+    """SRRL's connector and the teacher's classifier, which judges the student's feature too.
+
+    f = mean over the places of ReLU(BN(W f_s)), W to the teacher's width; its logits W_t f + b_t
+
+    The teacher's classifier stays as it is: gradients pass through it and not into it.
+
+    Args:
+        use_relu: Whether a ReLU ends the connector. Defaults to `True`, which fits teachers'
+            features after an activation; set it to `False` for features that can be negative.
+
+    Call arguments:
+        student: The student's last feature, (batch, ..., channels): maps or a vector.
+        teacher: The teacher's feature before its classifier, (batch, ..., channels): the last
+            maps or their average.
+
+    Returns:
+        Two lists [feature (batch, features), logits (batch, classes)]: the student's projected
+        feature with the teacher's classifier's logits for it, and the teacher's with its own.
+
+    Raises:
+        ValueError: If no models were adopted, the teacher does not end in a Dense layer, or that
+            layer does not take the feature's channels.
+
+    Example:
+        >>> import numpy as np
+        >>> import modreduce_keras as mr
+        >>> adapter = SoftmaxRegressor()
+        >>> adapter.adopt(*(mr.models.convnet(num_classes=5, widths=(w,)) for w in (4, 8)))
+        >>> student, teacher = adapter(np.ones((2, 4)), np.ones((2, 8)))
+        >>> [tuple(tensor.shape) for tensor in student]
+        [(2, 8), (2, 5)]
+
+    Reference:
+        Yang et al., Knowledge Distillation via Softmax Regression Representation Learning, 2021,
+        with the connector of the published code.
+    """
+
+    example_shapes: ClassVar = [((4, 4, 3), (2, 2, 8)), ((6,), (8,))]
+
+    one_feature = True
+    takes_mask = True
+    keeps_positions = False
+
+    def __init__(self, *, use_relu: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        self.use_relu = use_relu
+
+    def _taken_from(self, student, teacher):
+        return (classifier_of(teacher),)
+
+    def build(self, student_shape, teacher_shape):
+        if self._classifiers is not None:
+            self.require_width("teacher", teacher_shape, *self.classifiers())
+        units = teacher_shape[-1]
+        self.connector = keras.layers.Dense(
+            units,
+            use_bias=False,
+            kernel_initializer="he_normal",
+            dtype=self.dtype_policy,
+            name="connector",
+        )
+        self.normalization = normalization_layer(self.dtype_policy, "normalization")
+        self.connector.build(student_shape)
+        self.normalization.build((*student_shape[:-1], units))
+
+    def call(self, student, teacher, training=None, kept=None):
+        of_student, of_teacher = map((kept or {}).get, ("student", "teacher"))
+        student = self.connector(student)
+        mask = filled(of_student, student[..., 0])
+        student = self.normalization(student, training=training, mask=mask)
+        student = ops.relu(student) if self.use_relu else student
+        return self._with_logits(student, of_student), self._with_logits(teacher, of_teacher)
+
+    def _with_logits(self, feature, kept):
+        feature = mean_over_places(feature, kept)
+        (classifier,) = self.classifiers()
+        logits = ops.matmul(feature, ops.stop_gradient(float32(classifier.kernel)))
+        if classifier.use_bias:
+            logits = logits + ops.stop_gradient(float32(classifier.bias))
+        return [feature, logits]
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "use_relu": self.use_relu}

@@ -1,0 +1,28 @@
+"""The mean of the peers' logits teaches every peer."""
+
+from keras import ops
+
+from modreduce_keras.aggregators.base import Aggregator
+from modreduce_keras.registry import register
+
+
+@register("aggregator", "mean")
+class Mean(Aggregator):
+    """The mean of the peers' logits teaches every peer.
+
+    z_e = 1/P Σ_i z_i
+
+    Call arguments:
+        logits: (batch, peers, classes).
+
+    Returns:
+        `targets` (batch, peers, classes) and `ensemble` (batch, classes).
+
+    Example:
+        >>> import numpy as np
+        >>> Mean()(np.array([[[0.0, 2.0], [4.0, 0.0]]]))["ensemble"].numpy().tolist()
+        [[2.0, 1.0]]
+    """
+
+    def call(self, logits):
+        return self.same_for_all(ops.mean(logits, axis=1), logits)

@@ -1,0 +1,81 @@
+"""A learnt weighted average of the peers' logits teaches every peer."""
+
+from typing import Any
+
+from keras import ops
+
+from modreduce_keras.aggregators.base import Aggregator
+from modreduce_keras.arguments import require_choice
+from modreduce_keras.registry import register
+
+VARIANTS = ("paper", "modreduce")
+
+
+@register("aggregator", "weighted_average")
+class WeightedAverage(Aggregator):
+    """A learnt weighted average of the peers' logits teaches every peer.
+
+    z_e = Σ_i softmax(w)_i z_i
+
+    The weights learn from the supervised loss of z_e on detached logits: that loss reaches the
+    weights and nothing else. They start equal. The share of each peer is logged as
+    `PEER/ensemble_weight`.
+
+    Args:
+        variant: `"paper"`, the default: the weights are free. `"modreduce"`: as in the authors'
+            code, each training step first replaces the weights by their softmax and then takes
+            those as the shares, z_e = Σ_i w_i z_i, which holds them near equal.
+        **kwargs: `name` and `dtype`, see `Aggregator`.
+
+    Call arguments:
+        logits: (batch, peers, classes).
+        training: Whether it is a training step, which moves the weights of `"modreduce"`.
+
+    Returns:
+        `targets` (batch, peers, classes), `ensemble` (batch, classes) and `ensemble_weight`
+        (peers,).
+
+    Raises:
+        ValueError: If the variant is unknown.
+
+    Example:
+        >>> import numpy as np
+        >>> WeightedAverage()(np.array([[[0.0, 2.0], [4.0, 0.0]]]))["ensemble"].numpy().tolist()
+        [[2.0, 1.0]]
+
+    Reference:
+        ModReduce (see `mr.ModReduce`), which takes two or three peers; here any number.
+    """
+
+    learns = True
+    logs = ("ensemble_weight",)
+
+    def __init__(self, *, variant: str = "paper", **kwargs: Any):
+        super().__init__(**kwargs)
+        self.variant = require_choice("variant", variant, VARIANTS)
+
+    def build(self, logits_shape):
+        super().build(logits_shape)
+        self.weights_of_peers = self.add_weight(
+            shape=(logits_shape[1],),
+            initializer="zeros",
+            dtype="float32",
+            autocast=False,
+            aggregation="only_first_replica",
+            name="weights_of_peers",
+        )
+
+    def call(self, logits, training=None):
+        weights = ops.convert_to_tensor(self.weights_of_peers)
+        shares = ops.softmax(weights)
+        if training and self.variant == "modreduce":
+            constant = ops.stop_gradient(shares)
+            # The value of the softmax, and the gradient of the weights that it replaces.
+            shares = weights + ops.stop_gradient(constant - weights)
+            self.weights_of_peers.assign(constant)
+        ensemble = ops.einsum("p,bpc->bc", shares, ops.stop_gradient(logits))
+        return {**self.same_for_all(ensemble, logits), "ensemble_weight": shares}
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "variant": self.variant}

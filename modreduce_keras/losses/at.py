@@ -1,0 +1,60 @@
+"""Attention transfer: where in the image the activations are large."""
+
+from keras import ops
+
+from modreduce_keras.arguments import require_integer
+from modreduce_keras.losses.map_base import MapLoss, over_all
+from modreduce_keras.registry import register
+
+
+@register("loss", "at")
+class AttentionTransfer(MapLoss):
+    """Attention transfer: where in the image the activations are large.
+
+    mean (â_s - â_t)² over the positions, where a = mean over the channels of |f|^p, flattened, and
+    â = a / ‖a‖
+
+    Args:
+        power: p, a positive integer. Defaults to 2.
+        name: Name of the loss. Defaults to `"at"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: The teacher's maps, (batch, height, width, channels), or sequences, (batch, length,
+            channels); or a dict of `"teacher"` and `"mask"`, the positions that count.
+        y_pred: The student's maps; size and channels may differ, except with a mask.
+
+    Returns:
+        (batch,), float32; 0 where the attention maps are proportional.
+
+    Raises:
+        ValueError: If `power` is not a positive integer, or a feature is not a map.
+
+    Example:
+        >>> import numpy as np
+        >>> maps = np.array([[[[1.0], [0.0]], [[0.0], [0.0]]]])
+        >>> float(AttentionTransfer()(maps, maps[:, :, ::-1]))
+        0.5
+
+    Reference:
+        Zagoruyko and Komodakis, Paying More Attention to Attention, 2017, with the mean over
+        positions and channels of the published code.
+    """
+
+    default_weight = 1000.0
+    over_positions = "mean"
+
+    def __init__(self, *, power: int = 2, name=None, reduction="sum_over_batch_size"):
+        super().__init__(name=name, reduction=reduction)
+        self.power = require_integer("power", power)
+
+    def per_position(self, teacher, student, labels=None, mask=None):
+        attention = [
+            over_all(ops.mean(ops.power(ops.abs(maps), self.power), axis=-1))
+            for maps in self.matched(teacher, student)
+        ]
+        return ops.square(attention[1] - attention[0])
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "power": self.power}

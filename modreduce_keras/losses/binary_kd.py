@@ -1,0 +1,63 @@
+"""Knowledge distillation of independent yes-or-no answers: one logit, or several labels."""
+
+from keras import ops
+
+from modreduce_keras.knobs import Knob
+from modreduce_keras.losses.response_base import ResponseLoss
+from modreduce_keras.ops import kl_divergence, log_bernoulli
+from modreduce_keras.output_kind import LABELS, LOGIT
+from modreduce_keras.registry import register
+
+
+@register("loss", "binary_kd")
+class BinaryKD(ResponseLoss):
+    """Knowledge distillation of labels that do not exclude one another: a divergence for each.
+
+    T² Σ_l [p_t log (p_t / p_s) + (1 - p_t) log ((1 - p_t) / (1 - p_s))] with p = sigmoid(z / T)
+
+    It is what `"kd"` is to classes: for a student with one logit, with several independent labels,
+    or with maps of them, which is trained by a binary cross-entropy. The labels are summed up, as
+    the classes of `"kd"` are, and the axes between the batch and the labels averaged over. Keras'
+    `BinaryCrossentropy` averages over the labels, so that beside it a `weight=` of 1 / labels gives
+    each label the weight that it has there.
+
+    Args:
+        temperature: Positive number or schedule. Defaults to 4, as in `"kd"`.
+        name: Name of the loss. Defaults to `"binary_kd"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: The teacher's logits, (batch, ..., labels), or a dict of `"teacher"` and `"mask"`,
+            see `ResponseLoss`.
+        y_pred: The student's logits, of the same shape; one label is (batch, ..., 1).
+
+    Returns:
+        (batch,), float32; 0 where both give the same probabilities.
+
+    Raises:
+        ValueError: If the temperature is not positive, or the shapes differ.
+
+    Example:
+        >>> import numpy as np
+        >>> teacher, student = np.log([[4.0, 1.0]]), np.zeros((1, 2))  # .8 and .5 against .5
+        >>> round(float(BinaryKD(temperature=1.0)(teacher, student)), 4)  # log 2 - H(.8, .2)
+        0.1927
+
+    Reference:
+        Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, for two
+        classes: a logit z is that of softmax([z, 0]). With T = 1, the sum over the labels is the
+        logit distillation of Yang et al., Multi-Label Knowledge Distillation, 2023, which splits
+        a problem of many labels into binary ones.
+    """
+
+    least_classes = 1
+    output_kinds = (LOGIT, LABELS)
+    temperature = Knob(positive=True)
+
+    def __init__(self, *, temperature=4.0, name=None, reduction="sum_over_batch_size"):
+        super().__init__(name=name, reduction=reduction)
+        self.temperature = temperature
+
+    def per_position(self, teacher, student, labels=None, mask=None):
+        pair = (log_bernoulli(logits, self.temperature) for logits in (teacher, student))
+        return ops.square(self.temperature) * ops.sum(kl_divergence(*pair), axis=-1)

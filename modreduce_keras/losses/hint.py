@@ -1,0 +1,86 @@
+"""FitNets' hint: the mean squared difference of two features."""
+
+from keras import ops
+
+from modreduce_keras.arguments import require_choice
+from modreduce_keras.losses.base import Loss
+from modreduce_keras.ops import pooled_to_match
+from modreduce_keras.registry import register
+
+
+@register("loss", "hint")
+class Hint(Loss):
+    """FitNets' hint: the mean squared difference of two features.
+
+    mean (r(f_s) - f_t)², where the regressor r is the adapter (`"conv_regressor"` by default)
+
+    With `variant="paper"`, ½ ‖r(f_s) - f_t‖² instead, the sum over all entries, of weight 1.
+
+    Features are vectors, sequences, maps or volumes. Where they differ in length, height or width
+    they are averaged down to the smaller one first; the default adapter already brings the
+    student's to the teacher's size, so this matters only without it.
+
+    With a mask, the mean is over the positions that are kept, in the whole batch.
+
+    The default weight of 100 is that of the CIFAR comparisons, trained with SGD. Tiny students
+    under Adam want much less: the quick start uses 1.
+
+    Args:
+        variant: `"reference"`, the default: the mean, as in the comparisons that the weight of 100
+            is from, because it does not grow with the feature's size; or `"paper"`: half the sum.
+        name: Name of the loss. Defaults to `"hint"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: The teacher's feature, (batch, ..., channels), or a dict of `"teacher"` and
+            `"mask"`, the positions that count, (batch, ...).
+        y_pred: The student's feature, of the same rank and number of channels.
+
+    Returns:
+        (batch,), float32; 0 where both are equal.
+
+    Raises:
+        ValueError: If `variant` is neither of both, or rank or channels differ.
+
+    Example:
+        >>> import numpy as np
+        >>> float(Hint()(np.zeros((1, 4, 4, 2)), np.full((1, 4, 4, 2), 3.0)))
+        9.0
+
+    Reference:
+        Romero et al., FitNets: Hints for Thin Deep Nets, 2015. The paper trains the hint in a
+        stage of its own before the rest; here it is a term of the joint loss, as in the
+        comparisons that followed. `Feature(Hint(variant="paper"), at=..., staged=True,
+        adapter=ConvRegressor(batch_normalization=False))` is the paper's.
+    """
+
+    default_weight = 100.0
+    default_adapter = "conv_regressor"
+    example_shapes = ((4, 4, 6), (4, 4, 6))
+    one_feature = True
+    over_positions = "mean"
+
+    def __init__(self, *, variant="reference", name=None, reduction="sum_over_batch_size"):
+        super().__init__(name=name, reduction=reduction)
+        self.variant = require_choice("variant", variant, ("reference", "paper"))
+        if variant == "paper":
+            self.default_weight, self.over_positions = 1.0, "sum"
+
+    def per_position(self, teacher, student, labels=None, mask=None):
+        self.require(
+            len(teacher.shape) == len(student.shape) and teacher.shape[-1] == student.shape[-1],
+            "features of equal rank and number of channels (adapter='conv_regressor' brings maps "
+            "and sequences there, 'linear_embedding' vectors)",
+            teacher,
+            student,
+        )
+        if len(teacher.shape) > 2:
+            teacher, student = pooled_to_match(teacher, student)
+        squares = ops.square(student - teacher)
+        if self.variant == "paper":
+            return 0.5 * ops.sum(squares, axis=-1)
+        return ops.mean(squares, axis=-1)
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "variant": self.variant}

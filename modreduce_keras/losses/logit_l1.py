@@ -1,0 +1,46 @@
+"""Logit matching by the mean absolute difference."""
+
+from keras import ops
+
+from modreduce_keras.losses.response_base import ResponseLoss
+from modreduce_keras.registry import register
+
+
+@register("loss", "logit_l1")
+class LogitL1(ResponseLoss):
+    """The mean absolute difference of the logits, or of a regression's outputs.
+
+    mean_c |z_s - z_t|
+
+    Outputs far off pull no harder than those close by, so a teacher's outliers matter less than
+    under `"logit_mse"`.
+
+    Args:
+        name: Name of the loss. Defaults to `"logit_l1"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: The teacher's logits or outputs, (batch, ..., classes), or a dict of `"teacher"`
+            and `"mask"`, see `ResponseLoss`.
+        y_pred: The student's, of the same shape.
+
+    Returns:
+        (batch,), float32; 0 where both are equal.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> import numpy as np
+        >>> float(LogitL1()(np.array([[1.0, 2.0]]), np.array([[1.0, 5.0]])))
+        1.5
+
+    Reference:
+        Ba and Caruana, Do Deep Nets Really Need to be Deep?, 2014, with absolute differences in
+        the place of squares.
+    """
+
+    least_classes = 1
+
+    def per_position(self, teacher, student, labels=None, mask=None):
+        return ops.mean(ops.abs(student - teacher), axis=-1)

@@ -1,0 +1,42 @@
+"""Logit matching: the mean squared difference of the logits."""
+
+from keras import ops
+
+from modreduce_keras.losses.response_base import ResponseLoss
+from modreduce_keras.registry import register
+
+
+@register("loss", "logit_mse")
+class LogitMSE(ResponseLoss):
+    """Logit matching: the mean squared difference of the logits, or of a regression's outputs.
+
+    mean_c (z_s - z_t)²
+
+    Args:
+        name: Name of the loss. Defaults to `"logit_mse"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: The teacher's logits or outputs, (batch, ..., classes), or a dict of `"teacher"`
+            and `"mask"`, see `ResponseLoss`.
+        y_pred: The student's, of the same shape.
+
+    Returns:
+        (batch,), float32; 0 where both are equal.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Example:
+        >>> import numpy as np
+        >>> float(LogitMSE()(np.array([[1.0, 2.0]]), np.array([[1.0, 4.0]])))
+        2.0
+
+    Reference:
+        Ba and Caruana, Do Deep Nets Really Need to be Deep?, 2014.
+    """
+
+    least_classes = 1
+
+    def per_position(self, teacher, student, labels=None, mask=None):
+        return ops.mean(ops.square(student - teacher), axis=-1)

@@ -1,0 +1,48 @@
+"""The base of the losses on feature maps, which it brings to one size."""
+
+from typing import ClassVar
+
+from keras import ops
+
+from modreduce_keras.losses.base import Loss
+from modreduce_keras.ops import pooled_to_match, unit
+
+
+class MapLoss(Loss):
+    """Base class of losses on two sets of maps, (batch, height, width, channels).
+
+    Sequences, (batch, length, channels), and volumes are maps of other ranks. Maps of unequal
+    length, height or width are averaged down to the smaller one first.
+    """
+
+    example_shapes = ((4, 4, 6), (8, 8, 3))
+    one_feature = True
+    equal_channels: ClassVar[bool] = False
+    """Whether channel is compared with channel, so that both need as many."""
+
+    def matched(self, teacher, student):
+        """Returns both sets of maps at equal size, or says what does not fit."""
+        self.require(
+            len(teacher.shape) == len(student.shape) > 2,
+            "maps (batch, height, width, channels), or sequences (batch, length, channels), of "
+            "both models",
+            teacher,
+            student,
+        )
+        self.require(
+            not self.equal_channels or teacher.shape[-1] == student.shape[-1],
+            "maps with equal numbers of channels (adapter='channel_projector' brings them there)",
+            teacher,
+            student,
+        )
+        return pooled_to_match(teacher, student)
+
+
+def by_position(maps):
+    """Returns maps of any rank as (batch, positions, channels)."""
+    return ops.reshape(maps, (ops.shape(maps)[0], -1, maps.shape[-1]))
+
+
+def over_all(values):
+    """Returns values (batch, positions...) at unit length over all positions of a sample."""
+    return unit(values, axis=tuple(range(1, len(values.shape))))

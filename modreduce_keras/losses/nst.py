@@ -1,0 +1,60 @@
+"""Neuron selectivity transfer: the distributions of the channels' activation patterns."""
+
+from keras import ops
+
+from modreduce_keras.losses.map_base import MapLoss, by_position
+from modreduce_keras.ops import per_sample_mean, unit
+from modreduce_keras.registry import register
+
+
+@register("loss", "nst")
+class NST(MapLoss):
+    """Neuron selectivity transfer: the distributions of the channels' activation patterns.
+
+    mean k(t, t) + mean k(s, s) - 2 mean k(s, t), with the kernel k(a, b) = (aᵀ b)² between the
+    normalized patterns (height · width) of two channels, the means over all pairs of channels
+
+    Args:
+        name: Name of the loss. Defaults to `"nst"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: The teacher's maps, (batch, height, width, channels), or sequences, (batch, length,
+            channels); or a dict of `"teacher"` and `"mask"`, the positions that count.
+        y_pred: The student's maps; size and channels may differ, except with a mask.
+
+    Returns:
+        (batch,), float32; 0 where the patterns are distributed alike.
+
+    Raises:
+        ValueError: If a feature is not a map.
+
+    Example:
+        >>> import numpy as np
+        >>> maps = np.array([[[[1.0], [0.0]], [[0.0], [0.0]]]])
+        >>> float(NST()(maps, maps[:, :, ::-1]))
+        2.0
+
+    Reference:
+        Huang and Wang, Like What You Like: Knowledge Distill via Neuron Selectivity Transfer,
+        2017, with the polynomial kernel.
+    """
+
+    default_weight = 50.0
+    ignores_zeros = True
+
+    def per_sample(self, teacher, student, labels=None):
+        teacher, student = (
+            unit(ops.transpose(by_position(maps), (0, 2, 1)))
+            for maps in self.matched(teacher, student)
+        )
+        return (
+            self._mean_kernel(teacher, teacher)
+            + self._mean_kernel(student, student)
+            - 2.0 * self._mean_kernel(student, teacher)
+        )
+
+    @staticmethod
+    def _mean_kernel(first, second):
+        products = ops.matmul(first, ops.transpose(second, (0, 2, 1)))
+        return per_sample_mean(ops.square(products))

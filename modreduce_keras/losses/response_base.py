@@ -1,0 +1,167 @@
+"""The base of the losses on logits: the student's against the teacher's, position by position."""
+
+import math
+from typing import ClassVar
+
+from keras import ops
+
+from modreduce_keras.arguments import require_bool
+from modreduce_keras.knobs import Knob
+from modreduce_keras.labels import classes_of_one_hot, in_range
+from modreduce_keras.losses.base import Loss, fits
+from modreduce_keras.ops import standardized, zeroed
+from modreduce_keras.output_kind import CLASSES
+
+
+class ResponseLoss(Loss):
+    """Base class of the losses on logits: (batch, ..., classes), with equal shapes.
+
+    Each vector of logits is a position: the one of a sample, or one of several (tokens, pixels),
+    over which the values of a sample are averaged. `y_true` may hold a `"mask"` of the positions
+    that count, (batch, ...), bool or 0 and 1. The positions that stay are scaled by the inverse of
+    their share in the batch, as Keras does, so that the mean over the batch is the mean over the
+    positions that stay. Where the mask is 0, logits and labels may be anything (a label of 255);
+    a mask of zeros gives 0.
+
+    In `student.compile(loss=...)` the Keras mask of the student's logits, that of padded tokens, is
+    the mask, unless `y_true` names one.
+
+    Labels are class indices (batch, ...) or (batch, ..., 1), or one-hot (batch, ..., classes). One
+    out of range is an error where the values are known, and gives NaN inside a graph. Rows that are
+    not one-hot (mixed, smoothed, several hot) are an error: a loss that looks at the labelled class
+    is not defined for them.
+
+    To add a loss, write `per_position`. Most compare softmax probabilities, which a single logit
+    does not have.
+    """
+
+    kind = "response"
+    one_feature = True
+    over_positions = "mean"
+    example_shapes = ((10,), (10,))
+    least_classes: ClassVar[int] = 2
+
+    def _positions(self, teacher, student, labels=None, mask=None):
+        teacher, student, labels, mask = self.checked(teacher, student, labels, mask)
+        valid = None
+        if labels is not None:
+            labels, valid = in_range(labels, student.shape[-1], type(self).__name__)
+        values = self.per_position(teacher, student, labels, mask)
+        # NaN, as Keras' cross-entropy has it on an accelerator, and not the loss of another class.
+        values = values if valid is None else ops.where(valid, values, math.nan)
+        return values, mask
+
+    def per_position(self, teacher, student, labels=None, mask=None):
+        """Returns the values per position, (batch, ...). To be written by each loss.
+
+        Args:
+            teacher: Logits, (batch, ..., classes); zero where the mask is; `None` for a loss that
+                needs no teacher.
+            student: Logits of the same shape.
+            labels: Class indices, (batch, ...), int32, or `None`.
+            mask: (batch, ...), bool, or `None`. Only what compares positions with one another has
+                to look at it.
+        """
+        raise NotImplementedError
+
+    def checked(self, teacher, student, labels=None, mask=None):
+        """Returns the arguments of `per_position`, or raises if their shapes do not fit."""
+        if self.needs_teacher:
+            self._require_logits(teacher, student)
+        else:
+            self._require_logits(student, student)
+            teacher = None
+        if mask is not None:
+            mask = ops.cast(ops.convert_to_tensor(mask), "bool")
+            self._require_positions("a mask", mask, student)
+        labels = None if labels is None else self._indices(labels, student, mask)
+        if mask is None:
+            return teacher, student, labels, None
+        # Infinite logits of padding would give a gradient of NaN if they were only left out later.
+        student = zeroed(student, mask)
+        teacher = None if teacher is None else zeroed(teacher, mask)
+        labels = None if labels is None else ops.where(mask, labels, 0)
+        return teacher, student, labels, mask
+
+    def _require_batch(self, shapes) -> None:
+        """Leaves it to `checked`, by which all axes are equal."""
+
+    def _masked(self, teacher, student, mask):
+        return teacher, student, mask  # `checked` looks at all at once
+
+    def _require_logits(self, teacher, student) -> None:
+        self.require(
+            fits(teacher.shape, student.shape) and len(student.shape) > 1,
+            "logits (batch, ..., classes) of equal shape",
+            teacher,
+            student,
+        )
+        self.require(
+            student.shape[-1] >= self.least_classes,
+            "logits (batch, ..., classes) of at least two classes ('logit_mse' and 'logit_l1' take "
+            "a single number, and 'binary_kd' a single logit of yes or no)",
+            teacher,
+            student,
+        )
+
+    def _indices(self, labels, student, mask):
+        """Returns the labelled class of each position, (batch, ...), int32."""
+        labels = ops.convert_to_tensor(labels)
+        if len(labels.shape) == len(student.shape) and labels.shape[-1] == 1:
+            labels = ops.squeeze(labels, -1)
+        elif fits(labels.shape, student.shape):
+            labels = classes_of_one_hot(labels, type(self).__name__, mask)
+        self._require_positions("labels", labels, student)
+        return ops.cast(labels, "int32")
+
+    def _require_positions(self, what: str, given, student) -> None:
+        if not fits(given.shape, student.shape[:-1]):
+            one_hot = " (or one-hot)" if what == "labels" else ""
+            raise ValueError(
+                f"{type(self).__name__} needs {what} with one value{one_hot} for each position of "
+                f"the logits. Received: {what} of shape {tuple(given.shape)} and logits of shape "
+                f"{tuple(student.shape)} (the first axis is the batch)"
+            )
+
+
+class SoftenedLoss(ResponseLoss):
+    """Base class of the losses on probabilities that a temperature softens.
+
+    Args:
+        temperature: Positive number or schedule. Defaults to 4.
+        standardize: Whether logits are z-scored per position first: (z - mean) / standard
+            deviation over the classes, so that their size does not matter. The temperature then
+            counts in standard deviations. Sun et al. use a temperature of 2 and a weight of 9
+            with it. Defaults to `False`.
+        name: Name of the loss.
+        reduction: See `Loss`.
+
+    Reference:
+        Sun et al., Logit Standardization in Knowledge Distillation, 2024, with the population
+        standard deviation; the published code divides by classes - 1.
+    """
+
+    output_kinds = (CLASSES,)
+    temperature = Knob(positive=True)
+
+    def __init__(
+        self,
+        *,
+        temperature=4.0,
+        standardize: bool = False,
+        name=None,
+        reduction="sum_over_batch_size",
+    ):
+        super().__init__(name=name, reduction=reduction)
+        self.temperature = temperature
+        self.standardize = require_bool("standardize", standardize)
+
+    def checked(self, teacher, student, labels=None, mask=None):
+        teacher, student, labels, mask = super().checked(teacher, student, labels, mask)
+        if self.standardize:
+            teacher, student = standardized(teacher), standardized(student)
+        return teacher, student, labels, mask
+
+    def get_config(self):
+        """Returns the constructor arguments."""
+        return {**super().get_config(), "standardize": self.standardize}

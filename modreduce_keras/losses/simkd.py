@@ -1,0 +1,56 @@
+"""SimKD: the student's projected last maps against the teacher's."""
+
+from keras import ops
+
+from modreduce_keras.losses.map_base import MapLoss
+from modreduce_keras.registry import register
+
+
+@register("loss", "simkd")
+class SimKD(MapLoss):
+    """SimKD: the student's projected last feature maps against the teacher's.
+
+    mean (f_s - f_t)²
+
+    The method deploys the student with a projector and the teacher's own classifier, so that
+    matching this feature is all there is to learn. `models.reuse_classifier(student, teacher)`
+    builds that network; its tap `"projection"` is f_s:
+
+        mr.Distiller(
+            mr.models.reuse_classifier(student, teacher),
+            teacher,
+            [mr.Feature("simkd", student="projection", teacher="stage3")],
+            supervised_weight=0,
+        )
+
+    Args:
+        name: Name of the loss. Defaults to `"simkd"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: The teacher's maps, (batch, height, width, channels).
+        y_pred: The student's projected maps, with as many channels; where the sizes differ, the
+            larger maps are averaged down to the smaller.
+
+    Returns:
+        (batch,), float32; 0 where both are equal.
+
+    Raises:
+        ValueError: If a feature is not a map, or the channels differ.
+
+    Example:
+        >>> import numpy as np
+        >>> float(SimKD()(np.zeros((1, 2, 2, 3)), np.full((1, 2, 2, 3), 2.0)))
+        4.0
+
+    Reference:
+        Chen et al., Knowledge Distillation with the Reused Teacher Classifier, 2022.
+    """
+
+    example_shapes = ((4, 4, 6), (2, 2, 6))
+    equal_channels = True
+    over_positions = "mean"
+
+    def per_position(self, teacher, student, labels=None, mask=None):
+        teacher, student = self.matched(teacher, student)
+        return ops.mean(ops.square(student - teacher), axis=-1)

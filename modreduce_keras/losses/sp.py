@@ -1,0 +1,46 @@
+"""Similarity-preserving distillation: which samples of a batch activate alike."""
+
+from keras import ops
+
+from modreduce_keras.losses.relation_base import RelationLoss
+from modreduce_keras.ops import flatten, unit
+from modreduce_keras.registry import register
+
+
+@register("loss", "sp")
+class SimilarityPreserving(RelationLoss):
+    """Similarity-preserving distillation: which samples of a batch activate alike.
+
+    1/B² Σ_ij (Ĝ_ij(s) - Ĝ_ij(t))², where G = F Fᵀ of the flattened features and each row of Ĝ is
+    scaled to unit length
+
+    Args:
+        name: Name of the loss. Defaults to `"sp"`.
+        reduction: See `Loss`.
+
+    Call arguments:
+        y_true: The teacher's features, (batch, ...).
+        y_pred: The student's features, (batch, ...), of any shape.
+
+    Returns:
+        (batch,), float32; 0 where the similarities agree.
+
+    Example:
+        >>> import numpy as np
+        >>> apart, alike = np.eye(2), np.ones((2, 2))
+        >>> round(float(SimilarityPreserving()(apart, alike)), 4)
+        0.2929
+
+    Reference:
+        Tung and Mori, Similarity-Preserving Knowledge Distillation, 2019.
+    """
+
+    default_weight = 3000.0
+
+    def per_sample(self, teacher, student, labels=None):
+        batch = ops.cast(ops.shape(student)[0], "float32")
+        difference = self.relations(flatten(student)) - self.relations(flatten(teacher))
+        return ops.sum(ops.square(difference), axis=1) / batch
+
+    def relations(self, embeddings):
+        return unit(ops.matmul(embeddings, ops.transpose(embeddings)))
