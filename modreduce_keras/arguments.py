@@ -1,7 +1,8 @@
-"""Checks of constructor arguments, which say what was expected and what came."""
+"""Constructor arguments: checks that say what was expected and came, and what a config holds."""
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,3 +93,21 @@ def require_sizes(name: str, value: Any, expected: str, number: int | None = Non
             f"{name} must {expected}, as positive integers. Received: {name}={value!r}"
         )
     return several
+
+
+def kept(component: Any, base: type, known: Collection[str] = ()) -> dict[str, Any]:
+    """Returns the constructor arguments that a component keeps under their own names.
+
+    Args:
+        component: An instance.
+        base: The base class of its kind. The constructors of the classes below it count.
+        known: Names of arguments that the config holds already.
+    """
+    names: list[str] = []
+    for cls in type(component).__mro__:
+        if cls is base:
+            break
+        if "__init__" in vars(cls):
+            names += inspect.signature(cls.__init__).parameters
+    held = vars(component)
+    return {name: held[name] for name in names if name in held and name not in known}

@@ -1,10 +1,12 @@
-"""Tests of the checks of arguments: what passes, and what the errors say."""
+"""Tests of arguments: what passes the checks, what the errors say, what a config holds."""
 
 import re
 
 import numpy as np
 import pytest
 
+import modreduce_keras as mr
+from modreduce_keras import arguments
 from modreduce_keras.arguments import is_number, require_choice, require_integer
 
 
@@ -55,3 +57,32 @@ def test_a_choice_is_one_of_the_names():
         assert str(error.value) == (
             f"variant must be one of ['paper', 'reference']. Received: variant={value!r}"
         )
+
+
+class Parent(mr.losses.Loss):
+    def __init__(self, *, first=1, given=2, name="parent", reduction="sum"):
+        super().__init__(name=name, reduction=reduction)
+        self.first, self.other = first, given
+
+
+class Child(Parent):
+    def __init__(self, second, *rest, **options):
+        super().__init__(**options)
+        self.second = second
+
+
+def test_config_holds_what_is_kept_under_its_own_name():
+    child = Child(3, first=4)
+    assert arguments.kept(child, mr.losses.Loss) == {
+        "second": 3,
+        "first": 4,
+        "name": "parent",
+        "reduction": "sum",
+    }
+    assert arguments.kept(child, Parent, known=["name"]) == {"second": 3}
+    assert child.get_config() == {
+        "second": 3,
+        "first": 4,
+        "name": "parent",
+        "reduction": "sum",
+    }

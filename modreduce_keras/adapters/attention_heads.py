@@ -1,7 +1,7 @@
 """Attention heads: learnt on the teacher's layers, they embed the layers of both networks."""
 
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import keras
 from keras import ops
@@ -206,16 +206,6 @@ class AttentionHeads(Adapter):
 
     def pretraining_variables(self):
         return [variable for network in self.networks for variable in network.learnt()]
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments."""
-        return {
-            **super().get_config(),
-            "heads": self.heads,
-            "width": self.width,
-            "drop_heads": self.drop_heads,
-            "seed": self.seed,
-        }
 
 
 def _widths(shapes) -> list[int]:

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import keras
 
-from modreduce_keras import knobs
+from modreduce_keras import arguments, knobs
 
 _RANDOM = "random_"
 
@@ -92,5 +92,6 @@ class Adapter(keras.layers.Layer):
         return [one.state for one in held if isinstance(one, keras.random.SeedGenerator)]
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments."""
-        return {**super().get_config(), **knobs.config(self)}
+        """Returns the constructor arguments, those that are kept under their own names."""
+        config = {**super().get_config(), **knobs.config(self)}
+        return {**arguments.kept(self, Adapter, known=config), **config}

@@ -82,11 +82,6 @@ class ContrastiveAdapter(Adapter):
             self.log_normalizers.assign(log_z)
         return [score - log_z[i] + log_candidates for i, score in enumerate(scores)]
 
-    def get_config(self):
-        """Returns the constructor arguments."""
-        arguments = ("units", "temperature", "variant")
-        return {**super().get_config(), **{name: getattr(self, name) for name in arguments}}
-
 
 def _unset(shape, dtype=None):
     return ops.full(shape, -np.inf, dtype)

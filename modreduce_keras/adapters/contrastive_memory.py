@@ -192,8 +192,3 @@ class ContrastiveMemory(ContrastiveAdapter):
             new = gather_over_replicas(ops.stop_gradient(new))
             old = take_rows(bank, index)
             assign_rows(bank, index, unit(self.momentum * old + (1.0 - self.momentum) * new))
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        arguments = ("samples", "negatives", "momentum", "sampling", "seed")
-        return {**super().get_config(), **{name: getattr(self, name) for name in arguments}}

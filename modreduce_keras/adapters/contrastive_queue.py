@@ -131,10 +131,6 @@ class ContrastiveQueue(ContrastiveAdapter):
         products = ops.matmul(embeddings, ops.transpose(ops.stop_gradient(queue)))
         return ops.concatenate([positive, products], axis=1)
 
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "negatives": self.negatives}
-
 
 def _random_directions(shape, dtype=None):
     return unit(keras.random.normal(shape, dtype=dtype))

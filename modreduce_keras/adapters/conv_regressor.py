@@ -118,11 +118,3 @@ class ConvRegressor(Adapter):
             mask = filled((kept or {}).get("student"), regressed[..., 0])
             regressed = self.normalization(regressed, training=training, mask=mask)
         return (keras.ops.relu(regressed) if self.use_relu else regressed), teacher
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {
-            **super().get_config(),
-            "batch_normalization": self.batch_normalization,
-            "use_relu": self.use_relu,
-        }

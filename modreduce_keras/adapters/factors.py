@@ -1,6 +1,6 @@
 """Factors: a paraphraser compresses the teacher's maps, and a translator learns to speak them."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import keras
 from keras import ops
@@ -143,11 +143,3 @@ class Factors(MapAdapter):
 
     def pretraining_variables(self):
         return self.encoder.learnt() + self.decoder.learnt()
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments."""
-        return {
-            **super().get_config(),
-            "rate": self.rate,
-            "paraphraser_batch_normalization": self.paraphraser_batch_normalization,
-        }

@@ -139,10 +139,6 @@ class LayerAttention(Adapter):
         columns = ops.concatenate([rows, padding])[: self.batch_size]
         return ops.matmul(rows, ops.transpose(columns))
 
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "batch_size": self.batch_size, "factor": self.factor}
-
 
 class _Embedding(keras.layers.Layer):
     """Rows of similarities to queries or keys, (batch, units), of unit length."""

@@ -81,7 +81,3 @@ class LinearEmbedding(Adapter):
         if self.normalize:
             student, teacher = unit(student), unit(teacher)
         return student, teacher
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "units": self.units, "normalize": self.normalize}

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -127,10 +127,6 @@ class MarginConnector(ChannelProjector):
         ]
         cut = [ops.maximum(*pair) for pair in zip(maps, margins, strict=True)]
         return student, keras.tree.pack_sequence_as(teacher, cut)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "normalization": self.normalization}
 
 
 class MeanNegative(keras.layers.Layer):

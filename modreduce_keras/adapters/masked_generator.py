@@ -1,6 +1,6 @@
 """The masked generator: it makes the teacher's maps from what a mask leaves of the student's."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import keras
 from keras import ops
@@ -107,7 +107,3 @@ class MaskedGenerator(MapAdapter):
         for convolution in self.generation:
             maps = convolution(maps)
         return maps, teacher
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "ratio": self.ratio, "mask": self.mask, "seed": self.seed}

@@ -95,10 +95,6 @@ class ReviewFusion(Adapter):
             outputs.append(output)
         return outputs[::-1], [_as_map(feature) for feature in teacher]
 
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "channels": self.channels}
-
 
 class _Stage(keras.layers.Layer):
     """The fusion of one stage: returns its output and what the stage before it reviews."""

@@ -93,7 +93,3 @@ class SoftmaxRegressor(ClassifierAdapter):
         if classifier.use_bias:
             logits = logits + ops.stop_gradient(float32(classifier.bias))
         return [feature, logits]
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "use_relu": self.use_relu}

@@ -98,7 +98,3 @@ class VariationalRegressor(MapAdapter):
             mean = layer(mean)
         log_variance = ops.log(ops.softplus(self.log_scale) + self.smallest_variance)
         return [mean, ops.tile(log_variance[None], (ops.shape(mean)[0], 1))], teacher
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "initial_variance": self.initial_variance}

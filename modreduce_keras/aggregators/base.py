@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from modreduce_keras import arguments
+
 
 class Aggregator(keras.layers.Layer):
     """Base class of all aggregators: a layer for any number of peers.
@@ -120,6 +122,11 @@ class Aggregator(keras.layers.Layer):
             step: How many updates there were before, int scalar.
         """
         raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments, those that are kept under their own names."""
+        config = super().get_config()
+        return {**arguments.kept(self, Aggregator, known=config), **config}
 
     def required(self, name: str, given: Any) -> Any:
         """Returns something that the aggregator needs (or its shape), if it came.

@@ -79,7 +79,3 @@ class Codistillation(Aggregator):
     def keep(self, step):
         refreshes = ops.equal((ops.cast(step, "int64") + 1) % self.refresh, 0)
         return 1.0 - ops.cast(refreshes, "float32")
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "refresh": self.refresh}

@@ -103,10 +103,6 @@ class KDCL(Aggregator):
             return smallest_loss(above)
         return ops.one_hot(ops.argmin(ops.logsumexp(above, axis=2), axis=1), above.shape[1])
 
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "rule": self.rule}
-
 
 def smallest_loss(above):
     """Returns the α that minimizes log Σ_c exp(Σ_i α_i above_ic) where α ≥ 0 and Σ_i α_i = 1.

@@ -137,11 +137,6 @@ class OKDDip(Aggregator):
         scores = ops.einsum("biu,bju->bij", self.query(embeddings), self.key(embeddings))
         return ops.log_softmax(scores, axis=-1)
 
-    def get_config(self):
-        """Returns the constructor arguments."""
-        arguments = ("variant", "units", "trains_through_targets")
-        return {**super().get_config(), **{name: getattr(self, name) for name in arguments}}
-
 
 def _compared(logits, independent, plain_numbers):
     """Returns the probabilities of which the distance is taken, or plain numbers as they are."""

@@ -125,8 +125,3 @@ class ONE(Aggregator):
             **self.same_for_all(ensemble, logits),
             "ensemble_weight": ops.stop_gradient(ops.mean(gates, axis=0)),
         }
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        arguments = ("variant", "batch_normalization")
-        return {**super().get_config(), **{name: getattr(self, name) for name in arguments}}

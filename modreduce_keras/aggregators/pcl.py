@@ -107,7 +107,3 @@ class PCL(Aggregator):
     def keep(self, step):
         moves = ops.cast(step, "float32") + 1.0
         return ops.minimum(1.0 - 1.0 / moves, self.decay)
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "variant": self.variant, "decay": self.decay}

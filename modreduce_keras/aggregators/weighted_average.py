@@ -75,7 +75,3 @@ class WeightedAverage(Aggregator):
             self.weights_of_peers.assign(constant)
         ensemble = ops.einsum("p,bpc->bc", shares, ops.stop_gradient(logits))
         return {**self.same_for_all(ensemble, logits), "ensemble_weight": shares}
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "variant": self.variant}

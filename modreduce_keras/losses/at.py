@@ -54,7 +54,3 @@ class AttentionTransfer(MapLoss):
             for maps in self.matched(teacher, student)
         ]
         return ops.square(attention[1] - attention[0])
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "power": self.power}

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from modreduce_keras import knobs, registry
+from modreduce_keras import arguments, knobs, registry
 from modreduce_keras.ops import filled, float32, keras_mask, reduced, zeroed
 
 
@@ -279,5 +279,6 @@ class Loss(keras.losses.Loss):
             )
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments."""
-        return {**super().get_config(), **knobs.config(self)}
+        """Returns the constructor arguments, those that are kept under their own names."""
+        config = {**super().get_config(), **knobs.config(self)}
+        return {**arguments.kept(self, Loss, known=config), **config}

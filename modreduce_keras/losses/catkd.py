@@ -67,7 +67,3 @@ class CATKD(Loss):
             for maps in (teacher, student)
         ]
         return per_sample_mean(ops.square(attention[1] - attention[0]))
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "resolution": self.resolution}

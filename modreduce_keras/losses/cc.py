@@ -85,7 +85,3 @@ class CC(RelationLoss):
 
     def relations(self, embeddings):
         return ops.exp(-self.gamma * pairwise_squared_distances(unit(embeddings)))
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "variant": self.variant}

@@ -80,7 +80,3 @@ class Hint(Loss):
         if self.variant == "paper":
             return 0.5 * ops.sum(squares, axis=-1)
         return ops.mean(squares, axis=-1)
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "variant": self.variant}

@@ -134,10 +134,8 @@ class LSP(RelationLoss):
 
     def get_config(self):
         """Returns the constructor arguments."""
-        arguments = ("kernel", "bandwidth", "offset", "degree", "variant")
         edges = None if self.edges is None else self.edges.tolist()
-        own = {name: getattr(self, name) for name in arguments}
-        return {**super().get_config(), "edges": edges, **own}
+        return {**super().get_config(), "edges": edges}
 
 
 def _checked(edges: Any) -> np.ndarray:

@@ -85,10 +85,6 @@ class MHGD(Loss):
             scores = [ops.tanh(one) for one in scores]
         return [ops.log_softmax(one, axis=-1) for one in scores]
 
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "variant": self.variant}
-
 
 def _are_pairs(side) -> bool:
     several = isinstance(side, (list, tuple)) and len(side) > 0 and len(side) % 2 == 0

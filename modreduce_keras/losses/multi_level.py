@@ -96,7 +96,3 @@ class MultiLevel(ResponseLoss):
             + ops.sum(ops.square(samples_s - samples_t), axis=1)
             + ops.sum(ops.square(classes_s - classes_t)) / student.shape[1]
         )
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "temperatures": self.temperatures}

@@ -161,7 +161,3 @@ class SoftenedLoss(ResponseLoss):
         if self.standardize:
             teacher, student = standardized(teacher), standardized(student)
         return teacher, student, labels, mask
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "standardize": self.standardize}

@@ -127,10 +127,6 @@ class SHAKE(Loss):
             self.require(fits, "logits (batch, classes) of equal shape", teacher, one)
         return student
 
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "variant": self.variant}
-
 
 def _standardized(logits):
     centred = logits - ops.mean(logits, axis=-1, keepdims=True)

@@ -95,11 +95,3 @@ class TeacherFree(ResponseLoss):
             )
         hand_made = ops.where(target, math.log(right), math.log(wrong))
         return tempered_divergence(hand_made, student, temperature)
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {
-            **super().get_config(),
-            "correct_probability": self.correct_probability,
-            "variant": self.variant,
-        }

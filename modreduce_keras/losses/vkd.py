@@ -70,7 +70,3 @@ class VkD(Loss):
         centred = teacher - ops.mean(teacher, axis=axis, keepdims=True)
         variance = ops.mean(ops.square(centred), axis=axis, keepdims=True)
         return per_sample_mean(smooth_l1(student - centred * ops.rsqrt(variance + _EPSILON)))
-
-    def get_config(self):
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "variant": self.variant}
