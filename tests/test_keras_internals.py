@@ -6,6 +6,7 @@ pre-releases.
 
 import threading
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -511,3 +512,34 @@ def test_an_int8_file_in_two_steps_with_a_layer_in_float(tmp_path):
 
     assert types([]) == [True, True]
     assert types([first]) == [False, True]
+
+
+# Saving
+
+
+def test_the_saver_and_nobody_else_is_told(tmp_path):
+    class Views(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.held = keras.layers.Dense(1)
+            self.held.build((None, 3))
+            self.built = True
+
+        @property
+        def a_view(self):
+            return self.held
+
+        def __dir__(self):
+            hidden = {"a_view"} if keras_internals.is_asked_by_saver() else set()
+            return sorted({*super().__dir__()} - hidden)
+
+    class Inherited(Views):
+        def __dir__(self):
+            return super().__dir__()
+
+    for cls in (Views, Inherited):
+        assert "a_view" in dir(cls())
+        cls().save_weights(tmp_path / "model.weights.h5")
+        with h5py.File(tmp_path / "model.weights.h5") as file:
+            assert "held" in file
+            assert "a_view" not in file

@@ -9,6 +9,7 @@ from modreduce_keras.copying import make_runnable
 from modreduce_keras.distillers import teacher_files
 from modreduce_keras.distillers.guarded import GuardedModel
 from modreduce_keras.distillers.teacher import models_of
+from modreduce_keras.keras_internals import is_asked_by_saver
 from modreduce_keras.registry import deserialized
 
 _HDF5 = (".h5", ".hdf5")
@@ -22,10 +23,11 @@ class SavedModel(GuardedModel):
     _model_views: ClassVar[tuple[str, ...]] = ("teacher", "student", "best_student")
     """Properties that return a model which is held elsewhere."""
 
-    def __dir__(self):
+    def __dir__(self) -> list[str]:
         # Keras saves the weights of every model that dir() shows, where it shows it first. The
-        # teacher's are not ours, and the students' belong under `students`.
-        return [name for name in super().__dir__() if name not in self._model_views]
+        # teacher's are not ours, and the students' belong under `layers`.
+        hidden = self._model_views if is_asked_by_saver() else ()
+        return [name for name in super().__dir__() if name not in hidden]
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """Saves the distiller with its teacher in a `.keras` file, as `keras.Model.save` does.

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -57,6 +58,17 @@ def test_keras_file_holds_the_teacher(distiller, teacher, tmp_path):
     restored = keras.saving.load_model(tmp_path / "distiller.keras")
     for one, other in zip(teacher.weights, restored.teacher.weights, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_dir_shows_students_and_files_hold_them_once(modreduce, distiller, tmp_path):
+    path = tmp_path / "distiller.weights.h5"
+    for model, views in [(modreduce, {"best_student"}), (distiller, {"student"})]:
+        assert views | {"teacher"} <= set(dir(model))
+        model.save_weights(path)
+        with h5py.File(path) as file:
+            assert not {*views, "teacher"} & set(file)
+            kept = [name for name in file["layers"] if name.startswith("functional")]
+        assert len(kept) == len(model.students)
 
 
 def test_best_student_is_remembered(modreduce, images, labels, tmp_path):
