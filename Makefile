@@ -17,6 +17,7 @@ test-slow: $(VENV)/test.installed
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(VENV)/test.installed
 	$(BIN)/ruff check --fix .

@@ -25,7 +25,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE", "modreduce_keras/data/FASHION_MNIST_LICENSE.txt"],
     packages=find_packages(include=["modreduce_keras", "modreduce_keras.*"]),
-    package_data={"modreduce_keras.data": ["*.npz", "*.txt"]},
+    package_data={"modreduce_keras": ["py.typed"], "modreduce_keras.data": ["*.npz", "*.txt"]},
     python_requires=">=3.11",
     install_requires=[
         "tensorflow>=2.21",
@@ -40,7 +40,7 @@ setup(
         "demo": DEMO,
         "export": EXPORT,
         "onnx": ONNX,
-        "test": [*DEMO, *ONNX, *TUNE, "hypothesis", "pytest", "pytest-xdist", "ruff"],
+        "test": [*DEMO, *ONNX, *TUNE, "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",

@@ -3,11 +3,19 @@
 import inspect
 import math
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
 
+@overload
+def require_integer(
+    name: str, value: Any, least: int = 1, *, optional: Literal[False] = False
+) -> int: ...
+@overload
+def require_integer(
+    name: str, value: Any, least: int = 1, *, optional: Literal[True]
+) -> int | None: ...
 def require_integer(name: str, value: Any, least: int = 1, *, optional: bool = False) -> int | None:
     """Returns an argument as an `int`, or `None` where it is optional.
 
@@ -73,7 +81,9 @@ def require_number(
     return value
 
 
-def require_sizes(name: str, value: Any, expected: str, number: int | None = None) -> tuple:
+def require_sizes(
+    name: str, value: Any, expected: str, number: int | None = None
+) -> tuple[int, ...]:
     """Returns an argument that is a sequence of positive integers as a tuple.
 
     Args:
@@ -108,6 +118,6 @@ def kept(component: Any, base: type, known: Collection[str] = ()) -> dict[str, A
         if cls is base:
             break
         if "__init__" in vars(cls):
-            names += inspect.signature(cls.__init__).parameters
+            names += inspect.signature(vars(cls)["__init__"]).parameters
     held = vars(component)
     return {name: held[name] for name in names if name in held and name not in known}

@@ -50,7 +50,7 @@ class Batches:
         *,
         inputs: int | None = None,
         again: bool = False,
-    ):
+    ) -> None:
         self.argument, self.batch_size = argument, batch_size
         self._data, self._arrays = data, _arrays(data, inputs)
         self.is_array = self._arrays is not None
@@ -120,7 +120,8 @@ class Batches:
             yield from (_as_keras_reads(data[number]) for number in range(length))
 
     def _at_most(self, limit: int) -> Iterator[Any]:
-        batches, ahead, numbers = iter(self._data), [], 0
+        batches, numbers = iter(self._data), 0
+        ahead: list[Any] = []
         # Looks ahead, so that small data without an end are refused before they are worked on.
         while len(ahead) <= limit and numbers <= _NUMBERS_AHEAD:
             batch = next(batches, _END)

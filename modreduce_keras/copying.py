@@ -233,7 +233,8 @@ def _pairs(source: Any, target: Any) -> Iterator[tuple[Any, Any]]:
 
 def _paths(layer: keras.layers.Layer) -> dict[int, Any]:
     """Returns the names from a layer down to each one in it, by the id of that one."""
-    found, waiting = {}, [(layer, ())]
+    found: dict[int, Any] = {}
+    waiting: list[tuple[Any, tuple[str, ...]]] = [(layer, ())]
     while waiting:
         one, path = waiting.pop()
         if id(one) not in found:
@@ -261,7 +262,7 @@ def _has_own_state(layer: keras.layers.Layer) -> bool:
 
 
 def _kind(layer: keras.layers.Layer) -> Any:
-    statistics = ()
+    statistics: tuple[Any, ...] = ()
     if isinstance(layer, keras.layers.Normalization) and layer.input_mean is not None:
         # Those that were given to it are no state, and must be the same.
         given = layer.input_mean, layer.input_variance
@@ -303,7 +304,7 @@ def _copy_own(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
 
 def _loads_in_its_own_way(layer: keras.layers.Layer) -> bool:
     """Returns whether a class loads variables in another way than the class of Keras it is of."""
-    of_keras = next(kind for kind in type(layer).__mro__ if kind in KERAS_LAYERS)
+    of_keras: Any = next(kind for kind in type(layer).__mro__ if kind in KERAS_LAYERS)
     return type(layer).load_own_variables is not of_keras.load_own_variables
 
 

@@ -10,12 +10,12 @@ from keras import layers
 
 from modreduce_keras import taps
 from modreduce_keras.arguments import is_number, require_integer
-from modreduce_keras.batches import Batches, unpack
-from modreduce_keras.data.index import split_index
+from modreduce_keras.batches import Batches, split_index, unpack
 from modreduce_keras.distillers import checks
 from modreduce_keras.labels import class_indices
 from modreduce_keras.models.exits import FINAL, exit_names
 from modreduce_keras.symbolic import output_spec
+from modreduce_keras.typing import Tensor
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
@@ -61,7 +61,7 @@ def multiply_adds(model: keras.Model) -> int:
 class _Counter(keras.layers.Layer):
     """Runs a model symbolically and notes the shape of what each layer returns at each run."""
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model) -> None:
         super().__init__(dtype="float32", autocast=False)
         checks.require_model(model, "model")
         self.specs = checks.input_specs(model)
@@ -75,7 +75,7 @@ class _Counter(keras.layers.Layer):
         self.leaves = [one for one in inside if _is_leaf(one)]
         self.shapes: list[list[tuple]] = []
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Tensor:
         with taps._recording(self.leaves) as recorded:
             outputs = self.model(inputs, training=False)
         self.shapes = [
@@ -265,7 +265,7 @@ def _batches(x: Any, y: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
         raise ValueError("x must have samples. Received: none")
 
 
-def _answers(model, exits, batches) -> tuple[np.ndarray, np.ndarray]:
+def _answers(model: keras.Model, exits: Any, batches: Any) -> tuple[np.ndarray, np.ndarray]:
     """Returns how sure each exit is of each sample, and whether it is right, (samples, exits)."""
     confidence, correct = [], []
     for inputs, labels in batches:

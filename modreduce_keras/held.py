@@ -21,7 +21,7 @@ class Held:
         ([], 'f1_score')
     """
 
-    def __init__(self, value: Any):
+    def __init__(self, value: Any) -> None:
         self._value = value
 
     def __call__(self) -> Any:

@@ -269,7 +269,7 @@ def forget_compiled_metrics(model: keras.Model) -> None:
     model._compile_metrics = None
 
 
-def builds_on_local_batch(cls: type) -> type:
+def builds_on_local_batch(cls: Any) -> Any:
     """Decorates a model class that has a method `batch_to_build_on(iterator)`.
 
     Before training, Keras builds what depends on data from the first batch of an iterator. The
@@ -277,7 +277,7 @@ def builds_on_local_batch(cls: type) -> type:
     `Trainer._maybe_symbolic_build(iterator=None, data_batch=None)`, which `fit` and others call.
     """
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+    def _maybe_symbolic_build(self: Any, iterator: Any = None, data_batch: Any = None) -> None:
         batch = None if iterator is None else self.batch_to_build_on(iterator)
         if batch is not None:
             iterator, data_batch = None, batch
@@ -287,7 +287,7 @@ def builds_on_local_batch(cls: type) -> type:
     return cls
 
 
-def wraps_step(cls: type) -> type:
+def wraps_step(cls: Any) -> Any:
     """Decorates a model class that has a method `around_step(step)`.
 
     The method is given each compiled step, a function of a batch, and returns what to run instead;
@@ -295,7 +295,7 @@ def wraps_step(cls: type) -> type:
     through which `make_train_function` and its siblings pass each step.
     """
 
-    def _autoconvert_optionals(self, step_func):
+    def _autoconvert_optionals(self: Any, step_func: Any) -> Any:
         return self.around_step(super(cls, self)._autoconvert_optionals(step_func))
 
     cls._autoconvert_optionals = _autoconvert_optionals

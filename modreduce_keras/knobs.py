@@ -30,15 +30,15 @@ class Knob:
         positive: Whether zero is refused too. Negative, infinite and NaN values always are.
     """
 
-    def __init__(self, *, positive: bool = False):
+    def __init__(self, *, positive: bool = False) -> None:
         self.positive = positive
 
-    def __set_name__(self, owner, name):
+    def __set_name__(self, owner: type | None, name: str) -> None:
         self.name = name
         self.setting = f"_{name}_setting"
         self.given = f"_{name}_given"
 
-    def __get__(self, instance, owner=None):
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
             return self
         setting = getattr(instance, self.setting)
@@ -52,7 +52,7 @@ class Knob:
             )
         return setting(keras.ops.cast(step(), "float32"))
 
-    def __set__(self, instance, value):
+    def __set__(self, instance: Any, value: Any) -> None:
         owner = type(instance).__name__
         current = getattr(instance, self.setting, None)
         is_schedule = isinstance(value, (str, dict, Schedule))
@@ -84,7 +84,7 @@ class Knob:
         else:
             current.assign(value)
 
-    def _schedule(self, owner: str, value: Any) -> Schedule:
+    def _schedule(self, owner: str, value: Any) -> keras.optimizers.schedules.LearningRateSchedule:
         try:
             return registry.get("schedule", value, Schedule)
         except ValueError as error:

@@ -1,6 +1,7 @@
 """Metrics of how far the members of a group, or a student and its teacher, go together."""
 
 import itertools
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,11 +10,12 @@ from keras import ops
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.output_kind import CLASSES, LABELS
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 KINDS = (CLASSES, LABELS)
 
 
-def same_answer(first, second, kind=CLASSES):
+def same_answer(first: Tensor, second: Tensor, kind: str = CLASSES) -> Tensor:
     """Returns 1 where two models answer the same, else 0.
 
     Args:
@@ -42,18 +44,18 @@ def same_answer(first, second, kind=CLASSES):
     return agreement_of(answers(first, kind), answers(second, kind), kind)
 
 
-def answers(logits, kind):
+def answers(logits: Tensor, kind: str) -> Tensor:
     """Returns the top class, (batch, ...), or yes and no, (batch, ..., labels)."""
     return ops.argmax(logits, axis=-1) if kind == CLASSES else logits > 0
 
 
-def agreement_of(first, second, kind):
+def agreement_of(first: Tensor, second: Tensor, kind: str) -> Tensor:
     """Returns how far answers are the same, (batch, ...), float32."""
     same = ops.cast(ops.equal(first, second), "float32")
     return same if kind == CLASSES else ops.mean(same, axis=-1)
 
 
-def peer_distance(logits, kind=CLASSES):
+def peer_distance(logits: Tensor, kind: str = CLASSES) -> Tensor:
     """Returns the mean distance of the peers' probabilities, over all pairs of peers.
 
     Args:
@@ -77,7 +79,7 @@ def peer_distance(logits, kind=CLASSES):
     return ops.mean(ops.sqrt(ops.sum(ops.square(difference), axis=-1)), axis=-1)
 
 
-def peer_agreement(logits, kind=CLASSES):
+def peer_agreement(logits: Tensor, kind: str = CLASSES) -> Tensor:
     """Returns the share of pairs of peers that answer the same.
 
     Args:
@@ -96,7 +98,7 @@ def peer_agreement(logits, kind=CLASSES):
     return ops.mean(same, axis=-1)
 
 
-def _pairs(logits) -> tuple[np.ndarray, np.ndarray]:
+def _pairs(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Returns the places of the first and of the second peer of every pair."""
     shape = tuple(logits.shape)
     if len(shape) != 3 or shape[1] is None or shape[1] < 2:
@@ -145,13 +147,15 @@ class Agreement(keras.metrics.MeanMetricWrapper):
         0.6667
     """
 
-    def __init__(self, name: str = "agreement", dtype: str = "float32", *, kind: str = CLASSES):
+    def __init__(
+        self, name: str = "agreement", dtype: str = "float32", *, kind: str = CLASSES
+    ) -> None:
         kind = require_choice("kind", kind, KINDS)
         super().__init__(same_answer, name=name, dtype=dtype, kind=kind)
         self.kind = kind
         self._direction = "up"
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
         return {"name": self.name, "dtype": self.dtype, "kind": self.kind}
 
@@ -161,20 +165,22 @@ class _PeerMetric(keras.metrics.Mean):
 
     identifier: str
 
-    def __init__(self, name: str | None = None, dtype: str = "float32", *, kind: str = CLASSES):
+    def __init__(
+        self, name: str | None = None, dtype: str = "float32", *, kind: str = CLASSES
+    ) -> None:
         super().__init__(name=name or self.identifier, dtype=dtype)
         self.kind = require_choice("kind", kind, KINDS)
 
-    def update_state(self, logits, sample_weight=None):
+    def update_state(self, logits: Tensor, sample_weight: Tensor | None = None) -> None:
         """Adds a batch of the peers' logits, (batch, peers, classes)."""
         super().update_state(self.per_sample(logits, self.kind), sample_weight)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
         return {**super().get_config(), "kind": self.kind}
 
     @staticmethod
-    def per_sample(logits, kind):
+    def per_sample(logits: Tensor, kind: str) -> Tensor:
         """Returns the values per sample, (batch,), that are averaged."""
         raise NotImplementedError
 

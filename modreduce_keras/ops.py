@@ -1,18 +1,21 @@
 """Tensor helpers that losses and aggregators share, in `keras.ops` only."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from modreduce_keras.typing import Tensor
 
-def tempered_log_softmax(logits, temperature):
+
+def tempered_log_softmax(logits: Tensor, temperature: Any) -> Tensor:
     """Returns log softmax(logits / temperature) over the last axis."""
     return ops.log_softmax(logits / temperature, axis=-1)
 
 
-def kl_divergence(log_target, log_prediction):
+def kl_divergence(log_target: Tensor, log_prediction: Tensor) -> Tensor:
     """Returns KL(target ‖ prediction) over the last axis, from log probabilities.
 
     A target probability that underflows to zero contributes zero, as in the limit. Both sides have
@@ -31,7 +34,7 @@ def kl_divergence(log_target, log_prediction):
     return ops.sum(terms, axis=-1)
 
 
-def tempered_divergence(target, prediction, temperature):
+def tempered_divergence(target: Tensor, prediction: Tensor, temperature: Any) -> Tensor:
     """Returns T² KL(softmax(target / T) ‖ softmax(prediction / T)) over the last axis.
 
     Args:
@@ -46,19 +49,19 @@ def tempered_divergence(target, prediction, temperature):
     return (ops.squeeze(squared, -1) if len(squared.shape) else squared) * divergence
 
 
-def log_bernoulli(logits, temperature):
+def log_bernoulli(logits: Tensor, temperature: Any) -> Tensor:
     """Returns the logarithms of p = sigmoid(logits / temperature) and 1 - p, (..., 2)."""
     scaled = logits / temperature
     return ops.stack([ops.log_sigmoid(scaled), ops.log_sigmoid(-scaled)], axis=-1)
 
 
-def per_sample_mean(values):
+def per_sample_mean(values: Tensor) -> Tensor:
     """Returns the mean over every axis but the first: (batch, ...) -> (batch,)."""
     axes = tuple(range(1, len(values.shape)))
     return ops.mean(values, axis=axes) if axes else values
 
 
-def masked_mean(values, mask=None, share=None):
+def masked_mean(values: Tensor, mask: Tensor | None = None, share: Tensor | None = None) -> Tensor:
     """Returns the mean over every axis but the first, of the positions that a mask keeps.
 
     Kept positions are scaled by the inverse of their share in the whole batch, as Keras does: the
@@ -80,7 +83,9 @@ def masked_mean(values, mask=None, share=None):
     return per_sample_mean(ops.where(kept, values, 0.0)) * safe_reciprocal(share)
 
 
-def reduced(values, mask=None, how="mean", share=None):
+def reduced(
+    values: Tensor, mask: Tensor | None = None, how: str = "mean", share: Tensor | None = None
+) -> Tensor:
     """Returns the value of each sample, (batch,), from values per position.
 
     Args:
@@ -96,7 +101,9 @@ def reduced(values, mask=None, how="mean", share=None):
     return ops.sum(kept, axis=axes) if axes else kept
 
 
-def spread(values, mask=None, how="mean", share=None):
+def spread(
+    values: Tensor, mask: Tensor | None = None, how: str = "mean", share: Tensor | None = None
+) -> Tensor:
     """Returns values per position whose plain mean over the positions is what `reduced` returns.
 
     The arguments are those of `reduced`; the result is of the shape of the values.
@@ -111,19 +118,19 @@ def spread(values, mask=None, how="mean", share=None):
     return kept * safe_reciprocal(share)
 
 
-def keras_mask(tensor):
+def keras_mask(tensor: Tensor) -> Tensor:
     """Returns the mask that Keras has attached to a tensor, or `None`."""
     return getattr(tensor, "_keras_mask", None)
 
 
-def along_positions(mask, tensor):
+def along_positions(mask: Tensor, tensor: Tensor) -> Tensor:
     """Returns a mask (batch, ...) with axes of size one up to the rank of a tensor."""
     for _ in range(len(tensor.shape) - len(mask.shape)):
         mask = ops.expand_dims(mask, -1)
     return mask
 
 
-def filled(mask, values):
+def filled(mask: Tensor, values: Tensor) -> Tensor:
     """Returns a mask of all positions, or of the first of them, in the shape of the values.
 
     Args:
@@ -135,7 +142,7 @@ def filled(mask, values):
     return ops.broadcast_to(along_positions(mask, values), ops.shape(values))
 
 
-def zeroed(tensors, mask):
+def zeroed(tensors: Tensor, mask: Tensor) -> Tensor:
     """Returns tensors that are zero wherever a mask of their positions is, with gradient 0 there.
 
     Args:
@@ -146,7 +153,7 @@ def zeroed(tensors, mask):
     if mask is None:
         return tensors
 
-    def zero(tensor):
+    def zero(tensor: Tensor) -> Tensor:
         if len(tensor.shape) <= len(mask.shape):
             return tensor
         return ops.where(along_positions(mask, tensor), tensor, ops.zeros((), tensor.dtype))
@@ -154,7 +161,7 @@ def zeroed(tensors, mask):
     return keras.tree.map_structure(zero, tensors)
 
 
-def mean_over_places(feature, kept=None):
+def mean_over_places(feature: Tensor, kept: Tensor | None = None) -> Tensor:
     """Returns the mean over all axes between batch and channels, (batch, channels), float32.
 
     Args:
@@ -173,13 +180,13 @@ def mean_over_places(feature, kept=None):
     return ops.sum(ops.where(kept, feature, 0.0), axis=places) * safe_reciprocal(number)
 
 
-def as_list(one_or_several):
+def as_list(one_or_several: Any) -> Tensor:
     """Returns a list or tuple as a list, and anything else as a list of it alone."""
     several = isinstance(one_or_several, (list, tuple))
     return list(one_or_several) if several else [one_or_several]
 
 
-def flatten(values):
+def flatten(values: Tensor) -> Tensor:
     """Returns (batch, ...) as (batch, features)."""
     if len(values.shape) == 2:
         return values
@@ -187,25 +194,25 @@ def flatten(values):
     return ops.reshape(values, (ops.shape(values)[0], -1 if None in sizes else math.prod(sizes)))
 
 
-def smooth_l1(difference):
+def smooth_l1(difference: Tensor) -> Tensor:
     """Returns ½ d² where |d| < 1 and |d| - ½ elsewhere (Girshick 2015)."""
     magnitude = ops.abs(difference)
     return ops.where(magnitude < 1.0, 0.5 * ops.square(difference), magnitude - 0.5)
 
 
-def safe_sqrt(values):
+def safe_sqrt(values: Tensor) -> Tensor:
     """Returns the square root, with value 0 and gradient 0 where `values` is not positive."""
     positive = values > 0
     return ops.where(positive, ops.sqrt(ops.where(positive, values, 1.0)), 0.0)
 
 
-def safe_reciprocal(values):
+def safe_reciprocal(values: Tensor) -> Tensor:
     """Returns 1 / values, with value 0 and gradient 0 where `values` is 0."""
     nonzero = ops.not_equal(values, 0)
     return ops.where(nonzero, 1.0 / ops.where(nonzero, values, 1.0), 0.0)
 
 
-def centred(values, axis, kept=1.0):
+def centred(values: Tensor, axis: int, kept: Tensor = 1.0) -> Tensor:
     """Returns values less their mean along an axis, of those kept; 0 where they are not."""
     kept = kept * ops.ones_like(values)
     count = ops.sum(kept, axis=axis, keepdims=True)
@@ -213,13 +220,15 @@ def centred(values, axis, kept=1.0):
     return kept * (values - mean)
 
 
-def unit(vectors, axis=-1):
+def unit(vectors: Tensor, axis: int = -1) -> Tensor:
     """Returns vectors at unit length along an axis; zero stays zero, with gradient 0."""
     squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
     return vectors * safe_reciprocal(safe_sqrt(squares))
 
 
-def directions(vectors, scale, axis=-1, tolerance=1e-12):
+def directions(
+    vectors: Tensor, scale: Tensor, axis: int = -1, tolerance: float = 1e-12
+) -> tuple[Tensor, Tensor]:
     """Returns vectors at unit length, zero (with gradient 0) where they are but rounding.
 
     Args:
@@ -236,7 +245,7 @@ def directions(vectors, scale, axis=-1, tolerance=1e-12):
     return unit_vectors, ops.cast(ops.squeeze(varies, axis), "float32")
 
 
-def standardized(values):
+def standardized(values: Tensor) -> Tensor:
     """Returns (values - mean) / population standard deviation over the last axis.
 
     A constant row gives zeros, with gradient 0.
@@ -246,7 +255,7 @@ def standardized(values):
     return values.shape[-1] ** 0.5 * directions(centred, scale)[0]
 
 
-def pairwise_squared_distances(embeddings):
+def pairwise_squared_distances(embeddings: Tensor) -> Tensor:
     """Returns the squared Euclidean distances of all pairs of rows, by the Gram matrix.
 
     Rows are centred first (distances do not change), which keeps the cancellation small. What is
@@ -277,7 +286,7 @@ def _pooling_matrix(size: int, target: int) -> np.ndarray:
     return matrix
 
 
-def adaptive_average_pool(maps, *sizes: int):
+def adaptive_average_pool(maps: Tensor, *sizes: int) -> Tensor:
     """Returns feature maps averaged down to (batch, *sizes, channels).
 
     Window `i` of `n` covers the positions from floor(i · size / n) to ceil((i + 1) · size / n).
@@ -298,7 +307,7 @@ def adaptive_average_pool(maps, *sizes: int):
     return maps
 
 
-def pooled_to_match(first, second):
+def pooled_to_match(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Returns two sets of feature maps, each averaged down to the smaller size along each axis.
 
     Args:
@@ -323,14 +332,14 @@ def pooled_to_match(first, second):
         )
     sizes = tuple(min(pair) for pair in pairs)
 
-    def pooled(maps):
+    def pooled(maps: Tensor) -> Tensor:
         same = tuple(maps.shape[1:-1]) == sizes
         return maps if same else adaptive_average_pool(maps, *sizes)
 
     return pooled(first), pooled(second)
 
 
-def scale_gradient(tensor, factor):
+def scale_gradient(tensor: Tensor, factor: Tensor) -> Tensor:
     """Returns a tensor whose gradient is multiplied by a factor on its way back.
 
     Args:
@@ -339,8 +348,8 @@ def scale_gradient(tensor, factor):
     """
 
     @ops.custom_gradient
-    def identity(values):
-        def gradient(*args, upstream=None):
+    def identity(values: Tensor) -> tuple[Tensor, Tensor]:
+        def gradient(*args: Any, upstream: Tensor | None = None) -> Tensor:
             (upstream,) = args or (upstream,)
             return upstream * ops.cast(factor, upstream.dtype)
 
@@ -349,6 +358,6 @@ def scale_gradient(tensor, factor):
     return identity(tensor)
 
 
-def float32(tensors):
+def float32(tensors: Tensor) -> Tensor:
     """Returns a tensor, or a structure of them, as float32."""
     return keras.tree.map_structure(lambda tensor: ops.cast(tensor, "float32"), tensors)

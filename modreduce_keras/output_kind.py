@@ -128,7 +128,7 @@ def _of_loss(loss: Any, shape: tuple[int | None, ...]) -> str:
         loss = loss.func
     function = getattr(loss, "fn", loss)  # of a function that Keras has wrapped
 
-    def is_one_of(losses):
+    def is_one_of(losses: Any) -> Any:
         classes, functions = losses
         return isinstance(loss, classes) or any(function is one for one in functions)
 

@@ -50,14 +50,15 @@ def register(kind: str, identifier: str) -> Callable[[Any], Any]:
         'FirstPeer'
     """
 
-    def decorate(component):
+    def decorate(component: Any) -> Any:
         taken = _components.setdefault(kind, {}).get(identifier)
         if taken is not None and _origin(taken) != _origin(component):
             raise ValueError(
                 f"The {kind} identifier {identifier!r} is already taken by {_full_name(taken)}. "
                 f"Choose another one. Received: {_full_name(component)}"
             )
-        if isinstance(component, type):
+        is_class = isinstance(component, type)
+        if is_class:
             own = vars(component).get("identifier", identifier)
             if own != identifier and components(kind).get(own) is component:
                 raise ValueError(

@@ -21,6 +21,7 @@ from keras import ops
 
 from modreduce_keras.ops import keras_mask
 from modreduce_keras.symbolic import output_spec
+from modreduce_keras.typing import Tensor
 
 LOGITS = ""
 """The model's output among the masks, as no layer has an empty name."""
@@ -67,7 +68,9 @@ class TapReader:
         ((5, 2), (5, 4))
     """
 
-    def __init__(self, model: keras.Model, taps: Iterable[str] = (), *, role: str = "model"):
+    def __init__(
+        self, model: keras.Model, taps: Iterable[str] = (), *, role: str = "model"
+    ) -> None:
         if not isinstance(model, keras.Model):
             raise TypeError(f"The {role} must be a keras.Model. Received: {model!r}")
         self.model = model
@@ -76,12 +79,12 @@ class TapReader:
         self.outputs = [tap for tap in taps if isinstance(tap, str) and tap in outputs]
         self.taps = {tap: self._parse(tap) for tap in taps if tap not in self.outputs}
 
-    def __call__(self, inputs, training: bool = False) -> ModelOutput:
+    def __call__(self, inputs: Any, training: bool = False) -> ModelOutput:
         """Runs the model's forward pass once."""
         run = partial(self.model, inputs, training=training)
         return run_together({"model": self}, lambda: {"model": run()})["model"]
 
-    def specs(self, inputs) -> ModelOutput:
+    def specs(self, inputs: Any) -> ModelOutput:
         """Returns the symbolic output and features for symbolic inputs, without computing."""
         return output_spec(_Probe(self), inputs)
 
@@ -234,7 +237,7 @@ def _expression(model: keras.Model, layer: keras.layers.Layer, name: str) -> str
     return "layer" if name.isidentifier() else None
 
 
-def _paths(layer: keras.layers.Layer, prefix: str = ""):
+def _paths(layer: keras.layers.Layer, prefix: str = "") -> Iterator[Any]:
     """Yields (path, layer) for every layer below one, outer layers first."""
     for child in layer._flatten_layers(include_self=False, recursive=False):
         path = prefix + child.name
@@ -243,7 +246,7 @@ def _paths(layer: keras.layers.Layer, prefix: str = ""):
 
 
 @contextlib.contextmanager
-def _recording(layers: list[keras.layers.Layer]):
+def _recording(layers: list[keras.layers.Layer]) -> Iterator[Any]:
     """Collects what each layer returns, by the layer's id, in the order of the calls.
 
     Replicas trace in threads of their own that take turns inside one pass, so what is recorded
@@ -265,7 +268,7 @@ def _recording(layers: list[keras.layers.Layer]):
 class _Patch:
     """How many passes record a layer now, and the `call` of its own that it had before, if any."""
 
-    def __init__(self, layer: keras.layers.Layer):
+    def __init__(self, layer: keras.layers.Layer) -> None:
         self.passes = 0
         self.own = {name: call for name, call in vars(layer).items() if name == "call"}
 
@@ -278,7 +281,7 @@ def _patch(layer: keras.layers.Layer) -> None:
             return
         call = layer.call
 
-        def recorder(*args, **kwargs):
+        def recorder(*args: Any, **kwargs: Any) -> Any:
             output = call(*args, **kwargs)
             outputs = getattr(_recordings, "outputs", None) or {}
             if id(layer) in outputs:
@@ -301,9 +304,9 @@ def _unpatch(layer: keras.layers.Layer) -> None:
 class _Probe(keras.layers.Layer):
     """Lets Keras run a reader symbolically."""
 
-    def __init__(self, reader: TapReader):
+    def __init__(self, reader: TapReader) -> None:
         super().__init__(dtype="float32", autocast=False)
         self.reader = reader
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Tensor:
         return self.reader(inputs, training=False)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 try:
     import fcntl
 except ImportError:  # not on Windows: there nothing is locked, and nothing abandoned is removed
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 UNFINISHED = ".unfinished"
 """How the names of files end that are being written, or were when their process was killed."""

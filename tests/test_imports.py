@@ -16,7 +16,7 @@ ROOT = Path(modreduce_keras.__file__).parent
 LEVELS = [
     {"keras_internals"},
     {"_version", "arguments", "copying", "escapes", "fingerprints", "held"}
-    | {"labels", "registry", "whole_files"},
+    | {"labels", "registry", "typing", "whole_files"},
     {"batches", "distribute", "knobs", "ops", "output_kind", "symbolic"},
     {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models"},
     {"knowledge", "data"},

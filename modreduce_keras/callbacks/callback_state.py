@@ -84,7 +84,7 @@ class CallbackState:
         ValueError: If what one of them holds cannot be kept.
     """
 
-    def __init__(self, callbacks: Sequence[keras.callbacks.Callback], model: keras.Model):
+    def __init__(self, callbacks: Sequence[keras.callbacks.Callback], model: keras.Model) -> None:
         self._callbacks = list(callbacks)
         self.known = _known(self._callbacks, model)
         self._at_begin: list[dict[str, tuple[Any, str | None]]] = []

@@ -44,7 +44,7 @@ class Folder:
         keep: How many checkpoints to keep.
     """
 
-    def __init__(self, path: Path, keep: int):
+    def __init__(self, path: Path, keep: int) -> None:
         self.path, self.keep = path, keep
 
     def _named(self, *, unfinished: bool = False, ended: bool = False) -> list[Any]:

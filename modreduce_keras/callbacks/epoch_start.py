@@ -1,7 +1,8 @@
 """Where training begins after a restart: the epoch, and the step in it."""
 
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import keras
 
@@ -11,7 +12,10 @@ from modreduce_keras.keras_internals import RunningFit, running_fit
 class BeginAt(int):
     """The epoch that one `fit` is to begin with; once it has read it, it is forgotten."""
 
-    def __new__(cls, epoch: int, model: keras.Model, fit: RunningFit | None):
+    model: Callable[[], keras.Model | None]
+    batches: Callable[[], Any]
+
+    def __new__(cls, epoch: int, model: keras.Model, fit: RunningFit | None) -> Self:
         """Makes the number."""
         number = super().__new__(cls, epoch)
         number.model = weakref.ref(model)
@@ -38,7 +42,7 @@ class EpochStart:
         skip: How many steps to skip.
     """
 
-    def __init__(self, resume: Any, train: Any, skip: int):
+    def __init__(self, resume: Any, train: Any, skip: int) -> None:
         self.resume, self.train, self.skip = resume, train, skip
         self._skips = skip > 0
         self._logs = None

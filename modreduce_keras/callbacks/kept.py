@@ -28,7 +28,7 @@ class CannotKeepError(ValueError):
         why: What it is, for a message.
     """
 
-    def __init__(self, path: str, why: str):
+    def __init__(self, path: str, why: str) -> None:
         super().__init__(f"{path or 'value'}: {why}")
         self.path, self.why = path, why
 
@@ -79,7 +79,7 @@ class Writer:
         objects: The form of each object with a state that was put, by its path.
     """
 
-    def __init__(self, known: Sequence[tuple[Any, str]] = ()):
+    def __init__(self, known: Sequence[tuple[Any, str]] = ()) -> None:
         self.arrays: list[np.ndarray] = []
         self.objects: dict[str, stateful.Form] = {}
         self._known = {id(one): (one, name) for one, name in known}

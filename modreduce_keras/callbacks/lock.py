@@ -7,7 +7,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # not on Windows: there nothing is locked
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 _NAME = "lock"
 _held: dict[Path, tuple[int, int]] = {}

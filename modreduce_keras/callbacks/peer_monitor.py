@@ -88,7 +88,7 @@ class PeerMonitor(keras.callbacks.Callback):
         log_dir: str | Path | None = None,
         plots: str | Path | None = None,
         plot_every: int | None = None,
-    ):
+    ) -> None:
         super().__init__()
         require_integer("batch_size", batch_size)
         if plots is None and plot_every is not None:
@@ -109,7 +109,7 @@ class PeerMonitor(keras.callbacks.Callback):
 
     # What Keras calls
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Compiles the comparison and tries it on one batch, so that errors come at once."""
         if not isinstance(self.model, BaseDistiller):
             raise TypeError(
@@ -135,7 +135,7 @@ class PeerMonitor(keras.callbacks.Callback):
         if self.log_dir is not None:
             self._writer = tf.summary.create_file_writer(str(self.log_dir))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measures where it is time to, and adds the values to the logs."""
         logs = {} if logs is None else logs
         is_last = epoch + 1 == self.params.get("epochs")
@@ -151,7 +151,7 @@ class PeerMonitor(keras.callbacks.Callback):
         if self.plot_every is not None and (epoch + 1) % self.plot_every == 0:
             self._draw()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Draws the pictures and closes TensorBoard's file."""
         if self._writer is not None:
             self._writer.close()

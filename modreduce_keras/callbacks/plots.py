@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from modreduce_keras import escapes, whole_files
 
@@ -124,7 +124,7 @@ def _points(epochs: Epochs, log: str) -> dict[int, float]:
     return {epoch: logs[log] for epoch, logs in sorted(epochs.items()) if log in logs}
 
 
-def _figure(chart: Chart, lines: Mapping[str, Mapping[int, float]]):
+def _figure(chart: Chart, lines: Mapping[str, Mapping[int, float]]) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 

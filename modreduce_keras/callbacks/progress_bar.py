@@ -34,7 +34,7 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
         >>> history = model.fit(np.ones((4, 2)), np.ones(4), callbacks=[bar], verbose=0)
     """
 
-    def __init__(self, logs: Iterable[str]):
+    def __init__(self, logs: Iterable[str]) -> None:
         super().__init__()
         if not isinstance(logs, Iterable):
             raise TypeError(f"logs must be names or patterns of them. Received: {logs!r}")
@@ -55,26 +55,26 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
             if fnmatchcase(name, pattern)
         }
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Begins anew: another model has other logs."""
         super().on_train_begin(logs)
         self._checked = False
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Moves the bar."""
         super().on_train_batch_end(batch, self.chosen(logs))
 
-    def on_test_batch_end(self, batch, logs=None):
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Moves the bar of `evaluate`."""
         super().on_test_batch_end(batch, self.chosen(logs))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Ends the epoch's line, and in the first epoch looks for patterns that fit nothing."""
         if not self._checked:
             self._require_matches(logs or {})
         super().on_epoch_end(epoch, self.chosen(logs))
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Ends the line of `evaluate`."""
         super().on_test_end(self.chosen(logs))
 

@@ -116,7 +116,7 @@ class Resume(keras.callbacks.Callback):
         keep: int = 3,
         callbacks: Any = (),
         on_write_error: str = "raise",
-    ):
+    ) -> None:
         super().__init__()
         if not isinstance(directory, (str, Path)) or not str(directory):
             raise ValueError(
@@ -233,7 +233,7 @@ class Resume(keras.callbacks.Callback):
 
     # What Keras calls
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Locks the folder and restores the newest checkpoint, if there is one."""
         self.iterator, self._begin_at = lambda: None, None
         self._over, self._last, self._has_ended = False, None, False
@@ -267,7 +267,7 @@ class Resume(keras.callbacks.Callback):
             history.history.update(self._stored_history())
         self._assign_callbacks()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Skips what of the epoch has been trained."""
         skip = 0
         if self._begin_at is not None:
@@ -299,7 +299,7 @@ class Resume(keras.callbacks.Callback):
         if history is not None:
             history.epoch[:] = self._manifest["history_epochs"]
 
-    def _after_batch(self, batch, logs=None):
+    def _after_batch(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes a checkpoint where it is time to."""
         step = batch + 1
         due = step // self.every > self._written // self.every
@@ -309,7 +309,7 @@ class Resume(keras.callbacks.Callback):
             self._write(Position(self._epoch, step), self._present_history(), metrics=True)
             self._written = step
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes a checkpoint."""
         history = self._present_history()
         if epoch not in history["history_epochs"]:
@@ -319,7 +319,7 @@ class Resume(keras.callbacks.Callback):
         self._last = Position(epoch + 1, 0), history
         self._write(*self._last, metrics=False)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Stores what training leaves behind, and unlocks the folder."""
         if self._begin_at is not None:  # nothing was left to train
             self._last = self._begin_at, self._stored_history_and_epochs()
@@ -333,7 +333,7 @@ class Resume(keras.callbacks.Callback):
         self.forget_arrays()
         lock.release(self._folder.path, self._owner)
 
-    def on_train_error(self):
+    def on_train_error(self) -> None:
         """Leaves nothing behind where `fit` is broken off; a distiller calls it."""
         if self._owner is None:
             return

@@ -24,7 +24,7 @@ class CacheFolder:
             and dtypes of the outputs, number of views, and the dtype of what is stored.
     """
 
-    def __init__(self, path: Path, own: dict[str, Any]):
+    def __init__(self, path: Path, own: dict[str, Any]) -> None:
         self.path, self._own = path, own
 
     def claim(self) -> None:

@@ -26,7 +26,7 @@ class CacheWriter:
 
     def __init__(
         self, folder: Path, view: int, dtype: str, shard_size: int, teacher: str, weights: str
-    ):
+    ) -> None:
         self._folder, self._view, self._dtype, self._size = folder, view, dtype, shard_size
         self._teacher, self._weights, self._parts, self._rows = teacher, weights, [], 0
 

@@ -14,8 +14,9 @@ from modreduce_keras.arguments import (
     require_choice,
     require_integer,
 )
+from modreduce_keras.batches import INDEX, INPUTS
 from modreduce_keras.data.epoch_shuffle import per_epoch, shuffled_by
-from modreduce_keras.data.index import INDEX, INPUTS
+from modreduce_keras.typing import Tensor
 
 CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
 CIFAR100_STD = (0.2675, 0.2565, 0.2761)
@@ -129,13 +130,13 @@ def cifar100(
     size = len(labels)
     images, labels = tf.constant(images), tf.constant(labels)
 
-    def epoch_of(epoch):
+    def epoch_of(epoch: Any) -> Any:
         places = tf.data.Dataset.range(size)
         if shuffle:
             places = shuffled_by(_key(seed, _ORDER, epoch), places, tf.constant(size, "int64"))
         draws = [_draws(seed, epoch * views + view, augmentations, size) for view in range(views)]
 
-        def batch(place):
+        def batch(place: Tensor) -> tuple[Any, Any]:
             chosen = tf.gather(images, place)
             if augment:
                 seen = [_augmented(chosen, tf.gather(draw, place)) for draw in draws]
@@ -151,7 +152,7 @@ def cifar100(
     return data.prefetch(2)
 
 
-def _scaling(mean, std):
+def _scaling(mean: Any, std: Any) -> Any:
     """Returns what bytes are multiplied by, and what is added, for a row of pixels."""
     for name, values in (("mean", mean), ("std", std)):
         several = isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, str)
@@ -173,14 +174,14 @@ def _key(seed: int, purpose: int, number: Any) -> Any:
     return key
 
 
-def _draws(seed, number, augmentations, size):
+def _draws(seed: Any, number: Any, augmentations: Any, size: Any) -> Any:
     """Returns for each image of the split which of all crops and flips it gets."""
     number = number % augmentations if augmentations else number
     key = _key(seed, _AUGMENTATION, number)
     return tf.random.stateless_uniform((size,), key, 0, 2 * _SHIFTS * _SHIFTS, dtype=tf.int32)
 
 
-def _augmented(pixels, draw):
+def _augmented(pixels: Tensor, draw: Any) -> Any:
     """Returns images, each cropped and flipped as its draw says."""
     flip, shift = draw % 2, draw // 2
     rows = (shift // _SHIFTS)[:, None] + tf.range(_SIZE)
@@ -192,13 +193,13 @@ def _augmented(pixels, draw):
     return tf.gather(pixels, columns, axis=2, batch_dims=1)
 
 
-def _normalized(pixels, scale, offset):
+def _normalized(pixels: Tensor, scale: Any, offset: Any) -> Any:
     # In long rows: TensorFlow broadcasts three channels several times more slowly.
     rows = tf.cast(tf.reshape(pixels, (-1, _SIZE * _SIZE * 3)), "float32")
     return tf.reshape(rows * scale + offset, (-1, _SIZE, _SIZE, 3))
 
 
-def _split(split, validation, data_dir, download):
+def _split(split: Any, validation: Any, data_dir: Any, download: bool) -> tuple[Any, Any]:
     """Returns the images and labels of a split, in the order of the official files."""
     folder = None if data_dir is None else os.fspath(data_dir)
     images, labels = _load("test" if split == "test" else "train", folder, download)
@@ -214,7 +215,7 @@ def _split(split, validation, data_dir, download):
     return images[chosen], labels[chosen]
 
 
-def _ends(ordered):
+def _ends(ordered: Any) -> Any:
     return np.flatnonzero(np.diff(ordered)) + 1
 
 

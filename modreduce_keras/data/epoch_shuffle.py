@@ -8,6 +8,7 @@ import tensorflow as tf
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.data.epochs import Epochs
 from modreduce_keras.data.index import require_single_samples, reshuffled
+from modreduce_keras.typing import Tensor
 
 
 def epoch_shuffle(
@@ -101,17 +102,17 @@ def epoch_shuffle(
     )
     size = _size(dataset, buffer_size)
 
-    def keys_of(epoch):
+    def keys_of(epoch: Any) -> Any:
         return tf.random.stateless_uniform(
             (2, 2), tf.stack([seed, epoch]), minval=None, maxval=None, dtype=tf.int64
         )
 
-    def order(epoch):
+    def order(epoch: Any) -> Any:
         keys, buffer = keys_of(epoch), tf.cast(buffer_size or size, "int64")
         if augment is None:
             return shuffled_by(keys[0], dataset, buffer)
 
-        def augmented(place, sample):
+        def augmented(place: Tensor, sample: Any) -> Any:
             several = sample if isinstance(sample, tuple) else (sample,)
             return augment(tf.cast(_folded(keys[1], place), "int32"), *several)
 
@@ -135,7 +136,7 @@ def per_epoch(build: Callable[[Any], tf.data.Dataset], size: int = -1) -> tf.dat
     """
     epochs = Epochs()
 
-    def one(_):
+    def one(_: Any) -> Any:
         return build(tf.ensure_shape(tf.numpy_function(epochs, [], tf.int64), ()))
 
     result = tf.data.Dataset.from_tensors(0).flat_map(one)

@@ -48,7 +48,7 @@ def in_epoch(epoch: int) -> Iterator[None]:
 class Epochs:
     """Says which epoch an iteration of one dataset is of; a pipeline asks once for each."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._iterations = 0
         self._batches, self._passes = lambda: None, 0
 

@@ -62,7 +62,7 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
             "in each epoch"
         )
 
-    def indexed(index, element):
+    def indexed(index: Any, element: Any) -> Any:
         if not isinstance(element, tuple):
             return {INPUTS: element, INDEX: index}
         x, *rest = element

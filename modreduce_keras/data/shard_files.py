@@ -43,7 +43,7 @@ class ShardFile:
         FileNotFoundError: If it is not there.
     """
 
-    def __init__(self, path: Path, sha256: str):
+    def __init__(self, path: Path, sha256: str) -> None:
         self.path, self._sha256 = path, sha256
         _kept.close(path)  # what is open may be one whose place another file has taken
         file = _kept.open(path)
@@ -98,10 +98,10 @@ def sha256_of(path: Path) -> str:
 class _OpenFile:
     """A file that is open until nobody refers to it any more."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, _FLAGS)
 
-    def __del__(self, close=os.close):
+    def __del__(self, close: Any = os.close) -> None:
         # There is none where the file could not be opened.
         if hasattr(self, "descriptor"):
             close(self.descriptor)
@@ -124,7 +124,7 @@ class _OpenFile:
 class _KeptFiles:
     """The files that are open: those used last, and no more than the process can afford."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._files: OrderedDict[Path, _OpenFile] = OrderedDict()
 

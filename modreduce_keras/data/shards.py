@@ -145,7 +145,7 @@ class Rows:
         views: The number of views.
     """
 
-    def __init__(self, shards: Sequence[Shard], views: int):
+    def __init__(self, shards: Sequence[Shard], views: int) -> None:
         self._shards = list(shards)
         self.samples = np.unique(np.concatenate([shard.samples for shard in shards]))
         self._checksums = np.zeros((views, len(self.samples)), np.uint64)

@@ -112,7 +112,7 @@ class TeacherCache:
         views: int = 1,
         dtype: str = "float32",
         shard_size: int = 4096,
-    ):
+    ) -> None:
         if not isinstance(folder, (str, Path)) or not str(folder):
             raise TypeError(f"folder must be the path of a folder. Received: folder={folder!r}")
         if not isinstance(teacher, keras.Model):
@@ -217,10 +217,10 @@ class TeacherCache:
         flat = [whole[number] for number in chosen]
         stored = [tf.as_dtype(self.dtype)] * len(flat)
 
-        def read(samples, *inputs):
+        def read(samples: Any, *inputs: Any) -> Any:
             return self._read(rows, samples, inputs, chosen)
 
-        def attached(*element):
+        def attached(*element: Any) -> Any:
             x, *rest = element
             inputs, samples = split_index(x)
             given = tf.numpy_function(read, [samples, *tf.nest.flatten(inputs)], stored)

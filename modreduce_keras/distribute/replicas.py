@@ -5,9 +5,12 @@ of Keras; on the others there is one replica.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 from keras import ops
+
+from modreduce_keras.typing import Tensor
 
 
 def on_tensorflow() -> bool:
@@ -15,7 +18,7 @@ def on_tensorflow() -> bool:
     return keras.backend.backend() == "tensorflow"
 
 
-def _replica_context():
+def _replica_context() -> Any:
     """Returns TensorFlow's context of this replica; `None` where it is the only one."""
     if not on_tensorflow():
         return None
@@ -34,13 +37,13 @@ def num_replicas() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def sum_over_replicas(value):
+def sum_over_replicas(value: Any) -> Tensor:
     """Returns the sum of a tensor over all replicas; the tensor itself where there is one."""
     context = _replica_context()
     return value if context is None else context.all_reduce("SUM", value)
 
 
-def share_over_replicas(mask):
+def share_over_replicas(mask: Tensor) -> Tensor:
     """Returns the share of the ones in a mask, float32, over all replicas; 0 without positions."""
     ones = ops.sum(ops.cast(mask, "float32"))
     size = ops.cast(ops.prod(ops.convert_to_tensor(ops.shape(mask), "int32")), "float32")
@@ -61,7 +64,7 @@ def average_over_replicas(variables: Iterable[keras.Variable]) -> None:
         variable.assign(mean)
 
 
-def gather_over_replicas(value):
+def gather_over_replicas(value: Any) -> Tensor:
     """Returns the rows of a tensor of all replicas, in the order of the global batch.
 
     The replicas of one machine may hold unequal numbers of rows, and none. On several machines
@@ -84,7 +87,7 @@ def gather_over_replicas(value):
     return _merged(context, lambda parts: tf.concat(parts, 0), value)
 
 
-def _merged(context, merge, value):
+def _merged(context: Any, merge: Any, value: Any) -> Tensor:
     """Returns what a function makes of the values of all replicas of one machine.
 
     Not by a collective: in the nested functions of `fit`, that keeps the shape of its first step,
@@ -95,7 +98,7 @@ def _merged(context, merge, value):
     )
 
 
-def gather_with_gradient(value):
+def gather_with_gradient(value: Any) -> Tensor:
     """Returns the rows of all replicas like `gather_over_replicas`, and lets gradients back.
 
     A row's gradient is the sum of those that it has on all replicas. So where each replica adds
@@ -116,10 +119,10 @@ def gather_with_gradient(value):
         return context.all_gather(value, axis=0)
 
     @tf.custom_gradient
-    def gather(rows):
+    def gather(rows: Tensor) -> tuple[Tensor, Tensor]:
         begin, _ = place_in_global_batch(tf.shape(rows)[0])
 
-        def gradient(upstream):
+        def gradient(upstream: Tensor) -> Tensor:
             total = _merged(context, tf.add_n, upstream)
             return total[begin : begin + tf.shape(rows)[0]]
 
@@ -128,7 +131,7 @@ def gather_with_gradient(value):
     return gather(value)
 
 
-def place_in_global_batch(rows):
+def place_in_global_batch(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Returns where a replica's rows begin in the batch of all replicas, and that batch's size.
 
     Args:
@@ -144,7 +147,7 @@ def place_in_global_batch(rows):
     return ops.sum(sizes[: context.replica_id_in_sync_group]), ops.sum(sizes)
 
 
-def require_sample_index(index, samples: int, owner: str):
+def require_sample_index(index: Tensor, samples: int, owner: str) -> Tensor:
     """Returns the samples' index as int32, after a check of it as it came.
 
     Args:
@@ -174,7 +177,7 @@ def require_sample_index(index, samples: int, owner: str):
     return ops.cast(require_index(ops.convert_to_tensor(index), samples, message), "int32")
 
 
-def require_index(index, size: int, message: str):
+def require_index(index: Tensor, size: int, message: str) -> Tensor:
     """Returns an index after a check that it lies from 0 to size - 1.
 
     The check is an error in the step on TensorFlow, unless the step is compiled by XLA, which

@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from modreduce_keras.distribute.replicas import on_tensorflow
+from modreduce_keras.typing import Tensor
 
 _running = threading.local()
 
@@ -69,7 +70,7 @@ def take_back(overwritten: list[Overwritten], is_taken_back: Any) -> None:
         assign_rows(variable, index, ops.where(is_taken_back(variable), old, present))
 
 
-def take_rows(variable: keras.Variable, index):
+def take_rows(variable: keras.Variable, index: Tensor) -> Tensor:
     """Returns rows of a variable; on TensorFlow without a copy of the others.
 
     Args:
@@ -87,7 +88,7 @@ def take_rows(variable: keras.Variable, index):
     return ops.stop_gradient(ops.take(variable, index, axis=0))
 
 
-def assign_rows(variable: keras.Variable, index, rows) -> None:
+def assign_rows(variable: keras.Variable, index: Tensor, rows: Tensor) -> None:
     """Writes rows of a variable; on TensorFlow in place, without a copy of the others.
 
     On several replicas each must come with the same rows (`gather_over_replicas`), and the

@@ -94,7 +94,7 @@ def _require_task(task: dict[str, Any]) -> None:
     cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
     tasks = {kind: len(cluster[kind]) for kind in ("chief", "worker") if kind in cluster}
     kind, index = task.get("type"), task.get("index")
-    if not str(index).isdigit() or int(index) >= tasks.get(str(kind), 0):
+    if not str(index).isdigit() or int(str(index)) >= tasks.get(str(kind), 0):
         raise ValueError(
             "The task of TF_CONFIG must say which of the cluster's workers this is: its type, one "
             f"of {list(tasks)}, and its index, from 0 to their number less one ({tasks}). "

@@ -1,5 +1,7 @@
 """Compact: a TFLite file without the names and copies that no runtime reads."""
 
+from typing import Any
+
 import flatbuffers
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
@@ -67,15 +69,15 @@ def _keep_buffers_with_data(model: schema.ModelT) -> None:
 class _SharingBuilder(flatbuffers.Builder):
     """A builder that writes equal strings and equal vectors of numbers once."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int) -> None:
         super().__init__(size)
         self._written: dict[tuple, int] = {}
 
-    def CreateString(self, s, encoding="utf-8", errors="strict"):  # noqa: N802
+    def CreateString(self, s: Any, encoding: str = "utf-8", errors: str = "strict") -> Any:  # noqa: N802
         return self._once(("string", s), lambda: super(_SharingBuilder, self).CreateString(s))
 
-    def CreateNumpyVector(self, x):  # noqa: N802
-        def write():
+    def CreateNumpyVector(self, x: Any) -> Any:  # noqa: N802
+        def write() -> Any:
             if x.dtype == np.uint8:
                 # Python's own vectors of bytes stand anywhere.
                 self.Prep(_ALIGNMENT, x.nbytes)
@@ -83,7 +85,7 @@ class _SharingBuilder(flatbuffers.Builder):
 
         return self._once((x.dtype.str, x.tobytes()), write)
 
-    def _once(self, key, write):
+    def _once(self, key: str, write: Any) -> Any:
         if key not in self._written:
             self._written[key] = write()
         return self._written[key]

@@ -62,7 +62,7 @@ class IntegerForm:
         normalize: Computes it: `(layer, inputs, inverse_root)` -> outputs.
     """
 
-    def __init__(self, layer: keras.layers.Layer, normalize: Callable[..., Any]):
+    def __init__(self, layer: keras.layers.Layer, normalize: Callable[..., Any]) -> None:
         self.layer = layer
         self.is_measuring = False
         self._normalize = normalize
@@ -80,12 +80,12 @@ class IntegerForm:
         self._least = [least_square(np.concatenate(one)) for one in self._squares]
         self._squares = []
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Returns what the layer gives."""
         outputs = self._normalize(self.layer, ops.cast(inputs, "float32"), self._inverse_root)
         return ops.cast(outputs, self.layer.compute_dtype)
 
-    def _inverse_root(self, values, axes: list[int], epsilon: float):
+    def _inverse_root(self, values: Any, axes: list[int], epsilon: float) -> tuple[Any, Any]:
         """Returns 1 / sqrt(mean of squares + epsilon), and a factor that it is still to get."""
         several = math.prod(values.shape[axis] or 0 for axis in axes)
         is_sum = 0 < several <= _MOST_SUMMED
@@ -124,7 +124,7 @@ def least_square(squares: np.ndarray) -> float:
     step = largest / _STEPS
     rounded = np.rint(squares / step) * step
 
-    def loss(least):
+    def loss(least: int) -> Any:
         roots = 1.0 / np.sqrt(np.maximum(rounded, least))
         step = roots.max() / _STEPS
         return np.mean((np.rint(roots / step) * step * np.sqrt(squares) - 1.0) ** 2)
@@ -132,7 +132,7 @@ def least_square(squares: np.ndarray) -> float:
     return float(min((largest / 2**power for power in range(_HALVES)), key=loss))
 
 
-def _sum_of_squares(values, axes: list[int]):
+def _sum_of_squares(values: Any, axes: list[int]) -> Any:
     rank = len(values.shape)
     others = [axis for axis in range(rank) if axis not in axes]
     sizes = [values.shape[axis] for axis in others]
@@ -146,14 +146,14 @@ def _sum_of_squares(values, axes: list[int]):
     return ops.reshape(ops.matmul(rows, ops.transpose(rows, (0, 2, 1))), kept)
 
 
-def _along(vector, axes: list[int], rank: int):
+def _along(vector: Any, axes: list[int], rank: int) -> Any:
     """Returns weights of some axes in the shape that broadcasts along them."""
     vector = ops.convert_to_tensor(vector)
     sizes = iter(vector.shape)
     return ops.reshape(vector, [next(sizes) if axis in axes else 1 for axis in range(rank)])
 
 
-def _centred(inputs, mean, scale, offset):
+def _centred(inputs: Any, mean: Any, scale: Any, offset: Any) -> Any:
     # TFLite has no negation of integers, but a difference.
     moved = mean * scale
     return inputs * scale - moved if offset is None else inputs * scale + (offset - moved)
@@ -163,7 +163,7 @@ def _axes(axis: Any, rank: int) -> list[int]:
     return sorted(one % rank for one in (axis if isinstance(axis, (list, tuple)) else [axis]))
 
 
-def _layer_normalization(layer, inputs, inverse_root):
+def _layer_normalization(layer: keras.layers.Layer, inputs: Any, inverse_root: Any) -> Any:
     rank = len(inputs.shape)
     axes = _axes(layer.axis, rank)
     mean = ops.mean(inputs, axis=axes, keepdims=True)
@@ -175,21 +175,21 @@ def _layer_normalization(layer, inputs, inverse_root):
     return _centred(inputs, mean, scale, offset)
 
 
-def _rms_normalization(layer, inputs, inverse_root):
+def _rms_normalization(layer: keras.layers.Layer, inputs: Any, inverse_root: Any) -> Any:
     rank = len(inputs.shape)
     axes = _axes(layer.axis, rank)
     inverse, factor = inverse_root(inputs, axes, layer.epsilon)
     return inputs * (inverse * (factor * _along(layer.scale, axes, rank)))
 
 
-def _unit_normalization(layer, inputs, inverse_root):
+def _unit_normalization(layer: keras.layers.Layer, inputs: Any, inverse_root: Any) -> Any:
     axes = _axes(layer.axis, len(inputs.shape))
     inverse, factor = inverse_root(inputs, axes, keras.config.epsilon() ** 2)
     size = math.prod(inputs.shape[axis] or 1 for axis in axes)
     return inputs * (inverse * (factor / math.sqrt(size)))
 
 
-def _group_normalization(layer, inputs, inverse_root):
+def _group_normalization(layer: keras.layers.Layer, inputs: Any, inverse_root: Any) -> Any:
     rank = len(inputs.shape)
     axis = layer.axis % rank
     shape = [-1 if size is None else size for size in inputs.shape]
@@ -201,7 +201,7 @@ def _group_normalization(layer, inputs, inverse_root):
     mean = ops.mean(groups, axis=axes, keepdims=True)
     scale, factor = inverse_root(groups - mean, axes, layer.epsilon)
 
-    def by_group(weights):
+    def by_group(weights: Any) -> Any:
         return _along(ops.reshape(weights, split), [axis, axis + 1], rank + 1)
 
     scale = scale * (factor * by_group(layer.gamma) if layer.scale else factor)

@@ -42,7 +42,7 @@ class TFLiteFile(RunnableFile):
         UnusableFileError: If LiteRT cannot run the file, or it has several outputs.
     """
 
-    def __init__(self, path: Path, threads: int):
+    def __init__(self, path: Path, threads: int) -> None:
         super().__init__(path)
         self.threads = threads
         interpreter = require_interpreter()
@@ -108,7 +108,7 @@ class _End:
         details: What LiteRT says of it.
     """
 
-    def __init__(self, details: dict[str, Any]):
+    def __init__(self, details: dict[str, Any]) -> None:
         self.index = details["index"]
         self.dtype = np.dtype(details["dtype"])
         scale, self._zero_point = details.get("quantization", (0.0, 0))

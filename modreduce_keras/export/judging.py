@@ -16,6 +16,7 @@ from modreduce_keras.output_kind import (
     UNKNOWN,
     output_kind,
 )
+from modreduce_keras.typing import Tensor
 
 KINDS = (CLASSES, LOGIT, LABELS, REGRESSION, EMBEDDING)
 YES_OR_NO = (LOGIT, LABELS)
@@ -130,7 +131,7 @@ class Judge:
 
     def __init__(
         self, owner: str, kind: str | None, tolerance: float, threshold: Callable[[], float]
-    ):
+    ) -> None:
         self._owner, self._kind = owner, kind
         self._tolerance, self._threshold = tolerance, threshold
         self._by_kind: dict[str, Any] = {}
@@ -165,11 +166,11 @@ class Judge:
 class _Answers:
     """Counts answers: of classes, or of yes and no."""
 
-    def __init__(self, owner: str, kind: str, threshold: float):
+    def __init__(self, owner: str, kind: str, threshold: float) -> None:
         self._owner, self._kind, self._threshold = owner, kind, threshold
         self._same, self._right, self._expected_right = [], [], []
 
-    def add(self, outputs, expected, labels):
+    def add(self, outputs: Tensor, expected: Any, labels: Any) -> None:
         finite = np.isfinite(outputs)
         finite = finite.all(axis=-1) if self._kind == CLASSES else finite
         own = answers(self._kind, outputs, self._threshold)
@@ -180,20 +181,20 @@ class _Answers:
             self._right.append(((own == right) & finite).ravel())
             self._expected_right.append((others == right).ravel())
 
-    def figures(self):
+    def figures(self) -> tuple[Any, Any, Any, Any, Any]:
         return _mean(self._same), _mean(self._right), _mean(self._expected_right), None, None
 
 
 class _Numbers:
     """Counts numbers that are close, and how far both are from the labels."""
 
-    def __init__(self, owner: str, tolerance: float):
+    def __init__(self, owner: str, tolerance: float) -> None:
         self._owner, self._tolerance = owner, tolerance
         self._off: list[np.ndarray] = []
         self._expected: list[np.ndarray] = []
         self._errors, self._expected_errors = [], []
 
-    def add(self, outputs, expected, labels):
+    def add(self, outputs: Tensor, expected: Any, labels: Any) -> None:
         self._off.append(np.abs(outputs - expected).reshape(-1, expected.shape[-1]))
         self._expected.append(expected.reshape(-1, expected.shape[-1]))
         if labels is not None:
@@ -201,7 +202,7 @@ class _Numbers:
             self._errors.append(np.abs(outputs - labels).ravel())
             self._expected_errors.append(np.abs(expected - labels).ravel())
 
-    def figures(self):
+    def figures(self) -> tuple[Any, Any, Any, Any]:
         scale = spread(np.concatenate(self._expected))
         # What is not a number is not close.
         close = (np.concatenate(self._off) <= self._tolerance * scale).all(axis=-1)
@@ -212,18 +213,18 @@ class _Numbers:
 class _Directions:
     """Counts vectors that point the same way."""
 
-    def __init__(self, tolerance: float):
+    def __init__(self, tolerance: float) -> None:
         self._tolerance = tolerance
         self._close: list[np.ndarray] = []
 
-    def add(self, outputs, expected, labels):
+    def add(self, outputs: Tensor, expected: Any, labels: Any) -> None:
         own, others = (
             one / np.maximum(np.linalg.norm(one, axis=-1, keepdims=True), 1e-12)
             for one in (outputs.astype("float64"), expected.astype("float64"))
         )
         self._close.append((np.linalg.norm(own - others, axis=-1) <= self._tolerance).ravel())
 
-    def figures(self):
+    def figures(self) -> tuple[Any, Any, Any, Any, Any]:
         return _mean(self._close), None, None, None, None
 
 

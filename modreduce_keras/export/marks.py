@@ -25,7 +25,7 @@ class Marks:
         model: The model that is traced.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model) -> None:
         self._operations: dict[int, keras.Operation] = {}
         self._paths: dict[int, list[str]] = {}
         for path, one in _operations(model):
@@ -108,7 +108,7 @@ def without_marks(text: str) -> str:
 
 
 def _in_scope(scope: str, call: Callable[..., Any]) -> Callable[..., Any]:
-    def marked(*args, **kwargs):
+    def marked(*args: Any, **kwargs: Any) -> Any:
         with tf.name_scope(scope):
             return call(*args, **kwargs)
 

@@ -69,7 +69,7 @@ def _convert(onnx: Any, tf2onnx: Any, model: keras.Model, inputs: Inputs) -> byt
     ]
 
     @tf.function(autograph=False)
-    def serve(*tensors):
+    def serve(*tensors: Any) -> dict[str, Any]:
         by_name = dict(zip(inputs.by_name, tensors, strict=True))
         return {OUTPUT: model(inputs.pack(by_name), training=False)}
 

@@ -25,7 +25,7 @@ class ONNXFile(RunnableFile):
         UnusableFileError: If ONNX Runtime cannot run the file, or it has several outputs.
     """
 
-    def __init__(self, path: Path, threads: int):
+    def __init__(self, path: Path, threads: int) -> None:
         super().__init__(path)
         self.threads = threads
         runtime = _require_runtime()

@@ -44,7 +44,7 @@ class RunnableFile(abc.ABC):
     threads: int | None = None
     """How many threads may run an operation; `None` where the file does not say."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self._path = path
 
     @abc.abstractmethod

@@ -6,8 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from modreduce_keras.batches import Batches, unpack
-from modreduce_keras.data.index import split_index
+from modreduce_keras.batches import Batches, split_index, unpack
 from modreduce_keras.distillers import checks
 from modreduce_keras.export.runnable import dtype_of
 from modreduce_keras.export.students import Inputs
@@ -87,7 +86,7 @@ def _require_integers(argument: str, array: np.ndarray, spec: keras.KerasTensor)
 
 
 def _misfit(argument: str, x: Any, inputs: Inputs) -> ValueError:
-    def shapes(tree):
+    def shapes(tree: Any) -> Any:
         return keras.tree.map_structure(lambda one: tuple(getattr(one, "shape", ())), tree)
 
     return ValueError(

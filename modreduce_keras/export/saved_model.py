@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -71,7 +72,7 @@ def write_saved_model(model: keras.Model, inputs: Inputs, folder: Path) -> None:
         for name, tensor in inputs.by_name.items()
     }
 
-    def serve(by_name):
+    def serve(by_name: Any) -> dict[str, Any]:
         return {OUTPUT: model(inputs.pack(by_name), training=False)}
 
     archive = keras.export.ExportArchive()

@@ -28,7 +28,7 @@ class SavedModelFolder(RunnableFile):
         UnusableFileError: If TensorFlow cannot load it, or it has no signature or several outputs.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         super().__init__(path)
         try:
             with quiet():

@@ -58,7 +58,7 @@ class VerificationError(RuntimeError):
         verification: The figures, a `Verification`; `None` where the file could not be run.
     """
 
-    def __init__(self, message: str, verification: Verification | None = None):
+    def __init__(self, message: str, verification: Verification | None = None) -> None:
         super().__init__(message)
         self.verification = verification
 

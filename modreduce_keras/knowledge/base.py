@@ -16,6 +16,7 @@ from modreduce_keras.knowledge import masks
 from modreduce_keras.losses.base import Loss, require_one_feature
 from modreduce_keras.ops import reduced, spread
 from modreduce_keras.taps import LOGITS, ModelOutput
+from modreduce_keras.typing import Tensor
 
 Taps = str | list[str] | None
 
@@ -61,7 +62,7 @@ class Knowledge(keras.layers.Layer):
         staged: bool | None = None,
         name: str | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         loss = registry.get("loss", loss, Loss)
         self._refuse_arguments_of(loss, kwargs)
         kwargs.setdefault("dtype", "float32")
@@ -191,7 +192,7 @@ class Knowledge(keras.layers.Layer):
         if self.adapter is None or self.adapter.keeps_positions:
             self.loss.require_masks()
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         """Builds the adapter, if there is one, from the shapes of what both taps read."""
         if self.adapter is None or self.adapter.built:
             return
@@ -199,19 +200,19 @@ class Knowledge(keras.layers.Layer):
             require_one_feature(type(self.adapter).__name__, student_shape, teacher_shape)
         self.adapter.build(student_shape, teacher_shape)
 
-    def get_build_config(self):
+    def get_build_config(self) -> None:
         """Returns `None`: a knowledge is built by the distiller that uses it."""
 
     def call(
         self,
-        student,
-        teacher,
-        labels=None,
-        index=None,
-        kept=None,
-        by_position=False,
-        training=None,
-    ):
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor | None = None,
+        index: Tensor | None = None,
+        kept: Tensor | None = None,
+        by_position: bool = False,
+        training: bool | None = None,
+    ) -> Tensor:
         """Returns the unweighted values per sample, (batch,), float32.
 
         Args:
@@ -271,7 +272,7 @@ class Knowledge(keras.layers.Layer):
         adapter = Adapter if self.adapter is None else type(self.adapter)
         return adapter.pretraining_loss is not Adapter.pretraining_loss
 
-    def pretraining_call(self, student, teacher, **context):
+    def pretraining_call(self, student: Tensor, teacher: Tensor, **context: Any) -> Any:
         """Returns the unweighted values per sample, (batch,), of the stage before training."""
         if self.staged:
             return self.call(student, teacher, training=True, **context)

@@ -11,6 +11,7 @@ from modreduce_keras.held import Held
 from modreduce_keras.losses.base import fits
 from modreduce_keras.ops import keras_mask, zeroed
 from modreduce_keras.symbolic import output_spec
+from modreduce_keras.typing import Tensor
 
 Mask = str | bool | Callable[[Any], Any] | None
 Kept = dict[str, Any] | None
@@ -93,11 +94,11 @@ def symbolic(mask: Mask, inputs: Any, pair: tuple[Any, Any]) -> Any:
 class _Function(keras.layers.Layer):
     """Lets Keras run a function symbolically."""
 
-    def __init__(self, function: Callable[[Any], Any]):
+    def __init__(self, function: Callable[[Any], Any]) -> None:
         super().__init__(dtype="float32", autocast=False)
         self._function = Held(function)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         return self._function()(inputs)
 
 

@@ -14,6 +14,7 @@ from modreduce_keras.distribute import (
 )
 from modreduce_keras.knowledge.base import Knowledge
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("knowledge", "relation")
@@ -39,11 +40,11 @@ class Relation(Knowledge):
         'rkd_distance'
     """
 
-    def __init__(self, loss: Any, *, across_replicas: bool = False, **kwargs: Any):
+    def __init__(self, loss: Any, *, across_replicas: bool = False, **kwargs: Any) -> None:
         super().__init__(loss, **kwargs)
         self.across_replicas = require_bool("across_replicas", across_replicas)
 
-    def compare(self, y_true, y_pred, by_position=False):
+    def compare(self, y_true: Tensor, y_pred: Tensor, by_position: bool = False) -> Any:
         """Returns the loss's values per sample, (batch,), of this replica's samples."""
         if not self.across_replicas or num_replicas() == 1:
             return super().compare(y_true, y_pred, by_position)

@@ -15,6 +15,7 @@ from modreduce_keras.losses.base import fits, require_one_feature
 from modreduce_keras.ops import filled, float32, log_bernoulli, tempered_log_softmax
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("knowledge", "response")
@@ -66,7 +67,7 @@ class Response(Knowledge):
         teacher_weights: Sequence[float] | None = None,
         ignore_class: int | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(loss, **kwargs)
         if average not in (None, "probabilities", "logits"):
             raise ValueError(
@@ -95,14 +96,14 @@ class Response(Knowledge):
         if at is not None and (student is not None or teacher is not None):
             super()._check_taps(at, student, teacher)
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         if self.loss.one_feature:
             require_one_feature(type(self.loss).__name__, student_shape)
         if self.loss.needs_teacher:
             self._check_classes(student_shape, teacher_shape)
         super().build(student_shape, teacher_shape)
 
-    def _check_classes(self, student_shape, teacher_shape):
+    def _check_classes(self, student_shape: Any, teacher_shape: Any) -> None:
         several = self._several = isinstance(teacher_shape, list)
         if self.output_kinds == (CLASSES,) and student_shape[-1] == 1 and several:
             raise ValueError(
@@ -127,7 +128,7 @@ class Response(Knowledge):
                 )
             self._check_positions(tuple(student_shape[1:-1]), tuple(shape[1:-1]))
 
-    def _check_positions(self, student, teacher):
+    def _check_positions(self, student: Tensor, teacher: Tensor) -> Any:
         """Raises if both have logits of maps or sequences of different sizes."""
         if len(student) != len(teacher) or fits(student, teacher):
             return
@@ -151,7 +152,7 @@ class Response(Knowledge):
             f"student with positions {student} and a teacher with {teacher}"
         )
 
-    def kept(self, outputs, own=None, labels=None):
+    def kept(self, outputs: Tensor, own: Any = None, labels: Tensor | None = None) -> Any:
         kept = super().kept(outputs, own, labels)
         if self.ignore_class is None:
             return kept
@@ -178,7 +179,7 @@ class Response(Knowledge):
             counted = ops.logical_and(counted, filled(common, counted))
         return {"student": counted, "teacher": counted}
 
-    def one_teacher(self, teacher):
+    def one_teacher(self, teacher: Tensor) -> Any:
         """Returns the logits of the teacher, or the average of several."""
         return self._averaged(float32(teacher)) if isinstance(teacher, list) else teacher
 
@@ -195,7 +196,7 @@ class Response(Knowledge):
         of_any = self.loss.output_kinds is None
         return not of_any or getattr(self.loss, "least_classes", 2) > 1
 
-    def _averaged(self, teachers):
+    def _averaged(self, teachers: Any) -> Any:
         weights = self.teacher_weights or [1.0] * len(teachers)
         shares = [weight / sum(weights) for weight in weights]
         if not self._averages_probabilities():

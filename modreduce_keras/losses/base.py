@@ -7,6 +7,7 @@ from keras import ops
 
 from modreduce_keras import arguments, knobs, registry
 from modreduce_keras.ops import filled, float32, keras_mask, reduced, zeroed
+from modreduce_keras.typing import Tensor
 
 
 def fits(shape, expected) -> bool:
@@ -245,22 +246,22 @@ class Loss(keras.losses.Loss):
             )
         return {name: y_true for name in needed}
 
-    def per_sample(self, teacher, student, labels=None, mask=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Returns the values per sample from float32 tensors. To be written by each loss.
 
-        By losses that have `over_positions`, `per_position` is written instead. `mask` is an
-        argument of those only, and of losses that take one.
+        By losses that have `over_positions`, `per_position` is written instead. Further arguments
+        are `labels` of losses that need them, and `mask` of those that take one.
         """
         if self.over_positions is None:
             raise NotImplementedError
-        values, mask = self._positions(teacher, student, labels, mask)
+        values, mask = self._positions(teacher, student, *args, **kwargs)
         return reduced(values, mask, self.over_positions)
 
-    def per_position(self, teacher, student, labels=None, mask=None):
+    def per_position(self, teacher: Tensor, student: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Returns the values per position, (batch, ...), from float32 tensors.
 
-        To be written by losses that have `over_positions`. Only what compares positions with one
-        another has to look at the mask.
+        To be written by losses that have `over_positions`. Further arguments are `labels` and
+        `mask`, or `None`. Only what compares positions with one another has to look at the mask.
         """
         raise NotImplementedError
 

@@ -1,7 +1,11 @@
 """What the networks are made of: convolutions with batch normalization, padded on both sides."""
 
+from typing import Any
+
 import keras
 from keras import layers
+
+from modreduce_keras.typing import Tensor
 
 _BATCH_NORMALIZATION = {"momentum": 0.9, "epsilon": 1e-5}
 _INITIALIZERS = {
@@ -24,7 +28,7 @@ class Blocks:
         self,
         kernel_regularizer: str | keras.regularizers.Regularizer | None,
         initializer: str = "he",
-    ):
+    ) -> None:
         self._regularizer = keras.regularizers.get(kernel_regularizer)
         self._plain, self._depthwise = _INITIALIZERS[initializer]
 
@@ -54,7 +58,7 @@ class Blocks:
         )(maps)
 
     def normalized(
-        self, maps: keras.KerasTensor, width: int, size: int, label: str, **options
+        self, maps: keras.KerasTensor, width: int, size: int, label: str, **options: Any
     ) -> keras.KerasTensor:
         """Returns a convolution of maps with batch normalization."""
         return self.normalization(self.convolution(maps, width, size, label, **options), label)
@@ -107,7 +111,7 @@ def shuffle(maps: keras.KerasTensor, groups: int, label: str) -> keras.KerasTens
     return layers.Reshape((height, width, channels), name=label)(maps)
 
 
-def _padded(maps, size, stride, label):
+def _padded(maps: Tensor, size: Any, stride: int, label: str) -> tuple[Any, Any]:
     """Returns the maps and the padding that is left to the convolution."""
     if stride == 1 or size == 1:
         return maps, "same"

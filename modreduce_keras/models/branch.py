@@ -15,6 +15,7 @@ from modreduce_keras.models.clones import draws_kept, rebuilt
 from modreduce_keras.models.graph import functional, new_inputs
 from modreduce_keras.models.same_outputs import require_same_outputs
 from modreduce_keras.registry import PACKAGE, rebuild
+from modreduce_keras.typing import Tensor
 
 _GRADIENTS = ("sum", "mean")
 _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -118,7 +119,7 @@ class Branches(keras.Model):
         names: Sequence[str] | None = None,
         trunk_gradient: str = "sum",
         **kwargs: Any,
-    ):
+    ) -> None:
         names = _checked_names(branches, names)
         if trunk_gradient not in _GRADIENTS:
             raise ValueError(
@@ -152,7 +153,7 @@ class Branches(keras.Model):
             return features
         return keras.tree.map_structure(self._scale, features)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns the outputs of all branches, by name."""
         features = self.fork(self.trunk(inputs, training=training))
         return {name: head(features, training=training) for name, head in self.heads.items()}
@@ -172,7 +173,7 @@ class Branches(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         """Returns the branched model that `get_config` describes, with fresh weights."""
         return rebuild(cls, config, custom_objects)
 
@@ -180,14 +181,14 @@ class Branches(keras.Model):
 class _ScaledGradient(keras.layers.Layer):
     """Returns its input; the gradient that flows back is multiplied by a factor."""
 
-    def __init__(self, factor: float):
+    def __init__(self, factor: float) -> None:
         super().__init__(name="scaled_gradient", autocast=False)
         self.factor = factor
 
-    def call(self, values):
+    def call(self, values: Any) -> Any:
         @ops.custom_gradient
-        def scaled(values):
-            def gradient(*arguments, upstream=None):
+        def scaled(values: Any) -> tuple[Any, Any]:
+            def gradient(*arguments: Any, upstream: Tensor | None = None) -> Any:
                 upstream = arguments[0] if upstream is None else upstream
                 return upstream * self.factor
 
@@ -196,7 +197,7 @@ class _ScaledGradient(keras.layers.Layer):
         return scaled(values)
 
 
-def _checked_names(branches, names):
+def _checked_names(branches: Any, names: Any) -> Any:
     require_integer("branches", branches, 2)
     if names is None:
         return [f"branch_{index}" for index in range(branches)]
@@ -215,7 +216,7 @@ def _checked_names(branches, names):
     return list(names)
 
 
-def _checked_graph(model, at):
+def _checked_graph(model: keras.Model, at: Any) -> Any:
     """Returns the model's graph as a plain functional model."""
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise ValueError(
@@ -232,7 +233,7 @@ def _checked_graph(model, at):
     return functional(model)
 
 
-def _parts(graph, at, names):
+def _parts(graph: Any, at: Any, names: Any) -> tuple[Any, Any, Any]:
     """Returns the trunk, the heads and the students that are made of them.
 
     The students are ends of one symbolic graph, in which the trunk comes once.
@@ -263,7 +264,7 @@ def _parts(graph, at, names):
     return trunk, heads, students
 
 
-def _copy(graph, index, inputs, shared=()):
+def _copy(graph: Any, index: Any, inputs: Any, shared: Any = ()) -> tuple[Any, Any]:
     """Returns a copy of a graph, and what each call in it gave: (operation's name, output).
 
     Args:
@@ -275,12 +276,12 @@ def _copy(graph, index, inputs, shared=()):
     calls, kept = [], {name for name, output in shared if output is not None}
     mark = object()
 
-    def clone(operation):
+    def clone(operation: Any) -> Any:
         if operation.name in kept:
             return operation
         return rebuilt(operation, lambda config: _separate(config, index, mark))
 
-    def call(operation, *args, **kwargs):
+    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
         output = shared[len(calls)][1] if operation.name in kept else operation(*args, **kwargs)
         calls.append((operation.name, output))
         return output
@@ -291,7 +292,7 @@ def _copy(graph, index, inputs, shared=()):
     return model, calls
 
 
-def _require_copied(graph):
+def _require_copied(graph: Any) -> None:
     """Raises if a branch with the whole state of the model would give other outputs."""
     with draws_kept():
         student, _ = _copy(graph, 0, new_inputs(graph))
@@ -299,7 +300,7 @@ def _require_copied(graph):
     require_same_outputs(graph, student)
 
 
-def _give_state(graph, trunk, heads):
+def _give_state(graph: Any, trunk: Any, heads: Any) -> None:
     """Gives the trunk the model's state, and to the heads what of it is no weight."""
     for layer in trunk.layers:
         copy_state(graph.get_layer(layer.name), layer)
@@ -309,7 +310,7 @@ def _give_state(graph, trunk, heads):
                 copy_all_but_weights(graph.get_layer(layer.name), layer)
 
 
-def _head(student, trunk, at, name):
+def _head(student: keras.Model, trunk: Any, at: Any, name: str) -> Any:
     """Returns what a student does after the trunk."""
     features = {id(tensor) for tensor in trunk.outputs}
     if all(id(tensor) in features for tensor in student.outputs):
@@ -328,7 +329,7 @@ def _head(student, trunk, at, name):
         ) from error
 
 
-def _require_different(heads, at):
+def _require_different(heads: Any, at: Any) -> None:
     first, second = list(heads.values())[:2]
     pairs = zip(first.get_weights(), second.get_weights(), strict=True)
     if all(np.array_equal(one, other) for one, other in pairs):
@@ -338,7 +339,7 @@ def _require_different(heads, at):
         )
 
 
-def _separate(config, index, mark):
+def _separate(config: dict[str, Any], index: Any, mark: Any) -> Any:
     """Returns a layer's config for one branch, so that nothing of it is that of another branch.
 
     Every explicit seed is raised by the number of the branch. Keras marks objects that it meets
@@ -356,5 +357,5 @@ def _separate(config, index, mark):
     return config
 
 
-def _input_layer(tensor):
+def _input_layer(tensor: Any) -> Any:
     return tensor._keras_history.operation

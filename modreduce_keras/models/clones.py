@@ -52,7 +52,7 @@ class Cloner:
     A layer that models share is built once.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._made: dict[int, Any] = {}
         self._originals: list[Any] = []  # So that no id is given to another object.
 

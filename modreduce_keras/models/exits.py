@@ -2,9 +2,12 @@
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import layers
+
+from modreduce_keras.typing import Tensor
 
 FINAL = "final"
 """Name of the output of the network itself, behind all exits."""
@@ -94,7 +97,7 @@ def exit_names(model: keras.Model) -> list[str]:
     return sorted(set(model.output) - {FINAL}, key=names.index)
 
 
-def _logits(model):
+def _logits(model: keras.Model) -> Any:
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise ValueError(
             "Exits branch off inside the graph of a model, so it must be a functional or a built "
@@ -110,7 +113,7 @@ def _logits(model):
     return outputs
 
 
-def _puts_out_maps(layer) -> bool:
+def _puts_out_maps(layer: keras.layers.Layer) -> bool:
     output = getattr(layer, "output", None)
     return (
         output is not None
@@ -120,7 +123,7 @@ def _puts_out_maps(layer) -> bool:
     )
 
 
-def _maps(model, layer, argument):
+def _maps(model: keras.Model, layer: keras.layers.Layer, argument: str) -> Any:
     names = [one.name for one in model.layers]
     if layer not in names:
         close = difflib.get_close_matches(str(layer), names, n=3)
@@ -136,7 +139,7 @@ def _maps(model, layer, argument):
     return model.get_layer(layer).output
 
 
-def _require_order(model, at, feature_at) -> None:
+def _require_order(model: keras.Model, at: Any, feature_at: Any) -> None:
     names = [layer.name for layer in model.layers]
     places = [names.index(layer) for layer in [*at, feature_at]]
     taken = [layer for layer in at if layer in _TAKEN]
@@ -147,7 +150,7 @@ def _require_order(model, at, feature_at) -> None:
         )
 
 
-def _classifier(maps, deepest, classes, name):
+def _classifier(maps: Tensor, deepest: Any, classes: Any, name: str) -> Tensor:
     """Returns the logits of an exit."""
     steps = []
     for size, target in zip(maps.shape[1:3], deepest.shape[1:3], strict=True):
@@ -170,7 +173,7 @@ def _classifier(maps, deepest, classes, name):
     return layers.Dense(classes, name=f"{name}_exit_logits")(embedding)
 
 
-def _convolution(maps, filters, sizes, strides, name):
+def _convolution(maps: Tensor, filters: int, sizes: Any, strides: Any, name: str) -> Tensor:
     maps = layers.Conv2D(
         filters,
         sizes,

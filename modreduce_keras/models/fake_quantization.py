@@ -7,6 +7,7 @@ from keras import ops
 
 from modreduce_keras.arguments import require_integer, require_number
 from modreduce_keras.models.kernels import input_axes, kernel_of
+from modreduce_keras.typing import Shape, Tensor
 
 _CELL_LEVELS = 127
 """Weights are stored in int8, symmetric: -127 to 127."""
@@ -68,7 +69,7 @@ class FakeQuantizedKernel(keras.layers.Wrapper):
         Krishnamoorthi, Quantizing Deep Convolutional Networks for Efficient Inference, 2018.
     """
 
-    def __init__(self, layer: keras.layers.Layer, *, bits: int = 8, **kwargs: Any):
+    def __init__(self, layer: keras.layers.Layer, *, bits: int = 8, **kwargs: Any) -> None:
         own = {
             "name": layer.name,
             "dtype": layer.dtype_policy,
@@ -83,7 +84,7 @@ class FakeQuantizedKernel(keras.layers.Wrapper):
         kernel = ops.cast(ops.convert_to_tensor(kernel_of(self.layer)), self.compute_dtype)
         return on_grid(ops.cast(kernel, "float32"), self.bits, input_axes(self.layer))
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """Returns what the layer gives with the rounded kernel."""
         kernel = kernel_of(self.layer)
         error = self.rounded_kernel() - ops.cast(ops.convert_to_tensor(kernel), "float32")
@@ -93,7 +94,7 @@ class FakeQuantizedKernel(keras.layers.Wrapper):
         with keras.StatelessScope(state_mapping=[*values, (kernel, rounded)]):
             return self.layer.call(inputs)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Any:
         """Returns the shape that the layer gives."""
         return self.layer.compute_output_shape(input_shape)
 
@@ -127,7 +128,7 @@ class FakeQuantize(keras.layers.Layer):
         Integer-Arithmetic-Only Inference, 2018.
     """
 
-    def __init__(self, *, minimum: float, maximum: float, **kwargs: Any):
+    def __init__(self, *, minimum: float, maximum: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.minimum, self.maximum = float(minimum), float(maximum)
         if not self.minimum <= 0.0 <= self.maximum or self.minimum == self.maximum:
@@ -137,11 +138,11 @@ class FakeQuantize(keras.layers.Layer):
             )
         self.supports_masking = True
 
-    def call(self, inputs, pooled=False):
+    def call(self, inputs: Any, pooled: bool = False) -> Any:
         """Returns the rounded inputs."""
         return _rounding(pooled)(inputs, self.minimum, self.maximum)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Any:
         """Returns the shape of the inputs."""
         return input_shape
 
@@ -179,7 +180,7 @@ class LearntFakeQuantize(keras.layers.Layer):
         Integer-Arithmetic-Only Inference, 2018.
     """
 
-    def __init__(self, *, momentum: float = 0.99, **kwargs: Any):
+    def __init__(self, *, momentum: float = 0.99, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.momentum = require_number("momentum", momentum, 0.0)
         if self.momentum >= 1.0:
@@ -187,7 +188,7 @@ class LearntFakeQuantize(keras.layers.Layer):
         self.supports_masking = True
         self.is_calibrating = False
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Creates the two ends."""
         ends = {"shape": (), "initializer": "zeros", "trainable": False, "autocast": False}
         self.minimum = self.add_weight(name="minimum", **ends)
@@ -209,7 +210,7 @@ class LearntFakeQuantize(keras.layers.Layer):
         low, high = self.ends
         return FakeQuantize(minimum=low, maximum=high, name=self.name, **kwargs)
 
-    def call(self, inputs, training=None, pooled=False):
+    def call(self, inputs: Any, training: bool | None = None, pooled: bool = False) -> Any:
         """Returns the rounded inputs."""
         if self.is_calibrating:
             self._widen(inputs)
@@ -219,18 +220,18 @@ class LearntFakeQuantize(keras.layers.Layer):
         low, high = ops.convert_to_tensor(self.minimum), ops.convert_to_tensor(self.maximum)
         return ops.where(low < high, _rounding(pooled)(inputs, low, high), inputs)
 
-    def _follow(self, inputs) -> None:
+    def _follow(self, inputs: Any) -> None:
         keep = ops.where(self.minimum < self.maximum, self.momentum, 0.0)
         low, high = _ends(inputs)
         self.minimum.assign(keep * self.minimum + (1.0 - keep) * low)
         self.maximum.assign(keep * self.maximum + (1.0 - keep) * high)
 
-    def _widen(self, inputs) -> None:
+    def _widen(self, inputs: Any) -> None:
         low, high = _ends(inputs)
         self.minimum.assign(ops.minimum(self.minimum, low))
         self.maximum.assign(ops.maximum(self.maximum, high))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Any:
         """Returns the shape of the inputs."""
         return input_shape
 
@@ -262,21 +263,21 @@ def require_ranges(model: keras.Model) -> None:
         )
 
 
-def _ends(inputs):
+def _ends(inputs: Any) -> tuple[Any, Any]:
     values = ops.cast(ops.stop_gradient(inputs), "float32")
     return ops.minimum(ops.min(values), 0.0), ops.maximum(ops.max(values), 0.0)
 
 
-def _round_between(inputs, low, high):
+def _round_between(inputs: Any, low: Tensor, high: Tensor) -> Any:
     # Both ends at 0 give zeros, which nobody takes then.
     return keras.quantizers.fake_quant_with_min_max_vars(inputs, low, high, _ACTIVATION_BITS)
 
 
-def _rounding(pooled: bool):
+def _rounding(pooled: bool) -> Any:
     return _round_means_between if pooled else _round_between
 
 
-def _round_means_between(inputs, low, high):
+def _round_means_between(inputs: Any, low: Tensor, high: Tensor) -> Any:
     """Rounds means of rounded numbers between the same ends, as an int8 file's pooling does."""
     values = ops.cast(inputs, "float32")
     largest = 2**_ACTIVATION_BITS - 1

@@ -19,6 +19,7 @@ from modreduce_keras.models.fake_quantization import (
 from modreduce_keras.models.graph import Graph, functional, new_inputs
 from modreduce_keras.models.kernels import along_outputs, has_kernel, kernel_of
 from modreduce_keras.models.same_outputs import require_same_outputs
+from modreduce_keras.typing import Shape
 
 DTYPES = ("float32", "bfloat16", "float16")
 _TOLERANCE, _TOLERANCE_IN_HALF = 0.02, 0.5
@@ -45,12 +46,12 @@ class Affine(keras.layers.Layer):
         The same shape.
     """
 
-    def __init__(self, axis: int = -1, *, is_convolution: bool = False, **kwargs: Any):
+    def __init__(self, axis: int = -1, *, is_convolution: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.axis = axis
         self.is_convolution = is_convolution
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         """Creates the two constants, from the shape of the inputs."""
         self._broadcast = [1] * len(input_shape)
         self._broadcast[self.axis] = input_shape[self.axis]
@@ -60,7 +61,7 @@ class Affine(keras.layers.Layer):
             shape=shape, initializer="zeros", name="offset", trainable=False
         )
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """Returns the inputs times the scale plus the offset."""
         scale = ops.convert_to_tensor(self.scale)
         offset = ops.reshape(ops.convert_to_tensor(self.offset), self._broadcast)
@@ -153,7 +154,7 @@ class _Folder:
         folded: Names of the layers that a normalization was folded into.
     """
 
-    def __init__(self, dtype: str, taps: set[str], is_integer: bool):
+    def __init__(self, dtype: str, taps: set[str], is_integer: bool) -> None:
         self._dtype = dtype
         # A tap may be a path, and may say which call is meant.
         self._taps = {tap.partition(":")[0].rpartition("/")[2] for tap in taps}
@@ -172,7 +173,7 @@ class _Folder:
         gone = {normalization.name for normalization in folded.values()}
         made = {}
 
-        def rebuild(layer):
+        def rebuild(layer: keras.layers.Layer) -> Any:
             is_last = is_output and layer in graph.outputs
             if isinstance(layer, keras.Model):
                 return self.fold(layer, is_last)
@@ -191,7 +192,7 @@ class _Folder:
         copy.trainable = False
         return copy
 
-    def _rebuilt(self, layer: keras.layers.Layer, dtype: str, gets_bias: bool):
+    def _rebuilt(self, layer: keras.layers.Layer, dtype: str, gets_bias: bool) -> Any:
         if type(layer) is keras.layers.BatchNormalization:
             # What stands for it computes on maps, with channels last, in one operation.
             as_one = self._is_integer and is_per_channel(layer)
@@ -201,14 +202,14 @@ class _Folder:
         layer = _unwrapped(layer)
         dtype = "float32" if is_adapted(layer) else dtype
 
-        def change(config):
+        def change(config: dict[str, Any]) -> Any:
             config = _with_dtype(config, dtype)
             return {**config, "use_bias": True} if gets_bias else config
 
         return rebuilt(layer, change)
 
 
-def _call(layer, *args, **kwargs):
+def _call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
     # What stands for a normalization takes nothing but its input.
     constant = isinstance(layer, (Affine, keras.layers.Identity))
     return layer(args[0]) if constant else layer(*args, **kwargs)
@@ -244,11 +245,11 @@ def _unwrapped(layer: keras.layers.Layer) -> keras.layers.Layer:
     return layer.layer if isinstance(layer, FakeQuantizedKernel) else layer
 
 
-def _linear(layer) -> bool:
+def _linear(layer: keras.layers.Layer) -> bool:
     return layer.activation is None or layer.activation is keras.activations.linear
 
 
-def _same_axis(source, layer, normalization) -> bool:
+def _same_axis(source: Any, layer: keras.layers.Layer, normalization: Any) -> bool:
     rank = len(source.output.shape)
     first = getattr(layer, "data_format", "channels_last") == "channels_first"
     return normalization.axis % rank == (1 if first else rank - 1)
@@ -271,7 +272,7 @@ def _is_policy(value: Any) -> bool:
     return "float" in str(name)
 
 
-def _constants(normalization) -> tuple[np.ndarray, np.ndarray]:
+def _constants(normalization: Any) -> tuple[np.ndarray, np.ndarray]:
     """Returns the scale and the offset of a batch normalization in inference, float64."""
     mean, variance = (
         np.asarray(ops.convert_to_numpy(v), "float64")
@@ -286,7 +287,7 @@ def _constants(normalization) -> tuple[np.ndarray, np.ndarray]:
     return scale, offset
 
 
-def _give_state(layer, copy, normalization) -> None:
+def _give_state(layer: keras.layers.Layer, copy: Any, normalization: Any) -> None:
     """Gives the copy of a layer its state, which a normalization may be folded into."""
     if isinstance(copy, Affine):
         copy.set_weights(_constants(layer))
@@ -296,7 +297,7 @@ def _give_state(layer, copy, normalization) -> None:
         copy_state(layer, copy)
 
 
-def _weights(layer, normalization) -> list[np.ndarray]:
+def _weights(layer: keras.layers.Layer, normalization: Any) -> list[np.ndarray]:
     """Returns the weights of a copy whose kernel is rounded, or has a normalization in it."""
     inner = _unwrapped(layer)
     scale, offset = _constants(normalization) if normalization else (None, 0.0)

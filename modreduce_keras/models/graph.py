@@ -19,7 +19,7 @@ def new_inputs(model: keras.Model) -> Any:
     return keras.tree.map_structure(_like, model.input)
 
 
-def _like(tensor):
+def _like(tensor: Any) -> Any:
     layer = tensor._keras_history.operation
     return keras.Input(
         batch_shape=layer.batch_shape,
@@ -73,7 +73,7 @@ class Graph:
         outputs: The operations that give the model's outputs.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model) -> None:
         graph = model._functional if isinstance(model, keras.Sequential) else model
         self._nodes = {id(node) for level in graph._nodes_by_depth.values() for node in level}
         self._operations = set(graph.operations)
@@ -99,5 +99,5 @@ class Graph:
         alone = len(runs) == len(readers) == 1 and operation not in self.outputs
         return readers[0].operation if alone else None
 
-    def _own(self, nodes):
+    def _own(self, nodes: Any) -> list[Any]:
         return [node for node in nodes if id(node) in self._nodes]

@@ -24,7 +24,7 @@ def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return list({id(layer): layer for layer in _layers(model)}.values())
 
 
-def _layers(model) -> Iterator[keras.layers.Layer]:
+def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
     if isinstance(model, keras.Sequential):
         for layer in model.layers:
             yield from _flat(layer)
@@ -45,7 +45,7 @@ def _layers(model) -> Iterator[keras.layers.Layer]:
             waiting.extend((each, False) for each in reversed(read))
 
 
-def _flat(layer) -> Iterator[keras.layers.Layer]:
+def _flat(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     if isinstance(layer, keras.Sequential) or (
         isinstance(layer, keras.Model) and getattr(layer, "inputs", None)
     ):

@@ -1,5 +1,7 @@
 """MobileNetV2 of half width, as the CIFAR comparison has it."""
 
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -7,6 +9,7 @@ from modreduce_keras.arguments import require_integer, require_number
 from modreduce_keras.models.blocks import Blocks, relu
 from modreduce_keras.models.shapes import require_image_shape
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 # Expansion, channels at full width, blocks, stride of the first.
 _STAGES = (
@@ -88,7 +91,9 @@ def mobilenet_v2(
     return keras.Model(inputs, logits, name=name or "mobilenet_v2")
 
 
-def _inverted_residual(make, maps, expansion, width, stride, label, end):
+def _inverted_residual(
+    make: Blocks, maps: Tensor, expansion: Any, width: int, stride: int, label: str, end: str
+) -> Tensor:
     shortcut = maps
     maps = make.normalized(maps, expansion * maps.shape[-1], 1, f"{label}_1")
     maps = relu(maps, f"{label}_1_relu")

@@ -149,7 +149,7 @@ class _Rewriter:
         bits: Of the weights.
     """
 
-    def __init__(self, bits: int):
+    def __init__(self, bits: int) -> None:
         self._bits = bits
         self._made: dict[int, keras.layers.Layer] = {}  # What models share stays shared.
 
@@ -168,7 +168,7 @@ class _Rewriter:
                     ranges[id(rounded[id(tensor)])] = quantizer
         made, calls = {}, Counter()
 
-        def rebuild(layer):
+        def rebuild(layer: keras.layers.Layer) -> Any:
             if id(layer) in self._made:
                 return self._made[id(layer)]
             if isinstance(layer, keras.Model):
@@ -180,7 +180,7 @@ class _Rewriter:
             self._made[id(layer)] = new
             return new
 
-        def call(layer, *args, **kwargs):
+        def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
             args = keras.tree.map_structure(lambda x: rounded.get(id(x), x), args)
             if type(layer) in _CHAINED:
                 args = (_pairs(layer, args[0]), *args[1:])

@@ -10,6 +10,7 @@ from modreduce_keras.arguments import require_integer, require_sizes
 from modreduce_keras.models.blocks import Blocks, relu
 from modreduce_keras.models.shapes import require_image_shape
 from modreduce_keras.models.variants import variant
+from modreduce_keras.typing import Tensor
 
 
 def resnet(
@@ -75,7 +76,7 @@ def resnet(
     return keras.Model(inputs, make.classifier(maps, num_classes), name=name or f"resnet{depth}")
 
 
-def _basic_block(make, maps, width, stride, label):
+def _basic_block(make: Blocks, maps: Tensor, width: int, stride: int, label: str) -> Tensor:
     shortcut = maps
     if stride != 1 or maps.shape[-1] != width:
         shortcut = make.normalized(maps, width, 1, f"{label}_shortcut", stride=stride)

@@ -9,6 +9,7 @@ from modreduce_keras.arguments import require_integer, require_sizes
 from modreduce_keras.models.blocks import Blocks, relu
 from modreduce_keras.models.shapes import require_image_shape
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 _EXPANSION = 4
 
@@ -75,7 +76,7 @@ def resnet50(
     return keras.Model(inputs, logits, name=name or "resnet50")
 
 
-def _bottleneck(make, maps, width, stride, label):
+def _bottleneck(make: Blocks, maps: Tensor, width: int, stride: int, label: str) -> Tensor:
     shortcut, outer = maps, _EXPANSION * width
     if stride != 1 or maps.shape[-1] != outer:
         shortcut = make.normalized(maps, outer, 1, f"{label}_shortcut", stride=stride)

@@ -1,11 +1,14 @@
 """Reused classifiers: a student that ends in a projector and the teacher's own last layers."""
 
+from typing import Any
+
 import keras
 from keras import layers
 
 from modreduce_keras.copying import copy_state
 from modreduce_keras.models.clones import Cloner, copy_model
 from modreduce_keras.ops import adaptive_average_pool
+from modreduce_keras.typing import Tensor
 
 
 def reuse_classifier(
@@ -78,7 +81,7 @@ def reuse_classifier(
     return keras.Model(inputs, outputs, name=name or f"{student.name}_reusing_{teacher.name}")
 
 
-def _maps(model, layer, role):
+def _maps(model: keras.Model, layer: keras.layers.Layer, role: Any) -> Any:
     """Returns what a model's layer puts out: symbolic maps of known size."""
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise ValueError(
@@ -101,13 +104,13 @@ def _maps(model, layer, role):
     return output
 
 
-def _convolution(maps, filters, size, name):
+def _convolution(maps: Tensor, filters: int, size: Any, name: str) -> Tensor:
     maps = layers.Conv2D(filters, size, padding="same", use_bias=False, name=f"{name}_conv")(maps)
     maps = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(maps)
     return layers.ReLU(name=name)(maps)
 
 
-def _classifier(teacher, feature, layer, sizes):
+def _classifier(teacher: keras.Model, feature: Any, layer: keras.layers.Layer, sizes: Any) -> Any:
     """Returns a frozen copy of what the teacher does after a layer, for maps of a size."""
     try:
         original = keras.Model(feature, teacher.outputs[0])

@@ -1,6 +1,7 @@
 """ShuffleNet with three groups, as the CIFAR comparison has it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import layers
@@ -9,6 +10,7 @@ from modreduce_keras.arguments import require_integer, require_sizes
 from modreduce_keras.models.blocks import Blocks, relu, shuffle
 from modreduce_keras.models.shapes import require_image_shape
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 _STEM = 24
 
@@ -85,7 +87,9 @@ def shufflenet_v1(
     return keras.Model(inputs, logits, name=name or "shufflenet_v1")
 
 
-def _bottleneck(make, maps, width, stride, groups, label):
+def _bottleneck(
+    make: Blocks, maps: Tensor, width: int, stride: int, groups: Any, label: str
+) -> Tensor:
     shortcut = maps
     if stride == 2:
         width -= maps.shape[-1]
@@ -101,7 +105,7 @@ def _bottleneck(make, maps, width, stride, groups, label):
     return relu(join(name=f"{label}_join")([maps, shortcut]), label)
 
 
-def _require_divisible(widths, groups):
+def _require_divisible(widths: Any, groups: Any) -> None:
     steps = [width - before for width, before in zip(widths, (_STEM, *widths), strict=False)]
     if min(steps) < 1 or any(width % (4 * groups) for width in (*steps, *widths)):
         raise ValueError(

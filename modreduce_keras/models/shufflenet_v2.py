@@ -1,6 +1,7 @@
 """ShuffleNetV2 as the CIFAR comparison has it: shufflenet_v2 and shufflenet_v2_x1_5."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import layers, ops
@@ -9,6 +10,7 @@ from modreduce_keras.arguments import require_integer, require_sizes
 from modreduce_keras.models.blocks import Blocks, relu, shuffle
 from modreduce_keras.models.shapes import require_image_shape
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("model", "shufflenet_v2")
@@ -84,18 +86,18 @@ def shufflenet_v2(
     return keras.Model(inputs, logits, name=name or "shufflenet_v2")
 
 
-def _one_branch(make, maps, width, label):
+def _one_branch(make: Blocks, maps: Tensor, width: int, label: str) -> list[Any]:
     kept, maps = ops.split(maps, 2, axis=-1)
     return [kept, _branch(make, maps, width, 1, label)]
 
 
-def _two_branches(make, maps, width, label):
+def _two_branches(make: Blocks, maps: Tensor, width: int, label: str) -> list[Any]:
     short = make.depthwise(maps, f"{label}_short_1", 2)
     short = relu(make.normalized(short, width, 1, f"{label}_short_2"), f"{label}_short_2_relu")
     return [short, _branch(make, maps, width, 2, label)]
 
 
-def _branch(make, maps, width, stride, label):
+def _branch(make: Blocks, maps: Tensor, width: int, stride: int, label: str) -> Tensor:
     maps = relu(make.normalized(maps, width, 1, f"{label}_1"), f"{label}_1_relu")
     maps = make.depthwise(maps, f"{label}_2", stride)
     return relu(make.normalized(maps, width, 1, f"{label}_3"), f"{label}_3_relu")

@@ -122,7 +122,7 @@ def load_teacher(
     return network if normalized or not scalings else _with(scalings, network)
 
 
-def _with(scalings, network):
+def _with(scalings: Any, network: Any) -> Any:
     """Returns the network behind copies of the layers, as one flat model."""
     inputs = maps = keras.Input(network.input_shape[1:], name="image")
     names = Counter()
@@ -134,7 +134,7 @@ def _with(scalings, network):
         maps = copy(maps)
         copy_state(layer, copy)
 
-    def call(layer, *args, **kwargs):
+    def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         args = keras.tree.map_structure(lambda value: maps if value is inputs else value, args)
         return layer(*args, **kwargs)
 

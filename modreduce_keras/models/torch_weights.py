@@ -100,7 +100,7 @@ def require_functional(caller: str, model: Any) -> keras.Model:
     return model
 
 
-def _modules(state_dict):
+def _modules(state_dict: Any) -> Any:
     """Returns (prefix, arrays by the last part of their names), in order."""
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"state_dict must map names to arrays. Received: {type(state_dict)}")
@@ -122,7 +122,7 @@ def _modules(state_dict):
     return list(modules.items())
 
 
-def _plan(layer):
+def _plan(layer: keras.layers.Layer) -> Any:
     """Returns by PyTorch's names a layer's variables, and the shapes that they have there."""
     plan = {}
     if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D)):
@@ -148,7 +148,7 @@ def _plan(layer):
     return plan
 
 
-def _require_no_flattening(model):
+def _require_no_flattening(model: keras.Model) -> None:
     for layer in all_layers(model):
         shape = layer.input.shape if isinstance(layer, layers.Flatten) else ()
         if len(shape) == 4 and tuple(shape[1:3]) != (1, 1):
@@ -158,5 +158,5 @@ def _require_no_flattening(model):
             )
 
 
-def _listed(shapes):
+def _listed(shapes: Any) -> Any:
     return ", ".join(f"{leaf} {tuple(shapes[leaf])}" for leaf in _LEAVES if leaf in shapes)

@@ -40,5 +40,5 @@ def variant(
         parameter.replace(default=defaults.get(parameter.name, parameter.default))
         for parameter in list(signature.parameters.values())[1:]
     ]
-    build.__signature__ = signature.replace(parameters=parameters)
+    vars(build)["__signature__"] = signature.replace(parameters=parameters)
     return register("model", identifier)(build)

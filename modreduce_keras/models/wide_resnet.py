@@ -1,5 +1,7 @@
 """The wide residual networks of the CIFAR comparison: wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers
@@ -8,6 +10,7 @@ from modreduce_keras.arguments import require_integer
 from modreduce_keras.models.blocks import Blocks, relu
 from modreduce_keras.models.shapes import require_image_shape
 from modreduce_keras.models.variants import variant
+from modreduce_keras.typing import Tensor
 
 
 def wide_resnet(
@@ -79,7 +82,9 @@ def wide_resnet(
     return keras.Model(inputs, logits, name=name or f"wrn_{depth}_{widen_factor}")
 
 
-def _block(make, maps, width, stride, label, first, end):
+def _block(
+    make: Blocks, maps: Tensor, width: int, stride: int, label: str, first: Any, end: str
+) -> Tensor:
     """Two convolutions after normalization and ReLU, the first of which are called `first`."""
     active = relu(make.normalization(maps, first), first)
     shortcut = maps

@@ -38,7 +38,7 @@ class Gallery:
         most: How many to keep.
     """
 
-    def __init__(self, most: int):
+    def __init__(self, most: int) -> None:
         self.mistakes: list[Mistake] = []
         self._most = most
         self._seen = 0

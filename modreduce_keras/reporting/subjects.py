@@ -20,6 +20,7 @@ from modreduce_keras.export.served import SavedModelFolder, is_saved_model
 from modreduce_keras.export.students import Inputs, require_student
 from modreduce_keras.export.verification import VerificationError
 from modreduce_keras.taps import TapReader
+from modreduce_keras.typing import Tensor
 
 TEACHER, STUDENT, FILE = "teacher", "student", "file"
 _WARM_UP = 10
@@ -41,7 +42,7 @@ class Network:
 
     owner = None
 
-    def __init__(self, name: str, role: str, argument: str, model: Any):
+    def __init__(self, name: str, role: str, argument: str, model: Any) -> None:
         self.name, self.role, self.argument = name, role, argument
         try:
             self.inputs: Inputs = require_student(model)
@@ -65,7 +66,7 @@ class Network:
         specs = self.inputs.by_name.values()
 
         @tf.function(input_signature=[[_any_batch(spec) for spec in specs]])
-        def forward(arrays):
+        def forward(arrays: Tensor) -> Any:
             packed = self.inputs.pack(dict(zip(self.inputs.by_name, arrays, strict=True)))
             return keras.ops.cast(model(packed, training=False), "float32")
 
@@ -110,7 +111,7 @@ class File:
     role = FILE
     parameters = multiply_adds = None
 
-    def __init__(self, name: str, path: Path, student: Network, threads: int):
+    def __init__(self, name: str, path: Path, student: Network, threads: int) -> None:
         self.name, self.owner = name, student.name
         self._path, self._student = path, student
         specs = student.inputs.by_name

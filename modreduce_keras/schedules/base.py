@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.arguments import is_number
+from modreduce_keras.typing import Tensor
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -21,11 +22,11 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     example_arguments: ClassVar[dict[str, Any]] = {}
     """Valid constructor arguments, for the conformance tests."""
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Any:
         """Returns the value at a step, as a float32 scalar."""
         return ops.cast(self.value(ops.cast(step, "float32")), "float32")
 
-    def value(self, step):
+    def value(self, step: Tensor) -> Tensor:
         """Returns the value at a float32 step. To be written by each schedule."""
         raise NotImplementedError
 
@@ -33,7 +34,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         """Returns the constructor arguments."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
         return f"{type(self).__name__}({given})"
 
@@ -41,7 +42,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         """Returns the steps where the value is smallest or largest, for what has a range."""
         return [0.0, float(getattr(self, "steps", 0.0))]
 
-    def progress(self, step):
+    def progress(self, step: Tensor) -> Tensor:
         """Returns the part of `steps` that is done, from 0 to 1."""
         return ops.clip(step / self.steps, 0.0, 1.0)
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 from modreduce_keras.arguments import require_number
 from modreduce_keras.registry import register
 from modreduce_keras.schedules.base import Schedule
+from modreduce_keras.typing import Tensor
 
 
 @register("schedule", "constant")
@@ -24,8 +25,8 @@ class Constant(Schedule):
 
     example_arguments: ClassVar = {"constant": 0.25}
 
-    def __init__(self, constant: float):
+    def __init__(self, constant: float) -> None:
         self.constant = require_number("constant", constant)
 
-    def value(self, step):
+    def value(self, step: Tensor) -> Tensor:
         return self.constant

@@ -7,6 +7,7 @@ from keras import ops
 from modreduce_keras.arguments import require_number
 from modreduce_keras.registry import register
 from modreduce_keras.schedules.base import Schedule, positive_steps
+from modreduce_keras.typing import Tensor
 
 
 @register("schedule", "cosine")
@@ -33,10 +34,10 @@ class Cosine(Schedule):
 
     example_arguments: ClassVar = {"start": 0.1, "end": 2.0, "steps": 10}
 
-    def __init__(self, start: float, end: float, *, steps: int):
+    def __init__(self, start: float, end: float, *, steps: int) -> None:
         self.start, self.end = require_number("start", start), require_number("end", end)
         self.steps = positive_steps(steps)
 
-    def value(self, step):
+    def value(self, step: Tensor) -> Tensor:
         falling = 0.5 * (1.0 + ops.cos(3.141592653589793 * self.progress(step)))
         return self.end + (self.start - self.end) * falling

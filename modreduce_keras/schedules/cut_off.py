@@ -7,6 +7,7 @@ from keras import ops
 from modreduce_keras.arguments import require_number
 from modreduce_keras.registry import register
 from modreduce_keras.schedules.base import Schedule, positive_steps
+from modreduce_keras.typing import Tensor
 
 
 @register("schedule", "cut_off")
@@ -28,9 +29,9 @@ class CutOff(Schedule):
 
     example_arguments: ClassVar = {"after": 2.0, "steps": 10, "before": 0.5}
 
-    def __init__(self, after: float, *, steps: int, before: float = 0.0):
+    def __init__(self, after: float, *, steps: int, before: float = 0.0) -> None:
         self.after, self.before = require_number("after", after), require_number("before", before)
         self.steps = positive_steps(steps)
 
-    def value(self, step):
+    def value(self, step: Tensor) -> Tensor:
         return ops.where(step < self.steps, self.before, self.after)

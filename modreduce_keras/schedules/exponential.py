@@ -7,6 +7,7 @@ from keras import ops
 from modreduce_keras.arguments import require_integer, require_number
 from modreduce_keras.registry import register
 from modreduce_keras.schedules.base import Schedule, positive_steps
+from modreduce_keras.typing import Tensor
 
 
 @register("schedule", "exponential")
@@ -34,7 +35,7 @@ class Exponential(Schedule):
 
     example_arguments: ClassVar = {"start": 0.1, "end": 2.0, "steps": 10, "stairs": 5}
 
-    def __init__(self, start: float, end: float, *, steps: int, stairs: int | None = None):
+    def __init__(self, start: float, end: float, *, steps: int, stairs: int | None = None) -> None:
         start, end = require_number("start", start), require_number("end", end)
         if not start * end > 0:
             raise ValueError(
@@ -45,7 +46,7 @@ class Exponential(Schedule):
         self.stairs = require_integer("stairs", stairs, optional=True)
         self.steps = positive_steps(steps)
 
-    def value(self, step):
+    def value(self, step: Tensor) -> Tensor:
         done = self.progress(step)
         if self.stairs is not None:
             # A stair that begins exactly at this step must not be missed by rounding.

@@ -5,6 +5,7 @@ from typing import ClassVar
 from modreduce_keras.arguments import require_number
 from modreduce_keras.registry import register
 from modreduce_keras.schedules.base import Schedule, positive_steps
+from modreduce_keras.typing import Tensor
 
 
 @register("schedule", "linear")
@@ -26,9 +27,9 @@ class Linear(Schedule):
 
     example_arguments: ClassVar = {"start": 0.1, "end": 2.0, "steps": 10}
 
-    def __init__(self, start: float, end: float, *, steps: int):
+    def __init__(self, start: float, end: float, *, steps: int) -> None:
         self.start, self.end = require_number("start", start), require_number("end", end)
         self.steps = positive_steps(steps)
 
-    def value(self, step):
+    def value(self, step: Tensor) -> Tensor:
         return self.start + (self.end - self.start) * self.progress(step)

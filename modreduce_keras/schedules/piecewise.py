@@ -6,6 +6,7 @@ from keras import ops
 
 from modreduce_keras.registry import register
 from modreduce_keras.schedules.base import Schedule, numbers
+from modreduce_keras.typing import Tensor
 
 
 @register("schedule", "piecewise")
@@ -27,7 +28,7 @@ class Piecewise(Schedule):
 
     example_arguments: ClassVar = {"boundaries": [4, 10], "values": [4.0, 2.0, 1.0]}
 
-    def __init__(self, boundaries: list[int], values: list[float]):
+    def __init__(self, boundaries: list[int], values: list[float]) -> None:
         self.boundaries = numbers("boundaries", boundaries)
         self.values = numbers("values", values)
         if len(self.values) != len(self.boundaries) + 1:
@@ -42,7 +43,7 @@ class Piecewise(Schedule):
         """Returns the first step of each piece."""
         return [0.0, *map(float, self.boundaries)]
 
-    def value(self, step):
+    def value(self, step: Tensor) -> Tensor:
         index = ops.sum(
             ops.cast(step >= ops.convert_to_tensor(self.boundaries, "float32"), "int32")
         )

@@ -7,6 +7,7 @@ from keras import ops
 from modreduce_keras.arguments import require_number
 from modreduce_keras.registry import register
 from modreduce_keras.schedules.base import Schedule, positive_steps
+from modreduce_keras.typing import Tensor
 
 
 @register("schedule", "sigmoid_ramp_up")
@@ -30,8 +31,8 @@ class SigmoidRampUp(Schedule):
 
     example_arguments: ClassVar = {"end": 2.0, "steps": 10}
 
-    def __init__(self, end: float = 1.0, *, steps: int):
+    def __init__(self, end: float = 1.0, *, steps: int) -> None:
         self.end, self.steps = require_number("end", end), positive_steps(steps)
 
-    def value(self, step):
+    def value(self, step: Tensor) -> Tensor:
         return self.end * ops.exp(-5.0 * ops.square(1.0 - self.progress(step)))

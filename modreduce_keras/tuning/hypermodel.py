@@ -52,7 +52,7 @@ class DistillerHyperModel(keras_tuner.HyperModel):
         *,
         fit: Callable[..., Any] | None = None,
         name: str | None = None,
-    ):
+    ) -> None:
         if not callable(build):
             raise TypeError(
                 "build must be a function of hp that returns a compiled distiller. "

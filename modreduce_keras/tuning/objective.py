@@ -57,11 +57,11 @@ class RequireObjective(keras.callbacks.Callback):
         name: Name of the objective.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Looks at the logs of an epoch."""
         if self.name not in (logs or {}):
             raise keras_tuner.errors.FatalValueError(

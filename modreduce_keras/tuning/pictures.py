@@ -20,7 +20,7 @@ def save(figure: Any, path: str | Path) -> Path:
     return path
 
 
-def _figure(title: str, width: float):
+def _figure(title: str, width: float) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -38,7 +38,7 @@ def _figure(title: str, width: float):
     return figure, axes
 
 
-def _colors(figure: Any, axes: Any, results: Any):
+def _colors(figure: Any, axes: Any, results: Any) -> Any:
     """Returns the colour of a score, and draws the scale beside the axes."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable

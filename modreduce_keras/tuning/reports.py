@@ -23,7 +23,7 @@ class Failure(NamedTuple):
     values: dict[str, Any]
     reason: str
 
-    def __str__(self):
+    def __str__(self) -> str:
         values = ", ".join(f"{name}={value}" for name, value in self.values.items())
         return f"trial {self.trial} ({values}): {self.reason}"
 
@@ -35,7 +35,7 @@ class SearchError(RuntimeError):
         failures: The failed trials, each with `trial`, `values` and `reason`.
     """
 
-    def __init__(self, message: str, failures: Sequence[Failure] = ()):
+    def __init__(self, message: str, failures: Sequence[Failure] = ()) -> None:
         super().__init__(message)
         self.failures = list(failures)
 
@@ -91,6 +91,8 @@ def recall(tuner: Any) -> None:
 class Reporting:
     """Mixed into a tuner: tells of a failed trial at once, which KerasTuner keeps to itself."""
 
+    oracle: Any
+
     def on_trial_end(self, trial: Any) -> None:
         """Ends a trial, and reports it if it failed."""
         if trial.message:  # what a worker says to the chief is without it
@@ -98,7 +100,7 @@ class Reporting:
                 trial.message, encoding="utf-8", errors="backslashreplace"
             )
         try:
-            super().on_trial_end(trial)
+            super().on_trial_end(trial)  # type: ignore[misc]
         finally:
             ended = self.oracle.get_trial(trial.trial_id)
             if failed(ended):

@@ -40,7 +40,7 @@ class Results:
         objective: str,
         direction: str,
         logarithmic: Sequence[str] = (),
-    ):
+    ) -> None:
         self.hyperparameters = list(hyperparameters)
         self.columns = [*FIRST, *self.hyperparameters, LAST]
         self.objective, self.direction = objective, direction

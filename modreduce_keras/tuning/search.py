@@ -115,7 +115,7 @@ class Search:
         failed_trials: str = WARN,
         overwrite: bool = False,
         **options: Any,
-    ):
+    ) -> None:
         self.objective = objectives.resolve(objective, direction)
         self._at_failure = require_choice("failed_trials", failed_trials, (WARN, RAISE))
         for option in options:

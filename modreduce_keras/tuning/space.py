@@ -39,7 +39,7 @@ class Space:
         ['temperature', 'weight/kd', 'weight/hint']
     """
 
-    def __init__(self, hp: Any, prefix: str = ""):
+    def __init__(self, hp: Any, prefix: str = "") -> None:
         if not all(hasattr(hp, method) for method in ("Float", "Int", "Choice")):
             raise TypeError(
                 f"hp must be the hyperparameters that build receives. Received: hp={hp!r}"

@@ -1,0 +1,9 @@
+"""Names for what annotations cannot say more exactly: Keras and TensorFlow have no types."""
+
+from typing import Any, TypeAlias
+
+Tensor: TypeAlias = Any
+"""A tensor of Keras' backend, symbolic or not, or an array that Keras takes for one."""
+
+Shape: TypeAlias = tuple[int | None, ...]
+"""A shape, where `None` is a size not known yet."""
