@@ -10,10 +10,15 @@ import dataclasses
 import inspect
 import random as randomness
 import sys
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
+import method_examples
 
 import modreduce_keras as mr
 from modreduce_keras.knobs import Knob
@@ -145,7 +150,7 @@ def _in_turn(kind: str, seed: int, number: int) -> str:
 def _component(random: Any, kind: str, identifier: str, **arguments: Any) -> Component:
     """Returns a component with some arguments that differ from the defaults."""
     cls = components(kind)[identifier]
-    given = dict(getattr(cls, "example_arguments", {}))
+    given = method_examples.example_arguments(kind, identifier)
     for name, parameter in inspect.signature(cls).parameters.items():
         # Modules list the values of an argument that is a choice: VARIANTS of variant=.
         choices = getattr(sys.modules[cls.__module__], f"{name.upper()}S", None)
@@ -155,7 +160,7 @@ def _component(random: Any, kind: str, identifier: str, **arguments: Any) -> Com
         elif changed and isinstance(parameter.default, bool):
             given[name] = not parameter.default
         elif changed and isinstance(parameter.default, str) and choices:
-            given[name] = random.choice(choices)
+            given[name] = random.choice(list(choices))
         elif changed and isinstance(inspect.getattr_static(cls, name, None), Knob):
             given[name] = _schedule(random)
     return Component(kind, identifier, given)
@@ -163,8 +168,9 @@ def _component(random: Any, kind: str, identifier: str, **arguments: Any) -> Com
 
 def _schedule(random: Any) -> Component:
     identifier = random.choice(list(components("schedule")))
-    given = components("schedule")[identifier].example_arguments
-    return Component("schedule", identifier, dict(given))
+    return Component(
+        "schedule", identifier, method_examples.example_arguments("schedule", identifier)
+    )
 
 
 def _weight(random: Any) -> Any:
@@ -181,11 +187,11 @@ def _teaching(random: Any, seed: int, number: int, batch: int, tokens: bool) -> 
         adapter = _in_turn("adapter", seed, number // 4)
     own = cls.default_adapter if adapter == "default" else adapter
     if own:
-        pair = random.choice(components("adapter")[own].example_shapes)
+        pair = random.choice(method_examples.adapter_shapes(own))
         if adapter != "default" or random.random() < 0.7:
             adapter = _component(random, "adapter", own, batch_size=batch, samples=SAMPLES)
     else:
-        pair = cls.example_shapes[::-1]
+        pair = method_examples.loss_shapes(cls)[::-1]
     if random.random() < 0.1:
         pair = random.choices(_SHAPES, k=2)
     student, teacher = (_taps(random, shapes, tokens) for shapes in pair)

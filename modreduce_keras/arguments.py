@@ -51,7 +51,7 @@ def require_bool(name: str, value: Any) -> bool:
     return value
 
 
-def require_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+def require_choice(name: str, value: Any, choices: Collection[str]) -> str:
     """Returns an argument that is one of the names, or raises a `ValueError` that lists them."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {list(choices)}. Received: {name}={value!r}")

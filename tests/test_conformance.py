@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import assert_close
+from method_examples import example_arguments
 
 import modreduce_keras as mr
 from modreduce_keras.registry import components
@@ -188,7 +189,7 @@ def test_learning_aggregator_learns_from_the_loss_of_its_ensemble(identifier, ra
 
 
 def example_schedule(identifier):
-    return mr.schedules.get(identifier, **components("schedule")[identifier].example_arguments)
+    return mr.schedules.get(identifier, **example_arguments("schedule", identifier))
 
 
 @every_schedule

@@ -1,7 +1,6 @@
 """Attention heads: learnt on the teacher's layers, they embed the layers of both networks."""
 
 from itertools import pairwise
-from typing import ClassVar
 
 import keras
 from keras import ops
@@ -125,11 +124,6 @@ class AttentionHeads(Adapter):
         that is closest to the teacher's), not the mean; and only layers of unequal width have a
         layer before the heads, with batch normalization.
     """
-
-    example_shapes: ClassVar = [
-        ([(4, 4, 3), (2, 2, 5)], [(4, 4, 4), (2, 2, 6)]),
-        ([(4,), (3, 5), (6,)], [(3,), (2, 2, 6), (6,)]),
-    ]
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ class Adapter(keras.layers.Layer):
     thrown away with the distiller.
 
     To add one, write `build(student_shape, teacher_shape)` and
-    `call(student, teacher, training=None)`, declare `example_shapes` and register the class.
+    `call(student, teacher, training=None)`, and register the class.
     Numbers that a user may want to change while training are declared with `Knob`.
     """
 
@@ -35,10 +35,6 @@ class Adapter(keras.layers.Layer):
     An adapter that mixes positions, or can be masked for some shapes only, says so in `build`."""
     keeps_positions: ClassVar[bool] = True
     """Whether what comes out has the positions of what came in, for which the masks hold."""
-    example_shapes: ClassVar[list[tuple[Any, Any]]]
-    """Shapes without the batch of valid (student, teacher) pairs, for the conformance tests."""
-    example_arguments: ClassVar[dict[str, Any]] = {}
-    """Constructor arguments that have no default, for the conformance tests."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)

@@ -1,7 +1,5 @@
 """Channel projector: 1×1 convolutions from the student's channels to the teacher's."""
 
-from typing import ClassVar
-
 import keras
 
 from modreduce_keras.adapters.map_base import RANKS, MapAdapter, convolution
@@ -68,7 +66,6 @@ class ChannelProjector(MapAdapter):
         Knowledge Distillation, 2021.
     """
 
-    example_shapes: ClassVar = [((4, 4, 4), (4, 4, 6)), ((5, 4), (5, 6))]
     takes_mask = True
     ranks = RANKS
 

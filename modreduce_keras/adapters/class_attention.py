@@ -1,7 +1,5 @@
 """Class attention: CAT-KD's class activation maps."""
 
-from typing import ClassVar
-
 from keras import ops
 
 from modreduce_keras.adapters.classifier_base import ClassifierAdapter, classifier_of
@@ -45,8 +43,6 @@ class ClassAttention(ClassifierAdapter):
         Guo et al., Class Attention Transfer Based Knowledge Distillation, 2023: without the
         classifier's bias.
     """
-
-    example_shapes: ClassVar = [((4, 4, 6), (4, 4, 8)), ((5, 5, 6), (3, 3, 8))]
 
     one_feature = True
 

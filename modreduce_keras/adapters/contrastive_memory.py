@@ -1,6 +1,7 @@
 """The memory bank of contrastive distillation: one embedding for each training sample."""
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,7 +20,6 @@ from modreduce_keras.distribute import (
 from modreduce_keras.ops import unit
 from modreduce_keras.registry import register
 
-SAMPLINGS = ("per_sample", "shared")
 # Far below every product of embeddings, and finite when divided by a temperature.
 _LEFT_OUT = -1e9
 # Up to so many samples for each negative, the products with the whole bank are cheaper than
@@ -84,8 +84,6 @@ class ContrastiveMemory(ContrastiveAdapter):
     """
 
     needs_index = True
-    example_shapes: ClassVar = [((4, 4, 3), (10,)), ((6,), (5, 5, 2))]
-    example_arguments: ClassVar = {"samples": 24, "negatives": 5, "units": 8}
 
     def __init__(
         self,
@@ -112,6 +110,7 @@ class ContrastiveMemory(ContrastiveAdapter):
         self.samples = require_integer("samples", samples, 2)
         self.negatives = require_integer("negatives", negatives)
         self.sampling = require_choice("sampling", sampling, SAMPLINGS)
+        self._draw = SAMPLINGS[sampling](self.samples, self.negatives)
         self.momentum = momentum
         self.seed = require_integer("seed", seed, 0, optional=True)
 
@@ -133,7 +132,7 @@ class ContrastiveMemory(ContrastiveAdapter):
         negatives = self.draw_negatives(index, training)
         others = self.teacher_bank, self.student_bank
         scores = [
-            self._scores(embedding, bank, index, negatives)
+            self._draw.scores(embedding, bank, index, negatives)
             for embedding, bank in zip(embeddings, others, strict=True)
         ]
         ratios = self.log_ratios(scores, self.samples, training)
@@ -154,37 +153,7 @@ class ContrastiveMemory(ContrastiveAdapter):
 
         Each replica draws for the batch of all, and takes its part: two draw what one does.
         """
-        shared = self.sampling == "shared"
-        if not training:
-            steps = np.arange(self.negatives)
-            first = (steps % self.samples if shared else 1 + steps % (self.samples - 1)).astype(
-                "int32"
-            )
-            return ops.convert_to_tensor(first) if shared else self._after(index, first)
-        if shared:
-            return keras.random.randint((self.negatives,), 0, self.samples, seed=self.draws)
-        rows = ops.shape(index)[0]
-        start, total = place_in_global_batch(rows)
-        steps = keras.random.randint((total, self.negatives), 1, self.samples, seed=self.draws)
-        return self._after(index, steps[start : start + rows])
-
-    def _after(self, index, steps):
-        """Returns the places some steps after each index, going round; never the index itself."""
-        return (ops.expand_dims(index, 1) + steps) % self.samples
-
-    def _scores(self, embeddings, bank, index, negatives):
-        """Returns the products with the bank's own row and with the negatives."""
-        own = ops.expand_dims(index, 1)
-        if self.sampling == "shared":
-            positive = ops.sum(embeddings * take_rows(bank, index), axis=1, keepdims=True)
-            products = ops.matmul(embeddings, ops.transpose(take_rows(bank, negatives)))
-            products = ops.where(ops.equal(negatives, own), _LEFT_OUT, products)
-            return ops.concatenate([positive, products], axis=1)
-        candidates = ops.concatenate([own, negatives], axis=1)
-        if self.samples <= _DENSE_UP_TO * self.negatives:
-            products = ops.matmul(embeddings, ops.transpose(ops.stop_gradient(bank)))
-            return ops.take_along_axis(products, candidates, axis=1)
-        return ops.einsum("bu,bku->bk", embeddings, take_rows(bank, candidates))
+        return self._draw.random(index, self.draws) if training else self._draw.fixed(index)
 
     def _remember(self, index, embeddings):
         index = gather_over_replicas(index)
@@ -192,3 +161,61 @@ class ContrastiveMemory(ContrastiveAdapter):
             new = gather_over_replicas(ops.stop_gradient(new))
             old = take_rows(bank, index)
             assign_rows(bank, index, unit(self.momentum * old + (1.0 - self.momentum) * new))
+
+
+@dataclass(frozen=True)
+class _OwnNegatives:
+    """Negatives of each sample's own, (batch, negatives): drawn from all other samples."""
+
+    samples: int
+    negatives: int
+
+    def fixed(self, index):
+        """Returns the next samples after each, which need no random numbers."""
+        steps = 1 + np.arange(self.negatives) % (self.samples - 1)
+        return self._after(index, steps.astype("int32"))
+
+    def random(self, index, seed):
+        """Returns others, drawn for the batch of all replicas: the part of this one."""
+        rows = ops.shape(index)[0]
+        start, total = place_in_global_batch(rows)
+        steps = keras.random.randint((total, self.negatives), 1, self.samples, seed=seed)
+        return self._after(index, steps[start : start + rows])
+
+    def _after(self, index, steps):
+        """Returns the places some steps after each index, going round; never the index itself."""
+        return (ops.expand_dims(index, 1) + steps) % self.samples
+
+    def scores(self, embeddings, bank, index, negatives):
+        """Returns the products with the bank's own row and with the negatives."""
+        candidates = ops.concatenate([ops.expand_dims(index, 1), negatives], axis=1)
+        if self.samples <= _DENSE_UP_TO * self.negatives:
+            products = ops.matmul(embeddings, ops.transpose(ops.stop_gradient(bank)))
+            return ops.take_along_axis(products, candidates, axis=1)
+        return ops.einsum("bu,bku->bk", embeddings, take_rows(bank, candidates))
+
+
+@dataclass(frozen=True)
+class _SharedNegatives:
+    """Negatives that serve the whole batch, (negatives,): drawn from all samples."""
+
+    samples: int
+    negatives: int
+
+    def fixed(self, index):
+        """Returns the first samples, which need no random numbers."""
+        return ops.convert_to_tensor((np.arange(self.negatives) % self.samples).astype("int32"))
+
+    def random(self, index, seed):
+        """Returns samples that are drawn, alike on all replicas."""
+        return keras.random.randint((self.negatives,), 0, self.samples, seed=seed)
+
+    def scores(self, embeddings, bank, index, negatives):
+        """Returns the products with the bank's own row and with the negatives but oneself."""
+        positive = ops.sum(embeddings * take_rows(bank, index), axis=1, keepdims=True)
+        products = ops.matmul(embeddings, ops.transpose(take_rows(bank, negatives)))
+        products = ops.where(ops.equal(negatives, ops.expand_dims(index, 1)), _LEFT_OUT, products)
+        return ops.concatenate([positive, products], axis=1)
+
+
+SAMPLINGS = {"per_sample": _OwnNegatives, "shared": _SharedNegatives}

@@ -1,6 +1,6 @@
 """The queue of contrastive distillation: the embeddings of the last samples, whichever they are."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 from keras import ops
@@ -62,8 +62,6 @@ class ContrastiveQueue(ContrastiveAdapter):
         2020; the queue that of He et al., Momentum Contrast for Unsupervised Visual
         Representation Learning, 2020, without their slowly moving encoder.
     """
-
-    example_shapes: ClassVar = [((4, 4, 3), (10,)), ((6,), (5, 5, 2))]
 
     def __init__(
         self,

@@ -1,7 +1,5 @@
 """Convolutional regressor: brings the student's feature to the teacher's shape."""
 
-from typing import ClassVar
-
 import keras
 
 from modreduce_keras.adapters.base import Adapter
@@ -52,14 +50,6 @@ class ConvRegressor(Adapter):
         Romero et al., FitNets: Hints for Thin Deep Nets, 2015; the three cases as in the
         published code of Tian et al., Contrastive Representation Distillation, 2020.
     """
-
-    example_shapes: ClassVar = [
-        ((8, 8, 4), (4, 4, 6)),
-        ((4, 4, 4), (8, 8, 6)),
-        ((6, 6, 4), (4, 4, 6)),
-        ((7, 4), (7, 6)),
-        ((4, 4), (8, 6)),
-    ]
 
     one_feature = True
 

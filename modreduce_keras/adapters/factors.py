@@ -1,7 +1,5 @@
 """Factors: a paraphraser compresses the teacher's maps, and a translator learns to speak them."""
 
-from typing import ClassVar
-
 import keras
 from keras import ops
 
@@ -86,8 +84,6 @@ class Factors(MapAdapter):
         Transfer, 2018. `paraphraser_batch_normalization=False` is the paraphraser of the code of
         Tian et al., Contrastive Representation Distillation, 2020.
     """
-
-    example_shapes: ClassVar = [((8, 8, 4), (4, 4, 6)), ((4, 4, 3), (4, 4, 5))]
 
     one_feature = True
 

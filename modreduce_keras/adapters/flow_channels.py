@@ -1,7 +1,5 @@
 """Flow channels: projections to the teacher's channels, only where they differ."""
 
-from typing import ClassVar
-
 import keras
 
 from modreduce_keras.adapters.channel_projector import ChannelProjector, Projection
@@ -47,11 +45,6 @@ class FlowChannels(ChannelProjector):
         Yim et al., A Gift from Knowledge Distillation, 2017, compares layers of equal widths
         only; the projection is ours.
     """
-
-    example_shapes: ClassVar = [
-        ([(8, 8, 2), (4, 4, 5)], [(8, 8, 3), (4, 4, 5)]),
-        ([(8, 8, 3), (4, 4, 4)], [(8, 8, 3), (4, 4, 5)]),
-    ]
 
     def projection(self, channels, filters, name):
         if channels == filters:

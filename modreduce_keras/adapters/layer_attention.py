@@ -1,7 +1,6 @@
 """Layer attention: which layers of the teacher suit which of the student, and their regressors."""
 
 import math
-from typing import ClassVar
 
 import keras
 from keras import ops
@@ -60,11 +59,6 @@ class LayerAttention(Adapter):
         Chen et al., Cross-Layer Distillation with Semantic Calibration, 2021, as in the published
         code, which works for batches of one size only.
     """
-
-    example_shapes: ClassVar = [
-        ([(4, 4, 3), (2, 2, 4)], [(4, 4, 5), (2, 2, 6), (2, 2, 3)]),
-        ([(2, 2, 4)], [(4, 4, 5), (2, 2, 3)]),
-    ]
 
     def __init__(self, *, batch_size: int = 64, factor: int = 4, **kwargs):
         super().__init__(**kwargs)

@@ -1,7 +1,5 @@
 """Learnt temperature: a weight that is trained against the loss, beside the student's logits."""
 
-from typing import ClassVar
-
 from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
@@ -47,7 +45,6 @@ class LearntTemperature(Adapter):
         Unsupervised Domain Adaptation by Backpropagation, 2015.
     """
 
-    example_shapes: ClassVar = [((10,), (10,)), ((4, 3, 10), (4, 3, 10))]
     one_feature = True
     takes_mask = True
     reversal = Knob()

@@ -1,7 +1,6 @@
 """Linear embedding: brings features of any shape into one vector space."""
 
 import math
-from typing import ClassVar
 
 import keras
 
@@ -43,8 +42,6 @@ class LinearEmbedding(Adapter):
         Tian et al., Contrastive Representation Distillation, 2020 (two embeddings of 128 units,
         normalized).
     """
-
-    example_shapes: ClassVar = [((4, 4, 3), (10,)), ((6,), (5, 5, 2))]
 
     one_feature = True
     takes_mask = True

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from typing import ClassVar
 
 import keras
 import numpy as np
@@ -52,11 +51,6 @@ class MarginConnector(ChannelProjector):
         Heo et al., A Comprehensive Overhaul of Feature Distillation, 2019. The paper always reads
         the batch normalization, even where a residual sum follows it; measured margins are ours.
     """
-
-    example_shapes: ClassVar = [
-        ((4, 4, 4), (4, 4, 6)),
-        ([(8, 8, 2), (4, 4, 3)], [(8, 8, 3), (4, 4, 5)]),
-    ]
 
     def __init__(self, *, normalization: str | list[str] | None = None, **kwargs):
         super().__init__(**kwargs)

@@ -1,7 +1,5 @@
 """The masked generator: it makes the teacher's maps from what a mask leaves of the student's."""
 
-from typing import ClassVar
-
 import keras
 from keras import ops
 
@@ -52,8 +50,6 @@ class MaskedGenerator(MapAdapter):
         0.75 for dense prediction. The published code masks channels for classification, with
         ratio 0.15.
     """
-
-    example_shapes: ClassVar = [((8, 8, 4), (4, 4, 6)), ((4, 4, 6), (8, 8, 6))]
 
     one_feature = True
 

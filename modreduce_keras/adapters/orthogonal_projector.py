@@ -1,7 +1,5 @@
 """Orthogonal projector: brings the student's feature to the teacher's width, keeping geometry."""
 
-from typing import ClassVar
-
 from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
@@ -47,8 +45,6 @@ class OrthogonalProjector(Adapter):
         2024. The paper reparametrises through the matrix exponential of a skew-symmetric matrix
         of the teacher's width; a decomposition of the smaller matrix reaches the same set.
     """
-
-    example_shapes: ClassVar = [((4,), (6,)), ((4, 4, 3), (5,)), ((6,), (2, 2, 4)), ((5,), (5,))]
 
     one_feature = True
     takes_mask = True

@@ -1,7 +1,5 @@
 """Review fusion: each stage of the student merged with the deeper ones by attention."""
 
-from typing import ClassVar
-
 import keras
 import numpy as np
 from keras import ops
@@ -53,11 +51,6 @@ class ReviewFusion(Adapter):
         Chen et al., Distilling Knowledge via Knowledge Review, 2021, as in the published code:
         the three stages and the embedding, at=["stage1", "stage2", "stage3", "embedding"].
     """
-
-    example_shapes: ClassVar = [
-        ([(6, 6, 3), (3, 3, 4), (4,)], [(6, 6, 5), (3, 3, 6), (8,)]),
-        ([(4, 4, 3), (2, 2, 4)], [(2, 2, 5), (4, 4, 6)]),
-    ]
 
     def __init__(self, *, channels: int | None = None, **kwargs):
         super().__init__(**kwargs)

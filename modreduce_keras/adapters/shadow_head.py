@@ -1,7 +1,5 @@
 """SHAKE's shadow head: a trainable head on the frozen teacher's features."""
 
-from typing import ClassVar
-
 import keras
 from keras import ops
 
@@ -90,12 +88,6 @@ class ShadowHead(ClassifierAdapter):
         published code, except that its convolutions follow the maps' sizes, which are halves
         there. The head on one feature is ours, the cheapest that can follow the student.
     """
-
-    example_shapes: ClassVar = [
-        ((5,), [(8,), (5,)]),
-        ((5,), [(3, 3, 8), (5,)]),
-        ((5,), [(8, 8, 4), (4, 4, 6), (2, 2, 8), (5,)]),
-    ]
 
     def __init__(self, *, name: str | None = None, **kwargs):
         # Logits must not be rounded to a lower precision on their way.

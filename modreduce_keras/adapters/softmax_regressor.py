@@ -1,7 +1,5 @@
 """Softmax regressor: SRRL's connector, judged by the teacher's classifier."""
 
-from typing import ClassVar
-
 import keras
 from keras import ops
 
@@ -49,8 +47,6 @@ class SoftmaxRegressor(ClassifierAdapter):
         Yang et al., Knowledge Distillation via Softmax Regression Representation Learning, 2021,
         with the connector of the published code.
     """
-
-    example_shapes: ClassVar = [((4, 4, 3), (2, 2, 8)), ((6,), (8,))]
 
     one_feature = True
     takes_mask = True

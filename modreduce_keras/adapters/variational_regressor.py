@@ -52,7 +52,6 @@ class VariationalRegressor(MapAdapter):
     one_feature = True
     takes_mask = True
     ranks = RANKS
-    example_shapes: ClassVar = [((8, 8, 4), (4, 4, 6)), ((4, 4, 4), (8, 8, 6))]
 
     def __init__(self, *, initial_variance: float = 5.0, **kwargs):
         super().__init__(**kwargs)

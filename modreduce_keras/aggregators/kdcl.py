@@ -7,11 +7,11 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
+from modreduce_keras.arguments import require_choice
 from modreduce_keras.labels import distributions, in_range
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
 
-RULES = ("naive", "linear", "min_logit")
 # The barrier falls from 1 to this in as many steps: for P peers the loss is then about P times
 # this above the smallest.
 _BARRIER = 1e-7
@@ -71,9 +71,7 @@ class KDCL(Aggregator):
 
     def __init__(self, *, rule: str = "min_logit", **kwargs: Any):
         super().__init__(**kwargs)
-        if rule not in RULES:
-            raise ValueError(f"rule must be one of {list(RULES)}. Received: {rule=}")
-        self.rule = rule
+        self.rule = require_choice("rule", rule, RULES)
         # The cross-entropy is defined for them, a margin to the labelled class is not.
         self.takes_soft_labels = rule != "min_logit"
 
@@ -89,19 +87,33 @@ class KDCL(Aggregator):
             labels, valid = in_range(labels, logits.shape[-1], type(self).__name__)
             # Above the labelled class: its own logit is zero.
             above = logits - ops.take_along_axis(logits, labels[:, None, None], axis=2)
-        if self.rule == "min_logit":
-            target = ops.min(above, axis=1)
-        else:
-            target = ops.einsum("bp,bpc->bc", self._shares(ops.stop_gradient(above)), logits)
+        target = RULES[self.rule](above, logits)
         if valid is not None:
             target = ops.where(ops.expand_dims(valid, 1), target, math.nan)
         return {"targets": self.same_for_all(target, logits)["targets"]}
 
-    def _shares(self, above):
-        """Returns α, (batch, peers): one peer's, or those of the smallest cross-entropy."""
-        if self.rule == "linear":
-            return smallest_loss(above)
-        return ops.one_hot(ops.argmin(ops.logsumexp(above, axis=2), axis=1), above.shape[1])
+
+def _best_peer(above, logits):
+    """Returns the logits of the peer of the smallest cross-entropy."""
+    best = ops.argmin(ops.logsumexp(ops.stop_gradient(above), axis=2), axis=1)
+    return _mixed(ops.one_hot(best, above.shape[1]), logits)
+
+
+def _best_mixture(above, logits):
+    """Returns the mixture of the peers' logits of the smallest cross-entropy."""
+    return _mixed(smallest_loss(ops.stop_gradient(above)), logits)
+
+
+def _mixed(shares, logits):
+    return ops.einsum("bp,bpc->bc", shares, logits)
+
+
+def _smallest_margins(above, logits):
+    """Returns the smallest of the peers' logits above the labelled class, class by class."""
+    return ops.min(above, axis=1)
+
+
+RULES = {"naive": _best_peer, "linear": _best_mixture, "min_logit": _smallest_margins}
 
 
 def smallest_loss(above):

@@ -9,8 +9,57 @@ from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.registry import register
 
-VARIANTS = ("paper", "modreduce")
 _POOL = 16
+
+
+class _Trunk:
+    """What the paper's gate sees: what the peers share, averaged over all positions."""
+
+    source = "trunk"
+    normalizes = True
+    trains_peers = True
+
+    @staticmethod
+    def width(shape) -> int:
+        """Returns how many numbers the gate sees."""
+        return shape[-1]
+
+    @staticmethod
+    def seen(trunk, width):
+        """Returns what the gate sees, (batch, width)."""
+        positions = tuple(range(1, len(trunk.shape) - 1))
+        return ops.mean(trunk, axis=positions) if positions else trunk
+
+
+class _Images:
+    """What the gate of ModReduce's code sees: the input, averaged over windows."""
+
+    source = "inputs"
+    normalizes = False
+    trains_peers = False
+
+    @staticmethod
+    def width(shape) -> int:
+        """Returns how many numbers the gate sees."""
+        if len(shape) != 4 or None in shape[1:] or min(shape[1:3]) < _POOL:
+            raise ValueError(
+                f"ONE(variant='modreduce') needs images (batch, height, width, channels) of a "
+                f"known size of at least {_POOL} by {_POOL}. Received: inputs of shape "
+                f"{tuple(shape)}"
+            )
+        _, height, width, channels = shape
+        return (height // _POOL) * (width // _POOL) * channels
+
+    @staticmethod
+    def seen(images, width):
+        """Returns what the gate sees, (batch, width), a constant."""
+        windows = ops.average_pool(
+            ops.stop_gradient(images), _POOL, _POOL, "valid", data_format="channels_last"
+        )
+        return ops.reshape(windows, (-1, width))
+
+
+VARIANTS = {"paper": _Trunk, "modreduce": _Images}
 
 
 @register("aggregator", "one")
@@ -73,29 +122,18 @@ class ONE(Aggregator):
             )
         self.variant = require_choice("variant", variant, VARIANTS)
         self.batch_normalization = batch_normalization
-        if variant == "modreduce":
-            self.needs = ("inputs",)
+        self.needs = (VARIANTS[variant].source,)
 
     def build(self, logits_shape, trunk_shape=None, inputs_shape=None):
         super().build(logits_shape)
-        peers = logits_shape[1]
-        if self.variant == "modreduce":
-            shape = self.required("inputs", inputs_shape)
-            if len(shape) != 4 or None in shape[1:] or min(shape[1:3]) < _POOL:
-                raise ValueError(
-                    f"ONE(variant='modreduce') needs images (batch, height, width, channels) of a "
-                    f"known size of at least {_POOL} by {_POOL}. Received: inputs of shape "
-                    f"{tuple(shape)}"
-                )
-            _, height, width, channels = shape
-            features = (height // _POOL) * (width // _POOL) * channels
-        else:
-            features = self.required("trunk", trunk_shape)[-1]
+        peers, form = logits_shape[1], VARIANTS[self.variant]
+        shapes = {"trunk": trunk_shape, "inputs": inputs_shape}
+        width = form.width(self.required(form.source, shapes[form.source]))
         self.gate = keras.layers.Dense(peers, dtype=self.dtype_policy, name="gate")
-        self.gate.build((None, features))
-        normalizes = self.batch_normalization
+        self.gate.build((None, width))
+        given = self.batch_normalization
         self.normalization = None
-        if normalizes or (normalizes is None and self.variant == "paper"):
+        if given or (given is None and form.normalizes):
             self.normalization = keras.layers.BatchNormalization(
                 momentum=0.9,
                 epsilon=1e-5,
@@ -106,21 +144,14 @@ class ONE(Aggregator):
             self.normalization.build((None, peers))
 
     def call(self, logits, trunk=None, inputs=None, training=None):
-        if self.variant == "modreduce":
-            seen = ops.stop_gradient(ops.cast(self.required("inputs", inputs), "float32"))
-            seen = ops.average_pool(seen, _POOL, _POOL, "valid", data_format="channels_last")
-            seen = ops.reshape(seen, (-1, self.gate.kernel.shape[0]))
-            logits_of_peers = ops.stop_gradient(logits)
-        else:
-            seen = ops.cast(self.required("trunk", trunk), "float32")
-            positions = tuple(range(1, len(seen.shape) - 1))
-            seen = ops.mean(seen, axis=positions) if positions else seen
-            logits_of_peers = logits
-        scores = self.gate(seen)
+        form = VARIANTS[self.variant]
+        source = self.required(form.source, {"trunk": trunk, "inputs": inputs}[form.source])
+        scores = self.gate(form.seen(ops.cast(source, "float32"), self.gate.kernel.shape[0]))
         if self.normalization is not None:
             scores = self.normalization(scores, training=training)
         gates = ops.softmax(ops.relu(scores))
-        ensemble = ops.einsum("bp,bpc->bc", gates, logits_of_peers)
+        combined = logits if form.trains_peers else ops.stop_gradient(logits)
+        ensemble = ops.einsum("bp,bpc->bc", gates, combined)
         return {
             **self.same_for_all(ensemble, logits),
             "ensemble_weight": ops.stop_gradient(ops.mean(gates, axis=0)),

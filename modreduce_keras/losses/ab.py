@@ -50,7 +50,6 @@ class AB(PreactivationLoss):
     """
 
     staged = True
-    zero_at_teacher = False
     margin = Knob()
 
     def __init__(self, *, margin=1.0, name=None, reduction="sum_over_batch_size"):

@@ -47,8 +47,8 @@ class Loss(keras.losses.Loss):
 
     To add a loss, write `per_sample(teacher, student)`, or `per_position` and declare
     `over_positions` where the value of a sample is the mean or the sum of values per position;
-    declare `example_shapes`, register the class, and give it a golden number in the tests. Numbers
-    that a user may want to change while training are declared with `Knob`.
+    register the class, and give it a golden number in the tests. Numbers that a user may want to
+    change while training are declared with `Knob`.
 
     Masks leave positions out: padded tokens, the border of an image. A loss takes them in one of
     three ways. With `over_positions` the base class leaves values out. With `ignores_zeros` the
@@ -90,15 +90,10 @@ class Loss(keras.losses.Loss):
     teacher. Gradients then flow into `y_true`."""
     staged: ClassVar[bool] = False
     """Whether the method trains this loss in a stage of its own, before the rest."""
-    example_shapes: ClassVar[tuple[Any, Any]]
-    """Shapes without the batch of a valid (teacher, student) pair, or of lists of them, for the
-    conformance tests."""
     output_kinds: ClassVar[tuple[str, ...] | None] = None
     """Kinds of the outputs that it may compare (see `modreduce_keras.output_kind`); `None`: any."""
     student_extras: ClassVar[int] = 0
     """How many tensors at the end of the student's list have no counterpart of the teacher."""
-    zero_at_teacher: ClassVar[bool] = True
-    """Whether the loss is zero and flat where the student equals the teacher."""
 
     def __init__(self, *, name: str | None = None, reduction: str | None = "sum_over_batch_size"):
         super().__init__(name=name or self.identifier, reduction=reduction, dtype="float32")

@@ -48,7 +48,6 @@ class CATKD(Loss):
     default_weight = 400.0
     default_adapter = "class_attention"
     one_feature = True
-    example_shapes = ((4, 4, 5), (5, 3, 5))
 
     def __init__(self, *, resolution: int = 2, name=None, reduction="sum_over_batch_size"):
         super().__init__(name=name, reduction=reduction)

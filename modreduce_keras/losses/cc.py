@@ -8,7 +8,30 @@ from modreduce_keras.losses.relation_base import RelationLoss
 from modreduce_keras.ops import flatten, pairwise_squared_distances, unit
 from modreduce_keras.registry import register
 
-VARIANTS = ("paper", "reference")
+
+def _kernels(loss, teacher, student):
+    """Returns the mean squared difference of the kernels of each sample with all."""
+    batch = ops.cast(ops.shape(student)[0], "float32")
+    difference = loss.relations(student) - loss.relations(teacher)
+    return ops.sum(ops.square(difference), axis=1) / batch
+
+
+def _neighbours(loss, teacher, student):
+    """Returns the products of the differences of neighbours in the batch, half for each of two."""
+    loss.require(
+        teacher.shape[1] == student.shape[1],
+        "embeddings of equal size, as adapter='paired_embedding' makes them",
+        teacher,
+        student,
+    )
+    batch = ops.cast(ops.shape(student)[0], "float32")
+    distance = ops.abs(student - teacher)
+    products = 0.5 * ops.sum(distance[:-1] * distance[1:], axis=1)
+    with_next, with_previous = ops.pad(products, (0, 1)), ops.pad(products, (1, 0))
+    return (with_next + with_previous) * batch / ops.maximum(batch - 1.0, 1.0)
+
+
+VARIANTS = {"paper": _kernels, "reference": _neighbours}
 
 
 @register("loss", "cc")
@@ -67,21 +90,7 @@ class CC(RelationLoss):
             self.default_weight = 0.02
 
     def per_sample(self, teacher, student, labels=None):
-        teacher, student = flatten(teacher), flatten(student)
-        batch = ops.cast(ops.shape(student)[0], "float32")
-        if self.variant == "paper":
-            difference = self.relations(student) - self.relations(teacher)
-            return ops.sum(ops.square(difference), axis=1) / batch
-        self.require(
-            teacher.shape[1] == student.shape[1],
-            "embeddings of equal size, as adapter='paired_embedding' makes them",
-            teacher,
-            student,
-        )
-        distance = ops.abs(student - teacher)
-        products = 0.5 * ops.sum(distance[:-1] * distance[1:], axis=1)
-        with_next, with_previous = ops.pad(products, (0, 1)), ops.pad(products, (1, 0))
-        return (with_next + with_previous) * batch / ops.maximum(batch - 1.0, 1.0)
+        return VARIANTS[self.variant](self, flatten(teacher), flatten(student))
 
     def relations(self, embeddings):
         return ops.exp(-self.gamma * pairwise_squared_distances(unit(embeddings)))

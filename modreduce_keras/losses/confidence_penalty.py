@@ -43,7 +43,6 @@ class ConfidencePenalty(ResponseLoss):
 
     default_weight = 0.1
     needs_teacher = False
-    zero_at_teacher = False
     output_kinds = (CLASSES,)
 
     def per_position(self, teacher, student, labels=None, mask=None):

@@ -51,8 +51,6 @@ class CRD(Loss):
     default_adapter = "contrastive_memory"
     teacher_learns = True
     one_feature = True
-    zero_at_teacher = False
-    example_shapes = ((9,), (9,))
 
     def per_sample(self, teacher, student, labels=None):
         self.require(

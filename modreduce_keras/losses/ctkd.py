@@ -51,7 +51,6 @@ class CTKD(ResponseLoss):
     """
 
     default_adapter = "learnt_temperature"
-    example_shapes = ((10,), [(10,), (1,)])
     student_extras = 1
     output_kinds = (CLASSES,)
     minimum = Knob(positive=True)

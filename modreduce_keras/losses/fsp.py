@@ -44,7 +44,6 @@ class FSP(Loss):
     default_weight = 50.0
     default_adapter = "flow_channels"
     staged = True
-    example_shapes = ([(4, 4, 3), (2, 2, 5)], [(4, 4, 3), (2, 2, 5)])
 
     def per_sample(self, teacher, student, labels=None):
         flows = [self._flow(maps) for maps in (teacher, student)]

@@ -56,7 +56,6 @@ class Hint(Loss):
 
     default_weight = 100.0
     default_adapter = "conv_regressor"
-    example_shapes = ((4, 4, 6), (4, 4, 6))
     one_feature = True
     over_positions = "mean"
 

@@ -45,7 +45,6 @@ class ICKD(MapLoss):
 
     default_weight = 2.5
     default_adapter = "channel_projector"
-    example_shapes = ((8, 8, 6), (4, 4, 6))
     equal_channels = True
     ignores_zeros = True
 

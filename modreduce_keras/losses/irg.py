@@ -71,7 +71,6 @@ class IRG(Loss):
 
     kind = "relation"
     default_weight = 0.005
-    example_shapes = ([(6,), (6,)], [(6,), (6,)])
     vertex_weight = Knob()
     edge_weight = Knob()
     transformation_weight = Knob()

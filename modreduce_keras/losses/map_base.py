@@ -15,7 +15,6 @@ class MapLoss(Loss):
     length, height or width are averaged down to the smaller one first.
     """
 
-    example_shapes = ((4, 4, 6), (8, 8, 3))
     one_feature = True
     equal_channels: ClassVar[bool] = False
     """Whether channel is compared with channel, so that both need as many."""

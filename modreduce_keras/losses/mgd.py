@@ -40,7 +40,6 @@ class MGD(MapLoss):
 
     default_weight = 7e-5
     default_adapter = "masked_generator"
-    example_shapes = ((8, 8, 6), (4, 4, 6))
     equal_channels = True
     over_positions = "sum"
 

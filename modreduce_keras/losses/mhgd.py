@@ -56,7 +56,6 @@ class MHGD(Loss):
 
     kind = "relation"
     default_adapter = "attention_heads"
-    example_shapes = ([(2, 5), (2, 5)], [(2, 5), (2, 5)])
 
     def __init__(self, *, variant: str = "plain", name=None, reduction="sum_over_batch_size"):
         super().__init__(name=name, reduction=reduction)

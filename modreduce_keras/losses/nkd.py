@@ -49,7 +49,6 @@ class NKD(ResponseLoss):
     """
 
     needs_labels = True
-    zero_at_teacher = False
     output_kinds = (CLASSES,)
     nontarget_weight = Knob()
     temperature = Knob(positive=True)

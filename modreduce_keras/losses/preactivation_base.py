@@ -14,7 +14,6 @@ class PreactivationLoss(MapLoss):
     """
 
     default_adapter = "channel_projector"
-    example_shapes = ((8, 8, 6), (4, 4, 6))
     equal_channels = True
     one_feature = False
     takes_mask = True

@@ -19,7 +19,6 @@ class RelationLoss(Loss):
     """
 
     kind = "relation"
-    example_shapes = ((12,), (8,))
     one_feature = True
     ignores_zeros = True
 

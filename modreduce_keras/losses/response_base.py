@@ -38,7 +38,6 @@ class ResponseLoss(Loss):
     kind = "response"
     one_feature = True
     over_positions = "mean"
-    example_shapes = ((10,), (10,))
     least_classes: ClassVar[int] = 2
 
     def _positions(self, teacher, student, labels=None, mask=None):

@@ -44,7 +44,6 @@ class ReviewKD(Loss):
     """
 
     default_adapter = "review_fusion"
-    example_shapes = ([(5, 5, 3), (3, 3, 4), (1, 1, 6)], [(5, 5, 3), (3, 3, 4), (1, 1, 6)])
 
     def per_sample(self, teacher, student, labels=None):
         both_lists = isinstance(teacher, (list, tuple)) and isinstance(student, (list, tuple))

@@ -46,10 +46,6 @@ class SemCKD(Loss):
 
     default_weight = 400.0
     default_adapter = "layer_attention"
-    example_shapes = (
-        [(4, 4, 3), (2, 2, 5), (2, 2, 3), (2, 2, 5)],
-        [(4, 4, 3), (2, 2, 5), (2, 2, 3), (2, 2, 5), (2, 2)],
-    )
     student_extras = 1
 
     def per_sample(self, teacher, student, labels=None):

@@ -1,7 +1,6 @@
 """SHAKE: a student and the shadow of its teacher, which teach each other."""
 
 import math
-from typing import ClassVar
 
 from keras import ops
 
@@ -75,9 +74,7 @@ class SHAKE(Loss):
     default_adapter = "shadow_head"
     student_extras = 1
     output_kinds = (CLASSES,)
-    zero_at_teacher = False
     takes_soft_labels = True
-    example_shapes: ClassVar = ((5,), [(5,), (5,)])
     temperature = Knob(positive=True)
     mutual_weight = Knob()
 

@@ -47,7 +47,6 @@ class SimKD(MapLoss):
         Chen et al., Knowledge Distillation with the Reused Teacher Classifier, 2022.
     """
 
-    example_shapes = ((4, 4, 6), (2, 2, 6))
     equal_channels = True
     over_positions = "mean"
 

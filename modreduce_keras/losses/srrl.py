@@ -47,7 +47,6 @@ class SRRL(Loss):
     """
 
     default_adapter = "softmax_regressor"
-    example_shapes = ([(6,), (5,)], [(6,), (5,)])
     feature_weight = Knob()
     logits_weight = Knob()
 

@@ -12,6 +12,23 @@ from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
 
 
+def _softened(target, right, wrong, student, temperature):
+    """Returns T² KL(softmax(log p_d / T) ‖ softmax(z_s / T))."""
+    hand_made = ops.where(target, math.log(right), math.log(wrong))
+    return tempered_divergence(hand_made, student, temperature)
+
+
+def _published(target, right, wrong, student, temperature):
+    """Returns KL(softmax(p_d / T) ‖ softmax(z_s))."""
+    hand_made = ops.where(target, right, wrong)
+    return kl_divergence(
+        tempered_log_softmax(hand_made, temperature), ops.log_softmax(student, axis=-1)
+    )
+
+
+VARIANTS = {"paper": _softened, "reference": _published}
+
+
 @register("loss", "teacher_free")
 class TeacherFree(ResponseLoss):
     """Teacher-free distillation (Tf-KD_reg): a hand-made teacher that is always right.
@@ -61,7 +78,6 @@ class TeacherFree(ResponseLoss):
     default_weight = 0.1
     needs_labels = True
     needs_teacher = False
-    zero_at_teacher = False
     output_kinds = (CLASSES,)
     temperature = Knob(positive=True)
 
@@ -81,17 +97,11 @@ class TeacherFree(ResponseLoss):
                 f"Received: {correct_probability=}"
             )
         self.correct_probability = correct_probability
-        self.variant = require_choice("variant", variant, ("paper", "reference"))
+        self.variant = require_choice("variant", variant, VARIANTS)
         self.temperature = temperature
 
     def per_position(self, teacher, student, labels=None, mask=None):
-        classes, temperature = student.shape[-1], self.temperature
+        classes = student.shape[-1]
         right, wrong = self.correct_probability, (1 - self.correct_probability) / (classes - 1)
         target = ops.one_hot(labels, classes, dtype="bool")
-        if self.variant == "reference":
-            hand_made = ops.where(target, right, wrong)
-            return kl_divergence(
-                tempered_log_softmax(hand_made, temperature), ops.log_softmax(student, axis=-1)
-            )
-        hand_made = ops.where(target, math.log(right), math.log(wrong))
-        return tempered_divergence(hand_made, student, temperature)
+        return VARIANTS[self.variant](target, right, wrong, student, self.temperature)

@@ -44,8 +44,6 @@ class VID(MapLoss):
 
     default_adapter = "variational_regressor"
     student_extras = 1
-    zero_at_teacher = False
-    example_shapes = ((8, 8, 6), [(4, 4, 6), (6,)])
     over_positions = "mean"
 
     def per_position(self, teacher, student, labels=None, mask=None):

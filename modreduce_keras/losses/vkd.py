@@ -52,8 +52,6 @@ class VkD(Loss):
 
     default_adapter = "orthogonal_projector"
     one_feature = True
-    example_shapes = ((6,), (6,))
-    zero_at_teacher = False
 
     def __init__(self, *, variant: str = "paper", name=None, reduction="sum_over_batch_size"):
         super().__init__(name=name, reduction=reduction)

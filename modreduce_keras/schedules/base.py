@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,11 +16,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """Base class: a function of the training step that Keras can serialize.
 
     To add one, write `__init__`, which keeps each argument under its own name, and `value(step)`
-    with a float32 step; declare `example_arguments` and register the class.
+    with a float32 step, and register the class.
     """
-
-    example_arguments: ClassVar[dict[str, Any]] = {}
-    """Valid constructor arguments, for the conformance tests."""
 
     def __call__(self, step: Tensor) -> Any:
         """Returns the value at a step, as a float32 scalar."""

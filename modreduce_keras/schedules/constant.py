@@ -1,7 +1,5 @@
 """A schedule that keeps one value."""
 
-from typing import ClassVar
-
 from modreduce_keras.arguments import require_number
 from modreduce_keras.registry import register
 from modreduce_keras.schedules.base import Schedule
@@ -22,8 +20,6 @@ class Constant(Schedule):
         >>> float(Constant(0.5)(100))
         0.5
     """
-
-    example_arguments: ClassVar = {"constant": 0.25}
 
     def __init__(self, constant: float) -> None:
         self.constant = require_number("constant", constant)

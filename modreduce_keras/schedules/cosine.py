@@ -1,7 +1,5 @@
 """Half a cosine wave from one value to another."""
 
-from typing import ClassVar
-
 from keras import ops
 
 from modreduce_keras.arguments import require_number
@@ -31,8 +29,6 @@ class Cosine(Schedule):
     Reference:
         Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017.
     """
-
-    example_arguments: ClassVar = {"start": 0.1, "end": 2.0, "steps": 10}
 
     def __init__(self, start: float, end: float, *, steps: int) -> None:
         self.start, self.end = require_number("start", start), require_number("end", end)

@@ -1,7 +1,5 @@
 """One value until a step, another from there on."""
 
-from typing import ClassVar
-
 from keras import ops
 
 from modreduce_keras.arguments import require_number
@@ -26,8 +24,6 @@ class CutOff(Schedule):
         >>> [round(float(CutOff(0.7, steps=10)(step)), 1) for step in (9, 10)]
         [0.0, 0.7]
     """
-
-    example_arguments: ClassVar = {"after": 2.0, "steps": 10, "before": 0.5}
 
     def __init__(self, after: float, *, steps: int, before: float = 0.0) -> None:
         self.after, self.before = require_number("after", after), require_number("before", before)

@@ -1,7 +1,5 @@
 """From one value to another by equal factors."""
 
-from typing import ClassVar
-
 from keras import ops
 
 from modreduce_keras.arguments import require_integer, require_number
@@ -32,8 +30,6 @@ class Exponential(Schedule):
         >>> round(float(Exponential(0.01, 1.0, steps=10)(5)), 6)
         0.1
     """
-
-    example_arguments: ClassVar = {"start": 0.1, "end": 2.0, "steps": 10, "stairs": 5}
 
     def __init__(self, start: float, end: float, *, steps: int, stairs: int | None = None) -> None:
         start, end = require_number("start", start), require_number("end", end)

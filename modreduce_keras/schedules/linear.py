@@ -1,7 +1,5 @@
 """A straight line from one value to another."""
 
-from typing import ClassVar
-
 from modreduce_keras.arguments import require_number
 from modreduce_keras.registry import register
 from modreduce_keras.schedules.base import Schedule, positive_steps
@@ -24,8 +22,6 @@ class Linear(Schedule):
         >>> float(Linear(0.0, 1.0, steps=10)(5))
         0.5
     """
-
-    example_arguments: ClassVar = {"start": 0.1, "end": 2.0, "steps": 10}
 
     def __init__(self, start: float, end: float, *, steps: int) -> None:
         self.start, self.end = require_number("start", start), require_number("end", end)

@@ -1,7 +1,5 @@
 """Constant pieces, each with a value of its own."""
 
-from typing import ClassVar
-
 from keras import ops
 
 from modreduce_keras.registry import register
@@ -25,8 +23,6 @@ class Piecewise(Schedule):
         >>> [float(Piecewise([10, 20], [4.0, 2.0, 1.0])(step)) for step in (9, 10, 20)]
         [4.0, 2.0, 1.0]
     """
-
-    example_arguments: ClassVar = {"boundaries": [4, 10], "values": [4.0, 2.0, 1.0]}
 
     def __init__(self, boundaries: list[int], values: list[float]) -> None:
         self.boundaries = numbers("boundaries", boundaries)

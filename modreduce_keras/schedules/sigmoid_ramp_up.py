@@ -1,7 +1,5 @@
 """The ramp-up that online methods use."""
 
-from typing import ClassVar
-
 from keras import ops
 
 from modreduce_keras.arguments import require_number
@@ -28,8 +26,6 @@ class SigmoidRampUp(Schedule):
     Reference:
         Laine and Aila, Temporal Ensembling for Semi-Supervised Learning, 2017.
     """
-
-    example_arguments: ClassVar = {"end": 2.0, "steps": 10}
 
     def __init__(self, end: float = 1.0, *, steps: int) -> None:
         self.end, self.steps = require_number("end", end), positive_steps(steps)

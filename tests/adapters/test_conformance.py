@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import BATCH, DEGENERATE, assert_close, changed, degenerate, normal, with_labels
+from method_examples import adapter_shapes, example_arguments
 
 import modreduce_keras as mr
 from modreduce_keras import knobs
@@ -12,7 +13,7 @@ from modreduce_keras.registry import components
 
 every_adapter = pytest.mark.parametrize(
     ("identifier", "shapes"),
-    [(name, shapes) for name, a in components("adapter").items() for shapes in a.example_shapes],
+    [(name, shapes) for name in components("adapter") for shapes in adapter_shapes(name)],
 )
 
 
@@ -28,7 +29,7 @@ def new_adapter(networks):
     """Makes an adapter with its example arguments, which has adopted the two models."""
 
     def make(identifier, **arguments):
-        adapter = mr.adapters.get(identifier, **components("adapter")[identifier].example_arguments)
+        adapter = mr.adapters.get(identifier, **example_arguments("adapter", identifier))
         adapter = type(adapter).from_config({**adapter.get_config(), **arguments})
         adapter.adopt(*networks)
         return adapter

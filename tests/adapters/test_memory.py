@@ -55,9 +55,9 @@ def loss_of(adapter, arrays, student, training=True):
 def test_crd_equals_the_reference(compiled, by_rows, adapter, arrays, gradient, monkeypatch):
     if by_rows:
         # As for a bank that is large beside the number of negatives.
-        from modreduce_keras.adapters import memory
+        from modreduce_keras.adapters import contrastive_memory
 
-        monkeypatch.setattr(memory, "_DENSE_UP_TO", 0)
+        monkeypatch.setattr(contrastive_memory, "_DENSE_UP_TO", 0)
     values = []
 
     def function(student):

@@ -8,12 +8,13 @@ from cases import assert_close, changed, normal, with_labels
 from drawn import batches, classes, few, seeds, some
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method_examples import LOGITS, NOT_ZERO_AT_TEACHER, loss_shapes
 
 import modreduce_keras as mr
 from modreduce_keras.registry import components
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
-RESPONSES = [n for n, cls in components("loss").items() if cls.example_shapes == ((10,), (10,))]
+RESPONSES = [n for n, cls in components("loss").items() if loss_shapes(cls) == LOGITS]
 OF_PLAIN_NUMBERS = ("logit_mse", "logit_l1")
 OF_CLASSES = [n for n in RESPONSES if n not in (*OF_PLAIN_NUMBERS, "binary_kd")]
 
@@ -91,9 +92,7 @@ def test_a_loss_on_classes_does_not_see_a_constant_in_the_logits(identifier, sid
     assert_close(moved, called(loss, teacher, student, labels), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "identifier", [n for n in RESPONSES if components("loss")[n].zero_at_teacher]
-)
+@pytest.mark.parametrize("identifier", [n for n in RESPONSES if n not in NOT_ZERO_AT_TEACHER])
 @few
 @given(sides=sides_of_logits())
 def test_a_response_loss_is_zero_at_the_teacher(identifier, sides):
@@ -144,7 +143,7 @@ def test_kd_equals_its_equation(sides, temperature):
 @given(batch=st.integers(1, 7), dtype=st.sampled_from(DTYPES), seed=seeds)
 def test_a_loss_takes_any_batch_of_any_dtype(identifier, batch, dtype, seed):
     loss, random = mr.losses.get(identifier), np.random.default_rng(seed)
-    teacher, student = (normal(shape, batch, random) for shape in loss.example_shapes)
+    teacher, student = (normal(shape, batch, random) for shape in loss_shapes(loss))
     teacher, student = (changed(lambda t: tf.cast(t, dtype), side) for side in (teacher, student))
     values = np.asarray(loss.call(with_labels(loss, teacher), student))
     assert values.shape == (batch,)
