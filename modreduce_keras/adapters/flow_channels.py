@@ -24,11 +24,10 @@ class FlowChannels(ChannelProjector):
         name: Name of the layer.
 
     Call arguments:
-        student: (batch, height, width, channels) or (batch, length, channels), or a list.
-        teacher: As many maps, returned as they are.
+        student, teacher: Maps, or lists of as many, see `ChannelProjector`.
 
     Returns:
-        The student's maps with the teacher's channels, and the teacher's maps.
+        Both, the student's with the teacher's channels.
 
     Raises:
         ValueError: If the features are not maps, or not as many of both models.

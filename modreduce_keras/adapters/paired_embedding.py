@@ -17,14 +17,13 @@ class PairedEmbedding(LinearEmbedding):
         normalize: Whether the embeddings are scaled to unit length. Defaults to `False`.
 
     Call arguments:
-        student: (batch, ...).
-        teacher: (batch, ...).
+        student, teacher: (batch, ...), see `LinearEmbedding`.
 
     Returns:
-        Two tensors of shape (batch, units).
+        Both embeddings, (batch, units).
 
     Raises:
-        ValueError: If `units` is no positive integer, or a feature's size is not known.
+        ValueError: If `units` is no positive integer; see `LinearEmbedding`, too.
 
     Example:
         >>> import numpy as np

@@ -20,9 +20,7 @@ class AttentionTransfer(MapLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's maps, (batch, height, width, channels), or sequences, (batch, length,
-            channels); or a dict of `"teacher"` and `"mask"`, the positions that count.
-        y_pred: The student's maps; size and channels may differ, except with a mask.
+        y_true, y_pred: Maps of teacher and student, (batch, ..., channels); see `MapLoss`.
 
     Returns:
         (batch,), float32; 0 where the attention maps are proportional.

@@ -27,9 +27,7 @@ class BinaryKD(ResponseLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's logits, (batch, ..., labels), or a dict of `"teacher"` and `"mask"`,
-            see `ResponseLoss`.
-        y_pred: The student's logits, of the same shape; one label is (batch, ..., 1).
+        y_true, y_pred: Logits of teacher and student, (batch, ..., labels); see `ResponseLoss`.
 
     Returns:
         (batch,), float32; 0 where both give the same probabilities.

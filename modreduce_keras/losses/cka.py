@@ -21,8 +21,7 @@ class CKA(RelationLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's embeddings, (batch, ...).
-        y_pred: The student's embeddings, (batch, ...), of any width.
+        y_true, y_pred: Features of teacher and student, (batch, ..., width); see `RelationLoss`.
 
     Returns:
         (batch,), float32, from 0 to 1; 0 for equal representations and for a batch of one.

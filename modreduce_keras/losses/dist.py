@@ -42,17 +42,13 @@ class DIST(SoftenedLoss):
     Args:
         inter_weight: β, of the correlation over the classes of a sample. Defaults to 1.
         intra_weight: γ, of the correlation over the samples of a class. Defaults to 1.
-        temperature: Positive number or schedule. Defaults to 4.
-        standardize: Whether logits are z-scored first (Sun et al.): (z - mean) / standard
-            deviation over the classes. The paper uses `temperature=2.0` and a weight of 9 with
-            it. Defaults to `False`.
+        temperature: T, see `SoftenedLoss`. Defaults to 4.
+        standardize: Whether logits are z-scored first, see `SoftenedLoss`. Defaults to `False`.
         name: Name of the loss. Defaults to `"dist"`.
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's logits, (batch, ..., classes), or a dict of `"teacher"` and
-            `"mask"`, see `ResponseLoss`.
-        y_pred: The student's logits, of the same shape.
+        y_true, y_pred: Logits of teacher and student, (batch, ..., classes); see `ResponseLoss`.
 
     Returns:
         (batch,), float32; 0 where the probabilities are proportional up to a constant.

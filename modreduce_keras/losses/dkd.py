@@ -22,17 +22,13 @@ class DKD(SoftenedLoss):
     Args:
         target_weight: α, of the labelled class. Defaults to 1.
         nontarget_weight: β, of the other classes. Defaults to 8.
-        temperature: Positive number or schedule. Defaults to 4.
-        standardize: Whether logits are z-scored first (Sun et al.): (z - mean) / standard
-            deviation over the classes. The paper uses `temperature=2.0` and a weight of 9 with
-            it. Defaults to `False`.
+        temperature: T, see `SoftenedLoss`. Defaults to 4.
+        standardize: Whether logits are z-scored first, see `SoftenedLoss`. Defaults to `False`.
         name: Name of the loss. Defaults to `"dkd"`.
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: A dict of `"teacher"`, the teacher's logits (batch, ..., classes), `"labels"`,
-            class indices (batch, ...) or one-hot vectors (batch, ..., classes), and perhaps
-            `"mask"`, see `ResponseLoss`.
+        y_true: A dict of `"teacher"`, `"labels"` and perhaps `"mask"`; see `ResponseLoss`.
         y_pred: The student's logits, (batch, ..., classes).
 
     Returns:

@@ -32,9 +32,7 @@ class Hint(Loss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's feature, (batch, ..., channels), or a dict of `"teacher"` and
-            `"mask"`, the positions that count, (batch, ...).
-        y_pred: The student's feature, of the same rank and number of channels.
+        y_true, y_pred: Features of teacher and student, (batch, ..., channels); see `Loss`.
 
     Returns:
         (batch,), float32; 0 where both are equal.

@@ -24,9 +24,7 @@ class KD(SoftenedLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's logits, (batch, ..., classes), or a dict of `"teacher"` and
-            `"mask"`, see `ResponseLoss`.
-        y_pred: The student's logits, of the same shape.
+        y_true, y_pred: Logits of teacher and student, (batch, ..., classes); see `ResponseLoss`.
 
     Returns:
         (batch,), float32; 0 where both give the same probabilities.

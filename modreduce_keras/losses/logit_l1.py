@@ -20,15 +20,10 @@ class LogitL1(ResponseLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's logits or outputs, (batch, ..., classes), or a dict of `"teacher"`
-            and `"mask"`, see `ResponseLoss`.
-        y_pred: The student's, of the same shape.
+        y_true, y_pred: Outputs of teacher and student, (batch, ..., units); see `ResponseLoss`.
 
     Returns:
         (batch,), float32; 0 where both are equal.
-
-    Raises:
-        ValueError: If the shapes differ.
 
     Example:
         >>> import numpy as np

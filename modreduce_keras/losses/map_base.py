@@ -12,7 +12,13 @@ class MapLoss(Loss):
     """Base class of losses on two sets of maps, (batch, height, width, channels).
 
     Sequences, (batch, length, channels), and volumes are maps of other ranks. Maps of unequal
-    length, height or width are averaged down to the smaller one first.
+    length, height or width are averaged down to the smaller one first, and unless a loss compares
+    channel with channel, the numbers of channels may differ too. `y_true` may be a dict of
+    `"teacher"` and `"mask"`, the positions that count, (batch, ...); both sides then have the same
+    positions.
+
+    Raises:
+        ValueError: If a feature is not a map, or the channels differ where they are compared.
     """
 
     one_feature = True

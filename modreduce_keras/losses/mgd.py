@@ -18,15 +18,10 @@ class MGD(MapLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's maps, (batch, height, width, channels).
-        y_pred: The generated maps, with as many channels; the larger maps are averaged down to
-            the size of the smaller.
+        y_true, y_pred: Maps of teacher and generator, (batch, ..., channels); see `MapLoss`.
 
     Returns:
         (batch,), float32; 0 where both are equal.
-
-    Raises:
-        ValueError: If a feature is not a map, or the channels differ.
 
     Example:
         >>> import numpy as np

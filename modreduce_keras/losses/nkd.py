@@ -26,9 +26,7 @@ class NKD(ResponseLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: A dict of `"teacher"`, the teacher's logits (batch, ..., classes), `"labels"`,
-            class indices (batch, ...) or one-hot vectors (batch, ..., classes), and perhaps
-            `"mask"`, see `ResponseLoss`.
+        y_true: A dict of `"teacher"`, `"labels"` and perhaps `"mask"`; see `ResponseLoss`.
         y_pred: The student's logits, (batch, ..., classes).
 
     Returns:

@@ -19,15 +19,10 @@ class NST(MapLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's maps, (batch, height, width, channels), or sequences, (batch, length,
-            channels); or a dict of `"teacher"` and `"mask"`, the positions that count.
-        y_pred: The student's maps; size and channels may differ, except with a mask.
+        y_true, y_pred: Maps of teacher and student, (batch, ..., channels); see `MapLoss`.
 
     Returns:
         (batch,), float32; 0 where the patterns are distributed alike.
-
-    Raises:
-        ValueError: If a feature is not a map.
 
     Example:
         >>> import numpy as np

@@ -20,11 +20,7 @@ class OFD(PreactivationLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's maps before activation, (batch, height, width, channels), or a list
-            of them in the order of the layers: the last counts fully, each earlier one half of
-            the next.
-        y_pred: The student's, with as many channels; the larger maps are averaged down to the
-            size of the smaller.
+        y_true, y_pred: Maps of teacher and student, or lists of them; see `PreactivationLoss`.
 
     Returns:
         (batch,), float32; 0 where positive responses are equal and none of the student's exceeds

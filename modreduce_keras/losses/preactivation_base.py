@@ -9,8 +9,9 @@ from modreduce_keras.ops import as_list, filled, reduced
 class PreactivationLoss(MapLoss):
     """Base class of losses that add penalties over all neurons of one layer or of several.
 
-    Of n layers, in the order in which the network computes them, layer i counts 2^(i - n): the
-    last one fully, the one before it half.
+    Teacher and student have as many channels; the larger maps are averaged down to the size of the
+    smaller. Of n layers, in the order in which the network computes them, layer i counts
+    2^(i - n): the last one fully, the one before it half.
     """
 
     default_adapter = "channel_projector"

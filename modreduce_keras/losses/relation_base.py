@@ -11,7 +11,7 @@ from modreduce_keras.ops import (
 class RelationLoss(Loss):
     """Base class of the losses on relations between the samples of a batch.
 
-    Teacher and student may have features of different shapes; each is flattened to
+    Teacher and student may have features of different shapes and widths; each is flattened to
     (batch, features), with zeros for the positions that a mask leaves out. The value of sample i
     is the part of the batch's loss that i takes part in as the anchor. A batch of one has no
     relations: its value and gradient are 0. On several replicas, the batch is each replica's own

@@ -17,11 +17,12 @@ class ResponseLoss(Loss):
     """Base class of the losses on logits: (batch, ..., classes), with equal shapes.
 
     Each vector of logits is a position: the one of a sample, or one of several (tokens, pixels),
-    over which the values of a sample are averaged. `y_true` may hold a `"mask"` of the positions
-    that count, (batch, ...), bool or 0 and 1. The positions that stay are scaled by the inverse of
-    their share in the batch, as Keras does, so that the mean over the batch is the mean over the
-    positions that stay. Where the mask is 0, logits and labels may be anything (a label of 255);
-    a mask of zeros gives 0.
+    over which the values of a sample are averaged. `y_true` is the teacher's logits, or a dict of
+    them as `"teacher"`, of `"labels"` for the losses that need them, and perhaps of a `"mask"` of
+    the positions that count, (batch, ...), bool or 0 and 1. The positions that stay are scaled by
+    the inverse of their share in the batch, as Keras does, so that the mean over the batch is the
+    mean over the positions that stay. Where the mask is 0, logits and labels may be anything (a
+    label of 255); a mask of zeros gives 0.
 
     In `student.compile(loss=...)` the Keras mask of the student's logits, that of padded tokens, is
     the mask, unless `y_true` names one.
@@ -33,6 +34,9 @@ class ResponseLoss(Loss):
 
     To add a loss, write `per_position`. Most compare softmax probabilities, which a single logit
     does not have.
+
+    Raises:
+        ValueError: If the shapes differ, or labels that a loss needs are missing or no classes.
     """
 
     kind = "response"

@@ -25,8 +25,7 @@ class RKDDistance(RelationLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's embeddings, (batch, ...).
-        y_pred: The student's embeddings, (batch, ...), of any width.
+        y_true, y_pred: Features of teacher and student, (batch, ..., width); see `RelationLoss`.
 
     Returns:
         (batch,), float32; 0 where the relations agree.

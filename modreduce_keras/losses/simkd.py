@@ -28,15 +28,10 @@ class SimKD(MapLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's maps, (batch, height, width, channels).
-        y_pred: The student's projected maps, with as many channels; where the sizes differ, the
-            larger maps are averaged down to the smaller.
+        y_true, y_pred: Maps of teacher and projector, (batch, ..., channels); see `MapLoss`.
 
     Returns:
         (batch,), float32; 0 where both are equal.
-
-    Raises:
-        ValueError: If a feature is not a map, or the channels differ.
 
     Example:
         >>> import numpy as np

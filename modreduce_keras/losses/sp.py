@@ -19,8 +19,7 @@ class SimilarityPreserving(RelationLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's features, (batch, ...).
-        y_pred: The student's features, (batch, ...), of any shape.
+        y_true, y_pred: Features of teacher and student, (batch, ..., width); see `RelationLoss`.
 
     Returns:
         (batch,), float32; 0 where the similarities agree.
