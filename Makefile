@@ -3,13 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint format generate benchmark clean
+.PHONY: demo test test-next test-slow lint format generate benchmark clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/test.installed
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
+
+# Against pre-releases of Keras and TensorFlow, where there are some, in a .venv-next of its own.
+# Not part of CI: it says early what the next versions change.
+test-next:
+	$(PYTHON) -m venv .venv-next
+	.venv-next/bin/python -m pip install --quiet --editable ".[test]"
+	.venv-next/bin/python -m pip install --quiet --upgrade --pre keras tensorflow
+	.venv-next/bin/python -m pip list | grep -iE "^(keras|tensorflow) "
+	.venv-next/bin/python -m pytest --numprocesses=auto --dist=worksteal
 
 test-slow: $(VENV)/test.installed
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m slow
@@ -39,4 +48,4 @@ $(VENV)/%.installed: setup.py | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .venv-next build *.egg-info

@@ -11,10 +11,11 @@ VERSION = re.search(
 )[1]
 
 # KerasTuner imports tensorboard and tensorflow-datasets imports importlib_resources; neither says.
-TUNE = ["tensorboard", "scipy", "scikit-learn"]
-EXPORT = ["ai-edge-litert"]
-ONNX = ["onnx", "onnxruntime", "tf2onnx"]
-DEMO = [*EXPORT, "matplotlib"]
+TUNE = ["tensorboard<3", "scipy<2", "scikit-learn<2"]
+EXPORT = ["ai-edge-litert<3"]
+ONNX = ["onnx<2", "onnxruntime<2", "tf2onnx<2"]
+DEMO = [*EXPORT, "matplotlib<4"]
+TEST = ["hypothesis<7", "mypy<3", "pytest<10", "pytest-xdist<4", "ruff<1"]
 
 setup(
     name="modreduce-keras",
@@ -25,22 +26,40 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE", "modreduce_keras/data/FASHION_MNIST_LICENSE.txt"],
     packages=find_packages(include=["modreduce_keras", "modreduce_keras.*"]),
-    package_data={"modreduce_keras": ["py.typed"], "modreduce_keras.data": ["*.npz", "*.txt"]},
+    package_data={
+        "modreduce_keras": ["py.typed"],
+        "modreduce_keras.data": ["*.npz", "*.txt"],
+        "modreduce_keras.reporting": ["templates/*.html"],
+    },
     python_requires=">=3.11",
     install_requires=[
-        "tensorflow>=2.21",
-        "keras>=3.15",
-        "tensorflow-datasets",
-        "keras-tuner",
-        "absl-py",
-        "importlib_resources",
+        "tensorflow>=2.21,<3",
+        "keras>=3.15,<4",
+        "numpy>=2,<3",
+        "tensorflow-datasets<5",
+        "keras-tuner<2",
+        "absl-py<3",
+        "filelock>=4.3,<5",
+        "flatbuffers",  # in the version that TensorFlow wants; they are numbered by their dates
+        "importlib_resources<8",
+        "jinja2>=3,<4",
+        "markupsafe>=2,<4",
     ],
     extras_require={
         "tune": TUNE,
         "demo": DEMO,
         "export": EXPORT,
         "onnx": ONNX,
-        "test": [*DEMO, *ONNX, *TUNE, "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
+        "test": [
+            *DEMO,
+            *ONNX,
+            *TUNE,
+            "hypothesis<7",
+            "mypy<3",
+            "pytest<10",
+            "pytest-xdist<4",
+            "ruff<1",
+        ],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from modreduce_keras.keras_internals import inputs_of
+
 LARGEST_UNSIZED = 1_000
 """Batches that are read of an iterator, or of anything else without a length."""
 LARGEST_UNKNOWN = 5_000
@@ -210,10 +212,7 @@ def _never_ends(dataset: Any) -> bool:
     size = int(dataset.cardinality())
     if size != _UNKNOWN:
         return size == _INFINITE
-    try:
-        inputs = dataset._inputs()
-    except (AttributeError, NotImplementedError):
-        return False
+    inputs = inputs_of(dataset)
     # A filter of what never ends is of unknown size. Of several inputs the shortest may count.
     return len(inputs) == 1 and not _takes(dataset) and _never_ends(inputs[0])
 

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from modreduce_keras.keras_internals import flatten_layers
+
 _VOCABULARIES = (
     keras.layers.IntegerLookup,
     keras.layers.StringLookup,
@@ -124,7 +126,7 @@ def make_runnable(model: keras.layers.Layer) -> None:
 
 def parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Returns a layer and all layers in it, each once, in an order that copies share."""
-    return list({id(one): one for one in layer._flatten_layers()}.values())
+    return list({id(one): one for one in flatten_layers(layer)}.values())
 
 
 def fingerprint_of_tables(model: keras.layers.Layer) -> str:
@@ -239,7 +241,8 @@ def _paths(layer: keras.layers.Layer) -> dict[int, Any]:
         one, path = waiting.pop()
         if id(one) not in found:
             found[id(one)] = path
-            waiting += [(below, (*path, below.name)) for below in one._layers]
+            inside = flatten_layers(one, include_self=False, recursive=False)
+            waiting += [(below, (*path, below.name)) for below in inside]
     return found
 
 

@@ -12,6 +12,7 @@ from modreduce_keras import taps
 from modreduce_keras.arguments import is_number, require_integer
 from modreduce_keras.batches import Batches, split_index, unpack
 from modreduce_keras.distillers import checks
+from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.labels import class_indices
 from modreduce_keras.models.exits import FINAL, exit_names
 from modreduce_keras.symbolic import output_spec
@@ -71,12 +72,12 @@ class _Counter(keras.layers.Layer):
                 "call it once on a batch."
             )
         self.model = model
-        inside = model._flatten_layers(include_self=False)
+        inside = flatten_layers(model, include_self=False)
         self.leaves = [one for one in inside if _is_leaf(one)]
         self.shapes: list[list[tuple]] = []
 
     def call(self, inputs: Any) -> Tensor:
-        with taps._recording(self.leaves) as recorded:
+        with taps.recording(self.leaves) as recorded:
             outputs = self.model(inputs, training=False)
         self.shapes = [
             [tuple(output.shape) for output in keras.tree.flatten(recorded[id(leaf)])]
@@ -86,7 +87,7 @@ class _Counter(keras.layers.Layer):
 
 
 def _is_leaf(layer: keras.layers.Layer) -> bool:
-    return not list(layer._flatten_layers(include_self=False))
+    return not list(flatten_layers(layer, include_self=False))
 
 
 def _of_one_run(layer: keras.layers.Layer, shape: tuple) -> int:

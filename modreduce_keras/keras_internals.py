@@ -443,3 +443,14 @@ def reshuffles(dataset: Any) -> bool:
     Relies on the same attribute; that of a shuffle by default is `None`, and it has a meaning.
     """
     return getattr(dataset, "_reshuffle_each_iteration", False) is not False
+
+
+# KerasTuner
+
+
+def retry_queue(oracle: Any) -> list[str]:
+    """Returns the list of the trials that a search runs again, which may be changed.
+
+    Relies on `Oracle._retry_queue`, as seen in KerasTuner 1.4.8.
+    """
+    return oracle._retry_queue

@@ -44,7 +44,7 @@ class Knob:
         setting = getattr(instance, self.setting)
         if not isinstance(setting, Schedule):
             return setting
-        step = getattr(instance, "_knob_step", None)
+        step = getattr(instance, "knob_step", None)
         if step is None:
             raise ValueError(
                 f"{self.name} of {type(instance).__name__} follows a schedule, and a schedule "
@@ -161,17 +161,17 @@ def bound(parts: Iterable[Any], step: Callable[[], keras.Variable]) -> Iterator[
     for part in parts:
         _require_free(part)
     for part in parts:
-        part._knob_step = step
+        part.knob_step = step
     try:
         yield
     except Exception:
         for part in parts:
-            part._knob_step = None
+            part.knob_step = None
         raise
 
 
 def _require_free(part: Any) -> None:
-    if getattr(part, "_knob_step", None) is None:
+    if getattr(part, "knob_step", None) is None:
         return
     is_layer = isinstance(part, keras.layers.Layer)
     follows_schedule = len(variables(part)) < len(declared(part))

@@ -118,11 +118,6 @@ def spread(
     return kept * safe_reciprocal(share)
 
 
-def keras_mask(tensor: Tensor) -> Tensor:
-    """Returns the mask that Keras has attached to a tensor, or `None`."""
-    return getattr(tensor, "_keras_mask", None)
-
-
 def along_positions(mask: Tensor, tensor: Tensor) -> Tensor:
     """Returns a mask (batch, ...) with axes of size one up to the rank of a tensor."""
     for _ in range(len(tensor.shape) - len(mask.shape)):

@@ -19,7 +19,14 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from modreduce_keras.ops import keras_mask
+from modreduce_keras.keras_internals import (
+    calls_of,
+    delete_unnoticed,
+    flatten_layers,
+    mask_of,
+    operation_of,
+    set_unnoticed,
+)
 from modreduce_keras.symbolic import output_spec
 from modreduce_keras.typing import Tensor
 
@@ -98,12 +105,12 @@ class TapReader:
             output = layer.outputs[0] if isinstance(layer, keras.Sequential) else layer.output
             if not isinstance(output, keras.KerasTensor):
                 break
-            layer = output._keras_history.operation
+            layer = operation_of(output)
             last.append(layer)
         return [
             tap
             for tap, (tapped, _) in self.taps.items()
-            if tapped in last and len(tapped._inbound_nodes) == 1
+            if tapped in last and len(calls_of(tapped)) == 1
         ]
 
     def _parse(self, tap: str) -> tuple[keras.layers.Layer, int | None]:
@@ -170,14 +177,14 @@ def run_together(
         Each model's output and tapped features, by name.
     """
     tapped = [layer for reader in readers.values() for layer, _ in reader.taps.values()]
-    with _recording(tapped) as recorded:
+    with recording(tapped) as recorded:
         outputs = run()
     return {name: reader.read(outputs[name], recorded) for name, reader in readers.items()}
 
 
 def _mask_of(feature: Any) -> Any:
     """Returns the mask of a feature; of a list of alike tensors, where all of them are kept."""
-    masks = [keras_mask(tensor) for tensor in keras.tree.flatten(feature)]
+    masks = [mask_of(tensor) for tensor in keras.tree.flatten(feature)]
     masks = [ops.cast(mask, "bool") for mask in masks if mask is not None]
     alike = len({tuple(mask.shape) for mask in masks}) == 1
     return functools.reduce(ops.logical_and, masks) if alike else None
@@ -209,7 +216,7 @@ def activations_told(models: Iterable[keras.Model], role: str) -> Iterator[None]
 
 
 def _tell_of_activations(model: keras.Model, role: str, error: Exception) -> None:
-    for layer in model._flatten_layers():
+    for layer in flatten_layers(model):
         activation = getattr(layer, "activation", None)
         if isinstance(activation, str):
             function = getattr(keras.activations, activation, None)
@@ -239,14 +246,14 @@ def _expression(model: keras.Model, layer: keras.layers.Layer, name: str) -> str
 
 def _paths(layer: keras.layers.Layer, prefix: str = "") -> Iterator[Any]:
     """Yields (path, layer) for every layer below one, outer layers first."""
-    for child in layer._flatten_layers(include_self=False, recursive=False):
+    for child in flatten_layers(layer, include_self=False, recursive=False):
         path = prefix + child.name
         yield path, child
         yield from _paths(child, path + "/")
 
 
 @contextlib.contextmanager
-def _recording(layers: list[keras.layers.Layer]) -> Iterator[Any]:
+def recording(layers: list[keras.layers.Layer]) -> Iterator[Any]:
     """Collects what each layer returns, by the layer's id, in the order of the calls.
 
     Replicas trace in threads of their own that take turns inside one pass, so what is recorded
@@ -288,8 +295,7 @@ def _patch(layer: keras.layers.Layer) -> None:
                 outputs[id(layer)].append(output)
             return output
 
-        # Past Keras' attribute hooks: the layer is not to notice.
-        vars(layer)["call"] = recorder
+        set_unnoticed(layer, "call", recorder)
 
 
 def _unpatch(layer: keras.layers.Layer) -> None:
@@ -297,8 +303,10 @@ def _unpatch(layer: keras.layers.Layer) -> None:
         patch = _patches[id(layer)]
         patch.passes -= 1
         if patch.passes == 0:
-            del _patches[id(layer)], vars(layer)["call"]
-            vars(layer).update(patch.own)
+            del _patches[id(layer)]
+            delete_unnoticed(layer, "call")
+            for name, call in patch.own.items():
+                set_unnoticed(layer, name, call)
 
 
 class _Probe(keras.layers.Layer):

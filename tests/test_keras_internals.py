@@ -8,6 +8,7 @@ import threading
 
 import h5py
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -497,6 +498,9 @@ def test_an_int8_file_in_two_steps_with_a_layer_in_float(tmp_path):
     samples = np.random.default_rng(0).normal(size=(8, 1, 3)).astype("float32")
     converter.representative_dataset = lambda: ([one] for one in samples)
     calibrated = tensorflow_internals.calibrated(converter)
+    objects = tensorflow_internals.file_as_objects(calibrated)
+    again = tensorflow_internals.file_as_objects(tensorflow_internals.file_of(objects))
+    assert [one.opcodeIndex for one in again.subgraphs[0].operators] == [0, 0]
     graph = tensorflow_internals.file_as_objects(calibrated).subgraphs[0]
     first = graph.tensors[graph.operators[0].outputs[0]].name.decode()
 
@@ -512,6 +516,36 @@ def test_an_int8_file_in_two_steps_with_a_layer_in_float(tmp_path):
 
     assert types([]) == [True, True]
     assert types([first]) == [False, True]
+
+
+def test_the_operations_that_a_conversion_fails_at(tmp_path):
+    inputs = keras.Input((3,), batch_size=1)
+    model = keras.Model(inputs, keras.ops.erfinv(keras.layers.Dense(2)(inputs)))
+    model.export(str(tmp_path), verbose=False)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path))
+    with pytest.raises(Exception, match="Erfinv") as raised:
+        converter.convert()
+    ((name, places),) = tensorflow_internals.refused_operations(raised.value)
+    assert name == "Erfinv"
+    assert "/Erfinv@" in places[0]
+    assert tensorflow_internals.refused_operations(ValueError("'tf.Erfinv' op")) == []
+
+
+# KerasTuner
+
+
+def test_the_trials_that_a_search_runs_again(tmp_path):
+    oracle = keras_tuner.RandomSearch(
+        lambda hp: compiled(), objective="loss", directory=tmp_path, max_trials=2
+    ).oracle
+    trial = oracle.create_trial("tuner")
+    trial.status = "INVALID"
+    oracle.max_retries_per_trial = 1
+    oracle.end_trial(trial)
+    queue = keras_internals.retry_queue(oracle)
+    assert queue == [trial.trial_id]
+    queue.clear()
+    assert oracle.create_trial("tuner").trial_id != trial.trial_id
 
 
 # Saving

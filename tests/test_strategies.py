@@ -1,6 +1,8 @@
 """Strategies by name, and the message where something was made outside of their scope."""
 
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.distribute import lost_workers, telling_of_lost_workers
+from modreduce_keras.distribute import lost_workers, strategies, telling_of_lost_workers
 
 LABELS = np.arange(6) % 3
 
@@ -63,6 +65,39 @@ def test_several_workers_come_first(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     with pytest.raises(RuntimeError, match="before anything else of TensorFlow"):
         mr.distribute.strategy()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_a_strategy_fails_with_is_told_apart_by_whether_tensorflow_has_begun(
+    monkeypatch, begun
+):
+    def fails():
+        raise RuntimeError("no such network at program startup" if not begun else "anything")
+
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", fails)
+    monkeypatch.setattr(strategies, "_has_begun", lambda threading: begun)
+    config = {"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    message = "before anything else of TensorFlow" if begun else "no such network"
+    with pytest.raises(RuntimeError, match=message):
+        mr.distribute.strategy("multi_worker")
+
+
+BEGINS = """
+import tensorflow as tf
+from modreduce_keras.distribute import strategies
+threading = tf.config.threading
+threading.set_inter_op_parallelism_threads(2)
+assert not strategies._has_begun(threading)
+assert threading.get_inter_op_parallelism_threads() == 2
+tf.constant(1)
+assert strategies._has_begun(threading)
+assert threading.get_inter_op_parallelism_threads() == 2
+"""
+
+
+def test_whether_tensorflow_has_begun():
+    subprocess.run([sys.executable, "-c", BEGINS], check=True)
 
 
 def test_a_strategy_is_returned(two_replicas):

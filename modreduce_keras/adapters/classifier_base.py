@@ -4,6 +4,7 @@ import keras
 
 from modreduce_keras.adapters.base import Adapter
 from modreduce_keras.held import Held
+from modreduce_keras.keras_internals import operation_of
 
 
 def classifier_of(model: keras.Model) -> keras.layers.Dense:
@@ -34,9 +35,9 @@ def classifier_of(model: keras.Model) -> keras.layers.Dense:
             "A classifier is taken from a functional or a built Sequential model. "
             f"Received: {model!r}"
         )
-    layer = outputs[0]._keras_history.operation
+    layer = operation_of(outputs[0])
     while _changes_nothing(layer):
-        layer = layer.input._keras_history.operation
+        layer = operation_of(layer.input)
     if isinstance(layer, keras.Model):
         return classifier_of(layer)
     if isinstance(layer, keras.layers.Dense):

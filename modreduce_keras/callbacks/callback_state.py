@@ -17,6 +17,7 @@ import tensorflow as tf
 from modreduce_keras.callbacks import keras_callbacks, stateful, training_state
 from modreduce_keras.callbacks.kept import CannotKeepError, Writer, taken_back
 from modreduce_keras.distillers.teacher import models_of
+from modreduce_keras.keras_internals import flatten_layers, made_anew
 
 # What has no state: where it is the same as when training began, the program brings it again.
 _STATELESS = (
@@ -217,7 +218,7 @@ def _tells(callback: Any) -> bool:
 def _attributes(callback: Any) -> list[tuple[str, Any]]:
     if _tells(callback):
         return []
-    left_out = keras_callbacks.made_anew(callback)
+    left_out = made_anew(callback)
     return [(name, value) for name, value in vars(callback).items() if name not in left_out]
 
 
@@ -238,7 +239,9 @@ def _known(callbacks: Sequence[Any], model: keras.Model) -> list[tuple[Any, str]
     found = [(model, "model"), (getattr(model, "history", None), "history")]
     found += [(one, f"callback {i}") for i, one in enumerate(callbacks)]
     found += [(one, f"optimizer {i}") for i, one in enumerate(training_state.optimizers(model))]
-    found += [(one, f"layer {i}") for i, one in enumerate(model._flatten_layers(False))]
+    found += [
+        (one, f"layer {i}") for i, one in enumerate(flatten_layers(model, include_self=False))
+    ]
     teachers = models_of(getattr(model, "teacher", None))
     found += [(one, f"teacher {i}") for i, one in enumerate(teachers) if one is not None]
     for kind, several in training_state.variables(model, metrics=True).items():

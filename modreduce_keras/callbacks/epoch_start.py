@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import keras
 
-from modreduce_keras.keras_internals import RunningFit, running_fit
+from modreduce_keras.keras_internals import RunningFit, begin_at, begins_at, running_fit
 
 
 class BeginAt(int):
@@ -23,10 +23,10 @@ class BeginAt(int):
         return number
 
     def __bool__(self) -> bool:
-        # fit reads `model._initial_epoch or initial_epoch`; so would later ones, of the same model.
+        # `fit` tests it for truth as it reads it; so would later ones, of the same model.
         model, fit = self.model(), running_fit()
-        if model is not None and model._initial_epoch is self:
-            model._initial_epoch = None
+        if model is not None and begins_at(model) is self:
+            begin_at(model, None)
         its_own = fit is None or fit.batches is self.batches()
         return its_own and int(self) != 0
 

@@ -5,23 +5,6 @@ from typing import Any
 
 import keras
 
-_MONITORING = (
-    keras.callbacks.EarlyStopping,
-    keras.callbacks.ModelCheckpoint,
-    keras.callbacks.ReduceLROnPlateau,
-)
-_MADE_ANEW = (
-    (keras.callbacks.Callback, {"_model", "params"}),
-    (_MONITORING, {"monitor_op", "min_delta"}),  # the first gives the second its sign
-    (keras.callbacks.ProgbarLogger, {"progbar", "seen", "target", "epochs", "_called_in_fit"}),
-    (keras.callbacks.CSVLogger, {"csv_file", "writer", "append_header"}),
-)
-
-
-def made_anew(callback: keras.callbacks.Callback) -> set[str]:
-    """Returns the attributes that Keras makes anew in each `fit`, from what else there is."""
-    return set().union(*(names for kind, names in _MADE_ANEW if isinstance(callback, kind)))
-
 
 def require_resumable(callback: keras.callbacks.Callback) -> None:
     """Raises if a callback of Keras is set up to forget what it did before a restart."""

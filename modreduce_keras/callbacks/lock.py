@@ -1,17 +1,17 @@
 """Lock: one process at a time writes into the folder of a run."""
 
+import errno
 import itertools
 import os
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # not on Windows: there nothing is locked
-    fcntl = None  # type: ignore[assignment]
+from filelock import FileLock, Timeout
 
 _NAME = "lock"
-_held: dict[Path, tuple[int, int]] = {}
-"""Of each folder that this process has locked: the descriptor of the file, and the owner."""
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+"""What a file system says that cannot lock files."""
+_held: dict[Path, tuple[FileLock, int]] = {}
+"""Of each folder that this process has locked: the lock and its owner."""
 _owners = itertools.count()
 
 
@@ -19,8 +19,8 @@ def acquire(folder: Path) -> int:
     """Locks a folder for this process.
 
     Where the process has locked it before, the lock changes its owner. Where the file system cannot
-    lock files, nothing is locked. The operating system lets
-    go of the lock when the process ends, in whatever way.
+    lock files, nothing is locked. The operating system lets go of the lock when the process ends,
+    in whatever way.
 
     Args:
         folder: Is made where it is not there yet.
@@ -35,25 +35,24 @@ def acquire(folder: Path) -> int:
     folder, owner = folder.resolve(), next(_owners)
     if folder in _held:
         _held[folder] = _held[folder][0], owner
-    if fcntl is None or folder in _held:
         return owner
     folder.mkdir(parents=True, exist_ok=True)
-    file = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT)
+    # Garbage collection, in whatever thread, may release it. A lock file that only its existence
+    # makes a lock would outlive a kill.
+    file = folder / _NAME
+    lock = FileLock(file, thread_local=False, fallback_to_soft=False, on_acquired=_sign)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.read(file, 20).decode()
-        os.close(file)
+        lock.acquire(timeout=0)
+    except Timeout as error:
         raise ValueError(
-            f"Another process (number {holder}) trains with checkpoints in {folder}. Wait for it, "
-            "end it, or give this run a folder of its own."
+            f"Another process{_holder(file)} trains with checkpoints in {folder}. Wait for it, end "
+            "it, or give this run a folder of its own."
         ) from error
-    except OSError:  # a file system without locks
-        os.close(file)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
         return owner
-    os.ftruncate(file, 0)
-    os.write(file, str(os.getpid()).encode())
-    _held[folder] = file, owner
+    _held[folder] = lock, owner
     return owner
 
 
@@ -61,4 +60,17 @@ def release(folder: Path, owner: int) -> None:
     """Unlocks a folder, if the lock is still this owner's."""
     folder = folder.resolve()
     if _held.get(folder, (None, None))[1] == owner:
-        os.close(_held.pop(folder)[0])
+        _held.pop(folder)[0].release()
+
+
+def _sign(file: int) -> None:
+    """Writes the number of this process, for those that wait, into a locked file."""
+    os.ftruncate(file, 0)
+    os.write(file, str(os.getpid()).encode())
+
+
+def _holder(file: Path) -> str:
+    try:
+        return f" (number {file.read_text('utf-8')})"
+    except OSError:  # Windows locks what is in the file too.
+        return ""

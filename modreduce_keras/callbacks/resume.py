@@ -21,7 +21,7 @@ from modreduce_keras.callbacks import (
 from modreduce_keras.callbacks.callback_state import CallbackState
 from modreduce_keras.callbacks.checkpoints import DamagedError, Folder, Position
 from modreduce_keras.callbacks.kept import CannotKeepError, Writer, taken_back
-from modreduce_keras.keras_internals import running_fit
+from modreduce_keras.keras_internals import begin_at, running_fit
 
 
 class Resume(keras.callbacks.Callback):
@@ -72,8 +72,8 @@ class Resume(keras.callbacks.Callback):
     On several machines, each worker has a folder of its own inside `directory`, `worker-0`, ...,
     and all begin with the newest checkpoint that every one of them can read.
 
-    While it trains, no other process can train with the same folder (not enforced on Windows and on
-    file systems that cannot lock files).
+    While it trains, no other process can train with the same folder (not enforced on file systems
+    that cannot lock files).
     After an error or Ctrl-C the next `fit`, with or without `Resume`, begins as if there had been
     none. A distiller then unlocks the folder at once, another Keras model when Python lets go of
     the error.
@@ -260,7 +260,7 @@ class Resume(keras.callbacks.Callback):
         first = self._begin_at.epoch
         self._over = self._has_ended or self._manifest.get("stopped") or first >= epochs
         first = max(first, epochs) if self._over else first
-        self.model._initial_epoch = epoch_start.BeginAt(first, self.model, fit)
+        begin_at(self.model, epoch_start.BeginAt(first, self.model, fit))
         history = self._history()
         if history is not None:
             history.history.clear()
@@ -339,7 +339,7 @@ class Resume(keras.callbacks.Callback):
             return
         lock.release(self._own_path(self.model), self._owner)
         epoch_start.remove(self.model)
-        self.model._initial_epoch = None
+        begin_at(self.model, None)
         self.forget_arrays()
 
     # Writing

@@ -8,6 +8,7 @@ import tensorflow as tf
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.data.epochs import Epochs
 from modreduce_keras.data.index import require_single_samples, reshuffled
+from modreduce_keras.keras_internals import set_reshuffles
 from modreduce_keras.typing import Tensor
 
 
@@ -143,7 +144,7 @@ def per_epoch(build: Callable[[Any], tf.data.Dataset], size: int = -1) -> tf.dat
     if size >= 0:
         result = result.apply(tf.data.experimental.assert_cardinality(size))
     epochs.mark(result)
-    result._reshuffle_each_iteration = True  # as `shuffle` says it: for what needs a fixed order
+    set_reshuffles(result)  # for what needs a fixed order
     return result
 
 

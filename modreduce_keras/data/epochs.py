@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from modreduce_keras.arguments import require_integer
-from modreduce_keras.keras_internals import RunningFit, running_fits
+from modreduce_keras.keras_internals import RunningFit, inputs_of, running_fits
 
 
 class _Given:
@@ -100,10 +100,7 @@ class Epochs:
         """Returns whether a dataset is known to be made of this one."""
         if getattr(data, _MARK, None) is self:
             return True
-        try:
-            return any(map(self._is_in, data._inputs()))
-        except (AttributeError, NotImplementedError, TypeError):
-            return False
+        return any(map(self._is_in, inputs_of(data)))
 
     def mark(self, dataset: Any) -> None:
         """Says that a dataset asks here, so that it is known which `fit` reads it."""

@@ -1,5 +1,7 @@
 """Sample index: which sample of the training data each one of a batch is."""
 
+import functools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.batches import INDEX, INPUTS, LESSONS, is_indexed, split_index
+from modreduce_keras.keras_internals import inputs_of, reshuffles
 
 
 def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -77,7 +80,7 @@ def require_single_samples(dataset: tf.data.Dataset, does: str, example: str) ->
     # A ragged sample has no size either.
     dense = [spec.shape for spec in specs if isinstance(spec, tf.TensorSpec)]
     leading = [shape[0] if shape.rank else 0 for shape in dense]
-    batched = "Batch" in type(dataset).__name__
+    batched = isinstance(dataset, _kinds_of_batches())
     if batched or (leading and all(size is None for size in leading)):
         raise ValueError(
             f"{does} single samples: apply it before .batch(), as in {example}. "
@@ -85,17 +88,28 @@ def require_single_samples(dataset: tf.data.Dataset, does: str, example: str) ->
         )
 
 
+@functools.cache
+def _kinds_of_batches() -> tuple[type, ...]:
+    """Returns the classes of batched datasets, which TensorFlow does not name in public."""
+    one = tf.data.Dataset.range(1)
+    samples = tf.data.Dataset.from_tensors([1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that some of them are deprecated
+        made = (
+            one.batch(1),
+            one.batch(1, num_parallel_calls=1),
+            one.padded_batch(1),
+            samples.apply(tf.data.experimental.dense_to_sparse_batch(1, [1])),
+            one.apply(tf.data.experimental.map_and_batch(lambda number: number, 1)),
+        )
+    return tuple(type(dataset) for dataset in made)
+
+
 def reshuffled(dataset: tf.data.Dataset) -> bool:
     """Returns whether a dataset is known to change its order from one epoch to the next."""
-    # Only shuffles have the attribute, and a cache keeps the order of the first epoch.
-    if "Cache" in type(dataset).__name__:
-        return False
-    if getattr(dataset, "_reshuffle_each_iteration", False) is not False:
-        return True
-    try:
-        return any(map(reshuffled, dataset._inputs()))
-    except (AttributeError, NotImplementedError):
-        return False
+    if isinstance(dataset, type(tf.data.Dataset.range(1).cache())):
+        return False  # A cache keeps the order of the first epoch.
+    return reshuffles(dataset) or any(map(reshuffled, inputs_of(dataset)))
 
 
 def lessons_of(x: Any) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.taps import ModelOutput, TapReader, run_together
 
 
@@ -65,7 +66,7 @@ class SharedTrunk:
 
     def _own_features(self, readers, outputs):
         """Returns the outputs with the student's part alone of features inside the trunk."""
-        inside = self.branches.trunk._flatten_layers(include_self=True, recursive=True)
+        inside = flatten_layers(self.branches.trunk)
         inside = {id(layer) for layer in inside}
         return {
             name: output._replace(

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from modreduce_keras.distillers import checks, trials
+from modreduce_keras.keras_internals import calls_of, history_of, operation_of
 from modreduce_keras.models.graph import defined_by_user
 from modreduce_keras.taps import TapReader, named_outputs
 
@@ -136,8 +137,8 @@ class Heads:
             return _of_tensor(place, {})
         if place is None:
             return None
-        nodes = place._inbound_nodes
-        return _of_operation(place, nodes[0].input_tensors if len(nodes) == 1 else [], {})
+        calls = calls_of(place)
+        return _of_operation(place, calls[0].inputs if len(calls) == 1 else [], {})
 
     def _by_values(self, tap: str | None) -> str | None:
         trial = self._trial()
@@ -187,19 +188,19 @@ def _operations() -> dict[type, str]:
     given = keras.KerasTensor((None, 2))
     made = {SOFTMAX: keras.ops.softmax(given), SIGMOID: keras.ops.sigmoid(given)}
     made[LOGITS] = keras.ops.log_softmax(given)
-    heads = {type(one._keras_history.operation): head for head, one in made.items()}
+    heads = {type(operation_of(one)): head for head, one in made.items()}
     return {**heads, _layers.Softmax: SOFTMAX}
 
 
 def _of_tensor(tensor: Any, seen: dict[int, str | None]) -> str | None:
     """Returns what a tensor is for sure, or `None`; `seen` has those looked at, by their ids."""
     if id(tensor) not in seen:
-        operation, node, place = tensor._keras_history
+        operation, call, place = history_of(tensor)
         outputs = _graph_outputs(operation)
         if outputs:
             seen[id(tensor)] = _of_tensor(outputs[place], seen)
         else:
-            inputs = operation._inbound_nodes[node].input_tensors
+            inputs = calls_of(operation)[call].inputs
             seen[id(tensor)] = _of_operation(operation, inputs, seen)
     return seen[id(tensor)]
 
@@ -310,7 +311,7 @@ def _new_inputs(specs: Any) -> str:
 
 def _path(tensor: Any, name: str) -> str | None:
     """Returns the expression of the layer whose activation gives a tensor, if there is one."""
-    operation, node, place = tensor._keras_history
+    operation, call, place = history_of(tensor)
     if isinstance(operation, keras.Model):
         outputs = _graph_outputs(operation)
         name = f"{name}.get_layer({operation.name!r})"
@@ -321,6 +322,6 @@ def _path(tensor: Any, name: str) -> str | None:
     has_activation = type(operation) in _WITH_ACTIVATION or type(operation) is _layers.Activation
     if has_activation and operation.activation is not _activations.linear:
         return own
-    inputs = operation._inbound_nodes[node].input_tensors
+    inputs = calls_of(operation)[call].inputs
     passes_on = type(operation) in _PASSES_ON or type(operation) is _layers.Activation
     return _path(inputs[0], name) if passes_on and len(inputs) == 1 else None

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from modreduce_keras.keras_internals import flatten_layers
+
 SMALLEST, LARGEST = 2.0**-14, 2.0**24
 
 
@@ -119,8 +121,4 @@ def taken_apart(optimizer: Any, groups: Iterable[str]) -> tuple[Any, dict[str, S
 
 def computes_in_float16(parts: Iterable[keras.layers.Layer]) -> bool:
     """Returns whether any layer of some models computes in float16."""
-    return any(
-        layer.compute_dtype == "float16"
-        for part in parts
-        for layer in part._flatten_layers(include_self=True, recursive=True)
-    )
+    return any(layer.compute_dtype == "float16" for part in parts for layer in flatten_layers(part))

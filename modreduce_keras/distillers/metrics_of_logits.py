@@ -11,6 +11,14 @@ from typing import Any
 import keras
 from keras import ops
 
+from modreduce_keras.keras_internals import (
+    direction_of,
+    mask_of,
+    set_direction,
+    set_mask,
+    takes_logits,
+    wrapped_by,
+)
 from modreduce_keras.ops import float32
 from modreduce_keras.output_kind import (
     CLASSES,
@@ -70,15 +78,14 @@ class OfProbabilities(keras.metrics.Metric):
     def __init__(self, metric: keras.metrics.Metric, activation: Callable, name: str):
         super().__init__(name=name, dtype=metric.dtype)
         self.metric, self.activation = metric, activation
-        if hasattr(metric, "_direction"):  # by which Keras' callbacks know whether more is better
-            self._direction = metric._direction
+        set_direction(self, direction_of(metric))
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch of logits."""
         probabilities = self.activation(float32(y_pred))
-        mask = getattr(y_pred, "_keras_mask", None)
+        mask = mask_of(y_pred)
         if mask is not None:
-            probabilities._keras_mask = mask
+            set_mask(probabilities, mask)
         self.metric.update_state(y_true, probabilities, sample_weight=sample_weight)
 
     def reset_state(self):
@@ -191,7 +198,7 @@ def _accuracy(name: str, kind: str, is_logits: Callable[[], bool]) -> Any:
         return name  # Keras tells by the labels whether they are indices
     threshold = 0.0 if is_logits() else 0.5
     metric = keras.metrics.MeanMetricWrapper(accuracy_above, name=name, threshold=threshold)
-    metric._direction = "up"
+    set_direction(metric, "up")
     return metric
 
 
@@ -221,15 +228,14 @@ def _require_no_numbers(metric: keras.metrics.Metric, kind: str) -> None:
 
 def _takes_probabilities(metric: keras.metrics.Metric) -> bool:
     if isinstance(metric, _FROM_LOGITS):
-        return not getattr(metric, "from_logits", getattr(metric, "_from_logits", False))
+        return not takes_logits(metric)
     if isinstance(metric, _THRESHOLDED):
         thresholds = getattr(metric, "thresholds", None)
         thresholds = [metric.threshold] if thresholds is None else thresholds
         return any(one is not None and 0.0 < one < 1.0 for one in thresholds)
     if isinstance(metric, keras.metrics.KLDivergence):
         return True
-    function = getattr(metric, "_fn", None)  # of a function that Keras, or the user, has wrapped
+    function, arguments = wrapped_by(metric)  # by Keras, or the user
     if any(function is one for one in _FUNCTIONS):
-        arguments = metric._fn_kwargs
         return not arguments.get("from_logits") and 0.0 < arguments.get("threshold", 0.5) < 1.0
     return False

@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from modreduce_keras import keras_internals
+
 TRUNK = "trunk"
 """The group of what several students share."""
 
@@ -99,22 +101,13 @@ def states(optimizer: Any, network_of: Mapping[int, int]) -> list[tuple[keras.Va
     found = []
     for inner in getattr(optimizer, "optimizers", ()):
         found += states(inner, network_of)
-    trained = optimizer._trainable_variables
+    trained = keras_internals.trained_by(optimizer)
     everybody = sorted({network_of[id(variable)] for variable in trained})
-    # Keras' optimizers keep what belongs to a variable in lists, in the order of the variables.
-    lists = [
-        value
-        for name, value in vars(optimizer).items()
-        if isinstance(value, (list, tuple)) and len(value) == len(trained)
-        if name not in ("_variables", "_trainable_variables", "_inner_optimizers")
-    ]
     served = {
-        id(slot): [network_of[id(variable)]]
-        for several in lists
-        for slot, variable in zip(several, trained, strict=True)
+        id(slot): [network_of[id(variable)]] for slot, variable in keras_internals.slots(optimizer)
     }
     unknown = []
-    for variable in optimizer._variables:
+    for variable in keras_internals.own_variables(optimizer):
         if id(variable) not in served and len(variable.shape) and len(everybody) > 1:
             unknown.append(variable.path)
         found.append((variable, served.get(id(variable), everybody)))

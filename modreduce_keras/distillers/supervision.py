@@ -10,7 +10,8 @@ from keras import ops
 
 from modreduce_keras.distillers import heads
 from modreduce_keras.distribute import share_over_replicas
-from modreduce_keras.ops import filled, float32, keras_mask, reduced, spread
+from modreduce_keras.keras_internals import mask_of
+from modreduce_keras.ops import filled, float32, reduced, spread
 
 _INDICES = (
     keras.losses.SparseCategoricalCrossentropy,
@@ -126,7 +127,7 @@ class Supervision:
         self._require_fitting_labels(labels, logits)
         compute = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
         given = compute(float32(labels), float32(logits))
-        masks = [keras_mask(tensor) for tensor in (logits, given)]
+        masks = [mask_of(tensor) for tensor in (logits, given)]
         masks = [ops.cast(mask, "bool") for mask in masks if mask is not None]
         values = float32(given)
         if len(values.shape) == 0:

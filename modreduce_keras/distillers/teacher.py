@@ -12,6 +12,7 @@ from modreduce_keras.data.teacher_cache import TeacherCache
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.fingerprints import fingerprint_of
+from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.folding import fold
 from modreduce_keras.models.same_outputs import require_same_outputs
 from modreduce_keras.taps import ModelOutput, TapReader
@@ -168,7 +169,7 @@ class FrozenTeacher:
         """Returns the teacher that some taps are of; the first where they do not say."""
         tapped = {id(self.reader.taps[tap][0]) for tap in taps if tap in self.reader.taps}
         for model in self.models:
-            layers = model._flatten_layers(include_self=True, recursive=True)
+            layers = flatten_layers(model)
             if tapped & {id(layer) for layer in layers}:
                 return model
         return self.models[0]

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.taps import ModelOutput, TapReader
 
 _FREE_SIZES = (16, 64, 224)
@@ -62,7 +63,7 @@ def other_weights(model: keras.Model) -> Iterator[list[tuple[keras.Variable, np.
     """Yields sets of far larger weights, with which an unbounded output leaves any interval."""
     positive = {
         id(layer.moving_variance)
-        for layer in model._flatten_layers()
+        for layer in flatten_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization) and layer.built
     }
     weights = [v for v in model.variables if keras.backend.is_float_dtype(v.dtype)]
@@ -116,9 +117,9 @@ def _dtypes(given: list[str], declared: bool) -> Iterator[list[str]]:
 
 def _vocabulary(model: keras.Model) -> int:
     """Returns how many indices every layer of a model that takes some knows."""
-    layers = model._flatten_layers()
+    layers = flatten_layers(model)
     sizes = [one.input_dim for one in layers if isinstance(one, keras.layers.Embedding)]
-    layers = model._flatten_layers()
+    layers = flatten_layers(model)
     encodings = [one for one in layers if isinstance(one, keras.layers.CategoryEncoding)]
     return min([*sizes, *(one.num_tokens or 2 for one in encodings)], default=2)
 

@@ -78,15 +78,27 @@ def _multi_worker(workers: list[str]) -> Any:
             f"Received: TF_CONFIG={os.environ.get('TF_CONFIG')!r}"
         )
     _require_task(cluster_config()[1])
+    has_begun = _has_begun(tf.config.threading)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
-        if "program startup" not in str(error):
+        if not has_begun:
             raise
         raise RuntimeError(
             "A strategy of several machines must be made before anything else of TensorFlow: "
             "before models, tensors and datasets, and before devices are listed."
         ) from error
+
+
+def _has_begun(threading: Any) -> bool:
+    """Returns whether TensorFlow has begun, after which it does not change its threads any more."""
+    number = threading.get_inter_op_parallelism_threads()
+    try:
+        threading.set_inter_op_parallelism_threads(number + 1)
+    except RuntimeError:
+        return True
+    threading.set_inter_op_parallelism_threads(number)
+    return False
 
 
 def _require_task(task: dict[str, Any]) -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import flatbuffers
 import numpy as np
-from tensorflow.lite.python import schema_py_generated as schema
-from tensorflow.lite.tools import flatbuffer_utils
+
+from modreduce_keras.export.tensorflow_internals import file_as_objects, schema
 
 _FILE_IDENTIFIER = b"TFL3"
 _ALIGNMENT = 16
@@ -28,7 +28,7 @@ def compact(content: bytes) -> bytes:
     Args:
         content: Of the file.
     """
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    model = file_as_objects(content)
     if any(buffer.offset for buffer in model.buffers):
         # From two gigabytes on, weights lie behind the flatbuffer.
         return content

@@ -1,6 +1,5 @@
 """Conversion: an inference model as the bytes of a TFLite file, by TensorFlow's converter."""
 
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,17 +8,16 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.lite.python.convert import mlir_quantize
 
-from modreduce_keras.export import operations
+from modreduce_keras.export import operations, tensorflow_internals
 from modreduce_keras.export.integer_forms import integer_forms, measure
 from modreduce_keras.export.marks import Marks, is_of, without_marks
 from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.saved_model import write_saved_model
 from modreduce_keras.export.students import Inputs
+from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.fake_quantization import FakeQuantize
 
-_LACKING = re.compile(r"'tf\.(\w+)' op")
 _WIDEST = 1e8
 """Range that no activations have, and what fills masked scores does."""
 _MOVES = (
@@ -84,7 +82,7 @@ def convert(model: keras.Model, inputs: Inputs, recipe: Recipe) -> bytes:
 
 def _plain_roundings(model: keras.Model) -> dict[int, Callable[..., Any]]:
     """Returns roundings that the converter knows; what is pooled its kernels round as they do."""
-    found = [one for one in model._flatten_layers() if isinstance(one, FakeQuantize)]
+    found = [one for one in flatten_layers(model) if isinstance(one, FakeQuantize)]
     return {id(one): lambda inputs, one=one, **_: FakeQuantize.call(one, inputs) for one in found}
 
 
@@ -116,18 +114,14 @@ def _converted(
         return converter.convert(), []
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.representative_dataset = lambda: _one_by_one(recipe.samples)
-    # In two steps, as TensorFlow's QuantizationDebugger does: only the second takes names.
-    converter._experimental_calibrate_only = True
-    calibrated = converter.convert()
+    # In two steps, of which only the second takes names.
+    calibrated = tensorflow_internals.calibrated(converter)
     if recipe.allow_float is True:
         wide = operations.wide_tensors(calibrated, _WIDEST)
         kept = [*kept, *(path for one in wide for path in marks.paths(one)[:1])]
     tensors = operations.computed_tensors(calibrated)
     floats = [one for one in tensors if any(is_of(path, kept) for path in marks.paths(one))]
-    content = mlir_quantize(
-        calibrated, input_data_type=ends, output_data_type=ends, denylisted_nodes=floats
-    )
-    return content, tensors
+    return tensorflow_internals.quantized(calibrated, ends, floats), tensors
 
 
 def _one_by_one(samples: list[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
@@ -140,7 +134,7 @@ def _one_by_one(samples: list[dict[str, np.ndarray]]) -> Iterator[dict[str, np.n
 def _refused(
     model: keras.Model, marks: Marks, quantization: str | None, error: Exception
 ) -> ValueError:
-    lacking = marks.said(str(error), _LACKING)
+    lacking = marks.by_layer(tensorflow_internals.refused_operations(error))
     if lacking:
         return ValueError(
             f"The student {model.name!r} has layers with operations that TFLite lacks: {lacking}. "

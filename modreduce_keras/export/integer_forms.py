@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from modreduce_keras.keras_internals import flatten_layers
+
 _MOST_SUMMED = 2**15
 """Numbers whose squares, of 8 bits and a sign, an accumulator of 32 bits holds the sum of."""
 _STEPS = 255
@@ -21,7 +23,7 @@ _HALVES = 20
 def integer_forms(model: keras.Model) -> dict[int, "IntegerForm"]:
     """Returns the forms of a model's normalization layers, by `id` of the layer."""
     found = {}
-    for layer in model._flatten_layers():
+    for layer in flatten_layers(model):
         for kind, normalize in _NORMALIZATIONS.items():
             # Of a subclass only what it has not changed is known.
             if isinstance(layer, kind) and type(layer).call is kind.call:

@@ -3,11 +3,18 @@
 import contextlib
 import difflib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from modreduce_keras.keras_internals import (
+    delete_unnoticed,
+    flatten_layers,
+    operation_of,
+    set_unnoticed,
+)
 
 _MARK = re.compile(r"(?:^|/)mr\.(\d+)(?:_\d+)?(?=/)")
 """The scope of an operation in TensorFlow's graph; the converter hands its name on."""
@@ -51,20 +58,18 @@ class Marks:
         # The output has the name that it is served by.
         return list(dict.fromkeys(found)) or self._last
 
-    def said(self, text: str, pattern: re.Pattern[str]) -> dict[str, list[str]]:
-        """Returns what is said of which layers: matches of a pattern in a line, by path.
+    def by_layer(self, operations: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
+        """Returns the names of operations by the path of the layer that they are of.
 
         Args:
-            text: Lines, in which names of operations stand in quotation marks.
-            pattern: Of what is looked for, with one group.
+            operations: (name, places) of each; a place is the name that it has in a graph.
         """
         found: dict[str, set[str]] = {}
-        for line in text.splitlines():
-            marked = [name for name in _QUOTED.findall(line) if _MARK.search(name)]
-            paths = [path for name in marked for path in self.paths(name)] or self._last
-            for match in pattern.findall(line):
-                found.setdefault(paths[0] if paths else "?", set()).add(match)
-        return {path: sorted(matches) for path, matches in found.items()}
+        for operation, places in operations:
+            marked = [place for place in places if _MARK.search(place)]
+            paths = [path for place in marked for path in self.paths(place)] or self._last
+            found.setdefault(paths[0] if paths else "?", set()).add(operation)
+        return {path: sorted(names) for path, names in found.items()}
 
     def require_names(self, argument: str, names: Collection[str]) -> None:
         """Raises a `ValueError` unless names are those of layers, or ends of their paths."""
@@ -87,14 +92,15 @@ class Marks:
         own = {key: vars(one).get("call") for key, one in self._operations.items()}
         try:
             for number, (key, one) in enumerate(self._operations.items()):
-                # Past Keras' attribute hooks: the layer is not to notice.
-                vars(one)["call"] = _in_scope(f"mr.{number}", instead.get(key, one.call))
+                call = instead.get(key, one.call)
+                set_unnoticed(one, "call", _in_scope(f"mr.{number}", call))
             yield
         finally:
             for key, one in self._operations.items():
-                vars(one).pop("call", None)
+                if "call" in vars(one):
+                    delete_unnoticed(one, "call")
                 if own[key] is not None:
-                    vars(one)["call"] = own[key]
+                    set_unnoticed(one, "call", own[key])
 
 
 def is_of(path: str, names: Collection[str]) -> bool:
@@ -119,7 +125,7 @@ def _operations(outer: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[s
     """Yields what is in a layer, by path."""
     # Functions of keras.ops stand in functional models, and are no layers.
     functions = [one for one in getattr(outer, "operations", ()) if _is_function(one)]
-    for one in [*outer._flatten_layers(include_self=False, recursive=False), *functions]:
+    for one in [*flatten_layers(outer, include_self=False, recursive=False), *functions]:
         yield f"{prefix}{one.name}", one
         if isinstance(one, keras.layers.Layer):
             yield from _operations(one, f"{prefix}{one.name}/")
@@ -133,6 +139,6 @@ def _last(model: keras.Model) -> list[str]:
     """Returns the path of what gives the model's output, where it can be told."""
     names = []
     while getattr(model, "outputs", None):
-        model = model.outputs[0]._keras_history.operation
+        model = operation_of(model.outputs[0])
         names.append(model.name)
     return ["/".join(names)] if names else []

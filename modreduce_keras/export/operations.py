@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tensorflow.lite.python import schema_py_generated as schema
-from tensorflow.lite.tools import flatbuffer_utils
+
+from modreduce_keras.export import tensorflow_internals
+from modreduce_keras.export.tensorflow_internals import schema
 
 _NO_ARITHMETIC = ("QUANTIZE", "DEQUANTIZE", "SHAPE")
 _FLOAT = schema.TensorType.FLOAT32
@@ -28,11 +29,11 @@ def float_operations(content: bytes) -> list[FloatOperation]:
     Args:
         content: Of the file, before it is made compact.
     """
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    model = tensorflow_internals.file_as_objects(content)
     found = []
     for graph in model.subgraphs:
         for operation in _operators(graph):
-            name = flatbuffer_utils.opcode_to_name(model, operation.opcodeIndex)
+            name = tensorflow_internals.operation_name(model, operation.opcodeIndex)
             # An optional input that is not given is -1.
             tensors = [i for i in (*operation.inputs, *operation.outputs) if i >= 0]
             floats = any(graph.tensors[i].type == _FLOAT for i in tensors)
@@ -48,7 +49,7 @@ def computed_tensors(content: bytes) -> list[str]:
     Args:
         content: Of the file, before it is made compact.
     """
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    model = tensorflow_internals.file_as_objects(content)
     return [
         graph.tensors[i].name.decode()
         for graph in model.subgraphs
@@ -65,7 +66,7 @@ def wide_tensors(content: bytes, widest: float) -> list[str]:
             that are in it.
         widest: Range, in the numbers that the tensor stands for.
     """
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    model = tensorflow_internals.file_as_objects(content)
     return [
         graph.tensors[i].name.decode()
         for graph in model.subgraphs
@@ -84,7 +85,7 @@ def with_integer_inputs(content: bytes) -> bytes:
     Args:
         content: Of the file.
     """
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    model = tensorflow_internals.file_as_objects(content)
     graph = model.subgraphs[0]
     casts = list(_casts_of_inputs(model, graph))
     if not casts:
@@ -94,7 +95,7 @@ def with_integer_inputs(content: bytes) -> bytes:
         graph.tensors[given].quantization = _as_it_is()
         readers = [one for one in graph.operators if cast_output in one.inputs]
         for reader in readers:
-            if flatbuffer_utils.opcode_to_name(model, reader.opcodeIndex) == "QUANTIZE":
+            if tensorflow_internals.operation_name(model, reader.opcodeIndex) == "QUANTIZE":
                 reader.inputs = np.array([given], np.int32)
         still_read = any(cast_output in one.inputs for one in graph.operators)
         if still_read or cast_output in graph.outputs:
@@ -103,12 +104,12 @@ def with_integer_inputs(content: bytes) -> bytes:
             cast.builtinOptions = schema.DequantizeOptionsT()
         else:
             graph.operators.remove(cast)
-    return flatbuffer_utils.convert_object_to_bytearray(model)
+    return tensorflow_internals.file_of(model)
 
 
 def _casts_of_inputs(model: schema.ModelT, graph: schema.SubGraphT) -> Iterator[schema.OperatorT]:
     for operation in graph.operators:
-        if flatbuffer_utils.opcode_to_name(model, operation.opcodeIndex) != "CAST":
+        if tensorflow_internals.operation_name(model, operation.opcodeIndex) != "CAST":
             continue
         source, target = operation.inputs[0], operation.outputs[0]
         is_byte = graph.tensors[source].type in _BYTES
@@ -126,7 +127,7 @@ def _as_it_is() -> schema.QuantizationParametersT:
 def _opcode(model: schema.ModelT, name: str) -> int:
     """Returns the number of an operation's code in a file, which gets one if it has none."""
     for index in range(len(model.operatorCodes)):
-        if flatbuffer_utils.opcode_to_name(model, index) == name:
+        if tensorflow_internals.operation_name(model, index) == name:
             return index
     code = schema.OperatorCodeT()
     code.builtinCode = getattr(schema.BuiltinOperator, name)

@@ -8,6 +8,7 @@ import keras
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.self_distiller import SelfDistiller
+from modreduce_keras.keras_internals import flatten_layers, operation_of
 from modreduce_keras.models.branch import Branches
 from modreduce_keras.models.fake_quantization import require_ranges
 from modreduce_keras.models.folding import fold
@@ -85,7 +86,7 @@ def _remedy(student: Any) -> str | None:
 
 
 def _layers(model: keras.Model) -> list[keras.layers.Layer]:
-    return list(model._flatten_layers())
+    return list(flatten_layers(model))
 
 
 def _quantized_by_keras(layer: keras.layers.Layer) -> bool:
@@ -106,7 +107,7 @@ def _require_one_output(student: keras.Model, structure: Any) -> None:
 
 def _name(student: keras.Model, tensor: keras.KerasTensor, place: int) -> str:
     functional = getattr(student, "inputs", None)
-    name = tensor._keras_history.operation.name if functional else f"input_{place}"
+    name = operation_of(tensor).name if functional else f"input_{place}"
     name = re.sub(r"\W", "_", name)
     return name if name[:1].isalpha() else f"input_{name}"
 

@@ -12,7 +12,15 @@ from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.lite.tools import flatbuffer_utils
 
-__all__ = ["calibrated", "file_as_objects", "operation_name", "quantized", "schema"]
+__all__ = [
+    "calibrated",
+    "file_as_objects",
+    "file_of",
+    "operation_name",
+    "quantized",
+    "refused_operations",
+    "schema",
+]
 
 
 def calibrated(converter: tf.lite.TFLiteConverter) -> bytes:
@@ -43,6 +51,19 @@ def quantized(calibrated: bytes, ends: tf.DType, in_float: Sequence[str]) -> byt
     )
 
 
+def refused_operations(error: Exception) -> list[tuple[str, list[str]]]:
+    """Returns the operations of TensorFlow that a conversion failed at: (name, places) of each.
+
+    Relies on `ConverterError.errors`, which holds `ConverterErrorData`: the name of an operation,
+    `"tf.Erfinv"`, and the names of the calls that lead to it.
+    """
+    return [
+        (one.operator.name.removeprefix("tf."), [call.name for call in one.location.call])
+        for one in getattr(error, "errors", ())
+        if one.operator.name.startswith("tf.") and one.location.call
+    ]
+
+
 def file_as_objects(content: bytes) -> schema.ModelT:
     """Returns the content of a file as objects, which can be changed and packed.
 
@@ -50,6 +71,11 @@ def file_as_objects(content: bytes) -> schema.ModelT:
     schema; TensorFlow publishes neither.
     """
     return flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+
+
+def file_of(model: schema.ModelT) -> bytes:
+    """Returns the content of a file, of its objects; relies on the same."""
+    return flatbuffer_utils.convert_object_to_bytearray(model)
 
 
 def operation_name(model: Any, opcode: int) -> str:

@@ -8,8 +8,9 @@ import keras
 from keras import ops
 
 from modreduce_keras.held import Held
+from modreduce_keras.keras_internals import flatten_layers, mask_of
 from modreduce_keras.losses.base import fits
-from modreduce_keras.ops import keras_mask, zeroed
+from modreduce_keras.ops import zeroed
 from modreduce_keras.symbolic import output_spec
 from modreduce_keras.typing import Tensor
 
@@ -208,7 +209,7 @@ def common(owner: str, kept: Kept) -> Any:
 def without(feature: Any) -> Any:
     """Returns features whose tensors carry no mask of Keras, which layers would act on."""
     return keras.tree.map_structure(
-        lambda tensor: tensor if keras_mask(tensor) is None else ops.copy(tensor), feature
+        lambda tensor: tensor if mask_of(tensor) is None else ops.copy(tensor), feature
     )
 
 
@@ -223,7 +224,7 @@ def require_not_dropped(owner: str, pair: tuple[Any, Any], models: Mapping[str, 
     if not any(_positions(feature) for feature in pair):
         return
     for role, model in models.items():
-        makers = [layer for layer in model._flatten_layers(include_self=False) if _masks(layer)]
+        makers = [layer for layer in flatten_layers(model, include_self=False) if _masks(layer)]
         if makers:
             raise ValueError(
                 f"Knowledge {owner!r} would count padded positions: the {role} makes a mask "

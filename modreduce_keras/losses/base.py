@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from modreduce_keras import arguments, knobs, registry
-from modreduce_keras.ops import filled, float32, keras_mask, reduced, zeroed
+from modreduce_keras.keras_internals import mask_of
+from modreduce_keras.ops import filled, float32, reduced, zeroed
 from modreduce_keras.typing import Tensor
 
 
@@ -100,7 +101,7 @@ class Loss(keras.losses.Loss):
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         """Returns the reduced value; a Keras mask of the student's side leaves positions out."""
-        mask = keras_mask(y_pred)
+        mask = mask_of(y_pred)
         if mask is not None:
             self.require_masks()
             y_true = {"mask": mask, **self._given(y_true)}

@@ -11,6 +11,7 @@ from keras import ops
 
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.copying import copy_all_but_weights, copy_state
+from modreduce_keras.keras_internals import mask_of, operation_of
 from modreduce_keras.models.clones import draws_kept, rebuilt
 from modreduce_keras.models.graph import functional, new_inputs
 from modreduce_keras.models.same_outputs import require_same_outputs
@@ -315,7 +316,7 @@ def _head(student: keras.Model, trunk: Any, at: Any, name: str) -> Any:
     features = {id(tensor) for tensor in trunk.outputs}
     if all(id(tensor) in features for tensor in student.outputs):
         raise ValueError(f"at must leave some layers to the heads. Received: {at=}, the last one")
-    if any(getattr(tensor, "_keras_mask", None) is not None for tensor in trunk.outputs):
+    if any(mask_of(tensor) is not None for tensor in trunk.outputs):
         raise ValueError(
             "at must name a layer whose output has no mask, since masks do not pass from model to "
             f"model: one after the last layer that uses it. Received: {at=}"
@@ -358,4 +359,4 @@ def _separate(config: dict[str, Any], index: Any, mark: Any) -> Any:
 
 
 def _input_layer(tensor: Any) -> Any:
-    return tensor._keras_history.operation
+    return operation_of(tensor)

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from modreduce_keras.arguments import require_integer, require_number
+from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.kernels import input_axes, kernel_of
 from modreduce_keras.typing import Shape, Tensor
 
@@ -242,7 +243,7 @@ class LearntFakeQuantize(keras.layers.Layer):
 
 def learnt_ranges(model: keras.Model) -> list[LearntFakeQuantize]:
     """Returns the layers of a model that learn ranges, those of nested models included."""
-    every = model._flatten_layers(include_self=False)
+    every = flatten_layers(model, include_self=False)
     return [layer for layer in every if isinstance(layer, LearntFakeQuantize)]
 
 

@@ -9,6 +9,7 @@ from keras import ops
 
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.copying import KERAS_LAYERS, copy_state, is_adapted
+from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.clones import draws_kept, rebuilt
 from modreduce_keras.models.fake_quantization import (
     FakeQuantizedKernel,
@@ -131,7 +132,7 @@ def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = 
 
 def _fold(model: keras.Model, dtype: str, taps: Collection[str]) -> keras.Model:
     is_integer = is_quantization_aware(model)
-    layers = model._flatten_layers(include_self=False)
+    layers = flatten_layers(model, include_self=False)
     if dtype != "float32" and not all(type(layer) in KERAS_LAYERS for layer in layers):
         # In half precision no small difference can be seen.
         _fold(model, "float32", taps)

@@ -6,6 +6,16 @@ from typing import Any
 
 import keras
 
+from modreduce_keras.keras_internals import (
+    Call,
+    calls_in,
+    calls_of,
+    flatten_layers,
+    operation_of,
+    operations_in,
+    readers_of,
+)
+
 
 def functional(model: keras.Model) -> keras.Model:
     """Returns a functional model of the same layers, for one that may be Sequential."""
@@ -20,7 +30,7 @@ def new_inputs(model: keras.Model) -> Any:
 
 
 def _like(tensor: Any) -> Any:
-    layer = tensor._keras_history.operation
+    layer = operation_of(tensor)
     return keras.Input(
         batch_shape=layer.batch_shape,
         dtype=layer.dtype,
@@ -49,7 +59,7 @@ def to_float(models: Iterable[keras.Model]) -> str:
     """Returns the advice of how integers become what models of floating-point inputs take."""
     scales = keras.layers.Rescaling, keras.layers.Normalization
     for model in models:
-        for layer in model._flatten_layers():
+        for layer in flatten_layers(model):
             if isinstance(layer, scales):
                 return (
                     f"Convert them, and leave the scale to the layer {layer.name!r} of "
@@ -74,30 +84,29 @@ class Graph:
     """
 
     def __init__(self, model: keras.Model) -> None:
-        graph = model._functional if isinstance(model, keras.Sequential) else model
-        self._nodes = {id(node) for level in graph._nodes_by_depth.values() for node in level}
-        self._operations = set(graph.operations)
-        self.outputs = {tensor._keras_history.operation for tensor in model.outputs}
+        self._calls = calls_in(model)
+        self._operations = set(operations_in(model))
+        self.outputs = {operation_of(tensor) for tensor in model.outputs}
 
     def source(self, layer: keras.layers.Layer) -> keras.Operation | None:
         """Returns the operation whose result a layer is given, if it runs once and is in here."""
-        runs = self._own(layer._inbound_nodes)
+        runs = self._own(calls_of(layer))
         if len(runs) != 1:
             return None
-        source = runs[0].input_tensors[0]._keras_history.operation
+        source = operation_of(runs[0].inputs[0])
         return source if source in self._operations else None
 
     def output_of(self, layer: keras.Operation) -> Any:
         """Returns what an operation gives in here, or `None` unless it runs once."""
-        runs = self._own(layer._inbound_nodes)
+        runs = self._own(calls_of(layer))
         return runs[0].outputs if len(runs) == 1 else None
 
     def only_reader(self, operation: keras.Operation) -> keras.Operation | None:
         """Returns the one operation that reads another, if nobody else does and it runs once."""
-        runs = self._own(operation._inbound_nodes)
-        readers = self._own(operation._outbound_nodes)
+        runs = self._own(calls_of(operation))
+        readers = self._own(readers_of(operation))
         alone = len(runs) == len(readers) == 1 and operation not in self.outputs
         return readers[0].operation if alone else None
 
-    def _own(self, nodes: Any) -> list[Any]:
-        return [node for node in nodes if id(node) in self._nodes]
+    def _own(self, calls: Iterable[Call]) -> list[Call]:
+        return [call for call in calls if call.key in self._calls]

@@ -4,35 +4,35 @@ import keras
 import numpy as np
 
 _KERNELS = {
-    "Conv1D": ("kernel", (-1,)),
-    "Conv2D": ("kernel", (-1,)),
-    "Conv3D": ("kernel", (-1,)),
-    "Conv1DTranspose": ("kernel", (-2,)),
-    "Conv2DTranspose": ("kernel", (-2,)),
-    "Conv3DTranspose": ("kernel", (-2,)),
-    "SeparableConv1D": ("pointwise_kernel", (-1,)),
-    "SeparableConv2D": ("pointwise_kernel", (-1,)),
-    "Dense": ("kernel", (-1,)),
-    "DepthwiseConv1D": ("kernel", (-2, -1)),
-    "DepthwiseConv2D": ("kernel", (-2, -1)),
+    keras.layers.Conv1D: ("kernel", (-1,)),
+    keras.layers.Conv2D: ("kernel", (-1,)),
+    keras.layers.Conv3D: ("kernel", (-1,)),
+    keras.layers.Conv1DTranspose: ("kernel", (-2,)),
+    keras.layers.Conv2DTranspose: ("kernel", (-2,)),
+    keras.layers.Conv3DTranspose: ("kernel", (-2,)),
+    keras.layers.SeparableConv1D: ("pointwise_kernel", (-1,)),
+    keras.layers.SeparableConv2D: ("pointwise_kernel", (-1,)),
+    keras.layers.Dense: ("kernel", (-1,)),
+    keras.layers.DepthwiseConv1D: ("kernel", (-2, -1)),
+    keras.layers.DepthwiseConv2D: ("kernel", (-2, -1)),
 }
-"""By the name of a layer's class: its kernel, and the axes of its outputs."""
+"""By a layer's class: its kernel, and the axes of its outputs."""
 
 
 def has_kernel(layer: keras.layers.Layer) -> bool:
     """Returns whether a layer is one whose kernel is known here."""
-    return type(layer).__name__ in _KERNELS
+    return type(layer) in _KERNELS
 
 
 def kernel_of(layer: keras.layers.Layer) -> keras.Variable:
     """Returns the weight that a layer's inputs are multiplied by, the last one of several."""
-    return getattr(layer, _KERNELS[type(layer).__name__][0])
+    return getattr(layer, _KERNELS[type(layer)][0])
 
 
 def input_axes(layer: keras.layers.Layer) -> tuple[int, ...]:
     """Returns the axes of a layer's kernel along which one output sums."""
     rank = len(kernel_of(layer).shape)
-    outputs = {axis % rank for axis in _KERNELS[type(layer).__name__][1]}
+    outputs = {axis % rank for axis in _KERNELS[type(layer)][1]}
     return tuple(axis for axis in range(rank) if axis not in outputs)
 
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import keras
 
+from modreduce_keras.keras_internals import calls_of, history_of
+
 
 def weighted_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """Returns those of `all_layers` that have weights."""
@@ -34,13 +36,13 @@ def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
     waiting = [(tensor, False) for tensor in reversed(model.outputs)]
     while waiting:
         tensor, ready = waiting.pop()
-        operation, index = tensor._keras_history.operation, tensor._keras_history.node_index
+        operation, index, _ = history_of(tensor)
         if ready:
             if isinstance(operation, keras.layers.Layer):
                 yield from _flat(operation)
         elif id(tensor) not in ends and (id(operation), index) not in seen:
             seen.add((id(operation), index))
-            read = operation._inbound_nodes[index].input_tensors
+            read = calls_of(operation)[index].inputs
             waiting.append((tensor, True))
             waiting.extend((each, False) for each in reversed(read))
 

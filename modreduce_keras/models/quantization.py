@@ -1,14 +1,16 @@
 """Quantization-aware training: a copy of a student that computes as its int8 file will."""
 
+import functools
 from collections import Counter
 from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from modreduce_keras.batches import Batches, split_index, unpack
 from modreduce_keras.copying import copy_state
+from modreduce_keras.keras_internals import operation_of
 from modreduce_keras.models.clones import rebuilt
 from modreduce_keras.models.fake_quantization import (
     FakeQuantize,
@@ -161,7 +163,7 @@ class _Rewriter:
         rounded, ranges = {}, {}
         if is_outermost:
             for tensor in keras.tree.flatten(inputs):
-                name = tensor._keras_history.operation.name
+                name = operation_of(tensor).name
                 if "float" in tensor.dtype:
                     quantizer = _learnt(name)
                     rounded[id(tensor)] = quantizer(tensor)
@@ -214,6 +216,13 @@ class _Rewriter:
         return copy
 
 
+@functools.cache
+def _passed_operations() -> set[type]:
+    given = keras.KerasTensor((None, 2, 2))
+    made = ops.reshape(given, (-1, 4)), ops.split(given, 2)[0], ops.transpose(given)
+    return {type(operation_of(tensor)) for tensor in made}
+
+
 def _quantizer(layer: keras.Operation, graph: Graph) -> Any:
     """Returns what makes the rounding of a layer's outputs, or `None` where there is none.
 
@@ -227,7 +236,7 @@ def _quantizer(layer: keras.Operation, graph: Graph) -> Any:
     if kind in _PASSED or isinstance(layer, layers.InputLayer):
         return None
     if not isinstance(layer, layers.Layer):
-        if kind.__name__ in _PASSED_OPERATIONS:
+        if kind in _passed_operations():
             return None
         raise _unknown(layer, f"a function of keras.ops, which is not one of {_PASSED_OPERATIONS}")
     if isinstance(layer, keras.Model):

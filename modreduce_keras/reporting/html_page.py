@@ -1,78 +1,56 @@
 """HTML: a report's page as one file that needs no other and no network."""
 
 import base64
+import functools
 import re
+from typing import Any
+
+import jinja2
+import markupsafe
 
 from modreduce_keras import escapes
 from modreduce_keras.reporting import style
-from modreduce_keras.reporting.page import Page, Section, Shelf
+from modreduce_keras.reporting.page import Page
 from modreduce_keras.reporting.svg import Picture
-from modreduce_keras.reporting.words import Table
 
 _UNIT = re.compile(r"(?<=\d) (?=%|[KMG]iB|[mµ]s\b)")
 
 
 def render(page: Page) -> str:
     """Returns the page as HTML."""
-    tiles = "".join(
-        f'<div class="tile"><b>{_safe(value)}</b><span>{_safe(what)}</span></div>'
-        for value, what in page.tiles
+    return environment().get_template("page.html").render(page=page)
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """Returns what templates are rendered in: it escapes text, and refuses unknown names."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("modreduce_keras.reporting"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_text,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    summary = "".join(
-        f"<li><strong>{_safe(name)}</strong> {_safe(said)}</li>" for name, said in page.summary
+    made.globals.update(
+        style=markupsafe.Markup(style.COLORS + style.PAGE + style.PICTURE),
+        drawing=_drawing,
+        base64=_base64,
     )
-    sections = "".join(_section(one) for one in page.sections)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_safe(page.title)}</title>\n"
-        f"<style>{style.COLORS}{style.PAGE}{style.PICTURE}</style>\n</head>\n<body>\n<main>\n"
-        f'<h1>{_safe(page.title)}</h1>\n<div class="tiles">{tiles}</div>\n'
-        f'<ul class="summary">{summary}</ul>\n{sections}'
-        f"<footer>{_safe(page.footer)}</footer>\n</main>\n</body>\n</html>\n"
-    )
+    return made
 
 
-def _safe(content: str) -> str:
-    return _UNIT.sub("&nbsp;", escapes.xml(content))
+def _text(value: Any) -> Any:
+    """Returns a text that any file can hold, in which no unit stands apart from its number."""
+    if isinstance(value, markupsafe.Markup) or not isinstance(value, str):
+        return value
+    return _UNIT.sub("\N{NO-BREAK SPACE}", escapes.printable(value))
 
 
-def _section(section: Section) -> str:
-    pictures = "".join(_card(one) for one in section.pictures)
-    return (
-        f"<section>\n<h2>{_safe(section.title)}</h2>\n<p>{_safe(section.text)}</p>\n"
-        + (f'<div class="cards{" two" * section.in_twos}">{pictures}</div>\n' if pictures else "")
-        + (_table(section.table) if section.table else "")
-        + "".join(_shelf(one) for one in section.shelves)
-        + "</section>\n"
-    )
+def _drawing(picture: Picture) -> markupsafe.Markup:
+    return markupsafe.Markup(picture.inline())
 
 
-def _card(picture: Picture) -> str:
-    return (
-        f'<figure class="card"><figcaption><h3>{_safe(picture.title)}</h3>'
-        f"<p>{_safe(picture.caption)}</p></figcaption>{picture.inline()}</figure>\n"
-    )
-
-
-def _table(table: Table) -> str:
-    header = "".join(f'<th scope="col">{_safe(cell)}</th>' for cell in table.header)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{_safe(cell)}</td>" for cell in row) + "</tr>\n"
-        for row in table.rows
-    )
-    return (
-        f'<div class="card wide"><table>\n<thead><tr>{header}</tr></thead>\n'
-        f"<tbody>\n{rows}</tbody></table></div>\n"
-    )
-
-
-def _shelf(shelf: Shelf) -> str:
-    tiles = "".join(
-        f'<figure class="card"><img alt="sample {tile.sample}: {_safe(tile.right)}" '
-        f'src="data:image/png;base64,{base64.b64encode(tile.image).decode()}">'
-        f'<figcaption><span class="right">{_safe(tile.right)}</span>'
-        f'<span class="wrong">{_safe(tile.wrong)}</span></figcaption></figure>\n'
-        for tile in shelf.tiles
-    )
-    return f'<h3>{_safe(shelf.title)}</h3>\n<div class="gallery">{tiles}</div>\n'
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()

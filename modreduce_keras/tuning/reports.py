@@ -1,5 +1,6 @@
 """Reports of failed trials: at once where one fails, and at the end for the whole search."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-COMPLETED, RUNNING, INVALID = "COMPLETED", "RUNNING", "INVALID"
+COMPLETED, RUNNING, INVALID, FAILED = "COMPLETED", "RUNNING", "INVALID", "FAILED"
 
 
 class Failure(NamedTuple):
@@ -62,6 +63,13 @@ def _last(lines: list[str]) -> str:
     """Returns the error of a traceback: what follows its last indented line."""
     indented = [number for number, line in enumerate(lines) if line.startswith(" ")]
     return " ".join(lines[indented[-1] + 1 :] if indented else lines)
+
+
+def too_many_failed(oracle: Any) -> bool:
+    """Returns whether the trials that ended last failed, as many as may fail in a row."""
+    last = reversed(oracle.end_order)
+    in_a_row = itertools.takewhile(lambda key: oracle.trials[key].status == FAILED, last)
+    return sum(1 for _ in in_a_row) >= oracle.max_consecutive_failed_trials
 
 
 def summary(failures: Sequence[Failure], number: int) -> str:

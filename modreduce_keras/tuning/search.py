@@ -13,6 +13,7 @@ import keras_tuner
 from modreduce_keras import distribute
 from modreduce_keras.arguments import require_bool, require_choice
 from modreduce_keras.distillers import BaseDistiller
+from modreduce_keras.keras_internals import retry_queue
 from modreduce_keras.tuning import extra, reports
 from modreduce_keras.tuning import objective as objectives
 from modreduce_keras.tuning.hypermodel import DistillerHyperModel
@@ -151,7 +152,7 @@ class Search:
         if (folder / "oracle.json").exists() and not mine.exists():
             oracle.reload()
         # KerasTuner's chief saves a trial that has ended as one that is still running.
-        queue = oracle._retry_queue
+        queue = retry_queue(oracle)
         open_ = (reports.RUNNING, reports.INVALID)
         queue[:] = [one for one in queue if oracle.trials[one].status in open_]
 
@@ -177,7 +178,8 @@ class Search:
         try:
             self.tuner.search(*data, callbacks=callbacks, **fit_arguments)
         except RuntimeError as error:
-            if "consecutive failures" not in str(error):
+            # KerasTuner has no class for it.
+            if _role() == WORKER or not reports.too_many_failed(self.tuner.oracle):
                 raise
             raise SearchError(
                 f"The search has ended early. {self._summary()}", self.failures()

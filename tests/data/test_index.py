@@ -66,6 +66,40 @@ def test_a_batched_dataset_is_refused(arrays):
         mr.data.with_index(slices(*arrays).batch(2))
 
 
+@pytest.mark.parametrize(
+    "batch",
+    [
+        lambda dataset: dataset.batch(2, drop_remainder=True),
+        lambda dataset: dataset.batch(2, drop_remainder=True, num_parallel_calls=2),
+        lambda dataset: dataset.padded_batch(2, drop_remainder=True),
+        lambda dataset: dataset.ragged_batch(2, drop_remainder=True),
+    ],
+    ids=["batch", "in parallel", "padded", "ragged"],
+)
+def test_a_batch_is_one_by_whatever_method_and_of_whatever_size(batch):
+    with pytest.raises(ValueError, match="counts single samples"):
+        mr.data.with_index(batch(slices(X, Y)))
+
+
+def test_a_dataset_is_no_batch_by_the_name_of_its_class():
+    class BatchOfNothing(tf.data.Dataset):
+        """Samples, one by one."""
+
+        def __init__(self, dataset):
+            self._dataset = dataset
+            super().__init__(dataset._variant_tensor)
+
+        @property
+        def element_spec(self):
+            return self._dataset.element_spec
+
+        def _inputs(self):
+            return [self._dataset]
+
+    dataset = mr.data.with_index(BatchOfNothing(slices(X, Y)))
+    assert dataset.element_spec[0]["sample_index"].shape == ()
+
+
 def test_inputs_of_any_length_are_no_batch():
     dataset = tf.data.Dataset.from_generator(
         lambda: ((X[:n, 0], n) for n in (1, 2)),

@@ -173,6 +173,23 @@ class Subclassed(keras.Model):
         return inputs
 
 
+def test_a_layer_is_not_known_by_the_name_of_its_class(settled, random):
+    @keras.saving.register_keras_serializable("test_folding")
+    class Dense(layers.Dense):
+        """Of which nothing can go into the kernel."""
+
+        def call(self, inputs):
+            return super().call(inputs) ** 2
+
+    inputs = keras.Input((3,))
+    maps = layers.BatchNormalization()(Dense(4, use_bias=False)(inputs))
+    model = settled(keras.Model(inputs, layers.Dense(2)(maps)))
+    given = random.normal(size=(5, 3)).astype("float32")
+    folded = mr.models.fold(model)
+    assert "Affine" in kinds(folded)
+    assert_equal(folded, model, given)
+
+
 def test_what_cannot_be_folded():
     with pytest.raises(ValueError, match="functional or a built Sequential model"):
         mr.models.fold(Subclassed())

@@ -3,52 +3,16 @@
 import base64
 import io
 import re
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from html_reader import Reader
 
 from modreduce_keras.reporting import words
 
 ODD = "<i>odd</i> | student_2"
-VOID = {"meta", "img", "rect", "circle", "polyline", "line"}
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-class Reader(HTMLParser):
-    """Reads a page; raises where a tag is not closed in its turn."""
-
-    def __init__(self, source):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.rows, self.words = [], [], [], [], []
-        self.source = source
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, *one) for one in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, *one) for one in attrs]
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-        if self.open and self.open[-1] in ("td", "th"):
-            self.rows[-1][-1] += data.replace("\N{NO-BREAK SPACE}", " ")
 
 
 @pytest.fixture(scope="module")

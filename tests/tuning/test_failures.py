@@ -1,5 +1,7 @@
 """Tests of failing trials: each is reported, and no search with failures ends in silence."""
 
+import itertools
+
 import keras
 import pytest
 from absl import logging
@@ -109,6 +111,21 @@ def test_another_error_of_the_search_is_not_taken_for_failed_trials(build, run, 
 
     search.tuner.search = broken
     with pytest.raises(RuntimeError, match="disk full") as raised:
+        run(search)
+    assert not isinstance(raised.value, SearchError)
+
+
+def test_another_error_after_some_failures_is_not_taken_for_too_many(failing, run, told, tmp_path):
+    search = Search(failing(0), directory=tmp_path, max_trials=3)
+    end, number = search.tuner.on_trial_end, itertools.count()
+
+    def broken(trial):
+        end(trial)
+        if next(number) == 0:
+            raise RuntimeError("2 consecutive failures of the disk")
+
+    search.tuner.on_trial_end = broken
+    with pytest.raises(RuntimeError, match="of the disk") as raised:
         run(search)
     assert not isinstance(raised.value, SearchError)
 
