@@ -8,7 +8,7 @@ import json
 import logging
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -88,7 +88,7 @@ class CallbackState:
     def __init__(self, callbacks: Sequence[keras.callbacks.Callback], model: keras.Model) -> None:
         self._callbacks = list(callbacks)
         self.known = _known(self._callbacks, model)
-        self._at_begin: list[dict[str, tuple[Any, str | None]]] = []
+        self._at_begin: list[dict[str, tuple[Any, str | Literal[False] | None]]] = []
         # What a restart will find to give states to.
         self._fresh: list[dict[str, stateful.Form]] = []
         for callback in self._callbacks:
@@ -119,7 +119,7 @@ class CallbackState:
             return None
         digest = hashlib.sha256(text.encode())
         for array in writer.arrays:
-            digest.update(array)
+            digest.update(array.data)
         return digest.hexdigest()
 
     def read(self, writer: Writer) -> list[dict[str, Any]]:
@@ -225,7 +225,7 @@ def _attributes(callback: Any) -> list[tuple[str, Any]]:
 def _arguments(callback: Any) -> set[str]:
     """Returns the names of what the constructor takes."""
     kinds = type(callback).__mro__
-    constructors = (kind.__init__ for kind in kinds if "__init__" in vars(kind))
+    constructors = (vars(kind)["__init__"] for kind in kinds if "__init__" in vars(kind))
     return {name for one in constructors for name in inspect.signature(one).parameters}
 
 

@@ -151,5 +151,5 @@ def _write(file: Any, manifest: Mapping[str, Any], arrays: list[tuple[str, np.nd
     put(len(text).to_bytes(8, "little"))
     put(text)
     for _, array in arrays:
-        put(memoryview(np.ascontiguousarray(array).reshape(-1).view("uint8")))
+        put(np.ascontiguousarray(array).reshape(-1).view("uint8").data)
     file.write(digest.digest())

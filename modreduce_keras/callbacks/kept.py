@@ -129,8 +129,9 @@ class Writer:
         simple = _SIMPLE.get(type(value).__name__)
         if simple is None or type(value) is not simple.kind:
             raise CannotKeepError(path, f"is a {_class_name(value)}")
-        if getattr(value, "tzinfo", None) not in (None, datetime.UTC):
-            raise CannotKeepError(path, f"has the time zone {value.tzinfo}")
+        zone = getattr(value, "tzinfo", None)
+        if zone not in (None, datetime.UTC):
+            raise CannotKeepError(path, f"has the time zone {zone}")
         return {"kind": type(value).__name__, "from": self.put(simple.take_apart(value), path)}
 
     def _items(self, value: Mapping[Any, Any], path: str) -> list[list[Any]]:
@@ -189,9 +190,9 @@ def taken_back(
     if kind == "known":
         return (known or {})[stored["name"]]
     if kind in ("dict", "defaultdict"):
-        places = present if isinstance(present, dict) else {}
+        there = present if isinstance(present, dict) else {}
         pairs = ((inner(key), one) for key, one in stored["items"])
-        items = {key: inner(one, places.get(key), f"[{key!r}]") for key, one in pairs}
+        items = {key: inner(one, there.get(key), f"[{key!r}]") for key, one in pairs}
         if kind == "dict":
             return items
         return collections.defaultdict(_FACTORIES.get(stored["factory"]), items)

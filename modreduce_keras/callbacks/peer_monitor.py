@@ -102,9 +102,9 @@ class PeerMonitor(keras.callbacks.Callback):
         self.fixed_order = self.batches.is_array if fixed_order is None else fixed_order
         require_bool("fixed_order", self.fixed_order)
         self.log_dir = pictures.require_folder("log_dir", log_dir)
-        self.plots = pictures.require_folder("plots", plots)
+        self.plots: Any = pictures.require_folder("plots", plots)
         self.plot_every = require_integer("plot_every", plot_every, optional=True)
-        self._writer = None
+        self._writer: Any = None
         self._epochs: dict[int, dict[str, float]] = {}
 
     # What Keras calls
@@ -121,7 +121,7 @@ class PeerMonitor(keras.callbacks.Callback):
             tf.function(partial(function, self.model), reduce_retracing=True)
             for function in (compare, teacher_classes)
         )
-        self._teacher_classes: list[dict[str, Any]] | None = None
+        self._teacher_classes: list[Any] | None = None
         first = next(iter(self.batches), None)
         if first is None:
             raise ValueError("data must hold at least one sample. Received: none")
@@ -175,10 +175,12 @@ class PeerMonitor(keras.callbacks.Callback):
         Raises:
             ValueError: If data in a fixed order gave another number of batches than before.
         """
-        known, seen = self._teacher_classes, []
-        sums, total = defaultdict(float), 0.0
+        known = self._teacher_classes
+        seen: list[Any] = []
+        sums: defaultdict[str, float] = defaultdict(float)
+        total = 0.0
         for batch in self.batches:
-            classes = None if known is None else known[len(seen) : len(seen) + 1]
+            classes: Any = None if known is None else known[len(seen) : len(seen) + 1]
             self._require_same(classes != [])
             values, classes = self._compared(batch, classes and classes[0])
             seen.append(classes)
@@ -200,7 +202,7 @@ class PeerMonitor(keras.callbacks.Callback):
 
     def _compared(self, batch: Any, classes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         x, y, _ = unpack(batch)
-        aggregator = getattr(self.model, "aggregator", None)
+        aggregator: Any = getattr(self.model, "aggregator", None)
         if y is None and "labels" in getattr(aggregator, "needs", ()):
             raise ValueError(
                 f"The aggregator {aggregator.identifier!r} needs labels: PeerMonitor((x, y)). "

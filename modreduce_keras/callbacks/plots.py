@@ -128,12 +128,12 @@ def _figure(chart: Chart, lines: Mapping[str, Mapping[int, float]]) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure = Figure(figsize=(7.2, 4.5), layout="constrained")
+    figure: Any = Figure(figsize=(7.2, 4.5), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     axes = figure.subplots()
     students = [line for line in lines if not line.startswith((AMONG, ENSEMBLE))]
     for line, points in lines.items():
-        style = {"color": "black", "linewidth": 2.4, "linestyle": "-"}
+        style: dict[str, Any] = {"color": "black", "linewidth": 2.4, "linestyle": "-"}
         if line == AMONG and len(lines) > 1:
             style["linestyle"] = ":"
         if line in students:

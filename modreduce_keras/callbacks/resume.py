@@ -128,7 +128,8 @@ class Resume(keras.callbacks.Callback):
             require_integer("every", every)
             # Only then: a callback that Keras calls for every batch has to wait for each step.
             self.on_train_batch_end = self._after_batch
-        self.directory, self.every = Path(directory), every
+        self.directory = Path(directory)
+        self.every: Any = every
         if self.directory.is_file():
             raise ValueError(
                 f"directory must be the path of a folder. Received: {directory=} (a file)"
@@ -136,8 +137,10 @@ class Resume(keras.callbacks.Callback):
         self.keep = require_integer("keep", keep)
         self.on_write_error = require_choice("on_write_error", on_write_error, ["raise", "warn"])
         self.callbacks = callback_state.require_callbacks(callbacks)
-        self._begin_at: Position | None = None
-        self._over, self._last, self._owner = False, None, None
+        self._begin_at: Any = None  # a Position, where training is to begin there
+        self._last: Any = None  # a Position, and the history until there
+        self._owner: Any = None
+        self._over = False
         self.iterator = lambda: None
 
     # Restoring

@@ -30,7 +30,8 @@ class Form(NamedTuple):
 
 def form_of(value: Any) -> Form:
     """Returns the form of an object that holds a state."""
-    variables, shapes = _variables_of(value), None
+    variables = _variables_of(value)
+    shapes: Any = None
     if variables is not None:
         shapes = [tuple(one.shape) for one in variables]
     elif isinstance(value, np.random.Generator):
@@ -98,7 +99,7 @@ def state_of(value: Any) -> Any:
 
 def give_back(value: Any, state: Any) -> bool:
     """Gives an object its state; returns whether it fits."""
-    variables = _variables_of(value)
+    variables: Any = _variables_of(value)
     if variables is not None:
         if isinstance(value, _BUILT_BY_LABELS) and len(variables) < len(state):
             _build(value, [one.shape for one in state])

@@ -18,7 +18,8 @@ MODEL, OPTIMIZER, METRIC, RECORD = "model", "optimizer", "metric", "record"
 
 def optimizers(model: keras.Model) -> list[Any]:
     """Returns a compiled model's optimizer and those inside of it, each once."""
-    found, waiting = [], [model.optimizer]
+    found: list[Any] = []
+    waiting = [model.optimizer]
     while waiting:
         optimizer = waiting.pop(0)
         if optimizer is None or any(optimizer is other for other in found):

@@ -4,6 +4,7 @@ import contextlib
 import secrets
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,8 @@ class CacheWriter:
         self, folder: Path, view: int, dtype: str, shard_size: int, teacher: str, weights: str
     ) -> None:
         self._folder, self._view, self._dtype, self._size = folder, view, dtype, shard_size
-        self._teacher, self._weights, self._parts, self._rows = teacher, weights, [], 0
+        self._teacher, self._weights, self._rows = teacher, weights, 0
+        self._parts: list[Any] = []
 
     def add(self, samples: np.ndarray, checksums: np.ndarray, outputs: list[np.ndarray]) -> None:
         """Takes the outputs of some samples, and writes what fills a shard."""

@@ -16,7 +16,7 @@ from typing import Any
 try:
     import resource
 except ImportError:  # not on Windows
-    resource = None
+    resource = None  # type: ignore[assignment]
 
 _BLOCK = 2**20
 _MOST_OPEN = 4096

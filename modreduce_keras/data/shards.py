@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,7 +85,7 @@ def write(
     header = json.dumps({"arrays": described, "teacher": teacher}).encode()
     begin = len(MAGIC) + 8
     header += b" " * (-(begin + len(header)) % 64)
-    parts = [MAGIC, len(header).to_bytes(8, "little"), header, *map(_bytes, arrays)]
+    parts: list[Any] = [MAGIC, len(header).to_bytes(8, "little"), header, *map(_bytes, arrays)]
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
@@ -105,7 +105,7 @@ def read(path: Path) -> Shard:
         DamagedError: If the file is torn or altered.
         FileNotFoundError: If it is gone.
     """
-    view, expected = _NAME.fullmatch(path.name).groups()
+    view, expected = _parts_of(path.name)
     file = ShardFile(path, expected)
     begin = len(MAGIC) + 8
     size = int.from_bytes(_bytes_of(file, len(MAGIC), 8), "little")
@@ -121,7 +121,15 @@ def read(path: Path) -> Shard:
 
 def is_whole(path: Path, name: Path) -> bool:
     """Returns whether a file has the content that the name of a shard says."""
-    return sha256_of(path) == _NAME.fullmatch(name.name)[2]
+    return sha256_of(path) == _parts_of(name.name)[1]
+
+
+def _parts_of(name: str) -> tuple[str, str]:
+    """Returns the view and the checksum in the name of a shard."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise ValueError(f"A shard is named by its view and checksum. Received: {name!r}")
+    return found[1], found[2]
 
 
 def _read(file: ShardFile, column: Column) -> np.ndarray:
@@ -206,7 +214,7 @@ def checksums_of(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _bytes(array: np.ndarray) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _bytes_by_row(array: np.ndarray) -> np.ndarray:

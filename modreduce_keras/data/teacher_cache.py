@@ -12,22 +12,14 @@ import tensorflow as tf
 
 from modreduce_keras import whole_files
 from modreduce_keras.arguments import require_choice, require_integer
-from modreduce_keras.batches import require_end
+from modreduce_keras.batches import INDEX, INPUTS, LESSONS, require_end, split_index
 from modreduce_keras.copying import fingerprint_of_tables
 from modreduce_keras.data import cache_metadata, shards
 from modreduce_keras.data.cache_folder import CacheFolder, UnfilledError
 from modreduce_keras.data.cache_metadata import DTYPES, WEIGHTS
 from modreduce_keras.data.cache_writer import CacheWriter, readable_shards
 from modreduce_keras.data.epochs import in_epoch
-from modreduce_keras.data.index import (
-    INDEX,
-    INPUTS,
-    LESSONS,
-    as_index,
-    indexed_batches,
-    indexed_inputs,
-    split_index,
-)
+from modreduce_keras.data.index import as_index, indexed_batches, indexed_inputs
 from modreduce_keras.data.teacher_outputs import outputs_of, specs_of_outputs
 from modreduce_keras.fingerprints import fingerprint_of
 from modreduce_keras.taps import TapReader

@@ -1,5 +1,6 @@
 """Compact: a TFLite file without the names and copies that no runtime reads."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flatbuffers
@@ -71,7 +72,7 @@ class _SharingBuilder(flatbuffers.Builder):
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
-        self._written: dict[tuple, int] = {}
+        self._written: dict[tuple[str, Any], int] = {}
 
     def CreateString(self, s: Any, encoding: str = "utf-8", errors: str = "strict") -> Any:  # noqa: N802
         return self._once(("string", s), lambda: super(_SharingBuilder, self).CreateString(s))
@@ -85,7 +86,7 @@ class _SharingBuilder(flatbuffers.Builder):
 
         return self._once((x.dtype.str, x.tobytes()), write)
 
-    def _once(self, key: str, write: Any) -> Any:
+    def _once(self, key: tuple[str, Any], write: Callable[[], int]) -> int:
         if key not in self._written:
             self._written[key] = write()
         return self._written[key]

@@ -117,7 +117,7 @@ class _End:
     @property
     def is_quantized(self) -> bool:
         """Whether the integers stand for floats."""
-        return self._scale > 0.0 and np.issubdtype(self.dtype, np.integer)
+        return bool(self._scale > 0.0) and np.issubdtype(self.dtype, np.integer)
 
     def quantized(self, array: np.ndarray) -> np.ndarray:
         """Returns an array as the file takes it: integers are those of the file already."""

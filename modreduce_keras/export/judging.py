@@ -1,7 +1,7 @@
 """Judging: how the outputs of two models are compared, and told right from wrong, by their kind."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -16,10 +16,13 @@ from modreduce_keras.output_kind import (
     UNKNOWN,
     output_kind,
 )
-from modreduce_keras.typing import Tensor
 
 KINDS = (CLASSES, LOGIT, LABELS, REGRESSION, EMBEDDING)
 YES_OR_NO = (LOGIT, LABELS)
+
+
+Figures: TypeAlias = tuple[Any, Any, Any, Any, Any]
+"""What a counter came to: the fields of `Judgement` from `agreement` to `expected_error`."""
 
 
 class Judgement(NamedTuple):
@@ -137,7 +140,7 @@ class Judge:
         self._by_kind: dict[str, Any] = {}
         self._largest = 0.0
 
-    def add(self, outputs: np.ndarray, expected: np.ndarray, labels: np.ndarray | None) -> None:
+    def add(self, outputs: np.ndarray, expected: np.ndarray, labels: Any) -> None:
         """Compares a batch, of float outputs of equal shape (batch, ..., units)."""
         if not self._by_kind:
             shape, owner = expected.shape, self._owner
@@ -160,7 +163,8 @@ class Judge:
     def judgement(self) -> Judgement:
         """Returns the figures over all batches."""
         kind, counter = next(iter(self._by_kind.items()))
-        return Judgement(kind, *counter.figures(), self._largest)
+        figures: Figures = counter.figures()
+        return Judgement(kind, *figures, self._largest)
 
 
 class _Answers:
@@ -168,9 +172,11 @@ class _Answers:
 
     def __init__(self, owner: str, kind: str, threshold: float) -> None:
         self._owner, self._kind, self._threshold = owner, kind, threshold
-        self._same, self._right, self._expected_right = [], [], []
+        self._same: list[np.ndarray] = []
+        self._right: list[np.ndarray] = []
+        self._expected_right: list[np.ndarray] = []
 
-    def add(self, outputs: Tensor, expected: Any, labels: Any) -> None:
+    def add(self, outputs: np.ndarray, expected: np.ndarray, labels: Any) -> None:
         finite = np.isfinite(outputs)
         finite = finite.all(axis=-1) if self._kind == CLASSES else finite
         own = answers(self._kind, outputs, self._threshold)
@@ -181,7 +187,7 @@ class _Answers:
             self._right.append(((own == right) & finite).ravel())
             self._expected_right.append((others == right).ravel())
 
-    def figures(self) -> tuple[Any, Any, Any, Any, Any]:
+    def figures(self) -> Figures:
         return _mean(self._same), _mean(self._right), _mean(self._expected_right), None, None
 
 
@@ -192,9 +198,10 @@ class _Numbers:
         self._owner, self._tolerance = owner, tolerance
         self._off: list[np.ndarray] = []
         self._expected: list[np.ndarray] = []
-        self._errors, self._expected_errors = [], []
+        self._errors: list[np.ndarray] = []
+        self._expected_errors: list[np.ndarray] = []
 
-    def add(self, outputs: Tensor, expected: Any, labels: Any) -> None:
+    def add(self, outputs: np.ndarray, expected: np.ndarray, labels: Any) -> None:
         self._off.append(np.abs(outputs - expected).reshape(-1, expected.shape[-1]))
         self._expected.append(expected.reshape(-1, expected.shape[-1]))
         if labels is not None:
@@ -202,7 +209,7 @@ class _Numbers:
             self._errors.append(np.abs(outputs - labels).ravel())
             self._expected_errors.append(np.abs(expected - labels).ravel())
 
-    def figures(self) -> tuple[Any, Any, Any, Any]:
+    def figures(self) -> Figures:
         scale = spread(np.concatenate(self._expected))
         # What is not a number is not close.
         close = (np.concatenate(self._off) <= self._tolerance * scale).all(axis=-1)
@@ -217,14 +224,14 @@ class _Directions:
         self._tolerance = tolerance
         self._close: list[np.ndarray] = []
 
-    def add(self, outputs: Tensor, expected: Any, labels: Any) -> None:
+    def add(self, outputs: np.ndarray, expected: np.ndarray, labels: Any) -> None:
         own, others = (
             one / np.maximum(np.linalg.norm(one, axis=-1, keepdims=True), 1e-12)
             for one in (outputs.astype("float64"), expected.astype("float64"))
         )
         self._close.append((np.linalg.norm(own - others, axis=-1) <= self._tolerance).ravel())
 
-    def figures(self) -> tuple[Any, Any, Any, Any, Any]:
+    def figures(self) -> Figures:
         return _mean(self._close), None, None, None, None
 
 

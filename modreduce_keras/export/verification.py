@@ -161,7 +161,8 @@ def verify(
             {name: tuple(spec.shape) for name, spec in specs.items()},
             {name: spec.dtype for name, spec in specs.items()},
         )
-        judge, samples = None, 0
+        judge: Any = None
+        samples = 0
         for x, y in batches("data", data, inputs, batch_size):
             expected, outputs = _outputs(student, inputs, x), file.run(x)
             _require_alike(outputs, expected)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -14,7 +14,7 @@ from modreduce_keras.ops import zeroed
 from modreduce_keras.symbolic import output_spec
 from modreduce_keras.typing import Tensor
 
-Mask = str | bool | Callable[[Any], Any] | None
+Mask = str | Literal[False] | Callable[[Any], Any] | None
 Kept = dict[str, Any] | None
 
 
@@ -184,7 +184,7 @@ def together(several: Sequence[Any]) -> Any:
     return functools.reduce(ops.logical_and, several) if alike else several[0]
 
 
-def applied(kept: Kept, student: Any, teacher: Any) -> tuple[Any, Any]:
+def applied(kept: dict[str, Any], student: Any, teacher: Any) -> tuple[Any, Any]:
     """Returns both features, zero at the positions that do not count."""
     student = zeroed(student, kept.get("student"))
     return student, None if teacher is None else zeroed(teacher, kept.get("teacher"))

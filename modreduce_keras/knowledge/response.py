@@ -202,7 +202,7 @@ class Response(Knowledge):
         if not self._averages_probabilities():
             return sum(share * logits for share, logits in zip(shares, teachers, strict=True))
         temperature = getattr(self.loss, "temperature", 1.0)
-        independent = CLASSES not in self.output_kinds
+        independent = CLASSES not in (self.output_kinds or ())
         log_probabilities = log_bernoulli if independent else tempered_log_softmax
         log_shares = [
             math.log(share) + log_probabilities(logits, temperature)

@@ -274,7 +274,8 @@ def _copy(graph: Any, index: Any, inputs: Any, shared: Any = ()) -> tuple[Any, A
         inputs: Symbolic inputs of the copy.
         shared: By call, (operation's name, output that stands for it or `None` to copy it).
     """
-    calls, kept = [], {name for name, output in shared if output is not None}
+    calls: list[Any] = []
+    kept = {name for name, output in shared if output is not None}
     mark = object()
 
     def clone(operation: Any) -> Any:

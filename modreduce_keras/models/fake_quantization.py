@@ -204,7 +204,8 @@ class LearntFakeQuantize(keras.layers.Layer):
     @property
     def ends(self) -> tuple[float, float]:
         """The range, `(0.0, 0.0)` before anything has been seen."""
-        return tuple(float(ops.convert_to_numpy(end)) for end in (self.minimum, self.maximum))
+        low, high = (float(ops.convert_to_numpy(end)) for end in (self.minimum, self.maximum))
+        return low, high
 
     def fixed(self, **kwargs: Any) -> FakeQuantize:
         """Returns the layer for inference that does the same from now on."""

@@ -54,7 +54,7 @@ class Affine(keras.layers.Layer):
 
     def build(self, input_shape: Shape) -> None:
         """Creates the two constants, from the shape of the inputs."""
-        self._broadcast = [1] * len(input_shape)
+        self._broadcast: list[int | None] = [1] * len(input_shape)
         self._broadcast[self.axis] = input_shape[self.axis]
         shape = (input_shape[self.axis],)
         self.scale = self.add_weight(shape=shape, initializer="ones", name="scale", trainable=False)
@@ -302,7 +302,8 @@ def _weights(layer: keras.layers.Layer, normalization: Any) -> list[np.ndarray]:
     """Returns the weights of a copy whose kernel is rounded, or has a normalization in it."""
     inner = _unwrapped(layer)
     scale, offset = _constants(normalization) if normalization else (None, 0.0)
-    kernels, bias = [], offset
+    kernels: list[Any] = []
+    bias: Any = offset
     for variable in inner.weights:
         value = np.asarray(ops.convert_to_numpy(variable), "float64")
         if inner.use_bias and variable is inner.bias:

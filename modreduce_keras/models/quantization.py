@@ -160,7 +160,8 @@ class _Rewriter:
         quantizers = {one.name: _quantizer(one, graph) for one in flat.operations}
         inputs = new_inputs(flat)
         # By tensors: what they are rounded to, and by which layer.
-        rounded, ranges = {}, {}
+        rounded: dict[int, Any] = {}
+        ranges: dict[int, Any] = {}
         if is_outermost:
             for tensor in keras.tree.flatten(inputs):
                 name = operation_of(tensor).name
@@ -168,7 +169,8 @@ class _Rewriter:
                     quantizer = _learnt(name)
                     rounded[id(tensor)] = quantizer(tensor)
                     ranges[id(rounded[id(tensor)])] = quantizer
-        made, calls = {}, Counter()
+        made: dict[int, Any] = {}
+        calls: Counter[str] = Counter()
 
         def rebuild(layer: keras.layers.Layer) -> Any:
             if id(layer) in self._made:
@@ -188,12 +190,12 @@ class _Rewriter:
                 args = (_pairs(layer, args[0]), *args[1:])
             if type(layer) in _POOLED and id(args[0]) not in ranges:
                 # Of another model, which has rounded it already.
-                quantizer = _learnt(f"{layer.name}_input")
-                args = (quantizer(args[0]), *args[1:])
-                ranges[id(args[0])] = quantizer
+                first = _learnt(f"{layer.name}_input")
+                args = (first(args[0]), *args[1:])
+                ranges[id(args[0])] = first
             outputs = layer(*args, **kwargs)
-            given = ranges.get(id(keras.tree.flatten(args)[0]))
-            quantizer = quantizers[layer.name]
+            given: Any = ranges.get(id(keras.tree.flatten(args)[0]))
+            quantizer: Any = quantizers[layer.name]
             if quantizer is _OF_ITS_INPUTS:
                 outputs, quantizer = given(outputs, pooled=True), given
             elif quantizer is not None:
@@ -264,9 +266,9 @@ def _quantizer(layer: keras.Operation, graph: Graph) -> Any:
             known = sorted({*_FUSED, *_MEASURED_ACTIVATIONS, *_FIXED})
             raise _unknown(layer, f"with an activation that is not one of {known}: {activation!r}")
     elif kind not in _MEASURED:
-        known = (layers.BatchNormalization, layers.Activation, layers.ReLU)
+        others = (layers.BatchNormalization, layers.Activation, layers.ReLU)
         known = sorted(
-            one.__name__ for one in (*_KERNEL_LAYERS, *_MEASURED, *_POOLED, *_PASSED, *known)
+            one.__name__ for one in (*_KERNEL_LAYERS, *_MEASURED, *_POOLED, *_PASSED, *others)
         )
         raise _unknown(layer, f"which is not one of {known}")
     return None if _is_fused(layer, graph) or _is_joined(layer, graph) else _learnt

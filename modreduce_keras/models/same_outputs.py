@@ -170,12 +170,12 @@ def _first_difference(
         if None in ends:
             continue  # It runs more than once.
         try:
-            results = [
+            expected, received = [
                 _run(keras.Model(model.input, end), inputs)
                 for model, end in zip(models, ends, strict=True)
             ]
         except Exception:
             continue  # Its output is none that can be compared.
-        if not _same(*results, tolerance):
+        if not _same(expected, received, tolerance):
             return layer
     return None

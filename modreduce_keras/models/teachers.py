@@ -1,5 +1,6 @@
 """Trained teachers: weights from a saved Keras model of the same layout, whatever its names are."""
 
+import functools
 import os
 from collections import Counter
 from pathlib import Path
@@ -122,15 +123,19 @@ def load_teacher(
     return network if normalized or not scalings else _with(scalings, network)
 
 
+def _named(name: str, config: dict[str, Any]) -> dict[str, Any]:
+    return {**config, "name": name}
+
+
 def _with(scalings: Any, network: Any) -> Any:
     """Returns the network behind copies of the layers, as one flat model."""
     inputs = maps = keras.Input(network.input_shape[1:], name="image")
-    names = Counter()
+    names: Counter[str] = Counter()
     for layer in scalings:
         kind = type(layer).__name__.lower()
         name = f"{kind}_{names[kind]}" if names[kind] else kind
         names[kind] += 1
-        copy = rebuilt(layer, lambda config, name=name: {**config, "name": name})
+        copy = rebuilt(layer, functools.partial(_named, name))
         maps = copy(maps)
         copy_state(layer, copy)
 

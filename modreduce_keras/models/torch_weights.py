@@ -104,7 +104,7 @@ def _modules(state_dict: Any) -> Any:
     """Returns (prefix, arrays by the last part of their names), in order."""
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"state_dict must map names to arrays. Received: {type(state_dict)}")
-    modules = {}
+    modules: dict[str, dict[str, Any]] = {}
     for name in state_dict:
         value = state_dict[name]
         prefix, _, leaf = str(name).rpartition(".")

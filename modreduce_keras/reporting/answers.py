@@ -53,7 +53,8 @@ def measure(
     found = {}
     for one in subjects:
         confidence = measures.probabilities(of_each.pop(one.name)).max(axis=1)
-        own, teachers = said[one.name], said.get(TEACHER)
+        own = said[one.name]
+        teachers: Any = said.get(TEACHER)
         correct = own == right
         accuracy = float(correct.mean())
         taught = one.role != TEACHER and TEACHER in said

@@ -65,8 +65,8 @@ def dots(
     digits = 0 if all(abs(100 * mark - round(100 * mark)) < 1e-6 for mark in marks) else 1
     body = ""
     for mark in marks:
-        share = words.percent(mark, digits)
-        body += svg.text(place(mark), bottom + 16, share, kind="soft", anchor="middle")
+        said = words.percent(mark, digits)
+        body += svg.text(place(mark), bottom + 16, said, kind="soft", anchor="middle")
     for number, (who, kind, share, interval) in enumerate(rows):
         y = _ROW * number + 16
         body += _head(y, who, words.percent(share), kind)

@@ -138,9 +138,9 @@ def report(
         ("repeats", repeats, 1),
     ):
         require_integer(name, value, least)
-    for name, value in (("title", title), ("curve", curve)):
-        if not isinstance(value, str) or not value.strip():
-            raise TypeError(f"{name} must be a string, not empty. Received: {name}={value!r}")
+    for name, text in (("title", title), ("curve", curve)):
+        if not isinstance(text, str) or not text.strip():
+            raise TypeError(f"{name} must be a string, not empty. Received: {name}={text!r}")
     folder = files.require_folder(path)
     if exports is not None and not isinstance(exports, Mapping):
         raise TypeError(

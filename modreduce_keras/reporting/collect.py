@@ -11,7 +11,7 @@ from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, outpu
 from modreduce_keras.reporting import answers, numbers
 from modreduce_keras.reporting.gallery import Gallery
 from modreduce_keras.reporting.measures import Figures
-from modreduce_keras.reporting.subjects import STUDENT, TEACHER, File, Network, require_logits
+from modreduce_keras.reporting.subjects import STUDENT, TEACHER, require_logits
 
 
 class Collected(NamedTuple):
@@ -31,7 +31,7 @@ class Collected(NamedTuple):
 
 
 def collect(
-    subjects: Sequence[Network | File],
+    subjects: Sequence[Any],
     data: Any,
     *,
     kind: str | None,
@@ -50,12 +50,14 @@ def collect(
     """
     inputs, units = subjects[0].inputs, subjects[0].units
     outputs: dict[str, list[np.ndarray]] = {one.name: [] for one in subjects}
-    labels: list[np.ndarray] = []
+    given: list[Any] = []
     students = [one.name for one in subjects if one.role == STUDENT]
     galleries = (
         {name: Gallery(gallery) for name in students} if _are_images(inputs, gallery) else {}
     )
-    likely, samples = None, 0
+    likely: Any = None
+    samples = 0
+    y: Any
     for x, y in batches("data", data, inputs, batch_size):
         arrays = list(x.values())
         if y is None and kind != EMBEDDING:
@@ -70,7 +72,7 @@ def collect(
                 require_logits(subjects)
         elif kind is None and likely == CLASSES and y.shape == shape:
             likely = _kind_of(y, shape)  # a row may have several labels after all
-        labels.append(y)
+        given.append(y)
         samples += shape[0]
         for one in subjects:
             outputs[one.name].append(one.run(arrays))
@@ -80,9 +82,9 @@ def collect(
         last = {name: answers.logits(likely, parts[-1]) for name, parts in outputs.items()}
         for name, shown in galleries.items():
             shown.add(arrays[0], truth, last[name], last.get(TEACHER))
-    labels = np.concatenate(labels) if kind != EMBEDDING else None
+    labels = np.concatenate(given) if kind != EMBEDDING else None
     everything = {name: np.concatenate(parts) for name, parts in outputs.items()}
-    kind = kind or likely
+    kind = str(kind or likely)
     work_out = answers if kind in (CLASSES, LOGIT, LABELS) else numbers
     measured = work_out.measure(
         kind,
@@ -107,8 +109,8 @@ def collect(
         )
         for one in subjects
     }
-    shown = galleries if kind in (CLASSES, LOGIT) else {}
-    return Collected(kind, figures, shown, samples)
+    pictured = galleries if kind in (CLASSES, LOGIT) else {}
+    return Collected(kind, figures, pictured, samples)
 
 
 def _kind_of(labels: np.ndarray, shape: tuple[int, int]) -> str:

@@ -15,7 +15,7 @@ def measure(
     kind: str,
     subjects: Sequence[Any],
     outputs: Mapping[str, np.ndarray],
-    labels: np.ndarray | None,
+    labels: Any,
     *,
     tolerance: float,
 ) -> dict[str, dict[str, Any]]:
@@ -38,7 +38,7 @@ def measure(
         judge.add(outputs[name], outputs[other], None)
         return judge.judgement().agreement
 
-    def errors(name: str) -> tuple[float, float] | tuple[None, None]:
+    def errors(name: str) -> tuple[float | None, float | None]:
         if targets is None:
             return None, None
         return measures.mean_absolute_error(outputs[name], targets), measures.determination(

@@ -1,12 +1,11 @@
 """Page: what a report says and shows, in order, for Markdown and HTML alike."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from modreduce_keras.output_kind import EMBEDDING, LABELS, REGRESSION
 from modreduce_keras.reporting import bars, charts, numbers_in_words, words
 from modreduce_keras.reporting.gallery import Gallery, pixels, png
-from modreduce_keras.reporting.measures import Figures
 from modreduce_keras.reporting.subjects import TEACHER
 from modreduce_keras.reporting.svg import Picture
 from modreduce_keras.reporting.words import Table
@@ -71,7 +70,7 @@ class Content(NamedTuple):
 
     title: str
     kind: str
-    figures: list[Figures]
+    figures: list[Any]  # each a Figures, with the figures that its kind has
     samples: int
     classes: list[str]
     galleries: Mapping[str, Gallery]
@@ -117,8 +116,8 @@ def _quality(content: Content) -> list[Picture]:
         rows = [(one.name, kinds[one.name], one.error, f"{one.error:.4g}") for one in figures]
         return [bars.bars("error", "Mean absolute error", "Against the labels.", rows)]
     caption = "The line is the 95 % interval: how far chance in the choice of samples may carry it."
-    rows = [(one.name, kinds[one.name], one.accuracy, one.interval) for one in figures]
-    return [bars.dots("accuracy", "Accuracy", caption, rows)]
+    shares = [(one.name, kinds[one.name], one.accuracy, one.interval) for one in figures]
+    return [bars.dots("accuracy", "Accuracy", caption, shares)]
 
 
 def _accuracy(content: Content) -> Section:

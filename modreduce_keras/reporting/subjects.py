@@ -59,6 +59,7 @@ class Network:
         self.model = model
         self.parameters: int = model.count_params()
         self.size = sum(_bytes(weight) for weight in model.weights)
+        self.multiply_adds: int | None
         try:
             self.multiply_adds = multiply_adds(model)
         except ValueError:

@@ -1,6 +1,7 @@
 """SVG: the shapes that pictures are made of, for a page and as files of their own."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from modreduce_keras.escapes import xml
@@ -93,7 +94,7 @@ def circle(x: float, y: float, radius: float, kind: str, hint: str = "") -> str:
     )
 
 
-def line(points: list[tuple[float, float]], kind: str, dashes: str = "") -> str:
+def line(points: Sequence[tuple[float, float]], kind: str, dashes: str = "") -> str:
     """Returns a line through points."""
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dashed = f' stroke-dasharray="{dashes}"' if dashes else ""

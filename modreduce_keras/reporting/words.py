@@ -1,7 +1,7 @@
 """Words: numbers as people read them, and the table and the sentences made of them."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from modreduce_keras.output_kind import LABELS
 from modreduce_keras.reporting.measures import Figures
@@ -60,7 +60,7 @@ def fraction(part: float, whole: float) -> str:
     return f"{100 * part / whole:.0f} %" if part <= whole else f"{part / whole:.1f} {TIMES}"
 
 
-def table(figures: Sequence[Figures]) -> Table:
+def table(figures: Sequence[Any]) -> Table:
     """Returns the figures of all networks and files."""
     taught = any(one.agreement is not None for one in figures)
     filed = any(one.role == "file" for one in figures)
@@ -94,14 +94,14 @@ def label(one: Figures) -> str:
     return f"{one.name} (of {one.owner})" if one.role == "file" else one.name
 
 
-def lead(figures: Sequence[Figures]) -> Figures:
+def lead(figures: Sequence[Any]) -> Any:
     """Returns the student that the page speaks of first: the first with a file, or of all."""
     owners = [one.owner for one in figures if one.role == "file"]
     students = [one for one in figures if one.role == "student"]
     return next((one for one in students if one.name in owners), students[0])
 
 
-def tiles(figures: Sequence[Figures]) -> list[tuple[str, str]]:
+def tiles(figures: Sequence[Any]) -> list[tuple[str, str]]:
     """Returns the few figures to see first: each and what it is."""
     one = lead(figures)
     teacher = next((other for other in figures if other.role == "teacher"), None)
@@ -152,7 +152,7 @@ def summary(
     return found
 
 
-def _file(one: Figures) -> str:
+def _file(one: Any) -> str:
     said = (
         f"is {one.owner} as a file of {size(one.size)}: the same answer on "
         f"{percent(one.owner_agreement, 2)} of {_all(one)}, {percent(one.accuracy)} right, "
@@ -174,7 +174,7 @@ def _all(one: Figures) -> str:
     return "the answers" if one.kind == LABELS else "the samples"
 
 
-def _student(one: Figures, teacher: Figures | None, samples: int) -> str:
+def _student(one: Any, teacher: Any, samples: int) -> str:
     right = percent(one.accuracy)
     if teacher is None or not teacher.accuracy:
         return (
@@ -188,7 +188,7 @@ def _student(one: Figures, teacher: Figures | None, samples: int) -> str:
     return f"{kept} with {cost}, and gives the same answer {percent(one.agreement)} of the time."
 
 
-def _doubts(one: Figures) -> str:
+def _doubts(one: Any) -> str:
     gap = one.confidence - one.accuracy
     if abs(gap) < 0.02:
         return "It is about as sure as it is right."

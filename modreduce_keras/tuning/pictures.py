@@ -27,7 +27,7 @@ def _figure(title: str, width: float) -> tuple[Any, Any]:
         raise ImportError(
             "Pictures need matplotlib: pip install matplotlib (the extra 'demo' brings it too)"
         ) from error
-    figure = Figure(figsize=(width, 4.5), layout="constrained")
+    figure: Any = Figure(figsize=(width, 4.5), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     axes = figure.subplots()
     axes.set_title(plot(title), loc="left", fontsize=13, color=INK, pad=12)
@@ -104,8 +104,9 @@ def pair(results: Any, x: str, y: str) -> Any:
         axes.scatter([p[1] for p in lost], [p[2] for p in lost], s=60, **crosses)
     for axis, name in ((axes.xaxis, x), (axes.yaxis, y)):
         axis.set_label_text(plot(name), fontsize=11, color=INK)
-        if ways[name] is not None:
-            axis.set_ticks(range(len(ways[name])), list(map(plot, ways[name])))
+        known = ways[name]
+        if known is not None:
+            axis.set_ticks(range(len(known)), list(map(plot, known)))
         elif name in results.logarithmic:
             _logarithmic(axes, axis)
     axes.grid(color=GRID, linewidth=0.8)
@@ -182,8 +183,8 @@ def _heights(results: Any, rows: Any, name: str) -> tuple[list[float], list[tupl
         return (value - low) / (high - low)
 
     if categories is not None:
-        labels = [(height(float(place)), str(one)) for place, one in enumerate(categories)]
-        return [height(value) for value in values], [one for one in labels if 0 <= one[0] <= 1]
+        ways = [(height(float(place)), str(one)) for place, one in enumerate(categories)]
+        return [height(value) for value in values], [one for one in ways if 0 <= one[0] <= 1]
     middle = math.sqrt(low * high) if is_logarithmic else (low + high) / 2
     text = "{:.1%}" if name == "score" and results.objective.endswith("accuracy") else "{:.3g}"
     few = sorted(set(values)) if len(set(values)) <= 4 else (low, middle, high)

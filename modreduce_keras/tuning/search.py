@@ -126,8 +126,9 @@ class Search:
         if issubclass(kind, keras_tuner.BayesianOptimization):
             extra.require(*extra.BAYESIAN)
         strategy = None if strategy is None else distribute.strategy(strategy)
-        is_hypermodel = isinstance(build, DistillerHyperModel)
-        self.hypermodel = build if is_hypermodel else DistillerHyperModel(build)
+        if not isinstance(build, DistillerHyperModel):
+            build = DistillerHyperModel(build)
+        self.hypermodel = build
         self.hypermodel.strategy = strategy
         self.tuner = type(kind.__name__, (reports.Reporting, kind), {})(
             hypermodel=self.hypermodel,
@@ -191,7 +192,7 @@ class Search:
 
     def _require_validation(self, fit_arguments: dict[str, Any]) -> None:
         given = fit_arguments.get("validation_data") is not None
-        given = given or fit_arguments.get("validation_split")
+        given = given or bool(fit_arguments.get("validation_split"))
         if self.objective.name.startswith("val_") and not given:
             raise ValueError(
                 f"The objective {self.objective.name!r} needs validation_data= (or "

@@ -120,7 +120,7 @@ class Space:
                 "knowledge must be at least one name of a knowledge, such as ['kd', 'hint'], or "
                 f"knowledge itself. Received: knowledge={knowledge!r}"
             )
-        given = {"least": least, "most": most, "default": default, "step": step}
+        given: dict[str, Any] = {"least": least, "most": most, "default": default, "step": step}
         return {one: self._positive(f"{name}/{one}", **given) for one in names}
 
     def aggregator(self, names: Sequence[str], *, name: str = "aggregator") -> str:
@@ -164,7 +164,8 @@ class Space:
             raise ValueError(f"kinds must be among {list(SCHEDULES)}. Received: {unknown}")
         parent = self._name(name)
         kind = self._hp.Choice(parent, kinds, default=kinds[0], ordered=False)
-        part, moving = None, [one for one in kinds if one != "constant"]
+        part: Any = None
+        moving = [one for one in kinds if one != "constant"]
         if moving:
             with self._hp.conditional_scope(parent, moving):
                 range_ = {"min_value": 0.1, "max_value": 1.0, "step": 0.1, "default": 0.3}
