@@ -166,10 +166,7 @@ class AttentionHeads(Adapter):
             network.build((None, front), (None, back))
             self.networks.append(network)
         self.random = keras.random.SeedGenerator(self.seed)
-        # Only the variables rest: batch normalizations of a layer that does not train would
-        # ignore `training=True` in the stage that is theirs.
-        for variable in self.pretraining_variables():
-            variable.trainable = False
+        self.freeze_pretraining_variables()
 
     def call(self, student, teacher, training=None):
         projected = [

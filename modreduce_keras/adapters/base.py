@@ -67,6 +67,15 @@ class Adapter(keras.layers.Layer):
         """Returns the variables that the adapter's own stage trains, and only that stage."""
         return []
 
+    def freeze_pretraining_variables(self) -> None:
+        """Marks these variables as not trainable, for `build`.
+
+        Only the variables: batch normalizations of a layer that does not train would ignore
+        `training=True` in the stage that is theirs.
+        """
+        for variable in self.pretraining_variables():
+            variable.trainable = False
+
     def save_own_variables(self, store):
         """Saves the weights, and how far random numbers have been drawn, which Keras leaves out."""
         super().save_own_variables(store)

@@ -1,10 +1,13 @@
 """The base of the adapters that look at features through a model's own classifier."""
 
 import keras
+from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
 from modreduce_keras.held import Held
 from modreduce_keras.keras_internals import operation_of
+from modreduce_keras.ops import float32
+from modreduce_keras.typing import Tensor
 
 
 def classifier_of(model: keras.Model) -> keras.layers.Dense:
@@ -52,6 +55,21 @@ def _changes_nothing(layer) -> bool:
     is_linear = getattr(layer, "activation", None) is keras.activations.linear
     is_activation = isinstance(layer, keras.layers.Activation)
     return isinstance(layer, keras.layers.Identity) or (is_activation and is_linear)
+
+
+def frozen_logits(classifier: keras.layers.Dense, feature: Tensor) -> Tensor:
+    """Returns a classifier's logits for a feature, float32.
+
+    Gradients pass through the classifier and not into it.
+
+    Args:
+        classifier: The Dense layer that ends a model.
+        feature: (batch, features).
+    """
+    logits = ops.matmul(feature, ops.stop_gradient(float32(classifier.kernel)))
+    if classifier.use_bias:
+        logits = logits + ops.stop_gradient(float32(classifier.bias))
+    return logits
 
 
 class ClassifierAdapter(Adapter):

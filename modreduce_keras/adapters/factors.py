@@ -113,10 +113,7 @@ class Factors(MapAdapter):
             transposed=True,
             batch_normalization=normalized,
         )
-        # Only the variables rest: batch normalizations of a layer that does not train would
-        # ignore `training=True` in the stage that is theirs.
-        for variable in self.pretraining_variables():
-            variable.trainable = False
+        self.freeze_pretraining_variables()
 
     def _chain(self, widths, shape, name, *, transposed=False, batch_normalization=True):
         chain = ConvolutionChain(

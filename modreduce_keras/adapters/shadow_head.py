@@ -3,8 +3,13 @@
 import keras
 from keras import ops
 
-from modreduce_keras.adapters.classifier_base import ClassifierAdapter, classifier_of
-from modreduce_keras.ops import float32
+from modreduce_keras.adapters.classifier_base import (
+    ClassifierAdapter,
+    classifier_of,
+    frozen_logits,
+)
+from modreduce_keras.adapters.normalization import normalization_layer
+from modreduce_keras.ops import mean_over_places
 from modreduce_keras.registry import register
 
 
@@ -23,9 +28,7 @@ class _Unit(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="convolution",
         )
-        self.normalization = keras.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name="normalization"
-        )
+        self.normalization = normalization_layer(self.dtype_policy, "normalization")
 
     def build(self, shape):
         self.convolution.build(shape)
@@ -149,24 +152,15 @@ class ShadowHead(ClassifierAdapter):
     def call(self, student, teacher, training=None):
         *features, logits = keras.tree.map_structure(ops.stop_gradient, list(teacher))
         if self.head is not None:
-            shadow = self.head(_pooled(features[0]))
+            shadow = self.head(mean_over_places(features[0]))
         else:
             maps, *rest = features
             for (down, side), smaller in zip(self.units, rest, strict=True):
                 maps = down(maps, training=training) + side(smaller, training=training)
-            pooled = _pooled(self.last(maps, training=training))
             (classifier,) = self.classifiers()
-            shadow = ops.matmul(pooled, ops.stop_gradient(float32(classifier.kernel)))
-            if classifier.use_bias:
-                shadow = shadow + ops.stop_gradient(float32(classifier.bias))
+            pooled = mean_over_places(self.last(maps, training=training))
+            shadow = frozen_logits(classifier, pooled)
         return [student, shadow], logits
-
-
-def _pooled(feature):
-    """Returns a feature's mean over its places, float32."""
-    feature = float32(feature)
-    places = tuple(range(1, len(feature.shape) - 1))
-    return ops.mean(feature, axis=places) if places else feature
 
 
 def _strides(larger, smaller) -> tuple[int, int]:

@@ -3,9 +3,13 @@
 import keras
 from keras import ops
 
-from modreduce_keras.adapters.classifier_base import ClassifierAdapter, classifier_of
+from modreduce_keras.adapters.classifier_base import (
+    ClassifierAdapter,
+    classifier_of,
+    frozen_logits,
+)
 from modreduce_keras.adapters.normalization import normalization_layer
-from modreduce_keras.ops import filled, float32, mean_over_places
+from modreduce_keras.ops import filled, mean_over_places
 from modreduce_keras.registry import register
 
 
@@ -84,8 +88,4 @@ class SoftmaxRegressor(ClassifierAdapter):
 
     def _with_logits(self, feature, kept):
         feature = mean_over_places(feature, kept)
-        (classifier,) = self.classifiers()
-        logits = ops.matmul(feature, ops.stop_gradient(float32(classifier.kernel)))
-        if classifier.use_bias:
-            logits = logits + ops.stop_gradient(float32(classifier.bias))
-        return [feature, logits]
+        return [feature, frozen_logits(*self.classifiers(), feature)]

@@ -7,6 +7,7 @@ from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.arguments import require_choice
+from modreduce_keras.ops import mean_over_places
 from modreduce_keras.registry import register
 
 _POOL = 16
@@ -27,8 +28,7 @@ class _Trunk:
     @staticmethod
     def seen(trunk, width):
         """Returns what the gate sees, (batch, width)."""
-        positions = tuple(range(1, len(trunk.shape) - 1))
-        return ops.mean(trunk, axis=positions) if positions else trunk
+        return mean_over_places(trunk)
 
 
 class _Images:
