@@ -157,7 +157,7 @@ def modreduce(
         aggregator=aggregator,
         steps=task.protocol.steps,
     )
-    return Trainee(model, 3.0 + past_selves(model), teachers=1)
+    return Trainee(model, 3.0 + ema_models(model), teachers=1)
 
 
 def three(
@@ -195,11 +195,11 @@ def branches(task: Task, *, aggregator: str, number: int = 3, views: bool = Fals
     )
     parts = [branched.trunk] * (number if views else 1) + list(branched.heads.values())
     cost = sum(map(mr.evaluation.multiply_adds, parts)) / mr.evaluation.multiply_adds(student)
-    return Trainee(model, cost + past_selves(model), views=number if views else 1)
+    return Trainee(model, cost + ema_models(model), views=number if views else 1)
 
 
-def past_selves(distiller: mr.PeerDistiller) -> int:
-    """Returns how many past selves of the peers run in a step."""
+def ema_models(distiller: mr.PeerDistiller) -> int:
+    """Returns how many EMA models of the peers run in a step."""
     return len(distiller.students) if "averages" in distiller.aggregator.needs else 0
 
 

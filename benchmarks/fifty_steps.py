@@ -103,8 +103,8 @@ class Term:
         self.values = tf.function(self._values, reduce_retracing=True)
 
     def _values(self, x, y, training, adapting):
-        outputs = self.distiller.forward(x, training=training, with_teacher=True)
-        pair, context = outputs.lesson_of("student", self.knowledge, y)
+        outputs = self.distiller.forward(x, training=training, with_teacher=True, labels=y)
+        pair, context = outputs.arguments_of("student", self.knowledge)
         return self.knowledge(*pair, **context, training=adapting)
 
     def settle(self) -> None:

@@ -164,13 +164,13 @@ def unpack(batch: Any) -> tuple[Any, Any, Any]:
     return (*batch, None, None)[:3]
 
 
-INPUTS, INDEX, LESSONS = "inputs", "sample_index", "teacher_outputs"
+INPUTS, INDEX, TEACHER_OUTPUTS = "inputs", "sample_index", "teacher_outputs"
 """What inputs with an index consist of, those of `mr.data.with_index` and of a teacher cache."""
 
 
 def is_indexed(x: Any) -> bool:
     """Returns whether inputs carry the index of each sample."""
-    return isinstance(x, dict) and {INPUTS, INDEX} <= set(x) <= {INPUTS, INDEX, LESSONS}
+    return isinstance(x, dict) and {INPUTS, INDEX} <= set(x) <= {INPUTS, INDEX, TEACHER_OUTPUTS}
 
 
 def split_index(x: Any) -> tuple[Any, Any]:

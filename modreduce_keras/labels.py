@@ -3,9 +3,10 @@
 import math
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
+
+from modreduce_keras.distribute import checked_in_graph, known
 
 _ROUNDING = 1e-3
 _ONE_HOT_NEEDED = (
@@ -39,7 +40,7 @@ def in_range(labels: Any, classes: int, owner: str) -> tuple[Any, Any]:
     Raises:
         ValueError: If the values are known, and one is out of range.
     """
-    values = _known(labels)
+    values = known(labels)
     if values is None:
         valid = ops.logical_and(labels >= 0, labels < classes)
         return ops.where(valid, labels, 0), valid
@@ -133,22 +134,11 @@ def checked_rows(fits: Any, labels: Any, message: str, result: Any) -> Any:
         ValueError: Outside of a graph, if one does not.
         tf.errors.InvalidArgumentError: In a graph of TensorFlow, unless XLA leaves checks out.
     """
-    values = _known(fits)
-    if values is not None:
-        if not values.all():
-            rows = np.asarray(_known(labels))[~values]
-            raise ValueError(f"{message} Received: {_row(rows[0])}")
-    elif keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        flat = tf.cast(tf.reshape(fits, (-1,)), "int32")
-        rows = tf.reshape(labels, (-1, labels.shape[-1]))
-        # The first that does not fit; the row of zeros stands there if all do.
-        rows = tf.concat([rows, tf.zeros((1, labels.shape[-1]))], axis=0)
-        first = tf.gather(rows, tf.reduce_sum(tf.math.cumprod(flat)))
-        check = tf.debugging.Assert(tf.reduce_all(fits), [message, "Received:", first], summarize=8)
-        with tf.control_dependencies([check]):
-            return tf.identity(result)
+    values = known(fits)
+    if values is None:
+        return checked_in_graph(fits, labels, message, result)
+    if not values.all():
+        raise ValueError(f"{message} Received: {_row(np.asarray(known(labels))[~values][0])}")
     return result
 
 
@@ -220,16 +210,3 @@ def require_in_range(values: np.ndarray, classes: int, owner: str, ignored: Any 
             f"{owner} needs labels y that are class indices from 0 to {classes - 1}{besides}. "
             f"Received: y with {sorted({value.item() for value in values[wrong]})[:8]}"
         )
-
-
-def _known(labels: Any) -> np.ndarray | None:
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        if not tf.executing_eagerly():
-            return None
-    try:
-        return np.asarray(ops.convert_to_numpy(labels))
-    except Exception:
-        # A tracer of another backend has no values.
-        return None

@@ -16,8 +16,10 @@ ROOT = Path(modreduce_keras.__file__).parent
 LEVELS = [
     {"keras_internals"},
     {"_version", "arguments", "copying", "escapes", "fingerprints", "held"}
-    | {"labels", "registry", "typing", "whole_files"},
-    {"batches", "distribute", "knobs", "ops", "output_kind", "symbolic"},
+    | {"registry", "typing", "whole_files"},
+    {"distribute"},
+    {"labels"},
+    {"batches", "knobs", "ops", "output_kind", "symbolic"},
     {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models"},
     {"knowledge", "data"},
     {"distillers"},
@@ -29,6 +31,9 @@ KERAS_ONLY = [
     *("registry", "whole_files", "knobs", "ops", "output_kind", "batches", "schedules", "symbolic"),
     *("losses", "adapters", "aggregators", "taps", "models", "metrics", "knowledge"),
 ]
+WITH_TENSORFLOW = ("distribute", "data", "export", "callbacks")
+"""Parts that import TensorFlow. The rest is to run on any backend of Keras."""
+BACKEND = Path("distillers/backend/tensorflow.py")
 ONLY_IN = {"tensorflow_datasets": "data", "keras_tuner": "tuning"}
 
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
@@ -91,6 +96,14 @@ def test_parts_import_downward_only(path):
 def test_what_runs_on_every_backend_imports_keras_and_numpy_only(path):
     source = (ROOT / path).read_text(encoding="utf-8")
     assert foreign(source, package_of(path)) <= {"keras", "numpy"}
+
+
+@every_module
+def test_tensorflow_is_imported_in_its_rooms_only(path):
+    if part_of(path) in WITH_TENSORFLOW or path == BACKEND:
+        return
+    source = (ROOT / path).read_text(encoding="utf-8")
+    assert "tensorflow" not in foreign(source, package_of(path))
 
 
 @every_module

@@ -80,7 +80,14 @@ NAMESPACES = [
         "distiller",
         "BaseDistiller",
         gets=False,
-        more={"EarlyExit": "distillers.early_exit", "NonFiniteError": "distillers.guard"},
+        more={
+            "Batch": "distillers.batch",
+            "EarlyExit": "distillers.early_exit",
+            "GradientPolicy": "distillers.gradients",
+            "NonFiniteError": "distillers.guard",
+            "Outputs": "distillers.forward",
+            "Term": "distillers.terms",
+        },
     ),
 ]
 """The packages, each after those that it imports."""
@@ -149,7 +156,7 @@ NAMES = {
 """Further public names of the package itself, and the module that defines each."""
 SHOWN = ("knowledge", "distillers")
 """Packages whose components are public names of the package itself."""
-HIDDEN = {"as_list"}
+HIDDEN = {"as_list", "Batch", "GradientPolicy", "Outputs", "Term"}
 """Their names that are not."""
 
 DIR = """\

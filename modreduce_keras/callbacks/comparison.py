@@ -38,7 +38,7 @@ def compare(distiller: Any, x: Any, labels: Any, classes: Mapping[str, Any]) -> 
         own = logits[name] > 0 if binary else ops.argmax(logits[name], axis=-1)
         is_same = float32(ops.equal(own, top))
         same = ops.mean(is_same, axis=-1) if binary else is_same
-        values[distiller.term(name, "teacher_agreement")] = same
+        values[distiller.log_name(name, "teacher_agreement")] = same
     return values
 
 
@@ -74,7 +74,7 @@ def teacher_classes(distiller: Any, x: Any, labels: Any) -> dict[str, Any]:
         return {}
     outputs = distiller.forward(x, training=False, with_teacher=True, labels=labels)
     logits = _all_logits(outputs)
-    return _teacher_classes(logits, outputs.lessons, _is_binary(distiller, logits))
+    return _teacher_classes(logits, outputs.teacher, _is_binary(distiller, logits))
 
 
 def _all_logits(outputs: Any) -> dict[str, Any]:
@@ -93,22 +93,22 @@ def _logits(name: str, output: Any) -> Any:
 
 
 def _teacher_classes(
-    logits: Mapping[str, Any], lessons: Mapping[str, Any], binary: bool
+    logits: Mapping[str, Any], outputs: Mapping[str, Any], binary: bool
 ) -> dict[str, Any]:
     """Returns the teacher's top classes by student, where it has the same classes.
 
     Args:
         logits: Of each student, and perhaps of the ensemble.
-        lessons: The teacher's output by student.
+        outputs: The teacher's output by student.
         binary: Whether each logit is a yes or no of its own.
     """
-    lessons = dict(lessons)
-    if len({id(lesson) for lesson in lessons.values()}) == 1:
-        lessons = dict.fromkeys(logits, next(iter(lessons.values())))
-    tops = {id(lesson): _top_class(lesson.logits, binary) for lesson in lessons.values()}
+    outputs = dict(outputs)
+    if len({id(output) for output in outputs.values()}) == 1:
+        outputs = dict.fromkeys(logits, next(iter(outputs.values())))
+    tops = {id(output): _top_class(output.logits, binary) for output in outputs.values()}
     found = {}
-    for name, lesson in lessons.items():
-        classes, top = tops[id(lesson)]
+    for name, output in outputs.items():
+        classes, top = tops[id(output)]
         if classes == logits[name].shape[-1]:
             found[name] = top
     return found

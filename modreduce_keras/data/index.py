@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from modreduce_keras.batches import INDEX, INPUTS, LESSONS, is_indexed, split_index
+from modreduce_keras.batches import INDEX, INPUTS, TEACHER_OUTPUTS, is_indexed, split_index
 from modreduce_keras.keras_internals import inputs_of, reshuffles
 
 
@@ -105,6 +105,21 @@ def _kinds_of_batches() -> tuple[type, ...]:
     return tuple(type(dataset) for dataset in made)
 
 
+def require_batches(dataset: Any, argument: str) -> None:
+    """Raises if what came is a `tf.data.Dataset` that is empty, or of single samples."""
+    if not isinstance(dataset, tf.data.Dataset):
+        return
+    spec = dataset.element_spec
+    shapes = [one.shape for one in tf.nest.flatten(spec) if isinstance(one, tf.TensorSpec)]
+    if any(shape.rank == 0 for shape in shapes):
+        raise ValueError(
+            f"{argument} must be a dataset of batches: dataset.batch(64). Received: single "
+            f"samples, {spec}"
+        )
+    if int(dataset.cardinality()) == 0:
+        raise ValueError(f"{argument} must hold at least one batch. Received: an empty dataset")
+
+
 def reshuffled(dataset: tf.data.Dataset) -> bool:
     """Returns whether a dataset is known to change its order from one epoch to the next."""
     if isinstance(dataset, type(tf.data.Dataset.range(1).cache())):
@@ -112,9 +127,9 @@ def reshuffled(dataset: tf.data.Dataset) -> bool:
     return reshuffles(dataset) or any(map(reshuffled, inputs_of(dataset)))
 
 
-def lessons_of(x: Any) -> dict[str, Any] | None:
+def teacher_outputs_of(x: Any) -> dict[str, Any] | None:
     """Returns a teacher's stored outputs by their fingerprint, `None` where there are none."""
-    return x.get(LESSONS) if is_indexed(x) else None
+    return x.get(TEACHER_OUTPUTS) if is_indexed(x) else None
 
 
 def indexed_inputs(dataset: Any, method: str) -> Any:
@@ -130,7 +145,7 @@ def indexed_inputs(dataset: Any, method: str) -> Any:
     inputs, index = split_index(x)
     flat = tf.nest.flatten(inputs)
     dense = all(isinstance(one, tf.TensorSpec) and one.shape.rank for one in flat)
-    if index is None or index.shape.rank != 1 or not dense or lessons_of(x):
+    if index is None or index.shape.rank != 1 or not dense or teacher_outputs_of(x):
         raise ValueError(f"{expected}x of {x}")
     if not index.dtype.is_integer:
         raise ValueError(

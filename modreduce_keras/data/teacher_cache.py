@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from modreduce_keras import whole_files
 from modreduce_keras.arguments import require_choice, require_integer
-from modreduce_keras.batches import INDEX, INPUTS, LESSONS, require_end, split_index
+from modreduce_keras.batches import INDEX, INPUTS, TEACHER_OUTPUTS, require_end, split_index
 from modreduce_keras.copying import fingerprint_of_tables
 from modreduce_keras.data import cache_metadata, shards
 from modreduce_keras.data.cache_folder import CacheFolder, UnfilledError
@@ -221,8 +221,8 @@ class TeacherCache:
                 tf.cast(tf.ensure_shape(value, batch + spec.shape[1:]), spec.dtype)
                 for value, spec in zip(given, flat, strict=True)
             ]
-            lessons = {key: tf.nest.pack_sequence_as(numbers, given)}
-            x = {INPUTS: inputs, INDEX: samples, LESSONS: lessons}
+            outputs = {key: tf.nest.pack_sequence_as(numbers, given)}
+            x = {INPUTS: inputs, INDEX: samples, TEACHER_OUTPUTS: outputs}
             return (x, *rest) if isinstance(dataset.element_spec, tuple) else x
 
         return dataset.map(attached, num_parallel_calls=tf.data.AUTOTUNE)

@@ -3,13 +3,17 @@
 # Written by `make generate` from the registry.
 
 from modreduce_keras.distillers.base import BaseDistiller
+from modreduce_keras.distillers.batch import Batch
 from modreduce_keras.distillers.consistency import MeanTeacher, TemporalEnsembling
 from modreduce_keras.distillers.early_exit import EarlyExit
+from modreduce_keras.distillers.forward import Outputs
+from modreduce_keras.distillers.gradients import GradientPolicy
 from modreduce_keras.distillers.guard import NonFiniteError
 from modreduce_keras.distillers.modreduce import ModReduce
 from modreduce_keras.distillers.offline import Distiller
 from modreduce_keras.distillers.peers import PeerDistiller
 from modreduce_keras.distillers.self_distiller import SelfDistiller
+from modreduce_keras.distillers.terms import Term
 
 __all__ = [
     "BaseDistiller",
@@ -19,8 +23,12 @@ __all__ = [
     "PeerDistiller",
     "SelfDistiller",
     "TemporalEnsembling",
+    "Batch",
     "EarlyExit",
+    "GradientPolicy",
     "NonFiniteError",
+    "Outputs",
+    "Term",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Past selves: copies of students' weights that follow them, as averages or from time to time."""
+"""EMA weights: copies of students' weights that follow them, as averages or from time to time."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,19 +11,19 @@ from modreduce_keras.held import Held
 from modreduce_keras.models.same_outputs import require_same_outputs
 
 
-class PastSelves(keras.layers.Layer):
-    """Holds a slowly moving copy of every weight of some models, and runs the models with them.
+class EMAWeights(keras.layers.Layer):
+    """Holds a slowly changing copy of every weight of some models, and runs the models with them.
 
-    past = keep · past + (1 - keep) · present
+    ema = decay · ema + (1 - decay) · weights
 
-    BatchNorm's statistics move as the weights do. What layers were adapted to (`Normalization`),
-    and what is no floating-point number (the states of random generators), is copied. Layers that
-    models share are held once.
+    BatchNorm's statistics are averaged as the weights are. What layers were adapted to
+    (`Normalization`), and what is no floating-point number (the states of random generators), is
+    copied. Layers that models share are held once.
 
     Args:
         models: Built models, by name.
-        keep: How many moves there were before -> which part of the past stays, from 0 to 1.
-        name: Name of the layer. Defaults to `"past_selves"`.
+        decay: Update count -> EMA decay, from 0 to 1.
+        name: Name of the layer.
 
     Call arguments:
         inputs: The inputs of a model.
@@ -37,14 +37,14 @@ class PastSelves(keras.layers.Layer):
     def __init__(
         self,
         models: Mapping[str, keras.Model],
-        keep: Callable[[Any], Any],
+        decay: Callable[[Any], Any],
         name: str = "past_selves",
     ):
         super().__init__(name=name, dtype="float32", trainable=False, autocast=False)
         self._models = Held(dict(models))
-        self.keep = keep
+        self.decay = decay
         present = {id(v): v for model in models.values() for v in model.variables}
-        self._place = {key: place for place, key in enumerate(present)}
+        self._index = {key: place for place, key in enumerate(present)}
         self.copies = [
             self.add_weight(
                 shape=variable.shape,
@@ -67,20 +67,20 @@ class PastSelves(keras.layers.Layer):
     def call(self, inputs: Any, model: str) -> Any:
         """Returns the output of a model's EMA in inference, (batch, ...), constant."""
         model = self._models()[model]
-        given = [[self._past(v) for v in part] for part in _parts(model)]
+        given = [[self._copy_of(v) for v in part] for part in _parts(model)]
         outputs, _ = model.stateless_call(*given, inputs, training=False)
         return keras.tree.map_structure(ops.stop_gradient, outputs)
 
-    def _past(self, variable: keras.Variable) -> keras.Variable:
-        return self.copies[self._place[id(variable)]]
+    def _copy_of(self, variable: keras.Variable) -> keras.Variable:
+        return self.copies[self._index[id(variable)]]
 
-    def move(self) -> None:
-        """Moves every copy towards the present weights."""
-        keep = ops.cast(self.keep(self.moves), "float32")
+    def update(self) -> None:
+        """Updates every copy by the present weights."""
+        decay = ops.cast(self.decay(self.moves), "float32")
         for copy, variable in zip(self.copies, self._present(), strict=True):
             value = ops.convert_to_tensor(variable)
             if keras.backend.is_float_dtype(copy.dtype) and id(variable) not in self._adapted:
-                kept = ops.cast(keep, copy.dtype)
+                kept = ops.cast(decay, copy.dtype)
                 value = kept * copy + (1.0 - kept) * value
             copy.assign(value)
         self.moves.assign_add(1)
@@ -96,7 +96,7 @@ class PastSelves(keras.layers.Layer):
         own = present.variables
         if [tuple(v.shape) for v in own] != [tuple(v.shape) for v in model.variables]:
             raise ValueError(
-                f"The past weights of {name!r} go into a model of the same architecture. "
+                f"The EMA weights of {name!r} go into a model of the same architecture. "
                 f"Received: {model.name!r} with {len(model.variables)} weights for {len(own)}"
             )
         # What is no weight comes from the model as it is: its EMA runs with that too.
@@ -104,9 +104,13 @@ class PastSelves(keras.layers.Layer):
         require_same_outputs(present, model)
         for variable, target in zip(own, model.variables, strict=True):
             if id(variable) not in self._adapted:
-                target.assign(ops.convert_to_numpy(self._past(variable)))
+                target.assign(ops.convert_to_numpy(self._copy_of(variable)))
         for layer in reversed(parts(model)):
             finalize(layer)
+
+
+# Keras finds a layer in a file by the name of its class, which was this in earlier versions.
+EMAWeights.__name__ = "PastSelves"
 
 
 def _parts(model: keras.Model) -> tuple[list[keras.Variable], list[keras.Variable]]:

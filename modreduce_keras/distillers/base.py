@@ -1,46 +1,58 @@
 """The distiller: one training step for any number of students, with or without a teacher."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
-from typing import Any
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NoReturn
 
 import keras
-import tensorflow as tf
 
 from modreduce_keras import knobs
-from modreduce_keras.arguments import require_bool, require_choice
-from modreduce_keras.distillers import checks, fitting, optimizers
-from modreduce_keras.distillers.fused_normalization import fused_normalization
-from modreduce_keras.distillers.guard import SKIP, STOP
+from modreduce_keras.distillers import (
+    checks,
+    compiling,
+    fitting,
+    logs,
+    optimizers,
+    policies,
+    saving,
+    student_metrics,
+    teacher_files,
+    validation,
+)
+from modreduce_keras.distillers.batch import Batch
+from modreduce_keras.distillers.forward import Outputs, first_output
+from modreduce_keras.distillers.fused_normalization import fused_normalization as fused_kernels
+from modreduce_keras.distillers.gradients import GradientPolicy
 from modreduce_keras.distillers.ignored import warn_of_ignored
 from modreduce_keras.distillers.inputs import Inputs
-from modreduce_keras.distillers.loss_scales import taken_apart
+from modreduce_keras.distillers.loss_scales import LossScales, taken_apart
+from modreduce_keras.distillers.objective import Objective
 from modreduce_keras.distillers.pretraining import pretrain, require_pretrained
-from modreduce_keras.distillers.reduction import (
-    mean_over_replicas,
-    number_of_examples,
-    weighted_sum,
-)
-from modreduce_keras.distillers.replicated import average_statistics
-from modreduce_keras.distillers.sample_weights import (
-    by_sample_weight,
-    have_positions,
-    require_known_rank,
-)
-from modreduce_keras.distillers.saved import SavedModel
-from modreduce_keras.distillers.supervision import supervision
+from modreduce_keras.distillers.step import StepModel
+from modreduce_keras.distillers.supervision import LabelRule
 from modreduce_keras.distillers.teacher import fingerprint_of_constants
-from modreduce_keras.distillers.teacher_files import Arrival
-from modreduce_keras.distillers.trackers import Trackers, update
-from modreduce_keras.distillers.wiring import ENSEMBLE, Forward, connect
-from modreduce_keras.distribute import num_replicas, require_in_scope
+from modreduce_keras.distillers.terms import Term, knowledge_term, supervised_terms
+from modreduce_keras.distillers.wiring import connect
+from modreduce_keras.distribute import (
+    require_in_scope,
+    telling_of_lost_workers,
+)
 from modreduce_keras.held import Held
+from modreduce_keras.keras_internals import (
+    begin_at,
+    compiled_metrics,
+    flatten_layers,
+    forget_compiled_metrics,
+    is_asked_by_saver,
+    wraps_step,
+)
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge
-from modreduce_keras.output_kind import output_kinds
 
 
-class BaseDistiller(SavedModel):
+@wraps_step
+class BaseDistiller(StepModel):
     """Base class of all distillers: which models run and which terms make up the loss.
 
     The total loss of a training step is
@@ -55,8 +67,8 @@ class BaseDistiller(SavedModel):
     compiled loss, responses, and features compared position by position. Other terms, such as
     relations between samples, are multiplied by the mean weight of the example.
 
-    A subclass says which models it runs (`forward`), which terms there are (`compute_terms`) and
-    what they weigh (`term_weights`); the step itself is written once, here.
+    A subclass says which terms there are and what they weigh (`build_terms`), and what runs beside
+    the students and the teacher (`forward_pass`). The step itself is written once, here.
 
     Logs name every term: with one student `loss`, `ce` (the compiled loss on the labels), each
     knowledge by its name, and the compiled metrics; with several, each of them behind the
@@ -87,10 +99,14 @@ class BaseDistiller(SavedModel):
             runs on what each student sees.
         student_taps: Taps of the students to read beside those of the knowledge, by name.
         branches: The branched model that the students are of, if they share a trunk.
-        **kwargs: `name` and `dtype`, as for every Keras model.
+        name: Name of the model. Defaults to that of the class.
+        dtype: Its dtype policy. Defaults to the global one.
+        trainable: As for every Keras model. Defaults to `True`.
     """
 
     supervised_weight = Knob()
+    _model_views: ClassVar[tuple[str, ...]] = ("teacher", "student", "best_student")
+    """Properties that return a model which is held elsewhere."""
 
     def __init__(
         self,
@@ -104,26 +120,27 @@ class BaseDistiller(SavedModel):
         student_inputs: Mapping[str, Any] | None = None,
         student_taps: Mapping[str, list[str]] | None = None,
         branches: Any = None,
-        **kwargs: Any,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
     ):
-        super().__init__(**kwargs)
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.students = dict(students)
         self.knowledge = {name: list(knowledge.get(name, ())) for name in students}
-        self._several = len(students) > 1
-        self.step = keras.Variable(
-            0, trainable=False, dtype="int64", name="step", aggregation="only_first_replica"
-        )
+        self.has_several = len(students) > 1
         self.supervised_weight = supervised_weight
         self._supervision = None
-        self._fuses_normalization = True
-        self._begin_unguarded()
-        self._arrival = Arrival()
+        self._objective: Objective | None = None
+        self.scales_loss = True
+        self._loss_scales: LossScales | None = None
+        self._fuses_normalization, self._checks_steps, self._evaluating = True, False, False
+        self._arrival = teacher_files.Arrival()
         self._teacher_input, self._student_inputs = teacher_input, dict(student_inputs or {})
         self.teacher_dtype = teacher_dtype
         checks.require_teacher_dtype(teacher_dtype, teacher)
         parts = [part for one in self.taught() for part in (one, one.loss, one.adapter) if part]
         with knobs.bound([self, *parts], lambda: self.step):
-            self._wiring = connect(
+            self._forward = connect(
                 students,
                 teacher,
                 self.knowledge,
@@ -136,83 +153,169 @@ class BaseDistiller(SavedModel):
         warn_of_ignored({f"student {name!r}": student for name, student in students.items()})
         self.built = True
 
-    def taught(self) -> list[Knowledge]:
-        """Returns all knowledge, of every student."""
-        return [one for several in self.knowledge.values() for one in several]
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        # They would be called by nobody: the step computes the objective.
+        replaced = sorted({"compute_terms", "term_weights", "compute_loss"} & set(vars(cls)))
+        if replaced:
+            raise TypeError(
+                "A distiller says what its loss is in build_terms, a list of "
+                f"modreduce_keras.distillers.Term. Received: {cls.__name__} with {replaced}"
+            )
+
+    # What there is
 
     @property
     def teacher(self) -> keras.Model | list[keras.Model] | None:
         """The teacher as the user gave it, or `None`."""
-        return self._wiring.teacher and self._wiring.teacher.given
+        return self._forward.teacher and self._forward.teacher.given
+
+    def taught(self) -> list[Knowledge]:
+        """Returns all knowledge, of every student."""
+        return [one for several in self.knowledge.values() for one in several]
+
+    def taught_jointly(self) -> list[tuple[str, Knowledge]]:
+        """Returns (student, knowledge) for what `fit` trains, not a stage of its own."""
+        pairs = ((name, one) for name, several in self.knowledge.items() for one in several)
+        return [(name, one) for name, one in pairs if not one.staged]
+
+    def student_output(self) -> Any:
+        """Returns the symbolic output of a student; those of several are alike."""
+        return first_output(self._forward.outputs)
+
+    def networks(self) -> dict[str, list[keras.layers.Layer]]:
+        """Returns the layers of each network: what is updated, or skipped, together."""
+        networks = {name: [one, *self.knowledge[name]] for name, one in self.students.items()}
+        if self._forward.trunk is None:
+            return networks
+        return {optimizers.TRUNK: [part for parts in networks.values() for part in parts]}
+
+    def log_name(self, student: str, name: str) -> str:
+        """Returns what something of a student is called in the logs."""
+        return f"{student}/{name}" if self.has_several else name
+
+    def _owner(self, student: str) -> str | None:
+        return student if self.has_several else None
+
+    # What a subclass may override
+
+    def build_terms(self) -> list[Term]:
+        """Returns the terms of the loss, in their order in the logs."""
+        return self.offline_terms()
+
+    def offline_terms(self) -> list[Term]:
+        """Returns the terms of what students learn from labels and from the teacher."""
+        outputs = [] if self._supervision is None else self._supervision.outputs.values()
+        terms = []
+        for name, several in self.knowledge.items():
+            terms += self.supervised_terms(name, lambda: self.supervised_weight)
+            terms += [
+                knowledge_term(name, one, owner=self._owner(name), outputs=outputs)
+                for one in several
+                if not one.staged
+            ]
+        return terms
+
+    def supervised_terms(self, student: str, weight: Any, network: str | None = None) -> list[Term]:
+        """Returns the terms of the compiled loss on labels, of a student or of the ensemble.
+
+        Args:
+            student: Name of the student, or `"ensemble"`.
+            weight: Returns the weight, a scalar in the graph; `None` for what is only logged.
+            network: What they train. Defaults to the student's network.
+        """
+        owner = self._owner(student)
+        return supervised_terms(self._supervision, student, weight, owner=owner, network=network)
+
+    def forward_pass(self, batch: Batch, training: bool, with_teacher: bool) -> Outputs:
+        """Runs every student once, and the teacher where it is wanted."""
+        return self._forward(batch, training, with_teacher)
+
+    def build_gradient_policy(
+        self, schedules: Mapping[str, Any] | None, on_nonfinite: str | None
+    ) -> GradientPolicy:
+        """Returns what becomes of the gradients; the optimizer is built.
+
+        Args:
+            schedules: How loss scales begin and grow, where not as by default; `None` for none.
+            on_nonfinite: See `compile`.
+        """
+        return policies.gradient_policy(self, schedules, on_nonfinite)
+
+    def loss_scale_layer(self, networks: Sequence[str]) -> LossScales:
+        """Returns what holds the loss scales: one for good, as Keras never forgets a layer."""
+        self._loss_scales = self._loss_scales or LossScales(networks)
+        return self._loss_scales
+
+    def logged_names(self) -> list[str]:
+        """Returns the names of further values for the logs."""
+        return []
+
+    def names_in_logs(self) -> list[str]:
+        """Returns names that a knowledge cannot have, as the compiled loss has them in the logs."""
+        return [] if self._supervision is None else list(self._supervision.names)
+
+    def measured(self) -> list[str]:
+        """Returns whose logits the compiled metrics are computed on."""
+        return list(self.students)
+
+    def parts_on_outputs(self) -> list[fitting.Part]:
+        """Returns what compares outputs, which has to suit the compiled loss."""
+        return fitting.parts_of(self.knowledge)
+
+    def label_rules(self) -> list[LabelRule]:
+        """Returns who takes class indices."""
+        return logs.label_rules(self._supervision, self.taught(), None, self.student_output())
+
+    def deployed_name(self) -> str:
+        """Returns the name of the student that `predict` and calls use."""
+        return next(iter(self.students))
 
     # The step
 
     def call(self, inputs, training=None):
         """Returns the logits of the student that `predict` uses."""
-        name = self._deployed_name()
-        seen = self._wiring.seen_by(name, inputs, bool(training))
+        name = self.deployed_name()
+        seen = self._forward.seen_by(name, inputs, bool(training))
         return self.students[name](seen, training=training)
 
-    def _deployed_name(self) -> str:
-        return next(iter(self.students))
-
     def forward(
-        self, x, training: bool, with_teacher: bool | None = None, labels: Any = None
-    ) -> Forward:
-        """Runs every student once, and the teacher: in training only, unless it is asked for.
+        self, x: Any, training: bool, with_teacher: bool | None = None, labels: Any = None
+    ) -> Outputs:
+        """Runs every network once on the inputs of a batch.
 
-        Labels are for aggregators that need them.
+        Args:
+            x: The inputs.
+            training: Whether it is a training step.
+            with_teacher: Whether the teacher runs. Defaults to `None`: in training only.
+            labels: For aggregators that need them.
         """
-        return self._wiring.run(x, training, training if with_teacher is None else with_teacher)
+        wanted = training if with_teacher is None else with_teacher
+        return self.forward_pass(Batch(x, labels), training, wanted)
 
-    def term(self, student: str, name: str) -> str:
-        """Returns the name of a student's term in the logs."""
-        return f"{student}/{name}" if self._several else name
+    def objective(self) -> Objective:
+        """Returns the loss, as it is compiled."""
+        if self._objective is None:
+            self._objective = Objective(self.build_terms(), self.logged_names())
+        return self._objective
 
-    def _supervised(self, students) -> list[str]:
-        """Returns the names of the terms on labels in the logs."""
-        names = self._supervision.names if self._supervision else []
-        return [self.term(student, name) for student in students for name in names]
-
-    def supervised_terms(self, labels, logits: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the compiled loss on the labels for each of some logits.
-
-        Of logits with positions, (batch, positions...) each, whose mean is that of the example.
-        """
-        if self._supervision is None:
-            return {}
-        if labels is None:
-            raise ValueError("A loss is compiled, but the data have no labels y.")
-        return {
-            self.term(student, name): values
-            for student, own in logits.items()
-            for name, values in self._supervision.by_position(labels, own).items()
-        }
-
-    def compute_terms(self, labels, outputs: Forward) -> dict[str, Any]:
+    def compute_terms(self, labels: Any, outputs: Outputs) -> dict[str, Any]:
         """Returns every term of a training step, unweighted: (batch,) or (batch, positions...)."""
-        logits = {name: output.logits for name, output in outputs.students.items()}
-        terms = self.supervised_terms(labels, logits)
-        for name, knowledge in self._joint():
-            pair, context = outputs.lesson_of(name, knowledge, labels)
-            terms[self.term(name, knowledge.name)] = knowledge(*pair, **context, training=True)
-        return terms
-
-    def _joint(self) -> list[tuple[str, Knowledge]]:
-        """Returns (student, knowledge) for what `fit` trains, not a stage of its own."""
-        pairs = ((name, one) for name, several in self.knowledge.items() for one in several)
-        return [(name, one) for name, one in pairs if not one.staged]
+        values = self.objective().values(outputs.with_labels(labels))
+        return {term.log_name: value for term, value in values.items() if term.weight is not None}
 
     def term_weights(self) -> dict[str, Any]:
         """Returns the weight of every term, scalars in the graph."""
-        weights = {}
-        for name, several in self.knowledge.items():
-            weights |= dict.fromkeys(self._supervised([name]), self.supervised_weight)
-            weights |= {self.term(name, one.name): one.weight for one in several if not one.staged}
-        return weights
+        return self.objective().weights()
+
+    def test_step(self, data):
+        """Evaluates one batch: students only, no teacher, no update."""
+        outputs = self.forward_pass(Batch.from_data(data), training=False, with_teacher=False)
+        self.computed(outputs, training=False)
+        return self._evaluated(self.step_logs(outputs))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Returns the scalar loss of one step on this replica, and updates the logged means.
+        """Returns the loss of one step on this replica, and updates the logged means.
 
         Args:
             x: The inputs.
@@ -223,117 +326,117 @@ class BaseDistiller(SavedModel):
             training: Whether this is a training step (all terms) or an evaluation (the compiled
                 loss only).
         """
-        require_known_rank("y", y)
-        y_pred = y_pred._replace(by_position=have_positions(sample_weight))
-        if training:
-            y = self.check_labels(y)
-            terms, weights = self.compute_terms(y, y_pred), self.term_weights()
-        else:
-            terms = self.supervised_terms(y, y_pred.logits())
-            weights = {name: 1.0 for name in terms if not name.startswith(f"{ENSEMBLE}/")}
-        named = y if isinstance(y, Mapping) else ()
-        terms = by_sample_weight(terms, sample_weight, *self._weighed_as(y_pred.students), named)
-        examples = number_of_examples(x)
-        values = {**terms, **self._logged_values(y_pred)}
-        self._trackers.update(values, examples, finite_only=self._updates.skips)
-        terms = self._updates.scaled_terms({name: terms[name] for name in weights})
-        y_pred.terms.update(terms)
-        per_example = weighted_sum(terms, weights, examples)
-        additional = self._updates.additional_loss(self)
-        update(self._loss_tracker, per_example + additional, finite_only=self._updates.skips)
-        return mean_over_replicas(per_example) + additional / num_replicas()
+        return self.computed(y_pred.replace(batch=Batch(x, y, sample_weight)), training).loss
 
-    def _weighed_as(self, students) -> tuple[dict[str, str], list[str]]:
-        """Returns the output that a term is of, where there are several, and those on labels."""
-        supervised = self._supervised([*students, ENSEMBLE])
-        outputs = {} if self._supervision is None else dict(self._supervision.outputs)
-        of_term = {
-            self.term(student, name): output
-            for student in students
-            for name, output in outputs.items()
-        }
-        of_term |= self.read_outputs(self._joint(), outputs.values())
-        return of_term, supervised
+    def penalized(self) -> keras.Model:
+        """Returns the model whose regularizers and added losses count: this one."""
+        return self
 
-    def read_outputs(
-        self, pairs: Iterable[tuple[str, Knowledge]], outputs: Iterable[str]
-    ) -> dict[str, str]:
-        """Returns the named output that a term reads, of terms that read one of some outputs."""
-        outputs = set(outputs)
-        return {
-            self.term(student, one.name): one.student
-            for student, one in pairs
-            if isinstance(one.student, str) and one.student in outputs
-        }
-
-    def train_step(self, data):
-        """Runs one training step on a batch, as `fit` and `train_on_batch` call it."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        with self._updates.keeping() as before, tf.GradientTape() as tape, self.fused_kernels():
-            outputs = self.forward(x, training=True, labels=y)
-            loss = self.compute_loss(x, y, outputs, sample_weight, training=True)
-            loss = self.optimizer.scale_loss(loss)
-        variables = self.trainable_variables
-        gradients = tape.gradient(loss, variables)
-        self._updates.apply(
-            self.optimizer, gradients, variables, terms=outputs.terms, before=before, step=self.step
-        )
-        average_statistics(self)
-        self.step.assign_add(1)
-        self.after_step()
-        return self._step_logs(self.compute_metrics(x, y, outputs, sample_weight))
-
-    def fused_kernels(self) -> contextlib.AbstractContextManager[None]:
+    def kernels(self) -> contextlib.AbstractContextManager[None]:
         """Returns the context that a training step's pass runs in; see `compile`."""
         if not self._fuses_normalization:
             return contextlib.nullcontext()
-        return fused_normalization(self._flatten_layers())
+        return fused_kernels(self.layers_that_run())
 
-    def after_step(self) -> None:
-        """Runs after the variables have moved, at the end of a training step."""
+    def check_labels(self, labels: Any) -> Any:
+        """Returns labels, after a check where only they say what the outputs are."""
+        rules = self._label_checks if self.compiled else []
+        return fitting.checked_labels(rules, labels, self.student_output())
 
-    def test_step(self, data):
-        """Evaluates one batch: students only, no teacher, no update."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        outputs = self.forward(x, training=False, labels=y)
-        self.compute_loss(x, y, outputs, sample_weight, training=False)
-        logs = self.compute_metrics(x, y, outputs, sample_weight)
-        return self._step_logs(self._evaluated(logs))
+    # Logs
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Updates the compiled metrics for every student and returns all logs."""
+        compiled = compiled_metrics(self)
+        if compiled is not None:
+            # Keras sizes up the metrics with the output of `call`, which stands for every one.
+            whole = isinstance(y_pred, Outputs)
+            logits = y_pred.logits() if whole else dict.fromkeys(self.measured(), y_pred)
+            logs.update_metrics(compiled, y, logits, sample_weight)
+        return self.get_metrics_result()
+
+    def get_metrics_result(self):
+        """Returns all logs by name, `STUDENT/METRIC` where there are several students."""
+        results = student_metrics.log_names(super().get_metrics_result())
+        return self._evaluated(results) if self._evaluating else results
+
+    def _evaluated(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Returns the results without what only training computes."""
+        trained_only = self.objective().trained_only
+        return {name: value for name, value in results.items() if name not in trained_only}
+
+    @property
+    def loss_scales(self) -> dict[str, float]:
+        """The present loss scale of each student that computes in float16, by name.
+
+        Students that share a trunk have one, `"trunk"`.
+        """
+        return self.policy.present_scales()
+
+    @property
+    def skipped_steps(self) -> dict[str, int]:
+        """How many steps of each student, and of the aggregator, were skipped since `compile`.
+
+        Empty where none is ever skipped: without float16 and without `on_nonfinite`.
+        """
+        return self.policy.skipped_steps()
+
+    @property
+    def nonfinite_steps(self) -> dict[str, int]:
+        """In how many steps a term of the loss was not finite, by the term's name.
+
+        Gradients that no term explains are `"STUDENT/gradient"`. Counted where
+        `compile(on_nonfinite="skip")` said so.
+        """
+        guard = self.policy.guard
+        return guard.counts() if guard else {}
+
+    @property
+    def training_record(self) -> list[keras.Variable]:
+        """What is noted of the training and no part of the model: a resume restores it too."""
+        guard = self.policy.guard
+        return [guard.record] if guard else []
+
+    # Training, evaluation and prediction, on data that have been looked at
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains, as `keras.Model.fit` does."""
         self._follow()
-        # What an earlier fit that was broken off has left behind.
-        self._initial_epoch = None
-        if self._updates.guard is not None:
-            self._updates.guard.begin()
-        return super().fit(*args, **kwargs)
+        begin_at(self, None)  # what an earlier fit that was broken off has left behind
+        if self.policy.guard is not None:
+            self.policy.guard.begin()
+        given = _arguments(super().fit, args, kwargs)
+        validation.require_fit(self, given)
+        lost = telling_of_lost_workers(self.distribute_strategy)
+        with lost, validation.told(), validation.telling_callbacks(given.get("callbacks")):
+            return super().fit(*args, **kwargs)
 
-    def _follow(self) -> None:
-        """Drops what was traced with statistics or vocabularies that have changed since."""
-        before = self._constants
-        self._constants = fingerprint_of_constants(self._models_with_constants())
-        teacher = self._wiring.teacher
-        if (teacher is not None and teacher.follow()) or before != self._constants:
-            self.train_function = self.test_function = self.predict_function = None
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates the students, as `keras.Model.evaluate` does, without running the teacher."""
+        validation.require_data(self, _arguments(super().evaluate, args, kwargs))
+        self._evaluating = True
+        try:
+            with validation.told():
+                return super().evaluate(*args, **kwargs)
+        finally:
+            self._evaluating = False
 
-    def _models_with_constants(self) -> list[keras.layers.Layer]:
-        """Returns the students, and the layers that make what models see."""
-        views = keras.tree.flatten([self._teacher_input, self._student_inputs])
-        layers = [view for view in views if isinstance(view, keras.layers.Layer)]
-        return [*self.students.values(), *layers]
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Predicts, as `keras.Model.predict` does."""
+        validation.require_data(self, _arguments(super().predict, args, kwargs))
+        return super().predict(*args, **kwargs)
 
-    def make_train_function(self, force: bool = False):
-        """Makes the compiled training step, as Keras does."""
-        require_pretrained(self.taught())
-        optimizer = [("The optimizer", self.optimizer.variables)]
-        require_in_scope(self.distribute_strategy, [*self._parts_to_train(), *optimizer])
-        return super().make_train_function(force=force)
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains on one batch, as `keras.Model.train_on_batch` does."""
+        validation.require_batch(self, _arguments(super().train_on_batch, args, kwargs))
+        with validation.told():
+            return super().train_on_batch(*args, **kwargs)
 
-    def _parts_to_train(self) -> list[tuple[str, list[keras.Variable]]]:
-        """Returns all variables of a training step by what they are of, for messages."""
-        students = [(f"Student {n!r}", s.variables) for n, s in self.students.items()]
-        return [*students, ("The distiller", self.variables)]
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates one batch, as `keras.Model.test_on_batch` does."""
+        validation.require_batch(self, _arguments(super().test_on_batch, args, kwargs))
+        with validation.told():
+            return super().test_on_batch(*args, **kwargs)
 
     def pretrain(self, x: Any = None, y: Any = None, *, optimizer: Any = "adam", **arguments: Any):
         """Runs the stage that some methods train before the rest; then `fit` does the rest.
@@ -355,20 +458,51 @@ class BaseDistiller(SavedModel):
         Raises:
             ValueError: If no knowledge has such a stage.
         """
-        self._require_data({"x": x, "y": y, **arguments}, steps="steps_per_epoch")
+        validation.require_data(self, {"x": x, "y": y, **arguments}, steps="steps_per_epoch")
         self._follow()
-        return pretrain(self, self._wiring.run, optimizer, x, y, arguments)
+        return pretrain(self, self._forward, optimizer, x, y, arguments)
 
-    def export(self, *args: Any, **kwargs: Any) -> None:
-        """Raises a `ValueError`: what is deployed is a student, which is plain Keras."""
-        student = "student"
-        if not hasattr(type(self), student):
-            student = f"students[{next(iter(self.students))!r}]"
-        raise ValueError(
-            "A distiller trains; what is deployed is its student, a plain Keras model: "
-            f"distiller.{student}.export(path), or mr.export.to_tflite(distiller.{student}, path). "
-            f"Received: export of the distiller {self.name!r}"
-        )
+    def make_train_function(self, force: bool = False):
+        """Makes the compiled training step; with a guard, one that speaks up after it."""
+        require_pretrained(self.taught())
+        optimizer = [("The optimizer", self.optimizer.variables)]
+        require_in_scope(self.distribute_strategy, [*self._parts_to_train(), *optimizer])
+        made, self._checks_steps = self.train_function, True
+        try:
+            super().make_train_function(force=force)
+        finally:
+            self._checks_steps = False
+        if self.policy.guard is not None and self.train_function is not made:
+            self.train_function = self.policy.guard.watching(self.train_function)
+        return self.train_function
+
+    def around_step(self, step):
+        """Checks batches before a step that XLA compiles, which leaves its checks out."""
+        if self.run_eagerly or not self.jit_compile:
+            return step
+        owners = [one for one in flatten_layers(self) if getattr(one, "needs_index", False)]
+        # Of what evaluation and prediction read, no labels are checked.
+        check = self.check_labels if self._checks_steps else lambda labels: labels
+        return lambda data: step(validation.checked_batch(data, owners, check))
+
+    def _follow(self) -> None:
+        """Drops what was traced with statistics or vocabularies that have changed since."""
+        before = self._constants
+        self._constants = fingerprint_of_constants(self._models_with_constants())
+        teacher = self._forward.teacher
+        if (teacher is not None and teacher.follow()) or before != self._constants:
+            self.train_function = self.test_function = self.predict_function = None
+
+    def _models_with_constants(self) -> list[keras.layers.Layer]:
+        """Returns the students, and the layers that make what models see."""
+        views = keras.tree.flatten([self._teacher_input, self._student_inputs])
+        layers = [view for view in views if isinstance(view, keras.layers.Layer)]
+        return [*self.students.values(), *layers]
+
+    def _parts_to_train(self) -> list[tuple[str, list[keras.Variable]]]:
+        """Returns all variables of a training step by what they are of, for messages."""
+        students = [(f"Student {n!r}", s.variables) for n, s in self.students.items()]
+        return [*students, ("The distiller", self.variables)]
 
     # Compilation
 
@@ -394,7 +528,7 @@ class BaseDistiller(SavedModel):
 
         What students share is a group of its own, `"trunk"`.
         """
-        return optimizers.groups(self.students, self._joint())
+        return optimizers.groups(self.students, self.taught_jointly())
 
     def compile(
         self,
@@ -405,7 +539,11 @@ class BaseDistiller(SavedModel):
         *,
         on_nonfinite: str | None = None,
         fused_normalization: bool = True,
-        **kwargs: Any,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = "auto",
+        auto_scale_loss: bool = True,
+        loss_weights: None = None,
     ) -> None:
         """Configures training, as `keras.Model.compile` does.
 
@@ -434,9 +572,13 @@ class BaseDistiller(SavedModel):
                 kernel instead of Keras' dozen operations, wherever it can stand for them: the
                 same up to rounding, and faster. The models themselves are not changed. Defaults
                 to `True`.
-            **kwargs: `run_eagerly`, `steps_per_execution`, `jit_compile` and `auto_scale_loss`, as
-                in Keras. Each student that computes in float16 gets a loss scale of its own; a
-                `keras.optimizers.LossScaleOptimizer` only says how it begins and grows.
+            run_eagerly: As in Keras.
+            steps_per_execution: As in Keras.
+            jit_compile: As in Keras.
+            auto_scale_loss: As in Keras. Each student that computes in float16 gets a loss scale of
+                its own; a `keras.optimizers.LossScaleOptimizer` only says how it begins and grows.
+            loss_weights: Has to be `None`: terms are weighted by `supervised_weight` and by the
+                `weight` of each knowledge.
 
         Raises:
             ValueError: If the loss expects probabilities and the students give logits, knowledge
@@ -444,12 +586,6 @@ class BaseDistiller(SavedModel):
                 the independent labels of a binary cross-entropy: `"binary_kd"` does), or the
                 optimizers do not fit the groups.
         """
-        if kwargs.pop("loss_weights", None) is not None:
-            raise ValueError(
-                "Terms are weighted where they are made: supervised_weight=, and weight= of each "
-                "knowledge. Received: loss_weights"
-            )
-        require_in_scope(self.distribute_strategy, self._parts_to_train())
         given = {
             "optimizer": optimizer,
             "loss": loss,
@@ -457,42 +593,108 @@ class BaseDistiller(SavedModel):
             "weighted_metrics": weighted_metrics,
             "on_nonfinite": on_nonfinite,
             "fused_normalization": fused_normalization,
+            "run_eagerly": run_eagerly,
+            "steps_per_execution": steps_per_execution,
+            "jit_compile": jit_compile,
+            "auto_scale_loss": auto_scale_loss,
         }
-        self._compile_arguments = Held({**given, **kwargs})
-        self._supervision = loss and supervision(loss, self._student_output())
-        for student in self.students.values() if loss else ():
-            self._supervision.require_fitting_head(student)
-        self._label_checks = fitting.require_fitting(
-            self._parts_on_outputs(), output_kinds(loss, self._student_output()), loss
-        )
-        if on_nonfinite is not None:
-            require_choice("on_nonfinite", on_nonfinite, (STOP, SKIP))
-        self._fuses_normalization = require_bool("fused_normalization", fused_normalization)
-        self._scales_loss = kwargs.pop("auto_scale_loss", True)
-        self._compile_metrics = None  # Keras would keep those of an earlier compile.
+        validation.require_compile({**given, "loss_weights": loss_weights})
+        require_in_scope(self.distribute_strategy, self._parts_to_train())
+        self._compile_arguments = Held(given)
+        made, self._label_checks = compiling.supervised(self, loss)
+        self._supervision = made
+        self._fuses_normalization, self.scales_loss = fused_normalization, auto_scale_loss
         groups = self.variable_groups()
         optimizer, schedules = taken_apart(optimizer, groups)
+        metrics = compiling.metrics_for_keras(self, metrics, loss, made)
+        weighted_metrics = compiling.metrics_for_keras(self, weighted_metrics, loss, made)
+        optimizer = optimizers.resolve(optimizer, groups)
+        validation.require_metrics([metrics, weighted_metrics], self.taught(), self.names_in_logs())
+        forget_compiled_metrics(self)
         super().compile(
-            optimizer=optimizers.resolve(optimizer, groups),
-            metrics=self._metrics_for_keras(metrics, loss),
-            weighted_metrics=self._metrics_for_keras(weighted_metrics, loss),
+            optimizer=optimizer,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
             auto_scale_loss=False,
-            **kwargs,
         )
-        self._trackers = Trackers([*self.term_weights(), *self._logged_names()])
+        self._objective = Objective(self.build_terms(), self.logged_names())
         vars(self)["loss"] = loss  # Keras too tracks nothing of a loss
         self.optimizer.build(self.trainable_variables)
-        self._guard(schedules if self._scales_loss else None, on_nonfinite)
+        self.policy = self.build_gradient_policy(
+            schedules if auto_scale_loss else None, on_nonfinite
+        )
 
-    def _parts_on_outputs(self) -> list[fitting.Part]:
-        """Returns what compares outputs, which has to suit the compiled loss."""
-        return fitting.parts_of(self.knowledge)
+    # Saving
 
-    def check_labels(self, labels: Any) -> Any:
-        """Returns labels, after a check where only they say what the outputs are."""
-        checks = self._label_checks if self.compiled else []
-        return fitting.checked_labels(checks, labels, self._student_output())
+    def __dir__(self) -> list[str]:
+        # Keras saves the weights of every model that dir() shows, where it shows it first. The
+        # teacher's are not ours, and the students' belong under `layers`.
+        hidden = self._model_views if is_asked_by_saver() else ()
+        return [name for name in super().__dir__() if name not in hidden]
 
-    def _student_output(self) -> Any:
-        """Returns the symbolic output of a student; those of several are alike."""
-        return next(iter(self._wiring.outputs.values())).logits
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Saves the distiller with its teacher in a `.keras` file, as `keras.Model.save` does.
+
+        Raises:
+            ValueError: If the file would be an HDF5 one, which cannot hold a teacher, or a layer
+                of the teacher is such that no file can.
+        """
+        saving.require_format(filepath)
+        super().save(filepath, *args, **kwargs)
+
+    def export(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raises a `ValueError`: what is deployed is a student, which is plain Keras."""
+        student = "student"
+        if not hasattr(type(self), student):
+            student = f"students[{next(iter(self.students))!r}]"
+        raise ValueError(
+            "A distiller trains; what is deployed is its student, a plain Keras model: "
+            f"distiller.{student}.export(path), or mr.export.to_tflite(distiller.{student}, path). "
+            f"Received: export of the distiller {self.name!r}"
+        )
+
+    def get_compile_config(self):
+        """Returns the arguments of `compile`, serialized."""
+        if not self.compiled:
+            return {}
+        return keras.saving.serialize_keras_object(self._compile_arguments())
+
+    def compile_from_config(self, config):
+        """Compiles from what `get_compile_config` returned."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments that all distillers share, serialized."""
+        return {**super().get_config(), **saving.shared_config(self, self._teacher_input)}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Returns the distiller that `get_config` describes, with fresh weights."""
+        distiller = cls(**saving.arguments_from(config, custom_objects))
+        distiller.await_teacher()
+        return distiller
+
+    def await_teacher(self) -> None:
+        """Makes loading raise unless the file has the teacher, if there is one."""
+        self._arrival.is_awaited = self.teacher is not None
+
+    def save_assets(self, inner_path):
+        """Saves the teacher's whole state in `.keras` files (weight files leave it out)."""
+        if self.teacher is not None:
+            teacher_files.save(self._forward.teacher.model, inner_path)
+
+    def load_assets(self, inner_path):
+        """Loads what `save_assets` saved."""
+        if self.teacher is not None:
+            # It has come in any case: what is wrong with it is said here.
+            self._arrival.is_awaited = False
+            teacher_files.load(self._forward.teacher.model, inner_path)
+            self._forward.teacher.follow()
+
+
+def _arguments(method: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the arguments of a call by name."""
+    return inspect.signature(method).bind(*args, **kwargs).arguments

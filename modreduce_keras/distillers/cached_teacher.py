@@ -1,46 +1,57 @@
-"""The teacher whose outputs come with the batch, out of a `mr.data.TeacherCache`."""
+"""CachedTeacher: a teacher whose outputs come with the batch, from a `mr.data.TeacherCache`."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-from modreduce_keras.data.index import lessons_of
+from modreduce_keras.data.index import teacher_outputs_of
 from modreduce_keras.data.teacher_cache import TeacherCache
 from modreduce_keras.distillers.inputs import Inputs
-from modreduce_keras.distillers.teacher import FrozenTeacher
+from modreduce_keras.distillers.live_teacher import LiveTeacher
 from modreduce_keras.taps import ModelOutput
 
 
-class CachedTeacher(FrozenTeacher):
-    """Reads a teacher's outputs from the batch, in training; else it runs, if they are not there.
+class CachedTeacher:
+    """Reads a teacher's outputs from the batch. Outside of training it runs where they are missing.
 
     Args:
         cache: The cache, which holds on to the teacher.
         taps: Names of the taps to read.
         inputs: Tells what of a batch the teacher sees.
         dtype: Has to be `None`: the cache says what is stored.
+        specs: Symbolic inputs of a teacher that does not say what it takes.
 
     Raises:
         ValueError: If a tap is not in the cache, or the teacher would see something else than the
             inputs that the cache was filled with.
     """
 
-    def __init__(self, cache: TeacherCache, taps: list[str], inputs: Inputs, dtype: str | None):
+    def __init__(
+        self,
+        cache: TeacherCache,
+        taps: list[str],
+        inputs: Inputs,
+        dtype: str | None = None,
+        *,
+        specs: Any = None,
+    ):
         if dtype is not None:
             raise ValueError(
                 "A teacher in a cache does not run: teacher_dtype= would do nothing, and "
                 "mr.data.TeacherCache(dtype=) says what is stored. Received: "
                 f"teacher_dtype={dtype!r}"
             )
-        if inputs.teacher_is_apart or inputs.lessons_differ:
+        if inputs.teacher_is_apart or inputs.teacher_follows_students:
             raise ValueError(
                 "A cache has the teacher's outputs for the inputs x of the batch as they are: fill "
                 "it from data that the teacher and the students see alike, or give the teacher "
                 "itself. Received: a TeacherCache with "
                 + ("teacher_input=" if inputs.teacher_is_apart else "student_inputs=")
             )
-        super().__init__(cache.teacher, taps, inputs)
+        self._live = LiveTeacher(cache.teacher, taps, inputs, specs=specs)
+        self.models, self.model = self._live.models, self._live.model
+        self.reader, self.specs = self._live.reader, self._live.specs
         # What the teacher ends with is stored as its output.
         self._output_taps = set(self.reader.output_taps())
         missing = sorted(set(self.reader.taps) - set(cache.taps) - self._output_taps)
@@ -61,13 +72,17 @@ class CachedTeacher(FrozenTeacher):
             weights may have changed too.
         """
         before, self._fingerprint = self._fingerprint, self.given.fingerprint()
-        return super().follow() or before != self._fingerprint
+        return self._live.follow() or before != self._fingerprint
+
+    def chosen_by(self, taps: list[str]) -> keras.Model:
+        """Returns the model that some taps are of."""
+        return self._live.chosen_by(taps)
 
     def specs_of_output(self) -> ModelOutput:
         """Returns the teacher's symbolic output and features; masks are not stored."""
-        return super().specs_of_output()._replace(masks={})
+        return self._live.specs_of_output()._replace(masks={})
 
-    def lessons(
+    def outputs_for(
         self, x: Any, seen: Mapping[str, Any], training: bool = True
     ) -> dict[str, ModelOutput]:
         """Returns what the batch has of the teacher, the same for each student.
@@ -75,9 +90,9 @@ class CachedTeacher(FrozenTeacher):
         Raises:
             ValueError: If it is a batch to train on and has nothing, or that of another cache.
         """
-        stored = lessons_of(x)
+        stored = teacher_outputs_of(x)
         if stored is None and not training:
-            return super().lessons(x, seen)
+            return self._live.outputs_for(x, seen)
         if stored is None:
             raise ValueError(
                 "The batch has no outputs of the teacher. Train on cache.attach(dataset), which "
@@ -100,12 +115,6 @@ class CachedTeacher(FrozenTeacher):
         named = {name: logits[name] for name in self.reader.outputs}
         output = ModelOutput(logits, {tap: features[tap] for tap in self.reader.taps} | named)
         return dict.fromkeys(seen, output)
-
-
-def frozen(given: Any, taps: list[str], inputs: Inputs, dtype: str | None) -> FrozenTeacher:
-    """Returns what runs a teacher, several, or reads a cache; the arguments as for those."""
-    kind = CachedTeacher if isinstance(given, TeacherCache) else FrozenTeacher
-    return kind(given, taps, inputs, dtype)
 
 
 def _described(tensor: Any) -> str:

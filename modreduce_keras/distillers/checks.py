@@ -86,7 +86,7 @@ def require_float_inputs(inputs: Any, specs: Any, models: Iterable[keras.Model] 
             )
 
 
-def require_lessons(teacher: Any, knowledge: list[Any]) -> None:
+def require_taught(teacher: Any, knowledge: list[Any]) -> None:
     """Raises if a teacher teaches nothing, or a knowledge has no teacher."""
     taught = [one.name for one in knowledge if one.loss.needs_teacher]
     given = teacher is not None and teacher != []

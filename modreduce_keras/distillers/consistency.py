@@ -8,10 +8,12 @@ from keras import ops
 from modreduce_keras import registry
 from modreduce_keras.arguments import require_choice, require_integer
 from modreduce_keras.distillers import checks, fitting, heads, said_kind
-from modreduce_keras.distillers.averages import PastSelves
+from modreduce_keras.distillers.averages import EMAWeights
 from modreduce_keras.distillers.base import BaseDistiller
+from modreduce_keras.distillers.batch import Batch
+from modreduce_keras.distillers.forward import Outputs
 from modreduce_keras.distillers.shares import Share
-from modreduce_keras.distillers.wiring import Forward
+from modreduce_keras.distillers.terms import Term
 from modreduce_keras.distribute import (
     assign_rows,
     changed_by_rows,
@@ -68,7 +70,7 @@ class ConsistencyDistiller(BaseDistiller):
         **kwargs: Any,
     ):
         super().__init__({_STUDENT: model}, teacher=None, knowledge={_STUDENT: []}, **kwargs)
-        output = self._student_output()
+        output = self.student_output()
         checks.require_single_output(output, model, "model")
         if len(output.shape) != 2:
             raise ValueError(
@@ -87,11 +89,10 @@ class ConsistencyDistiller(BaseDistiller):
         """The model that is trained: plain Keras."""
         return self.students[_STUDENT]
 
-    def past_target(self, x: Any, outputs: Forward, probabilities: Any) -> tuple[Any, Any]:
+    def past_target(self, outputs: Outputs, probabilities: Any) -> tuple[Any, Any]:
         """Returns what a training step is to agree with. To be written by each method.
 
         Args:
-            x: The inputs of the batch, as they came.
             outputs: What the forward pass gave.
             probabilities: The student's, (batch, classes), float32, constant.
 
@@ -101,15 +102,15 @@ class ConsistencyDistiller(BaseDistiller):
         """
         raise NotImplementedError
 
-    def forward(self, x, training: bool, *args: Any, **kwargs: Any) -> Forward:
-        """Runs the student once, and in training gets the target."""
-        outputs = super().forward(x, training, *args, **kwargs)
+    def forward_pass(self, batch: Batch, training: bool, with_teacher: bool) -> Outputs:
+        """Runs the student once, and in training compares it with its past."""
+        outputs = super().forward_pass(batch, training, with_teacher)
         if not training:
             return outputs
         probabilities = self.probabilities(outputs.students[_STUDENT].logits)
-        target, known = self.past_target(x, outputs, ops.stop_gradient(probabilities))
+        target, known = self.past_target(outputs, ops.stop_gradient(probabilities))
         values = self._distance.call(target, probabilities) * known
-        return outputs._replace(group={_TERM: values})
+        return outputs.replace(extra={_TERM: values})
 
     def probabilities(self, logits: Any) -> Any:
         """Returns what is compared with the past: probabilities, or plain outputs; float32."""
@@ -118,13 +119,12 @@ class ConsistencyDistiller(BaseDistiller):
             return ops.sigmoid(logits)
         return logits if self._kind in (REGRESSION, EMBEDDING) else ops.softmax(logits, axis=-1)
 
-    def compute_terms(self, labels, outputs: Forward) -> dict[str, Any]:
-        """Returns every term of a training step, (batch,) each, unweighted."""
-        return {**super().compute_terms(labels, outputs), _TERM: outputs.group[_TERM]}
-
-    def term_weights(self) -> dict[str, Any]:
-        """Returns the weight of every term, scalars in the graph."""
-        return {**super().term_weights(), _TERM: self.consistency_weight}
+    def build_terms(self) -> list[Term]:
+        """Returns the terms of the loss: on labels, and the agreement with the past."""
+        agreement = Term(
+            _TERM, lambda outputs: outputs.extra[_TERM], lambda: self.consistency_weight
+        )
+        return [*self.offline_terms(), agreement]
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any):
         """Configures training; see `BaseDistiller.compile`."""
@@ -133,8 +133,8 @@ class ConsistencyDistiller(BaseDistiller):
                 "Agreeing with its past teaches a model nothing new: compile with a loss on the "
                 "labels. Received: loss=None"
             )
-        units = self._student_output().shape[-1]
-        self._of_loss = output_kind(loss, self._student_output().shape)
+        units = self.student_output().shape[-1]
+        self._of_loss = output_kind(loss, self.student_output().shape)
         self._kind = said_kind.resolved(self.kind, self._of_loss)
         if units == 1 and self._kind in (UNKNOWN, CLASSES):
             raise ValueError(
@@ -147,7 +147,8 @@ class ConsistencyDistiller(BaseDistiller):
         owner = type(self).__name__
         self._label_checks += said_kind.label_checks(owner, self.kind, self._of_loss, units)
 
-    def _parts_on_outputs(self) -> list[fitting.Part]:
+    def parts_on_outputs(self) -> list[fitting.Part]:
+        """Returns what has to suit the compiled loss."""
         return said_kind.parts(type(self).__name__, self.kind, self._of_loss)
 
     def get_config(self) -> dict[str, Any]:
@@ -238,21 +239,22 @@ class MeanTeacher(ConsistencyDistiller):
             **kwargs,
         )
         self.variant = require_choice("variant", variant, ("reference", "paper"))
-        self.past = PastSelves(self.students, self._keep)
+        self.past = EMAWeights(self.students, self._decay)
 
-    def _keep(self, moves: Any) -> Any:
+    def _decay(self, updates: Any) -> Any:
         if self.variant == "paper":
             return ops.convert_to_tensor(self.momentum)
-        return ops.minimum(1.0 - 1.0 / (ops.cast(moves, "float32") + 2.0), self.momentum)
+        return ops.minimum(1.0 - 1.0 / (ops.cast(updates, "float32") + 2.0), self.momentum)
 
-    def past_target(self, x, outputs, probabilities):
+    def past_target(self, outputs, probabilities):
         """Returns the mean teacher's probabilities; every sample has them."""
-        logits = self.past(self._wiring.views.teacher(x), model=_STUDENT)
+        seen = self._forward.views.teacher(outputs.batch.x)
+        logits = self.past(seen, model=_STUDENT)
         return self.probabilities(logits), 1.0
 
     def after_step(self) -> None:
-        """Lets the mean teacher follow."""
-        self.past.move()
+        """Updates the mean teacher."""
+        self.past.update()
 
     def mean_teacher(self, into: keras.Model | None = None) -> keras.Model:
         """Returns the mean teacher as it is now: plain Keras, to be evaluated and deployed.
@@ -349,14 +351,14 @@ class TemporalEnsembling(ConsistencyDistiller):
             **kwargs,
         )
         self.samples = require_integer("samples", samples)
-        classes = self._student_output().shape[-1]
+        classes = self.student_output().shape[-1]
         self.predictions = changed_by_rows(_memory((self.samples, classes), "predictions"))
         # How much of Z is there: 1 - momentum^t, also where the momentum changes on the way.
         self.masses = changed_by_rows(_memory((self.samples,), "masses"))
 
-    def past_target(self, x, outputs, probabilities):
+    def past_target(self, outputs, probabilities):
         """Returns the samples' mean predictions, and notes the present ones."""
-        index = self._checked(outputs.index)
+        index = self._checked(outputs.batch.index)
         mass = take_rows(self.masses, index)
         target = take_rows(self.predictions, index) * safe_reciprocal(mass)[:, None]
         self._remember(gather_over_replicas(index), gather_over_replicas(probabilities))

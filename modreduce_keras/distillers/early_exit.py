@@ -3,9 +3,9 @@
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import ops
 
+from modreduce_keras.distillers.backend import tensorflow as backend
 from modreduce_keras.distillers.shares import Share
 from modreduce_keras.held import Held
 from modreduce_keras.models.exits import FINAL, exit_names
@@ -94,22 +94,16 @@ class EarlyExit(keras.Model):
         """Returns logits and exits of samples that have come to a segment; at least one."""
         outputs = self._segments()[place](inputs, training=False)
         logits = ops.cast(outputs["logits"], "float32")
-        left_at = tf.fill([tf.shape(logits)[0]], place)
+        left_at = ops.full(ops.shape(logits)[:1], place, dtype="int32")
         if place == len(self.exits) - 1:
             return logits, left_at
         confidence = ops.max(ops.softmax(logits, axis=-1), axis=-1)
         stays = confidence < self.threshold
 
-        def go_on():
-            rows = tf.where(stays)
-            deeper = self._run_from(place + 1, tf.boolean_mask(outputs["maps"], stays))
-            return [
-                tf.tensor_scatter_nd_update(here, rows, there)
-                for here, there in zip((logits, left_at), deeper, strict=True)
-            ]
+        def go_on(maps):
+            return self._run_from(place + 1, maps)
 
-        # Not for an empty batch: TensorFlow's convolutions return it in a wrong shape on the CPU.
-        return tuple(tf.cond(tf.reduce_any(stays), go_on, lambda: [logits, left_at]))
+        return backend.on_rows(stays, go_on, outputs["maps"], (logits, left_at))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialized."""

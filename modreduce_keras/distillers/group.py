@@ -10,10 +10,10 @@ from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.distillers import checks, heads
-from modreduce_keras.distillers.averages import PastSelves
+from modreduce_keras.distillers.averages import EMAWeights
+from modreduce_keras.distillers.forward import ForwardPass, Outputs
+from modreduce_keras.distillers.gradients import GradientPolicy
 from modreduce_keras.distillers.optimizers import TRUNK
-from modreduce_keras.distillers.updates import Updates
-from modreduce_keras.distillers.wiring import Forward, Wiring
 from modreduce_keras.labels import classes_of_one_hot
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import float32
@@ -36,30 +36,32 @@ class Group:
     Args:
         aggregator: Merges what the peers put out.
         loss: The online loss.
-        wiring: How the peers are read.
+        forward: Runs the peers.
         taps: The tap of each peer's embedding, by name.
 
     Raises:
         ValueError: If the peers do not have what the aggregator asks for.
     """
 
-    def __init__(self, aggregator: Aggregator, loss: Loss, wiring: Wiring, taps: Mapping[str, str]):
+    def __init__(
+        self, aggregator: Aggregator, loss: Loss, forward: ForwardPass, taps: Mapping[str, str]
+    ):
         unknown = sorted(set(aggregator.needs) - set(KINDS))
         if unknown:
             raise ValueError(
                 f"{_name(aggregator)}.needs may name {list(KINDS)}. Received: {unknown}"
             )
-        if len(wiring.outputs) < aggregator.least_peers:
+        if len(forward.outputs) < aggregator.least_peers:
             raise ValueError(
                 f"{_name(aggregator)} needs at least {aggregator.least_peers} students"
                 + (", the last of which is the leader" if aggregator.has_leader else "")
-                + f". Received: {list(wiring.outputs)}"
+                + f". Received: {list(forward.outputs)}"
             )
-        if "trunk" in aggregator.needs and wiring.trunk is None:
+        if "trunk" in aggregator.needs and forward.trunk is None:
             raise ValueError(
                 f"{_name(aggregator)} looks at the layers that the peers share: make them with "
                 "mr.models.branch(model, at='stage2', branches=3), or choose a variant that "
-                f"needs none. Received: {list(wiring.outputs)}, which share none"
+                f"needs none. Received: {list(forward.outputs)}, which share none"
             )
         if "temperature" in aggregator.needs and not hasattr(loss, "temperature"):
             raise ValueError(
@@ -67,39 +69,39 @@ class Group:
                 f"mr.losses.KD(temperature=3.0). Received: online_loss={loss.name!r}"
             )
         self.aggregator, self.loss, self._taps = aggregator, loss, taps
-        self._classes = self._number_of_classes(wiring, heads.compares_plain_numbers(loss))
+        self._classes = self._number_of_classes(forward, heads.compares_plain_numbers(loss))
         # Set by the distiller: what the compiled loss says of the outputs.
         self.output_kind = UNKNOWN
         # Set by the distiller, which owns it, where the aggregator needs averages.
-        self.past: PastSelves | None = None
+        self.past: EMAWeights | None = None
 
     @staticmethod
-    def _number_of_classes(wiring: Wiring, plain_numbers: bool) -> int:
-        for name, reader in wiring.readers.items():
-            output, role = wiring.outputs[name].logits, f"student {name!r}"
+    def _number_of_classes(forward: ForwardPass, plain_numbers: bool) -> int:
+        for name, reader in forward.readers.items():
+            output, role = forward.outputs[name].logits, f"student {name!r}"
             checks.require_single_output(output, reader.model, role)
             if len(output.shape) != 2:
                 raise ValueError(
                     "Peers teach one another by logits (batch, classes). Received: "
                     f"{role} with an output of shape {tuple(output.shape)}"
                 )
-        classes = {name: output.logits.shape[-1] for name, output in wiring.outputs.items()}
+        classes = {name: output.logits.shape[-1] for name, output in forward.outputs.items()}
         if len(set(classes.values())) > 1:
             raise ValueError(
                 "Peers need equal numbers of classes to teach one another. Received: "
                 + ", ".join(f"{name!r} with {number}" for name, number in classes.items())
             )
-        for name, reader in wiring.readers.items():
+        for name, reader in forward.readers.items():
             heads.require_logits(reader.model, f"student {name!r}", plain_numbers=plain_numbers)
         return next(iter(classes.values()))
 
-    def build(self, wiring: Wiring) -> dict[str, Any]:
+    def build(self, forward: ForwardPass) -> dict[str, Any]:
         """Builds the aggregator and returns the shapes of what it returns, symbolically.
 
         Raises:
             ValueError: If the aggregator does not return what it has to.
         """
-        specs, aggregator = self._specs(wiring), self.aggregator
+        specs, aggregator = self._specs(forward), self.aggregator
         logits = specs.pop("logits")
         if not aggregator.built:
             wanted = inspect.signature(aggregator.build).parameters
@@ -130,17 +132,17 @@ class Group:
         self.shapes = {name: tuple(group[name].shape) for name in aggregator.logs}
         return group
 
-    def _specs(self, wiring: Wiring) -> dict[str, Any]:
+    def _specs(self, forward: ForwardPass) -> dict[str, Any]:
         """Returns the symbolic arguments of the aggregator, by name."""
-        outputs = wiring.outputs
+        outputs = forward.outputs
         specs = {"logits": keras.KerasTensor((None, len(outputs), self._classes), "float32")}
         for kind in self.aggregator.needs:
             if kind == "features":
                 specs[kind] = [self._feature(name, output) for name, output in outputs.items()]
             elif kind == "trunk":
-                specs[kind] = wiring.trunk.branches.trunk.output
+                specs[kind] = forward.trunk.branches.trunk.output
             elif kind == "inputs":
-                specs[kind] = checks.input_specs(next(iter(wiring.readers.values())).model)
+                specs[kind] = checks.input_specs(next(iter(forward.readers.values())).model)
             elif kind == "labels":
                 specs[kind] = keras.KerasTensor((None,), "int32")
             elif kind == "averages":
@@ -164,35 +166,30 @@ class Group:
             )
         return feature
 
-    def __call__(
-        self, outputs: Forward, labels: Any, training: bool, updates: Updates
-    ) -> dict[str, Any]:
+    def __call__(self, outputs: Outputs, training: bool, policy: GradientPolicy) -> dict[str, Any]:
         """Returns what the aggregator makes of one forward pass.
 
         Args:
             outputs: The forward pass.
-            labels: The labels of the batch, or `None`.
             training: Whether it is a training step.
-            updates: Scales the gradients that leave the aggregator for the networks.
+            policy: Scales the gradients that leave the aggregator for the networks.
         """
         students = outputs.students.items()
-        logits = [_given(name, own.logits, updates) for name, own in students]
-        needed = {
-            kind: self._needed(kind, outputs, labels, updates) for kind in self.aggregator.needs
-        }
+        logits = [_given(name, own.logits, policy) for name, own in students]
+        needed = {kind: self._needed(kind, outputs, policy) for kind in self.aggregator.needs}
         return self.aggregator(ops.stack(logits, axis=1), **needed, training=training)
 
-    def _needed(self, kind: str, outputs: Forward, labels: Any, updates: Updates) -> Any:
+    def _needed(self, kind: str, outputs: Outputs, policy: GradientPolicy) -> Any:
         students = outputs.students.items()
         if kind == "features":
             features = {name: own.features[self._taps[name]] for name, own in students}
-            return [_given(name, feature, updates) for name, feature in features.items()]
+            return [_given(name, feature, policy) for name, feature in features.items()]
         if kind == "trunk":
-            return _given(TRUNK, outputs.trunk, updates)
+            return _given(TRUNK, outputs.trunk, policy)
         if kind == "inputs":
             return next(iter(outputs.seen.values()))
         if kind == "labels":
-            return self._class_labels(labels)
+            return self._class_labels(outputs.batch.y)
         if kind == "independent":
             return self._independent()
         if kind == "plain_numbers":
@@ -231,32 +228,30 @@ class Group:
             labels = ops.squeeze(labels, -1)
         return ops.cast(labels, "int32")
 
-    def terms(self, outputs: Forward, updates: Updates) -> dict[str, Any]:
-        """Returns the online loss of every peer, (batch,) each.
+    def online_loss(self, name: str, outputs: Outputs, policy: GradientPolicy) -> Any:
+        """Returns the online loss of a peer, (batch,).
 
         Args:
+            name: The peer's name.
             outputs: The forward pass, with what the aggregator made of it.
-            updates: Takes its network's scale from a gradient that flows into the targets.
+            policy: Takes its network's scale from a gradient that flows into the targets.
         """
-        targets, weights = outputs.group["targets"], outputs.group.get("source_weights")
-        learns = self.aggregator.trains_through_targets
-        loss = self.loss.per_sample if learns else self.loss.call
-        terms = {}
-        for place, (name, output) in enumerate(outputs.students.items()):
-            logits, target = float32(output.logits), targets[:, place]
-            if learns:
-                target = updates.crossing(target, back_from=name, into=AGGREGATOR)
-            if weights is None:
-                terms[name] = loss(target, logits)
-                continue
-            sources = range(targets.shape[2])
-            if isinstance(weights, np.ndarray):  # known now: what weighs nothing is left out
-                sources = np.flatnonzero(weights[place])
-            terms[name] = sum(
-                ops.cast(weights[place, source], "float32") * loss(target[:, source], logits)
-                for source in sources
-            )
-        return terms
+        targets, weights = outputs.extra["targets"], outputs.extra.get("source_weights")
+        index = list(outputs.students).index(name)
+        logits, target = float32(outputs.students[name].logits), targets[:, index]
+        loss = self.loss.call
+        if self.aggregator.trains_through_targets:
+            loss = self.loss.per_sample
+            target = policy.crossing(target, back_from=name, into=AGGREGATOR)
+        if weights is None:
+            return loss(target, logits)
+        sources = range(targets.shape[2])
+        if isinstance(weights, np.ndarray):  # known now: what weighs nothing is left out
+            sources = np.flatnonzero(weights[index])
+        return sum(
+            ops.cast(weights[index, source], "float32") * loss(target[:, source], logits)
+            for source in sources
+        )
 
 
 class _DryRun(keras.layers.Layer):
@@ -270,9 +265,9 @@ class _DryRun(keras.layers.Layer):
         return self.loss.call(target, logits)
 
 
-def _given(student: str, value: Any, updates: Updates) -> Any:
+def _given(student: str, value: Any, policy: GradientPolicy) -> Any:
     """Returns what a student gives to the aggregator, float32."""
-    return updates.crossing(float32(value), back_from=AGGREGATOR, into=student)
+    return policy.crossing(float32(value), back_from=AGGREGATOR, into=student)
 
 
 def _name(aggregator: Aggregator) -> str:

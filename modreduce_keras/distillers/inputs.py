@@ -48,7 +48,7 @@ class Inputs:
         return self._view is not None
 
     def index(self, x: Any) -> Any:
-        """Returns the samples' places in the training data, or `None` if they are not there."""
+        """Returns the index of each sample in the training data, or `None` if there is none."""
         return split_index(x)[1]
 
     def inputs(self, x: Any) -> Any:
@@ -87,13 +87,13 @@ class Inputs:
             )
         return shared
 
-    def of_taught(self, name: str, x: Any, seen: Any) -> Any:
-        """Returns what the teacher sees when it teaches one student, who sees `seen`."""
+    def teacher_of(self, name: str, x: Any, seen: Any) -> Any:
+        """Returns what the teacher sees for one student, who sees `seen`."""
         follows = self._view is None and self.own.get(name) is not None
         return seen if follows else self.teacher(x)
 
     @property
-    def lessons_differ(self) -> bool:
+    def teacher_follows_students(self) -> bool:
         """Whether the teacher sees something else for each student."""
         return self._view is None and any(view is not None for view in self.own.values())
 

@@ -1,5 +1,6 @@
 """ModReduce: offline knowledge of several kinds and online learning among peers, at once."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -8,6 +9,7 @@ from modreduce_keras.arguments import is_number
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.peers import PeerDistiller
 from modreduce_keras.distillers.shares import Share
+from modreduce_keras.distillers.terms import Term
 from modreduce_keras.knowledge import Feature, Knowledge, Relation, Response
 from modreduce_keras.registry import register
 from modreduce_keras.schedules import Exponential
@@ -171,19 +173,20 @@ class ModReduce(PeerDistiller):
             "relation": [kd(), Relation("crd", at=embedding, adapter=memory, weight=0.8)],
         }
 
-    def term_weights(self) -> dict[str, Any]:
-        """Returns the weight of every term, scalars in the graph."""
-        weights = super().term_weights()
+    def offline_terms(self) -> list[Term]:
+        """Returns the terms of what students learn from labels and the teacher, rescaled."""
+        return [
+            term.scaled(functools.partial(self._offline_scale, term.student))
+            for term in super().offline_terms()
+        ]
+
+    def _offline_scale(self, name: str) -> Any:
+        """Returns (1 - w) · m / (1 + Σ_k weight_k) of a student; 1 - w if it has no multiplier."""
         offline = 1.0 - self.online_weight
-        for name, several in self.knowledge.items():
-            several = [knowledge for knowledge in several if not knowledge.staged]
-            scale = offline
-            if name in self.multipliers:
-                total = 1.0 + sum(knowledge.weight for knowledge in several)
-                scale = offline * self.multipliers[name] / total
-            terms = self._supervised([name]) + [self.term(name, k.name) for k in several]
-            weights |= {term: scale * weights[term] for term in terms}
-        return weights
+        if name not in self.multipliers:
+            return offline
+        weights = [one.weight for one in self.knowledge[name] if not one.staged]
+        return offline * self.multipliers[name] / (1.0 + sum(weights))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialized."""

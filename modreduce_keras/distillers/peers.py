@@ -8,13 +8,16 @@ from keras import ops
 
 from modreduce_keras import knobs, registry
 from modreduce_keras.aggregators.base import Aggregator
-from modreduce_keras.distillers import checks, fitting
-from modreduce_keras.distillers.averages import PastSelves
+from modreduce_keras.distillers import checks, fitting, logs
+from modreduce_keras.distillers.averages import EMAWeights
 from modreduce_keras.distillers.base import BaseDistiller
+from modreduce_keras.distillers.batch import Batch
+from modreduce_keras.distillers.forward import ENSEMBLE, Outputs
 from modreduce_keras.distillers.group import AGGREGATOR, Group
 from modreduce_keras.distillers.optimizers import TRUNK
 from modreduce_keras.distillers.selection import BestStudent, Selection
-from modreduce_keras.distillers.wiring import ENSEMBLE, Forward
+from modreduce_keras.distillers.supervision import LabelRule
+from modreduce_keras.distillers.terms import Term
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge, as_list
 from modreduce_keras.losses.base import Loss
@@ -123,7 +126,7 @@ class PeerDistiller(BaseDistiller):
         self.aggregator = aggregator
         self.online_weight = online_weight
         if online_loss is None:
-            single = getattr(self._student_output(), "shape", (None,))[-1] == 1
+            single = getattr(self.student_output(), "shape", (None,))[-1] == 1
             identifier = "binary_kd" if single else "kd"
             online_loss = registry.get("loss", identifier, temperature=self._online_temperature)
         self.online_loss = registry.get("loss", online_loss, Loss)
@@ -131,11 +134,11 @@ class PeerDistiller(BaseDistiller):
         self._online_loss_variables = knobs.variables(self.online_loss)
         self.selection = Selection(list(students), criterion, criterion_mode)
         with knobs.bound([self.aggregator, self.online_loss], lambda: self.step):
-            self._group = Group(self.aggregator, self.online_loss, self._wiring, features_at)
-            self._has_ensemble = ENSEMBLE in self._group.build(self._wiring)
+            self._group = Group(self.aggregator, self.online_loss, self._forward, features_at)
+            self._has_ensemble = ENSEMBLE in self._group.build(self._forward)
         self.past = None
         if "averages" in self.aggregator.needs:
-            self.past = PastSelves(self.students, self.aggregator.keep)
+            self.past = EMAWeights(self.students, self.aggregator.keep)
             self._group.past = self.past
 
     # What runs
@@ -161,16 +164,16 @@ class PeerDistiller(BaseDistiller):
         """
         return self.students[self.best_student_name]
 
-    def _deployed_name(self) -> str:
+    def deployed_name(self) -> str:
         # Before any validation, Keras may ask for the shape of the output; all are alike.
         decided = self.aggregator.has_leader or self.selection.decided
-        return self.best_student_name if decided else super()._deployed_name()
+        return self.best_student_name if decided else super().deployed_name()
 
     def predict_step(self, data):
         """Predicts one batch with the best student."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         name = self.best_student_name
-        return self.students[name](self._wiring.seen_by(name, x), training=False)
+        return self.students[name](self._forward.seen_by(name, x), training=False)
 
     def make_predict_function(self, force=False):
         """Makes the compiled prediction; again when another student has become the best."""
@@ -183,54 +186,47 @@ class PeerDistiller(BaseDistiller):
         """Trains, as `keras.Model.fit` does, and notes which student validates best."""
         own = [BestStudent(self.selection)]
         if self.past is not None and self.aggregator.average_every == "epoch":
-            move = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: self.past.move())
-            own.append(move)
+            update = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: self.past.update())
+            own.append(update)
         if isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks.callbacks[:0] = own
         else:
             callbacks = [*own, *keras.tree.flatten([] if callbacks is None else callbacks)]
         return super().fit(*args, callbacks=callbacks, **kwargs)
 
-    def forward(
-        self, x, training: bool, with_teacher: bool | None = None, labels: Any = None
-    ) -> Forward:
+    def forward_pass(self, batch: Batch, training: bool, with_teacher: bool) -> Outputs:
         """Runs every network once, and the aggregator on what the students put out."""
-        outputs = super().forward(x, training, with_teacher)
-        return outputs._replace(group=self._group(outputs, labels, training, self._updates))
+        outputs = super().forward_pass(batch, training, with_teacher)
+        group = self._group(outputs, training, self.policy)
+        return outputs.replace(extra=group, ensemble=group.get(ENSEMBLE))
 
     def after_step(self) -> None:
-        """Lets the students' past selves follow, where they do at every step."""
+        """Updates the students' EMA weights, where they follow every step."""
         if self.past is not None and self.aggregator.average_every == "step":
-            self.past.move()
+            self.past.update()
 
     # Which terms there are
 
-    def compute_terms(self, labels, outputs: Forward) -> dict[str, Any]:
-        """Returns every term of a training step, (batch,) each, unweighted."""
-        terms = super().compute_terms(labels, outputs)
-        online = self._group.terms(outputs, self._updates)
-        terms |= {self.term(name, "online"): values for name, values in online.items()}
-        if self._has_ensemble:
-            terms |= self.supervised_terms(labels, {ENSEMBLE: outputs.group[ENSEMBLE]})
-        return terms
+    def build_terms(self) -> list[Term]:
+        """Returns the terms of the loss: offline, online, and the ensemble's."""
+        online = [self._online_term(name) for name in self.students]
+        return [*self.offline_terms(), *online, *self._ensemble_terms()]
 
-    def term_weights(self) -> dict[str, Any]:
-        """Returns the weight of every term, scalars in the graph."""
-        weights = super().term_weights()
-        weights |= {self.term(name, "online"): self.online_weight for name in self.students}
-        if self.aggregator.learns:
-            weights[self._ensemble_term()] = 1.0
-        return weights
+    def _online_term(self, name: str) -> Term:
+        def compute(outputs: Outputs) -> Any:
+            return self._group.online_loss(name, outputs, self.policy)
 
-    def _ensemble_term(self) -> str:
-        return self.term(ENSEMBLE, self._supervision.name)
+        return Term("online", compute, lambda: self.online_weight, name, name)
 
-    def _networks(self) -> dict[str, list[keras.layers.Layer]]:
-        return {**super()._networks(), AGGREGATOR: [self.aggregator]}
+    def _ensemble_terms(self) -> list[Term]:
+        if not self._has_ensemble:
+            return []
+        weight = (lambda: 1.0) if self.aggregator.learns else None
+        return self.supervised_terms(ENSEMBLE, weight, network=AGGREGATOR)
 
-    def _network_of(self, term: str) -> str:
-        aggregates = term.startswith(f"{ENSEMBLE}/")
-        return AGGREGATOR if aggregates else super()._network_of(term)
+    def networks(self) -> dict[str, list[keras.layers.Layer]]:
+        """Returns the layers of each network: those of the students, and the aggregator."""
+        return {**super().networks(), AGGREGATOR: [self.aggregator]}
 
     def variable_groups(self) -> dict[str, list[keras.Variable]]:
         """Returns the trainable variables by group: each student, and the aggregator."""
@@ -244,32 +240,44 @@ class PeerDistiller(BaseDistiller):
                 "with a loss. Received: loss=None"
             )
         super().compile(optimizer, loss, *args, **kwargs)
-        self._group.output_kind = output_kind(loss, self._student_output().shape)
+        self._group.output_kind = output_kind(loss, self.student_output().shape)
         self.selection.default = self._supervision and self._supervision.name
 
-    def _parts_on_outputs(self) -> list[fitting.Part]:
+    def parts_on_outputs(self) -> list[fitting.Part]:
+        """Returns what compares outputs, the aggregator and the online loss among them."""
         online = fitting.online_parts(self.aggregator, self.online_loss)
-        return [*super()._parts_on_outputs(), *online]
+        return [*super().parts_on_outputs(), *online]
+
+    def label_rules(self) -> list[LabelRule]:
+        """Returns who takes class indices, the aggregator among them."""
+        return logs.label_rules(
+            self._supervision, self.taught(), self.aggregator, self.student_output()
+        )
 
     # Logs
 
-    def _metric_names(self) -> list[str]:
+    def measured(self) -> list[str]:
+        """Returns whose logits the compiled metrics are computed on, the ensemble's among them."""
         return [*self.students, ENSEMBLE] if self._has_ensemble else list(self.students)
 
-    def _logged_names(self) -> list[str]:
-        names = [name for log in self.aggregator.logs for name in self._names_of_log(log)]
-        logs_ensemble = self._has_ensemble and self._supervision is not None
-        return [*names, self._ensemble_term()] if logs_ensemble else names
+    def names_in_logs(self) -> list[str]:
+        """Returns names that a knowledge cannot have, those of the aggregator's logs among them."""
+        return [*super().names_in_logs(), *self.aggregator.logs]
+
+    def logged_names(self) -> list[str]:
+        """Returns the names of what the aggregator logs."""
+        return [name for log in self.aggregator.logs for name in self._names_of_log(log)]
 
     def _names_of_log(self, log: str) -> list[str]:
         per_peer = self._group.shapes[log] != ()
-        return [self.term(name, log) for name in self.students] if per_peer else [log]
+        return [self.log_name(name, log) for name in self.students] if per_peer else [log]
 
-    def _logged_values(self, outputs: Forward) -> dict[str, Any]:
+    def logged_values(self, outputs: Outputs) -> dict[str, Any]:
+        """Returns what the aggregator logs, by name."""
         values = {}
         for log in self.aggregator.logs:
             names = self._names_of_log(log)
-            each = ops.unstack(ops.reshape(outputs.group[log], (len(names),)))
+            each = ops.unstack(ops.reshape(outputs.extra[log], (len(names),)))
             values |= dict(zip(names, each, strict=True))
         return values
 
@@ -294,8 +302,8 @@ class PeerDistiller(BaseDistiller):
 
     def _serialized_students(self) -> Any:
         serialize = keras.saving.serialize_keras_object
-        if self._wiring.trunk is not None:  # apart, they would no longer share it
-            return serialize(self._wiring.trunk.branches)
+        if self._forward.trunk is not None:  # apart, they would no longer share it
+            return serialize(self._forward.trunk.branches)
         return {name: serialize(student) for name, student in self.students.items()}
 
 
@@ -360,7 +368,7 @@ def _checked_knowledge(knowledge: Any, students: Any, teacher: Any) -> dict[str,
         raise ValueError(
             f"knowledge must be given by student, one of {list(students)}. Received: {unknown}"
         )
-    checks.require_lessons(teacher, [one for several in knowledge.values() for one in several])
+    checks.require_taught(teacher, [one for several in knowledge.values() for one in several])
     objects = [id(one) for several in knowledge.values() for one in several]
     if len(set(objects)) < len(objects):
         raise ValueError(

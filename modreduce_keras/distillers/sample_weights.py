@@ -6,29 +6,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from modreduce_keras.distillers.batch import have_positions, without_last_axis_of_one
+from modreduce_keras.distillers.terms import Term
 from modreduce_keras.ops import per_sample_mean
-
-
-def have_positions(sample_weight: Any) -> bool:
-    """Returns whether sample weights, or those of an output, are of positions and not of examples.
-
-    Positions are tokens, pixels or time steps.
-    """
-    each = [] if sample_weight is None else keras.tree.flatten(sample_weight)
-    require_known_rank("sample_weight", sample_weight)
-    return any(len(_squeezed(weight).shape) > 1 for weight in each)
-
-
-def require_known_rank(name: str, values: Any) -> None:
-    """Raises if arrays of another rank came before, under the same compiled step."""
-    each = [] if values is None else keras.tree.flatten(values)
-    if any(getattr(getattr(one, "shape", None), "rank", 1) is None for one in each):
-        # TensorFlow has made one step for all that came, and what it does follows the rank.
-        raise ValueError(
-            f"{name} must have as many axes in each call: compile the distiller again before one "
-            "per example follows one per position, or (batch, 1) follows (batch,), or the reverse. "
-            "Received: first one, then the other"
-        )
 
 
 def require_alike(labels: Any, sample_weight: Any) -> None:
@@ -52,12 +32,8 @@ def require_alike(labels: Any, sample_weight: Any) -> None:
 
 
 def by_sample_weight(
-    terms: Mapping[str, Any],
-    sample_weight: Any,
-    outputs: Mapping[str, str] | None = None,
-    supervised: Iterable[str] = (),
-    names: Iterable[str] = (),
-) -> dict[str, Any]:
+    values: Mapping[Term, Any], sample_weight: Any, outputs: Iterable[str] = ()
+) -> dict[Term, Any]:
     """Returns terms times the sample weights, one value per example, as Keras weighs a loss.
 
     Values per position are multiplied by their weights, and the mean is taken over all positions:
@@ -66,41 +42,40 @@ def by_sample_weight(
     weight of the example, as if each of its positions had that value.
 
     Args:
-        terms: Values by name, (batch,) or (batch, positions...).
+        values: (batch,) or (batch, positions...) of each term. The weights have to fit the terms
+            on labels.
         sample_weight: (batch,) or (batch, positions...); a dict of those by output, where outputs
-            without weights count as they are; or `None`.
-        outputs: The output that a term is of, by its name, where there are several. The weight of
-            a term of none of them is the mean over those that have weights.
-        supervised: Names of the terms that the weights have to fit: the compiled losses.
-        names: Names of the outputs that have labels, be they of a term or not.
+            without weights count as they are; or `None`. The weight of a term that is of no output
+            is the mean over those that have weights.
+        outputs: Names of the outputs that weights may be given for, beside those of the terms.
 
     Raises:
         ValueError: If the weights do not fit.
     """
-    outputs, supervised, fitted = outputs or {}, set(supervised), False
-    _check(sample_weight, {*outputs.values(), *names})
-    weighted = {}
-    for name, values in terms.items():
+    _check(sample_weight, {*outputs, *(term.output for term in values if term.output)})
+    weighted, fitted = {}, False
+    for term, own in values.items():
         weight = sample_weight
         if isinstance(sample_weight, Mapping):
-            weight = sample_weight.get(outputs[name]) if name in outputs else _mean(sample_weight)
+            named = term.output is not None
+            weight = sample_weight.get(term.output) if named else _mean(sample_weight)
         if weight is None:
-            weighted[name] = per_sample_mean(values)
+            weighted[term] = per_sample_mean(own)
             continue
-        weight = ops.cast(_squeezed(weight), "float32")
-        fits = _fits(weight, values)
-        if name in supervised and not fits:
+        weight = ops.cast(without_last_axis_of_one(weight), "float32")
+        fits = _fits(weight, own)
+        if term.on_labels and not fits:
             raise ValueError(
                 "sample_weight must have one value per example, (batch,), or one for each position "
                 f"of the labels, (batch, ...). Received: shape {tuple(weight.shape)} for values of "
-                f"the loss of shape {tuple(values.shape)}"
+                f"the loss of shape {tuple(own.shape)}"
             )
         fitted = fitted or fits
         if fits and len(weight.shape) > 1:
-            weighted[name] = per_sample_mean(values * _aligned(weight, values))
+            weighted[term] = per_sample_mean(own * _aligned(weight, own))
         else:
-            weighted[name] = per_sample_mean(values) * per_sample_mean(weight)
-    if terms and not fitted and have_positions(sample_weight):
+            weighted[term] = per_sample_mean(own) * per_sample_mean(weight)
+    if values and not fitted and have_positions(sample_weight):
         shapes = keras.tree.map_structure(lambda weight: tuple(weight.shape), sample_weight)
         raise ValueError(
             "sample_weight must have one value per example, (batch,), or one for each position of "
@@ -131,12 +106,6 @@ def _check(sample_weight: Any, outputs: set[str]) -> None:
     raise ValueError(f"sample_weight must be {expected}. Received: {received}")
 
 
-def _squeezed(weight: Any) -> Any:
-    """Returns a column of weights as one value per example."""
-    is_column = len(weight.shape) == 2 and weight.shape[1] == 1
-    return ops.squeeze(weight, axis=1) if is_column else weight
-
-
 def _fits(weight: Any, values: Any) -> bool:
     """Returns whether weights are one per example, or broadcast to the positions of values."""
     sizes, positions = weight.shape[1:], values.shape[1:]
@@ -159,5 +128,5 @@ def _aligned(weight: Any, values: Any) -> Any:
 
 def _mean(by_output: Mapping[str, Any]) -> Any:
     """Returns the mean weight of each example over the outputs that have weights."""
-    each = [ops.cast(_squeezed(weight), "float32") for weight in by_output.values()]
+    each = [ops.cast(without_last_axis_of_one(weight), "float32") for weight in by_output.values()]
     return sum(per_sample_mean(weight) for weight in each) / len(each)

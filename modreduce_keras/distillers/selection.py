@@ -6,7 +6,8 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+
+from modreduce_keras.distillers.backend import tensorflow as backend
 
 _LESS_IS_BETTER = ("loss", "error", "divergence", "entropy", "mse", "mae")
 
@@ -50,7 +51,7 @@ class Selection(keras.layers.Layer):
 
     def _present_scores(self) -> np.ndarray:
         # Prediction asks while it is being traced, where values are out of reach.
-        with tf.init_scope():
+        with backend.outside_of_graphs():
             return keras.ops.convert_to_numpy(self.scores)
 
     def best(self) -> str:

@@ -1,6 +1,6 @@
 """Self-distillation: the deepest classifier of a network teaches those at its earlier exits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -10,10 +10,12 @@ from modreduce_keras import knobs, registry
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.distillers import checks, fitting, heads
 from modreduce_keras.distillers.base import BaseDistiller
+from modreduce_keras.distillers.batch import Batch
 from modreduce_keras.distillers.early_exit import EarlyExit
+from modreduce_keras.distillers.forward import ENSEMBLE, Outputs
 from modreduce_keras.distillers.ignored import warn_of_ignored
 from modreduce_keras.distillers.shares import Share
-from modreduce_keras.distillers.wiring import ENSEMBLE, Forward
+from modreduce_keras.distillers.terms import Term
 from modreduce_keras.held import Held
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Response
@@ -120,12 +122,12 @@ class SelfDistiller(BaseDistiller):
             **kwargs,
         )
         warn_of_ignored({"model": model})
-        self._several = True
+        self.has_several = True
         self._model = Held(model)  # its layers are saved with those of the network
         self.exits, self.feature_at, self.variant = exits, feature_at, variant
         self.alpha, self.feature_weight = alpha, feature_weight
         if response is None:
-            response = "binary_kd" if self._student_output().shape[-1] == 1 else "kd"
+            response = "binary_kd" if self.student_output().shape[-1] == 1 else "kd"
         require_choice("response", response, ("kd", "binary_kd"))
         self.kd = registry.get("loss", response, temperature=temperature)
         self._kd_variables = knobs.variables(self.kd)
@@ -133,7 +135,7 @@ class SelfDistiller(BaseDistiller):
         self._features = {FINAL: deepest, **{name: f"{name}_exit" for name in exits}}
         with knobs.bound([self.kd], lambda: self.step):
             # A dry run, so that logits that do not suit the loss are an error here.
-            logits = keras.KerasTensor(self._student_output().shape, "float32")
+            logits = keras.KerasTensor(self.student_output().shape, "float32")
             output_spec(Response(self.kd), logits, logits)
 
     # What comes out
@@ -202,9 +204,9 @@ class SelfDistiller(BaseDistiller):
         """Returns the logits of the network itself, as `predict` does."""
         return super().call(inputs, training=training)[FINAL]
 
-    def forward(self, x, training: bool, *args: Any, **kwargs: Any) -> Forward:
+    def forward_pass(self, batch: Batch, training: bool, with_teacher: bool) -> Outputs:
         """Runs the network once; each exit, and its end, counts as a student."""
-        outputs = super().forward(x, training, *args, **kwargs)
+        outputs = super().forward_pass(batch, training, with_teacher)
         network = outputs.students[_STUDENT]
         classifiers = {
             name: ModelOutput(
@@ -213,33 +215,36 @@ class SelfDistiller(BaseDistiller):
             for name, tap in self._features.items()
         }
         logits = [ops.cast(one.logits, "float32") for one in classifiers.values()]
-        group = {ENSEMBLE: sum(logits) / len(logits)}
-        return outputs._replace(students=classifiers, group=group)
+        return outputs.replace(students=classifiers, ensemble=sum(logits) / len(logits))
 
     def _feature(self, maps: Any) -> Any:
         maps = ops.cast(maps, "float32")
         return maps if self.variant == "paper" else ops.mean(maps, axis=(1, 2))
 
-    def compute_terms(self, labels, outputs: Forward) -> dict[str, Any]:
-        """Returns every term of a training step, (batch,) each, unweighted."""
-        terms = self.supervised_terms(labels, outputs.logits())
-        deepest = outputs.students[FINAL]
+    def build_terms(self) -> list[Term]:
+        """Returns the terms of the loss: labels at every exit, and the deepest one's teaching."""
+        terms = self.supervised_terms(FINAL, lambda: self.supervised_weight)
         for name in self.exits:
-            own = outputs.students[name]
-            terms[self.term(name, self.kd.name)] = self.kd.call(deepest.logits, own.logits)
-            half = self.hint.call(deepest.features[_FEATURE], own.features[_FEATURE])
-            terms[self.term(name, "hint")] = 2.0 * half
-        return terms
+            terms += self.supervised_terms(name, self._weight_of_labels)
+            terms.append(Term(self.kd.name, self._kd(name), lambda: self.alpha, name))
+            terms.append(Term("hint", self._distance(name), lambda: self.feature_weight, name))
+        return [*terms, *self.supervised_terms(ENSEMBLE, None)]
 
-    def term_weights(self) -> dict[str, Any]:
-        """Returns the weight of every term, scalars in the graph."""
-        weights = dict.fromkeys(self._supervised([FINAL]), self.supervised_weight)
-        for name in self.exits:
-            labelled = (1.0 - self.alpha) * self.supervised_weight
-            weights |= dict.fromkeys(self._supervised([name]), labelled)
-            weights[self.term(name, self.kd.name)] = self.alpha
-            weights[self.term(name, "hint")] = self.feature_weight
-        return weights
+    def _weight_of_labels(self) -> Any:
+        return (1.0 - self.alpha) * self.supervised_weight
+
+    def _kd(self, exit: str) -> Callable[[Outputs], Any]:
+        def compute(outputs: Outputs) -> Any:
+            return self.kd.call(outputs.students[FINAL].logits, outputs.students[exit].logits)
+
+        return compute
+
+    def _distance(self, exit: str) -> Callable[[Outputs], Any]:
+        def compute(outputs: Outputs) -> Any:
+            deepest, own = (outputs.students[name].features[_FEATURE] for name in (FINAL, exit))
+            return 2.0 * self.hint.call(deepest, own)
+
+        return compute
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any):
         """Configures training; see `BaseDistiller.compile`."""
@@ -250,19 +255,19 @@ class SelfDistiller(BaseDistiller):
             )
         super().compile(optimizer, loss, *args, **kwargs)
 
-    def _parts_on_outputs(self) -> list[fitting.Part]:
+    def parts_on_outputs(self) -> list[fitting.Part]:
+        """Returns what compares outputs, which has to suit the compiled loss."""
         response = f"response={self.kd.identifier!r}"
         numbers = "mr.Distiller and mr.Response('logit_mse'), for exits have no loss of numbers,"
         return [fitting.Part(response, self.kd, None, "response={}", numbers)]
 
-    def _student_output(self) -> Any:
+    def student_output(self) -> Any:
+        """Returns the symbolic output of the network itself."""
         return self.model_with_exits.output[FINAL]
 
-    def _metric_names(self) -> list[str]:
+    def measured(self) -> list[str]:
+        """Returns whose logits the compiled metrics are computed on."""
         return [*self.exits, FINAL, ENSEMBLE]
-
-    def _logged_names(self) -> list[str]:
-        return self._supervised([ENSEMBLE])
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialized."""

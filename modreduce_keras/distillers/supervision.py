@@ -72,9 +72,9 @@ class Supervision:
         self.names = [self.name]
         self.outputs: dict[str, str] = {}
 
-    def by_position(self, labels, logits) -> dict[str, Any]:
-        """Returns the values per position, whose mean is that of the example, by name."""
-        return {self.name: spread(*self._values(labels, logits))}
+    def by_position(self, name: str, labels: Any, logits: Any) -> Any:
+        """Returns the values per position, whose mean is that of the example."""
+        return spread(*self._values(labels, logits))
 
     def label_rules(self, outputs: Any) -> list[LabelRule]:
         """Returns who takes class indices.
@@ -186,18 +186,15 @@ class NamedSupervision:
         self.outputs = {f"{output}/{one.name}": output for output, one in self._by_output.items()}
         self.names = list(self.outputs)
 
-    def by_position(self, labels, logits) -> dict[str, Any]:
-        """Returns the values per position, whose mean is that of the example, by name."""
+    def by_position(self, name: str, labels: Any, logits: Any) -> Any:
+        """Returns the values per position of one of `names`."""
         if not isinstance(labels, Mapping) or not set(self._by_output) <= set(labels):
             raise ValueError(
                 "The labels of several outputs must be a dict that has "
                 f"{list(self._by_output)}. Received: {labels}"
             )
-        return {
-            f"{output}/{name}": values
-            for output, one in self._by_output.items()
-            for name, values in one.by_position(labels[output], logits[output]).items()
-        }
+        output = self.outputs[name]
+        return self._by_output[output].by_position(name, labels[output], logits[output])
 
     def label_rules(self, outputs: Any) -> list[LabelRule]:
         """Returns who takes class indices; see `Supervision`."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
+from modreduce_keras.distillers.backend import tensorflow as backend
 from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.taps import ModelOutput, TapReader
 
@@ -52,7 +52,8 @@ def outputs_for(
     """
     try:
         # No random state moves, nothing is counted, and no loss is noted.
-        with tf.init_scope(), warnings.catch_warnings(), keras.StatelessScope(list(weights)):
+        eagerly, stateless = backend.outside_of_graphs(), keras.StatelessScope(list(weights))
+        with eagerly, warnings.catch_warnings(), stateless:
             warnings.simplefilter("ignore")
             return reader(inputs, training=False)
     except Exception:  # whatever a model of the user's raises for inputs that mean nothing
@@ -98,7 +99,7 @@ def _made_up(model: keras.Model, specs: Any) -> Iterator[Any]:
             ]
             if declared:
                 arrays = [
-                    tf.cast(array, spec.dtype) if array.dtype != spec.dtype else array
+                    array if array.dtype == spec.dtype else ops.cast(array, spec.dtype)
                     for array, spec in zip(arrays, leaves, strict=True)
                 ]
             yield keras.tree.pack_sequence_as(specs, arrays)
@@ -126,12 +127,12 @@ def _vocabulary(model: keras.Model) -> int:
 
 def _array(random: np.random.Generator, shape: tuple[int, ...], dtype: str, words: int) -> Any:
     if dtype == "string":
-        return tf.constant(random.choice(["a", "b c", "1"], shape))
+        return backend.strings(random.choice(["a", "b c", "1"], shape))
     if dtype == "uint8":
-        return tf.constant(random.integers(0, 256, shape), dtype)
+        return ops.convert_to_tensor(random.integers(0, 256, shape), dtype)
     if not keras.backend.is_float_dtype(dtype):  # all ones in the first sample: masks keep all
         values = random.integers(0, max(words, 2), shape)
         values[0] = min(words - 1, 1)
-        return tf.cast(tf.constant(values), dtype)
+        return ops.cast(values, dtype)
     draws = [_DRAWS[place % len(_DRAWS)](random, shape[1:]) for place in range(shape[0])]
-    return tf.cast(tf.constant(np.stack(draws)), dtype)
+    return ops.cast(np.stack(draws), dtype)

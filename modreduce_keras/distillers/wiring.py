@@ -1,115 +1,21 @@
-"""Wiring: builds models, tap readers and knowledge from symbolic features, before any training."""
+"""Wiring: builds the forward pass of a distiller from symbolic features, before any training."""
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
+from modreduce_keras.data.teacher_cache import TeacherCache
 from modreduce_keras.distillers import checks, heads
 from modreduce_keras.distillers.branching import SharedTrunk
-from modreduce_keras.distillers.cached_teacher import frozen as frozen_teacher
+from modreduce_keras.distillers.cached_teacher import CachedTeacher
+from modreduce_keras.distillers.forward import ForwardPass
 from modreduce_keras.distillers.inputs import Inputs
-from modreduce_keras.distillers.teacher import FrozenTeacher, models_of
+from modreduce_keras.distillers.live_teacher import LiveTeacher
+from modreduce_keras.distillers.teacher import Teacher, models_of
 from modreduce_keras.knowledge import Knowledge, Response
 from modreduce_keras.symbolic import output_spec
 from modreduce_keras.taps import ModelOutput, TapReader, activations_told
-
-ENSEMBLE = "ensemble"
-
-
-class Forward(NamedTuple):
-    """What one forward pass of every network gave.
-
-    Attributes:
-        students: The students' outputs, by name.
-        lessons: The teacher's output by student, the same one for all who see the same; empty
-            without a teacher and in evaluation.
-        group: What the aggregator returned; empty without one.
-        index: The samples' places in the training data; `None` where the data do not say.
-        seen: What each student saw.
-        inputs: The inputs of the batch, as `fit` was given them, without the samples' index.
-        trunk: What the layers that the students share gave; `None` where they share none.
-        terms: The terms of the loss, (batch,) each, once they have been computed.
-        by_position: Whether terms are to be values per position where there are such, as the
-            sample weights have positions.
-    """
-
-    students: dict[str, ModelOutput]
-    lessons: dict[str, ModelOutput]
-    group: dict[str, Any]
-    index: Any = None
-    seen: Mapping[str, Any] = MappingProxyType({})
-    trunk: Any = None
-    terms: dict[str, Any] | None = None
-    inputs: Any = None
-    by_position: bool = False
-
-    def logits(self) -> dict[str, Any]:
-        """Returns the logits of every student, and of the ensemble where there is one."""
-        logits = {name: output.logits for name, output in self.students.items()}
-        if ENSEMBLE in self.group:
-            logits[ENSEMBLE] = self.group[ENSEMBLE]
-        return logits
-
-    def lesson_of(self, student: str, knowledge: Knowledge, labels: Any) -> tuple[Any, Any]:
-        """Returns what a knowledge is called with: (student, teacher), and the rest by name."""
-        outputs = self.students[student], self.lessons.get(student)
-        pair = tuple(map(knowledge.read, ("student", "teacher"), outputs))
-        if isinstance(labels, Mapping):  # by output, where the student has several
-            labels = labels.get(knowledge.student) if isinstance(knowledge.student, str) else None
-        context = {"labels": labels, "index": self.index, "by_position": self.by_position}
-        own = knowledge.given_mask(self.inputs)
-        return pair, {**context, "kept": knowledge.kept(outputs, own, labels)}
-
-
-class Wiring(NamedTuple):
-    """How the models of a distiller are read.
-
-    Attributes:
-        views: What of a batch each side sees.
-        specs: The students' symbolic inputs; `None` where no student is functional, as only
-            functional models declare the dtype of their inputs.
-        readers: Runs each student.
-        outputs: Each student's symbolic output and features.
-        teacher: Runs the teacher, if there is one.
-        trunk: Runs students that share one; `None` where they do not.
-    """
-
-    views: Inputs
-    specs: Any
-    readers: dict[str, TapReader]
-    outputs: dict[str, ModelOutput]
-    teacher: FrozenTeacher | None
-    trunk: SharedTrunk | None = None
-
-    def seen_by(self, student: str, x: Any, training: bool = False) -> Any:
-        """Returns a student's inputs of a batch, or says what is wrong with them."""
-        inputs = self.views.student(student, x, training)
-        models = [reader.model for reader in self.readers.values()]
-        models += self.teacher.models if self.teacher else []
-        checks.require_float_inputs(inputs, self.specs, models)
-        return inputs
-
-    def run(self, x: Any, training: bool | Callable[[str], bool], with_teacher: bool) -> Forward:
-        """Runs every student once, and perhaps the teacher.
-
-        Args:
-            x: The inputs of a batch.
-            training: Whether it is a training step, or a function that says so of each student.
-            with_teacher: Whether the teacher runs.
-        """
-        trains = training if callable(training) else lambda student: training
-        seen = {name: self.seen_by(name, x, trains(name)) for name in self.readers}
-        any_trains, lessons, trunk = any(map(trains, seen)), {}, None
-        if with_teacher and self.teacher:
-            lessons = self.teacher.lessons(x, seen, any_trains)
-        if self.trunk is not None:
-            students, trunk = self.trunk(self.readers, seen, any_trains)
-        else:
-            students = {n: reader(seen[n], trains(n)) for n, reader in self.readers.items()}
-        index, inputs = self.views.index(x), self.views.inputs(x)
-        return Forward(students, lessons, {}, index, seen, trunk, {}, inputs)
 
 
 def connect(
@@ -121,7 +27,7 @@ def connect(
     teacher_dtype: str | None = None,
     taps: Mapping[str, list[str]] | None = None,
     branches: Any = None,
-) -> Wiring:
+) -> ForwardPass:
     """Checks and builds everything a distiller runs.
 
     Args:
@@ -138,51 +44,83 @@ def connect(
         ValueError: If a model cannot be built, a tap is unknown, or shapes do not fit.
     """
     teachers = models_of(teacher)
-    models = {f"student {name!r}": student for name, student in students.items()}
-    for number, model in enumerate(teachers):
-        models["teacher" if len(teachers) == 1 else f"teacher {number}"] = model
-    # With an input of its own, the teacher does not say what the students take.
-    sides = len(students) if views.teacher_is_apart else len(models)
-    known = _require_built(dict(list(models.items())[:sides]))
-    of_teachers = _require_built(dict(list(models.items())[sides:])) if teachers else None
-    checks.require_distinct(models)
-    frozen = of_teacher = None
+    roles = {f"student {name!r}": student for name, student in students.items()}
+    of_teachers = {
+        "teacher" if len(teachers) == 1 else f"teacher {number}": model
+        for number, model in enumerate(teachers)
+    }
+    known, known_to_teacher = _require_all_built(roles, of_teachers, views)
+    checks.require_distinct({**roles, **of_teachers})
+    runs = of_teacher = None
     if teachers:
         everything = [one for taught in knowledge.values() for one in taught]
-        frozen = frozen_teacher(teacher, _taps("teacher", everything), views, teacher_dtype)
-        if frozen.specs is None:
-            frozen.specs = known if of_teachers is None else of_teachers
-        with activations_told(teachers, "teacher"):
-            of_teacher = frozen.specs_of_output()
-        # Several teachers give a list, be it of one.
-        each = of_teacher.logits if frozen.model is not teachers[0] else [of_teacher.logits]
-        of_all = heads.Heads(frozen.reader, frozen.specs)
-        for model, logits in zip(teachers, each, strict=True):
-            own = of_all if frozen.model is model else heads.of_model(model)
-            _check_output("teacher", model, logits, everything, own)
-        _check_taps("teacher", everything, of_all, frozen.chosen_by)
+        kind = CachedTeacher if isinstance(teacher, TeacherCache) else LiveTeacher
+        read = _taps("teacher", everything)
+        runs = kind(teacher, read, views, teacher_dtype, specs=known_to_teacher)
+        of_teacher = _checked_teacher(runs, everything)
     readers, outputs = {}, {}
-    for name, student in students.items():
-        role, taught = f"student {name!r}", knowledge[name]
+    for name, (role, student) in zip(students, roles.items(), strict=True):
+        taught = knowledge[name]
         read = [*_taps("student", taught), *(taps or {}).get(name, ())]
         readers[name] = TapReader(student, read, role=role)
-        specs = checks.input_specs(student)
-        specs = known if specs is None else specs
-        with activations_told([student], role):
-            outputs[name] = readers[name].specs(specs)
-        own = heads.Heads(readers[name], specs)
-        _check_output(role, student, outputs[name].logits, taught, own)
-        _check_taps(role, taught, own, lambda taps, student=student: student)
-        for one in taught:
-            if one.adapter is not None and frozen is not None:
-                one.adapter.adopt(student, frozen.chosen_by(one.taps("teacher")))
-        sides = {role: student, **{role: m for role, m in models.items() if m in teachers}}
-        inputs = checks.input_specs(student)
-        _build_knowledge(taught, outputs[name], of_teacher, inputs, sides)
+        outputs[name] = _checked_student(role, readers[name], taught, known)
+        if runs is not None:
+            _adopt(taught, student, runs)
+        inputs, models = checks.input_specs(student), {role: student, **of_teachers}
+        _build_knowledge(taught, outputs[name], of_teacher, inputs, models)
     functional = [student for student in students.values() if getattr(student, "inputs", None)]
     specs = checks.input_specs(functional[0]) if functional else None
     trunk = branches and SharedTrunk(branches, own_views=bool(views.own))
-    return Wiring(views, specs, readers, outputs, frozen, trunk)
+    return ForwardPass(views, specs, readers, outputs, runs, trunk)
+
+
+def _require_all_built(
+    students: Mapping[str, keras.Model], teachers: Mapping[str, keras.Model], views: Inputs
+) -> tuple[Any, Any]:
+    """Returns the symbolic inputs of students and of teachers; models are built for them."""
+    if not views.teacher_is_apart:
+        known = _require_built({**students, **teachers})
+        return known, known
+    # With an input of its own, the teacher does not say what the students take.
+    known = _require_built(students)
+    of_teachers = _require_built(teachers) if teachers else None
+    return known, known if of_teachers is None else of_teachers
+
+
+def _checked_teacher(runs: Teacher, everything: list[Knowledge]) -> ModelOutput:
+    """Returns the teacher's symbolic output, in which what responses read is logits."""
+    with activations_told(runs.models, "teacher"):
+        output = runs.specs_of_output()
+    # Several teachers give a list, be it of one.
+    each = output.logits if runs.model is not runs.models[0] else [output.logits]
+    of_all = heads.Heads(runs.reader, runs.specs)
+    for model, logits in zip(runs.models, each, strict=True):
+        own = of_all if runs.model is model else heads.of_model(model)
+        _check_output("teacher", model, logits, everything, own)
+    _check_taps("teacher", everything, of_all, runs.chosen_by)
+    return output
+
+
+def _checked_student(
+    role: str, reader: TapReader, taught: list[Knowledge], known: Any
+) -> ModelOutput:
+    """Returns a student's symbolic output, in which what responses read is logits."""
+    student = reader.model
+    specs = checks.input_specs(student)
+    specs = known if specs is None else specs
+    with activations_told([student], role):
+        output = reader.specs(specs)
+    own = heads.Heads(reader, specs)
+    _check_output(role, student, output.logits, taught, own)
+    _check_taps(role, taught, own, lambda taps: student)
+    return output
+
+
+def _adopt(taught: list[Knowledge], student: keras.Model, runs: Teacher) -> None:
+    """Gives adapters the models whose layers they use."""
+    for one in taught:
+        if one.adapter is not None:
+            one.adapter.adopt(student, runs.chosen_by(one.taps("teacher")))
 
 
 def _require_built(models: Mapping[str, keras.Model]) -> Any:

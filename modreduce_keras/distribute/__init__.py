@@ -1,5 +1,6 @@
 """Devices and machines: strategies to train under, and what a step needs to know of replicas."""
 
+from modreduce_keras.distribute.graph_checks import checked_in_graph, known
 from modreduce_keras.distribute.lost_workers import telling_of_lost_workers
 from modreduce_keras.distribute.replicas import (
     average_over_replicas,
@@ -20,8 +21,10 @@ from modreduce_keras.distribute.rows import (
     take_rows,
 )
 from modreduce_keras.distribute.strategies import (
+    batch_of_this_machine,
     cluster_config,
     is_multi_worker,
+    reducible_logs,
     require_in_scope,
     strategy,
 )
@@ -30,14 +33,18 @@ __all__ = [
     "strategy",
     "assign_rows",
     "changed_by_rows",
+    "checked_in_graph",
     "cluster_config",
     "average_over_replicas",
+    "batch_of_this_machine",
     "gather_over_replicas",
     "gather_with_gradient",
     "is_multi_worker",
     "keeping_overwritten",
+    "known",
     "num_replicas",
     "place_in_global_batch",
+    "reducible_logs",
     "require_in_scope",
     "require_index",
     "require_sample_index",

@@ -2,8 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+import keras
 
 from modreduce_keras.arguments import require_choice
 
@@ -142,6 +144,30 @@ def is_multi_worker(strategy: Any) -> bool:
 
     several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
     return several and strategy.num_replicas_in_sync > 1
+
+
+def batch_of_this_machine(strategy: Any, iterator: Iterator[Any]) -> Any:
+    """Returns the first batch of this machine; `None` where there are no others.
+
+    Args:
+        strategy: The strategy under which `fit` runs.
+        iterator: Yields (step, batches) as Keras' trainer does.
+    """
+    if not is_multi_worker(strategy):
+        return None
+    *_, batches = next(iter(iterator))
+    local = strategy.experimental_local_results
+    return keras.tree.map_structure(lambda values: local(values)[0], next(batches))
+
+
+def reducible_logs(strategy: Any, logs: dict[str, Any]) -> dict[str, Any]:
+    """Returns the logs of a step as Keras' reduction over replicas wants them.
+
+    On several machines it takes the mean over the first axis of what should be scalars.
+    """
+    if not is_multi_worker(strategy):
+        return logs
+    return {name: keras.ops.expand_dims(value, 0) for name, value in logs.items()}
 
 
 def require_in_scope(strategy: Any, parts: Iterable[tuple[str, list[Any]]]) -> None:

@@ -1,9 +1,11 @@
 """Students to export: which models are, what their inputs are called, and how they run."""
 
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
+import tensorflow as tf
 
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.base import BaseDistiller
@@ -32,6 +34,23 @@ class Inputs(NamedTuple):
     def pack(self, by_name: dict[str, Any]) -> Any:
         """Returns tensors by name as calls of the student take them."""
         return keras.tree.pack_sequence_as(self.structure, [by_name[name] for name in self.by_name])
+
+
+def compiled(model: keras.Model, inputs: Inputs) -> Callable[[list[Any]], Any]:
+    """Returns a graph of a model in inference, for batches of any size, float32.
+
+    Args:
+        model: The model.
+        inputs: Its inputs. The graph takes a list of arrays in their order by name.
+    """
+    specs = [tf.TensorSpec((None, *one.shape[1:]), one.dtype) for one in inputs.by_name.values()]
+
+    @tf.function(input_signature=[specs])
+    def forward(arrays):
+        packed = inputs.pack(dict(zip(inputs.by_name, arrays, strict=True)))
+        return keras.ops.cast(model(packed, training=False), "float32")
+
+    return forward
 
 
 def require_student(student: Any) -> Inputs:

@@ -1,6 +1,7 @@
 """Build: one call from a teacher and its students to the pages that compare them."""
 
 import datetime
+import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
-import tensorflow as tf
 
 from modreduce_keras._version import __version__
 from modreduce_keras.arguments import is_number, require_integer, require_number
@@ -246,8 +246,9 @@ def _lines(histories: Any, found: list[Network], curve: str) -> dict[str, list[f
 
 def _footer() -> str:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    tensorflow = importlib.metadata.version("tensorflow")
     return (
-        f"Written on {today} by modreduce_keras {__version__} with TensorFlow {tf.__version__}, "
+        f"Written on {today} by modreduce_keras {__version__} with TensorFlow {tensorflow}, "
         f"Keras {keras.__version__} and Python {platform.python_version()}, on {os.cpu_count()} "
         f"processors ({platform.machine()})."
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from modreduce_keras.distillers import heads
 from modreduce_keras.evaluation import multiply_adds
@@ -17,10 +16,9 @@ from modreduce_keras.export.interpreter import TFLiteFile
 from modreduce_keras.export.onnx_session import ONNXFile
 from modreduce_keras.export.runnable import RunnableFile, UnusableFileError
 from modreduce_keras.export.served import SavedModelFolder, is_saved_model
-from modreduce_keras.export.students import Inputs, require_student
+from modreduce_keras.export.students import Inputs, compiled, require_student
 from modreduce_keras.export.verification import VerificationError
 from modreduce_keras.taps import TapReader
-from modreduce_keras.typing import Tensor
 
 TEACHER, STUDENT, FILE = "teacher", "student", "file"
 _WARM_UP = 10
@@ -64,14 +62,7 @@ class Network:
             self.multiply_adds = multiply_adds(model)
         except ValueError:
             self.multiply_adds = None
-        specs = self.inputs.by_name.values()
-
-        @tf.function(input_signature=[[_any_batch(spec) for spec in specs]])
-        def forward(arrays: Tensor) -> Any:
-            packed = self.inputs.pack(dict(zip(self.inputs.by_name, arrays, strict=True)))
-            return keras.ops.cast(model(packed, training=False), "float32")
-
-        self._forward = forward
+        self._forward = compiled(model, self.inputs)
 
     def run(self, arrays: list[np.ndarray]) -> np.ndarray:
         """Returns the outputs for a batch.
@@ -160,13 +151,9 @@ def _runnable(path: Path, threads: int) -> RunnableFile:
     return (ONNXFile if path.suffix == ".onnx" else TFLiteFile)(path, threads)
 
 
-def _bytes(weight: Any) -> int:
-    size = tf.as_dtype(keras.backend.standardize_dtype(weight.dtype)).size
+def _bytes(weight: keras.Variable) -> int:
+    size = np.dtype(keras.backend.standardize_dtype(weight.dtype)).itemsize
     return int(np.prod(weight.shape, dtype="int64")) * size
-
-
-def _any_batch(spec: keras.KerasTensor) -> tf.TensorSpec:
-    return tf.TensorSpec((None, *spec.shape[1:]), spec.dtype)
 
 
 def networks(teacher: Any, students: Any) -> list[Network]:

@@ -88,7 +88,7 @@ def test_embeddings_may_be_of_unequal_widths(peers, random):
 
 
 @pytest.mark.parametrize("decay", [0.999, 0.5, 0.0])
-def test_past_selves_are_plain_averages_until_the_decay_is_reached(decay):
+def test_ema_weights_are_plain_averages_until_the_decay_is_reached(decay):
     pcl = mr.aggregators.PCL(decay=decay)
     for step in (0, 1, 2, 9, 998, 999, 1000, 10**6):
         expected = min(1.0 - 1.0 / (step + 1), decay)

@@ -214,7 +214,7 @@ def test_a_stop_that_nobody_was_told_of_does_not_stop_the_next_fit():
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss, on_nonfinite="stop", run_eagerly=True)
     # As Ctrl-C leaves it between the step and the message.
-    model._updates.guard.note(np.array([True] * len(model._updates.guard.names)), 0)
+    model.policy.guard.note(np.array([True] * len(model.policy.guard.names)), 0)
     assert len(fit(model, epochs=1).history["loss"]) == 1
 
 

@@ -191,7 +191,7 @@ def test_the_teacher_runs_on_what_each_student_sees(students, teacher, images):
         knowledge={name: [mr.Response("kd")] for name in students},
         student_inputs={"a": shifted(1.0), "b": shifted(2.0)},
     )
-    lessons = distiller.forward(images, training=True).lessons
+    lessons = distiller.forward(images, training=True).teacher
     for name, by in {"a": 1.0, "b": 2.0, "c": 0.0}.items():
         assert_close(lessons[name].logits, teacher(images + by, training=False))
 
@@ -206,7 +206,7 @@ def test_a_teacher_with_an_input_of_its_own_runs_once(students, counted_net, ima
         teacher_input=lambda x: x,
     )
     before = float(counter.runs)
-    lessons = distiller.forward(images, training=True).lessons
+    lessons = distiller.forward(images, training=True).teacher
     assert float(counter.runs) == before + 1
     assert lessons["a"] is lessons["b"]
 
@@ -221,7 +221,7 @@ def test_views_are_given_by_student(given, students):
 
 
 @pytest.mark.parametrize("average_every", ["step", "epoch"])
-def test_past_selves_follow_the_students(average_every, students, images, labels, cross_entropy):
+def test_ema_weights_follow_the_students(average_every, students, images, labels, cross_entropy):
     aggregator = Probe(("averages",), average_every=average_every)
     distiller = mr.PeerDistiller(students, aggregator=aggregator)
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
@@ -248,7 +248,7 @@ def test_past_selves_follow_the_students(average_every, students, images, labels
         assert_close(distiller.past(images, model=name), past(images, training=False))
 
 
-def test_past_selves_learn_nothing_and_are_restored(students, images, labels, tmp_path, net):
+def test_ema_weights_learn_nothing_and_are_restored(students, images, labels, tmp_path, net):
     aggregator = mr.aggregators.get("pcl")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     distiller = mr.PeerDistiller(students, aggregator=aggregator)
@@ -264,9 +264,9 @@ def test_past_selves_learn_nothing_and_are_restored(students, images, labels, tm
         np.testing.assert_array_equal(value, expected, err_msg=expected.path)
 
 
-def test_past_selves_go_into_models_of_the_same_architecture(students, net):
+def test_ema_weights_go_into_models_of_the_same_architecture(students, net):
     distiller = mr.PeerDistiller(students, aggregator=Probe(("averages",)))
-    with pytest.raises(ValueError, match=r"past weights of 'a' go into a model of the same"):
+    with pytest.raises(ValueError, match=r"EMA weights of 'a' go into a model of the same"):
         distiller.past.assign_to("a", net((3, 5)))
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from poison import MARK, marked, poisoned_net, values
 
 import modreduce_keras as mr
-from modreduce_keras.distillers import guarded
+from modreduce_keras.distillers import policies
 from modreduce_keras.distillers.optimizers import states
 
 
@@ -29,7 +29,7 @@ def peers(half_net, optimizer, mark=MARK, **options):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     distiller.compile(optimizer, loss, **options)
     # Small enough for gradients of a first step.
-    distiller._updates.scales.scale.assign([64.0, 64.0, 1.0])
+    distiller.policy.scales.scale.assign([64.0, 64.0, 1.0])
     return distiller
 
 
@@ -43,7 +43,7 @@ CROSSING = ["weighted_average", "okddip", "pcl"]
 def trained(distiller, images, labels, optimizer, loss, scales=None):
     distiller.compile(optimizer, loss, run_eagerly=True)
     if scales is not None:
-        distiller._updates.scales.scale.assign(scales)
+        distiller.policy.scales.scale.assign(scales)
     for _ in range(2):
         distiller.train_on_batch(images, labels)
     return values(distiller.trainable_variables)
@@ -69,9 +69,9 @@ def test_scaled_networks_learn_what_unscaled_ones_do(
 
     expected = run(None)
     # All count as float16, but compute in float32; then all but the aggregator.
-    monkeypatch.setattr(guarded, "computes_in_float16", lambda parts: True)
+    monkeypatch.setattr(policies, "computes_in_float16", lambda parts: True)
     scaled = [run([8.0, 0.5, 1024.0, 4.0])]
-    monkeypatch.setattr(guarded, "computes_in_float16", lambda parts: parts[0].name in "abc")
+    monkeypatch.setattr(policies, "computes_in_float16", lambda parts: parts[0].name in "abc")
     scaled += [run([8.0, 0.5, 1024.0, 1.0])]
     for weights in scaled:
         for one, other in zip(weights, expected, strict=True):
@@ -88,7 +88,7 @@ def test_a_branched_network_has_one_scale(net, images, labels, cross_entropy, mo
         return trained(distiller, images, labels, optimizer, cross_entropy, scales), distiller
 
     expected, _ = run(None)
-    monkeypatch.setattr(guarded, "computes_in_float16", lambda parts: True)
+    monkeypatch.setattr(policies, "computes_in_float16", lambda parts: True)
     scaled, distiller = run([64.0, 2.0])
     assert distiller.loss_scales == {"trunk": 64.0, "aggregator": 2.0}
     for one, other in zip(scaled, expected, strict=True):
@@ -260,7 +260,7 @@ def test_a_scale_grows_with_finite_steps_and_halves_without(half_net, images, la
 def test_a_scale_stays_within_its_range(half_net, images):
     distiller = mr.Distiller(half_net("s"), half_net("t", 2), [mr.Response()])
     distiller.compile("sgd")
-    scales = distiller._updates.scales
+    scales = distiller.policy.scales
     for _ in range(40):
         scales.follow(tf.constant([True]))
     assert distiller.loss_scales["student"] == 2.0**-14
@@ -314,7 +314,7 @@ def test_weight_files_go_between_trainings_with_scales_and_without(half_net, tmp
     scaled.load_weights(tmp_path / "plain.weights.h5")
     assert same(values(scaled.student.variables), values(plain.student.variables))
     assert scaled.loss_scales == {"student": 2.0**15}
-    scaled._updates.scales.scale.assign([8.0])
+    scaled.policy.scales.scale.assign([8.0])
     scaled.student.set_weights([weight + 1.0 for weight in scaled.student.get_weights()])
     scaled.save_weights(tmp_path / "scaled.weights.h5")
     plain.load_weights(tmp_path / "scaled.weights.h5")

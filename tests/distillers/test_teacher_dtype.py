@@ -107,7 +107,7 @@ def test_a_subclassed_teacher_runs_as_it_is_and_says_so(net, images, labels):
     teacher(images)
     with pytest.warns(UserWarning, match="teacher_dtype='bfloat16' does nothing for .* 'own'"):
         distiller = mr.Distiller(net(), teacher, [mr.Response()], teacher_dtype="bfloat16")
-    lesson = distiller._wiring.teacher(images).logits
+    lesson = distiller._forward.teacher(images).logits
     np.testing.assert_array_equal(lesson, teacher(images))
 
 

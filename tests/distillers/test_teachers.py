@@ -168,7 +168,7 @@ def test_a_classifier_is_that_of_the_teacher_whose_tap_is_read(net, images, labe
     adapter = mr.adapters.get("softmax_regressor")
     knowledge = mr.Feature("srrl", student="embedding", teacher="pooled", adapter=adapter)
     distiller = mr.Distiller(net(), [net((6, 5), name="first"), second], [knowledge])
-    lesson = distiller.forward(images, training=True).lessons["student"]
+    lesson = distiller.forward(images, training=True).teacher["student"]
     (_, logits) = adapter(
         distiller.forward(images, True).students["student"].features["embedding"],
         lesson.features["pooled"],
@@ -185,7 +185,7 @@ def test_teachers_side_by_side_see_inputs_in_their_own_precision():
     teachers, student = [network("first"), network("second")], network("student")
     x = np.full((2, 4), 1001.0, "float32")
     distiller = mr.Distiller(student, teachers, [mr.Response("kd")])
-    lesson = distiller.forward(x, training=True).lessons["student"]
+    lesson = distiller.forward(x, training=True).teacher["student"]
     for logits, teacher in zip(lesson.logits, teachers, strict=True):
         np.testing.assert_array_equal(logits, teacher(x))
 

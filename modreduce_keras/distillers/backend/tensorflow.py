@@ -1,8 +1,10 @@
-"""TensorFlow kernels that Keras has no operation for."""
+"""What a training step needs of TensorFlow beside Keras' operations."""
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 
@@ -44,3 +46,105 @@ def _as_images(x: Any, size: Any) -> tuple[Any, Any]:
     else:
         images = tf.reshape(x, (size[0], math.prod(positions), 1, static[-1]))
     return images, tf.reduce_prod(size[:-1])
+
+
+def gradient_tape() -> Any:
+    """Returns a context that records operations, whose `gradient(loss, variables)` is wanted."""
+    return tf.GradientTape()
+
+
+def values(variables: Sequence[keras.Variable]) -> list[Any]:
+    """Returns copies of the present values of variables."""
+    return [tf.identity(variable.value) for variable in variables]
+
+
+def restore(
+    variables: Sequence[keras.Variable], before: Sequence[Any], restored: Sequence[Any], any_: Any
+) -> None:
+    """Writes back, on every replica, the old values of some variables.
+
+    Args:
+        variables: The variables.
+        before: Their old values.
+        restored: Whether each gets its old value, scalars in the graph.
+        any_: Whether any of them does.
+    """
+    tf.__internal__.distribute.interim.maybe_merge_call(
+        _restore,
+        tf.distribute.get_strategy(),
+        [variable.value for variable in variables],
+        before,
+        restored,
+        any_,
+    )
+
+
+def _restore(strategy, variables, before, restored, any_):
+    def restore_one(variable, old, flag):
+        variable.assign(tf.where(flag, old, variable))
+
+    def restore_all():
+        for variable, old, flag in zip(variables, before, restored, strict=True):
+            strategy.extended.update(variable, restore_one, args=(old, flag), group=False)
+
+    # Hardly ever: then everything is read and written once more.
+    tf.cond(strategy.experimental_local_results(any_)[0], restore_all, lambda: None)
+
+
+def run_if(condition: Any, function: Callable[[], None]) -> None:
+    """Runs a function for its side effects where a condition holds, a scalar in the graph."""
+    tf.cond(condition, function, lambda: None)
+
+
+def map_gradient(function: Callable[[Any], Any], gradient: Any) -> Any:
+    """Returns a function of a gradient's values; of those rows that a sparse one has."""
+    if isinstance(gradient, tf.IndexedSlices):
+        rows = function(gradient.values)
+        return tf.IndexedSlices(rows, gradient.indices, gradient.dense_shape)
+    return function(gradient)
+
+
+def any_nonfinite(tensors: Sequence[Any]) -> Any:
+    """Returns whether anything in some tensors or sparse gradients is not finite, a scalar."""
+    dense = [one.values if isinstance(one, tf.IndexedSlices) else one for one in tensors]
+    flags = [tf.reduce_any(~tf.math.is_finite(one)) for one in dense]
+    return tf.reduce_any(tf.stack(flags)) if flags else tf.constant(False)
+
+
+def outside_of_graphs() -> Any:
+    """Returns a context that runs eagerly, where a graph is being traced as well."""
+    return tf.init_scope()
+
+
+def step_errors() -> type[Exception]:
+    """Returns what a compiled step raises where its own checks of data fail."""
+    return tf.errors.InvalidArgumentError
+
+
+def on_rows(
+    selected: Any, function: Callable[[Any], tuple[Any, ...]], x: Any, others: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """Returns tensors with what a function gives for some rows of a batch, where there are any.
+
+    Args:
+        selected: Which rows, (batch,), bool.
+        function: From those rows of `x` to tensors with as many rows.
+        x: (batch, ...).
+        others: What the other rows have, (batch, ...) each.
+    """
+
+    def run():
+        rows = tf.where(selected)
+        found = function(tf.boolean_mask(x, selected))
+        return [
+            tf.tensor_scatter_nd_update(other, rows, new)
+            for other, new in zip(others, found, strict=True)
+        ]
+
+    # Not for an empty batch: TensorFlow's convolutions return it in a wrong shape on the CPU.
+    return tuple(tf.cond(tf.reduce_any(selected), run, lambda: list(others)))
+
+
+def strings(array: Any) -> Any:
+    """Returns a tensor of strings, which `keras.ops` does not make."""
+    return tf.constant(array)

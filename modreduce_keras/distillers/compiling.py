@@ -1,0 +1,60 @@
+"""What `compile` finds out about a distiller: supervision, checks of labels, metrics for Keras."""
+
+import functools
+from typing import Any
+
+import keras
+
+from modreduce_keras.distillers import fitting, heads, metrics_of_logits, student_metrics
+from modreduce_keras.distillers.supervision import NamedSupervision, Supervision, supervision
+from modreduce_keras.output_kind import output_kinds
+
+
+def supervised(
+    distiller: Any, loss: Any
+) -> tuple[Supervision | NamedSupervision | None, list[fitting.LabelCheck]]:
+    """Returns the compiled loss, and what the labels have to be.
+
+    Raises:
+        ValueError: If the loss suits the students' heads, or what compares their outputs, not.
+    """
+    output, made = distiller.student_output(), None
+    if loss:
+        made = supervision(loss, output)
+        for student in distiller.students.values():
+            made.require_fitting_head(student)
+    kinds = output_kinds(loss, output)
+    return made, fitting.require_fitting(distiller.parts_on_outputs(), kinds, loss)
+
+
+def metrics_for_keras(
+    distiller: Any, given: Any, loss: Any, made: Supervision | NamedSupervision | None
+) -> Any:
+    """Returns metrics as Keras' `compile` takes them, for the logits of every student.
+
+    Args:
+        distiller: The distiller.
+        given: What its `compile` was given.
+        loss: The compiled loss.
+        made: The supervision by it.
+    """
+    if distiller.has_several:
+        given = student_metrics.for_each_student(given, distiller.measured())
+    student = next(iter(distiller.students.values()))  # they are alike
+    is_logits = functools.partial(_is_logits, student, made)
+    return metrics_of_logits.for_outputs(given, loss, distiller.student_output(), is_logits)
+
+
+def _is_logits(
+    student: keras.Model,
+    made: Supervision | NamedSupervision | None,
+    output: str | None = None,
+) -> bool:
+    """Returns whether a student gives logits at an output.
+
+    Where the head cannot be told, the compiled loss says what it takes them for.
+    """
+    head = heads.of_model(student, output).head(output)
+    if head is not None:
+        return head == heads.LOGITS
+    return made is None or made.from_logits(output) is not False

@@ -1,0 +1,124 @@
+"""ForwardPass: runs the students and the teacher of a distiller once, and gives what came out."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from modreduce_keras.distillers import checks
+from modreduce_keras.distillers.batch import Batch
+from modreduce_keras.distillers.branching import SharedTrunk
+from modreduce_keras.distillers.inputs import Inputs
+from modreduce_keras.distillers.teacher import Teacher
+from modreduce_keras.knowledge import Knowledge
+from modreduce_keras.taps import ModelOutput, TapReader
+
+ENSEMBLE = "ensemble"
+"""What the peers' ensemble is called among the students, in logs and metrics."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What one forward pass of every network gave.
+
+    Attributes:
+        batch: The batch that ran.
+        students: The students' outputs, by name.
+        teacher: The teacher's output by student, the same one for all who see the same; empty
+            where the teacher did not run.
+        seen: What each student saw.
+        trunk: What the layers that the students share gave; `None` where they share none.
+        extra: What a distiller has added: targets and logs of an aggregator, a consistency target.
+        ensemble: Logits of the students' ensemble; `None` where there is none.
+    """
+
+    batch: Batch
+    students: Mapping[str, ModelOutput]
+    teacher: Mapping[str, ModelOutput] = dataclasses.field(default_factory=dict)
+    seen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    trunk: Any = None
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ensemble: Any = None
+
+    def replace(self, **changes: Any) -> "Outputs":
+        """Returns outputs that differ in some attributes."""
+        return dataclasses.replace(self, **changes)
+
+    def with_labels(self, labels: Any) -> "Outputs":
+        """Returns outputs of the same batch with other labels."""
+        return self.replace(batch=dataclasses.replace(self.batch, y=labels))
+
+    def logits(self) -> dict[str, Any]:
+        """Returns the logits of every student, and of the ensemble where there is one."""
+        logits = {name: output.logits for name, output in self.students.items()}
+        return logits if self.ensemble is None else {**logits, ENSEMBLE: self.ensemble}
+
+    def arguments_of(
+        self, student: str, knowledge: Knowledge
+    ) -> tuple[tuple[Any, Any], dict[str, Any]]:
+        """Returns what a knowledge is called with: (student, teacher), and the rest by name."""
+        labels, batch = self.batch.y, self.batch
+        outputs = self.students[student], self.teacher.get(student)
+        pair = knowledge.read("student", outputs[0]), knowledge.read("teacher", outputs[1])
+        if isinstance(labels, Mapping):  # by output, where the student has several
+            labels = labels.get(knowledge.student) if isinstance(knowledge.student, str) else None
+        kept = knowledge.kept(outputs, knowledge.given_mask(batch.inputs), labels)
+        context = {"labels": labels, "index": batch.index, "by_position": batch.by_position}
+        return pair, {**context, "kept": kept}
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardPass:
+    """Runs the models of a distiller, each once.
+
+    Attributes:
+        views: What of a batch each side sees.
+        specs: The students' symbolic inputs; `None` where no student is functional, as only
+            functional models declare the dtype of their inputs.
+        readers: Runs each student.
+        outputs: Each student's symbolic output and features.
+        teacher: Gives the teacher's outputs, if there is a teacher.
+        trunk: Runs students that share one; `None` where they do not.
+    """
+
+    views: Inputs
+    specs: Any
+    readers: Mapping[str, TapReader]
+    outputs: Mapping[str, ModelOutput]
+    teacher: Teacher | None
+    trunk: SharedTrunk | None = None
+
+    def seen_by(self, student: str, x: Any, training: bool = False) -> Any:
+        """Returns a student's inputs of a batch, or says what is wrong with them."""
+        inputs = self.views.student(student, x, training)
+        models = [reader.model for reader in self.readers.values()]
+        models += self.teacher.models if self.teacher else []
+        checks.require_float_inputs(inputs, self.specs, models)
+        return inputs
+
+    def __call__(
+        self, batch: Batch, training: bool | Callable[[str], bool], with_teacher: bool
+    ) -> Outputs:
+        """Runs every student once, and perhaps the teacher.
+
+        Args:
+            batch: The batch.
+            training: Whether it is a training step, or a function that says so of each student.
+            with_teacher: Whether the teacher's outputs are wanted.
+        """
+        trains = training if callable(training) else lambda student: training
+        seen = {name: self.seen_by(name, batch.x, trains(name)) for name in self.readers}
+        any_trains, of_teacher, trunk = any(map(trains, seen)), {}, None
+        if with_teacher and self.teacher:
+            of_teacher = self.teacher.outputs_for(batch.x, seen, any_trains)
+        if self.trunk is not None:
+            students, trunk = self.trunk(self.readers, seen, any_trains)
+        else:
+            students = {n: reader(seen[n], trains(n)) for n, reader in self.readers.items()}
+        return Outputs(batch, students, of_teacher, seen, trunk)
+
+
+def first_output(outputs: Mapping[str, ModelOutput]) -> keras.KerasTensor | Mapping[str, Any]:
+    """Returns the output of a student; those of several are alike."""
+    return next(iter(outputs.values())).logits

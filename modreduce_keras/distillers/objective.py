@@ -1,0 +1,124 @@
+"""Objective: the terms of a loss, and the one place where they are weighted, reduced and logged."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from modreduce_keras.distillers.forward import ENSEMBLE, Outputs
+from modreduce_keras.distillers.gradients import GradientPolicy
+from modreduce_keras.distillers.sample_weights import by_sample_weight
+from modreduce_keras.distillers.terms import Term
+from modreduce_keras.distillers.trackers import Trackers, update
+from modreduce_keras.distribute import num_replicas, sum_over_replicas
+
+
+class Result(NamedTuple):
+    """What the objective made of a forward pass.
+
+    Attributes:
+        loss: This replica's part of the loss, a scalar.
+        terms: Each weighted term with its values, (batch,), whose gradient is scaled for its
+            network.
+    """
+
+    loss: Any
+    terms: list[tuple[Term, Any]]
+
+
+class Objective:
+    """The loss of a distiller.
+
+    A plain object on purpose: it is built anew by each `compile`, and Keras never forgets a metric
+    that a model once held.
+
+    Args:
+        terms: The terms, with different names in the logs.
+        logs: Names of further values that are logged.
+        outputs: Names of the outputs of a student that has several.
+    """
+
+    def __init__(
+        self, terms: Sequence[Term], logs: Iterable[str] = (), outputs: Iterable[str] = ()
+    ):
+        self.terms = list(terms)
+        weighted = [term.log_name for term in self.terms if term.weight is not None]
+        others = [term.log_name for term in self.terms if term.weight is None]
+        self._trackers = Trackers([*weighted, *logs, *others])
+        self._outputs = list(outputs)
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The running means of all terms and logged values."""
+        return self._trackers.metrics
+
+    @property
+    def trained_only(self) -> frozenset[str]:
+        """Names in the logs of what evaluation does not compute."""
+        evaluated = {term.log_name for term in self.terms if term.on_labels}
+        return self._trackers.names - evaluated
+
+    def values(self, outputs: Outputs, training: bool = True) -> dict[Term, Any]:
+        """Returns the unweighted values of every term, or in evaluation of those on labels."""
+        terms = [term for term in self.terms if training or term.on_labels]
+        return {term: term.compute(outputs) for term in terms}
+
+    def weights(self) -> dict[str, Any]:
+        """Returns the weight of every term of the loss by its name in the logs."""
+        return {term.log_name: term.weight() for term in self.terms if term.weight is not None}
+
+    def __call__(
+        self,
+        outputs: Outputs,
+        policy: GradientPolicy,
+        *,
+        training: bool,
+        loss_tracker: keras.metrics.Metric,
+        model: keras.Model | None = None,
+        logs: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Result:
+        """Returns the loss of one step, and updates the running means.
+
+            Σ_examples sample_weight · Σ_terms weight · term / number of examples on all replicas
+            + regularizers and `add_loss` / number of replicas
+
+        In evaluation it is the sum of the students' losses on labels, without weights.
+
+        Args:
+            outputs: Of the forward pass.
+            policy: Scales the terms for the networks that they train.
+            training: Whether this is a training step.
+            loss_tracker: The running mean of the loss.
+            model: Whose regularizers and added losses count; `None`: none do.
+            logs: Further values for the logs: (batch,), or scalars.
+        """
+        batch, values = outputs.batch, self.values(outputs, training)
+        labelled = batch.y if isinstance(batch.y, Mapping) else ()
+        weighted = by_sample_weight(values, batch.sample_weight, {*self._outputs, *labelled})
+        named = {term.log_name: value for term, value in weighted.items()}
+        finite_only, examples = policy.skips, batch.examples
+        self._trackers.update({**named, **logs}, examples, finite_only=finite_only)
+        terms = [
+            (term, policy.scaled(term.network, value))
+            for term, value in weighted.items()
+            if _counts(term, training)
+        ]
+        each = [(term.weight() if training else 1.0) * value for term, value in terms]
+        per_example = sum(each) + ops.zeros((examples,))
+        additional = 0.0 if model is None else policy.additional_loss(model)
+        update(loss_tracker, per_example + additional, finite_only)
+        loss = _mean_over_replicas(per_example) + additional / num_replicas()
+        return Result(loss, terms)
+
+
+def _counts(term: Term, training: bool) -> bool:
+    """Returns whether a term is a part of the loss."""
+    return term.weight is not None if training else term.student != ENSEMBLE
+
+
+def _mean_over_replicas(per_example: Any) -> Any:
+    """Returns this replica's part of the mean over the examples of all replicas."""
+    count = ops.cast(sum_over_replicas(ops.shape(per_example)[0]), "float32")
+    return ops.sum(per_example) / ops.maximum(count, 1.0)

@@ -1,0 +1,58 @@
+"""Saving: what a distiller's file holds, and how the distiller comes back from it."""
+
+from typing import Any
+
+import keras
+
+from modreduce_keras import knobs
+from modreduce_keras.copying import make_runnable
+from modreduce_keras.distillers.teacher import models_of
+from modreduce_keras.registry import deserialized
+
+_HDF5 = (".h5", ".hdf5")
+_STUDENTS = ("model", "student", "students")
+"""Arguments of distillers that are models to train."""
+
+
+def require_format(filepath: Any) -> None:
+    """Raises if a file would be an HDF5 one, which cannot hold a teacher."""
+    if str(filepath).endswith(_HDF5):
+        raise _hdf5(filepath)
+
+
+def shared_config(distiller: Any, teacher_input: Any) -> dict[str, Any]:
+    """Returns the constructor arguments that all distillers share, serialized."""
+    if _writes_hdf5():
+        raise _hdf5()
+    serialize = keras.saving.serialize_keras_object
+    return {
+        "teacher": distiller.teacher and serialize(distiller.teacher),
+        "teacher_input": teacher_input and serialize(teacher_input),
+        "teacher_dtype": distiller.teacher_dtype,
+        **knobs.config(distiller),
+    }
+
+
+def arguments_from(config: dict[str, Any], custom_objects: Any) -> dict[str, Any]:
+    """Returns constructor arguments from a config, with models that can run."""
+    arguments = deserialized(config, custom_objects)
+    students = keras.tree.flatten([arguments.get(name) for name in _STUDENTS])
+    for model in [*models_of(arguments.get("teacher")), *students]:
+        if isinstance(model, keras.Model):
+            make_runnable(model)
+    return arguments
+
+
+def _hdf5(filepath: Any = "") -> ValueError:
+    received = f" Received: filepath={str(filepath)!r}" if filepath else ""
+    return ValueError(
+        "HDF5 files (.h5) cannot hold a distiller, its teacher and their vocabularies: call "
+        "distiller.save('distiller.keras'), or distiller.student.save('student.keras') for what "
+        f"has been trained.{received}"
+    )
+
+
+def _writes_hdf5() -> bool:
+    """Returns whether Keras is writing an HDF5 file, whose configs have another form."""
+    probe = keras.Sequential([keras.layers.Identity(name="probe")], name="probe")
+    return "registered_name" not in probe.get_config()["layers"][0]

@@ -1,0 +1,101 @@
+"""Terms: what a distiller's loss is the weighted sum of."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from modreduce_keras.distillers.forward import Outputs
+from modreduce_keras.distillers.supervision import NamedSupervision, Supervision
+from modreduce_keras.knowledge import Knowledge
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Term:
+    """One term of the loss: what it is called, what it trains, what it weighs.
+
+    Attributes:
+        name: Its name among the terms of its student.
+        compute: From the outputs of a forward pass to the unweighted values, (batch,), or
+            (batch, positions...) where `outputs.batch.by_position`.
+        weight: Returns the weight, a scalar in the graph. `None`: the term is logged and is no
+            part of the loss.
+        student: Whose term it is, where there are several students; `"ensemble"` for that of the
+            peers; `None` where there is one student.
+        network: The network that it trains. `None`: the first one.
+        output: The named output of the model that it is computed on, where there are several.
+        on_labels: Whether it is a compiled loss on labels, which evaluation computes too.
+    """
+
+    name: str
+    compute: Callable[[Outputs], Any]
+    weight: Callable[[], Any] | None
+    student: str | None = None
+    network: str | None = None
+    output: str | None = None
+    on_labels: bool = False
+
+    @property
+    def log_name(self) -> str:
+        """The name in the logs: `"kd"`, or `"response/kd"` where there are several students."""
+        return self.name if self.student is None else f"{self.student}/{self.name}"
+
+    @property
+    def described(self) -> str:
+        """What messages call it."""
+        return f"term {self.name!r}" + (f" of {self.student!r}" if self.student else "")
+
+    def scaled(self, factor: Callable[[], Any]) -> "Term":
+        """Returns the term with its weight times a factor, a scalar in the graph."""
+        weight = self.weight
+        return dataclasses.replace(self, weight=lambda: factor() * weight())
+
+
+def supervised_terms(
+    supervision: Supervision | NamedSupervision | None,
+    student: str,
+    weight: Callable[[], Any] | None,
+    *,
+    owner: str | None,
+    network: str | None = None,
+) -> list[Term]:
+    """Returns the terms of the compiled loss on the labels for a student.
+
+    Args:
+        supervision: The compiled loss, or `None`.
+        student: Name of the student, or `"ensemble"`.
+        weight: Returns the weight.
+        owner: Whose terms they are in the logs.
+        network: What they train. Defaults to the student's network.
+    """
+
+    def term(name: str) -> Term:
+        def compute(outputs: Outputs) -> Any:
+            if outputs.batch.y is None:
+                raise ValueError("A loss is compiled, but the data have no labels y.")
+            return supervision.by_position(name, outputs.batch.y, outputs.logits()[student])
+
+        output = supervision.outputs.get(name)
+        return Term(name, compute, weight, owner, network or student, output, on_labels=True)
+
+    return [] if supervision is None else [term(name) for name in supervision.names]
+
+
+def knowledge_term(
+    student: str, knowledge: Knowledge, *, owner: str | None, outputs: Iterable[str]
+) -> Term:
+    """Returns the term of a knowledge of a student.
+
+    Args:
+        student: Name of the student.
+        knowledge: What it is taught.
+        owner: Whose term it is in the logs.
+        outputs: Names of the outputs whose sample weights the term takes, if it reads one of them.
+    """
+
+    def compute(found: Outputs) -> Any:
+        pair, context = found.arguments_of(student, knowledge)
+        return knowledge(*pair, **context, training=True)
+
+    named = isinstance(knowledge.student, str) and knowledge.student in set(outputs)
+    output = knowledge.student if named else None
+    return Term(knowledge.name, compute, lambda: knowledge.weight, owner, student, output)

@@ -1,0 +1,242 @@
+"""What `fit` and its siblings are given, checked on the host before a step is compiled or run."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from modreduce_keras.arguments import is_number, require_bool, require_choice, require_integer
+from modreduce_keras.batches import INDEX, require_end, split_index
+from modreduce_keras.data.index import require_batches
+from modreduce_keras.distillers.backend import tensorflow as backend
+from modreduce_keras.distillers.class_weights import require_class_weight
+from modreduce_keras.distillers.guard import SKIP, STOP
+from modreduce_keras.distillers.metrics_of_logits import metric_named
+from modreduce_keras.distillers.sample_weights import require_alike
+from modreduce_keras.distillers.supervision import LabelRule
+from modreduce_keras.distribute import require_sample_index
+from modreduce_keras.knowledge import Knowledge
+from modreduce_keras.labels import require_in_range
+
+# Names of terms and values that distillers log by themselves.
+_LOGGED = ("loss", "online", "consistency")
+_NO_CLASS = re.compile(
+    r"Received a label value of (-?\d+) which is outside the valid range of \[0, (\d+)\)"
+)
+_OWN_CHECK = re.compile(
+    r"assertion failed: \[([^]]* must (?:lie|have labels) [^]]+)\]"
+    r"(?: \[Received:\] (\[[^]]*\]))?"
+)
+
+
+def require_compile(given: Mapping[str, Any]) -> None:
+    """Raises if arguments of `compile` are not what a distiller can be compiled with."""
+    if given["loss_weights"] is not None:
+        raise ValueError(
+            "Terms are weighted where they are made: supervised_weight=, and weight= of each "
+            "knowledge. Received: loss_weights"
+        )
+    if given["optimizer"] is None:
+        raise ValueError(
+            "optimizer must be an optimizer, its name, or a dict by group. Received: optimizer=None"
+        )
+    require_integer("steps_per_execution", given["steps_per_execution"])
+    if given["on_nonfinite"] is not None:
+        require_choice("on_nonfinite", given["on_nonfinite"], (STOP, SKIP))
+    require_bool("fused_normalization", given["fused_normalization"])
+
+
+def require_metrics(metrics: Any, taught: list[Knowledge], logged: list[str]) -> None:
+    """Raises if metrics have unknown names, or a knowledge is named as something else in the logs.
+
+    Args:
+        metrics: As `compile` hands them to Keras, those with weights among them.
+        taught: All knowledge.
+        logged: Further names in the logs.
+    """
+    metrics = keras.tree.flatten(metrics)
+    for metric in metrics:
+        if isinstance(metric, str) and metric.lower() not in ("accuracy", "acc"):
+            metric_named(metric)
+    names = [getattr(metric, "name", metric) for metric in metrics]
+    taken = {*_LOGGED, *logged, *names}
+    twice = sorted({one.name for one in taught} & taken)
+    if twice:
+        raise ValueError(
+            "A knowledge needs a name of its own in the logs, other than those of the compiled "
+            f"loss {logged}, of metrics, and {list(_LOGGED)}: give it another with "
+            f"name=. Received: knowledge named {twice}"
+        )
+
+
+def require_fit(distiller: Any, given: Mapping[str, Any]) -> None:
+    """Raises if arguments of `fit` are not what a distiller can be trained on."""
+    require_integer("epochs", given.get("epochs", 1), least=0)
+    share = given.get("validation_split") or 0.0
+    if not (is_number(share) and 0 <= share < 1):
+        raise ValueError(
+            "validation_split must be a part of the arrays, from 0 to below 1. "
+            f"Received: validation_split={share!r}"
+        )
+    _require_callbacks(given.get("callbacks"))
+    require_data(distiller, given, steps="steps_per_epoch")
+    validation = given.get("validation_data")
+    if isinstance(validation, (tuple, list)) and 1 <= len(validation) <= 3:
+        names = ("x", "y", "sample_weight")
+        require_data(distiller, dict(zip(names, validation, strict=False)), "validation ")
+    elif validation is not None:
+        data = {"x": validation, "validation_steps": given.get("validation_steps")}
+        require_data(distiller, data, "validation ", steps="validation_steps")
+
+
+def require_data(
+    distiller: Any, given: Mapping[str, Any], role: str = "", steps: str = "steps"
+) -> None:
+    """Raises if arrays or a dataset are not what a distiller can be run on."""
+    x, y, weight = (given.get(name) for name in ("x", "y", "sample_weight"))
+    if x is None:
+        raise ValueError(f"{role}x must be arrays or a dataset of batches. Received: x=None")
+    require_batches(x, f"{role}x")
+    if given.get(steps) is None:
+        require_end(f"{role}x", x, f", and {steps}=n reads as many")
+    is_arrays = all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(x))
+    if given.get("batch_size") is not None:
+        require_integer("batch_size", given["batch_size"])
+        if not is_arrays:
+            raise ValueError(
+                f"batch_size is for arrays; batch a dataset by .batch({given['batch_size']}). "
+                f"Received: batch_size={given['batch_size']} with x of type {type(x).__name__}"
+            )
+    _require_arrays(distiller, x if is_arrays else None, y, weight, role)
+    require_class_weight(given.get("class_weight"), distiller.student_output(), given.get("y"))
+
+
+def require_batch(distiller: Any, given: Mapping[str, Any]) -> None:
+    """Raises if arguments of `train_on_batch` or `test_on_batch` are not a batch."""
+    x, y, weight = (given.get(name) for name in ("x", "y", "sample_weight"))
+    require_class_weight(given.get("class_weight"), distiller.student_output(), y)
+    sizes = {name: _sizes(v) for name, v in (("x", x), ("y", y), ("sample_weight", weight))}
+    if len(set().union(*sizes.values())) > 1:
+        raise ValueError(
+            "x, y and sample_weight must have one entry for each sample of the batch. "
+            f"Received: { ({name: sorted(own) for name, own in sizes.items()}) } samples"
+        )
+    if not any(keras.ops.is_tensor(leaf) for leaf in keras.tree.flatten([x, y, weight])):
+        _require_arrays(distiller, x, y, weight, "")
+
+
+def _require_arrays(distiller: Any, x: Any, y: Any, weight: Any, role: str) -> None:
+    for name, values in (("x", x), ("y", y), ("sample_weight", weight)):
+        _require_numbers(f"{role}{name}", values)
+    if x is not None and 0 in _sizes(x):
+        raise ValueError(f"{role}x must hold at least one sample. Received: arrays of length 0")
+    for leaf in [] if weight is None else keras.tree.flatten(weight):
+        values = np.asarray(leaf)
+        if values.ndim == 0 or not np.isfinite(values).all():
+            raise ValueError(
+                f"{role}sample_weight must be an array of finite numbers, one for each "
+                f"sample. Received: {leaf if values.ndim == 0 else 'NaN or infinity in it'}"
+            )
+    require_alike(y, weight)
+    if all(isinstance(leaf, np.ndarray) for leaf in keras.tree.flatten(y)):
+        distiller.check_labels(y)
+    for rule in distiller.label_rules():
+        labels = y.get(rule.output) if rule.output and isinstance(y, Mapping) else y
+        if hasattr(labels, "shape"):
+            _require_labels(np.asarray(labels), rule)
+
+
+def checked_batch(data: Any, owners: list[Any], check_labels: Callable[[Any], Any]) -> Any:
+    """Returns a batch after checks of its labels, and of its index by who remembers samples.
+
+    For steps that XLA compiles, which leaves checks out.
+    """
+    x, *rest = data if isinstance(data, (tuple, list)) else (data,)
+    if rest:
+        rest[0] = check_labels(rest[0])
+    _, index = split_index(x)
+    if isinstance(index, np.ndarray) or keras.ops.is_tensor(index):  # else parts for replicas
+        for one in owners:
+            index = require_sample_index(index, one.samples, type(one).__name__)
+        x = {**x, INDEX: index}
+    return (x, *rest)
+
+
+def _sizes(values: Any) -> set[int]:
+    leaves = [] if values is None else keras.tree.flatten(values)
+    return {leaf.shape[0] for leaf in leaves if getattr(leaf, "shape", ())}
+
+
+def _require_labels(labels: np.ndarray, rule: LabelRule) -> None:
+    if labels.dtype.kind not in "iufb":
+        return
+    in_rows = labels.ndim > 1 and labels.shape[-1] == rule.classes > 1
+    if not in_rows:
+        require_in_range(labels, rule.classes, rule.owner, rule.ignored)
+    elif rule.rows is not None:
+        rule.rows(labels, rule.owner)
+
+
+def _require_numbers(name: str, values: Any) -> None:
+    """Raises if arrays hold something else than numbers, or are lists of numbers."""
+    if values is None:
+        return
+    leaves = keras.tree.flatten(values)
+    if isinstance(values, (list, tuple)) and leaves and all(is_number(leaf) for leaf in leaves):
+        raise ValueError(
+            f"{name} must be an array: np.asarray({name}). Received: a {type(values).__name__} of "
+            f"{len(leaves)} numbers"
+        )
+    for leaf in leaves:
+        dtype = getattr(leaf, "dtype", None)
+        if isinstance(dtype, np.dtype) and dtype.kind not in "iufbcV":
+            is_text = leaf.size and isinstance(leaf.flat[0], (str, bytes))
+            strings = f", or tensors of strings: tf.constant({name})" if is_text else ""
+            raise ValueError(
+                f"{name} must be arrays of numbers, all samples of one shape{strings}. Received: "
+                f"an array of dtype {dtype}"
+            )
+
+
+def _require_callbacks(given: Any) -> None:
+    if isinstance(given, keras.callbacks.CallbackList):
+        return
+    several = [] if given is None else keras.tree.flatten(given)
+    wrong = [one for one in several if not isinstance(one, keras.callbacks.Callback)]
+    if wrong:
+        raise TypeError(f"callbacks must be a list of Keras callbacks. Received: {wrong}")
+
+
+@contextlib.contextmanager
+def telling_callbacks(given: Any) -> Iterator[None]:
+    """Tells the callbacks that want to know where `fit` is broken off, which Keras does not."""
+    try:
+        yield
+    except BaseException:
+        several = getattr(given, "callbacks", given)
+        for callback in keras.tree.flatten([] if several is None else several):
+            tell = getattr(callback, "on_train_error", None)
+            if tell is not None:
+                tell()
+        raise
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Tells what a step found in the data as the checks on the host do."""
+    try:
+        yield
+    except backend.step_errors() as error:
+        label, own = _NO_CLASS.search(error.message), _OWN_CHECK.search(error.message)
+        if label:
+            raise ValueError(
+                "The compiled loss needs labels y that are class indices from 0 to "
+                f"{int(label[2]) - 1}. Received: y with [{label[1]}]"
+            ) from error
+        if own:
+            message = own[1].replace("\\'", "'")  # TensorFlow escapes it
+            raise ValueError(f"{message} Received: {own[2]}") from error
+        raise
