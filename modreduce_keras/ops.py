@@ -215,14 +215,14 @@ def centred(values: Tensor, axis: int, kept: Tensor = 1.0) -> Tensor:
     return kept * (values - mean)
 
 
-def unit(vectors: Tensor, axis: int = -1) -> Tensor:
+def unit(vectors: Tensor, axis: int | tuple[int, ...] = -1) -> Tensor:
     """Returns vectors at unit length along an axis; zero stays zero, with gradient 0."""
     squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
     return vectors * safe_reciprocal(safe_sqrt(squares))
 
 
 def directions(
-    vectors: Tensor, scale: Tensor, axis: int = -1, tolerance: float = 1e-12
+    vectors: Tensor, scale: Tensor, axis: int | tuple[int, ...] = -1, tolerance: float = 1e-12
 ) -> tuple[Tensor, Tensor]:
     """Returns vectors at unit length, zero (with gradient 0) where they are but rounding.
 

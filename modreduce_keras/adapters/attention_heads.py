@@ -1,6 +1,7 @@
 """Attention heads: learnt on the teacher's layers, they embed the layers of both networks."""
 
 from itertools import pairwise
+from typing import Any
 
 import keras
 from keras import ops
@@ -10,23 +11,24 @@ from modreduce_keras.adapters.normalization import normalization_layer
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.ops import float32, mean_over_places, unit
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 class NormalizedDense(keras.layers.Layer):
     """A dense layer without bias, then batch normalization."""
 
-    def __init__(self, units: int, **kwargs):
+    def __init__(self, units: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.dense = keras.layers.Dense(
             units, use_bias=False, dtype=self.dtype_policy, name="dense"
         )
         self.normalization = normalization_layer(self.dtype_policy, "normalization")
 
-    def build(self, shape):
+    def build(self, shape: Any) -> None:
         self.dense.build(shape)
         self.normalization.build((*shape[:-1], self.dense.units))
 
-    def call(self, vectors, training=None):
+    def call(self, vectors: Tensor, training: bool | None = None) -> Any:
         return self.normalization(self.dense(vectors), training=training)
 
     def learnt(self) -> list[keras.Variable]:
@@ -37,26 +39,26 @@ class NormalizedDense(keras.layers.Layer):
 class AttentionNetwork(keras.layers.Layer):
     """The heads between two layers, and the estimator of the back layer by which they learn."""
 
-    def __init__(self, *, heads: int, width: int, **kwargs):
+    def __init__(self, *, heads: int, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.heads, self.width = heads, width
         self.query = NormalizedDense(heads * width, dtype=self.dtype_policy, name="query")
         self.key = NormalizedDense(heads * width, dtype=self.dtype_policy, name="key")
         self.hidden = NormalizedDense(width, dtype=self.dtype_policy, name="hidden")
 
-    def build(self, front_shape, back_shape):
+    def build(self, front_shape: Any, back_shape: Any) -> None:
         self.query.build(back_shape)
         self.key.build(front_shape)
         self.hidden.build(front_shape)
         self.estimate = keras.layers.Dense(back_shape[-1], dtype=self.dtype_policy, name="estimate")
         self.estimate.build((None, self.heads * self.width))
 
-    def call(self, front, back, training=None):
+    def call(self, front: Any, back: Any, training: bool | None = None) -> Any:
         """Returns queries and keys, (batch, heads, width) each."""
         embedded = self.query(back, training=training), self.key(front, training=training)
         return [ops.reshape(one, (-1, self.heads, self.width)) for one in embedded]
 
-    def estimated(self, front, back, kept):
+    def estimated(self, front: Any, back: Any, kept: Any) -> Any:
         """Returns the back layer, guessed from the front layers that each sample attends to."""
         queries, keys = float32(self(front, back, training=True))
         attention = ops.softmax(ops.einsum("ihd,jhd->ihj", queries, keys), axis=-1) * kept
@@ -132,15 +134,15 @@ class AttentionHeads(Adapter):
         width: int | None = None,
         drop_heads: bool = True,
         seed: int | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.heads = require_integer("heads", heads)
         self.width = require_integer("width", width, optional=True)
         self.drop_heads = drop_heads
         self.seed = require_integer("seed", seed, 0, optional=True)
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         students, teachers = _widths(student_shape), _widths(teacher_shape)
         if not (len(students) == len(teachers) > 1):
             raise ValueError(
@@ -168,7 +170,7 @@ class AttentionHeads(Adapter):
         self.random = keras.random.SeedGenerator(self.seed)
         self.freeze_pretraining_variables()
 
-    def call(self, student, teacher, training=None):
+    def call(self, student: Tensor, teacher: Tensor, training: bool | None = None) -> Any:
         projected = [
             unit(float32(project(mean_over_places(layer))))
             for project, layer in zip(self.projections, student, strict=True)
@@ -176,30 +178,30 @@ class AttentionHeads(Adapter):
         teacher = [ops.stop_gradient(one) for one in self._embedded(_units(teacher))]
         return self._embedded(projected), teacher
 
-    def _embedded(self, layers):
+    def _embedded(self, layers: Any) -> list[Any]:
         """Returns queries and keys of the heads at rest, pair of layers by pair of layers."""
         pairs = zip(self.networks, pairwise(layers), strict=True)
         return [one for network, pair in pairs for one in network(*pair, training=False)]
 
-    def pretraining_loss(self, student, teacher):
+    def pretraining_loss(self, student: Tensor, teacher: Tensor) -> Any:
         pairs = zip(self.networks, pairwise(_units(teacher)), strict=True)
         return sum(
             1.0 - ops.sum(network.estimated(front, back, self._kept(back)) * back, axis=-1)
             for network, (front, back) in pairs
         )
 
-    def _kept(self, layer):
+    def _kept(self, layer: keras.layers.Layer) -> Any:
         """Returns 1 for the heads that a sample's estimate sees and 0 for others."""
         if not self.drop_heads:
             return 1.0
         noise = keras.random.normal((ops.shape(layer)[0], self.heads, 1), seed=self.random)
         return float32(noise >= ops.mean(noise, axis=1, keepdims=True))
 
-    def pretraining_variables(self):
+    def pretraining_variables(self) -> list[Any]:
         return [variable for network in self.networks for variable in network.learnt()]
 
 
-def _widths(shapes) -> list[int]:
+def _widths(shapes: Any) -> list[int]:
     """Returns the widths of several layers; an empty list where they are not known."""
     several = isinstance(shapes, (list, tuple)) and all(
         isinstance(shape, (list, tuple)) and len(shape) > 1 and shape[-1] for shape in shapes
@@ -207,5 +209,5 @@ def _widths(shapes) -> list[int]:
     return [shape[-1] for shape in shapes] if several else []
 
 
-def _units(layers):
+def _units(layers: Any) -> list[Any]:
     return [unit(mean_over_places(layer)) for layer in layers]

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import keras
 
 from modreduce_keras import arguments, knobs
+from modreduce_keras.typing import Tensor
 
 _RANDOM = "random_"
 
@@ -36,7 +37,7 @@ class Adapter(keras.layers.Layer):
     keeps_positions: ClassVar[bool] = True
     """Whether what comes out has the positions of what came in, for which the masks hold."""
 
-    def __init__(self, **kwargs: Any):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True  # by `kept`, not by Keras' propagation
 
@@ -49,14 +50,14 @@ class Adapter(keras.layers.Layer):
         What it keeps must not be an attribute that Keras tracks: the models' weights are theirs.
         """
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         """Creates the weights from the shapes of both features, batch included."""
 
-    def call(self, student, teacher, training=None):
+    def call(self, student: Tensor, teacher: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Returns the comparable pair (student, teacher)."""
         raise NotImplementedError
 
-    def pretraining_loss(self, student, teacher):
+    def pretraining_loss(self, student: Tensor, teacher: Tensor) -> Any:
         """Returns the values per sample, (batch,), of the adapter's own stage before training.
 
         `None`, the default, where the adapter has none. `pretraining_variables` are trained.
@@ -76,13 +77,13 @@ class Adapter(keras.layers.Layer):
         for variable in self.pretraining_variables():
             variable.trainable = False
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         """Saves the weights, and how far random numbers have been drawn, which Keras leaves out."""
         super().save_own_variables(store)
         for place, state in enumerate(self._random_states()):
             store[f"{_RANDOM}{place}"] = state
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """Loads what `save_own_variables` saved."""
         states = self._random_states()
         for place, state in enumerate(states):

@@ -1,21 +1,24 @@
 """Channel projector: 1×1 convolutions from the student's channels to the teacher's."""
 
+from typing import Any
+
 import keras
 
 from modreduce_keras.adapters.map_base import RANKS, MapAdapter, convolution
 from modreduce_keras.adapters.normalization import normalization_layer
 from modreduce_keras.ops import as_list, filled
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 class Projection(keras.layers.Layer):
     """A 1×1 convolution without bias, then batch normalization where it is asked for."""
 
-    def __init__(self, filters: int, *, batch_normalization: bool, **kwargs):
+    def __init__(self, filters: int, *, batch_normalization: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.filters, self.batch_normalization = filters, batch_normalization
 
-    def build(self, shape):
+    def build(self, shape: Any) -> None:
         self.convolution = convolution(
             len(shape), self.filters, 1, use_bias=False, dtype=self.dtype_policy, name="convolution"
         )
@@ -25,7 +28,7 @@ class Projection(keras.layers.Layer):
             self.normalization = normalization_layer(self.dtype_policy, "normalization")
             self.normalization.build((*shape[:-1], self.filters))
 
-    def call(self, maps, training=None, kept=None):
+    def call(self, maps: Tensor, training: bool | None = None, kept: Any = None) -> Any:
         maps = self.convolution(maps)
         if self.normalization is None:
             return maps
@@ -69,7 +72,7 @@ class ChannelProjector(MapAdapter):
     takes_mask = True
     ranks = RANKS
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         self.projections = []
         for i, (student, teacher) in enumerate(self.pairs(student_shape, teacher_shape)):
             projection = self.projection(student[-1], teacher[-1], f"projection_{i}")
@@ -80,7 +83,9 @@ class ChannelProjector(MapAdapter):
         """Returns the projection of one tap from the student's channels to the teacher's."""
         return Projection(filters, batch_normalization=True, dtype=self.dtype_policy, name=name)
 
-    def call(self, student, teacher, training=None, kept=None):
+    def call(
+        self, student: Tensor, teacher: Tensor, training: bool | None = None, kept: Any = None
+    ) -> Any:
         mask = (kept or {}).get("student")
         projected = [
             project(maps, training=training, kept=mask)

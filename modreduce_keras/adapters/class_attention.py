@@ -1,10 +1,13 @@
 """Class attention: CAT-KD's class activation maps."""
 
+from typing import Any
+
 from keras import ops
 
 from modreduce_keras.adapters.classifier_base import ClassifierAdapter, classifier_of
 from modreduce_keras.ops import float32
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("adapter", "class_attention")
@@ -46,13 +49,13 @@ class ClassAttention(ClassifierAdapter):
 
     one_feature = True
 
-    def __init__(self, *, name: str | None = None, **kwargs):
+    def __init__(self, *, name: str | None = None, **kwargs: Any) -> None:
         super().__init__(name=name or self.identifier, **kwargs)
 
-    def _taken_from(self, student, teacher):
+    def _taken_from(self, student: Tensor, teacher: Tensor) -> tuple[Any, Any]:
         return classifier_of(student), classifier_of(teacher)
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         shapes = {"student": student_shape, "teacher": teacher_shape}
         for role, shape in shapes.items():
             if len(shape) != 4:
@@ -73,7 +76,7 @@ class ClassAttention(ClassifierAdapter):
                 f"{classes[1]}"
             )
 
-    def call(self, student, teacher, training=None):
+    def call(self, student: Tensor, teacher: Tensor, training: bool | None = None) -> Any:
         students, teachers = (float32(classifier.kernel) for classifier in self.classifiers())
         return (
             ops.matmul(float32(student), students),

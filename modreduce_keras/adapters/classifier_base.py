@@ -1,5 +1,7 @@
 """The base of the adapters that look at features through a model's own classifier."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -51,7 +53,7 @@ def classifier_of(model: keras.Model) -> keras.layers.Dense:
     )
 
 
-def _changes_nothing(layer) -> bool:
+def _changes_nothing(layer: keras.layers.Layer) -> bool:
     is_linear = getattr(layer, "activation", None) is keras.activations.linear
     is_activation = isinstance(layer, keras.layers.Activation)
     return isinstance(layer, keras.layers.Identity) or (is_activation and is_linear)
@@ -78,10 +80,10 @@ class ClassifierAdapter(Adapter):
     _classifiers: Held | None = None
     """`None` too while a saved adapter is built again, before its distiller has the models."""
 
-    def adopt(self, student, teacher):
+    def adopt(self, student: Tensor, teacher: Tensor) -> None:
         self._classifiers = Held(self._taken_from(student, teacher))
 
-    def _taken_from(self, student, teacher) -> tuple[keras.layers.Dense, ...]:
+    def _taken_from(self, student: Tensor, teacher: Tensor) -> tuple[keras.layers.Dense, ...]:
         """Returns the classifiers that the adapter reuses."""
         raise NotImplementedError
 
@@ -94,7 +96,7 @@ class ClassifierAdapter(Adapter):
             )
         return self._classifiers()
 
-    def require_width(self, role: str, shape, classifier) -> None:
+    def require_width(self, role: str, shape: Any, classifier: Any) -> None:
         """Raises unless a classifier takes a feature's channels."""
         width = classifier.kernel.shape[0]
         if shape[-1] != width:

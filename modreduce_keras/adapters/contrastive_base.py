@@ -11,6 +11,7 @@ from modreduce_keras.adapters.linear_embedding import LinearEmbedding
 from modreduce_keras.arguments import is_number, require_choice, require_integer
 from modreduce_keras.distribute import gather_over_replicas
 from modreduce_keras.ops import float32, unit
+from modreduce_keras.typing import Tensor
 
 VARIANTS = ("paper", "reference")
 
@@ -31,14 +32,14 @@ class ContrastiveAdapter(Adapter):
     takes_mask = True
     keeps_positions = False
 
-    def __init__(self, *, units: int, temperature: float, variant: str, **kwargs: Any):
+    def __init__(self, *, units: int, temperature: float, variant: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not (is_number(temperature) and temperature > 0):
             raise ValueError(f"temperature must be a positive number. Received: {temperature=}")
         self.units, self.temperature = require_integer("units", units), temperature
         self.variant = require_choice("variant", variant, VARIANTS)
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         self.embedding = LinearEmbedding(
             units=self.units, normalize=True, dtype=self.dtype_policy, name="embedding"
         )
@@ -58,11 +59,11 @@ class ContrastiveAdapter(Adapter):
             aggregation="only_first_replica",
         )
 
-    def embed(self, student, teacher):
+    def embed(self, student: Tensor, teacher: Tensor) -> list[Any]:
         """Returns both embeddings, (batch, units), float32, of unit length."""
         return [unit(float32(side)) for side in self.embedding(student, teacher)]
 
-    def log_ratios(self, scores, candidates, training):
+    def log_ratios(self, scores: Tensor, candidates: Tensor, training: bool | None) -> list[Any]:
         """Returns the log density ratios of both directions.
 
         Args:
@@ -83,11 +84,11 @@ class ContrastiveAdapter(Adapter):
         return [score - log_z[i] + log_candidates for i, score in enumerate(scores)]
 
 
-def _unset(shape, dtype=None):
+def _unset(shape: Any, dtype: Any = None) -> Any:
     return ops.full(shape, -np.inf, dtype)
 
 
-def _log_mean_exp(scores, training):
+def _log_mean_exp(scores: Tensor, training: bool | None) -> Any:
     """Returns log mean exp of both directions, (2,); in training over the pairs of all replicas."""
     scores = [ops.stop_gradient(score) for score in scores]
     by_row = ops.stack([ops.logsumexp(score, axis=1) for score in scores], axis=1)

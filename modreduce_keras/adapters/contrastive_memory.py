@@ -19,6 +19,7 @@ from modreduce_keras.distribute import (
 )
 from modreduce_keras.ops import unit
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 # Far below every product of embeddings, and finite when divided by a temperature.
 _LEFT_OUT = -1e9
@@ -97,7 +98,7 @@ class ContrastiveMemory(ContrastiveAdapter):
         variant: str = "reference",
         seed: int | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(units=units, temperature=temperature, variant=variant, **kwargs)
         if samples is None:
             raise ValueError(
@@ -110,11 +111,11 @@ class ContrastiveMemory(ContrastiveAdapter):
         self.samples = require_integer("samples", samples, 2)
         self.negatives = require_integer("negatives", negatives)
         self.sampling = require_choice("sampling", sampling, SAMPLINGS)
-        self._draw = SAMPLINGS[sampling](self.samples, self.negatives)
+        self._draw: Any = SAMPLINGS[sampling](self.samples, self.negatives)
         self.momentum = momentum
         self.seed = require_integer("seed", seed, 0, optional=True)
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         super().build(student_shape, teacher_shape)
         self.draws = keras.random.SeedGenerator(self.seed)
         limit = (3.0 / self.units) ** 0.5
@@ -126,7 +127,14 @@ class ContrastiveMemory(ContrastiveAdapter):
             for name in ("student_bank", "teacher_bank")
         )
 
-    def call(self, student, teacher, index=None, training=None, kept=None):
+    def call(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        index: Tensor | None = None,
+        training: bool | None = None,
+        kept: Any = None,
+    ) -> Any:
         index = self._checked(index)
         embeddings = self.embed(student, teacher)
         negatives = self.draw_negatives(index, training)
@@ -140,7 +148,7 @@ class ContrastiveMemory(ContrastiveAdapter):
             self._remember(index, embeddings)
         return tuple(ratios)
 
-    def _checked(self, index):
+    def _checked(self, index: Tensor | None) -> Any:
         if index is None:
             raise ValueError(
                 "CRD needs each sample's index in the training data: wrap the dataset, "
@@ -148,14 +156,14 @@ class ContrastiveMemory(ContrastiveAdapter):
             )
         return require_sample_index(index, self.samples, "ContrastiveMemory")
 
-    def draw_negatives(self, index, training=None):
+    def draw_negatives(self, index: Tensor | None, training: bool | None = None) -> Any:
         """Returns the places of the negatives: (batch, negatives), or (negatives,) where shared.
 
         Each replica draws for the batch of all, and takes its part: two draw what one does.
         """
         return self._draw.random(index, self.draws) if training else self._draw.fixed(index)
 
-    def _remember(self, index, embeddings):
+    def _remember(self, index: Tensor | None, embeddings: Tensor) -> None:
         index = gather_over_replicas(index)
         for bank, new in zip((self.student_bank, self.teacher_bank), embeddings, strict=True):
             new = gather_over_replicas(ops.stop_gradient(new))
@@ -170,23 +178,25 @@ class _OwnNegatives:
     samples: int
     negatives: int
 
-    def fixed(self, index):
+    def fixed(self, index: Tensor | None) -> Any:
         """Returns the next samples after each, which need no random numbers."""
         steps = 1 + np.arange(self.negatives) % (self.samples - 1)
         return self._after(index, steps.astype("int32"))
 
-    def random(self, index, seed):
+    def random(self, index: Tensor | None, seed: int) -> Any:
         """Returns others, drawn for the batch of all replicas: the part of this one."""
         rows = ops.shape(index)[0]
         start, total = place_in_global_batch(rows)
         steps = keras.random.randint((total, self.negatives), 1, self.samples, seed=seed)
         return self._after(index, steps[start : start + rows])
 
-    def _after(self, index, steps):
+    def _after(self, index: Tensor | None, steps: Any) -> Any:
         """Returns the places some steps after each index, going round; never the index itself."""
         return (ops.expand_dims(index, 1) + steps) % self.samples
 
-    def scores(self, embeddings, bank, index, negatives):
+    def scores(
+        self, embeddings: Tensor, bank: Tensor, index: Tensor | None, negatives: Tensor
+    ) -> Any:
         """Returns the products with the bank's own row and with the negatives."""
         candidates = ops.concatenate([ops.expand_dims(index, 1), negatives], axis=1)
         if self.samples <= _DENSE_UP_TO * self.negatives:
@@ -202,15 +212,17 @@ class _SharedNegatives:
     samples: int
     negatives: int
 
-    def fixed(self, index):
+    def fixed(self, index: Tensor | None) -> Any:
         """Returns the first samples, which need no random numbers."""
         return ops.convert_to_tensor((np.arange(self.negatives) % self.samples).astype("int32"))
 
-    def random(self, index, seed):
+    def random(self, index: Tensor | None, seed: int) -> Any:
         """Returns samples that are drawn, alike on all replicas."""
         return keras.random.randint((self.negatives,), 0, self.samples, seed=seed)
 
-    def scores(self, embeddings, bank, index, negatives):
+    def scores(
+        self, embeddings: Tensor, bank: Tensor, index: Tensor | None, negatives: Tensor
+    ) -> Any:
         """Returns the products with the bank's own row and with the negatives but oneself."""
         positive = ops.sum(embeddings * take_rows(bank, index), axis=1, keepdims=True)
         products = ops.matmul(embeddings, ops.transpose(take_rows(bank, negatives)))

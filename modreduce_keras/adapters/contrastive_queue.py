@@ -10,6 +10,7 @@ from modreduce_keras.arguments import require_integer
 from modreduce_keras.distribute import gather_over_replicas, place_in_global_batch
 from modreduce_keras.ops import unit
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("adapter", "contrastive_queue")
@@ -71,11 +72,11 @@ class ContrastiveQueue(ContrastiveAdapter):
         temperature: float = 0.07,
         variant: str = "reference",
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(units=units, temperature=temperature, variant=variant, **kwargs)
         self.negatives = require_integer("negatives", negatives, optional=True)
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         super().build(student_shape, teacher_shape)
         if self.negatives:
             shape = (self.negatives, self.units)
@@ -84,7 +85,9 @@ class ContrastiveQueue(ContrastiveAdapter):
                 for name in ("student_queue", "teacher_queue")
             )
 
-    def call(self, student, teacher, training=None, kept=None):
+    def call(
+        self, student: Tensor, teacher: Tensor, training: bool | None = None, kept: Any = None
+    ) -> Any:
         embeddings = self.embed(student, teacher)
         latest = [ops.stop_gradient(embedding) for embedding in embeddings]
         rows = ops.shape(embeddings[0])[0]
@@ -105,11 +108,11 @@ class ContrastiveQueue(ContrastiveAdapter):
                 queue.assign(ops.concatenate([queue, new], axis=0)[-self.negatives :])
         return tuple(ratios)
 
-    def _queues(self):
+    def _queues(self) -> Any:
         return [self.student_queue, self.teacher_queue] if self.negatives else [None, None]
 
     @staticmethod
-    def _scores(embeddings, others, queue, place):
+    def _scores(embeddings: Tensor, others: Any, queue: Tensor, place: Tensor) -> Any:
         """Returns the products with the same sample's other embedding and with the negatives.
 
         Args:
@@ -130,5 +133,5 @@ class ContrastiveQueue(ContrastiveAdapter):
         return ops.concatenate([positive, products], axis=1)
 
 
-def _random_directions(shape, dtype=None):
+def _random_directions(shape: Any, dtype: Any = None) -> Any:
     return unit(keras.random.normal(shape, dtype=dtype))

@@ -1,5 +1,7 @@
 """Convolutional regressor: brings the student's feature to the teacher's shape."""
 
+from typing import Any
+
 import keras
 
 from modreduce_keras.adapters.base import Adapter
@@ -7,6 +9,7 @@ from modreduce_keras.adapters.map_base import RANKS, convolution, is_known, is_p
 from modreduce_keras.adapters.normalization import normalization_layer
 from modreduce_keras.ops import filled
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("adapter", "conv_regressor")
@@ -53,12 +56,14 @@ class ConvRegressor(Adapter):
 
     one_feature = True
 
-    def __init__(self, *, batch_normalization: bool = True, use_relu: bool = True, **kwargs):
+    def __init__(
+        self, *, batch_normalization: bool = True, use_relu: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.batch_normalization = batch_normalization
         self.use_relu = use_relu
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         shapes = tuple(student_shape), tuple(teacher_shape)
         alike = len({len(shape) for shape in shapes}) == 1
         if not (alike and all(is_known(shape, RANKS) for shape in shapes)):
@@ -86,7 +91,7 @@ class ConvRegressor(Adapter):
             self.normalization.build((*teacher_shape[:-1], filters))
 
     @staticmethod
-    def _convolution(student, teacher):
+    def _convolution(student: Tensor, teacher: Tensor) -> dict[str, Any]:
         # The length of sequences may be unknown: then it is the same.
         pairs = [(a or b or 1, b or a or 1) for a, b in zip(student, teacher, strict=True)]
         if all(a == 2 * b for a, b in pairs):
@@ -102,7 +107,9 @@ class ConvRegressor(Adapter):
             f"larger maps down. Received: student {names}={student}, teacher {names}={teacher}"
         )
 
-    def call(self, student, teacher, training=None, kept=None):
+    def call(
+        self, student: Tensor, teacher: Tensor, training: bool | None = None, kept: Any = None
+    ) -> Any:
         regressed = self.convolution(student)
         if self.normalization is not None:
             mask = filled((kept or {}).get("student"), regressed[..., 0])

@@ -1,5 +1,7 @@
 """Factors: a paraphraser compresses the teacher's maps, and a translator learns to speak them."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -8,12 +10,15 @@ from modreduce_keras.adapters.normalization import normalization_layer
 from modreduce_keras.arguments import is_number
 from modreduce_keras.ops import float32, per_sample_mean
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 class ConvolutionChain(keras.layers.Layer):
     """3×3 convolutions in a row, each with batch normalization, if asked for, and LeakyReLU 0.1."""
 
-    def __init__(self, widths: list[int], *, transposed: bool, batch_normalization: bool, **kwargs):
+    def __init__(
+        self, widths: list[int], *, transposed: bool, batch_normalization: bool, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         kind = keras.layers.Conv2DTranspose if transposed else keras.layers.Conv2D
         self.convolutions = [
@@ -25,14 +30,14 @@ class ConvolutionChain(keras.layers.Layer):
             for i in range(len(widths) if batch_normalization else 0)
         ]
 
-    def build(self, shape):
+    def build(self, shape: Any) -> None:
         for i, convolution in enumerate(self.convolutions):
             convolution.build(shape)
             shape = (*shape[:-1], convolution.filters)
             if self.normalizations:
                 self.normalizations[i].build(shape)
 
-    def call(self, maps, training=None):
+    def call(self, maps: Tensor, training: bool | None = None) -> Any:
         for i, convolution in enumerate(self.convolutions):
             maps = convolution(maps)
             if self.normalizations:
@@ -88,14 +93,14 @@ class Factors(MapAdapter):
     one_feature = True
 
     def __init__(
-        self, *, rate: float = 0.5, paraphraser_batch_normalization: bool = True, **kwargs
-    ):
+        self, *, rate: float = 0.5, paraphraser_batch_normalization: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if not (is_number(rate) and rate > 0):
             raise ValueError(f"rate must be a positive number. Received: {rate=}")
         self.rate, self.paraphraser_batch_normalization = rate, paraphraser_batch_normalization
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         student_shape, teacher_shape = self.pair(student_shape, teacher_shape)
         channels = teacher_shape[-1]
         factors = max(1, int(channels * self.rate))
@@ -115,7 +120,15 @@ class Factors(MapAdapter):
         )
         self.freeze_pretraining_variables()
 
-    def _chain(self, widths, shape, name, *, transposed=False, batch_normalization=True):
+    def _chain(
+        self,
+        widths: Any,
+        shape: Any,
+        name: str | None,
+        *,
+        transposed: bool = False,
+        batch_normalization: bool = True,
+    ) -> Any:
         chain = ConvolutionChain(
             widths,
             transposed=transposed,
@@ -126,13 +139,13 @@ class Factors(MapAdapter):
         chain.build(shape)
         return chain
 
-    def call(self, student, teacher, training=None):
+    def call(self, student: Tensor, teacher: Tensor, training: bool | None = None) -> Any:
         factors = ops.stop_gradient(self.encoder(teacher, training=False))
         return self.translator(student, training=training), factors
 
-    def pretraining_loss(self, student, teacher):
+    def pretraining_loss(self, student: Tensor, teacher: Tensor) -> Any:
         restored = self.decoder(self.encoder(teacher, training=True), training=True)
         return per_sample_mean(ops.square(float32(restored) - float32(teacher)))
 
-    def pretraining_variables(self):
+    def pretraining_variables(self) -> Any:
         return self.encoder.learnt() + self.decoder.learnt()

@@ -1,15 +1,18 @@
 """Flow channels: projections to the teacher's channels, only where they differ."""
 
+from typing import Any
+
 import keras
 
 from modreduce_keras.adapters.channel_projector import ChannelProjector, Projection
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 class _Same(keras.layers.Identity):
     """What a projection is where there is nothing to project."""
 
-    def call(self, maps, training=None, kept=None):
+    def call(self, maps: Tensor, training: bool | None = None, kept: Any = None) -> Any:
         return maps
 
 
@@ -45,7 +48,7 @@ class FlowChannels(ChannelProjector):
         only; the projection is ours.
     """
 
-    def projection(self, channels, filters, name):
+    def projection(self, channels: Any, filters: Any, name: str | None) -> Any:
         if channels == filters:
             return _Same(dtype=self.dtype_policy, name=name)
         return Projection(filters, batch_normalization=False, dtype=self.dtype_policy, name=name)

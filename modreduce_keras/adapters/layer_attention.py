@@ -1,6 +1,7 @@
 """Layer attention: which layers of the teacher suit which of the student, and their regressors."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -11,6 +12,7 @@ from modreduce_keras.adapters.normalization import normalization_layer
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.ops import float32, pooled_to_match, unit
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("adapter", "layer_attention")
@@ -60,7 +62,7 @@ class LayerAttention(Adapter):
         code, which works for batches of one size only.
     """
 
-    def __init__(self, *, batch_size: int = 64, factor: int = 4, **kwargs):
+    def __init__(self, *, batch_size: int = 64, factor: int = 4, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.batch_size = require_integer("batch_size", batch_size)
         self.factor = require_integer("factor", factor)
@@ -70,7 +72,7 @@ class LayerAttention(Adapter):
                 f"1, learn nothing. Received: {batch_size=}, {factor=}"
             )
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         for shapes in (student_shape, teacher_shape):
             if not are_several(shapes):
                 raise ValueError(
@@ -86,12 +88,12 @@ class LayerAttention(Adapter):
             for j, other in enumerate(teacher_shape)
         ]
 
-    def _embedding(self, name):
+    def _embedding(self, name: str | None) -> Any:
         embedding = _Embedding(self.batch_size // self.factor, name=name)
         embedding.build((None, self.batch_size))
         return embedding
 
-    def _regressor(self, student_shape, teacher_shape, name):
+    def _regressor(self, student_shape: Any, teacher_shape: Any, name: str | None) -> Any:
         channels = teacher_shape[-1]
         layers = []
         for size in (1, 3):
@@ -104,11 +106,11 @@ class LayerAttention(Adapter):
             ]
         layers.append(keras.layers.Conv2D(channels, 1, use_bias=False, dtype=self.dtype_policy))
         regressor = keras.Sequential(layers, name=name)
-        size = [min(pair) for pair in zip(student_shape[1:3], teacher_shape[1:3], strict=True)]
-        regressor.build((None, *size, student_shape[-1]))
+        least = [min(pair) for pair in zip(student_shape[1:3], teacher_shape[1:3], strict=True)]
+        regressor.build((None, *least, student_shape[-1]))
         return regressor
 
-    def call(self, student, teacher, training=None):
+    def call(self, student: Tensor, teacher: Tensor, training: bool | None = None) -> Any:
         queries = self._embedded(self.queries, student)
         keys = self._embedded(self.keys, [ops.stop_gradient(maps) for maps in teacher])
         scores = ops.einsum("ibu,jbu->bij", queries, keys)
@@ -121,11 +123,11 @@ class LayerAttention(Adapter):
                 matched.append(target)
         return [*projected, scores], matched
 
-    def _embedded(self, embeddings, layers):
+    def _embedded(self, embeddings: Tensor, layers: Any) -> Any:
         pairs = zip(embeddings, layers, strict=True)
         return ops.stack([embed(self._similarities(maps)) for embed, maps in pairs])
 
-    def _similarities(self, maps):
+    def _similarities(self, maps: Tensor) -> Any:
         """Returns the rows of F Fᵀ at the built width: (batch, batch_size)."""
         size = math.prod(maps.shape[1:])
         rows = ops.reshape(float32(maps), (-1, size))
@@ -137,15 +139,15 @@ class LayerAttention(Adapter):
 class _Embedding(keras.layers.Layer):
     """Rows of similarities to queries or keys, (batch, units), of unit length."""
 
-    def __init__(self, units: int, **kwargs):
+    def __init__(self, units: int, **kwargs: Any) -> None:
         # Products over whole maps overflow and cancel in low precision.
         super().__init__(dtype="float32", **kwargs)
         self.hidden = keras.layers.Dense(2 * units, dtype="float32", name="hidden")
         self.output_layer = keras.layers.Dense(units, dtype="float32", name="output")
 
-    def build(self, shape):
+    def build(self, shape: Any) -> None:
         self.hidden.build(shape)
         self.output_layer.build((None, self.hidden.units))
 
-    def call(self, similarities):
+    def call(self, similarities: Tensor) -> Any:
         return unit(self.output_layer(ops.relu(self.hidden(similarities))))

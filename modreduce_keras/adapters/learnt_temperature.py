@@ -1,10 +1,13 @@
 """Learnt temperature: a weight that is trained against the loss, beside the student's logits."""
 
+from typing import Any
+
 from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
 from modreduce_keras.knobs import Knob
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("adapter", "learnt_temperature")
@@ -49,17 +52,19 @@ class LearntTemperature(Adapter):
     takes_mask = True
     reversal = Knob()
 
-    def __init__(self, *, reversal=1.0, **kwargs):
+    def __init__(self, *, reversal: float = 1.0, **kwargs: Any) -> None:
         # The logits pass through and keep their precision, whatever the policy is.
         super().__init__(autocast=False, **kwargs)
         self.reversal = reversal
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         self.raw_temperature = self.add_weight(
             shape=(), initializer="ones", dtype="float32", autocast=False, name="raw_temperature"
         )
 
-    def call(self, student, teacher, training=None, kept=None):
+    def call(
+        self, student: Tensor, teacher: Tensor, training: bool | None = None, kept: Any = None
+    ) -> Any:
         raw = ops.convert_to_tensor(self.raw_temperature)
         constant = ops.stop_gradient(raw)
         # The bracket is exactly zero, so only the gradient changes.

@@ -1,6 +1,7 @@
 """Linear embedding: brings features of any shape into one vector space."""
 
 import math
+from typing import Any
 
 import keras
 
@@ -8,6 +9,7 @@ from modreduce_keras.adapters.base import Adapter
 from modreduce_keras.arguments import require_bool, require_integer
 from modreduce_keras.ops import flatten, unit
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("adapter", "linear_embedding")
@@ -47,12 +49,12 @@ class LinearEmbedding(Adapter):
     takes_mask = True
     keeps_positions = False
 
-    def __init__(self, *, units: int | None = None, normalize: bool = False, **kwargs):
+    def __init__(self, *, units: int | None = None, normalize: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.units = require_integer("units", units, optional=True)
         self.normalize = require_bool("normalize", normalize)
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         if None in student_shape[1:] or None in teacher_shape[1:]:
             raise ValueError(
                 "LinearEmbedding needs features of known size; adapter='orthogonal_projector' "
@@ -66,12 +68,14 @@ class LinearEmbedding(Adapter):
             units, teacher_size, "teacher_embedding"
         )
 
-    def _dense(self, units, size, name):
+    def _dense(self, units: Any, size: Any, name: str | None) -> Any:
         dense = keras.layers.Dense(units, dtype=self.dtype_policy, name=name)
         dense.build((None, size))
         return dense
 
-    def call(self, student, teacher, training=None, kept=None):
+    def call(
+        self, student: Tensor, teacher: Tensor, training: bool | None = None, kept: Any = None
+    ) -> Any:
         student, teacher = self.student_embedding(flatten(student)), flatten(teacher)
         if self.teacher_embedding:
             teacher = self.teacher_embedding(teacher)

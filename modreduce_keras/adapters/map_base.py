@@ -22,7 +22,9 @@ def is_pointwise(size: Any) -> bool:
     return set(size if isinstance(size, tuple) else (size,)) == {1}
 
 
-def convolution(rank: int, filters: int, size: Any, *, transposed: bool = False, **kwargs: Any):
+def convolution(
+    rank: int, filters: int, size: Any, *, transposed: bool = False, **kwargs: Any
+) -> Any:
     """Returns a convolution of Keras for sequences, maps or volumes, by their rank.
 
     Of sequences and volumes, that of size 1 is a dense layer on the channels.
@@ -40,10 +42,10 @@ class MapAdapter(Adapter):
     ranks: ClassVar[Sequence[int]] = (4,)
     """Ranks of what it takes."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
-    def pairs(self, student_shape, teacher_shape) -> list[tuple[Any, Any]]:
+    def pairs(self, student_shape: Any, teacher_shape: Any) -> list[tuple[Any, Any]]:
         """Returns (student, teacher) shapes tap by tap, or says what does not fit."""
         students, teachers = _as_list(student_shape), _as_list(teacher_shape)
         shapes = [tuple(shape) for shape in (*students, *teachers)]
@@ -58,7 +60,7 @@ class MapAdapter(Adapter):
             f"{student_shape} and teacher of shape {teacher_shape}"
         )
 
-    def pair(self, student_shape, teacher_shape) -> tuple[Any, Any]:
+    def pair(self, student_shape: Any, teacher_shape: Any) -> tuple[Any, Any]:
         """Returns the (student, teacher) shapes of the only tap, or says what does not fit."""
         pairs = self.pairs(student_shape, teacher_shape)
         if len(pairs) == 1:
@@ -69,12 +71,12 @@ class MapAdapter(Adapter):
         )
 
 
-def _as_list(shape):
+def _as_list(shape: Any) -> Any:
     several = bool(shape) and isinstance(shape[0], (list, tuple))
     return list(shape) if several else [shape]
 
 
-def is_known(shape, ranks: Sequence[int] = (4,)) -> bool:
+def is_known(shape: Any, ranks: Sequence[int] = (4,)) -> bool:
     """Returns whether this is the shape of a feature of known size, of maps unless told else.
 
     Of sequences, only the number of channels has to be known.
@@ -85,7 +87,7 @@ def is_known(shape, ranks: Sequence[int] = (4,)) -> bool:
     return all(isinstance(size, int) for size in sizes)
 
 
-def are_several(shapes, ranks: Sequence[int] = (4,)) -> bool:
+def are_several(shapes: Any, ranks: Sequence[int] = (4,)) -> bool:
     """Returns whether these are the shapes of a list of features of known size."""
     several = isinstance(shapes, (list, tuple)) and len(shapes) > 0
     return several and all(is_known(shape, ranks) for shape in shapes)

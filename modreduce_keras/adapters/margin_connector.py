@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from keras import ops
 from modreduce_keras.adapters.channel_projector import ChannelProjector
 from modreduce_keras.ops import as_list, float32, safe_reciprocal
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("adapter", "margin_connector")
@@ -52,7 +54,7 @@ class MarginConnector(ChannelProjector):
         the batch normalization, even where a residual sum follows it; measured margins are ours.
     """
 
-    def __init__(self, *, normalization: str | list[str] | None = None, **kwargs):
+    def __init__(self, *, normalization: str | list[str] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         names = as_list(normalization)
         named = all(name and isinstance(name, str) for name in names)
@@ -62,9 +64,9 @@ class MarginConnector(ChannelProjector):
                 f"a list of names. Received: {normalization=}"
             )
         self.normalization = normalization
-        self._expected: tuple[np.ndarray, ...] | None = None
+        self._expected: Any = None  # margins, where normalizations were named
 
-    def adopt(self, student, teacher):
+    def adopt(self, student: Tensor, teacher: Tensor) -> None:
         """Computes the margins of the named layers of the teacher."""
         if self.normalization is None:
             return
@@ -74,7 +76,7 @@ class MarginConnector(ChannelProjector):
         if self.built:
             self._assign_expected()
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         super().build(student_shape, teacher_shape)
         channels = [teacher[-1] for _, teacher in self.pairs(student_shape, teacher_shape)]
         self.measured, self.margins = [], []
@@ -96,7 +98,7 @@ class MarginConnector(ChannelProjector):
         if self._expected is not None:
             self._assign_expected()
 
-    def _assign_expected(self):
+    def _assign_expected(self) -> None:
         found, channels = ([m.shape[0] for m in side] for side in (self._expected, self.margins))
         if found != channels:
             raise ValueError(
@@ -107,7 +109,9 @@ class MarginConnector(ChannelProjector):
         for variable, margins in zip(self.margins, self._expected, strict=True):
             variable.assign(margins)
 
-    def call(self, student, teacher, training=None, kept=None):
+    def call(
+        self, student: Tensor, teacher: Tensor, training: bool | None = None, kept: Any = None
+    ) -> Any:
         student, teacher = super().call(student, teacher, training=training, kept=kept)
         maps = float32(as_list(teacher))
         if self.normalization is not None and self._expected is None:
@@ -126,7 +130,7 @@ class MarginConnector(ChannelProjector):
 class MeanNegative(keras.layers.Layer):
     """The mean of all negative values of each channel that training has shown so far."""
 
-    def build(self, shape):
+    def build(self, shape: Any) -> None:
         self.total, self.count = (
             self.add_weight(
                 # A ratio of the two: that of their means over replicas is that of their sums.
@@ -139,7 +143,7 @@ class MeanNegative(keras.layers.Layer):
             for name in ("total", "count")
         )
 
-    def call(self, maps, training=None):
+    def call(self, maps: Tensor, training: bool | None = None) -> Any:
         total, count = self.total.value, self.count.value
         if training:
             axes = tuple(range(len(maps.shape) - 1))

@@ -1,5 +1,7 @@
 """The masked generator: it makes the teacher's maps from what a mask leaves of the student's."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -7,6 +9,7 @@ from modreduce_keras.adapters.map_base import MapAdapter
 from modreduce_keras.arguments import is_number, require_choice, require_integer
 from modreduce_keras.ops import pooled_to_match
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 MASKS = ("positions", "channels")
 
@@ -59,15 +62,15 @@ class MaskedGenerator(MapAdapter):
         ratio: float = 0.5,
         mask: str = "positions",
         seed: int | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if not (is_number(ratio) and 0 <= ratio < 1):
             raise ValueError(f"ratio must be at least 0 and below 1. Received: {ratio=}")
         self.ratio, self.seed = ratio, require_integer("seed", seed, 0, optional=True)
         self.mask = require_choice("mask", mask, MASKS)
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         student_shape, teacher_shape = self.pair(student_shape, teacher_shape)
         filters = teacher_shape[-1]
         self.alignment = None
@@ -79,7 +82,9 @@ class MaskedGenerator(MapAdapter):
         ]
         self.random = keras.random.SeedGenerator(self.seed)
 
-    def _convolution(self, filters, size, shape, name, activation=None):
+    def _convolution(
+        self, filters: Any, size: Any, shape: Any, name: str | None, activation: Any = None
+    ) -> Any:
         convolution = keras.layers.Conv2D(
             filters,
             size,
@@ -91,7 +96,7 @@ class MaskedGenerator(MapAdapter):
         convolution.build(shape)
         return convolution
 
-    def call(self, student, teacher, training=None):
+    def call(self, student: Tensor, teacher: Tensor, training: bool | None = None) -> Any:
         maps, teacher = pooled_to_match(student, teacher)
         if self.alignment is not None:
             maps = self.alignment(maps)

@@ -1,10 +1,13 @@
 """Orthogonal projector: brings the student's feature to the teacher's width, keeping geometry."""
 
+from typing import Any
+
 from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
 from modreduce_keras.ops import mean_over_places
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("adapter", "orthogonal_projector")
@@ -50,10 +53,10 @@ class OrthogonalProjector(Adapter):
     takes_mask = True
     keeps_positions = False
 
-    def __init__(self, *, name: str | None = None, **kwargs):
+    def __init__(self, *, name: str | None = None, **kwargs: Any) -> None:
         super().__init__(name=name or self.identifier, **kwargs)
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         widths = student_shape[-1], teacher_shape[-1]
         if None in widths:
             raise ValueError(
@@ -70,14 +73,16 @@ class OrthogonalProjector(Adapter):
             name="free",
         )
 
-    def projection(self):
+    def projection(self) -> Any:
         """Returns P, (student's channels, teacher's channels), float32."""
         orthonormal, triangle = ops.qr(ops.convert_to_tensor(self.free))
         # Decompositions differ by signs, which must not jump while A moves.
         orthonormal = orthonormal * ops.where(ops.diagonal(triangle) < 0, -1.0, 1.0)
         return ops.transpose(orthonormal) if self.widens else orthonormal
 
-    def call(self, student, teacher, training=None, kept=None):
+    def call(
+        self, student: Tensor, teacher: Tensor, training: bool | None = None, kept: Any = None
+    ) -> Any:
         kept = kept or {}
         student = mean_over_places(student, kept.get("student"))
         return ops.matmul(student, self.projection()), mean_over_places(

@@ -1,5 +1,7 @@
 """Paired embedding: both sides in one space, of a width that a loss can rely on."""
 
+from typing import Any
+
 from modreduce_keras.adapters.linear_embedding import LinearEmbedding
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.registry import register
@@ -36,5 +38,5 @@ class PairedEmbedding(LinearEmbedding):
         code embeds both sides so for correlation congruence.
     """
 
-    def __init__(self, *, units: int = 128, normalize: bool = False, **kwargs):
+    def __init__(self, *, units: int = 128, normalize: bool = False, **kwargs: Any) -> None:
         super().__init__(units=require_integer("units", units), normalize=normalize, **kwargs)

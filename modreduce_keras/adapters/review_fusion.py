@@ -1,5 +1,7 @@
 """Review fusion: each stage of the student merged with the deeper ones by attention."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -9,6 +11,7 @@ from modreduce_keras.adapters.map_base import are_several
 from modreduce_keras.adapters.normalization import normalization_layer
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("adapter", "review_fusion")
@@ -52,11 +55,11 @@ class ReviewFusion(Adapter):
         the three stages and the embedding, at=["stage1", "stage2", "stage3", "embedding"].
     """
 
-    def __init__(self, *, channels: int | None = None, **kwargs):
+    def __init__(self, *, channels: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels = require_integer("channels", channels, optional=True)
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         sides = (student_shape, teacher_shape)
         known = all(are_several(side, ranks=(2, 4)) for side in sides)
         if not known or len(student_shape) != len(teacher_shape):
@@ -81,7 +84,7 @@ class ReviewFusion(Adapter):
             stage.build((None, None, None, one[-1]))
             self.stages.append(stage)
 
-    def call(self, student, teacher, training=None):
+    def call(self, student: Tensor, teacher: Tensor, training: bool | None = None) -> Any:
         outputs, deeper = [], None
         for stage, feature in zip(self.stages[::-1], student[::-1], strict=True):
             output, deeper = stage(_as_map(feature), deeper, training=training)
@@ -92,7 +95,9 @@ class ReviewFusion(Adapter):
 class _Stage(keras.layers.Layer):
     """The fusion of one stage: returns its output and what the stage before it reviews."""
 
-    def __init__(self, channels, *, output_size, output_channels, fuses, **kwargs):
+    def __init__(
+        self, channels: Any, *, output_size: Any, output_channels: Any, fuses: bool, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.output_size = tuple(output_size)
         self.reduction = self._normalized(channels, 1)
@@ -103,7 +108,7 @@ class _Stage(keras.layers.Layer):
                 2, 1, activation="sigmoid", dtype=self.dtype_policy, name="attention"
             )
 
-    def _normalized(self, filters, size):
+    def _normalized(self, filters: Any, size: Any) -> Any:
         return keras.Sequential(
             [
                 keras.layers.Conv2D(
@@ -118,14 +123,14 @@ class _Stage(keras.layers.Layer):
             ]
         )
 
-    def build(self, shape):
+    def build(self, shape: Any) -> None:
         channels = self.reduction.layers[0].filters
         self.reduction.build(shape)
         self.expansion.build((*shape[:3], channels))
         if self.attention is not None:
             self.attention.build((*shape[:3], 2 * channels))
 
-    def call(self, feature, deeper, training=None):
+    def call(self, feature: Tensor, deeper: Any, training: bool | None = None) -> Any:
         mixed = self.reduction(feature, training=training)
         if self.attention is not None:
             deeper = _resized(deeper, mixed.shape[1:3])
@@ -135,7 +140,7 @@ class _Stage(keras.layers.Layer):
         return self.expansion(mixed, training=training), mixed
 
 
-def _resized(maps, sizes):
+def _resized(maps: Tensor, sizes: Any) -> Any:
     """Returns maps at another height and width; place `i` of `n` copies floor(i · size / n)."""
     for axis, target in enumerate(sizes, start=1):
         size = maps.shape[axis]
@@ -144,5 +149,5 @@ def _resized(maps, sizes):
     return maps
 
 
-def _as_map(feature):
+def _as_map(feature: Tensor) -> Any:
     return feature if len(feature.shape) == 4 else feature[:, None, None, :]

@@ -1,5 +1,7 @@
 """SHAKE's shadow head: a trainable head on the frozen teacher's features."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -11,12 +13,15 @@ from modreduce_keras.adapters.classifier_base import (
 from modreduce_keras.adapters.normalization import normalization_layer
 from modreduce_keras.ops import mean_over_places
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 class _Unit(keras.layers.Layer):
     """A convolution without bias, batch normalization and ReLU."""
 
-    def __init__(self, filters: int, kernel_size: int, strides: tuple[int, int] = (1, 1), **kwargs):
+    def __init__(
+        self, filters: int, kernel_size: int, strides: tuple[int, int] = (1, 1), **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.convolution = keras.layers.Conv2D(
             filters,
@@ -30,11 +35,11 @@ class _Unit(keras.layers.Layer):
         )
         self.normalization = normalization_layer(self.dtype_policy, "normalization")
 
-    def build(self, shape):
+    def build(self, shape: Any) -> None:
         self.convolution.build(shape)
         self.normalization.build(self.convolution.compute_output_shape(shape))
 
-    def call(self, maps, training=None):
+    def call(self, maps: Tensor, training: bool | None = None) -> Any:
         return ops.relu(self.normalization(self.convolution(maps), training=training))
 
 
@@ -92,19 +97,19 @@ class ShadowHead(ClassifierAdapter):
         there. The head on one feature is ours, the cheapest that can follow the student.
     """
 
-    def __init__(self, *, name: str | None = None, **kwargs):
+    def __init__(self, *, name: str | None = None, **kwargs: Any) -> None:
         # Logits must not be rounded to a lower precision on their way.
         kwargs["autocast"] = False
         super().__init__(name=name or self.identifier, **kwargs)
 
-    def _taken_from(self, student, teacher):
+    def _taken_from(self, student: Tensor, teacher: Tensor) -> tuple[Any]:
         return (classifier_of(teacher),)
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         *features, logits = self._checked(student_shape, teacher_shape)
         if self._classifiers is not None:
             self.require_width("teacher", features[-1], *self.classifiers())
-        self.head = None
+        self.head: Any = None
         self.units = []
         if len(features) == 1:
             self._build_head(features[0][-1], logits[-1])
@@ -131,10 +136,12 @@ class ShadowHead(ClassifierAdapter):
             weights = [classifier.kernel, classifier.bias] if has_bias else [classifier.kernel]
             self.head.set_weights([ops.convert_to_numpy(weight) for weight in weights])
 
-    def _unit(self, filters, kernel_size, name, strides=(1, 1)) -> _Unit:
+    def _unit(
+        self, filters: Any, kernel_size: Any, name: str | None, strides: Any = (1, 1)
+    ) -> _Unit:
         return _Unit(filters, kernel_size, strides, dtype=self.dtype_policy, name=name)
 
-    def _checked(self, student_shape, teacher_shape):
+    def _checked(self, student_shape: Any, teacher_shape: Any) -> Any:
         shapes = teacher_shape if isinstance(teacher_shape, list) else [teacher_shape]
         features = shapes[:-1]
         fits = len(student_shape) == len(shapes[-1]) == 2 and student_shape[-1] == shapes[-1][-1]
@@ -149,7 +156,7 @@ class ShadowHead(ClassifierAdapter):
             )
         return shapes
 
-    def call(self, student, teacher, training=None):
+    def call(self, student: Tensor, teacher: Tensor, training: bool | None = None) -> Any:
         *features, logits = keras.tree.map_structure(ops.stop_gradient, list(teacher))
         if self.head is not None:
             shadow = self.head(mean_over_places(features[0]))
@@ -163,10 +170,10 @@ class ShadowHead(ClassifierAdapter):
         return [student, shadow], logits
 
 
-def _strides(larger, smaller) -> tuple[int, int]:
+def _strides(larger: Any, smaller: Any) -> tuple[int, int]:
     """Returns the strides that bring one map to the size of the next, or says that none do."""
     sizes = [(a, b) for a, b in zip(larger[1:3], smaller[1:3], strict=True)]
-    strides = tuple(-(-a // b) if a and b else 0 for a, b in sizes)
+    strides: Any = tuple(-(-a // b) if a and b else 0 for a, b in sizes)
     if not all(s and -(-a // s) == b for s, (a, b) in zip(strides, sizes, strict=True)):
         raise ValueError(
             "ShadowHead fuses maps from the larger to the smaller, each a whole number of times "

@@ -1,5 +1,7 @@
 """Softmax regressor: SRRL's connector, judged by the teacher's classifier."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -11,6 +13,7 @@ from modreduce_keras.adapters.classifier_base import (
 from modreduce_keras.adapters.normalization import normalization_layer
 from modreduce_keras.ops import filled, mean_over_places
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("adapter", "softmax_regressor")
@@ -56,14 +59,14 @@ class SoftmaxRegressor(ClassifierAdapter):
     takes_mask = True
     keeps_positions = False
 
-    def __init__(self, *, use_relu: bool = True, **kwargs):
+    def __init__(self, *, use_relu: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.use_relu = use_relu
 
-    def _taken_from(self, student, teacher):
+    def _taken_from(self, student: Tensor, teacher: Tensor) -> tuple[Any]:
         return (classifier_of(teacher),)
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         if self._classifiers is not None:
             self.require_width("teacher", teacher_shape, *self.classifiers())
         units = teacher_shape[-1]
@@ -78,7 +81,9 @@ class SoftmaxRegressor(ClassifierAdapter):
         self.connector.build(student_shape)
         self.normalization.build((*student_shape[:-1], units))
 
-    def call(self, student, teacher, training=None, kept=None):
+    def call(
+        self, student: Tensor, teacher: Tensor, training: bool | None = None, kept: Any = None
+    ) -> Any:
         of_student, of_teacher = map((kept or {}).get, ("student", "teacher"))
         student = self.connector(student)
         mask = filled(of_student, student[..., 0])
@@ -86,6 +91,7 @@ class SoftmaxRegressor(ClassifierAdapter):
         student = ops.relu(student) if self.use_relu else student
         return self._with_logits(student, of_student), self._with_logits(teacher, of_teacher)
 
-    def _with_logits(self, feature, kept):
+    def _with_logits(self, feature: Tensor, kept: Any) -> list[Any]:
         feature = mean_over_places(feature, kept)
-        return [feature, frozen_logits(*self.classifiers(), feature)]
+        (classifier,) = self.classifiers()
+        return [feature, frozen_logits(classifier, feature)]

@@ -1,6 +1,6 @@
 """The variational regressor: it predicts the teacher's maps and how sure each channel is."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -10,6 +10,7 @@ from modreduce_keras.adapters.map_base import RANKS, MapAdapter, convolution
 from modreduce_keras.arguments import is_number
 from modreduce_keras.ops import pooled_to_match
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("adapter", "variational_regressor")
@@ -53,7 +54,7 @@ class VariationalRegressor(MapAdapter):
     takes_mask = True
     ranks = RANKS
 
-    def __init__(self, *, initial_variance: float = 5.0, **kwargs):
+    def __init__(self, *, initial_variance: float = 5.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not (is_number(initial_variance) and initial_variance > self.smallest_variance):
             raise ValueError(
@@ -62,7 +63,7 @@ class VariationalRegressor(MapAdapter):
             )
         self.initial_variance = initial_variance
 
-    def build(self, student_shape, teacher_shape):
+    def build(self, student_shape: Any, teacher_shape: Any) -> None:
         student_shape, teacher_shape = self.pair(student_shape, teacher_shape)
         filters = teacher_shape[-1]
         self.convolutions = [
@@ -91,7 +92,9 @@ class VariationalRegressor(MapAdapter):
             name="log_scale",
         )
 
-    def call(self, student, teacher, training=None, kept=None):
+    def call(
+        self, student: Tensor, teacher: Tensor, training: bool | None = None, kept: Any = None
+    ) -> Any:
         mean, teacher = pooled_to_match(student, teacher)
         for layer in self.convolutions:
             mean = layer(mean)

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras import arguments
+from modreduce_keras.typing import Tensor
 
 
 class Aggregator(keras.layers.Layer):
@@ -56,30 +57,30 @@ class Aggregator(keras.layers.Layer):
     """
 
     identifier: ClassVar[str]
-    needs: ClassVar[tuple[str, ...]] = ()
+    needs: tuple[str, ...] = ()
     """What `call` takes beside the logits. An instance may need less or more than its class."""
-    learns: ClassVar[bool] = False
+    learns: bool = False
     """Whether the ensemble is trained by the supervised loss."""
     output_kinds: ClassVar[tuple[str, ...] | None] = None
     """Kinds of the outputs that it may merge (see `modreduce_keras.output_kind`); `None`: any."""
     takes_soft_labels: bool = False
     """Whether the labels may be probabilities of the classes, mixed or smoothed."""
-    trains_through_targets: ClassVar[bool] = False
+    trains_through_targets: bool = False
     """Whether the gradient of the online loss flows into the targets."""
     has_leader: ClassVar[bool] = False
     """Whether the last peer is a leader, which the others do not learn from: the one to deploy."""
     least_peers: ClassVar[int] = 2
     logs: ClassVar[tuple[str, ...]] = ()
     """Names of the values that `call` returns for the logs."""
-    average_every: ClassVar[str] = "step"
+    average_every: str = "step"
     """When the EMA weights are updated: after each `"step"` or at the end of each `"epoch"`."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self._peers = None
 
-    def __call__(self, logits, *args, **kwargs):
+    def __call__(self, logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Returns what `call` does, after a look at the shape of the logits."""
         shape = tuple(getattr(logits, "shape", ()))
         if len(shape) != 3:
@@ -95,7 +96,7 @@ class Aggregator(keras.layers.Layer):
             )
         return super().__call__(logits, *args, **kwargs)
 
-    def build(self, logits_shape):
+    def build(self, logits_shape: Any) -> None:
         """Creates the weights, from the shape of the logits, batch included.
 
         Raises:
@@ -109,11 +110,11 @@ class Aggregator(keras.layers.Layer):
             )
         self._peers = logits_shape[1]
 
-    def call(self, logits) -> dict[str, Any]:
+    def call(self, logits: Tensor) -> dict[str, Any]:
         """Returns the targets, and where there is one the ensemble, of the peers' logits."""
         raise NotImplementedError
 
-    def keep(self, step):
+    def keep(self, step: Tensor) -> Any:
         """Returns the decay of the peers' EMA weights, from 0 to 1.
 
         ema = keep · ema + (1 - keep) · present
@@ -142,13 +143,13 @@ class Aggregator(keras.layers.Layer):
         return given
 
     @staticmethod
-    def same_for_all(ensemble, logits) -> dict[str, Any]:
+    def same_for_all(ensemble: Tensor, logits: Tensor) -> dict[str, Any]:
         """Returns the result of an aggregator in which the ensemble teaches every peer."""
         targets = ops.broadcast_to(ops.expand_dims(ensemble, 1), ops.shape(logits))
         return {"targets": targets, "ensemble": ensemble}
 
     @staticmethod
-    def from_others(sources) -> dict[str, Any]:
+    def from_others(sources: Any) -> dict[str, Any]:
         """Returns the result of an aggregator in which each peer learns from every other one.
 
         Args:

@@ -9,6 +9,7 @@ from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.aggregators.mixing import mixed_probabilities
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("aggregator", "codistillation")
@@ -57,11 +58,17 @@ class Codistillation(Aggregator):
 
     needs = ("averages", "temperature", "independent")
 
-    def __init__(self, *, refresh: int = 50, **kwargs: Any):
+    def __init__(self, *, refresh: int = 50, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.refresh = require_integer("refresh", refresh)
 
-    def call(self, logits, averages=None, temperature=None, independent=False):
+    def call(
+        self,
+        logits: Tensor,
+        averages: Tensor | None = None,
+        temperature: Any = None,
+        independent: Tensor = False,
+    ) -> Tensor:
         averages = self.required("averages", averages)
         temperature = self.required("temperature", temperature)
         peers = logits.shape[1]
@@ -76,6 +83,6 @@ class Codistillation(Aggregator):
         ]
         return {"targets": ops.concatenate(targets, axis=1)}
 
-    def keep(self, step):
+    def keep(self, step: Tensor) -> Tensor:
         refreshes = ops.equal((ops.cast(step, "int64") + 1) % self.refresh, 0)
         return 1.0 - ops.cast(refreshes, "float32")

@@ -1,10 +1,13 @@
 """A dense layer that turns all peers' logits into those of the ensemble."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("aggregator", "fully_connected")
@@ -37,13 +40,13 @@ class FullyConnected(Aggregator):
 
     learns = True
 
-    def build(self, logits_shape):
+    def build(self, logits_shape: Any) -> None:
         super().build(logits_shape)
         _, peers, classes = logits_shape
         self.dense = keras.layers.Dense(classes, dtype=self.dtype_policy, name="dense")
         self.dense.build((None, peers * classes))
 
-    def call(self, logits):
+    def call(self, logits: Tensor) -> Tensor:
         _, peers, classes = logits.shape
         side_by_side = ops.reshape(ops.stop_gradient(logits), (-1, peers * classes))
         return self.same_for_all(self.dense(side_by_side), logits)

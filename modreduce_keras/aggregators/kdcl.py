@@ -11,6 +11,7 @@ from modreduce_keras.arguments import require_choice
 from modreduce_keras.labels import distributions, in_range
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 # The barrier falls from 1 to this in as many steps: for P peers the loss is then about P times
 # this above the smallest.
@@ -69,13 +70,13 @@ class KDCL(Aggregator):
     needs = ("labels",)
     output_kinds = (CLASSES,)
 
-    def __init__(self, *, rule: str = "min_logit", **kwargs: Any):
+    def __init__(self, *, rule: str = "min_logit", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rule = require_choice("rule", rule, RULES)
         # The cross-entropy is defined for them, a margin to the labelled class is not.
         self.takes_soft_labels = rule != "min_logit"
 
-    def call(self, logits, labels=None):
+    def call(self, logits: Tensor, labels: Tensor | None = None) -> Tensor:
         labels = ops.convert_to_tensor(self.required("labels", labels))
         if len(labels.shape) == 2 and self.takes_soft_labels:
             labels = distributions(labels, type(self).__name__)
@@ -93,22 +94,22 @@ class KDCL(Aggregator):
         return {"targets": self.same_for_all(target, logits)["targets"]}
 
 
-def _best_peer(above, logits):
+def _best_peer(above: Tensor, logits: Tensor) -> Tensor:
     """Returns the logits of the peer of the smallest cross-entropy."""
     best = ops.argmin(ops.logsumexp(ops.stop_gradient(above), axis=2), axis=1)
     return _mixed(ops.one_hot(best, above.shape[1]), logits)
 
 
-def _best_mixture(above, logits):
+def _best_mixture(above: Tensor, logits: Tensor) -> Tensor:
     """Returns the mixture of the peers' logits of the smallest cross-entropy."""
     return _mixed(smallest_loss(ops.stop_gradient(above)), logits)
 
 
-def _mixed(shares, logits):
+def _mixed(shares: Tensor, logits: Tensor) -> Tensor:
     return ops.einsum("bp,bpc->bc", shares, logits)
 
 
-def _smallest_margins(above, logits):
+def _smallest_margins(above: Tensor, logits: Tensor) -> Tensor:
     """Returns the smallest of the peers' logits above the labelled class, class by class."""
     return ops.min(above, axis=1)
 
@@ -116,7 +117,7 @@ def _smallest_margins(above, logits):
 RULES = {"naive": _best_peer, "linear": _best_mixture, "min_logit": _smallest_margins}
 
 
-def smallest_loss(above):
+def smallest_loss(above: Tensor) -> Tensor:
     """Returns the α that minimizes log Σ_c exp(Σ_i α_i above_ic) where α ≥ 0 and Σ_i α_i = 1.
 
     The problem is convex. Newton's method with a logarithmic barrier that vanishes, and of all
@@ -132,12 +133,12 @@ def smallest_loss(above):
     dtype, peers = above.dtype, above.shape[1]
     above = ops.cast(above, "float64")
 
-    def barred(shares, barrier):
+    def barred(shares: Tensor, barrier: Any) -> Tensor:
         # (trials, batch, peers) -> (trials, batch)
         loss = ops.logsumexp(ops.einsum("tbp,bpc->tbc", shares, above), axis=-1)
         return loss - barrier * ops.sum(ops.log(shares), axis=-1)
 
-    def improve(step, shares):
+    def improve(step: Tensor, shares: Tensor) -> Tensor:
         barrier = _BARRIER ** (ops.cast(step, "float64") / (_STEPS - 1))
         probabilities = ops.softmax(ops.einsum("bp,bpc->bc", shares, above))
         slope = ops.einsum("bc,bpc->bp", probabilities, above)

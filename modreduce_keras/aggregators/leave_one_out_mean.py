@@ -4,6 +4,7 @@ from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("aggregator", "leave_one_out_mean")
@@ -32,7 +33,7 @@ class LeaveOneOutMean(Aggregator):
         `mr.models.branch(..., trunk_gradient="mean")`.
     """
 
-    def call(self, logits):
+    def call(self, logits: Tensor) -> Tensor:
         peers = logits.shape[1]
         others = (1.0 - ops.eye(peers)) / (peers - 1)
         targets = ops.einsum("ij,bjc->bic", others, logits)

@@ -4,6 +4,7 @@ from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("aggregator", "mean")
@@ -24,5 +25,5 @@ class Mean(Aggregator):
         [[2.0, 1.0]]
     """
 
-    def call(self, logits):
+    def call(self, logits: Tensor) -> Tensor:
         return self.same_for_all(ops.mean(logits, axis=1), logits)

@@ -1,11 +1,16 @@
 """Mixtures of probabilities, as logits."""
 
+from typing import Any
+
 from keras import ops
 
 from modreduce_keras.ops import log_bernoulli, tempered_log_softmax
+from modreduce_keras.typing import Tensor
 
 
-def mixed_probabilities(logits, log_weights, temperature, independent=False):
+def mixed_probabilities(
+    logits: Tensor, log_weights: Tensor, temperature: Any, independent: Tensor = False
+) -> Tensor:
     """Returns the logits of mixtures of the peers' softened probabilities.
 
     T log Σ_j exp(log w_ij) softmax(z_j / T): softened at T, they are the mixture itself. Of

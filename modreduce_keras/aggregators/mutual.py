@@ -2,6 +2,7 @@
 
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("aggregator", "mutual")
@@ -28,5 +29,5 @@ class Mutual(Aggregator):
         temperature is 1; the one here is the online loss's.
     """
 
-    def call(self, logits):
+    def call(self, logits: Tensor) -> Tensor:
         return self.from_others(logits)

@@ -10,6 +10,7 @@ from modreduce_keras.aggregators.mixing import mixed_probabilities
 from modreduce_keras.arguments import require_bool, require_choice, require_integer
 from modreduce_keras.ops import safe_sqrt
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 VARIANTS = ("paper", "reference")
 
@@ -81,7 +82,7 @@ class OKDDip(Aggregator):
         units: int | None = None,
         trains_through_targets: bool = True,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.variant = require_choice("variant", variant, VARIANTS)
         self.units = require_integer("units", units, optional=True)
@@ -89,7 +90,7 @@ class OKDDip(Aggregator):
         if variant == "reference":
             self.needs = ("features", "independent", "plain_numbers")
 
-    def build(self, logits_shape, features_shape=None):
+    def build(self, logits_shape: Any, features_shape: Any = None) -> None:
         super().build(logits_shape)
         shapes = [tuple(shape) for shape in self.required("features", features_shape)]
         if any(len(shape) != 2 for shape in shapes) or len({shape[-1] for shape in shapes}) > 1:
@@ -111,7 +112,14 @@ class OKDDip(Aggregator):
         for projection in (self.query, self.key):
             projection.build((None, None, width))
 
-    def call(self, logits, features=None, temperature=None, independent=False, plain_numbers=False):
+    def call(
+        self,
+        logits: Tensor,
+        features: Tensor | None = None,
+        temperature: Any = None,
+        independent: Tensor = False,
+        plain_numbers: bool = False,
+    ) -> Tensor:
         group = logits[:, :-1]
         log_attention = self.log_attention(self.required("features", features)[:-1])
         mean = ops.mean(group, axis=1)
@@ -131,21 +139,21 @@ class OKDDip(Aggregator):
             ),
         }
 
-    def log_attention(self, features):
+    def log_attention(self, features: Tensor) -> Tensor:
         """Returns the logarithm of a, (batch, group, group), for the group's embeddings."""
         embeddings = ops.stack([ops.cast(one, "float32") for one in features], axis=1)
         scores = ops.einsum("biu,bju->bij", self.query(embeddings), self.key(embeddings))
         return ops.log_softmax(scores, axis=-1)
 
 
-def _compared(logits, independent, plain_numbers):
+def _compared(logits: Tensor, independent: Tensor, plain_numbers: bool) -> Tensor:
     """Returns the probabilities of which the distance is taken, or plain numbers as they are."""
     if plain_numbers:
         return logits
     return ops.sigmoid(logits) if independent else ops.softmax(logits)
 
 
-def _diversity(answers):
+def _diversity(answers: Tensor) -> Tensor:
     """Returns the mean distance of two peers' answers, over the batch and all pairs."""
     peers = answers.shape[1]
     total = 0.0

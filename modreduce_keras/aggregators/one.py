@@ -9,6 +9,7 @@ from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.ops import mean_over_places
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 _POOL = 16
 
@@ -21,12 +22,12 @@ class _Trunk:
     trains_peers = True
 
     @staticmethod
-    def width(shape) -> int:
+    def width(shape: Any) -> int:
         """Returns how many numbers the gate sees."""
         return shape[-1]
 
     @staticmethod
-    def seen(trunk, width):
+    def seen(trunk: Any, width: int) -> Tensor:
         """Returns what the gate sees, (batch, width)."""
         return mean_over_places(trunk)
 
@@ -39,7 +40,7 @@ class _Images:
     trains_peers = False
 
     @staticmethod
-    def width(shape) -> int:
+    def width(shape: Any) -> int:
         """Returns how many numbers the gate sees."""
         if len(shape) != 4 or None in shape[1:] or min(shape[1:3]) < _POOL:
             raise ValueError(
@@ -51,7 +52,7 @@ class _Images:
         return (height // _POOL) * (width // _POOL) * channels
 
     @staticmethod
-    def seen(images, width):
+    def seen(images: Any, width: int) -> Tensor:
         """Returns what the gate sees, (batch, width), a constant."""
         windows = ops.average_pool(
             ops.stop_gradient(images), _POOL, _POOL, "valid", data_format="channels_last"
@@ -59,7 +60,7 @@ class _Images:
         return ops.reshape(windows, (-1, width))
 
 
-VARIANTS = {"paper": _Trunk, "modreduce": _Images}
+VARIANTS: dict[str, type[Any]] = {"paper": _Trunk, "modreduce": _Images}
 
 
 @register("aggregator", "one")
@@ -114,7 +115,7 @@ class ONE(Aggregator):
 
     def __init__(
         self, *, variant: str = "paper", batch_normalization: bool | None = None, **kwargs: Any
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         if batch_normalization is not None and not isinstance(batch_normalization, bool):
             raise ValueError(
@@ -124,7 +125,7 @@ class ONE(Aggregator):
         self.batch_normalization = batch_normalization
         self.needs = (VARIANTS[variant].source,)
 
-    def build(self, logits_shape, trunk_shape=None, inputs_shape=None):
+    def build(self, logits_shape: Any, trunk_shape: Any = None, inputs_shape: Any = None) -> None:
         super().build(logits_shape)
         peers, form = logits_shape[1], VARIANTS[self.variant]
         shapes = {"trunk": trunk_shape, "inputs": inputs_shape}
@@ -143,7 +144,13 @@ class ONE(Aggregator):
             )
             self.normalization.build((None, peers))
 
-    def call(self, logits, trunk=None, inputs=None, training=None):
+    def call(
+        self,
+        logits: Tensor,
+        trunk: Any = None,
+        inputs: Tensor | None = None,
+        training: bool | None = None,
+    ) -> Tensor:
         form = VARIANTS[self.variant]
         source = self.required(form.source, {"trunk": trunk, "inputs": inputs}[form.source])
         scores = self.gate(form.seen(ops.cast(source, "float32"), self.gate.kernel.shape[0]))

@@ -9,6 +9,7 @@ from keras import ops
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.arguments import is_number, require_choice
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 VARIANTS = ("paper", "modreduce")
 
@@ -66,9 +67,9 @@ class PCL(Aggregator):
     """
 
     learns = True
-    needs = ("features", "averages")
+    needs: tuple[str, ...] = ("features", "averages")
 
-    def __init__(self, *, variant: str = "paper", decay: float = 0.999, **kwargs: Any):
+    def __init__(self, *, variant: str = "paper", decay: float = 0.999, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not (is_number(decay) and 0 <= decay <= 1):
             raise ValueError(f"decay must be a number from 0 to 1. Received: {decay=}")
@@ -76,7 +77,7 @@ class PCL(Aggregator):
         if variant == "modreduce":
             self.needs, self.learns, self.average_every = ("averages",), False, "epoch"
 
-    def build(self, logits_shape, features_shape=None):
+    def build(self, logits_shape: Any, features_shape: Any = None) -> None:
         super().build(logits_shape)
         if self.variant == "modreduce":
             return
@@ -89,7 +90,9 @@ class PCL(Aggregator):
         self.dense = keras.layers.Dense(logits_shape[-1], dtype=self.dtype_policy, name="dense")
         self.dense.build((None, sum(shape[-1] for shape in shapes)))
 
-    def call(self, logits, features=None, averages=None):
+    def call(
+        self, logits: Tensor, features: Tensor | None = None, averages: Tensor | None = None
+    ) -> Tensor:
         mean_teachers = self.from_others(self.required("averages", averages))
         targets, weights = mean_teachers["targets"], mean_teachers["source_weights"]
         peers = logits.shape[1]
@@ -104,6 +107,6 @@ class PCL(Aggregator):
             "ensemble": ensemble,
         }
 
-    def keep(self, step):
+    def keep(self, step: Tensor) -> Tensor:
         moves = ops.cast(step, "float32") + 1.0
         return ops.minimum(1.0 - 1.0 / moves, self.decay)

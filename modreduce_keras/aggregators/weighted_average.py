@@ -7,6 +7,7 @@ from keras import ops
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 VARIANTS = ("paper", "modreduce")
 
@@ -50,11 +51,11 @@ class WeightedAverage(Aggregator):
     learns = True
     logs = ("ensemble_weight",)
 
-    def __init__(self, *, variant: str = "paper", **kwargs: Any):
+    def __init__(self, *, variant: str = "paper", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.variant = require_choice("variant", variant, VARIANTS)
 
-    def build(self, logits_shape):
+    def build(self, logits_shape: Any) -> None:
         super().build(logits_shape)
         self.weights_of_peers = self.add_weight(
             shape=(logits_shape[1],),
@@ -65,7 +66,7 @@ class WeightedAverage(Aggregator):
             name="weights_of_peers",
         )
 
-    def call(self, logits, training=None):
+    def call(self, logits: Tensor, training: bool | None = None) -> Tensor:
         weights = ops.convert_to_tensor(self.weights_of_peers)
         shares = ops.softmax(weights)
         if training and self.variant == "modreduce":

@@ -5,6 +5,7 @@ from keras import ops
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.preactivation_base import PreactivationLoss
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "ab")
@@ -48,10 +49,16 @@ class AB(PreactivationLoss):
     staged = True
     margin = Knob()
 
-    def __init__(self, *, margin=1.0, name=None, reduction="sum_over_batch_size"):
+    def __init__(
+        self,
+        *,
+        margin: float = 1.0,
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.margin = margin
 
-    def penalty(self, teacher, student):
+    def penalty(self, teacher: Tensor, student: Tensor) -> Tensor:
         side = ops.where(teacher > 0, 1.0, -1.0)
         return 3e-3 * ops.square(ops.relu(self.margin - side * student))

@@ -5,6 +5,7 @@ from keras import ops
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.losses.map_base import MapLoss, over_all
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "at")
@@ -42,11 +43,23 @@ class AttentionTransfer(MapLoss):
     default_weight = 1000.0
     over_positions = "mean"
 
-    def __init__(self, *, power: int = 2, name=None, reduction="sum_over_batch_size"):
+    def __init__(
+        self,
+        *,
+        power: int = 2,
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.power = require_integer("power", power)
 
-    def per_position(self, teacher, student, labels=None, mask=None):
+    def per_position(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         attention = [
             over_all(ops.mean(ops.power(ops.abs(maps), self.power), axis=-1))
             for maps in self.matched(teacher, student)

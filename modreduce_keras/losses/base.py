@@ -11,7 +11,7 @@ from modreduce_keras.ops import filled, float32, reduced, zeroed
 from modreduce_keras.typing import Tensor
 
 
-def fits(shape, expected) -> bool:
+def fits(shape: Any, expected: Any) -> bool:
     """Returns whether two shapes may be equal, where `None` is a size not known yet."""
     return len(shape) == len(expected) and all(
         size == other or None in (size, other) for size, other in zip(shape, expected, strict=True)
@@ -66,11 +66,11 @@ class Loss(keras.losses.Loss):
     identifier: ClassVar[str]
     kind: ClassVar[str] = "feature"
     """Kind of knowledge that it compares: `"response"`, `"feature"` or `"relation"`."""
-    default_weight: ClassVar[float] = 1.0
+    default_weight: float = 1.0
     """Weight of the term when the user names none."""
     default_adapter: ClassVar[str | None] = None
     """Identifier of the adapter that always goes with the loss, if one does."""
-    needs_labels: ClassVar[bool] = False
+    needs_labels: bool = False
     """Whether `y_true` is a dict with `"teacher"` and `"labels"`."""
     takes_soft_labels: ClassVar[bool] = False
     """Whether the labels may also be probabilities of the classes: mixed, or smoothed."""
@@ -79,7 +79,7 @@ class Loss(keras.losses.Loss):
     the labels, which are then `y_true` itself)."""
     takes_mask: ClassVar[bool] = False
     """Whether `per_sample` has a further argument `mask=None`, of the positions that count."""
-    over_positions: ClassVar[str | None] = None
+    over_positions: str | None = None
     """How values per position become the value of a sample, where `per_position` gives them:
     `"mean"` or `"sum"`; `None` where `per_sample` is written instead."""
     ignores_zeros: ClassVar[bool] = False
@@ -96,10 +96,14 @@ class Loss(keras.losses.Loss):
     student_extras: ClassVar[int] = 0
     """How many tensors at the end of the student's list have no counterpart of the teacher."""
 
-    def __init__(self, *, name: str | None = None, reduction: str | None = "sum_over_batch_size"):
+    def __init__(
+        self, *, name: str | None = None, reduction: str | None = "sum_over_batch_size"
+    ) -> None:
         super().__init__(name=name or self.identifier, reduction=reduction, dtype="float32")
 
-    def __call__(self, y_true, y_pred, sample_weight=None):
+    def __call__(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
         """Returns the reduced value; a Keras mask of the student's side leaves positions out."""
         mask = mask_of(y_pred)
         if mask is not None:
@@ -109,7 +113,7 @@ class Loss(keras.losses.Loss):
             y_pred = ops.copy(y_pred)
         return super().__call__(y_true, y_pred, sample_weight)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Returns the values per sample.
 
         Args:
@@ -124,7 +128,7 @@ class Loss(keras.losses.Loss):
         teacher, student, given = self._sides(y_true, y_pred)
         return self.per_sample(teacher, student, **given)
 
-    def by_position(self, y_true, y_pred):
+    def by_position(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Returns the values per position, and the mask of those that count.
 
         The arguments are those of `call`.
@@ -145,7 +149,7 @@ class Loss(keras.losses.Loss):
         written = kind.call is not Loss.call or kind.per_sample is not Loss.per_sample
         return written or self.over_positions is None
 
-    def _sides(self, y_true, y_pred):
+    def _sides(self, y_true: Tensor, y_pred: Tensor) -> tuple[Any, Any, Any]:
         """Returns teacher and student, float32 and zero where a mask is, and the rest by name."""
         given = self._given(y_true)
         teacher, student = given.pop("teacher", None), y_pred
@@ -166,14 +170,16 @@ class Loss(keras.losses.Loss):
             given["mask"] = mask
         return teacher, student, given
 
-    def _masked(self, teacher, student, mask):
+    def _masked(
+        self, teacher: Tensor, student: Tensor, mask: Tensor | None
+    ) -> tuple[Any, Any, Any]:
         """Returns both sides, zero where a mask is, and the mask as bool."""
         mask = ops.cast(ops.convert_to_tensor(mask), "bool")
         self._require_mask(mask, student)
         # Infinities of padding would give a gradient of NaN if they were only left out later.
         return None if teacher is None else zeroed(teacher, mask), zeroed(student, mask), mask
 
-    def _require_mask(self, mask, student) -> None:
+    def _require_mask(self, mask: Tensor, student: Tensor) -> None:
         """Raises unless a mask is of the positions of the student's side, or the first of them."""
         first = keras.tree.flatten(student)[0]
         if not fits(mask.shape, first.shape[:-1][: len(mask.shape)]):
@@ -198,7 +204,7 @@ class Loss(keras.losses.Loss):
                 f"{known}. Received: a mask for the loss {self.name!r}"
             )
 
-    def _require_tensors(self, teacher, student) -> None:
+    def _require_tensors(self, teacher: Tensor, student: Tensor) -> None:
         given = [student] if teacher is None else [teacher, student]
         if not all(map(keras.tree.flatten, given)):
             raise ValueError(
@@ -224,7 +230,7 @@ class Loss(keras.losses.Loss):
                 f"one batch size. Received: shapes {shapes} (the first axis is the batch)"
             )
 
-    def _given(self, y_true) -> dict[str, Any]:
+    def _given(self, y_true: Tensor) -> dict[str, Any]:
         """Returns what `y_true` holds by name, or says what is missing."""
         needed = {"teacher"} if self.needs_teacher else set()
         needed |= {"labels"} if self.needs_labels else set()
@@ -261,12 +267,18 @@ class Loss(keras.losses.Loss):
         """
         raise NotImplementedError
 
-    def _positions(self, teacher, student, labels=None, mask=None):
+    def _positions(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Any, Any]:
         """Returns the values per position and the mask, of their shape, or `None`."""
         values = self.per_position(teacher, student, labels, mask)
         return values, filled(mask, values)
 
-    def require(self, condition: bool, expectation: str, teacher, student) -> None:
+    def require(self, condition: bool, expectation: str, teacher: Tensor, student: Tensor) -> None:
         """Raises a `ValueError` that shows both shapes unless `condition`."""
         if not condition:
             raise ValueError(

@@ -7,6 +7,7 @@ from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.ops import kl_divergence, log_bernoulli
 from modreduce_keras.output_kind import LABELS, LOGIT
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "binary_kd")
@@ -52,10 +53,22 @@ class BinaryKD(ResponseLoss):
     output_kinds = (LOGIT, LABELS)
     temperature = Knob(positive=True)
 
-    def __init__(self, *, temperature=4.0, name=None, reduction="sum_over_batch_size"):
+    def __init__(
+        self,
+        *,
+        temperature: float = 4.0,
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.temperature = temperature
 
-    def per_position(self, teacher, student, labels=None, mask=None):
+    def per_position(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         pair = (log_bernoulli(logits, self.temperature) for logits in (teacher, student))
         return ops.square(self.temperature) * ops.sum(kl_divergence(*pair), axis=-1)

@@ -6,6 +6,7 @@ from modreduce_keras.arguments import require_integer
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import adaptive_average_pool, per_sample_mean, unit
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "catkd")
@@ -49,11 +50,17 @@ class CATKD(Loss):
     default_adapter = "class_attention"
     one_feature = True
 
-    def __init__(self, *, resolution: int = 2, name=None, reduction="sum_over_batch_size"):
+    def __init__(
+        self,
+        *,
+        resolution: int = 2,
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.resolution = require_integer("resolution", resolution)
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         self.require(
             len(teacher.shape) == len(student.shape) == 4
             and teacher.shape[-1] == student.shape[-1],

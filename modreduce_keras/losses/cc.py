@@ -1,5 +1,7 @@
 """Correlation congruence: how alike the samples of a batch are to each other."""
 
+from typing import Any
+
 from keras import ops
 
 from modreduce_keras.arguments import require_choice
@@ -7,16 +9,17 @@ from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.relation_base import RelationLoss
 from modreduce_keras.ops import flatten, pairwise_squared_distances, unit
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
-def _kernels(loss, teacher, student):
+def _kernels(loss: Any, teacher: Tensor, student: Tensor) -> Tensor:
     """Returns the mean squared difference of the kernels of each sample with all."""
     batch = ops.cast(ops.shape(student)[0], "float32")
     difference = loss.relations(student) - loss.relations(teacher)
     return ops.sum(ops.square(difference), axis=1) / batch
 
 
-def _neighbours(loss, teacher, student):
+def _neighbours(loss: Any, teacher: Tensor, student: Tensor) -> Tensor:
     """Returns the products of the differences of neighbours in the batch, half for each of two."""
     loss.require(
         teacher.shape[1] == student.shape[1],
@@ -83,14 +86,21 @@ class CC(RelationLoss):
     teacher_learns = True
     gamma = Knob(positive=True)
 
-    def __init__(self, *, variant="paper", gamma=0.4, name=None, reduction="sum_over_batch_size"):
+    def __init__(
+        self,
+        *,
+        variant: str = "paper",
+        gamma: float = 0.4,
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.variant, self.gamma = require_choice("variant", variant, VARIANTS), gamma
         if variant == "reference":
             self.default_weight = 0.02
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         return VARIANTS[self.variant](self, flatten(teacher), flatten(student))
 
-    def relations(self, embeddings):
+    def relations(self, embeddings: Tensor) -> Any:
         return ops.exp(-self.gamma * pairwise_squared_distances(unit(embeddings)))

@@ -5,6 +5,7 @@ from keras import ops
 from modreduce_keras.losses.relation_base import RelationLoss
 from modreduce_keras.ops import centred, directions, flatten
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "cka")
@@ -38,7 +39,7 @@ class CKA(RelationLoss):
 
     default_weight = 1.0
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         # ‖X_tᵀ X_s‖² = Σ (X_t X_tᵀ) (X_s X_sᵀ), which is (batch, batch) whatever the widths.
         (unit_t, varies_t), (unit_s, varies_s) = (
             self._unit_gram(flatten(features)) for features in (teacher, student)
@@ -47,8 +48,8 @@ class CKA(RelationLoss):
         return 0.5 * distance * ops.ones((ops.shape(student)[0],))
 
     @staticmethod
-    def _unit_gram(embeddings):
-        def gram(rows):
+    def _unit_gram(embeddings: Tensor) -> Tensor:
+        def gram(rows: Tensor) -> Tensor:
             return ops.reshape(ops.matmul(rows, ops.transpose(rows)), (-1,))
 
         scale = ops.sum(ops.square(gram(embeddings)), keepdims=True)

@@ -4,6 +4,7 @@ from keras import ops
 
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "crd")
@@ -52,7 +53,7 @@ class CRD(Loss):
     teacher_learns = True
     one_feature = True
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         self.require(
             len(student.shape) == 2 and tuple(teacher.shape[1:]) == tuple(student.shape[1:]),
             "log density ratios (batch, 1 + negatives) of both sides, as "
@@ -63,7 +64,7 @@ class CRD(Loss):
         return self._direction(student) + self._direction(teacher)
 
     @staticmethod
-    def _direction(log_ratios):
+    def _direction(log_ratios: Tensor) -> Tensor:
         negatives = ops.cast(ops.shape(log_ratios)[1] - 1, "float32")
         odds = log_ratios - ops.log(ops.maximum(negatives, 1.0))
         return ops.softplus(-odds[:, 0]) + ops.sum(ops.softplus(odds[:, 1:]), axis=1)

@@ -1,5 +1,7 @@
 """Curriculum temperature: knowledge distillation at a temperature that is learnt against it."""
 
+from typing import Any
+
 from keras import ops
 
 from modreduce_keras.knobs import Knob
@@ -7,6 +9,7 @@ from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.ops import tempered_divergence
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "ctkd")
@@ -56,11 +59,24 @@ class CTKD(ResponseLoss):
     minimum = Knob(positive=True)
     span = Knob()
 
-    def __init__(self, *, minimum=1.0, span=20.0, name=None, reduction="sum_over_batch_size"):
+    def __init__(
+        self,
+        *,
+        minimum: float = 1.0,
+        span: float = 20.0,
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.minimum, self.span = minimum, span
 
-    def _positions(self, teacher, student, labels=None, mask=None):
+    def _positions(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Any, Any]:
         if not isinstance(student, (list, tuple)) or len(student) != 2:
             raise ValueError(
                 "CTKD needs the student's side to be [logits, raw temperature], as the adapter "

@@ -1,12 +1,16 @@
 """What DKD and NKD share: the labelled class and the others as distributions of their own."""
 
+from typing import Any
+
 from keras import ops
+
+from modreduce_keras.typing import Tensor
 
 # Far below every logit, and still finite when multiplied by a probability of zero.
 _NOTHING = -1e9
 
 
-def decoupled(logits, labels, temperature):
+def decoupled(logits: Tensor, labels: Tensor, temperature: Any) -> tuple[Any, Any]:
     """Returns log probabilities: of the labelled class and the rest, and of the rest's classes.
 
     Args:

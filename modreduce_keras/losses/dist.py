@@ -6,9 +6,10 @@ from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.response_base import SoftenedLoss
 from modreduce_keras.ops import centred, directions, tempered_log_softmax
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
-def _uncorrelated(teacher, student, axis, kept=1.0):
+def _uncorrelated(teacher: Tensor, student: Tensor, *, axis: int, kept: Tensor = 1.0) -> Tensor:
     """Returns 1 - Pearson's correlation along an axis, over the entries that are kept.
 
     As half the squared distance of unit vectors, which is exact near 0. It is 1 where one side is
@@ -73,23 +74,31 @@ class DIST(SoftenedLoss):
     def __init__(
         self,
         *,
-        inter_weight=1.0,
-        intra_weight=1.0,
-        temperature=4.0,
+        inter_weight: float = 1.0,
+        intra_weight: float = 1.0,
+        temperature: float = 4.0,
         standardize: bool = False,
-        name=None,
-        reduction="sum_over_batch_size",
-    ):
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(
             temperature=temperature, standardize=standardize, name=name, reduction=reduction
         )
         self.inter_weight, self.intra_weight = inter_weight, intra_weight
 
-    def per_position(self, teacher, student, labels=None, mask=None):
+    def per_position(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         temperature = self.temperature
-        pair = [ops.exp(tempered_log_softmax(z, temperature)) for z in (teacher, student)]
-        inter = _uncorrelated(*pair, axis=-1)
-        rows = [ops.reshape(p, (-1, p.shape[-1])) for p in pair]
+        of_teacher, of_student = (
+            ops.exp(tempered_log_softmax(z, temperature)) for z in (teacher, student)
+        )
+        inter = _uncorrelated(of_teacher, of_student, axis=-1)
+        rows = [ops.reshape(p, (-1, p.shape[-1])) for p in (of_teacher, of_student)]
         kept = 1.0 if mask is None else ops.reshape(ops.cast(mask, "float32"), (-1, 1))
-        intra = ops.mean(_uncorrelated(*rows, axis=0, kept=kept))
+        intra = ops.mean(_uncorrelated(rows[0], rows[1], axis=0, kept=kept))
         return ops.square(temperature) * (self.inter_weight * inter + self.intra_weight * intra)

@@ -7,6 +7,7 @@ from modreduce_keras.losses.decoupled_base import decoupled
 from modreduce_keras.losses.response_base import SoftenedLoss
 from modreduce_keras.ops import kl_divergence
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "dkd")
@@ -57,20 +58,26 @@ class DKD(SoftenedLoss):
     def __init__(
         self,
         *,
-        target_weight=1.0,
-        nontarget_weight=8.0,
-        temperature=4.0,
+        target_weight: float = 1.0,
+        nontarget_weight: float = 8.0,
+        temperature: float = 4.0,
         standardize: bool = False,
-        name=None,
-        reduction="sum_over_batch_size",
-    ):
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(
             temperature=temperature, standardize=standardize, name=name, reduction=reduction
         )
         self.target_weight = target_weight
         self.nontarget_weight = nontarget_weight
 
-    def per_position(self, teacher, student, labels=None, mask=None):
+    def per_position(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         temperature = self.temperature
         binary, others = zip(
             *(decoupled(logits, labels, temperature) for logits in (teacher, student)),

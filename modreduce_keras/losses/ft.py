@@ -4,6 +4,7 @@ from keras import ops
 
 from modreduce_keras.losses.map_base import MapLoss, over_all
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "ft")
@@ -44,7 +45,13 @@ class FactorTransfer(MapLoss):
     default_adapter = "factors"
     over_positions = "mean"
 
-    def per_position(self, teacher, student, labels=None, mask=None):
+    def per_position(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         factors = [
             over_all(ops.mean(ops.square(maps), axis=-1)) for maps in self.matched(teacher, student)
         ]

@@ -6,6 +6,7 @@ from modreduce_keras.arguments import require_choice
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import pooled_to_match
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "hint")
@@ -57,13 +58,25 @@ class Hint(Loss):
     one_feature = True
     over_positions = "mean"
 
-    def __init__(self, *, variant="reference", name=None, reduction="sum_over_batch_size"):
+    def __init__(
+        self,
+        *,
+        variant: str = "reference",
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.variant = require_choice("variant", variant, ("reference", "paper"))
         if variant == "paper":
             self.default_weight, self.over_positions = 1.0, "sum"
 
-    def per_position(self, teacher, student, labels=None, mask=None):
+    def per_position(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         self.require(
             len(teacher.shape) == len(student.shape) and teacher.shape[-1] == student.shape[-1],
             "features of equal rank and number of channels (adapter='conv_regressor' brings maps "

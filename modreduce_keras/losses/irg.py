@@ -12,9 +12,10 @@ from modreduce_keras.ops import (
     safe_reciprocal,
 )
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
-def _over_largest(values):
+def _over_largest(values: Tensor) -> Tensor:
     """Returns values divided by their largest; zeros stay zeros."""
     return values * safe_reciprocal(ops.max(values))
 
@@ -78,17 +79,17 @@ class IRG(Loss):
     def __init__(
         self,
         *,
-        vertex_weight=1.0,
-        edge_weight=1.0,
-        transformation_weight=1.0,
-        name=None,
-        reduction="sum_over_batch_size",
-    ):
+        vertex_weight: float = 1.0,
+        edge_weight: float = 1.0,
+        transformation_weight: float = 1.0,
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.vertex_weight, self.edge_weight = vertex_weight, edge_weight
         self.transformation_weight = transformation_weight
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         teacher, student = ([flatten(layer) for layer in as_list(s)] for s in (teacher, student))
         if len(teacher) != len(student):
             raise ValueError(
@@ -112,7 +113,9 @@ class IRG(Loss):
         return value + self.transformation_weight * sum(changes) / max(len(changes), 1)
 
     @staticmethod
-    def _change(teacher, student, teacher_graphs, student_graphs):
+    def _change(
+        teacher: Tensor, student: Tensor, teacher_graphs: Tensor, student_graphs: Tensor
+    ) -> Tensor:
         """Returns the difference of what two neighbouring layers do, (batch,) or a scalar."""
         of_edges = [
             ops.mean(ops.square(second - first))

@@ -3,6 +3,7 @@
 from modreduce_keras.losses.response_base import SoftenedLoss
 from modreduce_keras.ops import tempered_divergence
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "kd")
@@ -46,5 +47,11 @@ class KD(SoftenedLoss):
         Logit Standardization in Knowledge Distillation, 2024.
     """
 
-    def per_position(self, teacher, student, labels=None, mask=None):
+    def per_position(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         return tempered_divergence(teacher, student, self.temperature)

@@ -4,6 +4,7 @@ from keras import ops
 
 from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "logit_l1")
@@ -37,5 +38,11 @@ class LogitL1(ResponseLoss):
 
     least_classes = 1
 
-    def per_position(self, teacher, student, labels=None, mask=None):
+    def per_position(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         return ops.mean(ops.abs(student - teacher), axis=-1)

@@ -4,6 +4,7 @@ from keras import ops
 
 from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "logit_mse")
@@ -33,5 +34,11 @@ class LogitMSE(ResponseLoss):
 
     least_classes = 1
 
-    def per_position(self, teacher, student, labels=None, mask=None):
+    def per_position(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         return ops.mean(ops.square(student - teacher), axis=-1)

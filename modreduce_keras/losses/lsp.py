@@ -10,6 +10,7 @@ from modreduce_keras.distribute import require_index
 from modreduce_keras.losses.relation_base import RelationLoss
 from modreduce_keras.ops import flatten, kl_divergence, pairwise_squared_distances
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 KERNELS = ("rbf", "linear", "poly")
 VARIANTS = ("paper", "reference")
@@ -77,9 +78,9 @@ class LSP(RelationLoss):
         offset: float = 0.0,
         degree: int = 2,
         variant: str = "paper",
-        name=None,
-        reduction="sum_over_batch_size",
-    ):
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         if not (is_number(bandwidth) and bandwidth > 0):
             raise ValueError(f"bandwidth must be a positive number. Received: {bandwidth=}")
@@ -91,7 +92,7 @@ class LSP(RelationLoss):
         self.degree = require_integer("degree", degree)
         self.variant = require_choice("variant", variant, VARIANTS)
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         structures = [self.relations(flatten(side)) for side in (student, teacher)]
         if self.variant == "reference":
             structures.reverse()
@@ -101,7 +102,7 @@ class LSP(RelationLoss):
         nodes = ops.shape(student)[0]
         return ops.segment_sum(ops.exp(of) * (of - onto), self.edges[:, 0], num_segments=nodes)
 
-    def relations(self, embeddings):
+    def relations(self, embeddings: Tensor) -> Any:
         """Returns log S: (nodes, nodes) for all pairs, else (edges,)."""
         nodes = ops.shape(embeddings)[0]
         if self.edges is None:
@@ -120,19 +121,19 @@ class LSP(RelationLoss):
         return similarities - self._log_sum_exp(similarities, edges[:, 0], nodes)
 
     @staticmethod
-    def _log_sum_exp(values, source, nodes):
+    def _log_sum_exp(values: Tensor, source: Tensor, nodes: Tensor) -> Tensor:
         """Returns log Σ exp over the edges of the same source, for each edge."""
         largest = ops.stop_gradient(ops.segment_max(values, source, num_segments=nodes))
         largest = ops.take(largest, source, axis=0)
         total = ops.segment_sum(ops.exp(values - largest), source, num_segments=nodes)
         return largest + ops.log(ops.take(total, source, axis=0))
 
-    def _kernel(self, dots, squared_distances):
+    def _kernel(self, dots: Tensor, squared_distances: Tensor) -> Tensor:
         if self.kernel == "rbf":
             return ops.exp(-squared_distances() / (2.0 * self.bandwidth))
         return dots if self.kernel == "linear" else ops.power(dots + self.offset, self.degree)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
         edges = None if self.edges is None else self.edges.tolist()
         return {**super().get_config(), "edges": edges}

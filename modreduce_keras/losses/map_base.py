@@ -6,6 +6,7 @@ from keras import ops
 
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import pooled_to_match, unit
+from modreduce_keras.typing import Tensor
 
 
 class MapLoss(Loss):
@@ -25,7 +26,7 @@ class MapLoss(Loss):
     equal_channels: ClassVar[bool] = False
     """Whether channel is compared with channel, so that both need as many."""
 
-    def matched(self, teacher, student):
+    def matched(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Returns both sets of maps at equal size, or says what does not fit."""
         self.require(
             len(teacher.shape) == len(student.shape) > 2,
@@ -43,11 +44,11 @@ class MapLoss(Loss):
         return pooled_to_match(teacher, student)
 
 
-def by_position(maps):
+def by_position(maps: Tensor) -> Tensor:
     """Returns maps of any rank as (batch, positions, channels)."""
     return ops.reshape(maps, (ops.shape(maps)[0], -1, maps.shape[-1]))
 
 
-def over_all(values):
+def over_all(values: Tensor) -> Tensor:
     """Returns values (batch, positions...) at unit length over all positions of a sample."""
     return unit(values, axis=tuple(range(1, len(values.shape))))

@@ -1,11 +1,14 @@
 """Graph attention: which samples of a batch attend to which, from one layer to the next."""
 
+from typing import Any
+
 from keras import ops
 
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import kl_divergence
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 VARIANTS = ("plain", "reference")
 
@@ -57,11 +60,17 @@ class MHGD(Loss):
     kind = "relation"
     default_adapter = "attention_heads"
 
-    def __init__(self, *, variant: str = "plain", name=None, reduction="sum_over_batch_size"):
+    def __init__(
+        self,
+        *,
+        variant: str = "plain",
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.variant = require_choice("variant", variant, VARIANTS)
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         if not (_are_pairs(teacher) and _are_pairs(student)) or _heads(teacher) != _heads(student):
             raise ValueError(
                 "MHGD needs queries and keys (batch, heads, width) in lists [q, k, q, k, ...], as "
@@ -74,7 +83,7 @@ class MHGD(Loss):
             graphs.reverse()
         return sum(ops.mean(kl_divergence(*pair), axis=0) for pair in zip(*graphs, strict=True))
 
-    def _graphs(self, side):
+    def _graphs(self, side: Tensor) -> list[Any]:
         """Returns log A of each pair of layers, (heads, batch, batch)."""
         scores = [
             ops.einsum("ihd,jhd->hij", queries, keys)
@@ -85,7 +94,7 @@ class MHGD(Loss):
         return [ops.log_softmax(one, axis=-1) for one in scores]
 
 
-def _are_pairs(side) -> bool:
+def _are_pairs(side: Tensor) -> bool:
     several = isinstance(side, (list, tuple)) and len(side) > 0 and len(side) % 2 == 0
     return several and all(
         len(queries.shape) == len(keys.shape) == 3 and queries.shape[1:] == keys.shape[1:]
@@ -93,11 +102,11 @@ def _are_pairs(side) -> bool:
     )
 
 
-def _heads(side):
+def _heads(side: Tensor) -> list[Any]:
     return [queries.shape[1] for queries in side[::2]]
 
 
-def _shapes(side):
+def _shapes(side: Tensor) -> Tensor:
     if isinstance(side, (list, tuple)):
         return [tuple(one.shape) for one in side]
     return tuple(side.shape)

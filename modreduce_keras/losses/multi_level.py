@@ -1,6 +1,7 @@
 """Multi-level logit distillation: predictions, samples and classes at several temperatures."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from keras import ops
 
@@ -9,6 +10,7 @@ from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.ops import tempered_divergence, tempered_log_softmax
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "multi_level")
@@ -60,9 +62,9 @@ class MultiLevel(ResponseLoss):
         self,
         *,
         temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0),
-        name=None,
-        reduction="sum_over_batch_size",
-    ):
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         if not (
             isinstance(temperatures, (list, tuple))
@@ -75,7 +77,13 @@ class MultiLevel(ResponseLoss):
             )
         self.temperatures = [float(t) for t in temperatures]
 
-    def per_position(self, teacher, student, labels=None, mask=None):
+    def per_position(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         self.require(
             len(student.shape) == 2,
             "logits (batch, classes), for it compares the samples of a batch with one another",
@@ -85,7 +93,7 @@ class MultiLevel(ResponseLoss):
         return sum(self._at(teacher, student, t) for t in self.temperatures)
 
     @staticmethod
-    def _at(teacher, student, temperature):
+    def _at(teacher: Tensor, student: Tensor, temperature: Any) -> Tensor:
         rows = [ops.exp(tempered_log_softmax(z, temperature)) for z in (teacher, student)]
         # A row that a mask leaves out has even probabilities on both sides: it adds the same to
         # both samples' matrices, for each row sums to one, and to both classes' matrices.

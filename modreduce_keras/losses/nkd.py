@@ -7,6 +7,7 @@ from modreduce_keras.losses.decoupled_base import decoupled
 from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "nkd")
@@ -54,15 +55,21 @@ class NKD(ResponseLoss):
     def __init__(
         self,
         *,
-        nontarget_weight=1.5,
-        temperature=1.0,
-        name=None,
-        reduction="sum_over_batch_size",
-    ):
+        nontarget_weight: float = 1.5,
+        temperature: float = 1.0,
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.nontarget_weight, self.temperature = nontarget_weight, temperature
 
-    def per_position(self, teacher, student, labels=None, mask=None):
+    def per_position(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         temperature = self.temperature
         target_t, target_s = (decoupled(z, labels, 1.0)[0][..., 0] for z in (teacher, student))
         others_t, others_s = (decoupled(z, labels, temperature)[1] for z in (teacher, student))

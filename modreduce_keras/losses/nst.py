@@ -5,6 +5,7 @@ from keras import ops
 from modreduce_keras.losses.map_base import MapLoss, by_position
 from modreduce_keras.ops import per_sample_mean, unit
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "nst")
@@ -38,7 +39,7 @@ class NST(MapLoss):
     default_weight = 50.0
     ignores_zeros = True
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         teacher, student = (
             unit(ops.transpose(by_position(maps), (0, 2, 1)))
             for maps in self.matched(teacher, student)
@@ -50,6 +51,6 @@ class NST(MapLoss):
         )
 
     @staticmethod
-    def _mean_kernel(first, second):
+    def _mean_kernel(first: Tensor, second: Tensor) -> Tensor:
         products = ops.matmul(first, ops.transpose(second, (0, 2, 1)))
         return per_sample_mean(ops.square(products))

@@ -4,6 +4,7 @@ from keras import ops
 
 from modreduce_keras.losses.preactivation_base import PreactivationLoss
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "ofd")
@@ -46,6 +47,6 @@ class OFD(PreactivationLoss):
     default_weight = 0.001
     default_adapter = "margin_connector"
 
-    def penalty(self, teacher, student):
+    def penalty(self, teacher: Tensor, student: Tensor) -> Tensor:
         free = ops.logical_and(student <= teacher, teacher <= 0)
         return ops.where(free, 0.0, ops.square(student - teacher))

@@ -1,10 +1,13 @@
 """Probabilistic knowledge transfer: how likely samples choose one another as neighbours."""
 
+from typing import Any
+
 from keras import ops
 
 from modreduce_keras.losses.relation_base import RelationLoss
 from modreduce_keras.ops import flatten, per_sample_mean, unit
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "pkt")
@@ -37,13 +40,13 @@ class PKT(RelationLoss):
 
     default_weight = 30000.0
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         p_teacher = self.relations(flatten(teacher))
         p_student = self.relations(flatten(student))
         ratio = ops.log(p_teacher + 1e-7) - ops.log(p_student + 1e-7)
         return per_sample_mean(p_teacher * ratio)
 
-    def relations(self, embeddings):
+    def relations(self, embeddings: Tensor) -> Any:
         directions = unit(embeddings)
         cosines = ops.matmul(directions, ops.transpose(directions))
         # Rounding may put the cosine of opposite embeddings below -1.

@@ -4,6 +4,7 @@ from keras import ops
 
 from modreduce_keras.losses.map_base import MapLoss
 from modreduce_keras.ops import as_list, filled, reduced
+from modreduce_keras.typing import Tensor
 
 
 class PreactivationLoss(MapLoss):
@@ -19,7 +20,13 @@ class PreactivationLoss(MapLoss):
     one_feature = False
     takes_mask = True
 
-    def per_sample(self, teacher, student, labels=None, mask=None):
+    def per_sample(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         teachers, students = as_list(teacher), as_list(student)
         if len(teachers) != len(students):
             raise ValueError(
@@ -34,6 +41,6 @@ class PreactivationLoss(MapLoss):
             total = total + 2.0 ** (layer - len(teachers)) * penalties
         return total
 
-    def penalty(self, teacher, student):
+    def penalty(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Returns the penalty of each neuron, (batch, height, width, channels)."""
         raise NotImplementedError

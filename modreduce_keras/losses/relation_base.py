@@ -1,11 +1,14 @@
 """The base of the losses on relations: how samples lie to each other, not where they lie."""
 
+from typing import Any
+
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import (
     flatten,
     per_sample_mean,
     smooth_l1,
 )
+from modreduce_keras.typing import Tensor
 
 
 class RelationLoss(Loss):
@@ -22,11 +25,11 @@ class RelationLoss(Loss):
     one_feature = True
     ignores_zeros = True
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         return per_sample_mean(
             smooth_l1(self.relations(flatten(student)) - self.relations(flatten(teacher)))
         )
 
-    def relations(self, embeddings):
+    def relations(self, embeddings: Tensor) -> Any:
         """Returns the relations of each sample, (batch, ...). To be written by each loss."""
         raise NotImplementedError

@@ -1,7 +1,7 @@
 """The base of the losses on logits: the student's against the teacher's, position by position."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from keras import ops
 
@@ -11,6 +11,7 @@ from modreduce_keras.labels import classes_of_one_hot, in_range
 from modreduce_keras.losses.base import Loss, fits
 from modreduce_keras.ops import standardized, zeroed
 from modreduce_keras.output_kind import CLASSES
+from modreduce_keras.typing import Tensor
 
 
 class ResponseLoss(Loss):
@@ -44,7 +45,13 @@ class ResponseLoss(Loss):
     over_positions = "mean"
     least_classes: ClassVar[int] = 2
 
-    def _positions(self, teacher, student, labels=None, mask=None):
+    def _positions(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Any, Any]:
         teacher, student, labels, mask = self.checked(teacher, student, labels, mask)
         valid = None
         if labels is not None:
@@ -54,7 +61,13 @@ class ResponseLoss(Loss):
         values = values if valid is None else ops.where(valid, values, math.nan)
         return values, mask
 
-    def per_position(self, teacher, student, labels=None, mask=None):
+    def per_position(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Returns the values per position, (batch, ...). To be written by each loss.
 
         Args:
@@ -67,7 +80,13 @@ class ResponseLoss(Loss):
         """
         raise NotImplementedError
 
-    def checked(self, teacher, student, labels=None, mask=None):
+    def checked(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Any, Any, Any, Any]:
         """Returns the arguments of `per_position`, or raises if their shapes do not fit."""
         if self.needs_teacher:
             self._require_logits(teacher, student)
@@ -86,13 +105,15 @@ class ResponseLoss(Loss):
         labels = None if labels is None else ops.where(mask, labels, 0)
         return teacher, student, labels, mask
 
-    def _require_batch(self, shapes) -> None:
+    def _require_batch(self, shapes: Any) -> None:
         """Leaves it to `checked`, by which all axes are equal."""
 
-    def _masked(self, teacher, student, mask):
+    def _masked(
+        self, teacher: Tensor, student: Tensor, mask: Tensor | None
+    ) -> tuple[Any, Any, Any]:
         return teacher, student, mask  # `checked` looks at all at once
 
-    def _require_logits(self, teacher, student) -> None:
+    def _require_logits(self, teacher: Tensor, student: Tensor) -> None:
         self.require(
             fits(teacher.shape, student.shape) and len(student.shape) > 1,
             "logits (batch, ..., classes) of equal shape",
@@ -107,7 +128,7 @@ class ResponseLoss(Loss):
             student,
         )
 
-    def _indices(self, labels, student, mask):
+    def _indices(self, labels: Tensor, student: Tensor, mask: Tensor | None) -> Tensor:
         """Returns the labelled class of each position, (batch, ...), int32."""
         labels = ops.convert_to_tensor(labels)
         if len(labels.shape) == len(student.shape) and labels.shape[-1] == 1:
@@ -117,7 +138,7 @@ class ResponseLoss(Loss):
         self._require_positions("labels", labels, student)
         return ops.cast(labels, "int32")
 
-    def _require_positions(self, what: str, given, student) -> None:
+    def _require_positions(self, what: str, given: Tensor, student: Tensor) -> None:
         if not fits(given.shape, student.shape[:-1]):
             one_hot = " (or one-hot)" if what == "labels" else ""
             raise ValueError(
@@ -150,16 +171,22 @@ class SoftenedLoss(ResponseLoss):
     def __init__(
         self,
         *,
-        temperature=4.0,
+        temperature: float = 4.0,
         standardize: bool = False,
-        name=None,
-        reduction="sum_over_batch_size",
-    ):
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.temperature = temperature
         self.standardize = require_bool("standardize", standardize)
 
-    def checked(self, teacher, student, labels=None, mask=None):
+    def checked(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Any, Any, Any, Any]:
         teacher, student, labels, mask = super().checked(teacher, student, labels, mask)
         if self.standardize:
             teacher, student = standardized(teacher), standardized(student)

@@ -5,6 +5,7 @@ from keras import ops
 from modreduce_keras.losses.base import Loss, shapes_of
 from modreduce_keras.ops import adaptive_average_pool, per_sample_mean
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "reviewkd")
@@ -45,7 +46,7 @@ class ReviewKD(Loss):
 
     default_adapter = "review_fusion"
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         both_lists = isinstance(teacher, (list, tuple)) and isinstance(student, (list, tuple))
         if not both_lists or len(teacher) != len(student):
             raise ValueError(
@@ -55,7 +56,7 @@ class ReviewKD(Loss):
             )
         return sum(self._stage(*pair) for pair in zip(teacher, student, strict=True))
 
-    def _stage(self, teacher, student):
+    def _stage(self, teacher: Tensor, student: Tensor) -> Tensor:
         self.require(
             len(teacher.shape) == 4 and teacher.shape[1:] == student.shape[1:],
             "maps (batch, height, width, channels) of equal shape in each stage",

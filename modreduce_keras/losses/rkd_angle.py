@@ -13,6 +13,7 @@ from modreduce_keras.ops import (
     smooth_l1,
 )
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 _ANCHORS = 16  # Samples whose angles are compared at a time.
 
@@ -51,7 +52,7 @@ class RKDAngle(RelationLoss):
 
     default_weight = 50.0
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         squared = [pairwise_squared_distances(flatten(side)) for side in (student, teacher)]
         sides = [(values, safe_reciprocal(safe_sqrt(values))) for values in squared]
         batch = ops.shape(student)[0]
@@ -63,10 +64,10 @@ class RKDAngle(RelationLoss):
         return ops.reshape(values, (-1,))[:batch]
 
     @staticmethod
-    def _compare(anchors, student, teacher):
+    def _compare(anchors: Tensor, student: Tensor, teacher: Tensor) -> Tensor:
         """Returns the values of some samples from both sides' squared and inverse distances."""
 
-        def cosines(squared, inverse):
+        def cosines(squared: Tensor, inverse: Tensor) -> Tensor:
             lengths, scale = ops.take(squared, anchors, axis=0), ops.take(inverse, anchors, axis=0)
             dot = 0.5 * (lengths[:, :, None] + lengths[:, None, :] - squared)
             return dot * scale[:, :, None] * scale[:, None, :]

@@ -1,5 +1,7 @@
 """Relational knowledge distillation by the distances of pairs."""
 
+from typing import Any
+
 from keras import ops
 
 from modreduce_keras.losses.relation_base import RelationLoss
@@ -9,6 +11,7 @@ from modreduce_keras.ops import (
     safe_sqrt,
 )
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "rkd_distance")
@@ -44,7 +47,7 @@ class RKDDistance(RelationLoss):
 
     default_weight = 25.0
 
-    def relations(self, embeddings):
+    def relations(self, embeddings: Tensor) -> Any:
         distances = safe_sqrt(pairwise_squared_distances(embeddings))
         pairs = ops.sum(ops.cast(distances > 0, "float32"))
         return distances * pairs * safe_reciprocal(ops.sum(distances))

@@ -11,6 +11,7 @@ from modreduce_keras.losses.base import Loss, shapes_of
 from modreduce_keras.ops import kl_divergence, tempered_log_softmax
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 VARIANTS = ("paper", "reference")
 
@@ -81,19 +82,19 @@ class SHAKE(Loss):
     def __init__(
         self,
         *,
-        temperature=4.0,
-        mutual_weight=1.0,
+        temperature: float = 4.0,
+        mutual_weight: float = 1.0,
         variant: str = "paper",
-        name=None,
-        reduction="sum_over_batch_size",
-    ):
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.temperature = temperature
         self.mutual_weight = mutual_weight
         self.variant = require_choice("variant", variant, VARIANTS)
         self.needs_labels = variant == "reference"
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         student, shadow = self._checked(teacher, student)
         if self.variant == "paper":
             follows = self._divergence(teacher, shadow)
@@ -105,13 +106,13 @@ class SHAKE(Loss):
         mutual = self._divergence(shadow, student) + self._divergence(student, shadow)
         return self.mutual_weight * mutual + follows
 
-    def _divergence(self, target, prediction):
+    def _divergence(self, target: Tensor, prediction: Tensor) -> Tensor:
         """Returns T² KL(target ‖ prediction), in which the target is a constant."""
         target = tempered_log_softmax(ops.stop_gradient(target), self.temperature)
         prediction = tempered_log_softmax(prediction, self.temperature)
         return ops.square(self.temperature) * kl_divergence(target, prediction)
 
-    def _checked(self, teacher, student):
+    def _checked(self, teacher: Tensor, student: Tensor) -> Tensor:
         several = isinstance(student, (list, tuple)) and not isinstance(teacher, (list, tuple))
         if not several or len(student) != 2:
             raise ValueError(
@@ -125,13 +126,13 @@ class SHAKE(Loss):
         return student
 
 
-def _standardized(logits):
+def _standardized(logits: Tensor) -> Tensor:
     centred = logits - ops.mean(logits, axis=-1, keepdims=True)
     variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
     return 3.1415 * centred / ops.sqrt(variance + 1e-7)
 
 
-def _cross_entropy(labels, logits):
+def _cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
     labels = ops.convert_to_tensor(labels)
     if tuple(labels.shape[1:]) == tuple(logits.shape[1:]):
         target = distributions(labels, SHAKE.__name__)

@@ -4,6 +4,7 @@ from keras import ops
 
 from modreduce_keras.losses.map_base import MapLoss
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "simkd")
@@ -45,6 +46,12 @@ class SimKD(MapLoss):
     equal_channels = True
     over_positions = "mean"
 
-    def per_position(self, teacher, student, labels=None, mask=None):
+    def per_position(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         teacher, student = self.matched(teacher, student)
         return ops.mean(ops.square(student - teacher), axis=-1)

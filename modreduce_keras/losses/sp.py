@@ -1,10 +1,13 @@
 """Similarity-preserving distillation: which samples of a batch activate alike."""
 
+from typing import Any
+
 from keras import ops
 
 from modreduce_keras.losses.relation_base import RelationLoss
 from modreduce_keras.ops import flatten, unit
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "sp")
@@ -36,10 +39,10 @@ class SimilarityPreserving(RelationLoss):
 
     default_weight = 3000.0
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         batch = ops.cast(ops.shape(student)[0], "float32")
         difference = self.relations(flatten(student)) - self.relations(flatten(teacher))
         return ops.sum(ops.square(difference), axis=1) / batch
 
-    def relations(self, embeddings):
+    def relations(self, embeddings: Tensor) -> Any:
         return unit(ops.matmul(embeddings, ops.transpose(embeddings)))

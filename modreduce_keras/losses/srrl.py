@@ -6,6 +6,7 @@ from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import per_sample_mean
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "srrl")
@@ -53,16 +54,16 @@ class SRRL(Loss):
     def __init__(
         self,
         *,
-        feature_weight=1.0,
-        logits_weight=1.0,
-        name=None,
-        reduction="sum_over_batch_size",
-    ):
+        feature_weight: float = 1.0,
+        logits_weight: float = 1.0,
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.feature_weight = feature_weight
         self.logits_weight = logits_weight
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         for side in (teacher, student):
             if not isinstance(side, (list, tuple)) or len(side) != 2:
                 raise ValueError(

@@ -1,6 +1,7 @@
 """Teacher-free distillation: a hand-made teacher that is always right."""
 
 import math
+from typing import Any
 
 from keras import ops
 
@@ -10,15 +11,16 @@ from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.ops import kl_divergence, tempered_divergence, tempered_log_softmax
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
-def _softened(target, right, wrong, student, temperature):
+def _softened(target: Tensor, right: Any, wrong: Any, student: Tensor, temperature: Any) -> Tensor:
     """Returns T² KL(softmax(log p_d / T) ‖ softmax(z_s / T))."""
     hand_made = ops.where(target, math.log(right), math.log(wrong))
     return tempered_divergence(hand_made, student, temperature)
 
 
-def _published(target, right, wrong, student, temperature):
+def _published(target: Tensor, right: Any, wrong: Any, student: Tensor, temperature: Any) -> Tensor:
     """Returns KL(softmax(p_d / T) ‖ softmax(z_s))."""
     hand_made = ops.where(target, right, wrong)
     return kl_divergence(
@@ -85,11 +87,11 @@ class TeacherFree(ResponseLoss):
         self,
         *,
         correct_probability: float = 0.99,
-        temperature=20.0,
+        temperature: float = 20.0,
         variant: str = "paper",
-        name=None,
-        reduction="sum_over_batch_size",
-    ):
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         if not (is_number(correct_probability) and 0 < correct_probability < 1):
             raise ValueError(
@@ -100,7 +102,13 @@ class TeacherFree(ResponseLoss):
         self.variant = require_choice("variant", variant, VARIANTS)
         self.temperature = temperature
 
-    def per_position(self, teacher, student, labels=None, mask=None):
+    def per_position(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         classes = student.shape[-1]
         right, wrong = self.correct_probability, (1 - self.correct_probability) / (classes - 1)
         target = ops.one_hot(labels, classes, dtype="bool")

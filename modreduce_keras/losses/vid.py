@@ -4,6 +4,7 @@ from keras import ops
 
 from modreduce_keras.losses.map_base import MapLoss
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 
 @register("loss", "vid")
@@ -46,7 +47,13 @@ class VID(MapLoss):
     student_extras = 1
     over_positions = "mean"
 
-    def per_position(self, teacher, student, labels=None, mask=None):
+    def per_position(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         if not isinstance(student, (list, tuple)) or len(student) != 2:
             raise ValueError(
                 "VID needs the student's side as [mean, log_variance]: "

@@ -6,6 +6,7 @@ from modreduce_keras.arguments import require_choice
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import per_sample_mean, smooth_l1
 from modreduce_keras.registry import register
+from modreduce_keras.typing import Tensor
 
 _EPSILON = 1e-5
 
@@ -53,11 +54,17 @@ class VkD(Loss):
     default_adapter = "orthogonal_projector"
     one_feature = True
 
-    def __init__(self, *, variant: str = "paper", name=None, reduction="sum_over_batch_size"):
+    def __init__(
+        self,
+        *,
+        variant: str = "paper",
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
         super().__init__(name=name, reduction=reduction)
         self.variant = require_choice("variant", variant, ("paper", "reference"))
 
-    def per_sample(self, teacher, student, labels=None):
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         self.require(
             len(teacher.shape) == 2 and teacher.shape[1:] == student.shape[1:],
             "vectors (batch, features) of equal width",
