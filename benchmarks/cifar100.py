@@ -227,7 +227,9 @@ def prepare(run: Run, teacher: keras.Model | None) -> tuple[Trainee, tf.data.Dat
     trainee = METHODS[run.method](Task(networks(run), teacher, run.protocol))
     data = training_images(run, teacher is not None, trainee.views)
     if isinstance(teacher, mr.data.TeacherCache):
-        read = {tap for knowledge in trainee.model.taught() for tap in knowledge.taps("teacher")}
+        read = {
+            tap for knowledge in trainee.model.all_knowledge() for tap in knowledge.taps("teacher")
+        }
         data = teacher.attach(data, [tap for tap in teacher.taps if tap in read])
     return trainee, data
 

@@ -99,7 +99,7 @@ class Term:
 
     def __init__(self, distiller: mr.Distiller, images: Images):
         self.distiller, self.images = distiller, images
-        (self.knowledge,) = distiller.taught()
+        (self.knowledge,) = distiller.all_knowledge()
         self.values = tf.function(self._values, reduce_retracing=True)
 
     def _values(self, x, y, training, adapting):

@@ -83,7 +83,7 @@ def train(combination: Combination, *, eagerly: bool) -> Trained:
     distiller.compile(**given, run_eagerly=eagerly)
     batches = fuzz_combinations.batches(combination)
     before = [variable.numpy() for variable in distiller.variables]
-    if any(one.pretrains for one in distiller.taught()):
+    if any(one.pretrains for one in distiller.all_knowledge()):
         data = tf.data.Dataset.from_tensors(batches[0])
         distiller.pretrain(data, optimizer=keras.optimizers.SGD(0.01), verbose=0)
     logs = [distiller.train_on_batch(x, y, return_dict=True) for x, y in batches]

@@ -163,8 +163,8 @@ def save_tables(model: keras.layers.Layer, folder: Path) -> dict[str, str]:
 
 def load_tables(model: keras.layers.Layer, folder: Path) -> None:
     """Loads what `save_tables` saved, after the weights."""
-    for place, layer in enumerate(parts(model)):
-        own = folder / str(place)
+    for index, layer in enumerate(parts(model)):
+        own = folder / str(index)
         if isinstance(layer, _VOCABULARIES):
             if (own / _VOCABULARY_FILE).is_file():
                 layer.set_vocabulary(**json.loads((own / _VOCABULARY_FILE).read_bytes()))
@@ -178,8 +178,8 @@ def load_tables(model: keras.layers.Layer, folder: Path) -> None:
 
 
 def _write_tables(model: keras.layers.Layer, folder: Path) -> dict[str, str]:
-    for place, layer in enumerate(parts(model)):
-        own = folder / str(place)
+    for index, layer in enumerate(parts(model)):
+        own = folder / str(index)
         if isinstance(layer, _VOCABULARIES):
             vocabulary = _vocabulary(layer)
             if vocabulary is not None:

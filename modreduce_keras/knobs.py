@@ -1,13 +1,13 @@
-"""Knobs: the numbers of a method that live in the graph, so they can change while it trains.
+"""Knobs: hyperparameters that can be changed during training.
 
 A knob is declared on a class and set like an attribute:
 
     class KD(Loss):
         temperature = Knob(positive=True)
 
-A constant becomes a `keras.Variable`: a callback that writes `loss.temperature = 2.0` between
-two epochs changes the compiled step, and a checkpoint restores the value. A schedule is evaluated
-inside the graph at the distiller's step, so resuming the step resumes the knob.
+A constant becomes a `keras.Variable`: a callback that sets `loss.temperature = 2.0` between two
+epochs changes the compiled step, and a checkpoint restores the value. A schedule is evaluated in
+the graph at the distiller's step, so a resumed training continues it.
 """
 
 import contextlib
@@ -24,10 +24,14 @@ Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 
 class Knob:
-    """Descriptor of a number that is read in the graph and can be changed from outside.
+    """A hyperparameter that can be changed while the model trains.
+
+    It is a descriptor: declare it on a class, and read and set it like an attribute of an
+    instance. Its value is a number or a schedule.
 
     Args:
-        positive: Whether zero is refused too. Negative, infinite and NaN values always are.
+        positive: Whether the value must be greater than zero. Negative, infinite and NaN values
+            are never accepted.
     """
 
     def __init__(self, *, positive: bool = False) -> None:

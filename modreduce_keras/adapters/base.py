@@ -1,4 +1,4 @@
-"""What every adapter shares: it makes a student's and a teacher's feature comparable."""
+"""Base class of the adapters, which make the student's and the teacher's features comparable."""
 
 from typing import Any, ClassVar
 
@@ -11,43 +11,44 @@ _RANDOM = "random_"
 
 
 class Adapter(keras.layers.Layer):
-    """Base class of all adapters: a layer that owns every weight and state a method needs.
+    """Base class of all adapters: layers that own the weights and the state of a method.
 
     `adapter(student, teacher)` takes the features that the taps read, tensors or lists of them,
-    and returns the pair that the loss compares. Its weights train with the student's and are
-    thrown away with the distiller.
+    and returns the pair that the loss compares. Its weights are trained together with the
+    student's and belong to the distiller, not to the student.
 
-    To add one, write `build(student_shape, teacher_shape)` and
-    `call(student, teacher, training=None)`, and register the class.
-    Numbers that a user may want to change while training are declared with `Knob`.
+    To add an adapter, write `build(student_shape, teacher_shape)` and
+    `call(student, teacher, training=None)`, and register the class. Declare hyperparameters that
+    a user may want to change during training with `Knob`.
     """
 
     identifier: ClassVar[str]
     needs_index: ClassVar[bool] = False
-    """Whether `call` has a further argument `index`, the samples' places in the training data
+    """Whether `call` takes an argument `index`, the indices of the samples in the training data,
     (batch,), int; `None` only while the distiller is being built."""
     one_feature: ClassVar[bool] = False
-    """Whether it takes one feature of each model, and so refuses lists of them."""
+    """Whether it takes one feature of each model, and no lists of features."""
     takes_mask: bool = False
-    """Whether positions that a mask leaves out count for nothing. They come as zeros, and `call`
-    has a further argument `kept=None`: the masks of the `"student"`'s and the `"teacher"`'s
-    positions by name, (batch, ...) and bool, where they have positions. Only statistics and means
-    over positions have to look at them.
-    An adapter that mixes positions, or can be masked for some shapes only, says so in `build`."""
+    """Whether the adapter can leave out masked positions. These are zero in the features, and
+    `call` takes an argument `kept=None`: a dict with the masks of the `"student"`'s and the
+    `"teacher"`'s positions, (batch, ...) and bool, where they have positions. Only adapters that
+    compute statistics or means over positions have to use it. An adapter that mixes positions, or
+    supports masks for some shapes only, sets this in `build`."""
     keeps_positions: ClassVar[bool] = True
-    """Whether what comes out has the positions of what came in, for which the masks hold."""
+    """Whether the results have the same positions as the features, so that masks apply to them."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True  # by `kept`, not by Keras' propagation
 
     def compute_mask(self, *args: Any, **kwargs: Any) -> None:
-        """Returns `None`: the distiller hands masks on."""
+        """Returns `None`: the distiller passes masks on."""
 
     def adopt(self, student: keras.Model, teacher: keras.Model) -> None:
-        """Takes what the adapter reuses of the two models (a classifier), before it is built.
+        """Stores parts of the two models that the adapter uses, such as a classifier.
 
-        What it keeps must not be an attribute that Keras tracks: the models' weights are theirs.
+        Called before the adapter is built. Keras must not track what is stored, because the
+        weights belong to the models.
         """
 
     def build(self, student_shape: Any, teacher_shape: Any) -> None:
@@ -58,14 +59,14 @@ class Adapter(keras.layers.Layer):
         raise NotImplementedError
 
     def pretraining_loss(self, student: Tensor, teacher: Tensor) -> Any:
-        """Returns the values per sample, (batch,), of the adapter's own stage before training.
+        """Returns the values per sample, (batch,), of the adapter's pretraining stage.
 
         `None`, the default, where the adapter has none. `pretraining_variables` are trained.
         """
         return
 
     def pretraining_variables(self) -> list[keras.Variable]:
-        """Returns the variables that the adapter's own stage trains, and only that stage."""
+        """Returns the variables that only the adapter's pretraining stage trains."""
         return []
 
     def freeze_pretraining_variables(self) -> None:

@@ -1,4 +1,4 @@
-"""What every aggregator shares: from the peers' outputs to the targets they learn from."""
+"""Base class of the aggregators, which turn the peers' outputs into their targets."""
 
 from typing import Any, ClassVar
 
@@ -11,45 +11,44 @@ from modreduce_keras.typing import Tensor
 
 
 class Aggregator(keras.layers.Layer):
-    """Base class of all aggregators: a layer for any number of peers.
+    """Base class of all aggregators: layers for any number of peers.
 
-    `aggregator(logits)` takes the peers' logits, (batch, peers, classes) in float32, and what else
-    it asks for by `needs`, as keyword arguments:
+    `aggregator(logits)` takes the peers' logits, (batch, peers, classes) in float32, and the
+    keyword arguments that its attribute `needs` lists:
 
     - `features`: the peers' embeddings, a list with one (batch, width) for each peer.
     - `trunk`: the output of the layers that the peers share, (batch, ...); there is one only for
       peers made by `mr.models.branch`.
     - `inputs`: what the first peer sees, (batch, ...).
-    - `labels`: class indices, (batch,), int32; where the class says `takes_soft_labels`, also
-      rows (batch, classes) as the data have them, which the aggregator checks: probabilities of
-      the classes.
-    - `averages`: the logits of the peers' EMA models, (batch, peers, classes), constants; how
-      they follow the peers is said by `keep`.
+    - `labels`: class indices, (batch,), int32. If `takes_soft_labels` is true, they may also be
+      the probabilities of the classes from the data, (batch, classes), which the aggregator
+      checks.
+    - `averages`: the logits of the peers' EMA models, (batch, peers, classes), constants. `keep`
+      gives the decay.
     - `temperature`: the temperature of the online loss, a scalar.
-    - `independent`: whether the outputs are independent labels, or one logit, and not classes: a
-      bool.
-    - `plain_numbers`: whether they are the numbers of a regression, and not logits: a bool.
+    - `independent`: whether the outputs are independent labels, or one logit, instead of classes.
+    - `plain_numbers`: whether the outputs are those of a regression instead of logits.
 
     It returns a dict:
 
     - `"targets"`: the logits that each peer is to learn from, (batch, peers, classes); or
       (batch, peers, sources, classes), where a peer learns from several at once.
     - `"source_weights"`, (peers, sources), with several sources: the online loss of a peer is the
-      sum of the losses against its sources times these. As a NumPy array, the sources of weight 0
-      cost nothing.
-    - `"ensemble"`, (batch, classes), optional: the group's joint logits. They get metrics of
-      their own (`ensemble/accuracy`), and where `learns` is true the supervised loss on them is
+      weighted sum of the losses against its sources. In a NumPy array, sources of weight 0 cost
+      nothing.
+    - `"ensemble"`, (batch, classes), optional: the logits of the ensemble. They have their own
+      metrics (`ensemble/accuracy`), and where `learns` is true the supervised loss on them is
       added to the total as `ensemble/ce`.
     - the values named by `logs`: (peers,) each, logged per peer as `PEER/NAME`, or a scalar,
       logged as `NAME`.
 
-    Targets are constants to the gradient, unless the class says `trains_through_targets`; how far
-    the ensemble's loss reaches is the aggregator's own decision.
+    No gradient flows through the targets, unless `trains_through_targets` is true. The aggregator
+    itself stops the gradient of the ensemble's loss where it should not reach the peers.
 
-    To add one, write `call(logits)`, with what it needs as further arguments (and `training=None`
-    if it differs in a training step), and register the class. Where it has weights, write
-    `build(logits_shape)`, with `features_shape`, ... for what else their shapes depend on, and
-    call `super().build(logits_shape)`, which counts the peers.
+    To add an aggregator, write `call(logits)`, with everything it needs as further arguments (and
+    `training=None` if it behaves differently in training), and register the class. If it has
+    weights, also write `build(logits_shape)`, with arguments such as `features_shape` for other
+    shapes that it needs, and call `super().build(logits_shape)`, which counts the peers.
 
     Args:
         **kwargs: `name` and `dtype` of the layer. The dtype defaults to float32 under every
@@ -58,17 +57,17 @@ class Aggregator(keras.layers.Layer):
 
     identifier: ClassVar[str]
     needs: tuple[str, ...] = ()
-    """What `call` takes beside the logits. An instance may need less or more than its class."""
+    """Arguments of `call` in addition to the logits. An instance may change those of its class."""
     learns: bool = False
     """Whether the ensemble is trained by the supervised loss."""
     output_kinds: ClassVar[tuple[str, ...] | None] = None
-    """Kinds of the outputs that it may merge (see `modreduce_keras.output_kind`); `None`: any."""
+    """Kinds of outputs that it can merge (see `modreduce_keras.output_kind`); `None`: any."""
     takes_soft_labels: bool = False
-    """Whether the labels may be probabilities of the classes, mixed or smoothed."""
+    """Whether the labels may be probabilities of the classes, such as smoothed labels."""
     trains_through_targets: bool = False
     """Whether the gradient of the online loss flows into the targets."""
     has_leader: ClassVar[bool] = False
-    """Whether the last peer is a leader, which the others do not learn from: the one to deploy."""
+    """Whether the last peer is a leader: it is deployed, and the others do not learn from it."""
     least_peers: ClassVar[int] = 2
     logs: ClassVar[tuple[str, ...]] = ()
     """Names of the values that `call` returns for the logs."""
@@ -81,7 +80,7 @@ class Aggregator(keras.layers.Layer):
         self._peers = None
 
     def __call__(self, logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Returns what `call` does, after a look at the shape of the logits."""
+        """Returns the result of `call`, after a check of the shape of the logits."""
         shape = tuple(getattr(logits, "shape", ()))
         if len(shape) != 3:
             raise ValueError(
@@ -111,7 +110,7 @@ class Aggregator(keras.layers.Layer):
         self._peers = logits_shape[1]
 
     def call(self, logits: Tensor) -> dict[str, Any]:
-        """Returns the targets, and where there is one the ensemble, of the peers' logits."""
+        """Returns the targets, and the ensemble if there is one, from the peers' logits."""
         raise NotImplementedError
 
     def keep(self, step: Tensor) -> Any:
@@ -120,7 +119,7 @@ class Aggregator(keras.layers.Layer):
         ema = keep · ema + (1 - keep) · present
 
         Args:
-            step: How many updates there were before, int scalar.
+            step: The number of earlier updates, int scalar.
         """
         raise NotImplementedError
 
@@ -144,7 +143,7 @@ class Aggregator(keras.layers.Layer):
 
     @staticmethod
     def same_for_all(ensemble: Tensor, logits: Tensor) -> dict[str, Any]:
-        """Returns the result of an aggregator in which the ensemble teaches every peer."""
+        """Returns the result of an aggregator in which every peer learns from the ensemble."""
         targets = ops.broadcast_to(ops.expand_dims(ensemble, 1), ops.shape(logits))
         return {"targets": targets, "ensemble": ensemble}
 

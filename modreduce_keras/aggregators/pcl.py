@@ -108,5 +108,5 @@ class PCL(Aggregator):
         }
 
     def keep(self, step: Tensor) -> Tensor:
-        moves = ops.cast(step, "float32") + 1.0
-        return ops.minimum(1.0 - 1.0 / moves, self.decay)
+        updates = ops.cast(step, "float32") + 1.0
+        return ops.minimum(1.0 - 1.0 / updates, self.decay)

@@ -59,11 +59,11 @@ def require_before(
         resume: What stores it.
         given: All that `fit` was given, in their order.
     """
-    places = {id(one): place for place, one in enumerate(given)}
+    indices = {id(one): index for index, one in enumerate(given)}
     for callback in callbacks:
-        place = places.get(id(callback))
-        if place is None or place > places[id(resume)]:
-            where = "is not among them" if place is None else "stands after it"
+        index = indices.get(id(callback))
+        if index is None or index > indices[id(resume)]:
+            where = "is not among them" if index is None else "stands after it"
             raise ValueError(
                 "What Resume(callbacks=[...]) names must be among the callbacks of fit, before "
                 "Resume: fit(..., callbacks=[stopping, Resume(directory, callbacks=[stopping])]). "
@@ -133,10 +133,10 @@ class CallbackState:
         Raises:
             ValueError: If something cannot be kept.
         """
-        return [self._read(place, writer) for place in range(len(self._callbacks))]
+        return [self._read(index, writer) for index in range(len(self._callbacks))]
 
-    def _read(self, place: int, writer: Writer) -> dict[str, Any]:
-        callback = self._callbacks[place]
+    def _read(self, index: int, writer: Writer) -> dict[str, Any]:
+        callback = self._callbacks[index]
         own = {"class": type(callback).__name__, "beside": keras_callbacks.beside(callback)}
         if _tells(callback):
             try:
@@ -145,12 +145,12 @@ class CallbackState:
                 raise self._refusal(callback, error.path, error.why) from error
         kept, given = {}, _arguments(callback)
         for name, value in _attributes(callback):
-            before, digest = self._at_begin[place].get(name, (None, None))
+            before, digest = self._at_begin[index].get(name, (None, None))
             unchanged = digest == self._digest(value) if name in given else False
             if unchanged and (digest is not None or before is value):
                 continue
             try:
-                kept[name] = self._put(writer, value, name, self._fresh[place])
+                kept[name] = self._put(writer, value, name, self._fresh[index])
             except CannotKeepError as error:
                 if isinstance(value, _STATELESS) and _is_same(before, value):
                     continue

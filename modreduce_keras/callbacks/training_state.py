@@ -60,8 +60,8 @@ def variables(model: keras.Model, *, metrics: bool) -> dict[str, list[keras.Vari
 
 def _named(by_kind: Mapping[str, list[keras.Variable]]) -> Iterator[tuple[str, keras.Variable]]:
     for kind, several in by_kind.items():
-        for place, variable in enumerate(several):
-            yield f"{kind}/{place}/{variable.path}", variable
+        for index, variable in enumerate(several):
+            yield f"{kind}/{index}/{variable.path}", variable
 
 
 def arrays(model: keras.Model, *, metrics: bool) -> list[tuple[str, np.ndarray]]:
@@ -78,9 +78,9 @@ def assign(model: keras.Model, stored: Mapping[str, memoryview], *, metrics: boo
     values = {tuple(name.split("/")[:2]): content for name, content in stored.items()}
     with model.distribute_strategy.scope():
         for kind, several in variables(model, metrics=metrics).items():
-            for place, variable in enumerate(several):
+            for index, variable in enumerate(several):
                 dtype = tf.as_dtype(variable.value.dtype).as_numpy_dtype
-                array = np.frombuffer(values[kind, str(place)], dtype)
+                array = np.frombuffer(values[kind, str(index)], dtype)
                 variable.value.assign(array.reshape(tuple(variable.shape)))
 
 
@@ -110,8 +110,8 @@ def differences(
         return None
     only_stored, only_own = Counter(stored) - Counter(own), Counter(own) - Counter(stored)
     if not only_stored and not only_own:
-        place = next(i for i, pair in enumerate(zip(own, stored, strict=True)) if len({*pair}) > 1)
-        return f"the same variables in another order, from {_told(own[place])} on"
+        index = next(i for i, pair in enumerate(zip(own, stored, strict=True)) if len({*pair}) > 1)
+        return f"the same variables in another order, from {_told(own[index])} on"
     return (
         f"{len(stored)} variables in the checkpoint, {len(own)} in the model; "
         f"only in the checkpoint: {_listed(only_stored)}; only in the model: {_listed(only_own)}"

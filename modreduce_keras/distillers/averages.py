@@ -44,18 +44,19 @@ class EMAWeights(keras.layers.Layer):
         self._models = Held(dict(models))
         self.decay = decay
         present = {id(v): v for model in models.values() for v in model.variables}
-        self._index = {key: place for place, key in enumerate(present)}
+        self._index = {key: index for index, key in enumerate(present)}
         self.copies = [
             self.add_weight(
                 shape=variable.shape,
                 dtype=variable.dtype,
                 initializer="zeros",
                 trainable=False,
-                name=f"past_{place}",
+                name=f"past_{index}",
             )
-            for place, variable in enumerate(present.values())
+            for index, variable in enumerate(present.values())
         ]
-        self.moves = self.add_weight(
+        # The weight keeps its old name, by which checkpoints know it.
+        self.updates = self.add_weight(
             shape=(), dtype="int64", initializer="zeros", trainable=False, name="moves"
         )
         self._present = Held(list(present.values()))
@@ -76,14 +77,14 @@ class EMAWeights(keras.layers.Layer):
 
     def update(self) -> None:
         """Updates every copy by the present weights."""
-        decay = ops.cast(self.decay(self.moves), "float32")
+        decay = ops.cast(self.decay(self.updates), "float32")
         for copy, variable in zip(self.copies, self._present(), strict=True):
             value = ops.convert_to_tensor(variable)
             if keras.backend.is_float_dtype(copy.dtype) and id(variable) not in self._adapted:
                 kept = ops.cast(decay, copy.dtype)
                 value = kept * copy + (1.0 - kept) * value
             copy.assign(value)
-        self.moves.assign_add(1)
+        self.updates.assign_add(1)
 
     def assign_to(self, name: str, model: keras.Model) -> None:
         """Writes a model's EMA weights into another one of the same architecture.

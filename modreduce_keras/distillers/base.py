@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
@@ -138,7 +139,9 @@ class BaseDistiller(StepModel):
         self._teacher_input, self._student_inputs = teacher_input, dict(student_inputs or {})
         self.teacher_dtype = teacher_dtype
         checks.require_teacher_dtype(teacher_dtype, teacher)
-        parts = [part for one in self.taught() for part in (one, one.loss, one.adapter) if part]
+        parts = [
+            part for one in self.all_knowledge() for part in (one, one.loss, one.adapter) if part
+        ]
         with knobs.bound([self, *parts], lambda: self.step):
             self._forward = connect(
                 students,
@@ -170,11 +173,20 @@ class BaseDistiller(StepModel):
         """The teacher as the user gave it, or `None`."""
         return self._forward.teacher and self._forward.teacher.given
 
-    def taught(self) -> list[Knowledge]:
-        """Returns all knowledge, of every student."""
+    def all_knowledge(self) -> list[Knowledge]:
+        """Returns the knowledge of all students, in one list."""
         return [one for several in self.knowledge.values() for one in several]
 
-    def taught_jointly(self) -> list[tuple[str, Knowledge]]:
+    def taught(self) -> list[Knowledge]:
+        """Deprecated: use `all_knowledge`."""
+        warnings.warn(
+            "distiller.taught() is deprecated: use distiller.all_knowledge()",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.all_knowledge()
+
+    def joint_knowledge(self) -> list[tuple[str, Knowledge]]:
         """Returns (student, knowledge) for what `fit` trains, not a stage of its own."""
         pairs = ((name, one) for name, several in self.knowledge.items() for one in several)
         return [(name, one) for name, one in pairs if not one.staged]
@@ -265,7 +277,9 @@ class BaseDistiller(StepModel):
 
     def label_rules(self) -> list[LabelRule]:
         """Returns who takes class indices."""
-        return logs.label_rules(self._supervision, self.taught(), None, self.student_output())
+        return logs.label_rules(
+            self._supervision, self.all_knowledge(), None, self.student_output()
+        )
 
     def deployed_name(self) -> str:
         """Returns the name of the student that `predict` and calls use."""
@@ -464,7 +478,7 @@ class BaseDistiller(StepModel):
 
     def make_train_function(self, force: bool = False):
         """Makes the compiled training step; with a guard, one that speaks up after it."""
-        require_pretrained(self.taught())
+        require_pretrained(self.all_knowledge())
         optimizer = [("The optimizer", self.optimizer.variables)]
         require_in_scope(self.distribute_strategy, [*self._parts_to_train(), *optimizer])
         made, self._checks_steps = self.train_function, True
@@ -519,7 +533,7 @@ class BaseDistiller(StepModel):
     def _trained_here(self, variables):
         views = keras.tree.flatten(self._teacher_input)  # a part of the teacher
         others = [view for view in views if isinstance(view, keras.layers.Layer)]
-        others += [one for one in self.taught() if one.staged]
+        others += [one for one in self.all_knowledge() if one.staged]
         constant = {id(v) for one in others for v in one.trainable_variables}
         return [variable for variable in variables if id(variable) not in constant]
 
@@ -528,7 +542,7 @@ class BaseDistiller(StepModel):
 
         What students share is a group of its own, `"trunk"`.
         """
-        return optimizers.groups(self.students, self.taught_jointly())
+        return optimizers.groups(self.students, self.joint_knowledge())
 
     def compile(
         self,
@@ -609,7 +623,9 @@ class BaseDistiller(StepModel):
         metrics = compiling.metrics_for_keras(self, metrics, loss, made)
         weighted_metrics = compiling.metrics_for_keras(self, weighted_metrics, loss, made)
         optimizer = optimizers.resolve(optimizer, groups)
-        validation.require_metrics([metrics, weighted_metrics], self.taught(), self.names_in_logs())
+        validation.require_metrics(
+            [metrics, weighted_metrics], self.all_knowledge(), self.names_in_logs()
+        )
         forget_compiled_metrics(self)
         super().compile(
             optimizer=optimizer,

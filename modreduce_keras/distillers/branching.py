@@ -71,11 +71,11 @@ class SharedTrunk:
         return {
             name: output._replace(
                 features={
-                    tap: self._parts(feature)[place]
+                    tap: self._parts(feature)[index]
                     if tap in readers[name].taps and id(readers[name].taps[tap][0]) in inside
                     else feature
                     for tap, feature in output.features.items()
                 }
             )
-            for place, (name, output) in enumerate(outputs.items())
+            for index, (name, output) in enumerate(outputs.items())
         }

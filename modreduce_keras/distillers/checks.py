@@ -86,17 +86,17 @@ def require_float_inputs(inputs: Any, specs: Any, models: Iterable[keras.Model] 
             )
 
 
-def require_taught(teacher: Any, knowledge: list[Any]) -> None:
+def require_knowledge_and_teacher(teacher: Any, knowledge: list[Any]) -> None:
     """Raises if a teacher teaches nothing, or a knowledge has no teacher."""
-    taught = [one.name for one in knowledge if one.loss.needs_teacher]
+    needing = [one.name for one in knowledge if one.loss.needs_teacher]
     given = teacher is not None and teacher != []
-    if given == bool(taught):
+    if given == bool(needing):
         return
     names = [model.name for model in keras.tree.flatten(teacher)] if given else None
     raise ValueError(
         "A teacher and what it teaches come together: give teacher= and knowledge that compares "
         f"with it, such as mr.Response('kd'), or neither. Received: teacher={names}, and "
-        f"knowledge that needs a teacher: {taught}"
+        f"knowledge that needs a teacher: {needing}"
     )
 
 

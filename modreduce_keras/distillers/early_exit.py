@@ -85,23 +85,23 @@ class EarlyExit(keras.Model):
 
         Returns:
             The logits of each sample's exit, (batch, classes), float32; and which exit that is,
-            (batch,), int32, a place in `self.exits`.
+            (batch,), int32, an index into `self.exits`.
         """
         inputs = keras.tree.map_structure(ops.convert_to_tensor, inputs)
         return self._run_from(0, inputs)
 
-    def _run_from(self, place: int, inputs) -> tuple[Any, Any]:
+    def _run_from(self, index: int, inputs) -> tuple[Any, Any]:
         """Returns logits and exits of samples that have come to a segment; at least one."""
-        outputs = self._segments()[place](inputs, training=False)
+        outputs = self._segments()[index](inputs, training=False)
         logits = ops.cast(outputs["logits"], "float32")
-        left_at = ops.full(ops.shape(logits)[:1], place, dtype="int32")
-        if place == len(self.exits) - 1:
+        left_at = ops.full(ops.shape(logits)[:1], index, dtype="int32")
+        if index == len(self.exits) - 1:
             return logits, left_at
         confidence = ops.max(ops.softmax(logits, axis=-1), axis=-1)
         stays = confidence < self.threshold
 
         def go_on(maps):
-            return self._run_from(place + 1, maps)
+            return self._run_from(index + 1, maps)
 
         return backend.on_rows(stays, go_on, outputs["maps"], (logits, left_at))
 

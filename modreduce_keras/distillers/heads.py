@@ -92,7 +92,7 @@ class Heads:
             `None` where it cannot be told, as the model takes no made-up inputs. Of several
             outputs, what the first is that is not logits.
         """
-        by_graph = {self._by_graph(place) for place in self._places(tap)}
+        by_graph = {self._by_graph(one) for one in self._looked_at(tap)}
         if None in by_graph:
             return self._by_values(tap)
         return next((head for head in (SOFTMAX, SIGMOID) if head in by_graph), LOGITS)
@@ -122,7 +122,7 @@ class Heads:
             + _remedy(model, role.partition(" ")[0], tap, found)
         )
 
-    def _places(self, tap: str | None) -> list[Any]:
+    def _looked_at(self, tap: str | None) -> list[Any]:
         """Returns the symbolic outputs to look at, or the layer that is tapped."""
         if tap is None:
             return _graph_outputs(self._reader.model) or [None]
@@ -132,13 +132,13 @@ class Heads:
         return [self._reader.taps[tap][0]]
 
     @staticmethod
-    def _by_graph(place: Any) -> str | None:
-        if isinstance(place, keras.KerasTensor):
-            return _of_tensor(place, {})
-        if place is None:
+    def _by_graph(output: Any) -> str | None:
+        if isinstance(output, keras.KerasTensor):
+            return _of_tensor(output, {})
+        if output is None:
             return None
-        calls = calls_of(place)
-        return _of_operation(place, calls[0].inputs if len(calls) == 1 else [], {})
+        calls = calls_of(output)
+        return _of_operation(output, calls[0].inputs if len(calls) == 1 else [], {})
 
     def _by_values(self, tap: str | None) -> str | None:
         trial = self._trial()
@@ -195,10 +195,10 @@ def _operations() -> dict[type, str]:
 def _of_tensor(tensor: Any, seen: dict[int, str | None]) -> str | None:
     """Returns what a tensor is for sure, or `None`; `seen` has those looked at, by their ids."""
     if id(tensor) not in seen:
-        operation, call, place = history_of(tensor)
+        operation, call, index = history_of(tensor)
         outputs = _graph_outputs(operation)
         if outputs:
-            seen[id(tensor)] = _of_tensor(outputs[place], seen)
+            seen[id(tensor)] = _of_tensor(outputs[index], seen)
         else:
             inputs = calls_of(operation)[call].inputs
             seen[id(tensor)] = _of_operation(operation, inputs, seen)
@@ -311,11 +311,11 @@ def _new_inputs(specs: Any) -> str:
 
 def _path(tensor: Any, name: str) -> str | None:
     """Returns the expression of the layer whose activation gives a tensor, if there is one."""
-    operation, call, place = history_of(tensor)
+    operation, call, index = history_of(tensor)
     if isinstance(operation, keras.Model):
         outputs = _graph_outputs(operation)
         name = f"{name}.get_layer({operation.name!r})"
-        return _path(outputs[place], name) if outputs else None
+        return _path(outputs[index], name) if outputs else None
     own = f"{name}.get_layer({operation.name!r})"
     if type(operation) in _OF_ONE_LAYER:
         operation, own = operation.layer, f"{own}.layer"

@@ -125,16 +125,16 @@ class LiveTeacher:
         return ModelOutput(*keras.tree.map_structure(ops.stop_gradient, tuple(output)))
 
     def _folded_reader(self, taps: list[str]) -> TapReader:
-        for place, model in enumerate(self.models):
+        for index, model in enumerate(self.models):
             try:
-                self._folded[place] = fold(model, dtype=self._dtype, taps=taps)
+                self._folded[index] = fold(model, dtype=self._dtype, taps=taps)
             except ValueError as error:
                 warnings.warn(
                     f"teacher_dtype={self._dtype!r} does nothing for the teacher {model.name!r}, "
                     f"which runs as it was given: {error}",
                     stacklevel=2,
                 )
-        models = [self._folded.get(place, model) for place, model in enumerate(self.models)]
+        models = [self._folded.get(index, model) for index, model in enumerate(self.models)]
         if isinstance(self.given, keras.Model):
             return TapReader(models[0], taps, role="teacher")
         together = Together(models, own_inputs=self._inputs.views is not None)
@@ -142,7 +142,7 @@ class LiveTeacher:
 
     def _state_now(self) -> tuple[str, str]:
         """Returns hashes of what was folded, and of what is a constant in a traced step."""
-        weights = [v for place in self._folded for v in self.models[place].variables]
+        weights = [v for index in self._folded for v in self.models[index].variables]
         return fingerprint_of(weights), fingerprint_of_constants(self.models)
 
     def follow(self) -> bool:
@@ -164,8 +164,8 @@ class LiveTeacher:
     def _fold_again(self, taps: list[str]) -> bool:
         """Gives the folded copies the weights of now, and returns whether that could be done."""
         try:
-            for place, folded in self._folded.items():
-                fresh = fold(self.models[place], dtype=self._dtype, taps=taps)
+            for index, folded in self._folded.items():
+                fresh = fold(self.models[index], dtype=self._dtype, taps=taps)
                 copy_state(fresh, folded)
                 require_same_outputs(fresh, folded)
         except ValueError:

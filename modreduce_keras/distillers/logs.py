@@ -25,7 +25,7 @@ def update_metrics(metrics: Any, labels: Any, logits: Mapping[str, Any], weight:
 
 def label_rules(
     supervision: Supervision | NamedSupervision | None,
-    taught: list[Knowledge],
+    knowledge: list[Knowledge],
     aggregator: Any,
     output: Any,
 ) -> list[LabelRule]:
@@ -33,7 +33,7 @@ def label_rules(
 
     Args:
         supervision: The compiled loss, or `None`.
-        taught: All knowledge.
+        knowledge: All knowledge.
         aggregator: The aggregator, or `None`.
         output: The students' symbolic output, or a dict of them.
     """
@@ -41,7 +41,7 @@ def label_rules(
     shape = tuple(getattr(output, "shape", ()))
     if len(shape) != 2:  # with positions, a mask may leave out what is no class
         return rules
-    for one in taught:
+    for one in knowledge:
         if one.loss.needs_labels:
             ignored = {getattr(one, "ignore_class", None)} - {None}
             rules.append(_rule(f"Knowledge {one.name!r}", shape, ignored, one.loss))

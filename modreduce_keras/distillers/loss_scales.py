@@ -73,8 +73,8 @@ class LossScales(keras.layers.Layer):
 
     def of(self, name: str) -> Any:
         """Returns the scale of a network, a scalar; `None` where it has none."""
-        place = self.names.index(name)
-        return ops.convert_to_tensor(self.scale)[place] if self.scaled[place] else None
+        index = self.names.index(name)
+        return ops.convert_to_tensor(self.scale)[index] if self.scaled[index] else None
 
     def present(self) -> dict[str, float]:
         """Returns the scales that there are, by network."""
@@ -87,19 +87,19 @@ class LossScales(keras.layers.Layer):
         skipped = ops.convert_to_numpy(ops.convert_to_tensor(self.skipped))
         return {name: int(number) for name, number in zip(self.names, skipped, strict=True)}
 
-    def follow(self, rests: Any) -> None:
-        """Moves the scales after a step.
+    def follow(self, skipped: Any) -> None:
+        """Updates the scales after a step.
 
         Args:
-            rests: Whether the step of each network was skipped, (networks,).
+            skipped: Whether the step of each network was skipped, (networks,).
         """
-        finite_steps = ops.where(rests, 0, self.finite_steps + 1)
+        finite_steps = ops.where(skipped, 0, self.finite_steps + 1)
         grows = ops.equal(finite_steps, self._growth_steps)
-        factor = ops.where(rests, 0.5, ops.where(grows, 2.0, 1.0))
+        factor = ops.where(skipped, 0.5, ops.where(grows, 2.0, 1.0))
         scale = ops.clip(self.scale * ops.cast(factor, "float32"), SMALLEST, LARGEST)
         self.scale.assign(ops.where(self.scaled, scale, self.scale))
         self.finite_steps.assign(ops.where(grows, 0, finite_steps))
-        self.skipped.assign(self.skipped + ops.cast(rests, "int64"))
+        self.skipped.assign(self.skipped + ops.cast(skipped, "int64"))
 
 
 def taken_apart(optimizer: Any, groups: Iterable[str]) -> tuple[Any, dict[str, Schedule]]:

@@ -68,7 +68,7 @@ class Distiller(BaseDistiller):
                 "A Distiller needs at least one knowledge, such as mr.Response('kd'). "
                 f"Received: knowledge={knowledge!r}"
             )
-        checks.require_taught(teacher, knowledge)
+        checks.require_knowledge_and_teacher(teacher, knowledge)
         super().__init__(
             {"student": student},
             teacher=teacher,

@@ -251,7 +251,7 @@ class PeerDistiller(BaseDistiller):
     def label_rules(self) -> list[LabelRule]:
         """Returns who takes class indices, the aggregator among them."""
         return logs.label_rules(
-            self._supervision, self.taught(), self.aggregator, self.student_output()
+            self._supervision, self.all_knowledge(), self.aggregator, self.student_output()
         )
 
     # Logs
@@ -368,7 +368,9 @@ def _checked_knowledge(knowledge: Any, students: Any, teacher: Any) -> dict[str,
         raise ValueError(
             f"knowledge must be given by student, one of {list(students)}. Received: {unknown}"
         )
-    checks.require_taught(teacher, [one for several in knowledge.values() for one in several])
+    checks.require_knowledge_and_teacher(
+        teacher, [one for several in knowledge.values() for one in several]
+    )
     objects = [id(one) for several in knowledge.values() for one in several]
     if len(set(objects)) < len(objects):
         raise ValueError(

@@ -52,7 +52,7 @@ class Stage(StepModel):
     def guard(self, scales_loss: bool) -> None:
         """Gives the stage a loss scale of its own, where something computes in float16."""
         distiller = self._distiller()
-        parts = [*distiller.students.values(), *distiller.taught()]
+        parts = [*distiller.students.values(), *distiller.all_knowledge()]
         if not (scales_loss and computes_in_float16(parts)):
             return
         scales = LossScales([self.name])
@@ -104,7 +104,7 @@ def pretrain(
     if not pairs:
         raise ValueError(
             "pretrain is for knowledge that has a stage of its own before fit (staged=True makes "
-            f"one). Received: {[one.name for one in distiller.taught()]}, which have none"
+            f"one). Received: {[one.name for one in distiller.all_knowledge()]}, which have none"
         )
     refused = sorted(name for name in arguments if name.startswith("validation"))
     if refused:
@@ -125,9 +125,9 @@ def pretrain(
     return history
 
 
-def require_pretrained(taught: list[Knowledge]) -> None:
+def require_pretrained(knowledge: list[Knowledge]) -> None:
     """Raises if a knowledge that has a stage of its own has not been through it."""
-    missing = [one.name for one in taught if one.pretrains and not one.has_pretrained()]
+    missing = [one.name for one in knowledge if one.pretrains and not one.has_pretrained()]
     if missing:
         raise ValueError(
             f"{missing} must be trained in a stage of their own first: call "

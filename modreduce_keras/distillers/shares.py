@@ -1,4 +1,4 @@
-"""Shares: knobs that are a part of a whole, from 0 to 1."""
+"""Shares: hyperparameters from 0 to 1."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from modreduce_keras.knobs import Knob
 
 
 class Share(Knob):
-    """Descriptor of a number from 0 to 1, or a schedule, that can be changed from outside.
+    """A hyperparameter from 0 to 1, or a schedule, that can be changed during training.
 
     Of a schedule, the values at its `landmarks` are looked at; of one of Keras' own, the first.
     """

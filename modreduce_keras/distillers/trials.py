@@ -134,5 +134,5 @@ def _array(random: np.random.Generator, shape: tuple[int, ...], dtype: str, word
         values = random.integers(0, max(words, 2), shape)
         values[0] = min(words - 1, 1)
         return ops.cast(values, dtype)
-    draws = [_DRAWS[place % len(_DRAWS)](random, shape[1:]) for place in range(shape[0])]
+    draws = [_DRAWS[index % len(_DRAWS)](random, shape[1:]) for index in range(shape[0])]
     return ops.cast(np.stack(draws), dtype)

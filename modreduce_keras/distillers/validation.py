@@ -49,12 +49,12 @@ def require_compile(given: Mapping[str, Any]) -> None:
     require_bool("fused_normalization", given["fused_normalization"])
 
 
-def require_metrics(metrics: Any, taught: list[Knowledge], logged: list[str]) -> None:
+def require_metrics(metrics: Any, knowledge: list[Knowledge], logged: list[str]) -> None:
     """Raises if metrics have unknown names, or a knowledge is named as something else in the logs.
 
     Args:
         metrics: As `compile` hands them to Keras, those with weights among them.
-        taught: All knowledge.
+        knowledge: All knowledge.
         logged: Further names in the logs.
     """
     metrics = keras.tree.flatten(metrics)
@@ -63,7 +63,7 @@ def require_metrics(metrics: Any, taught: list[Knowledge], logged: list[str]) ->
             metric_named(metric)
     names = [getattr(metric, "name", metric) for metric in metrics]
     taken = {*_LOGGED, *logged, *names}
-    twice = sorted({one.name for one in taught} & taken)
+    twice = sorted({one.name for one in knowledge} & taken)
     if twice:
         raise ValueError(
             "A knowledge needs a name of its own in the logs, other than those of the compiled "

@@ -33,7 +33,7 @@ def connect(
     Args:
         students: Models to train, by name.
         teacher: A trained model, several, a cache of one, or `None`.
-        knowledge: What each student is taught.
+        knowledge: What each student learns.
         views: What of a batch each side sees.
         teacher_dtype: What a folded copy of the teacher computes in, if one is to run.
         taps: Further taps of the students to read, by student.
@@ -53,21 +53,21 @@ def connect(
     checks.require_distinct({**roles, **of_teachers})
     runs = of_teacher = None
     if teachers:
-        everything = [one for taught in knowledge.values() for one in taught]
+        everything = [one for several in knowledge.values() for one in several]
         kind = CachedTeacher if isinstance(teacher, TeacherCache) else LiveTeacher
         read = _taps("teacher", everything)
         runs = kind(teacher, read, views, teacher_dtype, specs=known_to_teacher)
         of_teacher = _checked_teacher(runs, everything)
     readers, outputs = {}, {}
     for name, (role, student) in zip(students, roles.items(), strict=True):
-        taught = knowledge[name]
-        read = [*_taps("student", taught), *(taps or {}).get(name, ())]
+        own = knowledge[name]
+        read = [*_taps("student", own), *(taps or {}).get(name, ())]
         readers[name] = TapReader(student, read, role=role)
-        outputs[name] = _checked_student(role, readers[name], taught, known)
+        outputs[name] = _checked_student(role, readers[name], own, known)
         if runs is not None:
-            _adopt(taught, student, runs)
+            _adopt(own, student, runs)
         inputs, models = checks.input_specs(student), {role: student, **of_teachers}
-        _build_knowledge(taught, outputs[name], of_teacher, inputs, models)
+        _build_knowledge(own, outputs[name], of_teacher, inputs, models)
     functional = [student for student in students.values() if getattr(student, "inputs", None)]
     specs = checks.input_specs(functional[0]) if functional else None
     trunk = branches and SharedTrunk(branches, own_views=bool(views.own))
@@ -102,7 +102,7 @@ def _checked_teacher(runs: Teacher, everything: list[Knowledge]) -> ModelOutput:
 
 
 def _checked_student(
-    role: str, reader: TapReader, taught: list[Knowledge], known: Any
+    role: str, reader: TapReader, knowledge: list[Knowledge], known: Any
 ) -> ModelOutput:
     """Returns a student's symbolic output, in which what responses read is logits."""
     student = reader.model
@@ -111,14 +111,14 @@ def _checked_student(
     with activations_told([student], role):
         output = reader.specs(specs)
     own = heads.Heads(reader, specs)
-    _check_output(role, student, output.logits, taught, own)
-    _check_taps(role, taught, own, lambda taps: student)
+    _check_output(role, student, output.logits, knowledge, own)
+    _check_taps(role, knowledge, own, lambda taps: student)
     return output
 
 
-def _adopt(taught: list[Knowledge], student: keras.Model, runs: Teacher) -> None:
+def _adopt(knowledge: list[Knowledge], student: keras.Model, runs: Teacher) -> None:
     """Gives adapters the models whose layers they use."""
-    for one in taught:
+    for one in knowledge:
         if one.adapter is not None:
             one.adapter.adopt(student, runs.chosen_by(one.taps("teacher")))
 
@@ -134,19 +134,19 @@ def _require_built(models: Mapping[str, keras.Model]) -> Any:
     return known
 
 
-def _taps(role: str, taught: list[Knowledge]) -> list[str]:
-    return [tap for one in taught for tap in one.taps(role)]
+def _taps(role: str, knowledge: list[Knowledge]) -> list[str]:
+    return [tap for one in knowledge for tap in one.taps(role)]
 
 
 def _check_output(
-    role: str, model: keras.Model, logits: Any, taught: list[Knowledge], known: heads.Heads
+    role: str, model: keras.Model, logits: Any, knowledge: list[Knowledge], known: heads.Heads
 ) -> None:
     """Raises unless what responses read of a model's output is logits."""
     side = role.partition(" ")[0]
     # One of several teachers is read whole by its name.
     whole = [
         one
-        for one in taught
+        for one in knowledge
         if isinstance(one, Response)
         and (one.reads_logits(side) or model.name in one.taps(side))
         and (side == "student" or one.loss.needs_teacher)
@@ -159,19 +159,19 @@ def _check_output(
 
 def _check_taps(
     role: str,
-    taught: list[Knowledge],
+    knowledge: list[Knowledge],
     known: heads.Heads,
     owner: Callable[[list[str]], keras.Model],
 ) -> None:
     """Raises unless the taps that responses read, of inner layers or named outputs, are logits."""
-    for one in taught:
+    for one in knowledge:
         for tap in one.taps(role.partition(" ")[0]) if isinstance(one, Response) else ():
             plain = heads.compares_plain_numbers(one.loss)
             known.require_logits(owner([tap]), role, tap, plain_numbers=plain)
 
 
 def _build_knowledge(
-    taught: list[Knowledge],
+    knowledge: list[Knowledge],
     student: ModelOutput,
     teacher: ModelOutput | None,
     inputs: Any,
@@ -180,20 +180,20 @@ def _build_knowledge(
     """Builds the knowledge of a student from symbolic outputs, or says what does not fit.
 
     Args:
-        taught: The knowledge of the student.
+        knowledge: That of the student.
         student: Its symbolic output and features.
         teacher: The teacher's.
         inputs: The student's symbolic inputs.
         models: The student and the teachers by what messages call them.
     """
-    names = [one.name for one in taught]
+    names = [one.name for one in knowledge]
     twice = checks.repeated(names)
     if twice:
         raise ValueError(
             "Each knowledge of a student needs a name of its own in the logs; give one of "
             f"them another with name=. Received several named {twice}"
         )
-    for one in taught:
+    for one in knowledge:
         pair = one.read("student", student), one.read("teacher", teacher)
         one.build(*(_shapes(side) for side in pair))
         # A dry run, so that shapes that do not fit are an error here and not in the step.

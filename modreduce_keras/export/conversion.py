@@ -127,8 +127,8 @@ def _converted(
 def _one_by_one(samples: list[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
     # The calibrator keeps the number of samples that comes first.
     for batch in samples:
-        for place in range(len(next(iter(batch.values())))):
-            yield {name: array[place : place + 1] for name, array in batch.items()}
+        for index in range(len(next(iter(batch.values())))):
+            yield {name: array[index : index + 1] for name, array in batch.items()}
 
 
 def _refused(

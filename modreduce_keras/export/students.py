@@ -83,10 +83,10 @@ def require_student(student: Any) -> Inputs:
         )
     _require_one_output(student, structure)
     names: dict[str, keras.KerasTensor] = {}
-    for place, tensor in enumerate(keras.tree.flatten(structure)):
-        name = _name(student, tensor, place)
+    for index, tensor in enumerate(keras.tree.flatten(structure)):
+        name = _name(student, tensor, index)
         # What is left of a name may be that of another input.
-        names[name if name not in names else f"{name}_{place}"] = tensor
+        names[name if name not in names else f"{name}_{index}"] = tensor
     return Inputs(structure, names)
 
 
@@ -124,9 +124,9 @@ def _require_one_output(student: keras.Model, structure: Any) -> None:
         )
 
 
-def _name(student: keras.Model, tensor: keras.KerasTensor, place: int) -> str:
+def _name(student: keras.Model, tensor: keras.KerasTensor, index: int) -> str:
     functional = getattr(student, "inputs", None)
-    name = operation_of(tensor).name if functional else f"input_{place}"
+    name = operation_of(tensor).name if functional else f"input_{index}"
     name = re.sub(r"\W", "_", name)
     return name if name[:1].isalpha() else f"input_{name}"
 

@@ -1,8 +1,8 @@
-"""Knowledge: what one student is taught from one teacher.
+"""Knowledge: what one student learns from one teacher.
 
-A knowledge binds a loss to the taps it reads, the adapter between them and the weight of the
-term. It comes in three kinds: `Response` (the outputs), `Feature` (representations inside) and
-`Relation` (how samples lie to each other).
+A knowledge combines a loss with the taps it reads, the adapter between them, and a weight. There
+are three kinds: `Response` (outputs), `Feature` (representations inside the models) and `Relation`
+(relations between the samples of a batch).
 """
 
 # Written by `make generate` from the registry.

@@ -1,4 +1,4 @@
-"""Knowledge: a loss bound to the taps it reads, the adapter between them, and its weight."""
+"""Knowledge: a loss with the taps it reads, the adapter between them, and its weight."""
 
 import inspect
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ Taps = str | list[str] | None
 
 
 class Knowledge(keras.layers.Layer):
-    """Base class: a loss, its taps, its adapter and its weight.
+    """Base class of all knowledge: a loss with its taps, its adapter and its weight.
 
     Args:
         loss: A `Loss`, its config or its identifier.
@@ -30,20 +30,21 @@ class Knowledge(keras.layers.Layer):
         student: Tap of the student, instead of `at`.
         teacher: Tap of the teacher, instead of `at`.
         adapter: Layer that makes both comparable: an `Adapter`, its config, its identifier or
-            `None`. Defaults to the one that goes with the loss.
-        mask: Which positions count (tokens, pixels), where features have any. `None`, the default:
-            those that the masks of Keras keep, on the student's and on the teacher's tapped
-            tensor; one side's holds for both where only one has a mask. Where Keras has none (as
-            in keras-hub): a key of the inputs, such as `"padding_mask"`, or a function of the
-            inputs, registered with Keras so that it can be saved; 0 or `False` at what does not
-            count, (batch, ...) of the features' positions or the first of them. It holds in the
-            place of Keras' masks. `False`: all positions count. Value and gradient are those of
-            the kept positions alone. Losses and adapters that cannot leave positions out refuse
-            masks, as does a knowledge whose features have lost the mask that their model makes.
+            `None`. Defaults to the default adapter of the loss.
+        mask: Which positions (tokens, pixels) count, where features have positions. `None`, the
+            default, uses the Keras masks of the student's and the teacher's tapped tensors; a
+            mask on one side only applies to both. For models without Keras masks (as in
+            keras-hub), pass a key of the inputs, such as `"padding_mask"`, or a function of the
+            inputs, registered with Keras so that it can be saved. The mask is 0 or `False` at
+            positions to leave out, (batch, ...) of all or of the leading axes of the features'
+            positions, and replaces the Keras masks. `False` counts all positions. Positions that
+            are left out affect neither the value nor the gradient. Losses and adapters that
+            cannot leave positions out raise an error for masks, as does a knowledge whose
+            features have lost the mask that their model makes.
         weight: Weight of the term: a number that is not negative, or a schedule. Defaults to the
             loss's own default weight. Can be changed between epochs: `knowledge.weight = 0.5`.
-        staged: Whether the term is trained in a stage of its own (`distiller.pretrain`) and not
-            in `fit`. Defaults to what the method does.
+        staged: Whether the term is trained in a separate stage (`distiller.pretrain`) and not in
+            `fit`. Defaults to what the method does.
         name: Name of the term in the logs. Defaults to the name of the loss.
     """
 
@@ -115,7 +116,7 @@ class Knowledge(keras.layers.Layer):
 
     @property
     def output_kinds(self) -> tuple[str, ...] | None:
-        """Kinds of the outputs that it may compare; `None`: any."""
+        """Kinds of outputs that the loss can compare; `None`: any."""
         return self.loss.output_kinds
 
     def taps(self, role: str) -> list[str]:
@@ -133,21 +134,21 @@ class Knowledge(keras.layers.Layer):
         return keras.tree.map_structure(output.features.__getitem__, taps)
 
     def reads_logits(self, role: str) -> bool:
-        """Returns whether it reads a model's output itself, which then has to be logits."""
+        """Returns whether it reads a model's output itself, which must then be logits."""
         return getattr(self, role) is None
 
     def compute_mask(self, *args: Any, **kwargs: Any) -> None:
-        """Returns `None`: the values per sample have no positions any more."""
+        """Returns `None`: values per sample have no positions."""
 
     def kept(
         self, outputs: tuple[ModelOutput, ModelOutput | None], own: Any = None, labels: Any = None
     ) -> masks.Kept:
-        """Returns which positions count: masks (batch, ...) by side, or `None` where all do.
+        """Returns which positions count: masks (batch, ...) by side, or `None` for all.
 
         Args:
-            outputs: The student's and the teacher's.
-            own: What `given_mask` returned.
-            labels: The labels of what it reads, or `None`.
+            outputs: The student's and the teacher's output.
+            own: The result of `given_mask`.
+            labels: The labels of the output that is read, or `None`.
         """
         if self.mask is False:
             return None
@@ -157,7 +158,7 @@ class Knowledge(keras.layers.Layer):
         return masks.kept(self.name, pair, attached, own)
 
     def given_mask(self, inputs: Any) -> Any:
-        """Returns the mask that `mask=` gives for the inputs of a batch, or `None`."""
+        """Returns the mask from `mask=` for the inputs of a batch, or `None`."""
         return masks.given(self.mask, inputs, self.name)
 
     def symbolic_mask(self, pair: tuple[Any, Any], inputs: Any) -> Any:
@@ -165,22 +166,22 @@ class Knowledge(keras.layers.Layer):
         return masks.symbolic(self.mask, inputs, pair)
 
     def require_no_mask_dropped(self, pair: tuple[Any, Any], models: Mapping[str, Any]) -> None:
-        """Raises if a model makes a mask that the features it reads, with positions, are without.
+        """Raises if the features that are read have lost a mask that their model makes.
 
         Args:
             pair: The student's and the teacher's feature.
-            models: The student and the teachers, by what messages call them.
+            models: The student and the teachers, by their names in messages.
         """
         if self.mask is None:
             masks.require_not_dropped(self.name, pair, models)
 
     def _attached(self, role: str, output: ModelOutput | None) -> Any:
-        """Returns the mask of Keras on what is read of a model, of all taps together."""
+        """Returns the combined Keras mask of all tensors that are read from a model."""
         taps = self.taps(role) or [LOGITS]
         return masks.together([] if output is None else [output.masks.get(tap) for tap in taps])
 
     def require_masks(self) -> None:
-        """Raises if the adapter or the loss cannot leave out positions that a mask does."""
+        """Raises if the adapter or the loss cannot leave out masked positions."""
         if self.adapter is not None and not self.adapter.takes_mask:
             known = [name for name, cls in registry.components("adapter").items() if cls.takes_mask]
             raise ValueError(
@@ -193,7 +194,7 @@ class Knowledge(keras.layers.Layer):
             self.loss.require_masks()
 
     def build(self, student_shape: Any, teacher_shape: Any) -> None:
-        """Builds the adapter, if there is one, from the shapes of what both taps read."""
+        """Builds the adapter, if there is one, from the shapes of both features."""
         if self.adapter is None or self.adapter.built:
             return
         if self.adapter.one_feature:
@@ -216,11 +217,11 @@ class Knowledge(keras.layers.Layer):
         """Returns the unweighted values per sample, (batch,), float32.
 
         Args:
-            student: What `read` returned of the student.
-            teacher: What `read` returned of the teacher.
+            student: The result of `read` for the student.
+            teacher: The result of `read` for the teacher.
             labels: (batch, ...), or `None` where the data have none.
-            index: The samples' places in the training data, (batch,), or `None`.
-            kept: What `kept` returned.
+            index: The indices of the samples in the training data, (batch,), or `None`.
+            kept: The result of the method `kept`.
             by_position: Whether to return values per position, (batch, ...), where the loss has
                 them: their mean over the positions is the value of the sample.
             training: Whether this is a training step.
@@ -253,11 +254,11 @@ class Knowledge(keras.layers.Layer):
         return self.compare(y_true, student, by_position)
 
     def one_teacher(self, teacher: Any) -> Any:
-        """Returns what is read of the teacher, or of several, as what the loss compares with."""
+        """Returns the teacher's side of the comparison, from one teacher or several."""
         return teacher
 
     def compare(self, y_true: Any, y_pred: Any, by_position: bool = False) -> Any:
-        """Returns the loss's values per sample, (batch,), or per position where it has them."""
+        """Returns the values per sample, (batch,), or per position if the loss has them."""
         values, mask = self.loss.by_position(y_true, y_pred)
         share = None if mask is None else share_over_replicas(mask)
         reduce = spread if by_position else reduced
@@ -273,17 +274,17 @@ class Knowledge(keras.layers.Layer):
         return adapter.pretraining_loss is not Adapter.pretraining_loss
 
     def pretraining_call(self, student: Tensor, teacher: Tensor, **context: Any) -> Any:
-        """Returns the unweighted values per sample, (batch,), of the stage before training."""
+        """Returns the unweighted values per sample, (batch,), of the pretraining stage."""
         if self.staged:
             return self.call(student, teacher, training=True, **context)
         return self.adapter.pretraining_loss(student, teacher)
 
     def has_pretrained(self) -> bool:
-        """Returns whether that stage has been run, here or before the file was saved."""
+        """Returns whether the pretraining stage has been run, here or before the file was saved."""
         return self.pretrained is not None and bool(ops.convert_to_numpy(self.pretrained.value))
 
     def pretraining_variables(self, student: keras.Model) -> list[keras.Variable]:
-        """Returns what the stage before training trains: the student, or the adapter's own part."""
+        """Returns what the pretraining stage trains: the student, or a part of the adapter."""
         if self.staged:
             return student.trainable_variables + self.trainable_variables
         return self.adapter.pretraining_variables()

@@ -1,4 +1,4 @@
-"""Feature knowledge: what layers inside the student represent against the teacher's."""
+"""Feature knowledge: compares representations inside the student with the teacher's."""
 
 from modreduce_keras.knowledge.base import Knowledge
 from modreduce_keras.registry import register
@@ -6,7 +6,7 @@ from modreduce_keras.registry import register
 
 @register("knowledge", "feature")
 class Feature(Knowledge):
-    """Feature knowledge: what layers inside the student represent against the teacher's.
+    """Feature knowledge: compares features of layers inside the student with the teacher's.
 
     Args:
         loss: A loss on features, its config or its identifier.
@@ -20,8 +20,8 @@ class Feature(Knowledge):
         name: See `Knowledge`.
 
     Raises:
-        ValueError: If the taps are not named; when the distiller is built, if a tap is unknown or
-            the shapes do not fit.
+        ValueError: If no taps are given; when the distiller is built, if a tap is unknown or the
+            shapes do not fit.
 
     Example:
         >>> import modreduce_keras as mr

@@ -1,4 +1,4 @@
-"""Response knowledge: the student's outputs against the teacher's, or those of several."""
+"""Response knowledge: compares the student's outputs with those of one or several teachers."""
 
 import math
 from collections.abc import Sequence
@@ -20,35 +20,36 @@ from modreduce_keras.typing import Tensor
 
 @register("knowledge", "response")
 class Response(Knowledge):
-    """Response knowledge: the student's logits against the teacher's.
+    """Response knowledge: compares the student's logits with the teacher's.
 
-    Of several teachers, the average teaches: of their probabilities at the loss's temperature (1
-    where it has none, or several), log Σ_i w_i softmax(z_i / T) · T as logits, or of their logits,
-    Σ_i w_i z_i. With `"binary_kd"` the probabilities are those of each label,
-    p = Σ_i w_i sigmoid(z_i / T), as logits T log (p / (1 - p)). With other losses they are those of
-    classes, which exclude one another: `compile` refuses them for outputs of another kind.
+    With several teachers, the student learns from their average. This is the average of their
+    probabilities at the temperature of the loss (1 where it has none, or several), as logits
+    T log Σ_i w_i softmax(z_i / T), or the average of their logits, Σ_i w_i z_i. With `"binary_kd"`
+    the probabilities are those of each label, p = Σ_i w_i sigmoid(z_i / T), as logits
+    T log (p / (1 - p)). With other losses they are probabilities of exclusive classes: `compile`
+    raises an error for outputs of another kind.
 
     Args:
         loss: A loss on logits, its config or its identifier. Defaults to `"kd"`.
         at: Name of an output, or any tap, to read in both models instead of their only output.
-        student: The same for the student alone.
-        teacher: The same for the teacher alone. With several teachers: the name of one, or a list
+        student: As `at`, for the student only.
+        teacher: As `at`, for the teacher only. With several teachers: the name of one, or a list
             of names. Defaults to all.
         adapter: See `Knowledge`.
         mask: See `Knowledge`.
         average: What is averaged over several teachers: `"probabilities"` or `"logits"`. Defaults
             to probabilities, and to logits where the loss compares plain numbers.
-        teacher_weights: Weights of several teachers, positive, which are scaled to sum one.
+        teacher_weights: Positive weights of several teachers, which are scaled to sum to one.
             Defaults to equal weights.
-        ignore_class: Label of positions that do not count, as in Keras' cross-entropies. Defaults
-            to `None`: all count but those that a mask leaves out.
+        ignore_class: Label of positions to leave out, as in Keras' cross-entropies. Defaults to
+            `None`: all positions count, except those that a mask leaves out.
         weight: See `Knowledge`.
         staged: See `Knowledge`.
         name: See `Knowledge`.
 
     Raises:
-        ValueError: If an argument is not one of those above; when the distiller is built, if the
-            numbers of classes differ or an output has to be named.
+        ValueError: If an argument has another value than described above; when the distiller is
+            built, if the numbers of classes differ or an output must be chosen by name.
 
     Example:
         >>> import modreduce_keras as mr
@@ -185,7 +186,7 @@ class Response(Knowledge):
 
     @property
     def output_kinds(self) -> tuple[str, ...] | None:
-        """Kinds of the outputs that it may compare, and average of several teachers."""
+        """Kinds of outputs that it can compare, and average over several teachers."""
         kinds = self.loss.output_kinds
         by_softmax = self._several and self._averages_probabilities() and kinds is None
         return (CLASSES,) if by_softmax else kinds

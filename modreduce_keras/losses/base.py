@@ -1,4 +1,4 @@
-"""What every distillation loss shares: float32, one value per sample, a constant teacher."""
+"""Base class of the losses: float32, one value per sample, no gradient into the teacher."""
 
 from typing import Any, ClassVar
 
@@ -41,58 +41,58 @@ class Loss(keras.losses.Loss):
     teacher. A loss is called in two ways:
 
     - `loss.call(teacher, student)` returns the values per sample, (batch,). Distillers use this:
-      weights, sample weights and replicas are applied in one place there.
+      they apply weights and sample weights, and reduce over replicas.
     - `loss(teacher, student)` returns the reduced value, as any Keras loss does, so
-      `student.compile(loss=KD())` trains on stored teacher logits with no distiller at all.
-      (Keras takes a dict `y_true` in a training step of one's own only, not in `fit`.)
+      `student.compile(loss=KD())` trains on stored teacher logits without a distiller.
+      (Keras takes a dict `y_true` only in a custom training step, not in `fit`.)
 
     To add a loss, write `per_sample(teacher, student)`, or `per_position` and declare
     `over_positions` where the value of a sample is the mean or the sum of values per position;
-    register the class, and give it a golden number in the tests. Numbers that a user may want to
-    change while training are declared with `Knob`.
+    register the class, and test it against a number computed in another way. Declare
+    hyperparameters that a user may want to change during training with `Knob`.
 
-    Masks leave positions out: padded tokens, the border of an image. A loss takes them in one of
-    three ways. With `over_positions` the base class leaves values out. With `ignores_zeros` the
-    features are set to zero where the mask is, which is all there is to do. With `takes_mask`,
-    `per_sample` is given the mask. Other losses refuse one. In each case the value, and the
-    gradient, are those of the positions that are kept, whatever stands at the others.
+    Masks leave positions out: padded tokens, the border of an image. A loss supports them in one
+    of three ways. With `over_positions` the base class leaves out values. With `ignores_zeros` the
+    features are set to zero at masked positions. With `takes_mask`, `per_sample` receives the
+    mask. Other losses raise an error for masks. In each case, masked positions affect neither the
+    value nor the gradient.
 
     Args:
         name: Name of the loss. Defaults to its identifier.
-        reduction: How a call on its own reduces the values, as in Keras. Distillers ignore it:
-            they always average over all examples. Defaults to `"sum_over_batch_size"`.
+        reduction: How `loss(...)` reduces the values, as in Keras. Distillers ignore it: they
+            always average over all examples. Defaults to `"sum_over_batch_size"`.
     """
 
     identifier: ClassVar[str]
     kind: ClassVar[str] = "feature"
     """Kind of knowledge that it compares: `"response"`, `"feature"` or `"relation"`."""
     default_weight: float = 1.0
-    """Weight of the term when the user names none."""
+    """Weight of the term if the user gives none."""
     default_adapter: ClassVar[str | None] = None
-    """Identifier of the adapter that always goes with the loss, if one does."""
+    """Identifier of the adapter that is used with the loss by default, if there is one."""
     needs_labels: bool = False
     """Whether `y_true` is a dict with `"teacher"` and `"labels"`."""
     takes_soft_labels: ClassVar[bool] = False
-    """Whether the labels may also be probabilities of the classes: mixed, or smoothed."""
+    """Whether the labels may also be probabilities of the classes, such as smoothed labels."""
     needs_teacher: ClassVar[bool] = True
-    """Whether the loss compares with a teacher; without one, it is computed from the student (and
-    the labels, which are then `y_true` itself)."""
+    """Whether the loss compares with a teacher. If not, it is computed from the student alone (and
+    the labels, which are then `y_true`)."""
     takes_mask: ClassVar[bool] = False
-    """Whether `per_sample` has a further argument `mask=None`, of the positions that count."""
+    """Whether `per_sample` takes an argument `mask=None`, which is true where positions count."""
     over_positions: str | None = None
     """How values per position become the value of a sample, where `per_position` gives them:
     `"mean"` or `"sum"`; `None` where `per_sample` is written instead."""
     ignores_zeros: ClassVar[bool] = False
-    """Whether positions that are zero on both sides count for nothing."""
+    """Whether positions that are zero on both sides do not affect the value."""
     one_feature: ClassVar[bool] = False
-    """Whether it compares one feature of each model, and so refuses lists of them."""
+    """Whether it compares one feature of each model, and does not take lists of features."""
     teacher_learns: ClassVar[bool] = False
-    """Whether the method trains the teacher's side too: an embedding of its features, never the
-    teacher. Gradients then flow into `y_true`."""
+    """Whether the method also trains an embedding of the teacher's features (never the teacher
+    itself). Gradients then flow into `y_true`."""
     staged: ClassVar[bool] = False
-    """Whether the method trains this loss in a stage of its own, before the rest."""
+    """Whether the method trains this loss in a separate stage before `fit`."""
     output_kinds: ClassVar[tuple[str, ...] | None] = None
-    """Kinds of the outputs that it may compare (see `modreduce_keras.output_kind`); `None`: any."""
+    """Kinds of outputs that it can compare (see `modreduce_keras.output_kind`); `None`: any."""
     student_extras: ClassVar[int] = 0
     """How many tensors at the end of the student's list have no counterpart of the teacher."""
 

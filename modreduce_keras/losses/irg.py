@@ -123,9 +123,9 @@ class IRG(Loss):
         ]
         value = ops.square(of_edges[1] - of_edges[0])
         if all(first.shape[1] == second.shape[1] for first, second in (teacher, student)):
-            moves = [
+            changes = [
                 _over_largest(ops.sum(ops.square(second - first), axis=1))
                 for first, second in (teacher, student)
             ]
-            value += ops.square(moves[1] - moves[0])
+            value += ops.square(changes[1] - changes[0])
         return value

@@ -141,9 +141,9 @@ def _maps(model: keras.Model, layer: keras.layers.Layer, argument: str) -> Any:
 
 def _require_order(model: keras.Model, at: Any, feature_at: Any) -> None:
     names = [layer.name for layer in model.layers]
-    places = [names.index(layer) for layer in [*at, feature_at]]
+    indices = [names.index(layer) for layer in [*at, feature_at]]
     taken = [layer for layer in at if layer in _TAKEN]
-    if not at or taken or places != sorted(set(places)):
+    if not at or taken or indices != sorted(set(indices)):
         raise ValueError(
             "Exits must be at least one layer, different ones from shallow to deep, all before "
             f"the deepest maps {feature_at!r}, and not be called {_TAKEN}. Received: {at}"

@@ -281,8 +281,8 @@ def _learnt(name: str) -> LearntFakeQuantize:
 def _pairs(layer: keras.layers.Layer, tensors: list[Any]) -> list[Any]:
     """Returns the last two of what a layer joins, after joining and rounding those before them."""
     first, *others = tensors
-    for place, tensor in enumerate(others[:-1], start=1):
-        name = f"{layer.name}_{place}"
+    for index, tensor in enumerate(others[:-1], start=1):
+        name = f"{layer.name}_{index}"
         first = _learnt(name)(type(layer)(name=name)([first, tensor]))
     return [first, *others[-1:]]
 

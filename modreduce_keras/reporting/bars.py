@@ -21,7 +21,7 @@ _NARROWEST_LABELLED = 30
 def kinds(figures: Sequence[Figures]) -> dict[str, str]:
     """Returns the colour of each network; a file has that of its student."""
     students = [one.name for one in figures if one.role == "student"]
-    colors = {name: str(place % SERIES) for place, name in enumerate(students)}
+    colors = {name: str(index % SERIES) for index, name in enumerate(students)}
     return {
         one.name: "teacher" if one.role == "teacher" else colors[one.owner or one.name]
         for one in figures

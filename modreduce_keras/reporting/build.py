@@ -197,7 +197,7 @@ def report(
 def _class_names(names: Any, units: int) -> list[str]:
     classes = max(2, units)  # one logit is of two
     if names is None:
-        return ["no", "yes"] if units == 1 else [str(place) for place in range(classes)]
+        return ["no", "yes"] if units == 1 else [str(index) for index in range(classes)]
     several = list(names) if isinstance(names, Sequence) and not isinstance(names, str) else []
     if len(several) != classes or not all(isinstance(name, str) for name in several):
         raise ValueError(

@@ -26,11 +26,11 @@ def reliability(name: str, title: str, caption: str, kind: str, one: Reliability
         body += svg.line([(left, y), (left + side, y)], "grid")
         body += svg.text(left - 6, y + 4, words.percent(mark, 0), kind="soft", anchor="end")
         body += svg.text(x, base + below + 26, words.percent(mark, 0), kind="soft", anchor="middle")
-    for place in np.flatnonzero(one.counts):
-        accuracy, confidence = one.accuracy[place], one.confidence[place]
-        x = left + wide * place + 1
+    for index in np.flatnonzero(one.counts):
+        accuracy, confidence = one.accuracy[index], one.confidence[index]
+        x = left + wide * index + 1
         hint = (
-            f"{one.counts[place]:,} samples, {words.percent(confidence)} sure, "
+            f"{one.counts[index]:,} samples, {words.percent(confidence)} sure, "
             f"{words.percent(accuracy)} right"
         )
         low, high = sorted((accuracy, confidence))
@@ -38,7 +38,7 @@ def reliability(name: str, title: str, caption: str, kind: str, one: Reliability
         body += svg.rectangle(x, base - height, wide - 2, height, f"s{kind}", hint=hint)
         look = f"gap s{kind} l{kind}"
         body += svg.rectangle(x, base - height - gap, wide - 2, gap, look, hint=hint)
-        tall = below * one.counts[place] / one.counts.max()
+        tall = below * one.counts[index] / one.counts.max()
         body += svg.rectangle(x, base + 8, wide - 2, tall, f"faint s{kind}", hint=hint)
     body += svg.line([(left, base), (left + side, top)], "dashed")
     body += svg.text(left + side / 2, base + below + 44, "confidence", kind="soft", anchor="middle")
@@ -52,7 +52,7 @@ def shown_classes(changes: Sequence[ConfusionChange], classes: int) -> list[int]
     """Returns the classes that a table of changes shows: all, or those that changed most."""
     if classes <= MOST_CLASSES:
         return list(range(classes))
-    found = dict.fromkeys(place for one in changes for place in (one.truth, one.said))
+    found = dict.fromkeys(index for one in changes for index in (one.truth, one.said))
     return sorted(list(found)[:_SHOWN_OF_MANY])
 
 
@@ -74,7 +74,7 @@ def change_table(
         shown: The classes to show.
         classes: Names of all.
     """
-    longest = max(svg.text_width(classes[place]) for place in shown)
+    longest = max(svg.text_width(classes[index]) for index in shown)
     left = min(92.0, max(28.0, longest + 10))
     top = left * 0.92 + 8
     cell = (WIDTH - left) / len(shown)

@@ -15,7 +15,7 @@ class Mistake(NamedTuple):
     """An image that a student gets wrong.
 
     Attributes:
-        sample: Its place in the data.
+        sample: Its index in the data.
         image: Its pixels, (height, width, channels).
         label: The right class.
         said: The class that the student says.
@@ -56,18 +56,18 @@ class Gallery:
         wrong = learnt.argmax(axis=1) != labels
         if taught is not None:
             wrong &= taught.argmax(axis=1) == labels
-        places = np.flatnonzero(wrong)
-        surest = places[np.argsort(-learnt[places].max(axis=1), kind="stable")][: self._most]
+        indices = np.flatnonzero(wrong)
+        surest = indices[np.argsort(-learnt[indices].max(axis=1), kind="stable")][: self._most]
         self.mistakes += [
             Mistake(
-                self._seen + int(place),
-                images[place].copy(),
-                int(labels[place]),
-                int(learnt[place].argmax()),
-                float(learnt[place].max()),
-                None if taught is None else float(taught[place].max()),
+                self._seen + int(index),
+                images[index].copy(),
+                int(labels[index]),
+                int(learnt[index].argmax()),
+                float(learnt[index].max()),
+                None if taught is None else float(taught[index].max()),
             )
-            for place in surest
+            for index in surest
         ]
         self.mistakes.sort(key=lambda one: (-one.confidence, one.sample))
         del self.mistakes[self._most :]

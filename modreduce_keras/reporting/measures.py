@@ -131,11 +131,11 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int) -> Relia
         Guo et al., On Calibration of Modern Neural Networks, 2017.
     """
     # A float32 softmax may sum to a little more than one.
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    counts = np.bincount(place, minlength=bins)
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(index, minlength=bins)
     known = np.where(counts > 0, counts, np.nan)
-    mean_confidence = np.bincount(place, confidence, bins) / known
-    accuracy = np.bincount(place, correct, bins) / known
+    mean_confidence = np.bincount(index, confidence, bins) / known
+    accuracy = np.bincount(index, correct, bins) / known
     gaps = np.nan_to_num(np.abs(accuracy - mean_confidence))
     return Reliability(
         counts, mean_confidence, accuracy, float((counts * gaps).sum() / counts.sum())
@@ -208,7 +208,7 @@ def confusion_changes(teacher: np.ndarray, student: np.ndarray) -> tuple[Confusi
     difference = student - teacher
     np.fill_diagonal(difference, 0)
     order = np.argsort(-np.abs(difference), axis=None, kind="stable")
-    pairs = (np.unravel_index(place, difference.shape) for place in order)
+    pairs = (np.unravel_index(index, difference.shape) for index in order)
     return tuple(
         ConfusionChange(int(row), int(column), int(teacher[row, column]), int(student[row, column]))
         for row, column in pairs

@@ -177,13 +177,13 @@ def _changes(content: Content) -> Section | None:
     if not students or TEACHER not in by_name:
         return None
     shown = []
-    for place, one in enumerate(students, 1):
+    for index, one in enumerate(students, 1):
         some = charts.shown_classes(one.changes, len(content.classes))
         if len(some) > 1:
             part = "" if len(some) == len(content.classes) else ", classes that changed most"
             shown.append(
                 charts.change_table(
-                    f"changes-{place}",
+                    f"changes-{index}",
                     f"{one.name}: changes{part}",
                     "Rows are the right class, columns the answer. Orange: worse than the teacher, "
                     "by so many samples; blue: better.",
@@ -194,7 +194,7 @@ def _changes(content: Content) -> Section | None:
             )
         shown.append(
             charts.pairs(
-                f"pairs-{place}",
+                f"pairs-{index}",
                 f"{one.name}: largest changes",
                 "How often, from the teacher to the student: orange for more, blue for fewer.",
                 one.changes[:_MOST_PAIRS],
@@ -207,7 +207,7 @@ def _changes(content: Content) -> Section | None:
 
 def _gallery(content: Content) -> Section | None:
     shelves = []
-    for place, (name, gallery) in enumerate(content.galleries.items(), 1):
+    for index, (name, gallery) in enumerate(content.galleries.items(), 1):
         mistakes = gallery.mistakes
         images = pixels([one.image for one in mistakes]) if mistakes else []
         tiles = []
@@ -217,7 +217,7 @@ def _gallery(content: Content) -> Section | None:
                 right += f", {words.percent(one.teacher_confidence, 0)}"
             sure = words.percent(one.confidence, 0)
             wrong = f"{_WRONG} {content.classes[one.said]}, {sure}"
-            tiles.append(Tile(f"image-{place}-{number}", png(image), right, wrong, one.sample))
+            tiles.append(Tile(f"image-{index}-{number}", png(image), right, wrong, one.sample))
         if tiles:
             shelves.append(Shelf(name, tiles))
     if not shelves:
@@ -236,13 +236,13 @@ def _calibration(content: Content) -> Section | None:
     kinds = bars.kinds(content.figures)
     shown = [
         charts.reliability(
-            f"reliability-{place}",
+            f"reliability-{index}",
             one.name,
             f"Calibration error (ECE) {words.percent(one.calibration.error)}.",
             kinds[one.name],
             one.calibration,
         )
-        for place, one in enumerate(content.figures, 1)
+        for index, one in enumerate(content.figures, 1)
     ]
     text = (
         "Of the answers that a network is 80 % sure of, 80 % should be right: bars on the dashed "

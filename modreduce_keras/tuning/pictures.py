@@ -147,13 +147,13 @@ def parallel(results: Any) -> Any:
         line = [heights[name][0][number] for name in columns]
         width = 3.2 if number == 0 else 1.4
         axes.plot(range(len(columns)), line, color=color(rows[number]["score"]), linewidth=width)
-    for place, name in enumerate(columns):
-        axes.axvline(place, color=GRID, linewidth=0.8, zorder=0)
+    for index, name in enumerate(columns):
+        axes.axvline(index, color=GRID, linewidth=0.8, zorder=0)
         for height, label in heights[name][1]:
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.0}
             axes.annotate(
                 plot(label),
-                (place, height),
+                (index, height),
                 xytext=(5, 0),
                 textcoords="offset points",
                 va="center",
@@ -183,7 +183,7 @@ def _heights(results: Any, rows: Any, name: str) -> tuple[list[float], list[tupl
         return (value - low) / (high - low)
 
     if categories is not None:
-        ways = [(height(float(place)), str(one)) for place, one in enumerate(categories)]
+        ways = [(height(float(index)), str(one)) for index, one in enumerate(categories)]
         return [height(value) for value in values], [one for one in ways if 0 <= one[0] <= 1]
     middle = math.sqrt(low * high) if is_logarithmic else (low + high) / 2
     text = "{:.1%}" if name == "score" and results.objective.endswith("accuracy") else "{:.3g}"

@@ -79,16 +79,16 @@ def test_every_method_is_tested(methods):
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_student_with_a_teacher_has_the_published_weights(methods, task, name):
     distiller = made(methods, task, name, 1, 1)
-    weights = {one.name: float(one.weight) for one in distiller.taught()}
+    weights = {one.name: float(one.weight) for one in distiller.all_knowledge()}
     assert weights == pytest.approx(SINGLE[name])
     labels = 0.1 if name == "kd" else 1.0
     assert float(distiller.supervised_weight) == pytest.approx(labels)
     if name == "crd":
-        assert distiller.taught()[0].adapter.negatives == 70
+        assert distiller.all_knowledge()[0].adapter.negatives == 70
     if name == "dkd":
         # 24 epochs of 7 steps; 20 of 240 epochs are 14 of 168 steps.
         distiller.step.assign(7)
-        assert float(distiller.taught()[0].weight) == pytest.approx(0.5)
+        assert float(distiller.all_knowledge()[0].weight) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("name", PASSES)
@@ -136,7 +136,7 @@ def test_students_that_do_not_meet_learn_what_those_of_modreduce_do(methods, tas
     assert float(model.online_weight) == 0.0
     assert model.multipliers == {"response": 10.0, "feature": 100.0, "relation": 1.0}
     alike = made(methods, task, "three/kd", 3, 1)
-    assert [k.name for k in alike.taught()] == ["kd"] * 3
+    assert [k.name for k in alike.all_knowledge()] == ["kd"] * 3
     assert (float(alike.online_weight), alike.multipliers) == (0.0, {})
 
 

@@ -156,7 +156,7 @@ def train(name: str, strategy: tf.distribute.Strategy, data: tf.data.Dataset, ep
             on_nonfinite="skip" if name == "skipping" else None,
         )
     stage = {}
-    if any(one.pretrains for one in distiller.taught()):
+    if any(one.pretrains for one in distiller.all_knowledge()):
         # Outside of the scope, as fit is; and fit insists on it under every strategy.
         try:
             distiller.fit(data, verbose=0)

@@ -187,7 +187,7 @@ def test_weight_and_momentum_change_while_training(kind, make, images, labels):
     memories = [distiller.past.copies[0]] if kind == "mean_teacher" else [distiller.predictions]
     before = [memory.numpy() for memory in memories]
     if kind == "mean_teacher":  # keep = min(1 - 1/(t + 1), momentum)
-        distiller.past.moves.assign(2**40)
+        distiller.past.updates.assign(2**40)
     train(distiller, images, labels, index)
     for one, other in zip(before, memories, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)

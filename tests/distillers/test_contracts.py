@@ -279,3 +279,10 @@ def test_integer_tokens_reach_subclassed_models(cross_entropy, labels):
     logs = distiller.train_on_batch(tokens, labels, return_dict=True)
     expected = np.mean(mr.losses.KD().call(teacher(tokens), student(tokens)))
     assert logs["kd"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_former_name_of_all_knowledge_is_deprecated(modreduce):
+    with pytest.warns(DeprecationWarning, match="all_knowledge"):
+        former = modreduce.taught()
+    assert former == modreduce.all_knowledge()
+    assert former == [one for several in modreduce.knowledge.values() for one in several]

@@ -80,7 +80,7 @@ def state(model):
     counted = {id(v) for metric in model.metrics for v in metric.variables}
     counted |= {id(model.step), *(id(v) for v in model._loss_scales.variables)}
     past = getattr(model, "past", None)
-    counted |= {id(past.moves)} if past is not None else set()
+    counted |= {id(past.updates)} if past is not None else set()
     several = [*model.variables, *model.optimizer.variables]
     return values([v for v in several if id(v) not in counted])
 
