@@ -1,4 +1,4 @@
-"""Callbacks: what to watch while students train, and how a training that was killed goes on."""
+"""Callbacks: watch students while they train, and resume a training that was killed."""
 
 from modreduce_keras.callbacks.peer_monitor import PeerMonitor
 from modreduce_keras.callbacks.progress_bar import ProgressBar

@@ -1,4 +1,4 @@
-"""The callback that watches how students differ from one another and from their teacher."""
+"""PeerMonitor: measures how students differ from one another and from their teacher."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from modreduce_keras.distillers import BaseDistiller
 
 
 class PeerMonitor(keras.callbacks.Callback):
-    """Measures during training how students differ and how far they follow their teacher.
+    """Measures during training how students differ and how often they agree with their teacher.
 
     At the end of an epoch it runs all students of a distiller on given data, in inference, and
     adds to the logs:
@@ -27,33 +27,33 @@ class PeerMonitor(keras.callbacks.Callback):
     - `agreement`: the share of pairs of students with the same top class.
     - `STUDENT/teacher_agreement`: the share of samples where a student, or the ensemble if there
       is one, has the teacher's top class; `teacher_agreement` where there is one student. Several
-      teachers count by the mean of their probabilities.
+      teachers are averaged by their probabilities.
 
-    Of one logit, and of independent labels (by the compiled loss), each is a yes or no of its own,
-    as two classes with the logits 0 and z; what is measured is the mean over the labels.
+    Where the compiled loss is for one logit or independent labels, each label is treated as two
+    classes with the logits 0 and z, and the values are means over the labels.
 
-    They are in the history, and callbacks that stand after it (`CSVLogger`, `EarlyStopping`,
-    `ProgressBar`) have them too. What does not exist is left out: the first two with one student,
-    the last without a teacher or where it has other classes than the student. Training goes on
-    exactly as it would without the callback.
+    The values are in the history, and later callbacks in the list (`CSVLogger`, `EarlyStopping`,
+    `ProgressBar`) see them too. Values that do not exist are left out: the first two with one
+    student, the last without a teacher or if its classes differ from the student's. The callback
+    does not change the training.
 
     Args:
-        data: What to measure on, as `validation_data` of `fit`: `x`, `(x, y)` or
-            `(x, y, sample_weight)` as arrays, or a `tf.data.Dataset`, a `keras.utils.PyDataset` or
-            a list of such batches, which ends. Sample weights weigh the samples. Labels are for
-            aggregators that need them, and change nothing else.
-        every: Measure after the first epoch, after each `every`-th from there, and after the
-            last. Defaults to 1: after each epoch.
+        data: Data to measure on, as `validation_data` of `fit`: `x`, `(x, y)` or
+            `(x, y, sample_weight)` as arrays, or a finite `tf.data.Dataset`,
+            `keras.utils.PyDataset` or list of such batches. Sample weights weight the samples.
+            Labels are only used by aggregators that need them.
+        every: Measure after the first epoch, then every `every` epochs, and after the last.
+            Defaults to 1: after each epoch.
         batch_size: Batch size for arrays. Defaults to 256.
-        fixed_order: Whether the data come in the same order each time, so that the teacher has to
-            run only once. Defaults to `True` for arrays and to `False` for datasets, which may
+        fixed_order: Whether the data come in the same order each time, so that the teacher needs
+            to run only once. Defaults to `True` for arrays and to `False` for datasets, which may
             shuffle.
-        log_dir: Folder for TensorBoard, where what is measured and what the aggregator logs
-            (`PEER/ensemble_weight`) are written. Defaults to `None`: nothing is written.
-        plots: Folder for pictures, drawn when training ends: learning curves of all students and
-            the ensemble, diversity, agreement, and what the aggregator logs. Needs matplotlib.
-            Defaults to `None`: no pictures.
-        plot_every: Draw also after each `plot_every`-th epoch. Defaults to `None`: at the end only.
+        log_dir: Folder for TensorBoard logs of the measured values and those of the aggregator
+            (`PEER/ensemble_weight`). Defaults to `None`: no logs.
+        plots: Folder for plots at the end of training: learning curves of all students and the
+            ensemble, diversity, agreement, and the values of the aggregator. Needs matplotlib.
+            Defaults to `None`: no plots.
+        plot_every: Plot also every `plot_every` epochs. Defaults to `None`: at the end only.
 
     Raises:
         TypeError: If the data are of another kind, or an iterator, which can be read once only;

@@ -1,4 +1,4 @@
-"""A progress bar that shows chosen logs only."""
+"""ProgressBar: shows chosen logs only."""
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -8,20 +8,20 @@ import keras
 
 
 class ProgressBar(keras.callbacks.ProgbarLogger):
-    """Keras' progress bar, with chosen logs instead of all of them.
+    """Keras' progress bar with selected logs.
 
-    Three students log some thirty values. Give this to `fit` as one of its callbacks, and it
-    takes the place of Keras' own bar; it follows `verbose` as that does: a bar for 1 and
-    `"auto"`, a line for each epoch for 2, nothing for 0. A callback that adds logs, such as
-    `PeerMonitor`, has to stand before it in the list.
+    Three students log about thirty values. Pass this to `fit` as a callback, and it replaces
+    Keras' bar. It follows `verbose` in the same way: a bar for 1 and `"auto"`, a line for each
+    epoch for 2, nothing for 0. Callbacks that add logs, such as `PeerMonitor`, must come before it
+    in the list.
 
     Args:
-        logs: Names of logs, or patterns of them in which `*` stands for anything, `?` for any one
-            character and `[ab]` for one of several: `["loss", "val_*/accuracy"]`. Logs are shown
-            in the order of the patterns.
+        logs: Names of logs, or patterns, in which `*` stands for any text, `?` for one character
+            and `[ab]` for one of several: `["loss", "val_*/accuracy"]`. Logs are shown in the
+            order of the patterns.
 
     Raises:
-        ValueError: If there is no pattern, or at the end of the first epoch, if one fits no log.
+        ValueError: If there is no pattern, or at the end of the first epoch, if one matches no log.
         TypeError: If a pattern is not a string.
 
     Example:

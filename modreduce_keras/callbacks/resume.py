@@ -1,4 +1,4 @@
-"""The callback that lets a training that was killed go on exactly where it was."""
+"""Resume: continues a training that was killed exactly where it stopped."""
 
 import warnings
 import weakref
@@ -25,74 +25,73 @@ from modreduce_keras.keras_internals import begin_at, running_fit
 
 
 class Resume(keras.callbacks.Callback):
-    """Writes checkpoints, and goes on from the newest when the same program is started again.
+    """Writes checkpoints, and continues from the newest when the same program is started again.
 
-    The state after a kill and a restart is, bit by bit on a CPU, that of a run that was never
-    killed. A checkpoint holds every variable of the model (of a distiller: students, adapters,
+    After a kill and a restart, the state is the same as that of an uninterrupted run, bit for bit
+    on a CPU. A checkpoint holds every variable of the model (of a distiller: students, adapters,
     memory banks, the aggregator, EMA weights, hyperparameters that callbacks may change, scores of
     the students, the step, and the states of the random generators of its layers), every variable
     of the optimizers (slots, iterations, learning rates, loss scales), the epoch, the step in it
-    with the running means of the logs, and the history. A teacher is not stored; it has to be the
-    same, by a hash of its weights. It serves plain Keras models as well.
+    with the running means of the logs, and the history. A teacher is not stored; a hash of its
+    weights is, and the teacher must be the same. Plain Keras models can be resumed too.
 
         train = mr.data.epoch_shuffle(dataset, seed=0).batch(64).prefetch(2)
         distiller.fit(train, epochs=240, callbacks=[..., mr.callbacks.Resume("run")])
 
-    The second start builds the same models, compiles them in the same way, and calls the same
-    `fit`: it begins in the epoch that was interrupted, and its history holds the earlier ones. A
-    finished run does nothing more and has the weights that `fit` left behind; with more epochs it
-    goes on. A run that a callback stopped (`EarlyStopping`, `TerminateOnNaN`) has ended: starting
-    it again trains nothing, with more epochs too. To go on with it, remove the file `*-ended`
-    from the folder and start with other callbacks; a callback that only interrupts a run, as its
-    time is up, raises an error instead. Give every run a folder of its own. What a checkpoint
-    holds, such hyperparameters and learning rates among it, replaces what the constructors were
-    given.
+    When the program is started again, it must build the same models, compile them in the same way,
+    and call the same `fit`. `fit` then begins in the epoch that was interrupted, and its history
+    includes the earlier epochs. A finished run trains nothing more and has its final weights; with
+    more epochs it continues. A run that a callback stopped (`EarlyStopping`, `TerminateOnNaN`) has
+    ended: started again, it trains nothing, also with more epochs. To continue it, remove the file
+    `*-ended` from the folder and start with other callbacks. A callback that only interrupts a
+    run, for instance at a time limit, should raise an error instead. Use one folder for each run.
+    The values in a checkpoint, including hyperparameters and learning rates, replace those that
+    were passed to constructors.
 
-    What a user has to see to:
+    Requirements:
 
-    - Data whose order a restart finds again: `mr.data.epoch_shuffle`, or a dataset that is not
-      shuffled. The order of `dataset.shuffle`, and of arrays under `fit(shuffle=True)`, begins anew
-      with the process. Data begin anew in each epoch: `.take(n)`, not `steps_per_epoch=n`.
-    - Random numbers from layers that hold their `keras.random.SeedGenerator`, as Keras' layers do;
-      `tf.random` and `keras.random` without a seed draw from generators of the process.
-    - `Resume` at the end of the list of callbacks, so that it stores what those before it have
-      written into logs and variables. What they remember outside of the model (the patience and
-      the best weights of `EarlyStopping`) is stored for those named in `callbacks=`, whole: what
-      cannot be kept is refused by name when training begins, or as soon as it is there. Arguments
-      of their constructors are stored only if training has changed them, so a restart may come
-      with another patience. An object with variables (a metric, a layer, an optimizer) has to have
-      them when training begins, as the restart makes it anew and gives it their values; Keras'
-      `F1Score`, `R2Score` and `AUC` may make theirs later. A class with the methods `get_state()`
-      and `set_state(state)` says itself what is kept of it.
+    - The order of the data must be reproducible: use `mr.data.epoch_shuffle`, or a dataset that is
+      not shuffled. The order of `dataset.shuffle`, and of arrays under `fit(shuffle=True)`, depends
+      on the process. Data must begin again in each epoch: use `.take(n)`, not `steps_per_epoch=n`.
+    - Random numbers must come from layers with a `keras.random.SeedGenerator`, as in Keras' layers;
+      `tf.random` and `keras.random` without a seed use generators of the process.
+    - `Resume` must be the last callback in the list, so that it stores what the others have written
+      into logs and variables. State outside of the model (the patience and the best weights of
+      `EarlyStopping`) is stored for the callbacks in `callbacks=`, completely: state that cannot
+      be stored raises an error when training begins, or as soon as it exists. Arguments of their
+      constructors are stored only if training has changed them, so a restart may use another
+      patience. An object with variables (a metric, a layer, an optimizer) must have them when
+      training begins, because the restart creates it again and assigns the stored values; Keras'
+      `F1Score`, `R2Score` and `AUC` may create theirs later. A class with the methods
+      `get_state()` and `set_state(state)` decides itself what is stored.
 
-    Where checkpoints are in the middle of an epoch, a restart reads the batches before it again
-    without training on them (one is, and undone, to build what a first step builds); other
-    callbacks see them pass.
+    After a checkpoint within an epoch, a restart reads the earlier batches again without training
+    on them (it trains on one and undoes this, to build everything that a first step builds);
+    other callbacks see these batches.
 
-    On several machines, each worker has a folder of its own inside `directory`, `worker-0`, ...,
-    and all begin with the newest checkpoint that every one of them can read.
+    On several machines, each worker has its own folder inside `directory`, `worker-0`, ..., and
+    all begin with the newest checkpoint that every worker can read.
 
-    While it trains, no other process can train with the same folder (not enforced on file systems
-    that cannot lock files).
-    After an error or Ctrl-C the next `fit`, with or without `Resume`, begins as if there had been
-    none. A distiller then unlocks the folder at once, another Keras model when Python lets go of
-    the error.
+    During training, no other process can train with the same folder (not enforced on file systems
+    without locks). After an error or Ctrl-C, the next `fit`, with or without `Resume`, begins as if
+    the error had not occurred. A distiller unlocks the folder at once, another Keras model when
+    Python releases the error.
 
     Args:
-        directory: Folder of this run's checkpoints; it is made if it is missing.
-        every: `"epoch"` (the default), or a number of steps after which, counted in each epoch, to
-            write one more. The end of an epoch is always written.
+        directory: Folder of this run's checkpoints; it is created if it is missing.
+        every: `"epoch"` (the default), or a number of steps: a checkpoint is then also written
+            after so many steps within each epoch. One is always written at the end of an epoch.
         keep: How many checkpoints to keep. Defaults to 3.
-        callbacks: Callbacks of the same `fit`, before this one, whose state is to be stored too.
-        on_write_error: What to do if a checkpoint cannot be written, the disk being full: `"raise"`
-            (the default) an error, or `"warn"` and train on. The checkpoints before it stay.
+        callbacks: Earlier callbacks of the same `fit` whose state is stored too.
+        on_write_error: What to do if a checkpoint cannot be written, for instance because the disk
+            is full: `"raise"` an error (the default), or `"warn"` and continue. Earlier checkpoints
+            stay.
 
     Raises:
         ValueError: If an argument is not valid; when training begins, if the checkpoint does not
-            fit the model, its optimizers or its teacher, or if there are checkpoints and none can
-            be read, or if another process trains with the folder, or if a callback of `callbacks`
-            cannot be stored or does not stand before it; in the second epoch, if the data do not
-            begin anew.
+            fit the model, its optimizers or its teacher, if there are checkpoints and none can be
+            read, if another process trains with the folder, or if a callback of `callbacks` cannot
+            be stored or comes after this one; in the second epoch, if the data do not begin again.
         OSError: If a checkpoint cannot be written.
 
     Example:
@@ -148,12 +147,12 @@ class Resume(keras.callbacks.Callback):
     def restore(self, model: keras.Model) -> bool:
         """Loads the newest checkpoint into a compiled model.
 
-        `fit` does it by itself. Before `fit`, it tells whether a stage before it is to be run:
-        `if not resume.restore(distiller): distiller.pretrain(...)`. It only reads the folder, where
-        another process may be writing.
+        `fit` does this too. Call it before `fit` to find out whether to run a stage before:
+        `if not resume.restore(distiller): distiller.pretrain(...)`. It only reads the folder, so
+        another process may be writing there.
 
         Returns:
-            Whether there was one.
+            Whether there was a checkpoint.
 
         Raises:
             ValueError: As when training begins.
@@ -201,7 +200,7 @@ class Resume(keras.callbacks.Callback):
 
     @staticmethod
     def _stays(ended: Any, epochs: int) -> bool:
-        """Returns whether a training that has ended has nothing left to train."""
+        """Returns whether a training that has ended stays so, with nothing left to train."""
         position, (manifest, _) = ended
         return manifest["stopped"] or position.epoch >= epochs
 
@@ -271,7 +270,7 @@ class Resume(keras.callbacks.Callback):
         self._assign_callbacks()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Skips what of the epoch has been trained."""
+        """Skips the steps of the epoch that have been trained."""
         skip = 0
         if self._begin_at is not None:
             self._require_epoch(epoch)
@@ -303,7 +302,7 @@ class Resume(keras.callbacks.Callback):
             history.epoch[:] = self._manifest["history_epochs"]
 
     def _after_batch(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes a checkpoint where it is time to."""
+        """Writes a checkpoint if it is time."""
         step = batch + 1
         due = step // self.every > self._written // self.every
         steps = self.params.get("steps")
@@ -323,7 +322,7 @@ class Resume(keras.callbacks.Callback):
         self._write(*self._last, metrics=False)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Stores what training leaves behind, and unlocks the folder."""
+        """Stores the final state of the training, and unlocks the folder."""
         if self._begin_at is not None:  # nothing was left to train
             self._last = self._begin_at, self._stored_history_and_epochs()
             self._after_others_began()
@@ -337,7 +336,7 @@ class Resume(keras.callbacks.Callback):
         lock.release(self._folder.path, self._owner)
 
     def on_train_error(self) -> None:
-        """Leaves nothing behind where `fit` is broken off; a distiller calls it."""
+        """Cleans up after an error in `fit`; a distiller calls it."""
         if self._owner is None:
             return
         lock.release(self._own_path(self.model), self._owner)
@@ -370,7 +369,7 @@ class Resume(keras.callbacks.Callback):
     def _content(
         self, history: dict[str, Any], *, metrics: bool
     ) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
-        """Returns what is to be in a checkpoint: the manifest and the arrays."""
+        """Returns the content of a checkpoint: the manifest and the arrays."""
         writer, logs = Writer(self._state.known), {}
         for name, values in history["history"].items():
             try:
@@ -394,7 +393,7 @@ class Resume(keras.callbacks.Callback):
         self._put(position, *self._content(history, metrics=metrics))
 
     def _write_ended(self) -> None:
-        """Stores what `fit` leaves behind, if it is not what the last epoch did."""
+        """Stores the final state of `fit`, if it differs from that of the last epoch."""
         position, history = self._last
         manifest, arrays = self._content(history, metrics=False)
         manifest["stopped"] = manifest["stopped"] or (
@@ -438,7 +437,7 @@ class Resume(keras.callbacks.Callback):
         self._assign_callbacks()
 
     def forget_arrays(self) -> None:
-        """Lets go of what was read, which is as large as the model."""
+        """Releases the arrays that were read, which are as large as the model."""
         self._arrays = None
 
     def _assign_callbacks(self) -> None:

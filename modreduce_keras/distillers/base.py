@@ -54,52 +54,52 @@ from modreduce_keras.knowledge import Knowledge
 
 @wraps_step
 class BaseDistiller(StepModel):
-    """Base class of all distillers: which models run and which terms make up the loss.
+    """Base class of all distillers: holds the models and the terms of the loss.
 
     The total loss of a training step is
 
         Σ_examples sample_weight · Σ_terms weight · term / number of examples on all replicas
         + the students' regularizers and `add_loss`
 
-    Where examples have positions (tokens, pixels), `sample_weight` may have one weight for each of
-    them, (batch, ...), and by the name of the output where there are several. As in Keras, the
-    value at each position is multiplied by its weight, and the sum divided by the number of all
-    positions that no mask leaves out. So are all terms that have values at the same positions: the
-    compiled loss, responses, and features compared position by position. Other terms, such as
-    relations between samples, are multiplied by the mean weight of the example.
+    Where examples have positions (tokens, pixels), `sample_weight` may have one weight for each
+    position, (batch, ...), or be a dict by output. As in Keras, the value at each position is
+    multiplied by its weight, and the sum is divided by the number of unmasked positions. This
+    applies to all terms with values at the same positions: the compiled loss, responses, and
+    features compared position by position. Other terms, such as relations between samples, are
+    multiplied by the mean weight of the example.
 
-    A subclass says which terms there are and what they weigh (`build_terms`), and what runs beside
-    the students and the teacher (`forward_pass`). The step itself is written once, here.
+    A subclass defines the terms and their weights in `build_terms`, and may run more than the
+    students and the teacher in `forward_pass`. The training step itself is implemented here.
 
-    Logs name every term: with one student `loss`, `ce` (the compiled loss on the labels), each
-    knowledge by its name, and the compiled metrics; with several, each of them behind the
-    student's name (`response/ce`, `response/accuracy`). `loss` is the weighted total, each term is
+    The logs contain every term: with one student `loss`, `ce` (the compiled loss on the labels),
+    each knowledge by its name, and the compiled metrics. With several students, each name follows
+    the student's (`response/ce`, `response/accuracy`). `loss` is the weighted total, each term is
     the unweighted mean. `evaluate` runs the students only: its `loss` is the sum of the students'
     compiled losses and regularizers.
 
     Args:
-        students: Models to train, by name. The distiller's step runs their `call`; methods such as
-            a `train_step` of their own never run, which a warning says.
-        teacher: A trained model, a list of several with different names, or `None`. It is run
-            forward only and never changed; its weights are not among the distiller's and not in
+        students: Models to train, by name. The distiller's step runs their `call`. A `train_step`
+            of their own, or a similar method, does not run and gives a warning.
+        teacher: A trained model, a list of several with different names, or `None`. It only runs
+            forward and is never changed. Its weights are not among the distiller's and not in
             weight files.
-        knowledge: What each student is taught, by the student's name.
-        teacher_input: What the teacher sees, if not what the students see (another resolution,
-            normalization or modality): a function of the inputs `x`, such as a Keras layer; or
-            the key of a dict `x` that is the teacher's alone, and the students get the rest (a
-            single other entry by itself). With several teachers also a list with one of those or
-            `None` for each. Defaults to `None`.
+        knowledge: The knowledge of each student, by the student's name.
+        teacher_input: The teacher's input, if it differs from the students' (another resolution,
+            normalization or modality): a function of the inputs `x`, such as a Keras layer, or a
+            key of a dict `x`. The entry of that key is for the teacher only, and the students get
+            the rest (a single remaining entry without the dict). With several teachers also a
+            list with one of these or `None` for each. Defaults to `None`.
         teacher_dtype: `"float32"`, `"bfloat16"` or `"float16"` runs a folded copy of the teacher
-            (`mr.models.fold`) that computes in that dtype; a teacher that cannot be folded, as it
-            is subclassed, runs as given, with a warning. `None`, the default, runs the teacher
-            itself.
+            (`mr.models.fold`) that computes in that dtype. A teacher that cannot be folded, such
+            as a subclassed model, runs as given, with a warning. `None`, the default, runs the
+            teacher itself.
         supervised_weight: Weight of the compiled loss on the labels: a number that is not
             negative, or a schedule. Defaults to 1.
-        student_inputs: What each student sees, by name, if not all the same: a function of the
-            inputs or a key of them, as for the teacher. A teacher without an input of its own then
-            runs on what each student sees.
-        student_taps: Taps of the students to read beside those of the knowledge, by name.
-        branches: The branched model that the students are of, if they share a trunk.
+        student_inputs: The input of each student, by name, if they differ: a function of the
+            inputs or a key of them, as for the teacher. A teacher without `teacher_input` then
+            runs on the input of each student.
+        student_taps: Taps of the students to read in addition to those of the knowledge, by name.
+        branches: The branched model of the students, if they share a trunk.
         name: Name of the model. Defaults to that of the class.
         dtype: Its dtype policy. Defaults to the global one.
         trainable: As for every Keras model. Defaults to `True`.
@@ -107,7 +107,7 @@ class BaseDistiller(StepModel):
 
     supervised_weight = Knob()
     _model_views: ClassVar[tuple[str, ...]] = ("teacher", "student", "best_student")
-    """Properties that return a model which is held elsewhere."""
+    """Properties that return a model which is stored elsewhere."""
 
     def __init__(
         self,
@@ -192,18 +192,18 @@ class BaseDistiller(StepModel):
         return [(name, one) for name, one in pairs if not one.staged]
 
     def student_output(self) -> Any:
-        """Returns the symbolic output of a student; those of several are alike."""
+        """Returns the symbolic output of a student; all students have the same."""
         return first_output(self._forward.outputs)
 
     def networks(self) -> dict[str, list[keras.layers.Layer]]:
-        """Returns the layers of each network: what is updated, or skipped, together."""
+        """Returns the layers of each network. A network is updated or skipped as a whole."""
         networks = {name: [one, *self.knowledge[name]] for name, one in self.students.items()}
         if self._forward.trunk is None:
             return networks
         return {optimizers.TRUNK: [part for parts in networks.values() for part in parts]}
 
     def log_name(self, student: str, name: str) -> str:
-        """Returns what something of a student is called in the logs."""
+        """Returns the name of a student's value in the logs."""
         return f"{student}/{name}" if self.has_several else name
 
     def _owner(self, student: str) -> str | None:
@@ -216,7 +216,7 @@ class BaseDistiller(StepModel):
         return self.offline_terms()
 
     def offline_terms(self) -> list[Term]:
-        """Returns the terms of what students learn from labels and from the teacher."""
+        """Returns the terms on the labels and on the teacher's outputs."""
         outputs = [] if self._supervision is None else self._supervision.outputs.values()
         terms = []
         for name, several in self.knowledge.items():
@@ -240,13 +240,13 @@ class BaseDistiller(StepModel):
         return supervised_terms(self._supervision, student, weight, owner=owner, network=network)
 
     def forward_pass(self, batch: Batch, training: bool, with_teacher: bool) -> Outputs:
-        """Runs every student once, and the teacher where it is wanted."""
+        """Runs every student once, and the teacher if asked."""
         return self._forward(batch, training, with_teacher)
 
     def build_gradient_policy(
         self, schedules: Mapping[str, Any] | None, on_nonfinite: str | None
     ) -> GradientPolicy:
-        """Returns what becomes of the gradients; the optimizer is built.
+        """Returns how gradients are applied. Called when the optimizer is built.
 
         Args:
             schedules: How loss scales begin and grow, where not as by default; `None` for none.
@@ -255,7 +255,7 @@ class BaseDistiller(StepModel):
         return policies.gradient_policy(self, schedules, on_nonfinite)
 
     def loss_scale_layer(self, networks: Sequence[str]) -> LossScales:
-        """Returns what holds the loss scales: one for good, as Keras never forgets a layer."""
+        """Returns the layer with the loss scales. It is created once: Keras keeps every layer."""
         self._loss_scales = self._loss_scales or LossScales(networks)
         return self._loss_scales
 
@@ -264,19 +264,19 @@ class BaseDistiller(StepModel):
         return []
 
     def names_in_logs(self) -> list[str]:
-        """Returns names that a knowledge cannot have, as the compiled loss has them in the logs."""
+        """Returns names in the logs that the compiled loss uses and no knowledge can have."""
         return [] if self._supervision is None else list(self._supervision.names)
 
     def measured(self) -> list[str]:
-        """Returns whose logits the compiled metrics are computed on."""
+        """Returns the names of the students that the compiled metrics are computed for."""
         return list(self.students)
 
     def parts_on_outputs(self) -> list[fitting.Part]:
-        """Returns what compares outputs, which has to suit the compiled loss."""
+        """Returns the parts that compare outputs and must suit the compiled loss."""
         return fitting.parts_of(self.knowledge)
 
     def label_rules(self) -> list[LabelRule]:
-        """Returns who takes class indices."""
+        """Returns the parts that need class indices as labels."""
         return logs.label_rules(
             self._supervision, self.all_knowledge(), None, self.student_output()
         )
@@ -334,7 +334,7 @@ class BaseDistiller(StepModel):
         Args:
             x: The inputs.
             y: The labels, or `None` where no loss is compiled.
-            y_pred: What `forward` returned.
+            y_pred: The result of `forward`.
             sample_weight: (batch,), or (batch, positions...), or a dict of those by output, or
                 `None`.
             training: Whether this is a training step (all terms) or an evaluation (the compiled
@@ -343,17 +343,17 @@ class BaseDistiller(StepModel):
         return self.computed(y_pred.replace(batch=Batch(x, y, sample_weight)), training).loss
 
     def penalized(self) -> keras.Model:
-        """Returns the model whose regularizers and added losses count: this one."""
+        """Returns the model whose regularizers and added losses are in the loss: this one."""
         return self
 
     def kernels(self) -> contextlib.AbstractContextManager[None]:
-        """Returns the context that a training step's pass runs in; see `compile`."""
+        """Returns the context for the forward pass of a training step; see `compile`."""
         if not self._fuses_normalization:
             return contextlib.nullcontext()
         return fused_kernels(self.layers_that_run())
 
     def check_labels(self, labels: Any) -> Any:
-        """Returns labels, after a check where only they say what the outputs are."""
+        """Returns labels, after a check where only they tell the kind of the outputs."""
         rules = self._label_checks if self.compiled else []
         return fitting.checked_labels(rules, labels, self.student_output())
 
@@ -375,13 +375,13 @@ class BaseDistiller(StepModel):
         return self._evaluated(results) if self._evaluating else results
 
     def _evaluated(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Returns the results without what only training computes."""
+        """Returns the results without those that only training computes."""
         trained_only = self.objective().trained_only
         return {name: value for name, value in results.items() if name not in trained_only}
 
     @property
     def loss_scales(self) -> dict[str, float]:
-        """The present loss scale of each student that computes in float16, by name.
+        """The current loss scale of each student that computes in float16, by name.
 
         Students that share a trunk have one, `"trunk"`.
         """
@@ -391,7 +391,7 @@ class BaseDistiller(StepModel):
     def skipped_steps(self) -> dict[str, int]:
         """How many steps of each student, and of the aggregator, were skipped since `compile`.
 
-        Empty where none is ever skipped: without float16 and without `on_nonfinite`.
+        Empty without float16 and without `on_nonfinite`: no step is then skipped.
         """
         return self.policy.skipped_steps()
 
@@ -399,24 +399,24 @@ class BaseDistiller(StepModel):
     def nonfinite_steps(self) -> dict[str, int]:
         """In how many steps a term of the loss was not finite, by the term's name.
 
-        Gradients that no term explains are `"STUDENT/gradient"`. Counted where
-        `compile(on_nonfinite="skip")` said so.
+        A gradient that is not finite although every term is finite counts as
+        `"STUDENT/gradient"`. Steps are counted with `compile(on_nonfinite="skip")`.
         """
         guard = self.policy.guard
         return guard.counts() if guard else {}
 
     @property
     def training_record(self) -> list[keras.Variable]:
-        """What is noted of the training and no part of the model: a resume restores it too."""
+        """Records of the training that are no part of the model; `Resume` restores them too."""
         guard = self.policy.guard
         return [guard.record] if guard else []
 
-    # Training, evaluation and prediction, on data that have been looked at
+    # Training, evaluation and prediction, after a check of the data
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains, as `keras.Model.fit` does."""
         self._follow()
-        begin_at(self, None)  # what an earlier fit that was broken off has left behind
+        begin_at(self, None)  # an interrupted fit may have left an epoch behind
         if self.policy.guard is not None:
             self.policy.guard.begin()
         given = _arguments(super().fit, args, kwargs)
@@ -453,17 +453,17 @@ class BaseDistiller(StepModel):
             return super().test_on_batch(*args, **kwargs)
 
     def pretrain(self, x: Any = None, y: Any = None, *, optimizer: Any = "adam", **arguments: Any):
-        """Runs the stage that some methods train before the rest; then `fit` does the rest.
+        """Runs the stage that some methods train before `fit`.
 
-        Staged knowledge (FSP, AB) trains the student (and its adapters) by that term alone;
-        adapters that learn beforehand (the paraphraser of factor transfer) train by their own
-        loss. Nothing else learns: not from labels, regularizers or other knowledge. What has been
-        pretrained is noted and saved, and `fit` refuses to begin without it.
+        Staged knowledge (FSP, AB) trains the student and its adapters with that term alone;
+        adapters with a pretraining stage (the paraphraser of factor transfer) are trained with
+        their own loss. Labels, regularizers and other knowledge are not used. The stage is
+        recorded and saved, and `fit` raises an error if it is missing.
 
         Args:
             x: The data, as for `fit`.
-            y: The labels, where `x` does not hold them; needed only by losses on labels.
-            optimizer: What trains this stage. Defaults to `"adam"`.
+            y: The labels, if `x` does not contain them; needed only by losses on labels.
+            optimizer: Optimizer of this stage. Defaults to `"adam"`.
             **arguments: `epochs`, `batch_size`, `callbacks`, ..., as for `fit`.
 
         Returns:
@@ -477,7 +477,7 @@ class BaseDistiller(StepModel):
         return pretrain(self, self._forward, optimizer, x, y, arguments)
 
     def make_train_function(self, force: bool = False):
-        """Makes the compiled training step; with a guard, one that speaks up after it."""
+        """Makes the compiled training step, and with a guard the report after each call."""
         require_pretrained(self.all_knowledge())
         optimizer = [("The optimizer", self.optimizer.variables)]
         require_in_scope(self.distribute_strategy, [*self._parts_to_train(), *optimizer])
@@ -491,16 +491,16 @@ class BaseDistiller(StepModel):
         return self.train_function
 
     def around_step(self, step):
-        """Checks batches before a step that XLA compiles, which leaves its checks out."""
+        """Checks batches before a step that XLA compiles, because XLA drops checks in the graph."""
         if self.run_eagerly or not self.jit_compile:
             return step
         owners = [one for one in flatten_layers(self) if getattr(one, "needs_index", False)]
-        # Of what evaluation and prediction read, no labels are checked.
+        # Evaluation and prediction do not check labels.
         check = self.check_labels if self._checks_steps else lambda labels: labels
         return lambda data: step(validation.checked_batch(data, owners, check))
 
     def _follow(self) -> None:
-        """Drops what was traced with statistics or vocabularies that have changed since."""
+        """Drops traced functions whose constant statistics or vocabularies have changed."""
         before = self._constants
         self._constants = fingerprint_of_constants(self._models_with_constants())
         teacher = self._forward.teacher
@@ -508,13 +508,13 @@ class BaseDistiller(StepModel):
             self.train_function = self.test_function = self.predict_function = None
 
     def _models_with_constants(self) -> list[keras.layers.Layer]:
-        """Returns the students, and the layers that make what models see."""
+        """Returns the students, and the layers that prepare the inputs of models."""
         views = keras.tree.flatten([self._teacher_input, self._student_inputs])
         layers = [view for view in views if isinstance(view, keras.layers.Layer)]
         return [*self.students.values(), *layers]
 
     def _parts_to_train(self) -> list[tuple[str, list[keras.Variable]]]:
-        """Returns all variables of a training step by what they are of, for messages."""
+        """Returns all variables of a training step by their owner, for messages."""
         students = [(f"Student {n!r}", s.variables) for n, s in self.students.items()]
         return [*students, ("The distiller", self.variables)]
 
@@ -522,7 +522,7 @@ class BaseDistiller(StepModel):
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
-        """What `fit` trains: all but the adapters of knowledge that has a stage of its own."""
+        """What `fit` trains: everything except the adapters of staged knowledge."""
         return self._trained_here(super().trainable_variables)
 
     @property
@@ -538,9 +538,9 @@ class BaseDistiller(StepModel):
         return [variable for variable in variables if id(variable) not in constant]
 
     def variable_groups(self) -> dict[str, list[keras.Variable]]:
-        """Returns the trainable variables by group: a student with its adapters is one.
+        """Returns the trainable variables by group: a student and its adapters are one group.
 
-        What students share is a group of its own, `"trunk"`.
+        Layers that students share are another group, `"trunk"`.
         """
         return optimizers.groups(self.students, self.joint_knowledge())
 
@@ -565,40 +565,39 @@ class BaseDistiller(StepModel):
             optimizer: One optimizer for everything that trains, or a dict with one for each
                 group: the students by name, and `"aggregator"` where there is one that learns.
             loss: Loss on the labels, the same for every student, or `None` to train on the
-                teacher alone. For a student that returns a dict, a dict by the name of the output.
-            metrics: List of metrics; each student gets a copy of its own. With several students
-                also a dict from student (or `"ensemble"`) to list. Names are right for logits:
-                `"accuracy"` of one logit, or of several independent labels, counts those above 0.
-                Metrics of Keras that take probabilities (`AUC()`, `Precision()`,
-                `BinaryAccuracy()`, `"auc"`, ...) are given them: sigmoids where the loss is
-                binary, else a softmax. Those that are set to logits (`AUC(from_logits=True)`,
-                `Precision(thresholds=0)`, `BinaryAccuracy(threshold=0)`), and metrics of your own,
-                get the logits.
-            weighted_metrics: The same, weighted by `sample_weight`.
-            on_nonfinite: What happens where a term of the loss, or a gradient, is not finite on
-                any replica. `"stop"`: `fit` ends with a `NonFiniteError` that names student, term
-                and step, before any callback could save; the weights are those before the step.
-                `"skip"`: the step of that student is left out and counted (`nonfinite_steps`,
-                `skipped_steps`), the first time with a warning. Schedules count such a step, and
-                EMA weights move towards the weights that stayed. `None`, the default: nothing is
-                looked at, except where float16 is trained with loss scales.
-            fused_normalization: Whether training steps compute batch normalizations by one fused
-                kernel instead of Keras' dozen operations, wherever it can stand for them: the
-                same up to rounding, and faster. The models themselves are not changed. Defaults
-                to `True`.
+                teacher's outputs alone. For a student that returns a dict, a dict by output.
+            metrics: List of metrics; each student gets its own copy. With several students also a
+                dict from student (or `"ensemble"`) to list. Names are interpreted for logits:
+                `"accuracy"` of one logit, or of several independent labels, uses the threshold 0.
+                Keras metrics of probabilities (`AUC()`, `Precision()`, `BinaryAccuracy()`,
+                `"auc"`, ...) receive probabilities: sigmoids if the loss is binary, else a
+                softmax. Metrics that are set to logits (`AUC(from_logits=True)`,
+                `Precision(thresholds=0)`, `BinaryAccuracy(threshold=0)`), and your own metrics,
+                receive the logits.
+            weighted_metrics: As `metrics`, weighted by `sample_weight`.
+            on_nonfinite: What to do if a term of the loss, or a gradient, is not finite on any
+                replica. `"stop"`: `fit` ends with a `NonFiniteError` that names the student, the
+                term and the step, before any callback can save; the weights are those before the
+                step. `"skip"`: the step of that student is skipped and counted
+                (`nonfinite_steps`, `skipped_steps`), with a warning the first time. Schedules
+                count such a step, and EMA weights are updated. `None`, the default: no check,
+                except when float16 is trained with loss scales.
+            fused_normalization: Whether training steps compute batch normalizations with one
+                fused kernel instead of Keras' dozen operations, where this is possible. The result
+                is the same up to rounding, and the models are not changed. Defaults to `True`.
             run_eagerly: As in Keras.
             steps_per_execution: As in Keras.
             jit_compile: As in Keras.
-            auto_scale_loss: As in Keras. Each student that computes in float16 gets a loss scale of
-                its own; a `keras.optimizers.LossScaleOptimizer` only says how it begins and grows.
-            loss_weights: Has to be `None`: terms are weighted by `supervised_weight` and by the
+            auto_scale_loss: As in Keras. Each student that computes in float16 gets its own loss
+                scale; a `keras.optimizers.LossScaleOptimizer` only sets how it begins and grows.
+            loss_weights: Must be `None`: terms are weighted by `supervised_weight` and by the
                 `weight` of each knowledge.
 
         Raises:
-            ValueError: If the loss expects probabilities and the students give logits, knowledge
-                compares the outputs as something else than what the loss says they are (`"kd"`
-                the independent labels of a binary cross-entropy: `"binary_kd"` does), or the
-                optimizers do not fit the groups.
+            ValueError: If the loss expects probabilities and the students give logits, if the
+                loss and a knowledge are for different kinds of outputs (such as a binary
+                cross-entropy and `"kd"`, where `"binary_kd"` is right), or if the optimizers do
+                not fit the groups.
         """
         given = {
             "optimizer": optimizer,

@@ -1,4 +1,4 @@
-"""ModReduce: offline knowledge of several kinds and online learning among peers, at once."""
+"""ModReduce: offline distillation of several kinds of knowledge together with online learning."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -17,43 +17,43 @@ from modreduce_keras.schedules import Exponential
 
 @register("distiller", "modreduce")
 class ModReduce(PeerDistiller):
-    """Trains students that each learn one kind of knowledge from a teacher, and all from the group.
+    """Trains students that each learn one kind of knowledge offline, and all from one another.
 
     For each student i, with w the online weight and K_k its knowledge:
 
     total_i = (1 - w) · m_i · (CE_i + Σ_k weight_k K_k) / (1 + Σ_k weight_k) + w · online(z_i, z_e)
 
-    (CE counts with the supervised weight, 1 by default.) The aggregator learns beside them from
-    the labels, on detached logits.
+    (CE is multiplied by the supervised weight, 1 by default.) The aggregator is trained on the
+    labels at the same time, on logits behind stopped gradients.
 
     Args:
-        teacher: The trained model to learn from, never changed; several, or `None` for students
-            that learn from labels and one another only.
+        teacher: The trained model to learn from, which is never changed; a list of several; or
+            `None` for students that learn only from labels and from one another.
         students: See `PeerDistiller`; usually `{"response": ..., "feature": ..., "relation": ...}`.
             Their architectures may differ.
-        knowledge: What each student is taught: a dict from student to list, any that
-            `mr.Distiller` takes. `None` is the paper's for three students of those names
-            (`paper_knowledge`), with its multipliers, and needs `samples`.
+        knowledge: What each student learns: a dict from student to a list as in `mr.Distiller`.
+            `None` is the paper's knowledge for three students with the names above
+            (`paper_knowledge`), with the paper's multipliers, and needs `samples`.
         aggregator: See `PeerDistiller`. Defaults to `"weighted_average"`.
-        online_weight: The part w of the loss that is online, from 0 to 1: a number or a schedule;
-            `schedules.CutOff(0.7, steps=...)` for the paper's asynchronous form. `None`, the
-            default, is the paper's growth from .01 to .7 in 24 stairs where `steps` is given, and
+        online_weight: The share w of the online loss, from 0 to 1: a number or a schedule;
+            `schedules.CutOff(0.7, steps=...)` for the paper's asynchronous variant. `None`, the
+            default, is the paper's increase from .01 to .7 in 24 stairs if `steps` is given, and
             .5 otherwise.
         online_loss: See `PeerDistiller`. Defaults to `KD(temperature=4)`, and to
             `BinaryKD(temperature=4)` for students with one logit.
-        multipliers: m by student, positive. A student without one has m_i = 1 + Σ_k weight_k,
-            which cancels the normalization: its labels then count with weight 1, as in
-            `Distiller`. Defaults to none.
+        multipliers: Positive m by student. A student without a multiplier has
+            m_i = 1 + Σ_k weight_k, which cancels the normalization: its labels then have weight 1,
+            as in `Distiller`. Defaults to none.
         samples: Number of training samples, for the memory bank of the paper's knowledge; the
             data then need `mr.data.with_index`. Only with `knowledge=None`.
-        steps: Number of training steps in all, for the paper's growth of the online weight. Only
+        steps: Total number of training steps, for the paper's increase of the online weight. Only
             with `online_weight=None`.
-        **kwargs: What `PeerDistiller` takes beside these.
+        **kwargs: Further arguments of `PeerDistiller`.
 
     Raises:
-        ValueError: See `PeerDistiller`; and if a multiplier is not positive, the online weight is
-            above 1, the paper's knowledge is asked for without `samples` or for students of other
-            names, or `samples` or `steps` would do nothing.
+        ValueError: See `PeerDistiller`; also if a multiplier is not positive, the online weight is
+            above 1, `knowledge=None` comes without `samples` or with students of other names, or
+            `samples` or `steps` would have no effect.
 
     Example:
         >>> import modreduce_keras as mr
@@ -74,8 +74,8 @@ class ModReduce(PeerDistiller):
 
     Reference:
         ModReduce: A Multi-Knowledge Distillation Framework with Online Learning, 2023. The paper's
-        losses beside KD are SemCKD (weight 400, multiplier 100) and CRD (.8, multiplier 1), with
-        multiplier 10 for the response student; any knowledge may stand here.
+        losses in addition to KD are SemCKD (weight 400, multiplier 100) and CRD (.8, multiplier
+        1), with multiplier 10 for the response student; here any knowledge can be used.
     """
 
     online_weight = Share()
@@ -147,7 +147,7 @@ class ModReduce(PeerDistiller):
         stages: Sequence[str] = ("stage1", "stage2", "stage3"),
         embedding: str = "embedding",
     ) -> dict[str, list[Knowledge]]:
-        """Returns the paper's knowledge: KD for all, SemCKD and CRD beside it for one each.
+        """Returns the paper's knowledge: KD for all, and SemCKD or CRD in addition for one each.
 
         Args:
             samples: Number of training samples, which CRD's memory bank holds.
@@ -174,7 +174,7 @@ class ModReduce(PeerDistiller):
         }
 
     def offline_terms(self) -> list[Term]:
-        """Returns the terms of what students learn from labels and the teacher, rescaled."""
+        """Returns the terms on the labels and the teacher's outputs, rescaled."""
         return [
             term.scaled(functools.partial(self._offline_scale, term.student))
             for term in super().offline_terms()
@@ -194,7 +194,7 @@ class ModReduce(PeerDistiller):
 
 
 def _require_used(name: str, value: Any, used: bool) -> None:
-    """Raises if an argument came that something else has taken the place of."""
+    """Raises if an argument was given that has no effect."""
     if value is None or used:
         return
     what = {

@@ -1,4 +1,4 @@
-"""Offline distillation: one student learns from a frozen teacher, or from several."""
+"""Offline distillation: one student learns from one or several frozen teachers."""
 
 from typing import Any
 
@@ -13,27 +13,27 @@ from modreduce_keras.registry import register
 
 @register("distiller", "distiller")
 class Distiller(BaseDistiller):
-    """Trains one student on labels and on any knowledge of a frozen teacher, or of several.
+    """Trains one student on labels and on the knowledge of one or several frozen teachers.
 
     total = supervised_weight · CE + Σ_k weight_k · K_k
 
     Args:
-        student: The model to train. After `fit` it is the result: `distiller.student`.
-        teacher: The trained model to learn from, never changed; or a list of several with
-            different names: responses then teach their average, and the taps of features are
-            `"name/tap"`; or a `mr.data.TeacherCache` of one. `None` only where no knowledge needs
-            one (`"confidence_penalty"`).
+        student: The model to train. Use it after `fit` as `distiller.student`.
+        teacher: The trained model to learn from, which is never changed; a list of several with
+            different names, where responses compare with their average and the taps of features
+            are `"name/tap"`; or a `mr.data.TeacherCache`. `None` only if no knowledge needs a
+            teacher (`"confidence_penalty"`).
         knowledge: List of `Response`, `Feature` and `Relation`, at least one.
-        teacher_input: What the teacher sees, if not what the student sees: a function of the
-            inputs (a Keras layer, to resize or normalize), or the key of a dict `x` that is the
-            teacher's alone; see `BaseDistiller`. Defaults to `None`.
+        teacher_input: The teacher's input, if it differs from the student's: a function of the
+            inputs (a Keras layer that resizes or normalizes), or a key of a dict `x` whose entry
+            is for the teacher only; see `BaseDistiller`. Defaults to `None`.
         supervised_weight: Weight of the compiled loss on the labels: a number that is not
             negative, or a schedule. Defaults to 1.
         **kwargs: `name` and `dtype`, as for every Keras model.
 
     Raises:
-        ValueError: If the knowledge is empty, teacher and knowledge do not go together, a tap is
-            unknown, or the models do not fit.
+        ValueError: If there is no knowledge, a teacher is given without knowledge that needs one
+            or the other way round, a tap is unknown, or the models do not fit.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr

@@ -1,4 +1,4 @@
-"""Online distillation: several students teach one another, with or without a teacher."""
+"""Online distillation: several students learn from one another, with or without a teacher."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,46 +27,46 @@ from modreduce_keras.registry import register
 
 @register("distiller", "peer_distiller")
 class PeerDistiller(BaseDistiller):
-    """Trains several students that teach one another through an aggregator.
+    """Trains several students that learn from one another through an aggregator.
 
     total = Σ_i [supervised_weight · CE_i + Σ_k weight_ik · K_ik + online_weight · online(z_i, t_i)]
             + CE(z_e), where the aggregator learns
 
-    The aggregator turns the students' logits z into a target t_i for each, and usually into an
-    ensemble z_e. Targets are constants to the gradient.
+    The aggregator turns the students' logits z into a target t_i for each student, and usually
+    into an ensemble z_e. No gradient flows through the targets.
 
     Args:
-        students: At least two models with equal numbers of classes: a dict by name, a list
-            whose models have different names, or what `mr.models.branch` returns: peers that share
+        students: At least two models with equal numbers of classes: a dict by name, a list of
+            models with different names, or the result of `mr.models.branch`: peers that share
             their lower layers, which then run once. Names must not contain "/". With an
-            aggregator that has a leader (`"okddip"`), the last one is the leader.
+            aggregator that has a leader (`"okddip"`), the last student is the leader.
         aggregator: An `Aggregator`, its config or its identifier. Defaults to `"mean"`.
         teacher: A trained model, or `None` (the default): peers only.
-        knowledge: What each student is taught by the teacher: a dict from student to list.
-        online_weight: Weight of what a student learns from its peers: a number that is not
-            negative, or a schedule. Defaults to 1.
+        knowledge: What each student learns from the teacher: a dict from student to list.
+        online_weight: Weight of the online loss, by which a student learns from its peers: a
+            number that is not negative, or a schedule. Defaults to 1.
         online_loss: Loss of a student's logits against its target: a `Loss`, its config or its
             identifier. Defaults to `KD(temperature=3)`, and to `BinaryKD(temperature=3)` for
             students with one logit. Students with several independent labels need
-            `online_loss="binary_kd"`: what the outputs are is known only at `compile`.
+            `online_loss="binary_kd"`, because the kind of the outputs is known only at `compile`.
         supervised_weight: Weight of the compiled loss on the labels. Defaults to 1.
         features_at: The tap of the students' embeddings, for aggregators that compare them: one
             for all, or by student. Defaults to `"embedding"`.
-        student_inputs: What each student sees of a batch, if not all the same, by name or in
-            their order: a function of the inputs, such as a Keras layer that augments (in
-            training only), or a key of a dict `x` (data for evaluation may be without). A teacher
-            without `teacher_input` then runs on what each student sees. Defaults to `None`.
-        teacher_input: What the teacher sees, if not what the students see; see `Distiller`.
-        criterion: Validation metric that decides which student is the best, without student and
-            `val_`: `"accuracy"`, `"ce"`, ... Defaults to the accuracy if that is compiled, else to
-            the compiled loss.
+        student_inputs: The input of each student, if they differ, by name or in their order: a
+            function of the inputs, such as a Keras layer that augments (in training only), or a
+            key of a dict `x` (which data for evaluation may lack). A teacher without
+            `teacher_input` then runs on the input of each student. Defaults to `None`.
+        teacher_input: The teacher's input, if it differs from the students'; see `Distiller`.
+        criterion: Validation metric that decides which student is the best, without the student's
+            name and `val_`: `"accuracy"`, `"ce"`, ... Defaults to the accuracy if it is compiled,
+            else to the compiled loss.
         criterion_mode: `"max"` or `"min"`. Defaults to `"min"` for losses and errors and to
             `"max"` for the rest.
         **kwargs: `name` and `dtype`, as for every Keras model.
 
     Raises:
         ValueError: If there are fewer than two students, a name or a model comes twice, the
-            numbers of classes differ, or knowledge and teacher do not come together.
+            numbers of classes differ, or only one of knowledge and teacher is given.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr
@@ -195,13 +195,13 @@ class PeerDistiller(BaseDistiller):
         return super().fit(*args, callbacks=callbacks, **kwargs)
 
     def forward_pass(self, batch: Batch, training: bool, with_teacher: bool) -> Outputs:
-        """Runs every network once, and the aggregator on what the students put out."""
+        """Runs every network once, and the aggregator on the students' outputs."""
         outputs = super().forward_pass(batch, training, with_teacher)
         group = self._group(outputs, training, self.policy)
         return outputs.replace(extra=group, ensemble=group.get(ENSEMBLE))
 
     def after_step(self) -> None:
-        """Updates the students' EMA weights, where they follow every step."""
+        """Updates the students' EMA weights, if they are updated in every step."""
         if self.past is not None and self.aggregator.average_every == "step":
             self.past.update()
 
@@ -249,7 +249,7 @@ class PeerDistiller(BaseDistiller):
         return [*super().parts_on_outputs(), *online]
 
     def label_rules(self) -> list[LabelRule]:
-        """Returns who takes class indices, the aggregator among them."""
+        """Returns the parts that need class indices, the aggregator among them."""
         return logs.label_rules(
             self._supervision, self.all_knowledge(), self.aggregator, self.student_output()
         )

@@ -87,7 +87,7 @@ def knowledge_term(
 
     Args:
         student: Name of the student.
-        knowledge: What it is taught.
+        knowledge: What it learns.
         owner: Whose term it is in the logs.
         outputs: Names of the outputs whose sample weights the term takes, if it reads one of them.
     """
