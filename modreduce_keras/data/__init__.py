@@ -1,4 +1,4 @@
-"""Data: samples, their index and order, and the outputs of a teacher for them."""
+"""Data: datasets, the index and the order of samples, and stored teacher outputs."""
 
 from modreduce_keras.data.cifar import CIFAR100_MEAN, CIFAR100_STD, cifar100
 from modreduce_keras.data.epoch_shuffle import epoch_shuffle

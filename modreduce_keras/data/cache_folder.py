@@ -1,4 +1,4 @@
-"""Folder of a teacher cache: whose it is, and its shards, all of them verified."""
+"""Folder of a teacher cache: checks that it belongs to the cache, and verifies its shards."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from modreduce_keras.data.shard_files import DamagedError
 
 
 class UnfilledError(ValueError):
-    """A cache has not all outputs that it should have."""
+    """Outputs are missing in a cache."""
 
 
 class CacheFolder:

@@ -1,4 +1,4 @@
-"""Metadata of a teacher cache: what it is of, and how many samples each complete view has."""
+"""Metadata of a teacher cache: its teacher and options, and the size of each complete view."""
 
 import json
 from collections.abc import Callable

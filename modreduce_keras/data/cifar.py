@@ -1,4 +1,4 @@
-"""CIFAR-100 as the papers train on it: crops and flips, normalized, with a validation split."""
+"""CIFAR-100 as in the papers: cropped, flipped and normalized, with a validation split."""
 
 import functools
 import os
@@ -45,49 +45,47 @@ def cifar100(
 ) -> tf.data.Dataset:
     """Returns batches of CIFAR-100, augmented and normalized, from tensorflow-datasets.
 
-    An image is cropped at random out of itself with 4 black pixels on each side, and flipped with
-    probability 1/2. Its crop and flip are a function of the seed, the epoch and its own index
-    alone, and the order is one of the seed and the epoch: batch size, order and what was read
-    before change nothing. Epochs are counted as by `mr.data.epoch_shuffle`, so a training that
-    `mr.callbacks.Resume` goes on with sees what it would have seen.
+    An image is padded with 4 black pixels on each side, cropped at random, and flipped with
+    probability 1/2. Its crop and flip are a function of the seed, the epoch and its index, and the
+    order is a function of the seed and the epoch, independent of the batch size and of what was
+    read before. Epochs are counted as in `mr.data.epoch_shuffle`, so a training that
+    `mr.callbacks.Resume` continues sees the same images as without an interruption.
 
         train = mr.data.cifar100("train", index=True)
         validation = mr.data.cifar100("validation", batch_size=500)
 
-    The validation images are the last ones of each class of the training set, 50 by default, and
-    are missing in `"train"`. Choose models and hyperparameters by them: `"test"` is for the last
-    number only.
+    The validation images are the last images of each class of the training set, 50 by default, and
+    are not in `"train"`. Use them to choose models and hyperparameters, and `"test"` only for the
+    final result.
 
-    The images lie in memory as bytes: 150 MB of the training set for the process, which reads the
-    files once, and as much again for each dataset of it.
+    The images are kept in memory as bytes: the training set takes 150 MB once per process, and as
+    much again for each dataset.
 
     Args:
         split: `"train"`, `"validation"` or `"test"`.
         batch_size: Number of samples in a batch; the last one of an epoch may have fewer.
-        validation: Number of training images that are set apart, a multiple of 100 below 50,000.
-            0: none, as in most papers. Defaults to 5,000.
-        shuffle: Whether each epoch has an order of its own. Defaults to `None`: in `"train"` only.
+        validation: Number of training images that are held out, a multiple of 100 below 50,000.
+            0 holds out none, as in most papers. Defaults to 5,000.
+        shuffle: Whether to shuffle the data in each epoch. Defaults to `None`: in `"train"` only.
         augment: Whether images are cropped and flipped. Defaults to `None`: in `"train"` only.
         views: Number of augmentations of each image in a batch. Several make `x` a dict of
             `"view_0"`, `"view_1"`, ..., which `student_inputs` and `teacher_input` of distillers
             name. Defaults to 1.
-        augmentations: Number of different augmentations that an image has in all: those of epoch
-            `e` come again in epoch `e + augmentations / views`. Defaults to `None`: always new
-            ones.
-        seed: Of order and augmentation, an integer that is not negative.
-        index: Whether `x` is `{"inputs": x, "sample_index": index}`, as `mr.data.with_index`
-            makes it. The index is the sample's place in the split, before shuffling.
-        mean: Of each channel, of values between 0 and 1.
-        std: Standard deviations of each channel.
-        data_dir: Folder of the prepared data sets. Defaults to tensorflow-datasets' own.
-        download: Whether data that are not there are downloaded.
+        augmentations: Total number of different augmentations of an image: those of epoch `e`
+            repeat in epoch `e + augmentations / views`. Defaults to `None`: always new ones.
+        seed: Seed of the order and the augmentation, an integer that is not negative.
+        index: Whether `x` is `{"inputs": x, "sample_index": index}`, as from `mr.data.with_index`.
+            The index is that of the sample in the split, before shuffling.
+        mean: Mean of each channel, for values between 0 and 1.
+        std: Standard deviation of each channel.
+        data_dir: Folder of the prepared datasets. Defaults to that of tensorflow-datasets.
+        download: Whether to download the data if they are missing.
 
     Returns:
         A dataset of `(x, y)`: float32 (batch, 32, 32, 3) and int64 (batch,).
 
     Raises:
-        ValueError: If an argument is out of range, or the data are not there and not to be
-            downloaded.
+        ValueError: If an argument is out of range, or the data are missing and `download=False`.
 
     Example:
         >>> import modreduce_keras as mr

@@ -1,4 +1,4 @@
-"""Epoch shuffle: an order of the data that depends on a seed and the epoch alone."""
+"""epoch_shuffle: shuffles data in an order that depends only on a seed and the epoch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,53 +22,54 @@ def epoch_shuffle(
 ) -> tf.data.Dataset:
     """Returns the data of one epoch, in an order that is a function of the seed and the epoch.
 
-    Each epoch has another order, and each process has the same one for the same epoch, whatever
-    was read, evaluated or drawn at random before. That is what training needs to go on exactly
-    where it was stopped (`mr.callbacks.Resume`); the order of `dataset.shuffle(seed=...)` begins
-    anew in every process.
+    Each epoch has a different order, and every process has the same order for the same epoch,
+    independent of what was read, evaluated or drawn at random before. Training needs this to
+    continue exactly where it was stopped (`mr.callbacks.Resume`); the order of
+    `dataset.shuffle(seed=...)` starts again in every process.
 
-        dataset = mr.data.with_index(dataset)                     # where a method asks for it
+        dataset = mr.data.with_index(dataset)                     # if a method needs it
         train = mr.data.epoch_shuffle(dataset, seed=0).map(decode).batch(64).prefetch(2)
         distiller.fit(train, epochs=240, callbacks=[mr.callbacks.Resume("run")])
 
     The epoch is
 
-    - in `fit`, of any Keras model, the one that `fit` counts, with `initial_epoch` and after a
-      restart too. So two methods that are compared on one dataset see the same orders. Whatever
-      else reads the dataset meanwhile (a validation, a callback) sees that epoch's order as well
-      and changes nothing. Fits that run at once in several threads need a dataset each.
+    - in `fit`, of any Keras model, the epoch of `fit`, including `initial_epoch` and restarts. So
+      two methods that are compared on one dataset see the same orders. A validation or a callback
+      that reads the dataset meanwhile sees the order of that epoch too, and changes nothing. If
+      several threads call `fit` at once, each needs its own dataset.
       With `steps_per_epoch`, where passes over the data and epochs differ, it is the number of the
       pass, counted from `initial_epoch`. Every iteration of this dataset then counts as a pass, so
-      that a validation or a callback that reads it changes the order of the training from there
-      on: give those a dataset of their own, another `epoch_shuffle(...)`;
-    - in a block `with mr.data.in_epoch(epoch):`, that one;
-    - elsewhere the number of iterations of this dataset that began elsewhere: 0, 1, ...
+      a validation or a callback that reads it changes the later orders of the training: use
+      another `epoch_shuffle(...)` for them;
+    - in a block `with mr.data.in_epoch(epoch):`, that epoch;
+    - elsewhere the number of earlier iterations of this dataset outside of these: 0, 1, ...
 
-    What comes after it must be a function of the samples: `batch`, `prefetch`, and a `map` without
-    a state. A `cache` after it would keep the first order. For epochs of `n` batches that `Resume`
-    can go on with, write `.batch(64).take(n)`, not `repeat()` with `steps_per_epoch=n`.
+    Later transformations must be functions of the samples: `batch`, `prefetch`, and a stateless
+    `map`. A `cache` would keep the first order. For epochs of `n` batches that `Resume` can
+    continue, write `.batch(64).take(n)`, not `repeat()` with `steps_per_epoch=n`.
 
     Args:
-        dataset: Yields single samples in an order that does not change, and ends.
+        dataset: Yields single samples in a fixed order, and is finite.
         seed: An integer that is not negative.
-        buffer_size: Number of samples to draw from, as in `tf.data.Dataset.shuffle`. A smaller one
-            takes less memory and mixes less. Defaults to `None`: all, a permutation.
-        augment: `augment(sample_seed, *sample)` returns the sample that takes its place (`sample`
-            being `x`, or `x, y`, ...). `sample_seed` is an int32 (2,) tensor for
-            `tf.image.stateless_random_flip_left_right` and its like, another one at each place of
-            each epoch, and a function of seed, epoch and place. Defaults to `None`.
-        augmentations: Number of different augmentations that a sample has in all, for
-            `mr.data.TeacherCache`: `sample_seed` is then a function of the seed, the sample's place
-            in `dataset`, and the epoch modulo this. Defaults to `None`: always new ones.
+        buffer_size: Number of samples to draw from, as in `tf.data.Dataset.shuffle`. A smaller
+            buffer takes less memory and mixes less. Defaults to `None`: all, a permutation.
+        augment: `augment(sample_seed, *sample)` returns the augmented sample (`sample` is `x`, or
+            `x, y`, ...). `sample_seed` is an int32 (2,) tensor for functions such as
+            `tf.image.stateless_random_flip_left_right`. It is a function of the seed, the epoch
+            and the position of the sample in the epoch. Defaults to `None`.
+        augmentations: Total number of different augmentations of a sample, for
+            `mr.data.TeacherCache`: `sample_seed` is then a function of the seed, the index of the
+            sample in `dataset`, and the epoch modulo this number. Defaults to `None`: always new
+            augmentations.
 
     Returns:
         A dataset of one epoch, as many samples as `dataset` has.
 
     Raises:
-        TypeError: If something else than a `tf.data.Dataset` came, or `augment` is no function.
-        ValueError: If the seed, the buffer size or the augmentations are not such an integer, or
-            there are augmentations without `augment`; if the dataset is batched, shuffled anew in
-            each epoch or endless; if its size is unknown and no buffer size is given.
+        TypeError: If `dataset` is not a `tf.data.Dataset`, or `augment` not a function.
+        ValueError: If the seed, the buffer size or the augmentations are not valid integers, or
+            there are augmentations without `augment`; if the dataset is batched, reshuffled in
+            each epoch or infinite; if its size is unknown and no buffer size is given.
 
     Example:
         >>> train = epoch_shuffle(tf.data.Dataset.range(4), seed=0)
@@ -129,7 +130,7 @@ def epoch_shuffle(
 
 
 def per_epoch(build: Callable[[Any], tf.data.Dataset], size: int = -1) -> tf.data.Dataset:
-    """Returns a dataset that is another one in each epoch.
+    """Returns a dataset that differs from epoch to epoch.
 
     Args:
         build: Returns the data of an epoch, given its number, an int64 scalar.
@@ -188,7 +189,7 @@ def shuffled_by(key: Any, dataset: tf.data.Dataset, buffer_size: Any) -> tf.data
 
 
 def _folded(key: Any, place: Any) -> Any:
-    """Returns two integers that are a function of a key and a place."""
+    """Returns two integers that are a function of a key and an index."""
     return tf.random.stateless_uniform(
         (2,), key + tf.stack([place, 0]), minval=0, maxval=2**31 - 1, dtype=tf.int64
     )

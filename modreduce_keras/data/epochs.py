@@ -1,4 +1,4 @@
-"""The epoch that data are read in: of the `fit` that runs, one that is given, or the next one."""
+"""Finds the epoch in which data are read: that of the running `fit`, a given one, or the next."""
 
 import contextlib
 import weakref
@@ -19,16 +19,17 @@ class _Given:
 
 @contextlib.contextmanager
 def in_epoch(epoch: int) -> Iterator[None]:
-    """Lets a block read the data of an epoch, for training loops of your own.
+    """Sets the epoch of data that are read in a block, for custom training loops.
 
-    `fit` needs no such block. It is for what reads `mr.data.epoch_shuffle` or `mr.data.cifar100`
-    by itself; every iteration that begins in the block is of that epoch, in other threads too.
+    `fit` does not need this. It is for loops that read `mr.data.epoch_shuffle` or
+    `mr.data.cifar100` themselves: every iteration that begins in the block reads that epoch, in
+    other threads too.
 
     Args:
         epoch: The number of the epoch, from 0.
 
     Raises:
-        ValueError: If it is no such integer.
+        ValueError: If it is negative or not an integer.
 
     Example:
         >>> import tensorflow as tf, modreduce_keras as mr
@@ -46,7 +47,7 @@ def in_epoch(epoch: int) -> Iterator[None]:
 
 
 class Epochs:
-    """Says which epoch an iteration of one dataset is of; a pipeline asks once for each."""
+    """Finds the epoch of each iteration of one dataset, when the iteration begins."""
 
     def __init__(self) -> None:
         self._iterations = 0
@@ -103,7 +104,7 @@ class Epochs:
         return any(map(self._is_in, inputs_of(data)))
 
     def mark(self, dataset: Any) -> None:
-        """Says that a dataset asks here, so that it is known which `fit` reads it."""
+        """Registers a dataset, so that the `fit` that reads it can be found."""
         setattr(dataset, _MARK, self)
 
 

@@ -1,4 +1,4 @@
-"""Sample index: which sample of the training data each one of a batch is."""
+"""Sample index: numbers the samples of the training data."""
 
 import functools
 import warnings
@@ -15,20 +15,20 @@ from modreduce_keras.keras_internals import inputs_of, reshuffles
 def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Returns a dataset whose inputs carry the index of each sample in it.
 
-    Methods that remember every sample (CRD's memory bank) need it. To be applied to single
-    samples, before they are shuffled and batched: a sample then keeps its index in every epoch.
+    Methods that remember every sample (CRD's memory bank) need it. Apply it to single samples,
+    before they are shuffled and batched, so that a sample has the same index in every epoch.
 
     Args:
         dataset: Yields single samples: `x`, `(x, y)` or `(x, y, sample_weight)`.
 
     Returns:
         The same samples with `{"inputs": x, "sample_index": index}` for `x`, where the index is
-        an int64 scalar. Distillers hand on `inputs` alone to the models.
+        an int64 scalar. Distillers pass only `inputs` to the models.
 
     Raises:
-        TypeError: If something else than a `tf.data.Dataset` came.
-        ValueError: If the dataset is batched, endless, has an index, or is shuffled anew in each
-            epoch. A dataset that reads files in an order that changes has to be told not to
+        TypeError: If `dataset` is not a `tf.data.Dataset`.
+        ValueError: If the dataset is batched, infinite, already has an index, or is reshuffled in
+            each epoch. A dataset that reads files must read them in a fixed order
             (`shuffle_files=False`).
 
     Example:

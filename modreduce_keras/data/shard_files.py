@@ -1,7 +1,7 @@
 """Shard files: verified once, then read in pieces, with few of them open at a time.
 
-A piece is read by its place in the file, not out of a mapping: a file that is cut meanwhile gives
-an error, where a mapping would end the process, and no descriptor has to stay open for each file.
+Pieces are read at an offset, not from a memory mapping: if a file is truncated meanwhile, reading
+raises an error, while a mapping would end the process. Files need not stay open either.
 """
 
 import errno
@@ -24,7 +24,7 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class DamagedError(ValueError):
-    """A file is not what was written, or not any more."""
+    """A file is not what was written."""
 
 
 class ShardFile:

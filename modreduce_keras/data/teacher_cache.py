@@ -1,4 +1,4 @@
-"""Teacher cache: a teacher's outputs for every view of every sample, computed once, on disk."""
+"""TeacherCache: stores a teacher's outputs for every view of every sample on disk."""
 
 import hashlib
 import json
@@ -35,10 +35,10 @@ _MOST_VISITS, _ALWAYS_READ = 10, 1_000
 
 @keras.saving.register_keras_serializable(package="modreduce_keras")
 class TeacherCache:
-    """A teacher's logits and chosen taps for every sample and view, computed once.
+    """Stores a teacher's logits and chosen taps for every sample and view, computed once.
 
-    A distiller that gets the cache in place of the teacher trains on what is stored, to the same
-    weights as with the teacher itself, for the price of the student alone:
+    A distiller that gets the cache instead of the teacher trains on the stored outputs. The
+    resulting weights are the same, and a step costs about as much as one of the student alone:
 
         train = mr.data.cifar100("train", index=True, augmentations=8)
         cache = mr.data.TeacherCache("cache", teacher, taps=["stage3"], views=8)
@@ -47,31 +47,30 @@ class TeacherCache:
         distiller.compile(...)
         distiller.fit(cache.attach(train), epochs=240)
 
-    Augmentation goes on: each sample has `views` augmentations, which come again every `views`
-    epochs (of `cifar100` and `epoch_shuffle`: `augmentations=`). A checksum of what the teacher saw
-    is stored beside its outputs, and the outputs of a sample are found by its index and that
-    checksum. So an input that the teacher has not seen, bit by bit, is an error in whatever batch
-    it comes: another seed, preprocessing or augmentation, other data, another order of the files.
+    Data can be augmented: each sample has `views` augmentations, which repeat every `views` epochs
+    (`augmentations=` of `cifar100` and `epoch_shuffle`). The outputs of a sample are found by its
+    index and a checksum of its input. An input that differs in any bit from what the teacher saw
+    raises an error in any batch: another seed, preprocessing or augmentation, other data, or
+    another order of the files.
 
-    Outputs are written in shards of `shard_size` samples, each as a whole or not at all, and stay
-    on the disk: memory holds one shard while the cache is filled, and rows as batches need them
-    later. `fill` may be killed at any moment and called again: what is lost is the unfinished
-    shard.
+    Outputs are written in shards of `shard_size` samples, each completely or not at all, and stay
+    on the disk: memory holds one shard while the cache is filled, and later the rows of a batch.
+    `fill` may be killed at any time and called again; only the unfinished shard is lost.
 
     Args:
-        folder: Folder of the cache, made where it is missing. One cache has one folder.
-        teacher: The trained model. A cache holds on to its weights by a hash: another teacher
-            needs another folder.
-        taps: Names of the teacher's layers whose outputs are stored beside its own; see
-            `mr.TapReader`. The last layer of a functional or Sequential teacher needs no place
-            among them: its output is stored anyway. Defaults to none.
+        folder: Folder of the cache, created if it is missing. Each cache needs its own folder.
+        teacher: The trained model. The cache stores a hash of its weights: another teacher needs
+            another folder.
+        taps: Names of the teacher's layers whose outputs are stored in addition to the logits; see
+            `mr.TapReader`. The output of the last layer of a functional or Sequential teacher is
+            always stored. Defaults to none.
         views: Number of augmentations of each sample. Defaults to 1.
-        dtype: What outputs are stored in, `"float32"` (the default) or `"float16"`, which takes
-            half the space and rounds to 11 bits. Training gets them in the teacher's own dtype.
+        dtype: Dtype of stored outputs, `"float32"` (the default) or `"float16"`, which takes half
+            the space and rounds to 11 bits. Training gets them in the teacher's own dtype.
         shard_size: Number of samples in a file. Defaults to 4,096.
 
     Raises:
-        TypeError: If the teacher is no single Keras model, or the folder no path.
+        TypeError: If the teacher is not a single Keras model, or the folder not a path.
         ValueError: If a tap is unknown or another argument is out of range.
 
     Example:
@@ -91,8 +90,8 @@ class TeacherCache:
 
     Reference:
         Shen and Xing, A Fast Knowledge Distillation Framework for Visual Recognition, 2022. They
-        store crops' coordinates and labels quantized to the largest few; here all logits are kept,
-        and the views are drawn again from their seeds.
+        store the coordinates of crops and the largest few labels, quantized; here all logits are
+        stored, and the views are computed again from their seeds.
     """
 
     def __init__(
@@ -128,32 +127,32 @@ class TeacherCache:
         return self.teacher.name
 
     def fingerprint(self) -> str:
-        """Returns what the outputs are of: a hash of the teacher's weights now, and of the options.
+        """Returns a hash of the teacher's current weights and of the options.
 
-        Batches that `attach` makes carry it, so that a distiller refuses those of another cache.
+        Batches from `attach` contain it, so that a distiller can reject those of another cache.
         """
         parts = [self._hash_of_teacher(), self.taps, self.views, self.dtype]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def fill(self, dataset: tf.data.Dataset) -> int:
-        """Runs the teacher over `views` epochs of the data, as far as its outputs are not there.
+        """Runs the teacher over `views` epochs of the data and stores the outputs that are missing.
 
-        Several processes may fill one cache at once: each does all that it does not find. Files
-        that are damaged are written anew.
+        Several processes may fill one cache at once: each computes all outputs that it does not
+        find. Damaged files are written again.
 
         Args:
-            dataset: Batches of `(x, y)` as training gets them, with the index: of
-                `mr.data.cifar100(index=True, augmentations=views)`, or `mr.data.with_index` and
-                `mr.data.epoch_shuffle`. It is read in epochs 0, 1, ...
+            dataset: The batches of `(x, y)` for training, with the index: from
+                `mr.data.cifar100(index=True, augmentations=views)`, or from `mr.data.with_index`
+                and `mr.data.epoch_shuffle`. It is read in epochs 0, 1, ...
 
         Returns:
             The number of samples, times views, for which the teacher ran.
 
         Raises:
             ValueError: If the cache is of another teacher or other options, the data are not
-                indexed batches or others than those that the cache was begun with, or the views
-                do not come again after `views` epochs.
-            OSError: If a file cannot be written; it names the file. `fill` goes on once it can.
+                indexed batches or not those that the cache was begun with, or the views do not
+                repeat after `views` epochs.
+            OSError: If a file cannot be written; it names the file. Call `fill` again to continue.
         """
         outputs = specs_of_outputs(self._reader, indexed_inputs(dataset, "fill"))
         require_end("dataset", dataset)
@@ -183,18 +182,18 @@ class TeacherCache:
     ) -> tf.data.Dataset:
         """Returns the dataset with the teacher's outputs in every batch.
 
-        They lie in `x["teacher_outputs"]`, beside `"inputs"` and `"sample_index"`. What comes after
-        may batch anew, shuffle or take, and leaves `x` as it is.
+        They are in `x["teacher_outputs"]`, next to `"inputs"` and `"sample_index"`. The result may
+        be rebatched, shuffled or truncated, but `x` must not be changed.
 
         Args:
             dataset: The data that the cache was filled with.
-            taps: Which of the cache's taps to read, beside the logits: maps that no knowledge reads
-                cost time all the same. Defaults to `None`: all.
+            taps: Which of the cache's taps to read in addition to the logits. Leave out maps that
+                no knowledge uses to save time. Defaults to `None`: all.
 
         Raises:
             ValueError: If a tap is not in the cache; if the cache is not filled, damaged, or of
                 another teacher or other options; or if the first batch of epoch 0 or of epoch
-                `views` has inputs that the teacher has not seen. A later batch that has some is an
+                `views` has inputs that the teacher has not seen. In a later batch, this is an
                 error of the pipeline, `tf.errors.InvalidArgumentError`, with the same message.
         """
         taps = self.taps if taps is None else self._require_taps(taps)
@@ -358,7 +357,7 @@ class TeacherCache:
         inputs: Sequence[Any],
         chosen: Sequence[int] | None = None,
     ) -> list[np.ndarray]:
-        """Returns what is stored for a batch, all or the outputs chosen, or says what is not."""
+        """Returns the stored outputs of a batch, all or chosen ones, or raises if any is missing.
         samples = as_index(samples)
         shard, row = rows.find(samples, shards.checksums_of(inputs))
         if (shard < 0).any():

@@ -1,7 +1,7 @@
-"""Export: a student as SavedModel, TFLite or ONNX file, and the proof that it is that student.
+"""Export: writes a student as SavedModel, TFLite or ONNX file, and compares the file with it.
 
-Files hold an inference model in float32, whatever precision the student was trained in, with batch
-normalization folded away where its layers can be taken apart (`mr.models.fold`).
+Files hold an inference model in float32, also for students trained in other precisions, with
+batch normalizations folded into the weights where possible (`mr.models.fold`).
 """
 
 from modreduce_keras.export.onnx_export import to_onnx

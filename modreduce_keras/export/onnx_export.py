@@ -1,4 +1,4 @@
-"""ONNX: a student as one file for the runtimes of other frameworks."""
+"""ONNX: exports a student for the runtimes of other frameworks."""
 
 import os
 from pathlib import Path
@@ -16,9 +16,9 @@ from modreduce_keras.export.students import OUTPUT, Inputs, inference_model, req
 def to_onnx(student: keras.Model, path: str | os.PathLike) -> Path:
     """Exports a student as an ONNX file, which ONNX Runtime and many others run.
 
-    The file holds an inference model in float32, as in `to_tflite`. Inputs keep the names that they
-    have in the student, the output is `"logits"`, and the number of samples is free. The file is
-    checked and written beside its place first: what stands there stays until it is complete.
+    The file holds an inference model in float32, as in `to_tflite`. Inputs have the same names as
+    in the student, the output is `"logits"`, and the number of samples is free. An existing file
+    is replaced only when the new one is complete and checked.
 
     Args:
         student: A built Keras model with one output.
@@ -28,12 +28,12 @@ def to_onnx(student: keras.Model, path: str | os.PathLike) -> Path:
         The path.
 
     Raises:
-        TypeError: If something else than a Keras model came.
-        ValueError: If the student is a distiller or a branched model, which has students, has
-            several outputs, is in another precision and cannot be rebuilt, or has an operation
-            that ONNX or its converter lacks; or if the path ends otherwise.
+        TypeError: If the student is not a Keras model.
+        ValueError: If the student is a distiller or a branched model (export one of its students),
+            has several outputs, is in another precision and cannot be rebuilt, or has an operation
+            that ONNX or its converter does not support; or if the path does not end in `.onnx`.
         FileNotFoundError: If the folder of the file is missing.
-        ImportError: If a package is missing that `pip install 'modreduce-keras[onnx]'` brings.
+        ImportError: If a package is missing that `pip install 'modreduce-keras[onnx]'` installs.
 
     Example:
         >>> import modreduce_keras as mr

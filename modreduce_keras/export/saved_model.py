@@ -1,4 +1,4 @@
-"""SavedModel: a student as a folder that TensorFlow runs without its code, for serving."""
+"""SavedModel: exports a student as a folder that TensorFlow runs without the model's code."""
 
 import os
 import shutil
@@ -20,27 +20,26 @@ MARK = "saved_model.pb"
 def to_saved_model(student: keras.Model, path: str | os.PathLike) -> Path:
     """Exports a student as a TensorFlow SavedModel.
 
-    It runs without this library, as `tf.saved_model.load(path)`, in TensorFlow Serving, or as
+    It runs without this library, with `tf.saved_model.load(path)`, in TensorFlow Serving, or as
     `keras.layers.TFSMLayer(path)`. Its endpoints `"serve"` and `"serving_default"` take the inputs
-    by the names that they have in the student, with any number of samples, and give
-    `{"logits": ...}`.
+    by their names in the student, with any number of samples, and return `{"logits": ...}`.
 
-    What is exported is an inference model in float32, as in `to_tflite`. The folder is written
-    beside its place first: what stands there stays until the new one is complete.
+    The folder holds an inference model in float32, as in `to_tflite`. An existing folder is
+    replaced only when the new one is complete.
 
     Args:
         student: A built Keras model with one output.
-        path: Folder to write. A SavedModel that is there is replaced, anything else refused.
+        path: Folder to write. An existing SavedModel is replaced; anything else raises an error.
 
     Returns:
         The path.
 
     Raises:
-        TypeError: If something else than a Keras model came.
-        ValueError: If the student is a distiller or a branched model, which has students, has
-            several outputs, or is in another precision and cannot be rebuilt.
-        FileNotFoundError: If the folder that it is to stand in is missing.
-        FileExistsError: If something else stands there.
+        TypeError: If the student is not a Keras model.
+        ValueError: If the student is a distiller or a branched model (export one of its students),
+            has several outputs, or is in another precision and cannot be rebuilt.
+        FileNotFoundError: If the parent folder is missing.
+        FileExistsError: If there is something else at `path`.
 
     Example:
         >>> import tempfile, numpy as np, tensorflow as tf, modreduce_keras as mr

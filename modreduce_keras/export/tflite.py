@@ -1,4 +1,4 @@
-"""TFLite: a student as one file for phones and small devices, in full or lower precision."""
+"""TFLite: exports a student for phones and small devices, in float32, float16 or int8."""
 
 import os
 from collections.abc import Collection
@@ -33,50 +33,51 @@ def to_tflite(
 ) -> Path:
     """Exports a student as a TFLite file, which the LiteRT interpreter runs.
 
-    The file holds an inference model in float32, whatever precision the student was trained in,
-    with batch normalization folded away (`mr.models.fold`). A subclassed model, which cannot be
-    taken apart, goes as it is, in float32 only. Inputs keep the names that they have in the
-    student, the output is `"logits"`; the signature `"serving_default"` takes any number of
-    samples, and an interpreter that is not told otherwise one.
+    The file holds an inference model in float32, also for students trained in other precisions,
+    with batch normalizations folded into the weights (`mr.models.fold`). A subclassed model, which
+    cannot be folded, is exported as it is, in float32 only. Inputs have the same names as in the
+    student, and the output is `"logits"`. The signature `"serving_default"` takes any number of
+    samples; an interpreter takes one by default.
 
-    The file has built-in operations only, so every LiteRT runtime runs it, and is compact: names of
-    layers are not in it, and equal numbers once. It is written beside its place first: what stands
-    there stays until the new one is complete.
+    The file uses built-in operations only, so every LiteRT runtime runs it. It is compact: names of
+    layers are removed, and equal constants are stored once. An existing file is replaced only when
+    the new one is complete.
 
     Args:
         student: A built Keras model with one output.
         path: File to write, which ends in `.tflite`.
         quantization: `None`, the default: float32. `"float16"`: weights in float16, half the size;
-            arithmetic in float32 where the device has nothing else. `"dynamic"`: weights in int8,
-            of layers with more than 1,024 of them, a quarter of the size; activations are
-            quantized while it runs. `"int8"`: weights (per channel) and activations (per tensor)
-            in int8 throughout, for devices that compute in integers.
-        representative: For `"int8"` alone: inputs from which the ranges of activations are
-            measured, best some hundreds of training images and at least 32. A dataset of batches
-            `x` or `(x, y)` that ends, of which `y` is left aside, or an array. A student of
+            arithmetic in float32 if the device does not support float16. `"dynamic"`: weights in
+            int8 for layers with more than 1,024 of them, a quarter of the size; activations are
+            quantized at run time. `"int8"`: weights (per channel) and activations (per tensor) in
+            int8 throughout, for int8 inference.
+        representative: For `"int8"` only: inputs from which the ranges of activations are
+            measured, best some hundreds of training images and at least 32. A finite dataset of
+            batches `x` or `(x, y)`, where `y` is ignored, or an array. A student of
             `mr.quantize_aware` has learnt its ranges, and takes none.
-        io: For `"int8"` alone: type of the inputs and the output that are floats in the student.
-            `"float32"`, the default, quantizes and dequantizes in the file. `"int8"` and `"uint8"`,
-            which microcontrollers and the Edge TPU need, leave that to the program: real value =
-            scale × (integer - zero point), by the scale and the zero point that the interpreter
-            names. Inputs that are integers in the student stay what they are: images in `uint8`,
-            which the student rescales or casts, are fed as they come.
-        allow_float: For `"int8"` alone: names of layers that stay in float, for accuracy or because
-            TFLite has them in floats only, or `True` for all of the latter and for layer, group,
-            RMS and unit normalizations. A path is a name too (`"block/norm"`), and the name of a
-            model or layer covers what is in it. Defaults to `False`: a student with an operation
-            that TFLite has in floats only is refused, and normalizations are computed in integers.
+        io: For `"int8"` only: type of the inputs and the output that are floats in the student.
+            `"float32"`, the default, quantizes and dequantizes in the file. With `"int8"` and
+            `"uint8"`, which microcontrollers and the Edge TPU need, the program does this: real
+            value = scale × (integer - zero point), with the scale and the zero point from the
+            interpreter. Inputs that are integers in the student do not change, such as `uint8`
+            images that the student rescales or casts.
+        allow_float: For `"int8"` only: names of layers that stay in float, for accuracy or because
+            TFLite supports them in float only; or `True` for all of the latter and for layer,
+            group, RMS and unit normalizations. A path is a name too (`"block/norm"`), and the name
+            of a model or layer includes everything in it. Defaults to `False`: a student with an
+            operation that TFLite supports in float only raises an error, and normalizations are
+            computed in integers.
 
     Returns:
         The path.
 
     Raises:
-        TypeError: If something else than a Keras model came, or `representative` is no data.
-        ValueError: If the student is a distiller or a branched model, which has students, has
-            several outputs, is in another precision and cannot be rebuilt, or has an operation
-            that TFLite lacks, at all or in integers; if activations have no range that int8 can
-            hold, as masked attention has not; if `representative` is missing, not needed, has too
-            few samples or does not fit the student; or if another argument is out of range.
+        TypeError: If the student is not a Keras model, or `representative` is no data.
+        ValueError: If the student is a distiller or a branched model (export one of its students),
+            has several outputs, is in another precision and cannot be rebuilt, or has an operation
+            that TFLite does not support, at all or in integers; if activations have no range that
+            int8 can represent, as in masked attention; if `representative` is missing, not needed,
+            has too few samples or does not fit the student; or if another argument is out of range.
         FileNotFoundError: If the folder of the file is missing.
 
     Example:
@@ -88,7 +89,7 @@ def to_tflite(
         >>> round(full.stat().st_size / half.stat().st_size)
         2
 
-        A file for a microcontroller, whose ends are integers as well:
+        A file for a microcontroller, with integer inputs and outputs:
 
         >>> import numpy as np
         >>> images = np.random.default_rng(0).random((64, 28, 28, 1)).astype("float32")

@@ -1,4 +1,4 @@
-"""Verification: the proof, on real data, that an exported file does what its student does."""
+"""Verification: compares an exported file with its student on real data."""
 
 import os
 from pathlib import Path
@@ -20,22 +20,22 @@ from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, REGRE
 
 
 class Verification(NamedTuple):
-    """What a file and its student gave on the same data.
+    """The result of a comparison of a file with its student.
 
     Attributes:
         agreement: Share of the answers that are the same, see `verify`.
-        accuracy: Share of the answers of the file that are right; `None` without labels, and for
+        accuracy: Share of the file's answers that are right; `None` without labels, and for
             numbers and embeddings.
-        student_accuracy: The same of the student.
-        largest_difference: The largest difference of two outputs, file against student.
-        size: Of the file, or of all files of a SavedModel, in bytes.
+        student_accuracy: The same for the student.
+        largest_difference: The largest difference between an output of the file and the student's.
+        size: Size in bytes of the file, or of all files of a SavedModel.
         milliseconds: Median time of the file for one sample, at batch size one.
-        threads: How many threads it had for that; `None` for a SavedModel, which has TensorFlow's.
+        threads: The number of threads for that; `None` for a SavedModel, which uses TensorFlow's.
         samples: How many samples were compared.
         kind: What the outputs are: `"classes"`, `"logit"`, `"labels"`, `"regression"` or
             `"embedding"`.
-        error: Of numbers: the file's mean absolute error against the labels; else `None`.
-        student_error: The same of the student.
+        error: For numbers: the file's mean absolute error against the labels; else `None`.
+        student_error: The same for the student.
     """
 
     agreement: float
@@ -52,10 +52,10 @@ class Verification(NamedTuple):
 
 
 class VerificationError(RuntimeError):
-    """A file is not its student: it cannot be run as one, or answers otherwise too often.
+    """A file does not match its student: it cannot be run, or its answers differ too often.
 
     Attributes:
-        verification: The figures, a `Verification`; `None` where the file could not be run.
+        verification: The figures, a `Verification`; `None` if the file could not be run.
     """
 
     def __init__(self, message: str, verification: Verification | None = None) -> None:
@@ -79,57 +79,56 @@ def verify(
 
     agreement = mean [answer of the file = answer of the student]
 
-    What an answer is depends on the kind of the output:
+    An answer depends on the kind of the output:
 
-    - `"classes"`: the class with the largest logit, of each sample (or position). Accuracy is the
-      share of those that are labelled.
-    - `"logit"` and `"labels"`: yes or no for each label, yes where the logit is above 0 (the
-      probability above .5 where the student ends in a sigmoid). All labels of all samples count
-      alike, as in Keras' `BinaryAccuracy(threshold=0)`.
-    - `"regression"`: all numbers of a sample (or position). Two answers are the same where none
-      differs by more than `tolerance` standard deviations of what the student puts out for these
-      data. In the place of accuracies there are mean absolute errors.
-    - `"embedding"`: the direction of a vector. Two are the same where the vectors of unit length
-      are at most `tolerance` apart. Labels do not count.
+    - `"classes"`: the class with the largest logit, for each sample (or position). Accuracy is the
+      share of correct classes.
+    - `"logit"` and `"labels"`: yes or no for each label, yes if the logit is above 0 (or the
+      probability above .5 if the student ends in a sigmoid). All labels of all samples have equal
+      weight, as in Keras' `BinaryAccuracy(threshold=0)`.
+    - `"regression"`: all numbers of a sample (or position). Two answers are the same if no number
+      differs by more than `tolerance` standard deviations of the student's outputs for these data.
+      The figures are mean absolute errors instead of accuracies.
+    - `"embedding"`: the direction of a vector. Two are the same if the vectors of unit length are
+      at most `tolerance` apart. Labels are ignored.
 
-    The file is compared with the student as it is, in inference and in the precision that it has:
-    against a student in mixed precision the difference includes its own rounding. Where a file puts
-    out something else than finite numbers, it does not agree.
+    The student runs in inference and in its own precision: for a student in mixed precision the
+    difference includes the student's rounding. Outputs of the file that are not finite never agree.
 
-    Files whose inputs or output are integers that stand for floats are given and read as floats, by
-    their own scale and zero point.
+    If inputs or outputs of a file are integers that stand for floats, they are converted with the
+    file's scale and zero point.
 
     TFLite files are run with LiteRT, SavedModels with TensorFlow, both through the signature
-    `"serving_default"` (of a file that lacks it, the first one), and files that end in `.onnx` with
-    ONNX Runtime, on the processor.
+    `"serving_default"` (or the first one, if it is missing), and files that end in `.onnx` with
+    ONNX Runtime, on the CPU.
 
     Args:
-        path: What `to_tflite`, `to_saved_model` or `to_onnx` wrote, or any other file or folder of
-            these kinds with one output.
-        student: What it was made from: a built Keras model with one output (batch, ..., units).
-        data: Dataset of batches `(x, y)` or `x` that ends (a `tf.data.Dataset`, a
+        path: A file or folder from `to_tflite`, `to_saved_model` or `to_onnx`, or any other of
+            these formats with one output.
+        student: The exported model: a built Keras model with one output (batch, ..., units).
+        data: Finite dataset of batches `(x, y)` or `x` (a `tf.data.Dataset`, a
             `keras.utils.PyDataset`, a list, a generator), or arrays: `x`, or a tuple `(x, y)`.
-            Several inputs come in a list or a dict, as the student takes them. Labels are classes
-            or one-hot, 0 and 1 for each label, or numbers. Sample weights do not count.
-        least_agreement: Agreement from 0 to 1 below which it is an error. Defaults to 0.97.
-        kind: What the outputs are, one of those above. Defaults to `None`: what the loss says that
-            the student is compiled with, else what the labels are: class indices or one-hot rows,
-            rows of 0 and 1 (several hot), or other numbers. Without labels, several outputs are
-            classes, and what a single one is has to be said.
+            Several inputs are a list or a dict, as the student takes them. Labels are class
+            indices or one-hot, 0 and 1 for each label, or numbers. Sample weights are ignored.
+        least_agreement: Agreement from 0 to 1 below which an error is raised. Defaults to 0.97.
+        kind: Kind of the outputs, one of those above. Defaults to `None`: determined by the
+            student's compiled loss, or else by the labels: class indices or one-hot rows, rows of
+            0 and 1 (several hot), or other numbers. Without labels, several outputs are classes,
+            and a single output needs `kind`.
         tolerance: How far numbers and directions may be apart, see above. Defaults to 0.1.
-        threads: How many threads may run an operation. Defaults to `None`: one. Not for
-            SavedModels: TensorFlow's threads are the same for all that a process runs.
-        batch_size: For arrays: how many samples run together. Defaults to 256.
+        threads: Number of threads for an operation. Defaults to `None`: one. Not for SavedModels,
+            because TensorFlow uses the same threads for the whole process.
+        batch_size: For arrays: number of samples in a batch. Defaults to 256.
         repeats: How many runs of one sample are timed. Defaults to 100.
 
     Returns:
-        The figures.
+        The figures, a `Verification`.
 
     Raises:
-        VerificationError: If the two agree less, or the file is damaged or is another model's.
-        ImportError: If what runs the file is missing: LiteRT, which
-            `pip install 'modreduce-keras[export]'` brings, or ONNX Runtime (`[onnx]`).
-        TypeError: If the student or the data are something else.
+        VerificationError: If the agreement is lower, or the file is damaged or of another model.
+        ImportError: If the runtime is missing: LiteRT, which
+            `pip install 'modreduce-keras[export]'` installs, or ONNX Runtime (`[onnx]`).
+        TypeError: If the student or the data have another type.
         ValueError: If the student cannot be exported, the data or labels do not fit it, or an
             argument is out of range.
         FileNotFoundError: If there is no such file or folder.
