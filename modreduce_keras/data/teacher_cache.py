@@ -357,7 +357,7 @@ class TeacherCache:
         inputs: Sequence[Any],
         chosen: Sequence[int] | None = None,
     ) -> list[np.ndarray]:
-        """Returns the stored outputs of a batch, all or chosen ones, or raises if any is missing.
+        """Returns the stored outputs of a batch, all or chosen ones; raises if any is missing."""
         samples = as_index(samples)
         shard, row = rows.find(samples, shards.checksums_of(inputs))
         if (shard < 0).any():
