@@ -1,4 +1,4 @@
-"""EMA weights: copies of students' weights that follow them, as averages or from time to time."""
+"""EMA weights: moving averages of students' weights, or copies refreshed from time to time."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,13 +12,13 @@ from modreduce_keras.models.same_outputs import require_same_outputs
 
 
 class EMAWeights(keras.layers.Layer):
-    """Holds a slowly changing copy of every weight of some models, and runs the models with them.
+    """Holds the moving average of every weight of some models, and runs the models with them.
 
     ema = decay · ema + (1 - decay) · weights
 
-    BatchNorm's statistics are averaged as the weights are. What layers were adapted to
-    (`Normalization`), and what is no floating-point number (the states of random generators), is
-    copied. Layers that models share are held once.
+    BatchNorm's statistics are averaged like the weights. Statistics that layers were adapted to
+    (`Normalization`), and integers such as the states of random generators, are copied. Weights
+    that models share are stored once.
 
     Args:
         models: Built models, by name.
@@ -76,7 +76,7 @@ class EMAWeights(keras.layers.Layer):
         return self.copies[self._index[id(variable)]]
 
     def update(self) -> None:
-        """Updates every copy by the present weights."""
+        """Updates the EMA weights with the current weights."""
         decay = ops.cast(self.decay(self.updates), "float32")
         for copy, variable in zip(self.copies, self._present(), strict=True):
             value = ops.convert_to_tensor(variable)
@@ -100,7 +100,7 @@ class EMAWeights(keras.layers.Layer):
                 f"The EMA weights of {name!r} go into a model of the same architecture. "
                 f"Received: {model.name!r} with {len(model.variables)} weights for {len(own)}"
             )
-        # What is no weight comes from the model as it is: its EMA runs with that too.
+        # Other state comes from the current model, with which its EMA runs as well.
         copy_state(present, model)
         require_same_outputs(present, model)
         for variable, target in zip(own, model.variables, strict=True):

@@ -1,4 +1,4 @@
-"""Batch: what `fit` hands to a step, taken apart once."""
+"""Batch: the data of one step, split into inputs, labels, weights and index."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,7 +15,7 @@ class Batch:
     """A batch of training or evaluation data.
 
     Attributes:
-        x: The inputs as they came, with whatever the data pipeline has added to them.
+        x: The inputs, with everything that the data pipeline has added to them.
         y: The labels, or `None`.
         sample_weight: (batch,), or (batch, positions...), or a dict of those by output, or `None`.
     """

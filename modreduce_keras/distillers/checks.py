@@ -87,7 +87,7 @@ def require_float_inputs(inputs: Any, specs: Any, models: Iterable[keras.Model] 
 
 
 def require_knowledge_and_teacher(teacher: Any, knowledge: list[Any]) -> None:
-    """Raises if a teacher teaches nothing, or a knowledge has no teacher."""
+    """Raises if a teacher comes without knowledge that needs it, or the other way round."""
     needing = [one.name for one in knowledge if one.loss.needs_teacher]
     given = teacher is not None and teacher != []
     if given == bool(needing):
@@ -153,7 +153,7 @@ def repeated(names: list[str]) -> list[str]:
 
 
 def require_distinct(models: dict[str, keras.Model]) -> None:
-    """Raises if one model object stands in two places."""
+    """Raises if the same model object is given twice."""
     seen: dict[int, str] = {}
     for role, model in models.items():
         if id(model) in seen:

@@ -1,4 +1,4 @@
-"""What `compile` finds out about a distiller: supervision, checks of labels, metrics for Keras."""
+"""What `compile` prepares for a distiller: supervision, checks of labels, metrics for Keras."""
 
 import functools
 from typing import Any

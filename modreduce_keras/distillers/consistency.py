@@ -1,4 +1,4 @@
-"""Consistency: a network learns to agree with its own past, on labelled and unlabelled samples."""
+"""Consistency: a model learns from its EMA weights or its earlier predictions."""
 
 from typing import Any
 
@@ -39,21 +39,22 @@ _STUDENT, _TERM = "student", "consistency"
 
 
 class ConsistencyDistiller(BaseDistiller):
-    """Base class of the distillers whose target is the student's own past.
+    """Base class of distillers whose targets are earlier predictions or EMA weights of the student.
 
     total = CE(z, y) + consistency_weight · mean_c (softmax(z)_c - target_c)²
 
-    The target is a constant. The compiled loss says what z are, or `kind` where the loss does not:
-    of one logit or independent labels (a binary cross-entropy) sigmoid(z) stands for softmax(z), of
-    a regression or an embedding z itself. To add a method, write `past_target`.
+    No gradient flows through the target. The compiled loss tells the kind of the outputs, or
+    `kind` if the loss does not: for one logit or independent labels (a binary cross-entropy),
+    softmax(z) is replaced by sigmoid(z), for a regression or an embedding by z. To add a method,
+    write `past_target`.
 
     Args:
-        model: The model to train, to logits (batch, classes).
-        momentum: Which part of the past stays at each move, from 0 to 1, or a schedule.
-        consistency_weight: Weight of the agreement with the past, a number that is not negative,
-            or a schedule.
-        kind: What the outputs are: `"classes"`, `"labels"` (independent ones, or one logit) or
-            `"regression"`. `None`: what the compiled loss says.
+        model: The model to train, with logits (batch, classes) as its output.
+        momentum: Decay of the average at each update, from 0 to 1, or a schedule.
+        consistency_weight: Weight of the consistency term, a number that is not negative, or a
+            schedule.
+        kind: Kind of the outputs: `"classes"`, `"labels"` (independent labels, or one logit) or
+            `"regression"`. `None`: that of the compiled loss.
         **kwargs: `supervised_weight`, `teacher_input`, `name` and `dtype`; see `BaseDistiller`.
     """
 
@@ -90,10 +91,10 @@ class ConsistencyDistiller(BaseDistiller):
         return self.students[_STUDENT]
 
     def past_target(self, outputs: Outputs, probabilities: Any) -> tuple[Any, Any]:
-        """Returns what a training step is to agree with. To be written by each method.
+        """Returns the target of a training step. To be written by each method.
 
         Args:
-            outputs: What the forward pass gave.
+            outputs: The result of the forward pass.
             probabilities: The student's, (batch, classes), float32, constant.
 
         Returns:
@@ -103,7 +104,7 @@ class ConsistencyDistiller(BaseDistiller):
         raise NotImplementedError
 
     def forward_pass(self, batch: Batch, training: bool, with_teacher: bool) -> Outputs:
-        """Runs the student once, and in training compares it with its past."""
+        """Runs the student once, and in training compares it with its target."""
         outputs = super().forward_pass(batch, training, with_teacher)
         if not training:
             return outputs
@@ -113,14 +114,14 @@ class ConsistencyDistiller(BaseDistiller):
         return outputs.replace(extra={_TERM: values})
 
     def probabilities(self, logits: Any) -> Any:
-        """Returns what is compared with the past: probabilities, or plain outputs; float32."""
+        """Returns what is compared with the target: probabilities, or plain outputs; float32."""
         logits = float32(logits)
         if self._kind in (LOGIT, LABELS):
             return ops.sigmoid(logits)
         return logits if self._kind in (REGRESSION, EMBEDDING) else ops.softmax(logits, axis=-1)
 
     def build_terms(self) -> list[Term]:
-        """Returns the terms of the loss: on labels, and the agreement with the past."""
+        """Returns the terms of the loss: on the labels, and the consistency term."""
         agreement = Term(
             _TERM, lambda outputs: outputs.extra[_TERM], lambda: self.consistency_weight
         )
@@ -148,7 +149,7 @@ class ConsistencyDistiller(BaseDistiller):
         self._label_checks += said_kind.label_checks(owner, self.kind, self._of_loss, units)
 
     def parts_on_outputs(self) -> list[fitting.Part]:
-        """Returns what has to suit the compiled loss."""
+        """Returns the parts that must suit the compiled loss."""
         return said_kind.parts(type(self).__name__, self.kind, self._of_loss)
 
     def get_config(self) -> dict[str, Any]:
@@ -166,30 +167,30 @@ class MeanTeacher(ConsistencyDistiller):
     total = CE(z, y) + consistency_weight · mean_c (softmax(z)_c - softmax(z')_c)²
     θ' = keep · θ' + (1 - keep) · θ after each step
 
-    with the logits z of the model and z' of the mean teacher, the model with the weights θ'. The
-    mean teacher is usually the better one, and the result: `distiller.mean_teacher()`.
+    with the logits z of the model and z' of the mean teacher, the model with the EMA weights θ'.
+    The mean teacher is usually better than the model; deploy it as `distiller.mean_teacher()`.
 
-    Unlabelled samples take part: give them the label -1 and compile with
+    To include unlabelled samples, give them the label -1 and compile with
     `SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)`.
 
-    Logs: `ce`, `consistency` and the compiled metrics, all of the model and not of its mean
+    Logs: `ce`, `consistency` and the compiled metrics, all for the model and not for its mean
     teacher.
 
     Args:
-        model: The model to train, to logits (batch, classes). What the two differ by, besides
-            their weights, is the noise in it: dropout and augmenting layers.
-        momentum: Which part of the mean teacher's weights stays at each step, from 0 to 1, or a
-            schedule. Defaults to 0.999. (The paper's is 0.99 while the weight ramps up:
+        model: The model to train, with logits (batch, classes) as its output. It should contain
+            noise, such as dropout and augmenting layers, by which it differs from the mean teacher.
+        momentum: Decay of the EMA weights at each step, from 0 to 1, or a schedule. Defaults to
+            0.999. (The paper uses 0.99 while the weight ramps up:
             `mr.schedules.CutOff(0.999, steps=..., before=0.99)`.)
-        consistency_weight: Weight of the agreement, a number that is not negative, or a schedule.
-            Defaults to 1; the paper ramps up to 100 on CIFAR-10 and to 1 on SVHN, as in
+        consistency_weight: Weight of the consistency term, a number that is not negative, or a
+            schedule. Defaults to 1; the paper ramps up to 100 on CIFAR-10 and to 1 on SVHN, as in
             `mr.schedules.SigmoidRampUp(100.0, steps=...)`.
         variant: `"reference"`, the default: keep = min(1 - 1 / (t + 1), momentum) at step t from 1
-            on, as in the authors' PyTorch code: a true mean first, which forgets the initial
-            weights soon. `"paper"`: keep = momentum.
-        teacher_input: What the mean teacher sees, if not what the student sees: a function of the
-            inputs such as an augmenting layer, or the key of a dict `x` that is the teacher's
-            alone, another view of the same sample. Defaults to `None`.
+            on, as in the authors' PyTorch code. This is first a plain mean, which soon forgets the
+            initial weights. `"paper"`: keep = momentum.
+        teacher_input: The input of the mean teacher, if it differs from the student's: a function
+            of the inputs such as an augmenting layer, or a key of a dict `x` whose entry, another
+            view of the same sample, is for the teacher only. Defaults to `None`.
         supervised_weight: Weight of the compiled loss on the labels. Defaults to 1.
         kind: What the outputs are: `"classes"`, `"labels"` (independent ones, or one logit) or
             `"regression"`. Defaults to `None`: what the compiled loss says; beside a loss of your
@@ -214,7 +215,7 @@ class MeanTeacher(ConsistencyDistiller):
 
     Reference:
         Tarvainen and Valpola, Mean Teachers are Better Role Models, 2017. There, the mean teacher
-        has noise too; here it runs as in inference, with the noise of `teacher_input` only.
+        has noise too; here it runs in inference mode, with noise only from `teacher_input`.
     """
 
     def __init__(
@@ -282,25 +283,26 @@ class TemporalEnsembling(ConsistencyDistiller):
     total = CE(z, y) + consistency_weight · mean_c (p_c - target_c)² with p = softmax(z)
     target = Z / (1 - momentum^t), then Z = momentum · Z + (1 - momentum) · p
 
-    with a Z for each training sample, zero at first, and its number of visits t. At its first
-    visit a sample has no past, and no such term. It is remembered by its index, so the data need
-    it: `distiller.fit(mr.data.with_index(dataset).shuffle(...).batch(64))`. What is remembered
-    are weights, so a checkpoint restores it.
+    with a Z for each training sample, initially zero, and t, how often the sample has been seen.
+    When a sample is seen for the first time, it has no consistency term. Z is stored by the
+    sample's index, so the data need it:
+    `distiller.fit(mr.data.with_index(dataset).shuffle(...).batch(64))`. Z is a weight of the
+    distiller, so checkpoints restore it.
 
-    Unlabelled samples take part: give them the label -1 and compile with
+    To include unlabelled samples, give them the label -1 and compile with
     `SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)`.
 
     Logs: `ce`, `consistency` and the compiled metrics.
 
     Args:
-        model: The model to train, to logits (batch, classes). What its predictions differ by from
-            visit to visit, besides its weights, is noise: dropout and augmentation.
-        samples: Number of training samples; every index lies below it.
-        momentum: Which part of Z stays at each visit, from 0 to 1, or a schedule.
-            Defaults to 0.6.
-        consistency_weight: Weight of the agreement, a number that is not negative, or a schedule.
-            Defaults to 1; the paper ramps up to 30 times the labelled share of the samples over 80
-            epochs, as in `mr.schedules.SigmoidRampUp(30.0, steps=...)`.
+        model: The model to train, with logits (batch, classes) as its output. It or the data should
+            contain noise, such as dropout and augmentation.
+        samples: Number of training samples; every index is smaller.
+        momentum: Decay of Z whenever the sample is seen, from 0 to 1, or a schedule. Defaults to
+            0.6.
+        consistency_weight: Weight of the consistency term, a number that is not negative, or a
+            schedule. Defaults to 1; the paper ramps up to 30 times the labelled share of the
+            samples over 80 epochs, as in `mr.schedules.SigmoidRampUp(30.0, steps=...)`.
         supervised_weight: Weight of the compiled loss on the labels. Defaults to 1.
         kind: What the outputs are: `"classes"`, `"labels"` (independent ones, or one logit) or
             `"regression"`. Defaults to `None`: what the compiled loss says; beside a loss of your
@@ -310,7 +312,7 @@ class TemporalEnsembling(ConsistencyDistiller):
 
     Raises:
         ValueError: If the model does not end in logits (batch, classes), an argument is out of
-            range, the data have no index, or one out of range.
+            range, or the data have no index or one out of range.
 
     Example:
         >>> import keras, numpy as np, tensorflow as tf, modreduce_keras as mr
@@ -324,9 +326,9 @@ class TemporalEnsembling(ConsistencyDistiller):
         [0.0]
 
     Reference:
-        Laine and Aila, Temporal Ensembling for Semi-Supervised Learning, 2017. There, all Z move
-        at the end of an epoch; here each moves at its sample's visit, after the target has been
-        read, which is the same where each epoch visits each sample once.
+        Laine and Aila, Temporal Ensembling for Semi-Supervised Learning, 2017. There, all Z are
+        updated at the end of an epoch. Here each Z is updated when its sample is seen, after the
+        target has been read, which is the same if each epoch has each sample once.
     """
 
     needs_index = True

@@ -1,4 +1,4 @@
-"""Early exit: each sample leaves a network at the first exit that is sure of its class."""
+"""Early exit: each sample leaves a network at the first exit that is confident."""
 
 from typing import Any
 
@@ -14,15 +14,15 @@ from modreduce_keras.registry import PACKAGE, rebuild
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class EarlyExit(keras.Model):
-    """A network in inference whose samples leave at the first exit that is sure enough.
+    """A network for inference in which samples leave at the first exit that is confident enough.
 
-    A sample leaves at the first exit with max_c softmax(z)_c ≥ threshold, or at the end. Only the
-    samples that are still there go on, so the deeper layers see smaller batches: the time saved is
-    real, in `predict`, in a call and in an exported SavedModel. It is never compiled by XLA, which
-    knows no batches of a size that depends on the data.
+    A sample leaves at the first exit with max_c softmax(z)_c ≥ threshold, or at the end. Deeper
+    layers run only on the remaining samples, which saves time in `predict`, in calls and in an
+    exported SavedModel. The model is never compiled by XLA, which does not support batches whose
+    size depends on the data.
 
     Args:
-        model: What `mr.models.exits` built, trained. Its layers are shared, not copied.
+        model: A trained model from `mr.models.exits`. Its layers are shared, not copied.
         threshold: Confidence from 0 to 1 at which a sample leaves; at 0 all leave at the first
             exit. It may be changed at any time. Defaults to 0.9.
         **kwargs: `name` and `dtype`, as for every Keras model.

@@ -1,4 +1,4 @@
-"""Whether what compares outputs fits their kind, which the loss or the labels tell."""
+"""Checks that the parts that compare outputs suit their kind, known from the loss or the labels."""
 
 import math
 from collections.abc import Callable, Mapping

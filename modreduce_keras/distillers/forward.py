@@ -1,4 +1,4 @@
-"""ForwardPass: runs the students and the teacher of a distiller once, and gives what came out."""
+"""ForwardPass: runs the students and the teacher of a distiller once, and returns their outputs."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ ENSEMBLE = "ensemble"
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What one forward pass of every network gave.
+    """The result of one forward pass of every network.
 
     Attributes:
         batch: The batch that ran.
@@ -104,7 +104,7 @@ class ForwardPass:
 
         Args:
             batch: The batch.
-            training: Whether it is a training step, or a function that says so of each student.
+            training: Whether it is a training step, or a function that tells this per student.
             with_teacher: Whether the teacher's outputs are wanted.
         """
         trains = training if callable(training) else lambda student: training

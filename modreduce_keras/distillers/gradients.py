@@ -1,4 +1,4 @@
-"""GradientPolicy: what becomes of the gradients of a step. This one applies them as they are."""
+"""GradientPolicy: how the gradients of a step are applied. This one applies all unchanged."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ trunk, the aggregator."""
 
 
 class GradientPolicy:
-    """Applies every gradient as it comes.
+    """Applies every gradient unchanged.
 
     To do something else with gradients (clip them by student, skip some), write a subclass and
     return it from `build_gradient_policy` of a distiller.
@@ -28,7 +28,7 @@ class GradientPolicy:
     """
 
     skips = False
-    """Whether a step that is not finite is skipped, and training goes on."""
+    """Whether non-finite steps are skipped, so that training continues."""
 
     guard: Guard | None = None
     """What notes terms that are not finite, if anything does."""
@@ -52,7 +52,7 @@ class GradientPolicy:
         return {}
 
     def skipped_steps(self) -> dict[str, int]:
-        """Returns how many steps were skipped, by network; empty where none ever is."""
+        """Returns how many steps were skipped, by network; empty if the policy skips none."""
         return {}
 
     # Before and during the pass
@@ -101,5 +101,5 @@ class GradientPolicy:
 
 
 def total(losses: Sequence[Any]) -> Any:
-    """Returns the sum of losses, float32; the number 0.0 of none."""
+    """Returns the sum of losses, float32; of no losses 0.0, as `sum([])` is a Python number."""
     return sum((ops.sum(ops.cast(loss, "float32")) for loss in losses), 0.0)

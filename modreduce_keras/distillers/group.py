@@ -1,4 +1,4 @@
-"""Group: gives an aggregator what it asks for, and its targets back to the peers' losses."""
+"""Group: passes the peers' outputs to an aggregator, and its targets to the peers' losses."""
 
 import inspect
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Guard: notes terms and gradients that are not finite, and stops or warns."""
+"""Guard: records terms and gradients that are not finite, and stops or warns."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ STOP, SKIP = "stop", "skip"
 
 
 class NonFiniteError(ArithmeticError):
-    """Training has met a value that is not finite, and `compile(on_nonfinite="stop")` said stop.
+    """A loss or a gradient was not finite while training with `compile(on_nonfinite="stop")`.
 
     Attributes:
         step: The number of the step, from 0.
@@ -25,7 +25,7 @@ class NonFiniteError(ArithmeticError):
 
 
 class Guard:
-    """Notes in the training step what was not finite, and speaks up after it.
+    """Records in the training step what was not finite, and reports it after the step.
 
     A plain object: what it notes is about one compiled training.
 
@@ -48,7 +48,7 @@ class Guard:
         self._warned: set[str] = set()
 
     def begin(self) -> None:
-        """Lets a training begin: one that was stopped, or broken off as it was, goes on."""
+        """Prepares a training, so that one that was stopped or interrupted can continue."""
         if self.mode == STOP:
             self.record.assign(np.zeros(self.record.shape))
 
@@ -57,7 +57,7 @@ class Guard:
         return ops.logical_and(ops.any(self.record[:, 0] > 0), self.mode == STOP)
 
     def note(self, bad: Any, step: Any) -> None:
-        """Notes what was not finite.
+        """Records what was not finite.
 
         Args:
             bad: Whether each name was not finite, (names,).
@@ -76,7 +76,7 @@ class Guard:
         return ops.convert_to_numpy(ops.convert_to_tensor(self.record))
 
     def watching(self, function: Callable) -> Callable:
-        """Returns a training function that speaks up after each call."""
+        """Returns a training function that reports after each call."""
 
         def watched(*args, **kwargs):
             logs = function(*args, **kwargs)

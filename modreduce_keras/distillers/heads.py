@@ -1,7 +1,7 @@
-"""Heads: whether what a model puts out is logits or probabilities, by its graph or by its values.
+"""Heads: finds out whether a model returns logits or probabilities, by its graph or its values.
 
-The graph decides where the last operation is surely linear, or a softmax or sigmoid of Keras; any
-other model is run once, on a few made-up inputs.
+The graph decides if the last operation is certainly linear, or a softmax or sigmoid of Keras. Any
+other model is run once on a few made-up inputs.
 """
 
 import functools
@@ -73,7 +73,7 @@ _TOLERANCE = 1e-2  # of half precision
 
 
 class Heads:
-    """What a model's outputs and taps are; the model is run at most once to find out.
+    """Tells logits from probabilities in a model's outputs and taps; runs the model at most once.
 
     Args:
         reader: Runs the model and knows its taps.

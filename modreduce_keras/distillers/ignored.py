@@ -1,4 +1,4 @@
-"""Ignored: methods of a student's class that a distiller does not run, which is said."""
+"""Ignored: warns of methods of a student's class that a distiller does not run."""
 
 import warnings
 

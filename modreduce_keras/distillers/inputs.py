@@ -1,4 +1,4 @@
-"""Inputs of a distiller: what of a batch the students see, what the teacher, and which samples."""
+"""Inputs of a distiller: splits a batch into the students' inputs, the teacher's, and the index."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""LiveTeacher: a trained model, or several, run forward beside the students."""
+"""LiveTeacher: one or several trained models that run forward in each training step."""
 
 import warnings
 from collections.abc import Mapping, Sequence

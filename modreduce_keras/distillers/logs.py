@@ -1,4 +1,4 @@
-"""Logs of a distiller: compiled metrics by student and name, and who reads labels as classes."""
+"""Logs of a distiller: compiled metrics by student, and the parts that need class indices."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Loss scales: keep float16 gradients within its range, each network by a scale of its own."""
+"""Loss scales: keep gradients within the range of float16, with one scale for each network."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple

@@ -45,7 +45,7 @@ def resolve(optimizer: Any, groups: Mapping[str, list[keras.Variable]]) -> Any:
         groups: Variables by group: one group a student, and `"aggregator"`.
 
     Returns:
-        The optimizer as it came, or a `keras.optimizers.MultiOptimizer` for a dict.
+        The given optimizer, or a `keras.optimizers.MultiOptimizer` for a dict.
 
     Raises:
         ValueError: If the dict's keys are not the groups that have variables, or two groups

@@ -1,4 +1,4 @@
-"""What the user says the outputs are, where the compiled loss does not."""
+"""The kind of the outputs as given by the user, if the compiled loss does not tell it."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Self-distillation: the deepest classifier of a network teaches those at its earlier exits."""
+"""Self-distillation: classifiers at earlier layers of a network learn from the deepest one."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -31,7 +31,7 @@ _STUDENT, _FEATURE = "student", "feature"
 
 @register("distiller", "self_distiller")
 class SelfDistiller(BaseDistiller):
-    """Trains a network together with classifiers at its earlier layers, which it teaches.
+    """Trains a network together with classifiers at its earlier layers, which learn from it.
 
     total = CE(z, y) + Σ_i [(1 - alpha) · CE(z_i, y) + alpha · KD(z_i, z) + feature_weight ·
             ‖f_i - f‖²]
@@ -40,27 +40,27 @@ class SelfDistiller(BaseDistiller):
     feature f_i of its bottleneck, and KD(z_i, z) = T² KL(softmax(z / T) ‖ softmax(z_i / T)), or
     BinaryKD of independent labels. In KD and in the features' distance, z and f are constants.
 
-    The given model is trained in place. The exits train its layers too, which is what helps it,
-    and are a result of their own: a small network for each exit (`exit_model`), or one network
-    that easy samples leave early (`early_exit`).
+    The given model is trained in place. The losses of the exits also train its layers, which
+    improves the model. After training, use each exit as a small network (`exit_model`), or all of
+    them as one network that easy samples leave early (`early_exit`).
 
     Logs: `stage1/ce`, `stage1/kd`, `stage1/hint` (the distance), `stage1/accuracy` and so on for
     the exit at `"stage1"`, `final/ce` and `final/accuracy` for the network itself, `ensemble/...`
-    for the mean of all logits, which is no part of the loss.
+    for the mean of all logits, which is not part of the loss.
 
     Args:
         model: Functional or Sequential model to logits (batch, classes).
         exits: Names of the layers after which there is an exit, from shallow to deep; see
             `mr.models.exits`.
-        alpha: Share of the deepest classifier in what an exit learns, against the labels', from 0
-            to 1, or a schedule. Defaults to 0.3.
+        alpha: Share of the loss of an exit against the deepest classifier, the rest being the loss
+            on the labels; from 0 to 1, or a schedule. Defaults to 0.3.
         temperature: T, a positive number or a schedule. Defaults to 3.
         feature_weight: Weight of the distance of the features, a number that is not negative, or
             a schedule. Defaults to 0.03.
-        feature_at: Layer of the deepest maps. Defaults to the last layer that puts out maps.
-        variant: What features are. `"reference"`, the default: maps averaged over their positions,
-            (batch, channels), as in published implementations. `"paper"`: whole maps. Their
-            distance is a sum over all entries, so large ones want a far smaller weight.
+        feature_at: Layer of the deepest maps. Defaults to the last layer that returns maps.
+        variant: Which features to compare. `"reference"`, the default: maps averaged over their
+            positions, (batch, channels), as in published implementations. `"paper"`: whole maps.
+            Their distance is a sum over all entries, so large maps need a much smaller weight.
         supervised_weight: Weight of the compiled loss on the labels, at all exits. Defaults to 1.
         response: Loss of an exit's logits against the deepest ones: `"kd"`, or `"binary_kd"` for
             independent labels, trained by a binary cross-entropy; the term is logged by this name.
@@ -84,8 +84,8 @@ class SelfDistiller(BaseDistiller):
 
     Reference:
         Zhang et al., Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks
-        via Self Distillation, 2019. The factor T², which the paper's equation lacks, keeps the
-        size of KD's gradient, as everywhere here. The code that its authors published later has no
+        via Self Distillation, 2019. The factor T² is not in the paper's equation; it keeps the size
+        of KD's gradient, as in all losses here. The code that its authors published later has no
         distance of features, no T², and other bottlenecks.
     """
 
@@ -152,7 +152,7 @@ class SelfDistiller(BaseDistiller):
 
     @property
     def temperature(self):
-        """T: the temperature at which the deepest classifier teaches."""
+        """T: the temperature of the loss against the deepest classifier."""
         return self.kd.temperature
 
     @temperature.setter
@@ -160,9 +160,9 @@ class SelfDistiller(BaseDistiller):
         self.kd.temperature = value
 
     def exit_model(self, exit: str) -> keras.Model:
-        """Returns the network up to one exit: plain Keras, to be saved and deployed by itself.
+        """Returns the network up to one exit as a Keras model, to be saved and deployed.
 
-        It shares its layers with the distiller, so it goes on training with it.
+        It shares its layers with the distiller, so further training changes it too.
 
         Args:
             exit: Name of an exit, or `"final"`.
@@ -179,7 +179,7 @@ class SelfDistiller(BaseDistiller):
         return keras.Model(network.input, network.output[exit], name=name)
 
     def early_exit(self, threshold: float = 0.9) -> EarlyExit:
-        """Returns the network that samples leave at the first exit that is sure of its class.
+        """Returns a network that samples leave at the first exit that is confident.
 
         It shares its layers with the distiller.
 
@@ -222,7 +222,7 @@ class SelfDistiller(BaseDistiller):
         return maps if self.variant == "paper" else ops.mean(maps, axis=(1, 2))
 
     def build_terms(self) -> list[Term]:
-        """Returns the terms of the loss: labels at every exit, and the deepest one's teaching."""
+        """Returns the terms of the loss: on the labels, and against the deepest classifier."""
         terms = self.supervised_terms(FINAL, lambda: self.supervised_weight)
         for name in self.exits:
             terms += self.supervised_terms(name, self._weight_of_labels)
@@ -256,7 +256,7 @@ class SelfDistiller(BaseDistiller):
         super().compile(optimizer, loss, *args, **kwargs)
 
     def parts_on_outputs(self) -> list[fitting.Part]:
-        """Returns what compares outputs, which has to suit the compiled loss."""
+        """Returns the parts that compare outputs and must suit the compiled loss."""
         response = f"response={self.kd.identifier!r}"
         numbers = "mr.Distiller and mr.Response('logit_mse'), for exits have no loss of numbers,"
         return [fitting.Part(response, self.kd, None, "response={}", numbers)]
@@ -266,7 +266,7 @@ class SelfDistiller(BaseDistiller):
         return self.model_with_exits.output[FINAL]
 
     def measured(self) -> list[str]:
-        """Returns whose logits the compiled metrics are computed on."""
+        """Returns the names of the outputs that the compiled metrics are computed for."""
         return [*self.exits, FINAL, ENSEMBLE]
 
     def get_config(self) -> dict[str, Any]:

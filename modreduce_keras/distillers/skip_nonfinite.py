@@ -1,4 +1,4 @@
-"""SkipNonFinite: scales the gradients of each network, and skips its steps that are not finite.
+"""SkipNonFinite: scales the gradients of each network, and skips its non-finite steps.
 
 A skipped network is afterwards what it was before the step: its weights and batch statistics, its
 adapters' memory and its optimizer's state. The other networks are updated.
@@ -29,7 +29,7 @@ from modreduce_keras.ops import scale_gradient
 
 
 class Before(NamedTuple):
-    """What everything that a skipped step must not change was before it.
+    """The values before a step of everything that a skipped step must not change.
 
     Attributes:
         values: The values of variables.

@@ -16,7 +16,7 @@ from modreduce_keras.taps import ModelOutput, TapReader
 
 
 class Teacher(Protocol):
-    """A trained model, or several, whatever its outputs come from.
+    """One or several trained models, run or read from a cache.
 
     Attributes:
         given: What the user gave: a model, a list of them, or a cache.

@@ -56,7 +56,7 @@ def outputs_for(
         with eagerly, warnings.catch_warnings(), stateless:
             warnings.simplefilter("ignore")
             return reader(inputs, training=False)
-    except Exception:  # whatever a model of the user's raises for inputs that mean nothing
+    except Exception:  # a user's model may raise anything for made-up inputs
         return None
 
 
