@@ -688,7 +688,7 @@ class BaseDistiller(StepModel):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """Returns the distiller that `get_config` describes, with fresh weights."""
-        distiller = cls(**saving.arguments_from(config, custom_objects))
+        distiller = cls(**saving.arguments_from(cls, config, custom_objects))
         distiller.await_teacher()
         return distiller
 

@@ -55,7 +55,11 @@ class ConsistencyDistiller(BaseDistiller):
             schedule.
         kind: Kind of the outputs: `"classes"`, `"labels"` (independent labels, or one logit) or
             `"regression"`. `None`: that of the compiled loss.
-        **kwargs: `supervised_weight`, `teacher_input`, `name` and `dtype`; see `BaseDistiller`.
+        supervised_weight: Weight of the compiled loss on the labels. Defaults to 1.
+        teacher_input: What the past of the model sees; see `BaseDistiller`. Defaults to `None`.
+        name: Name of the model. Defaults to that of the class.
+        dtype: Dtype policy of the distiller itself. Defaults to the global one.
+        trainable: As for every Keras model. Defaults to `True`.
     """
 
     consistency_weight = Knob()
@@ -68,9 +72,22 @@ class ConsistencyDistiller(BaseDistiller):
         momentum: Any,
         consistency_weight: Any,
         kind: str | None = None,
-        **kwargs: Any,
+        supervised_weight: Any = 1.0,
+        teacher_input: Any = None,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
     ):
-        super().__init__({_STUDENT: model}, teacher=None, knowledge={_STUDENT: []}, **kwargs)
+        super().__init__(
+            {_STUDENT: model},
+            teacher=None,
+            knowledge={_STUDENT: []},
+            supervised_weight=supervised_weight,
+            teacher_input=teacher_input,
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
+        )
         output = self.student_output()
         checks.require_single_output(output, model, "model")
         if len(output.shape) != 2:
@@ -155,7 +172,7 @@ class ConsistencyDistiller(BaseDistiller):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialized."""
         config = super().get_config()
-        del config["teacher"]
+        del config["teacher"], config["teacher_dtype"]
         model = keras.saving.serialize_keras_object(self.student)
         return {**config, "model": model, "kind": self.kind}
 
@@ -196,7 +213,9 @@ class MeanTeacher(ConsistencyDistiller):
             `"regression"`. Defaults to `None`: what the compiled loss says; beside a loss of your
             own they are classes. Labels that show something else are refused: one-hot ones beside
             the loss of a regression, and several-hot ones beside a loss of your own.
-        **kwargs: `name` and `dtype`, as for every Keras model.
+        name: Name of the model. Defaults to that of the class.
+        dtype: Dtype policy of the distiller itself. Defaults to the global one.
+        trainable: As for every Keras model. Defaults to `True`.
 
     Raises:
         ValueError: If the model does not end in logits (batch, classes), or an argument is out of
@@ -228,7 +247,9 @@ class MeanTeacher(ConsistencyDistiller):
         teacher_input: Any = None,
         supervised_weight: Any = 1.0,
         kind: str | None = None,
-        **kwargs: Any,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
     ):
         super().__init__(
             model,
@@ -237,7 +258,9 @@ class MeanTeacher(ConsistencyDistiller):
             teacher_input=teacher_input,
             supervised_weight=supervised_weight,
             kind=kind,
-            **kwargs,
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
         )
         self.variant = require_choice("variant", variant, ("reference", "paper"))
         self.past = EMAWeights(self.students, self._decay)
@@ -308,7 +331,9 @@ class TemporalEnsembling(ConsistencyDistiller):
             `"regression"`. Defaults to `None`: what the compiled loss says; beside a loss of your
             own they are classes. Labels that show something else are refused: one-hot ones beside
             the loss of a regression, and several-hot ones beside a loss of your own.
-        **kwargs: `name` and `dtype`, as for every Keras model.
+        name: Name of the model. Defaults to that of the class.
+        dtype: Dtype policy of the distiller itself. Defaults to the global one.
+        trainable: As for every Keras model. Defaults to `True`.
 
     Raises:
         ValueError: If the model does not end in logits (batch, classes), an argument is out of
@@ -342,7 +367,9 @@ class TemporalEnsembling(ConsistencyDistiller):
         consistency_weight: Any = 1.0,
         supervised_weight: Any = 1.0,
         kind: str | None = None,
-        **kwargs: Any,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
     ):
         super().__init__(
             model,
@@ -350,7 +377,9 @@ class TemporalEnsembling(ConsistencyDistiller):
             consistency_weight=consistency_weight,
             supervised_weight=supervised_weight,
             kind=kind,
-            **kwargs,
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
         )
         self.samples = require_integer("samples", samples)
         classes = self.student_output().shape[-1]

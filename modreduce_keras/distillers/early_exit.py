@@ -25,7 +25,9 @@ class EarlyExit(keras.Model):
         model: A trained model from `mr.models.exits`. Its layers are shared, not copied.
         threshold: Confidence from 0 to 1 at which a sample leaves; at 0 all leave at the first
             exit. It may be changed at any time. Defaults to 0.9.
-        **kwargs: `name` and `dtype`, as for every Keras model.
+        name: Name of the model. Defaults to that of the class.
+        dtype: Dtype policy of the distiller itself. Defaults to the global one.
+        trainable: As for every Keras model. Defaults to `True`.
 
     Call arguments:
         inputs: The inputs of the network.
@@ -51,8 +53,16 @@ class EarlyExit(keras.Model):
 
     threshold = Share()
 
-    def __init__(self, model: keras.Model, *, threshold: Any = 0.9, **kwargs: Any):
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        threshold: Any = 0.9,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ):
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         if not isinstance(getattr(model, "output", None), dict) or FINAL not in model.output:
             raise ValueError(
                 "EarlyExit takes a model with exits, what mr.models.exits builds or "

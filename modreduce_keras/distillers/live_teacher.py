@@ -107,13 +107,7 @@ class LiveTeacher:
     def outputs_for(
         self, x: Any, seen: Mapping[str, Any], training: bool = True
     ) -> dict[str, ModelOutput]:
-        """Returns the teacher's output for each student: one for all, if all see the same.
-
-        Args:
-            x: The inputs of a batch.
-            seen: What each student sees of them.
-            training: Whether any student trains on it; the teacher itself runs alike in any case.
-        """
+        """Returns the teacher's output for each student; see `Teacher`."""
         if self._inputs.teacher_follows_students:
             return {name: self(self._inputs.teacher_of(name, x, own)) for name, own in seen.items()}
         return dict.fromkeys(seen, self(self._inputs.teacher(x)))

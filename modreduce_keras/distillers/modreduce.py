@@ -48,7 +48,16 @@ class ModReduce(PeerDistiller):
             data then need `mr.data.with_index`. Only with `knowledge=None`.
         steps: Total number of training steps, for the paper's increase of the online weight. Only
             with `online_weight=None`.
-        **kwargs: Further arguments of `PeerDistiller`.
+        supervised_weight: See `PeerDistiller`.
+        features_at: See `PeerDistiller`.
+        student_inputs: See `PeerDistiller`.
+        teacher_input: See `PeerDistiller`.
+        teacher_dtype: See `PeerDistiller`.
+        criterion: See `PeerDistiller`.
+        criterion_mode: See `PeerDistiller`.
+        name: Name of the model. Defaults to that of the class.
+        dtype: Dtype policy of the distiller itself. Defaults to the global one.
+        trainable: As for every Keras model. Defaults to `True`.
 
     Raises:
         ValueError: See `PeerDistiller`; also if a multiplier is not positive, the online weight is
@@ -94,7 +103,16 @@ class ModReduce(PeerDistiller):
         multipliers: Mapping[str, float] | None = None,
         samples: int | None = None,
         steps: int | None = None,
-        **kwargs: Any,
+        supervised_weight: Any = 1.0,
+        features_at: str | Mapping[str, str] = "embedding",
+        student_inputs: Any = None,
+        teacher_input: Any = None,
+        teacher_dtype: str | None = None,
+        criterion: str | None = None,
+        criterion_mode: str | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
     ):
         _require_used("samples", samples, teacher is not None and knowledge is None)
         _require_used("steps", steps, online_weight is None)
@@ -110,7 +128,16 @@ class ModReduce(PeerDistiller):
             aggregator=aggregator,
             online_weight=online_weight,
             online_loss=online_loss,
-            **kwargs,
+            supervised_weight=supervised_weight,
+            features_at=features_at,
+            student_inputs=student_inputs,
+            teacher_input=teacher_input,
+            teacher_dtype=teacher_dtype,
+            criterion=criterion,
+            criterion_mode=criterion_mode,
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
         )
         checks.require_by_student("multipliers", multipliers)
         self.multipliers = dict(multipliers or {})

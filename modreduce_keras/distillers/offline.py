@@ -29,7 +29,11 @@ class Distiller(BaseDistiller):
             is for the teacher only; see `BaseDistiller`. Defaults to `None`.
         supervised_weight: Weight of the compiled loss on the labels: a number that is not
             negative, or a schedule. Defaults to 1.
-        **kwargs: `name` and `dtype`, as for every Keras model.
+        teacher_dtype: What a folded copy of the teacher computes in; see `BaseDistiller`. Defaults
+            to `None`: the teacher itself runs.
+        name: Name of the model. Defaults to that of the class.
+        dtype: Dtype policy of the distiller itself. Defaults to the global one.
+        trainable: As for every Keras model. Defaults to `True`.
 
     Raises:
         ValueError: If there is no knowledge, a teacher is given without knowledge that needs one
@@ -60,7 +64,10 @@ class Distiller(BaseDistiller):
         *,
         teacher_input: Any = None,
         supervised_weight: Any = 1.0,
-        **kwargs: Any,
+        teacher_dtype: str | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
     ):
         knowledge = as_list(knowledge)
         if not knowledge:
@@ -75,7 +82,10 @@ class Distiller(BaseDistiller):
             knowledge={"student": knowledge},
             teacher_input=teacher_input,
             supervised_weight=supervised_weight,
-            **kwargs,
+            teacher_dtype=teacher_dtype,
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
         )
 
     @property

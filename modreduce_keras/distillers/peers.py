@@ -62,7 +62,11 @@ class PeerDistiller(BaseDistiller):
             else to the compiled loss.
         criterion_mode: `"max"` or `"min"`. Defaults to `"min"` for losses and errors and to
             `"max"` for the rest.
-        **kwargs: `name` and `dtype`, as for every Keras model.
+        teacher_dtype: What a folded copy of the teacher computes in; see `BaseDistiller`. Defaults
+            to `None`: the teacher itself runs.
+        name: Name of the model. Defaults to that of the class.
+        dtype: Dtype policy of the distiller itself. Defaults to the global one.
+        trainable: As for every Keras model. Defaults to `True`.
 
     Raises:
         ValueError: If there are fewer than two students, a name or a model comes twice, the
@@ -103,7 +107,10 @@ class PeerDistiller(BaseDistiller):
         teacher_input: Any = None,
         criterion: str | None = None,
         criterion_mode: str | None = None,
-        **kwargs: Any,
+        teacher_dtype: str | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
     ):
         branches = students if isinstance(students, keras.Model) else None
         students = _named(students)
@@ -121,7 +128,10 @@ class PeerDistiller(BaseDistiller):
             student_inputs=_by_student("student_inputs", student_inputs, students),
             student_taps={name: [tap] for name, tap in features_at.items()} if read else None,
             branches=branches,
-            **kwargs,
+            teacher_dtype=teacher_dtype,
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
         )
         self.aggregator = aggregator
         self.online_weight = online_weight

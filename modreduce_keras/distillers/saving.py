@@ -1,5 +1,6 @@
 """Saving: what a distiller's file holds, and how the distiller comes back from it."""
 
+import inspect
 from typing import Any
 
 import keras
@@ -33,9 +34,15 @@ def shared_config(distiller: Any, teacher_input: Any) -> dict[str, Any]:
     }
 
 
-def arguments_from(config: dict[str, Any], custom_objects: Any) -> dict[str, Any]:
-    """Returns constructor arguments from a config, with models that can run."""
-    arguments = deserialized(config, custom_objects)
+def arguments_from(cls: type, config: dict[str, Any], custom_objects: Any) -> dict[str, Any]:
+    """Returns constructor arguments of a class from a config, with models that can run."""
+    known = inspect.signature(cls).parameters
+    arguments = {
+        name: value
+        for name, value in deserialized(config, custom_objects).items()
+        # Files of earlier versions name arguments of other distillers, as `None`.
+        if name in known or value is not None
+    }
     students = keras.tree.flatten([arguments.get(name) for name in _STUDENTS])
     for model in [*models_of(arguments.get("teacher")), *students]:
         if isinstance(model, keras.Model):

@@ -65,7 +65,9 @@ class SelfDistiller(BaseDistiller):
         response: Loss of an exit's logits against the deepest ones: `"kd"`, or `"binary_kd"` for
             independent labels, trained by a binary cross-entropy; the term is logged by this name.
             Defaults to `None`: `"binary_kd"` where the model has one logit, else `"kd"`.
-        **kwargs: `name` and `dtype`, as for every Keras model.
+        name: Name of the model. Defaults to that of the class.
+        dtype: Dtype policy of the distiller itself. Defaults to the global one.
+        trainable: As for every Keras model. Defaults to `True`.
 
     Raises:
         ValueError: If a layer is unknown or cannot have an exit, the model ends in probabilities,
@@ -105,7 +107,9 @@ class SelfDistiller(BaseDistiller):
         variant: str = "reference",
         supervised_weight: Any = 1.0,
         response: str | None = None,
-        **kwargs: Any,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
     ):
         checks.require_model(model, "model")
         variant = require_choice("variant", variant, ("reference", "paper"))
@@ -119,7 +123,9 @@ class SelfDistiller(BaseDistiller):
             knowledge={},
             supervised_weight=supervised_weight,
             student_taps={_STUDENT: [deepest, *(f"{name}_exit" for name in exits)]},
-            **kwargs,
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
         )
         warn_of_ignored({"model": model})
         self.has_several = True
@@ -272,7 +278,7 @@ class SelfDistiller(BaseDistiller):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialized."""
         config = super().get_config()
-        del config["teacher"], config["teacher_input"]
+        del config["teacher"], config["teacher_input"], config["teacher_dtype"]
         return {
             **config,
             "model": keras.saving.serialize_keras_object(self.student),

@@ -111,7 +111,8 @@ MISTAKES = [
     Mistake(
         "the temperature given to the distiller",
         lambda b: b.distiller(temperature=4.0),
-        r"Unrecognized keyword arguments passed to Distiller: \{'temperature': 4.0\}",
+        r"Distiller.* got an unexpected keyword argument 'temperature'",
+        TypeError,
     ),
     Mistake(
         "a negative weight of the labels",
