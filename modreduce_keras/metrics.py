@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.arguments import require_choice
+from modreduce_keras.keras_internals import set_direction
 from modreduce_keras.output_kind import CLASSES, LABELS
 from modreduce_keras.registry import register
 from modreduce_keras.typing import Tensor
@@ -153,7 +154,7 @@ class Agreement(keras.metrics.MeanMetricWrapper):
         kind = require_choice("kind", kind, KINDS)
         super().__init__(same_answer, name=name, dtype=dtype, kind=kind)
         self.kind = kind
-        self._direction = "up"
+        set_direction(self, "up")
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""

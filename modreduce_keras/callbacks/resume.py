@@ -2,7 +2,6 @@
 
 import warnings
 import weakref
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from modreduce_keras.arguments import require_choice, require_integer
 from modreduce_keras.callbacks import (
     callback_state,
+    contents,
     epoch_start,
     found,
     lock,
@@ -20,7 +20,6 @@ from modreduce_keras.callbacks import (
 )
 from modreduce_keras.callbacks.callback_state import CallbackState
 from modreduce_keras.callbacks.checkpoints import DamagedError, Folder, Position
-from modreduce_keras.callbacks.kept import CannotKeepError, Writer, taken_back
 from modreduce_keras.keras_internals import begin_at, running_fit
 
 
@@ -166,7 +165,7 @@ class Resume(keras.callbacks.Callback):
 
     def _restore(self, model: keras.Model, epochs: int | None = None) -> bool:
         training_state.variables(model, metrics=False)  # refuses what cannot be stored, at once
-        self._own = self._identity(model)
+        self._own = contents.identity(model)
         self._folder = Folder(self._own_path(model), self.keep)
         readable, problems = found.readable(self._folder, model)
         if not readable:
@@ -194,7 +193,7 @@ class Resume(keras.callbacks.Callback):
             with model.distribute_strategy.scope():
                 model.optimizer.build(model.trainable_variables)
         self._manifest, self._arrays = manifest, arrays
-        self._require_fit(model, manifest)
+        contents.require_same(model, self._own, manifest, self._folder.file(self._begin_at))
         training_state.assign(model, arrays, metrics=False)
         return True
 
@@ -206,32 +205,6 @@ class Resume(keras.callbacks.Callback):
 
     def _own_path(self, model: keras.Model) -> Path:
         return self.directory / workers.own_folder(model)
-
-    def _require_fit(self, model: keras.Model, manifest: dict[str, Any]) -> None:
-        def refuse(what: str) -> None:
-            raise ValueError(
-                f"The checkpoint {self._folder.file(self._begin_at)} is of another run: {what}. "
-                "Build and compile the same models, or use another folder."
-            )
-
-        for key, told in (
-            ("optimizers", "optimizers {} in the checkpoint, {} in the model"),
-            (
-                "teacher",
-                "its teacher had other weights or tables (fingerprint {} in it, {} now)",
-            ),
-        ):
-            if manifest[key] != self._own[key]:
-                refuse(told.format(manifest[key], self._own[key]))
-        different = training_state.differences(model, manifest["arrays"], metrics=False)
-        if different:
-            refuse(different)
-
-    def _identity(self, model: keras.Model) -> dict[str, Any]:
-        return {
-            "optimizers": [type(one).__name__ for one in training_state.optimizers(model)],
-            "teacher": training_state.teacher_fingerprint(model),
-        }
 
     # What Keras calls
 
@@ -263,10 +236,11 @@ class Resume(keras.callbacks.Callback):
         self._over = self._has_ended or self._manifest.get("stopped") or first >= epochs
         first = max(first, epochs) if self._over else first
         begin_at(self.model, epoch_start.BeginAt(first, self.model, fit))
-        history = self._history()
+        history = contents.history_of(self.model)
         if history is not None:
             history.history.clear()
-            history.history.update(self._stored_history())
+            stored = contents.stored_history(self._manifest, self._arrays)
+            history.history.update(stored["history"])
         self._assign_callbacks()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -297,7 +271,7 @@ class Resume(keras.callbacks.Callback):
     def _after_others_began(self) -> None:
         """Restores what Keras forgets when training begins."""
         self._begin_at = None
-        history = self._history()
+        history = contents.history_of(self.model)
         if history is not None:
             history.epoch[:] = self._manifest["history_epochs"]
 
@@ -308,12 +282,13 @@ class Resume(keras.callbacks.Callback):
         steps = self.params.get("steps")
         # An epoch that a callback ends is stored at its end.
         if due and (steps is None or step < steps) and not self.model.stop_training:
-            self._write(Position(self._epoch, step), self._present_history(), metrics=True)
+            history = contents.present_history(self.model)
+            self._write(Position(self._epoch, step), history, metrics=True)
             self._written = step
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes a checkpoint."""
-        history = self._present_history()
+        history = contents.present_history(self.model)
         if epoch not in history["history_epochs"]:
             history["history_epochs"].append(epoch)
             for name, value in (logs or {}).items():
@@ -324,7 +299,7 @@ class Resume(keras.callbacks.Callback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Stores the final state of the training, and unlocks the folder."""
         if self._begin_at is not None:  # nothing was left to train
-            self._last = self._begin_at, self._stored_history_and_epochs()
+            self._last = self._begin_at, contents.stored_history(self._manifest, self._arrays)
             self._after_others_began()
         if self._has_ended:
             # Other callbacks have ended the training once more.
@@ -346,48 +321,12 @@ class Resume(keras.callbacks.Callback):
 
     # Writing
 
-    def _history(self) -> keras.callbacks.History | None:
-        history = getattr(self.model, "history", None)
-        return history if isinstance(history, keras.callbacks.History) else None
-
-    def _present_history(self) -> dict[str, Any]:
-        history = self._history()
-        if history is None:
-            return {"history": {}, "history_epochs": []}
-        logs = {name: list(values) for name, values in history.history.items()}
-        return {"history": logs, "history_epochs": list(history.epoch)}
-
-    def _stored_history(self) -> dict[str, list[Any]]:
-        contents = _callback_arrays(self._arrays)
-        history = self._manifest["history"].items()
-        return {name: taken_back(values, contents) for name, values in history}
-
-    def _stored_history_and_epochs(self) -> dict[str, Any]:
-        epochs = list(self._manifest["history_epochs"])
-        return {"history": self._stored_history(), "history_epochs": epochs}
-
     def _content(
         self, history: dict[str, Any], *, metrics: bool
     ) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
         """Returns the content of a checkpoint: the manifest and the arrays."""
-        writer, logs = Writer(self._state.known), {}
-        for name, values in history["history"].items():
-            try:
-                logs[name] = writer.put(values)
-            except CannotKeepError as error:
-                raise ValueError(
-                    "Resume keeps the history, so logs must be numbers, strings, arrays, lists or "
-                    f"dicts. Received: the log {name!r}, which {error.why}"
-                ) from error
-        manifest = {
-            "history": logs,
-            "history_epochs": history["history_epochs"],
-            "callbacks": self._state.read(writer),
-            "stopped": bool(self.model.stop_training),
-            **self._own,
-        }
-        others = [(f"{_CALLBACK}/{i}", array) for i, array in enumerate(writer.arrays)]
-        return manifest, training_state.arrays(self.model, metrics=metrics) + others
+        manifest, arrays = contents.of_training(self.model, self._state, history, metrics=metrics)
+        return {**manifest, **self._own}, arrays
 
     def _write(self, position: Position, history: dict[str, Any], *, metrics: bool) -> None:
         self._put(position, *self._content(history, metrics=metrics))
@@ -441,13 +380,4 @@ class Resume(keras.callbacks.Callback):
         self._arrays = None
 
     def _assign_callbacks(self) -> None:
-        contents = _callback_arrays(self._arrays)
-        self._state.assign(self._manifest["callbacks"], contents)
-
-
-_CALLBACK = "callback"
-
-
-def _callback_arrays(stored: Any) -> Sequence[memoryview]:
-    """Returns the arrays of callbacks and history in their order."""
-    return [one for name, one in stored.items() if name.split("/")[0] == _CALLBACK]
+        contents.assign_callbacks(self._state, self._manifest, self._arrays)

@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from modreduce_keras.distillers.backend.tensorflow import normalize_batch
+from modreduce_keras.keras_internals import delete_unnoticed, set_unnoticed
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _passes: dict[int, int] = {}
@@ -67,14 +68,14 @@ def _begin(layer: keras.layers.BatchNormalization) -> None:
             return by_keras(inputs, training=training, mask=mask)
         return _normalize(layer, inputs)
 
-    # Past Keras' attribute hooks: the layer is not to notice.
-    vars(layer)["call"] = call
+    set_unnoticed(layer, "call", call)
 
 
 def _end(layer: keras.layers.BatchNormalization) -> None:
     _passes[id(layer)] -= 1
     if _passes[id(layer)] == 0:
-        del _passes[id(layer)], vars(layer)["call"]
+        del _passes[id(layer)]
+        delete_unnoticed(layer, "call")
 
 
 def _normalize(layer: keras.layers.BatchNormalization, inputs: Any) -> Any:
