@@ -1,4 +1,4 @@
-"""Batches: the one way in which arrays and datasets of users are read, which always ends."""
+"""Batches: reads arrays and datasets of users, which must be finite."""
 
 import itertools
 import math

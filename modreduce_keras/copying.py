@@ -1,4 +1,4 @@
-"""Copying: the whole state of layers, which is more than their weights, to others and to files."""
+"""Copying: copies the whole state of layers, not only their weights, to other layers and files."""
 
 import hashlib
 import json

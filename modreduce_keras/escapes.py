@@ -1,4 +1,4 @@
-"""Escapes: text of users as it is shown in Markdown, CSV, XML and pictures, and never as code."""
+"""Escapes: shows text of users in Markdown, CSV, XML and plots as it is, and never as code."""
 
 import html
 import re

@@ -1,4 +1,4 @@
-"""Evaluation: what a network costs, and what its samples gain or lose by leaving it early."""
+"""Evaluation: the cost of a network, and the accuracy of its early exits."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Fingerprints: hashes of what variables and arrays hold, the same in every process."""
+"""Fingerprints: hashes of the values of variables and arrays, the same in every process."""
 
 import hashlib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Held: what a user hands over and is only kept, so that Keras neither tracks nor saves it."""
+"""Held: stores an object of the user so that Keras neither tracks nor saves it."""
 
 from typing import Any
 

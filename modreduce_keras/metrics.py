@@ -100,7 +100,7 @@ def peer_agreement(logits: Tensor, kind: str = CLASSES) -> Tensor:
 
 
 def _pairs(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the places of the first and of the second peer of every pair."""
+    """Returns the indices of the first and of the second peer of every pair."""
     shape = tuple(logits.shape)
     if len(shape) != 3 or shape[1] is None or shape[1] < 2:
         raise ValueError(

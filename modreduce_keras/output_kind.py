@@ -1,4 +1,4 @@
-"""The kind of an output: what its numbers are, and so how they are compared and judged."""
+"""The kind of an output, such as classes or a regression, which decides how it is compared."""
 
 import functools
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """Short identifiers: one decorator that names, lists and makes every component serializable.
 
 A component (loss, adapter, aggregator, schedule, ...) is registered under its kind and a short
-identifier. Whatever takes a component takes an instance, a config or that identifier, and turns
+identifier. Arguments for a component take an instance, a config or that identifier, and turn
 it into an instance with `get`. Lists of components are always derived from here.
 """
 

@@ -1,4 +1,4 @@
-"""Symbolic runs of layers, whose errors are what went wrong and no advice to authors of layers."""
+"""Symbolic runs of layers, with errors for users instead of advice to authors of layers."""
 
 import contextlib
 from collections.abc import Iterator

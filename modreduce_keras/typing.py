@@ -1,4 +1,4 @@
-"""Names for what annotations cannot say more exactly: Keras and TensorFlow have no types."""
+"""Names for types that annotations cannot express: Keras and TensorFlow have no type hints."""
 
 from typing import Any, TypeAlias
 

@@ -1,4 +1,4 @@
-"""Whole files: what is written is there complete or not at all, and stays after a power cut."""
+"""Whole files: a file is written completely or not at all, and survives a power cut."""
 
 import contextlib
 import math

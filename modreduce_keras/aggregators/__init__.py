@@ -1,4 +1,4 @@
-"""Aggregators: layers from the peers' outputs to the targets they teach each other with."""
+"""Aggregators: layers that turn the peers' outputs into targets for their online losses."""
 
 # Written by `make generate` from the registry.
 

@@ -1,4 +1,4 @@
-"""Codistillation: every peer learns from copies of the others that are refreshed now and then."""
+"""Codistillation: every peer learns from copies of the others, refreshed from time to time."""
 
 from typing import Any
 
@@ -18,12 +18,13 @@ class Codistillation(Aggregator):
 
     t_i = 1/(P - 1) Σ_{j≠i} softmax(z̄_j / T)
 
-    with the logits z̄ of copies of the peers. The copies are those of the start, and are taken anew
-    after every `refresh` training steps: steps 1 to `refresh` learn from the start, the next
-    `refresh` from the peers as they are after step `refresh`, and so on.
+    with the logits z̄ of copies of the peers. The peers are copied at the start and after every
+    `refresh` training steps: in steps 1 to `refresh` the peers learn from the initial copies, in
+    the next `refresh` steps from copies made after step `refresh`, and so on.
 
     Args:
-        refresh: Steps after which the copies are taken anew, a positive integer. Defaults to 50.
+        refresh: Number of steps after which the copies are refreshed, a positive integer. Defaults
+            to 50.
         **kwargs: `name` and `dtype`, see `Aggregator`.
 
     Call arguments:

@@ -12,12 +12,11 @@ from modreduce_keras.typing import Tensor
 
 @register("aggregator", "fully_connected")
 class FullyConnected(Aggregator):
-    """A dense layer on all peers' logits teaches every peer.
+    """Every peer learns from a dense layer on all peers' logits.
 
     z_e = W [z_1; ...; z_P] + b
 
-    The layer learns from the supervised loss of z_e on detached logits: that loss reaches the
-    layer and nothing else.
+    The layer is trained by the supervised loss of z_e. No gradient of that loss reaches the peers.
 
     Call arguments:
         logits: (batch, peers, classes).

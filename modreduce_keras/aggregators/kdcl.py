@@ -1,4 +1,4 @@
-"""The best target that the peers and the labels give: chosen, combined or cut from the logits."""
+"""KDCL: every peer learns from the best target that the peers' logits and the labels give."""
 
 import math
 from typing import Any
@@ -29,12 +29,12 @@ class KDCL(Aggregator):
     - linear: t = Σ_i α_i z_i with α = argmin CE(Σ_i α_i z_i, y) over α_i ≥ 0, Σ_i α_i = 1
     - min logit: t_c = min_i (z_ic - z_iy)
 
-    Labels that are probabilities of the classes (mixed, smoothed) are taken as they are by the
-    first two, whose cross-entropy CE(z, y) = log Σ_c exp(z_c) - Σ_c y_c z_c is defined for them;
-    min logit needs one class for each example.
+    Naive and linear also take labels that are probabilities of the classes (mixed, smoothed), with
+    the cross-entropy CE(z, y) = log Σ_c exp(z_c) - Σ_c y_c z_c; min logit needs one class for each
+    example.
 
-    The same target teaches every peer. As it is made with the labels, there is no ensemble: its
-    accuracy would say nothing. In the paper each peer sees an augmented view of its own
+    All peers learn from the same target. There is no ensemble: because the target depends on the
+    labels, its accuracy would be meaningless. In the paper each peer sees its own augmented view
     (`student_inputs` of `mr.PeerDistiller`).
 
     Args:

@@ -1,4 +1,4 @@
-"""The mean of the other peers' logits teaches each peer."""
+"""Leave-one-out mean: each peer learns from the mean of the other peers' logits."""
 
 from keras import ops
 
@@ -9,11 +9,11 @@ from modreduce_keras.typing import Tensor
 
 @register("aggregator", "leave_one_out_mean")
 class LeaveOneOutMean(Aggregator):
-    """The mean of the other peers' logits teaches each peer: collaborative learning, CL-ILR.
+    """Each peer learns from the mean of the other peers' logits: collaborative learning, CL-ILR.
 
     t_i = 1/(P - 1) Σ_{j≠i} z_j
 
-    The ensemble, for metrics only, is the mean of all.
+    The ensemble is the mean of all logits, and is used for metrics only.
 
     Call arguments:
         logits: (batch, peers, classes).

@@ -1,4 +1,4 @@
-"""The mean of the peers' logits teaches every peer."""
+"""Mean: every peer learns from the mean of the peers' logits."""
 
 from keras import ops
 
@@ -9,7 +9,7 @@ from modreduce_keras.typing import Tensor
 
 @register("aggregator", "mean")
 class Mean(Aggregator):
-    """The mean of the peers' logits teaches every peer.
+    """Every peer learns from the mean of the peers' logits.
 
     z_e = 1/P Σ_i z_i
 

@@ -1,4 +1,4 @@
-"""Targets of each peer's own by attention among the peers, and a leader that learns from all."""
+"""OKDDip: targets for each peer by attention among the peers, and a leader that learns from all."""
 
 from typing import Any
 
@@ -22,15 +22,16 @@ class OKDDip(Aggregator):
     a_ij = softmax_j((W_q h_i) · (W_k h_j)) over the group, oneself included
     t_i = Σ_j a_ij softmax(z_j / T), and for the leader t = 1/(P - 1) Σ_j softmax(z_j / T)
 
-    The group is all peers but the last, which is the leader: it teaches nobody, learns from the
-    group's mean, and is the one to deploy. The embeddings h have equal widths.
+    The group is all peers except the last, which is the leader. The leader learns from the group's
+    mean, no peer learns from it, and it is the student to deploy. The embeddings h have equal
+    widths.
 
-    W_q and W_k learn from the online loss alone, through the targets, whose gradient also reaches
-    the embeddings and the logits of the peers that a target is made of (the leader's loss too).
+    W_q and W_k are trained by the online loss only, through the targets. This gradient also reaches
+    the embeddings and the logits that a target is computed from (the leader's loss too).
 
-    The ensemble, for metrics only, is the mean of the group's logits. How diverse the group is
-    gets logged as `diversity`: the Euclidean distance of the probabilities of two peers, or of the
-    outputs of a regression, averaged over all pairs and the batch.
+    The ensemble is the mean of the group's logits, and is used for metrics only. The diversity of
+    the group is logged as `diversity`: the Euclidean distance between the probabilities of two
+    peers, or the outputs of a regression, averaged over all pairs and the batch.
 
     Args:
         variant: `"paper"`, the default, mixes softened probabilities. `"reference"` mixes logits,
@@ -147,7 +148,7 @@ class OKDDip(Aggregator):
 
 
 def _compared(logits: Tensor, independent: Tensor, plain_numbers: bool) -> Tensor:
-    """Returns the probabilities of which the distance is taken, or plain numbers as they are."""
+    """Returns what the distance is computed of: probabilities, or the outputs of a regression."""
     if plain_numbers:
         return logits
     return ops.sigmoid(logits) if independent else ops.softmax(logits)

@@ -1,4 +1,4 @@
-"""A gate that weighs the peers' logits for each example."""
+"""ONE: a gate weights the peers' logits for each example."""
 
 from typing import Any
 
@@ -65,22 +65,21 @@ VARIANTS: dict[str, type[Any]] = {"paper": _Trunk, "modreduce": _Images}
 
 @register("aggregator", "one")
 class ONE(Aggregator):
-    """On-the-fly native ensemble: a gate weighs the peers' logits for each example.
+    """On-the-fly native ensemble: a gate weights the peers' logits for each example.
 
     z_e = Σ_i g_i z_i with g = softmax(ReLU(BN(W · avgpool(trunk) + b)))
 
-    The supervised loss of z_e trains the gate, the peers and the trunk: nothing is detached from
-    it. What the peers learn from z_e is constant. The mean gate of each peer over the batch is
-    logged as `PEER/ensemble_weight`.
+    The supervised loss of z_e trains the gate, the peers and the trunk. As a target for the peers,
+    z_e is constant. The mean gate of each peer over the batch is logged as `PEER/ensemble_weight`.
 
     Args:
-        variant: `"paper"`, the default: the gate sees what the peers share, averaged over all
-            positions, so the peers are those of `mr.models.branch`. `"modreduce"`: for peers that
-            share nothing, as in the authors' code: the gate sees the input image, averaged over
-            windows of 16×16, without batch normalization, and the supervised loss of z_e reaches
-            the gate alone.
+        variant: `"paper"`, the default: the input of the gate is the output of the shared layers,
+            averaged over all positions, so the peers must come from `mr.models.branch`.
+            `"modreduce"`: for peers without shared layers, as in the authors' code. The input of
+            the gate is then the image, averaged over windows of 16×16, there is no batch
+            normalization, and the supervised loss of z_e trains only the gate.
         batch_normalization: Whether the gate's scores are normalized over the batch. Defaults to
-            `None`: as the variant says.
+            `None`: as in the variant.
         **kwargs: `name` and `dtype`, see `Aggregator`.
 
     Call arguments:

@@ -1,4 +1,4 @@
-"""An ensemble on the peers' features, and the peers' averages over time, teach every peer."""
+"""PCL: every peer learns from an ensemble on all features and from the other peers' EMA models."""
 
 from typing import Any
 
@@ -24,14 +24,14 @@ class PCL(Aggregator):
     with the embeddings h and the logits z̄ of the peers' EMA models, whose weights are averages,
     θ̄ ← k θ̄ + (1 - k) θ with k = min(1 - 1/(t + 1), decay) after training step t = 0, 1, ...
 
-    The supervised loss of z_e trains the dense layer and, through their features, the peers. What
-    the peers learn from is constant. In the paper each peer sees an augmented view of its own
-    (`student_inputs` of `mr.PeerDistiller`). Embeddings may be of unequal widths.
+    The supervised loss of z_e trains the dense layer and, through their features, the peers. No
+    gradient flows through the targets. In the paper each peer sees its own augmented view
+    (`student_inputs` of `mr.PeerDistiller`). The embeddings may differ in width.
 
     Args:
-        variant: `"paper"`, the default. `"modreduce"`: as in the authors' code, the averages move
-            at the end of each epoch (t counts epochs), there is no ensemble, and the losses
-            against the others' averages are added up, not averaged.
+        variant: `"paper"`, the default. `"modreduce"`: as in the authors' code, the EMA weights
+            are updated at the end of each epoch (t counts epochs), there is no ensemble, and the
+            losses against the others' EMA models are added up, not averaged.
         decay: The largest k, from 0 to 1. Defaults to 0.999.
         **kwargs: `name` and `dtype`, see `Aggregator`.
 

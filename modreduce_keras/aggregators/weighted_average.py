@@ -1,4 +1,4 @@
-"""A learnt weighted average of the peers' logits teaches every peer."""
+"""Weighted average: every peer learns from a learnt average of the peers' logits."""
 
 from typing import Any
 
@@ -14,23 +14,23 @@ VARIANTS = ("paper", "modreduce")
 
 @register("aggregator", "weighted_average")
 class WeightedAverage(Aggregator):
-    """A learnt weighted average of the peers' logits teaches every peer.
+    """Every peer learns from a learnt weighted average of the peers' logits.
 
     z_e = Σ_i softmax(w)_i z_i
 
-    The weights learn from the supervised loss of z_e on detached logits: that loss reaches the
-    weights and nothing else. They start equal. The share of each peer is logged as
+    The weights are trained by the supervised loss of z_e. No gradient of that loss reaches the
+    peers. The weights are equal at first. The share of each peer is logged as
     `PEER/ensemble_weight`.
 
     Args:
-        variant: `"paper"`, the default: the weights are free. `"modreduce"`: as in the authors'
-            code, each training step first replaces the weights by their softmax and then takes
-            those as the shares, z_e = Σ_i w_i z_i, which holds them near equal.
+        variant: `"paper"`, the default: the weights are unconstrained. `"modreduce"`: as in the
+            authors' code, each training step first replaces the weights by their softmax and uses
+            these as the shares, z_e = Σ_i w_i z_i, which keeps them almost equal.
         **kwargs: `name` and `dtype`, see `Aggregator`.
 
     Call arguments:
         logits: (batch, peers, classes).
-        training: Whether it is a training step, which moves the weights of `"modreduce"`.
+        training: Whether it is a training step, which updates the weights of `"modreduce"`.
 
     Returns:
         `targets` (batch, peers, classes), `ensemble` (batch, classes) and `ensemble_weight`

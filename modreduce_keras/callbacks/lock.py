@@ -37,7 +37,7 @@ def acquire(folder: Path) -> int:
         _held[folder] = _held[folder][0], owner
         return owner
     folder.mkdir(parents=True, exist_ok=True)
-    # Garbage collection, in whatever thread, may release it. A lock file that only its existence
+    # Garbage collection, in any thread, may release it. A lock file that only its existence
     # makes a lock would outlive a kill.
     file = folder / _NAME
     lock = FileLock(file, thread_local=False, fallback_to_soft=False, on_acquired=_sign)

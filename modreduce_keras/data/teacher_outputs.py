@@ -1,4 +1,4 @@
-"""Teacher outputs: what a model gives for a batch, and of which shapes."""
+"""Teacher outputs: a model's outputs for a batch, and their shapes."""
 
 from typing import Any
 

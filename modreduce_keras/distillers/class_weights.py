@@ -55,7 +55,7 @@ def require_class_weight(weights: Any, output: Any, labels: Any) -> None:
 
 
 def _require_one_class(labels: Any) -> None:
-    """Raises if labels are rows that are not one-hot, of which Keras would take the largest."""
+    """Raises if rows of labels are not one-hot, where Keras would use the largest entry."""
     if len(getattr(labels, "shape", ())) != 2 or labels.shape[-1] == 1:
         return
     needed = (

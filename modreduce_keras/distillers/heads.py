@@ -149,7 +149,7 @@ class Heads:
         head = _of_values(first)
         if head in (None, LOGITS):
             return head
-        # Probabilities stay such whatever the weights are; small numbers do not stay small.
+        # Probabilities stay probabilities with any weights; small numbers do not stay small.
         moved = False
         for weights in trials.other_weights(self._reader.model):
             others = trials.outputs_for(self._reader, inputs, weights)

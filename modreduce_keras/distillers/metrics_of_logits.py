@@ -67,7 +67,7 @@ _OF_KERAS = {
 
 
 class OfProbabilities(keras.metrics.Metric):
-    """Gives a metric the probabilities of logits; it goes on under the metric's name.
+    """Gives a metric the probabilities of logits; it keeps the metric's name.
 
     Args:
         metric: Takes probabilities.

@@ -34,7 +34,7 @@ def parts(owner: str, said: str | None, of_loss: str) -> list[fitting.Part]:
 
     Args:
         owner: Name of the distiller's class.
-        said: What the user says, or `None`. Outputs of which nobody says anything are classes.
+        said: The kind given by the user, or `None`. Outputs of unknown kind are classes.
         of_loss: The kind by the compiled loss.
     """
     if said is None and of_loss != UNKNOWN:

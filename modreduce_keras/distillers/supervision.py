@@ -33,7 +33,7 @@ class LabelRule(NamedTuple):
         classes: The number of classes.
         ignored: Labels that it ignores.
         rows: Raises unless labels with a row for each position, and the owner's name, are right;
-            `None` where the step says so.
+            `None` if it follows from the step.
     """
 
     owner: str
@@ -205,7 +205,7 @@ class NamedSupervision:
         ]
 
     def from_logits(self, output: str) -> bool | None:
-        """Returns whether the loss of an output takes logits; `None` where none says so."""
+        """Returns whether the loss of an output takes logits; `None` if it does not tell."""
         one = self._by_output.get(output)
         return None if one is None else one.from_logits()
 

@@ -9,7 +9,7 @@ from modreduce_keras.distribute.strategies import is_multi_worker
 
 @contextlib.contextmanager
 def telling_of_lost_workers(strategy: Any) -> Iterator[None]:
-    """Says in one line that another worker of a training has stopped, and how it goes on.
+    """Reports in one line that another worker of a training has stopped, and how to resume.
 
     Args:
         strategy: The strategy under which the block trains.

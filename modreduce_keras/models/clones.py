@@ -89,7 +89,7 @@ def rebuilt(
         change: Returns another config for the layer's.
 
     Raises:
-        ValueError: If that fails, for whatever reason; the message names the layer.
+        ValueError: If that fails; the message names the layer.
     """
     try:
         config = layer.get_config()

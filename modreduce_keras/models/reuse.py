@@ -119,7 +119,7 @@ def _classifier(teacher: keras.Model, feature: Any, layer: keras.layers.Layer, s
             "teacher_at must name a layer that all of the teacher's paths lead through. Received: "
             f"teacher_at={layer!r}, around which some lead ({error})"
         ) from error
-    copy_model(original)  # It says which layer cannot be copied, whatever the size.
+    copy_model(original)  # It raises an error that names a layer that cannot be copied.
     inputs = keras.Input((*sizes, feature.shape[-1]), name="feature")
     try:
         copy = Cloner().clone(original, inputs)

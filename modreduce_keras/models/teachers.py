@@ -1,4 +1,4 @@
-"""Trained teachers: weights from a saved Keras model of the same layout, whatever its names are."""
+"""Trained teachers: weights from a saved Keras model with the same layout and any names."""
 
 import functools
 import os

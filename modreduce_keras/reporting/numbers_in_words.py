@@ -23,7 +23,7 @@ def agreement(kind: str) -> tuple[str, str]:
 
 
 def summary(figures: Sequence[Figures]) -> list[tuple[str, str]]:
-    """Returns a sentence for each network and file: its name, and what goes on from it."""
+    """Returns a sentence for each network and file: its name, and the text after it."""
     found = []
     for one in figures:
         said = f"has {words.number(one.parameters)} parameters"

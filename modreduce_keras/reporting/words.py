@@ -130,7 +130,7 @@ def tiles(figures: Sequence[Any]) -> list[tuple[str, str]]:
 def summary(
     figures: Sequence[Figures], samples: int, classes: Sequence[str]
 ) -> list[tuple[str, str]]:
-    """Returns a sentence or two for each student and file: its name, and what goes on from it."""
+    """Returns one or two sentences for each student and file: its name, and the text after it."""
     teacher = next((one for one in figures if one.role == "teacher"), None)
     found = []
     if teacher is not None:

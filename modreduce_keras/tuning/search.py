@@ -46,7 +46,7 @@ class Search:
     objective. A trial that fails is reported at once; when the search is over, failed trials are a
     warning or an error, and a search in which none was completed is always an error.
 
-    A search of the same name in the same folder goes on: it begins with the trials that are there,
+    A search of the same name in the same folder continues: it begins with the existing trials,
     does not repeat those that are finished, and runs again the one that was interrupted.
 
     Several processes can share the trials of a search, as KerasTuner describes it: the same program
