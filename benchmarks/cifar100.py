@@ -14,7 +14,7 @@ Methods are compared in pairs: those of one seed see the same images in the same
 flips, and their students begin with equal weights, the first, the second and the third one alike.
 
 A row is written after each run, and runs that the file has are not repeated. A run that was killed
-goes on where it was; one that diverges ends, and its row says so. `--folder` holds what runs share:
+resumes; one that diverges ends and is recorded as such. `--folder` holds the files that runs share:
 `teachers/NETWORK.keras`, which is trained first by the papers' protocol where it is missing (any
 saved Keras model of that layout will do, see `mr.models.load_teacher`), the caches of their
 outputs, and the checkpoints of unfinished runs.
@@ -127,7 +127,7 @@ def images(protocol: Protocol, split: str, **arguments: Any) -> tf.data.Dataset:
 
 
 def training_images(run: Run, taught: bool, views: int = 1) -> tf.data.Dataset:
-    """Returns the batches of a training, with the index of each image if a teacher teaches."""
+    """Returns the batches of a training, with the index of each image if there is a teacher."""
     return images(
         run.protocol,
         "train",
@@ -154,7 +154,7 @@ def cached(run: Run, teacher: keras.Model) -> mr.data.TeacherCache:
 
 
 def fit(run: Run, identifier: str, trainee: Trainee, data: tf.data.Dataset) -> dict[str, list]:
-    """Compiles and trains, or goes on with a training that was killed. Returns the history."""
+    """Compiles and trains, or resumes a training that was killed. Returns the history."""
     protocol, model = run.protocol, trainee.model
     optimizer = protocol.optimizer(identifier)
     if isinstance(model, mr.ModReduce):

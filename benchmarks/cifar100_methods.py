@@ -74,7 +74,7 @@ def plain(task: Task) -> Trainee:
 
 
 def single(task: Task, knowledge: Callable[[Task], list[mr.Knowledge]], labels=1.0) -> Trainee:
-    """One student that a teacher teaches."""
+    """One student that is distilled from a teacher."""
     model = mr.Distiller(
         task.network("student"), task.teacher, knowledge(task), supervised_weight=labels
     )
@@ -132,7 +132,7 @@ def calibrated(task: Task, weight: float | None = None) -> list[mr.Knowledge]:
 def paper_knowledge(
     task: Task, semckd_weight: float | None = None
 ) -> dict[str, list[mr.Knowledge]]:
-    """What the paper of ModReduce teaches its students."""
+    """The knowledge of each student in the paper of ModReduce."""
     return {
         "response": [mr.Response("kd")],
         "feature": calibrated(task, semckd_weight),
@@ -166,7 +166,7 @@ def three(
     knowledge: Callable[[Task], dict[str, list[mr.Knowledge]]],
     multipliers: dict[str, float] | None = None,
 ) -> Trainee:
-    """Three students that do not meet, for the compute of ModReduce."""
+    """Three students trained independently, for the compute of ModReduce."""
     students = {name: task.network(name) for name in names}
     model = mr.ModReduce(
         task.teacher,

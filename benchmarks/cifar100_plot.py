@@ -24,15 +24,15 @@ FAMILIES = {
     "a teacher": (
         *("kd", "kd_even", "hint", "at", "sp", "rkd", "crd", "semckd", "dkd", "dist", "shake"),
     ),
-    "three that do not meet": ("three/",),
+    "three trained independently": ("three/",),
     "ModReduce": ("modreduce/",),
     "peers alone": ("one", "okddip", "pcl"),
 }
-"""Methods, those with a slash of any end, by what teaches them."""
+"""Methods, or prefixes of them that end in a slash, by the kind of their targets."""
 
 
 def family(method: str) -> str:
-    """Returns what teaches the students of a method, whatever its weight."""
+    """Returns the kind of a method's targets; its weight makes no difference."""
     kind, slash, _ = method.partition(",")[0].partition("/")
     return next(name for name, members in FAMILIES.items() if kind + slash in members)
 

@@ -17,7 +17,7 @@ SLOW_LEARNERS = ("mobilenet", "shufflenet")
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How students are trained, whatever teaches them.
+    """How students are trained, independent of the method.
 
     Attributes:
         epochs: Number of epochs.

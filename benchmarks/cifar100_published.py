@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """Accuracies of a pair: of the teacher, the student on the labels, and taught students."""
+    """Accuracies of a pair: the teacher, the student on the labels, and distilled students."""
 
     teacher: float
     plain: float

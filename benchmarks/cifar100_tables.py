@@ -98,7 +98,7 @@ def _best_of_seeds(rows: Sequence[Row]) -> list[float]:
 def cifar100_middle(rows: list[Row]) -> str:
     """Returns a line for each method of one student: accuracies, and what it gains over the labels.
 
-    A gain is that over the student of the same seed that the labels alone have taught, on the same
+    A gain is that over the student of the same seed trained on the labels alone, on the same
     images in the same order, from equal weights: its mean over the seeds and the standard error.
     """
     runs = runs_of(rows)

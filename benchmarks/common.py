@@ -28,7 +28,7 @@ _PACKAGES = ("tensorflow", "keras", "modreduce-keras")
 def interleave(
     contenders: Mapping[str, Callable[[], Any]], *, rounds: int, steps: int
 ) -> dict[str, np.ndarray]:
-    """Times contenders that take turns, so that whatever else the machine does hits them alike.
+    """Times contenders that take turns, so that other work of the machine affects them equally.
 
     A round runs every contender for a few steps; the next round begins one contender later.
 

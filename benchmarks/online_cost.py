@@ -2,8 +2,8 @@
 
 In one process and taking turns, three students each:
 
-- branches: students that share their lower layers, taught by their mean or by ONE's gated
-  ensemble, by hand and with this library; and three whole networks, taught by their mean.
+- branches: students that share their lower layers and learn from their mean or from ONE's gated
+  ensemble, by hand and with this library; and three separate networks that learn from their mean.
 - modreduce: ModReduce with KD for every student and the learnt weighted average, by hand and with
   this library; three separate steps of KD by hand, each with its own run of the teacher; and
   ModReduce with the paper's knowledge (KD, SemCKD, CRD) beside three separate distillers with it.

@@ -7,7 +7,7 @@ As in `examples/quickstart.py`, a teacher sees 8,500 images, and students of 6,3
   whose shadow head on the teacher learns from the student too;
 - `peers/...`: three students without a teacher, and an aggregator;
 - `branches/...`: the same, with a trunk that they share (the first stage);
-- `modreduce/...`: three students that the teacher teaches (KD; KD and FitNets' hint; KD and RKD's
+- `modreduce/...`: three students distilled from the teacher (KD; KD and FitNets' hint; KD and RKD's
   distances), and an aggregator.
 
 `peers/none` and `modreduce/none` learn nothing from one another. They tell what is gained by
@@ -143,7 +143,7 @@ def shake(teacher, setting) -> Trainee:
 
 
 def peers(teacher, setting, *, aggregator: Any) -> Trainee:
-    """Three whole students without a teacher; `None` for students that do not meet."""
+    """Three separate students without a teacher; `None` to train them independently."""
     students = [network(f"peer_{place}") for place in range(3)]
     weight = 0.0 if aggregator is None else ramp_up(setting)
     distiller = mr.PeerDistiller(students, aggregator=aggregator or "mean", online_weight=weight)
@@ -164,7 +164,7 @@ def branches(teacher, setting, *, aggregator: Any, number: int = 3, views=False)
 
 
 def modreduce(teacher, setting, *, aggregator: Any) -> Trainee:
-    """Three students that the teacher teaches; `None` for students that do not meet."""
+    """Three students distilled from the teacher; `None` to train them independently."""
     knowledge = {
         "response": [mr.Response("kd")],
         "feature": [mr.Response("kd"), mr.Feature("hint", at="stage2", weight=1.0)],
@@ -193,7 +193,7 @@ def moved(seed: int) -> keras.layers.Layer:
 
 
 def past_passes(distiller: mr.PeerDistiller) -> int:
-    """Returns how many past selves of the peers run in a step."""
+    """Returns how many EMA models of the peers run in a step."""
     return len(distiller.students) if "averages" in distiller.aggregator.needs else 0
 
 

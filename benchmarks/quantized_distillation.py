@@ -1,11 +1,11 @@
 """Quantized distillation: what int8 files lose when students know of the rounding and when not.
 
-On the embedded sample, a teacher that has seen 8,500 images teaches, by KD, a student that sees
+On the embedded sample, KD distills a teacher trained on 8,500 images into a student that sees
 1,000 of them. Then, for each seed and each number of bits of the weights (activations have 8):
 
 - `after training`: the trained student, quantized, its ranges those of 500 training images;
 - `aware, labels`: the same, trained on for some epochs with the rounding in place, on the labels;
-- `aware, distilled`: the same, taught by the teacher in these epochs (Polino et al., 2018);
+- `aware, distilled`: the same, distilled from the teacher in these epochs (Polino et al., 2018);
 
 and, to compare: `float32`, the student itself; `float32, distilled on`, which is taught as long as
 the last one; and `after training, TFLite's own`, for 8 bits, without this library's roundings.

@@ -1,7 +1,7 @@
-"""Born-again networks: generations of equal students, each taught by the one before.
+"""Born-again networks: generations of equal students, each distilled from the one before.
 
-The first generation learns from the labels. When it is done, it teaches a new network of the same
-architecture, which starts from fresh weights; that one teaches the third; and so on. Each link is
+The first generation learns from the labels. A new network of the same architecture, with fresh
+weights, then learns from it; the third learns from the second; and so on. Each link is
 one `mr.Distiller`, and the whole method is the function `born_again` below. The generations
 together are an ensemble, and stronger than any of them.
 

@@ -11,12 +11,12 @@ nobody trained on, and compared with the student.
 It trains, on the sample of Fashion-MNIST in the package, a teacher on 8,500 images and a student on
 1,000 of them with KD (or loads a student), and exports the student in float32, with float16
 weights, with int8 weights, and in int8 throughout, whose ranges come from 500 training images. A
-last file is that of a copy which goes on learning from the teacher while its weights and
+last file is that of a copy which continues to learn from the teacher while its weights and
 activations are rounded to int8 (`mr.quantize_aware`; a student that was loaded is its own teacher).
 It prints a table of sizes, times and test accuracies, how often each file says the class that its
 model says, and saves the files: two minutes on two cores.
 
-Expect the accuracy to stay, whatever the file, and the size to fall less than the bits do, for a
+Expect about the same accuracy in every file, and the size to fall less than the bits do, for a
 small student: the shapes, scales and operations that a file holds too take some two kilobytes.
 """
 

@@ -1,6 +1,6 @@
 """ModReduce: three students, three kinds of knowledge from a teacher, and one group.
 
-Each student is taught by the teacher in another way, as in the paper: `response` by KD, `feature`
+Each student learns another kind of knowledge, as in the paper: `response` by KD, `feature`
 by KD and SemCKD (which maps of the teacher each of the student's is to follow is learnt too), and
 `relation` by KD and CRD (which remembers an embedding of every training image, and so needs
 `mr.data.with_index`). All of them also learn from the learnt weighted average of the group, a

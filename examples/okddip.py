@@ -1,9 +1,9 @@
-"""OKDDip: students that teach one another without a teacher, and a leader to deploy.
+"""OKDDip: students that learn from one another without a teacher, and a leader to deploy.
 
-Students that learn from their common mean become alike, and then have nothing more to teach one
+Students that learn from their common mean become alike, and then learn nothing more from one
 another. In OKDDip each of them has a target of its own: a mixture of all, whose shares it learns by
-attention. The last one, the leader, teaches nobody: it learns from the mean of the others, and is
-the one to deploy. All share their first stage, which runs once.
+attention. The last one is the leader, the student to deploy: it learns from the mean of the others,
+and nobody learns from it. All share their first stage, which runs once.
 
     python examples/okddip.py
     python examples/okddip.py --peers=5 --at=stage2

@@ -5,7 +5,7 @@ then students of 37,550 parameters that see only 1,000 of them:
 
 - one alone, on the labels;
 - one with KD from the teacher (`mr.Distiller`);
-- three together (`mr.ModReduce`): each is taught by the teacher (KD; KD and FitNets' hint; KD and
+- three together (`mr.ModReduce`): each learns from the teacher (KD; KD and FitNets' hint; KD and
   RKD's distances) and, more and more, by the learnt weighted average of all three.
 
 Images, epochs, batch size and optimizer are the same for all, and all is repeated from three

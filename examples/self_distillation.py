@@ -1,7 +1,7 @@
-"""Self-distillation: a network teaches classifiers at its own earlier layers, and is left early.
+"""Self-distillation: exits at earlier layers of a network learn from it, and samples leave early.
 
 A residual network gets an exit after each of its first two stages: a bottleneck and a classifier.
-Its deepest classifier teaches both while all three learn from the labels (`mr.SelfDistiller`).
+Both learn from the deepest classifier while all three learn from the labels (`mr.SelfDistiller`).
 What comes out is several networks of different cost, and one that easy images leave early.
 
     python examples/self_distillation.py

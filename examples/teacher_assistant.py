@@ -1,7 +1,7 @@
 """Teacher assistants: between a large teacher and a small student, networks of sizes in between.
 
 A student that is much smaller than its teacher may learn better from a network nearer to its own
-size. So the teacher first teaches an assistant, and the assistant the student; several assistants
+size. So an assistant learns from the teacher, and the student from the assistant; more assistants
 make a longer chain, from large to small. Each link is one `mr.Distiller`: what was the student of
 one is the teacher of the next.
 
@@ -9,8 +9,8 @@ one is the teacher of the next.
     python examples/teacher_assistant.py --assistant=32,64,64 --assistant=16,32,64
 
 It trains, on the sample of Fashion-MNIST in the package, a teacher and the assistants on 10,000
-images; then, on 1,000 of them and from three seeds, a student alone, one taught by the teacher, and
-one taught by the last assistant. All students take equally many steps. It prints a table of
+images; then, on 1,000 of them and with three seeds, a student alone, one distilled from the teacher
+and one from the last assistant. All students take the same number of steps. It prints a table of
 accuracies on 2,000 test images: two minutes on two cores.
 
 Expect either teacher to add some five points to the student, and no difference between them beyond
@@ -73,7 +73,7 @@ def train(model: keras.Model, data: Split, epochs: int, batch: int, rate: float)
 
 
 def train_chain(data: Split) -> list[keras.Model]:
-    """Returns the teacher and its assistants, each taught by the one before."""
+    """Returns the teacher and its assistants, each distilled from the one before."""
     chain: list[keras.Model] = []
     for link, widths in enumerate([FLAGS.teacher, *FLAGS.assistant]):
         model = network(widths, f"assistant{link}" if link else "teacher", seed=0)
@@ -84,7 +84,7 @@ def train_chain(data: Split) -> list[keras.Model]:
 
 
 def train_student(teacher: keras.Model | None, data: Split, seed: int) -> keras.Model:
-    """Returns a student, taught by a network of the chain or by the labels alone."""
+    """Returns a student that learns from a network of the chain or from the labels alone."""
     student = network(FLAGS.student, "student", seed)
     train(taught_by(teacher, student), data, FLAGS.epochs, *STUDENT)
     return student

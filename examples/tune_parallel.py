@@ -17,7 +17,7 @@ and start the same program on each, with the chief's address:
     KERASTUNER_TUNER_ID=worker_0 KERASTUNER_ORACLE_IP=10.0.0.1 KERASTUNER_ORACLE_PORT=8000 \
         python examples/tune_parallel.py --output=/shared/tuning
 
-Where a process ends early, all are stopped: run the command again, and the search goes on where it
+If a process ends early, all are stopped: run the command again, and the search continues where it
 was. What the processes say to each other is not encrypted: use a network you trust.
 """
 

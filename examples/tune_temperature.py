@@ -3,7 +3,7 @@
 A teacher is trained once; then every trial of the search trains a student of 1,490 parameters with
 another temperature and another weight of the teacher's answers, and is judged by its accuracy on
 images that neither was trained on. The search is KerasTuner's: run the same command again and it
-goes on where it was, and repeats nothing.
+continues where it was, and repeats nothing.
 
     python examples/tune_temperature.py
     python examples/tune_temperature.py --tuner=bayesian --trials=20
