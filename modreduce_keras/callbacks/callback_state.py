@@ -1,4 +1,4 @@
-"""What callbacks remember outside of the model: everything they hold, or an error that names it."""
+"""The state of callbacks outside of the model: stored completely, or an error that names it."""
 
 import contextlib
 import functools

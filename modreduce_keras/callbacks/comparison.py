@@ -12,7 +12,7 @@ from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, REGRE
 
 
 def compare(distiller: Any, x: Any, labels: Any, classes: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs all students once, in inference, and compares what they say.
+    """Runs all students once, in inference, and compares their answers.
 
     Args:
         distiller: The distiller.

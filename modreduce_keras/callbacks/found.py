@@ -1,4 +1,4 @@
-"""Which checkpoint of a folder training begins with."""
+"""Finds the checkpoint in a folder that training begins with."""
 
 import warnings
 from typing import Any

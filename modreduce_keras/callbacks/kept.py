@@ -1,4 +1,4 @@
-"""Values that a checkpoint keeps: what they are as JSON and bytes, and back.
+"""Values in a checkpoint: converts them to JSON and bytes, and back.
 
 JSON's own kinds stand for themselves; everything else is `{"kind": ..., ...}`. Nothing that is read
 is executed or imported: an object that holds a state (a metric, a random generator) is not made but

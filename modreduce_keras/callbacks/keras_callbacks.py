@@ -1,4 +1,4 @@
-"""What is particular about Keras' own callbacks when their state is kept."""
+"""Special cases of Keras' own callbacks when their state is stored."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Lock: one process at a time writes into the folder of a run."""
+"""Lock: lets one process at a time write into the folder of a run."""
 
 import errno
 import itertools

@@ -1,4 +1,4 @@
-"""Pictures of a training: lines over epochs, one chart for each question."""
+"""Plots of a training: lines over epochs, one chart for each question."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Objects that hold a state: what it is, and giving it back to one that was made anew."""
+"""Objects with a state: reads it, and restores it in an object that was created again."""
 
 import random
 from typing import Any, NamedTuple

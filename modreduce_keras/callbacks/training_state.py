@@ -1,4 +1,4 @@
-"""The state of a training: its variables, whether stored ones fit, its teachers' fingerprint."""
+"""The state of a training: its variables, a check of stored ones, and a hash of its teachers."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Workers of a training on several machines: their folders, and what all of them have."""
+"""Workers of a distributed training: their folders, and the checkpoints that all of them have."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Devices and machines: strategies to train under, and what a step needs to know of replicas."""
+"""Distributed training: strategies for devices and machines, and operations across replicas."""
 
 from modreduce_keras.distribute.graph_checks import checked_in_graph, known
 from modreduce_keras.distribute.lost_workers import telling_of_lost_workers

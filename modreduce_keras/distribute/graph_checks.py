@@ -1,4 +1,4 @@
-"""Checks of values that stand in a compiled step, where they are known only as it runs.
+"""Checks of values inside a compiled step, which are known only when it runs.
 
 TensorFlow is imported where it is used, as in `replicas`.
 """

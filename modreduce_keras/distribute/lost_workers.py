@@ -1,4 +1,4 @@
-"""A worker that has stopped: what the others of its training say then."""
+"""Lost workers: the message of the other workers when one has stopped."""
 
 import contextlib
 from collections.abc import Iterator

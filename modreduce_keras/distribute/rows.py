@@ -1,4 +1,4 @@
-"""Rows of large variables: read, written and taken back without touching the others.
+"""Rows of large variables: reads, writes and restores them without copying the whole variable.
 
 TensorFlow is imported where it is used, as in `replicas`.
 """

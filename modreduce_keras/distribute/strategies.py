@@ -1,4 +1,4 @@
-"""Strategies: how a training is spread over devices and machines, and what has to be made there."""
+"""Strategies: distribute a training over devices and machines, and check variables' scope."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Compact: a TFLite file without the names and copies that no runtime reads."""
+"""Compact: removes names and copies that no runtime reads from a TFLite file."""
 
 from collections.abc import Callable
 from typing import Any

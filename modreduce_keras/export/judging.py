@@ -1,4 +1,4 @@
-"""Judging: how the outputs of two models are compared, and told right from wrong, by their kind."""
+"""Judging: compares the outputs of two models, and with the labels, by their kind."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias

@@ -1,4 +1,4 @@
-"""Marks: which layer of a model each operation of its TFLite file comes from."""
+"""Marks: finds the layer of a model that an operation of its TFLite file comes from."""
 
 import contextlib
 import difflib

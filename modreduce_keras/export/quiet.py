@@ -1,4 +1,4 @@
-"""Quiet: what converters write to the error stream is kept away from the user's."""
+"""Quiet: hides what converters write to the error stream."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""Runnable: what all files that can be compared with a student have in common."""
+"""Runnable: base class of exported files that can be compared with a student."""
 
 import abc
 import statistics
@@ -13,7 +13,7 @@ _WARM_UP = 10
 
 
 class UnusableFileError(RuntimeError):
-    """A file that cannot be run, or that takes or gives something else than is needed."""
+    """A file that cannot be run, or whose inputs or outputs do not fit."""
 
 
 class Tensor(NamedTuple):

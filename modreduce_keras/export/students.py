@@ -1,4 +1,4 @@
-"""Students to export: which models are, what their inputs are called, and how they run."""
+"""Students to export: checks models, names their inputs, and builds inference models."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the networks are made of: convolutions with batch normalization, padded on both sides."""
+"""Building blocks of the networks: convolutions with batch normalization, padded on both sides."""
 
 from typing import Any
 

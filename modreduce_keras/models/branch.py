@@ -1,4 +1,4 @@
-"""Branched models: peers that share their lower layers, which run once for all of them."""
+"""Branched models: peers that share their lower layers, which run once for all peers."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -96,7 +96,7 @@ def branch(
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class Branches(keras.Model):
-    """A branched model: `branch` builds it and says what its arguments are.
+    """A branched model; see `branch`, which builds it, for its arguments.
 
     It is a Keras model of its own: `call` runs the trunk once and each head once, and returns the
     outputs by name. Whoever runs the parts calls `trunk`, `fork`, and then each of `heads` on what

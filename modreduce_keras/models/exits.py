@@ -1,4 +1,4 @@
-"""Exits: a classifier at each of several depths of one network, which share its layers."""
+"""Exits: adds classifiers at several depths of a network."""
 
 import difflib
 from collections.abc import Sequence

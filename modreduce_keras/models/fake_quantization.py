@@ -1,4 +1,4 @@
-"""Fake quantization: layers that round weights and activations as an int8 file will, and learn."""
+"""Fake quantization: trainable layers that round weights and activations like an int8 file."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def on_grid(weights: Any, bits: int, axes: tuple[int, ...]) -> Any:
 
 @keras.saving.register_keras_serializable(package="modreduce_keras")
 class FakeQuantizedKernel(keras.layers.Wrapper):
-    """Runs a layer with its kernel rounded to few bits; what is stored and trained is not rounded.
+    """Runs a layer with its kernel rounded to few bits; the stored weights stay in full precision.
 
     The gradient passes the rounding as if it were not there (the straight-through estimator).
 
@@ -106,7 +106,7 @@ class FakeQuantizedKernel(keras.layers.Wrapper):
 
 @keras.saving.register_keras_serializable(package="modreduce_keras")
 class FakeQuantize(keras.layers.Layer):
-    """Rounds activations to 256 levels between two fixed ends, and cuts off what lies outside.
+    """Rounds activations to 256 levels between two fixed ends, and clips values outside.
 
     The ends are moved together by less than a level so that 0 is one of the levels. The gradient
     passes inside of the ends, and is 0 outside.
@@ -154,9 +154,9 @@ class FakeQuantize(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="modreduce_keras")
 class LearntFakeQuantize(keras.layers.Layer):
-    """`FakeQuantize` between ends that follow what is seen in training.
+    """`FakeQuantize` with ends that follow the activations during training.
 
-    The first batch sets the ends, each later one moves them:
+    The first batch sets the ends, each later one updates them:
 
         minimum <- momentum minimum + (1 - momentum) min(0, smallest of the batch)
 

@@ -1,4 +1,4 @@
-"""Folding: a model for inference alone, its batch normalizations folded away, in any precision."""
+"""Folding: builds a model for inference in any precision, without its batch normalizations."""
 
 from collections.abc import Collection
 from typing import Any

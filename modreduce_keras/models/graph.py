@@ -1,4 +1,4 @@
-"""Graph: the layers of a functional or Sequential model, and who reads whose result."""
+"""Graph: the layers of a functional or Sequential model, and how they are connected."""
 
 import functools
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Quantization-aware training: a copy of a student that computes as its int8 file will."""
+"""Quantization-aware training: makes a copy of a student that computes like its int8 file."""
 
 import functools
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Reused classifiers: a student that ends in a projector and the teacher's own last layers."""
+"""Reused classifiers: a student that ends in a projector and the teacher's last layers."""
 
 from typing import Any
 

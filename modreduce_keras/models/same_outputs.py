@@ -1,4 +1,4 @@
-"""Whether a copy computes what its original does, looked at once, on a few inputs."""
+"""Checks on a few inputs that a copy of a model gives the same outputs."""
 
 from collections.abc import Collection, Iterator
 from typing import Any

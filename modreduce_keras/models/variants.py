@@ -1,4 +1,4 @@
-"""Networks of one family under names of their own, such as resnet20 of resnet."""
+"""Networks of one family under their own names, such as resnet20 of resnet."""
 
 import inspect
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Reporting: what a student has learnt from its teacher, as a page to look at.
+"""Reporting: compares students with their teacher on an HTML and a Markdown page.
 
 It is used as `mr.report(...)`, and imported then.
 """

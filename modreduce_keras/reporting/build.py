@@ -1,4 +1,4 @@
-"""Build: one call from a teacher and its students to the pages that compare them."""
+"""Build: makes the pages that compare a teacher and its students, in one call."""
 
 import datetime
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""Files: puts a finished report in its place, all of it or nothing."""
+"""Files: writes a finished report completely or not at all."""
 
 import os
 import tempfile

@@ -32,7 +32,7 @@ class Mistake(NamedTuple):
 
 
 class Gallery:
-    """Keeps the mistakes that a student is surest of, where its teacher, if any, is right.
+    """Keeps a student's most confident mistakes where its teacher, if any, is right.
 
     Args:
         most: How many to keep.

@@ -9,7 +9,7 @@ _NORMAL_95 = 1.959963984540054
 
 
 class Reliability(NamedTuple):
-    """How far a network's confidence is worth its accuracy, in bins of confidence.
+    """How well a network's confidence matches its accuracy, in bins of confidence.
 
     Attributes:
         counts: Samples in each bin, (bins,); bin b holds confidences in (b/bins, (b + 1)/bins].

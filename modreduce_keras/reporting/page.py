@@ -1,4 +1,4 @@
-"""Page: what a report says and shows, in order, for Markdown and HTML alike."""
+"""Page: the content of a report in order, for both Markdown and HTML."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ class Shelf(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of the page: a heading, a few words and what they speak of."""
+    """A part of the page: a heading, some text and what it describes."""
 
     title: str
     text: str

@@ -1,4 +1,4 @@
-"""Words: numbers as people read them, and the table and the sentences made of them."""
+"""Words: numbers formatted for readers, and the table and the sentences of a page."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""What every schedule is: a function of the training step that Keras can serialize."""
+"""Base class of the schedules: functions of the training step that Keras can serialize."""
 
 import inspect
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ from modreduce_keras.distillers import BaseDistiller
 
 
 class DistillerHyperModel(keras_tuner.HyperModel):
-    """What a tuner of KerasTuner builds and trains: a distiller made from hyperparameters.
+    """Builds and trains distillers from hyperparameters, for a tuner of KerasTuner.
 
     The function makes students, knowledge and distiller anew for each trial. The teacher is not
     made there: load it once, outside, and let the function use that one object. Distillers never

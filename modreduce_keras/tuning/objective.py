@@ -1,4 +1,4 @@
-"""The objective: which value of the logs a search makes larger or smaller."""
+"""The objective: the value in the logs that a search maximizes or minimizes."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def _direction(name: str) -> str:
 
 
 class RequireObjective(keras.callbacks.Callback):
-    """Ends a search at once where an epoch's logs are without the objective.
+    """Ends a search at once if the logs of an epoch lack the objective.
 
     KerasTuner would count every trial as failed, or keep the weights of another epoch.
 

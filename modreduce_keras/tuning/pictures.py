@@ -1,4 +1,4 @@
-"""Pictures of a search: the objective over two hyperparameters, and all of them in parallel."""
+"""Plots of a search: the objective over two hyperparameters, and all of them in parallel."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reports of failed trials: at once where one fails, and at the end for the whole search."""
+"""Reports of failed trials: when a trial fails, and at the end for the whole search."""
 
 import itertools
 import math
@@ -30,7 +30,7 @@ class Failure(NamedTuple):
 
 
 class SearchError(RuntimeError):
-    """Raised where a search came to an end, but trials of it failed.
+    """Raised when a search has ended and some of its trials failed.
 
     Attributes:
         failures: The failed trials, each with `trial`, `values` and `reason`.
@@ -97,7 +97,7 @@ def recall(tuner: Any) -> None:
 
 
 class Reporting:
-    """Mixed into a tuner: tells of a failed trial at once, which KerasTuner keeps to itself."""
+    """A mixin for tuners that reports a failed trial at once, which KerasTuner does not."""
 
     oracle: Any
 

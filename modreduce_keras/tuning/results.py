@@ -15,7 +15,7 @@ EPOCHS = "tuner/epochs"
 
 
 class Results:
-    """What the trials of a search found: the best first, those that failed last.
+    """The results of a search's trials: the best first, failed trials last.
 
     Attributes:
         rows: A dict for each trial: `"trial"`, `"status"`, `"score"` (the objective), `"epoch"`

@@ -40,7 +40,7 @@ TAKEN = {
 
 
 class Search:
-    """A search for the hyperparameters with which a student learns best.
+    """A search for the hyperparameters that give the best student.
 
     Each trial builds a distiller, trains it, and keeps the weights of its best epoch by the
     objective. A trial that fails is reported at once; when the search is over, failed trials are a
