@@ -32,6 +32,18 @@ def _seed():
 
 
 @pytest.fixture
+def eagerly(request, monkeypatch):
+    """Runs the steps of Keras models as they stand, unless the test is marked `graph`.
+
+    Tracing a step takes seconds, running it on small models milliseconds. For tests of what a step
+    gives, not of how it is traced.
+    """
+    if request.node.get_closest_marker("graph") is None:
+        always = property(lambda model: True, lambda model, value: None)
+        monkeypatch.setattr(keras.Model, "run_eagerly", always)
+
+
+@pytest.fixture
 def forgets_flags():
     """Forgets the command-line flags of the scripts that the test imports."""
     known = set(flags.FLAGS)

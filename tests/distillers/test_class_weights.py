@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 X = np.random.default_rng(0).normal(size=(12, 5)).astype("float32")
 Y = np.arange(12) % 3
 ONE_HOT = np.eye(3, dtype="float32")[Y]
@@ -69,6 +71,7 @@ def test_what_is_no_weight_of_a_class_is_refused(weights, error, message):
     distiller(SPARSE).fit(X, Y, class_weight=balanced, verbose=0)
 
 
+@pytest.mark.graph
 def test_labels_of_another_rank_need_a_new_step():
     made = distiller(SPARSE)
     made.fit(X, Y, verbose=0)
@@ -78,6 +81,7 @@ def test_labels_of_another_rank_need_a_new_step():
     made.fit(X, Y[:, None], verbose=0)
 
 
+@pytest.mark.graph
 def test_weights_of_other_positions_are_refused_after_a_good_fit():
     student, teacher = (
         keras.Sequential([keras.Input((4, 5)), keras.layers.Dense(3)]) for _ in range(2)

@@ -9,6 +9,8 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 TAUGHT = ["mean_teacher", "temporal_ensembling"]
 LEARNING_RATE = 0.05
 
@@ -77,6 +79,7 @@ def assert_close(variables, expected):
         np.testing.assert_allclose(variable, value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("variant", ["reference", "paper"])
 def test_three_steps_of_the_mean_teacher_equal_those_by_hand(variant, make, images, labels):
     distiller = make("mean_teacher", momentum=0.6, consistency_weight=20.0, variant=variant)
@@ -97,6 +100,7 @@ def test_three_steps_of_the_mean_teacher_equal_those_by_hand(variant, make, imag
     assert consistency > 1e-5
 
 
+@pytest.mark.graph
 def test_three_visits_of_temporal_ensembling_equal_those_by_hand(make, images, labels):
     distiller = make("temporal_ensembling", momentum=0.6, consistency_weight=20.0)
     model, memory = copy_of(distiller.student), np.zeros((12, 3))
@@ -174,6 +178,7 @@ def test_batch_norm_moves_once_per_step_and_evaluation_changes_nothing(
     assert logs == pytest.approx({"loss": np.mean(expected), "ce": np.mean(expected)}, rel=1e-5)
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("kind", TAUGHT)
 def test_weight_and_momentum_change_while_training(kind, make, images, labels):
     distiller = make(kind, consistency_weight=mr.schedules.SigmoidRampUp(8.0, steps=2))

@@ -8,6 +8,8 @@ from cases import assert_close
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 class Probe(mr.aggregators.Aggregator):
     """Keeps what it is given and teaches every peer by every other one."""
@@ -220,6 +222,7 @@ def test_views_are_given_by_student(given, students):
 # Past selves
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("average_every", ["step", "epoch"])
 def test_ema_weights_follow_the_students(average_every, students, images, labels, cross_entropy):
     aggregator = Probe(("averages",), average_every=average_every)
@@ -289,6 +292,7 @@ def test_the_trunk_runs_once(counted_net, images, labels, cross_entropy):
     assert float(counter.runs) == before + 1
 
 
+@pytest.mark.graph
 def test_a_step_of_branches_equals_one_by_hand(branches, images, labels, cross_entropy):
     distiller = mr.PeerDistiller(branches, aggregator="mean", online_weight=0.7)
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)

@@ -8,6 +8,8 @@ import tensorflow as tf
 import modreduce_keras as mr
 from modreduce_keras.data.index import split_index
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 def network(channels, name=None):
     inputs = keras.Input((8, 8, channels))
@@ -68,6 +70,7 @@ def test_a_layer_that_resizes_for_the_teacher(images, labels, cross_entropy):
     np.testing.assert_allclose(logs["kd"], expected, rtol=1e-5)
 
 
+@pytest.mark.graph
 def test_each_teacher_with_an_input_of_its_own(colour, images, labels, cross_entropy):
     teachers, student = [network(3, "colour"), network(1, "grey")], network(1)
     taught = [mr.Response("kd", teacher=name, name=name) for name in ("colour", "grey")]
@@ -137,6 +140,7 @@ def test_wrong_inputs_for_the_teacher(view, error, message):
 # The index of the samples
 
 
+@pytest.mark.graph
 def test_the_index_is_the_place_in_the_dataset_in_every_epoch():
     values = np.arange(20, dtype="float32")
     dataset = tf.data.Dataset.from_tensor_slices((values, values, values))

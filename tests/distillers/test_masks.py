@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 L = keras.layers
 LENGTH, SAMPLES = 6, 8
 
@@ -223,6 +225,7 @@ def test_the_statistics_of_a_regressor_are_those_of_the_kept_tokens(tokens):
     np.testing.assert_allclose(variance, 0.9 + 0.1 * regressed.var(0), rtol=1e-4)
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("who", ["student", "teacher"])
 def test_where_one_side_masks_it_counts_for_both(who, tokens):
     student = network("functional", 4, masks=who == "student")
@@ -245,6 +248,7 @@ def tagger(width, masks):
     return keras.Model(inputs, L.Dense(3, name="logits")(x))
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("masks", [(True, False), (False, True), (False, False)])
 def test_responses_take_masks_of_either_side_and_given_ones(masks, tokens):
     student, teacher = tagger(4, masks[0]), tagger(6, masks[1])
@@ -298,6 +302,7 @@ def test_a_mask_goes_through_a_config(mask):
     assert again.mask == mask
 
 
+@pytest.mark.graph
 def test_a_cached_teacher_has_no_masks_and_the_students_hold(tokens, tmp_path):
     student, teacher = network("functional", 4), network("functional", 4)
     cache = mr.data.TeacherCache(tmp_path / "cache", teacher, taps=["block"])

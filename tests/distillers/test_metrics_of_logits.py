@@ -8,6 +8,8 @@ import tensorflow as tf
 import modreduce_keras as mr
 from modreduce_keras.distillers import heads
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 L, M = keras.layers, keras.metrics
 BINARY = keras.losses.BinaryCrossentropy(from_logits=True)
 ONE_HOT = keras.losses.CategoricalCrossentropy(from_logits=True)
@@ -214,6 +216,7 @@ def test_positions_that_a_mask_leaves_out_do_not_count(random):
     assert result["object"] == pytest.approx(result["accuracy"], abs=1e-6)
 
 
+@pytest.mark.graph
 def test_each_output_has_metrics_of_its_kind(random, x):
     inputs = keras.Input((4,))
 
@@ -281,6 +284,7 @@ def test_a_monitor_of_labels_and_their_teachers(random, x):
         assert logs["teacher_agreement"][0] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.graph
 def test_an_ensemble_of_labels(random, x):
     peers = mr.PeerDistiller({name: dense_net(5) for name in "ab"}, online_loss="logit_mse")
     peers.compile("sgd", BINARY, metrics=["accuracy", M.Precision(name="precision")])

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 def softmax(logits):
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -46,6 +48,7 @@ def test_ignored_pixels_count_neither_for_the_labels_nor_for_the_teacher(images,
             np.testing.assert_allclose(logs["kd"], expected, rtol=1e-4)
 
 
+@pytest.mark.graph
 def test_masked_tokens_of_a_keras_mask_do_not_count():
     def tagger(seed):
         keras.utils.set_random_seed(seed)
@@ -113,6 +116,7 @@ def two_labels(labels):
     return {"shape": labels, "shade": (labels + 1) % 4}
 
 
+@pytest.mark.graph
 def test_each_output_has_its_loss_its_metrics_and_its_knowledge(images, two_labels, sparse):
     student, teacher = two_heads(4), two_heads(8)
     taught = [mr.Response("kd", at="shape"), mr.Response("dkd", at="shade", weight=0.5)]
@@ -237,6 +241,7 @@ def test_peers_with_several_positions_are_refused():
         mr.PeerDistiller(peers)
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("eager", [True, False])
 def test_an_ignored_class_of_one_hot_labels(images, eager):
     student, teacher = dense_prediction(1), dense_prediction(2)

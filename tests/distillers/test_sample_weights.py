@@ -7,6 +7,8 @@ from scipy.special import log_softmax
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 L = keras.layers
 SAMPLES, SIZE, CLASSES = 6, 4, 3
 
@@ -101,6 +103,7 @@ def read(model, tap, x):
     return np.asarray(mr.TapReader(model, [tap])(x).features[tap], "float64")
 
 
+@pytest.mark.graph
 def test_every_term_is_weighted_where_it_has_positions(maps):
     images, labels, weights = maps
     student, teacher = pixels(4, 1), pixels(4, 2)
@@ -225,6 +228,7 @@ def test_each_output_has_weights_of_its_own(as_dataset, maps, random):
 # Refusals
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("shape", [(3, 3), (SIZE, SIZE, CLASSES), (5,)])
 def test_weights_that_fit_no_position_are_refused(shape, maps):
     images, labels, _ = maps
@@ -233,6 +237,7 @@ def test_weights_that_fit_no_position_are_refused(shape, maps):
         logs(built, images, labels, np.ones((SAMPLES, *shape), "float32"))
 
 
+@pytest.mark.graph
 def test_weights_of_another_rank_need_another_compilation(maps):
     images, labels, weights = maps
     built = distiller(pixels(4, 1), pixels(4, 2), mr.Response("kd"))

@@ -120,6 +120,7 @@ def peers(rule):
     return compiled(mr.PeerDistiller({n: net() for n in "ab"}, aggregator=aggregator), eager=False)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_kdcl_in_training():
     made = peers("naive")
     data = tf.data.Dataset.from_tensors((X, MIXED))

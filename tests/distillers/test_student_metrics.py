@@ -8,6 +8,8 @@ import modreduce_keras as mr
 from modreduce_keras.distillers import student_metrics
 from modreduce_keras.held import Held
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 L = keras.layers
 
 
@@ -109,6 +111,7 @@ def test_metric_objects_of_each_student(form, peers, loss, data):
     assert set(results) == names - {"a/online", "b/online"}
 
 
+@pytest.mark.graph
 def test_metric_objects_of_one_student(loss, data):
     x, y = data
     distiller = mr.Distiller(dense_net(), dense_net(), [mr.Response("kd")])
@@ -131,6 +134,7 @@ def test_weighted_metric_objects(peers, loss, data, random):
     assert results["b/weighted"] == pytest.approx(share(y, logits, 0.3, weight), abs=1e-6)
 
 
+@pytest.mark.graph
 def test_compiling_again_forgets_metric_objects(peers, loss, data):
     for distiller in (peers, mr.Distiller(dense_net(), dense_net(), [mr.Response("kd")])):
         distiller.compile("sgd", loss, metrics=[METRICS[0](), METRICS[1]()])

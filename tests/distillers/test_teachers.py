@@ -6,6 +6,8 @@ import pytest
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 @pytest.fixture
 def teachers(net):
@@ -80,6 +82,7 @@ def test_a_feature_is_read_in_the_teacher_that_its_tap_names(
     np.testing.assert_allclose(logs["hint"], np.mean((maps[0] - maps[1]) ** 2), rtol=1e-4)
 
 
+@pytest.mark.graph
 def test_each_teacher_runs_once_and_stays_as_it_was(counted_net, images, labels, cross_entropy):
     pairs = [counted_net(width=width) for width in (3, 4)]
     for name, (model, _) in zip("ab", pairs, strict=True):
