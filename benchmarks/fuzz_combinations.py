@@ -16,13 +16,12 @@ from typing import Any
 import keras
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-
-import method_examples
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import modreduce_keras as mr
 from modreduce_keras.knobs import Knob
 from modreduce_keras.registry import components
+from tests.support.inputs import method_examples
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 BATCHES = (1, 2, 7)

@@ -1,24 +1,27 @@
 """What a user does wrong, in one table: each mistake gets an error that says what is right."""
 
-import mistakes_in_compile
-import mistakes_in_data
-import mistakes_in_distillers
-import mistakes_in_files
-import mistakes_in_knowledge
-import mistakes_in_models
-import mistakes_on_devices
 import pytest
 import tensorflow as tf
-from workbench import Workbench
+
+from tests.support.mistakes import (
+    in_compile,
+    in_data,
+    in_distillers,
+    in_files,
+    in_knowledge,
+    in_models,
+    on_devices,
+)
+from tests.support.mistakes.workbench import Workbench
 
 TABLES = (
-    mistakes_in_distillers,
-    mistakes_in_knowledge,
-    mistakes_in_models,
-    mistakes_in_compile,
-    mistakes_in_data,
-    mistakes_in_files,
-    mistakes_on_devices,
+    in_distillers,
+    in_knowledge,
+    in_models,
+    in_compile,
+    in_data,
+    in_files,
+    on_devices,
 )
 MISTAKES = [mistake for table in TABLES for mistake in table.MISTAKES]
 

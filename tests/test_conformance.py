@@ -1,15 +1,15 @@
 """What holds for every registered aggregator and schedule, over the registry."""
 
-import aggregator_inputs
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import assert_close
-from method_examples import example_arguments
 
 import modreduce_keras as mr
 from modreduce_keras.registry import components
+from tests.support.inputs import aggregator_inputs
+from tests.support.inputs.cases import assert_close
+from tests.support.inputs.method_examples import example_arguments
 
 every_aggregator = pytest.mark.parametrize("identifier", components("aggregator"))
 every_schedule = pytest.mark.parametrize("identifier", components("schedule"))

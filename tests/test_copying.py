@@ -13,7 +13,7 @@ from keras import layers
 
 import modreduce_keras as mr
 from modreduce_keras import copying
-from tests.support.stateful import MAKERS, NUMBERS, Asset, Derived, Forgetful, OfNumbers, end
+from tests.support.models.stateful import MAKERS, NUMBERS, Asset, Derived, Forgetful, OfNumbers, end
 
 CE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 every_state = pytest.mark.parametrize("state", MAKERS)

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import modreduce_keras as mr
-from tests.support.stateful import Asset
+from tests.support.models.stateful import Asset
 
 CE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import assert_close
 
 import modreduce_keras as mr
 from modreduce_keras import metrics
+from tests.support.inputs.cases import assert_close
 
 
 def softmax(logits):

@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from drawn import SYMMETRIC, batches, classes, few, seeds, some
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import modreduce_keras as mr
 from modreduce_keras import knobs
 from modreduce_keras.registry import components
+from tests.support.inputs.drawn import SYMMETRIC, batches, classes, few, seeds, some
 
 # Schedules
 

@@ -4,12 +4,20 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import BATCH, DEGENERATE, assert_close, changed, degenerate, normal, with_labels
-from method_examples import adapter_shapes, example_arguments
 
 import modreduce_keras as mr
 from modreduce_keras import knobs
 from modreduce_keras.registry import components
+from tests.support.inputs.cases import (
+    BATCH,
+    DEGENERATE,
+    assert_close,
+    changed,
+    degenerate,
+    normal,
+    with_labels,
+)
+from tests.support.inputs.method_examples import adapter_shapes, example_arguments
 
 every_adapter = pytest.mark.parametrize(
     ("identifier", "shapes"),

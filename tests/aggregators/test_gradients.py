@@ -1,6 +1,5 @@
 """Tests of the stop-gradient structure: which loss reaches what, for each method and variant."""
 
-import aggregator_inputs
 import keras
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 from modreduce_keras.registry import components
+from tests.support.inputs import aggregator_inputs
 
 PEERS = 4
 

@@ -1,15 +1,15 @@
 """Properties of aggregators, over drawn shapes and numbers."""
 
-import aggregator_inputs
 import numpy as np
 import pytest
-from cases import assert_close
-from drawn import SYMMETRIC, batches, classes, few, seeds, some
 from hypothesis import given
 from hypothesis import strategies as st
 
 import modreduce_keras as mr
 from modreduce_keras.registry import components
+from tests.support.inputs import aggregator_inputs
+from tests.support.inputs.cases import assert_close
+from tests.support.inputs.drawn import SYMMETRIC, batches, classes, few, seeds, some
 
 
 @st.composite

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-import trainings_to_kill
+
+from tests.support.trainings import trainings_to_kill
 
 SHARED = Path(__file__).parents[3] / "shared"
 ROOT = Path(__file__).parents[2]

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from about import ABOUT
+
+from tests.support.about import ABOUT
 
 RUN = {
     "protocol": "small",

@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 SIZES = ["--steps=200", "--epochs=4", "--settling=1", "--batch=8", "--limit=300"]
-LEAKING = Path(__file__).parents[1] / "support" / "leaking_soak.py"
+LEAKING = Path(__file__).parents[1] / "support" / "trainings" / "leaking_soak.py"
 
 
 def run(script, folder):

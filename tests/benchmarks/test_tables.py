@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from about import ABOUT
+
+from tests.support.about import ABOUT
 
 README = "# Title\n\n<!-- table:step_overhead -->\nwhatever\n<!-- /table -->\n\nThe end.\n"
 RUN = {

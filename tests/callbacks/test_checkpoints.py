@@ -7,7 +7,11 @@ import warnings
 
 import numpy as np
 import pytest
-from resumable import (
+
+from modreduce_keras import whole_files
+from modreduce_keras.callbacks import checkpoints
+from modreduce_keras.callbacks.checkpoints import DamagedError, Folder, Position
+from tests.support.trainings.resumable import (
     EPOCHS,
     different,
     interrupt,
@@ -15,10 +19,6 @@ from resumable import (
     train,
     uninterrupted,
 )
-
-from modreduce_keras import whole_files
-from modreduce_keras.callbacks import checkpoints
-from modreduce_keras.callbacks.checkpoints import DamagedError, Folder, Position
 
 
 def damage(path, how):

@@ -6,13 +6,13 @@ import subprocess
 import sys
 
 import pytest
-import resumable
-from resumable import train
 
 import modreduce_keras as mr
 from modreduce_keras import whole_files
 from modreduce_keras.callbacks import lock
 from modreduce_keras.callbacks.checkpoints import Folder, Position
+from tests.support.trainings import resumable
+from tests.support.trainings.resumable import train
 
 # What another process does, without the library, whose import takes long.
 HOLDER = """

@@ -5,9 +5,13 @@ import json
 import keras
 import numpy as np
 import pytest
-import resumable
 import tensorflow as tf
-from resumable import (
+
+import modreduce_keras as mr
+from modreduce_keras.callbacks import workers
+from modreduce_keras.callbacks.checkpoints import Position
+from tests.support.trainings import resumable
+from tests.support.trainings.resumable import (
     EPOCHS,
     STEPS,
     Interrupt,
@@ -19,10 +23,6 @@ from resumable import (
     train,
     uninterrupted,
 )
-
-import modreduce_keras as mr
-from modreduce_keras.callbacks import workers
-from modreduce_keras.callbacks.checkpoints import Position
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_trainings import assert_same, distiller, plain, values
 
 import modreduce_keras as mr
+from tests.support.trainings.small_trainings import assert_same, distiller, plain, values
 
 EPOCHS = 6
 X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from resumable import Interrupt, StoppedError, different, state, train
+
+from tests.support.trainings.resumable import Interrupt, StoppedError, different, state, train
 
 pytestmark = pytest.mark.slow
 

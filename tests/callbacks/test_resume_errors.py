@@ -7,12 +7,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_trainings import assert_same, distiller, plain, values
 
 import modreduce_keras as mr
 from modreduce_keras.callbacks import lock
 from modreduce_keras.callbacks.checkpoints import Folder, Position
 from modreduce_keras.callbacks.epoch_start import EpochStart
+from tests.support.trainings.small_trainings import assert_same, distiller, plain, values
 
 X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
 Y = np.arange(12) % 3

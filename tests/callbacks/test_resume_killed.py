@@ -3,9 +3,10 @@
 import multiprocessing
 import signal
 
-import killed
 import numpy as np
 import pytest
+
+from tests.support.trainings import killed
 
 pytestmark = pytest.mark.slow
 

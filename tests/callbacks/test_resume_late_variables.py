@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from small_trainings import plain
 
 import modreduce_keras as mr
+from tests.support.trainings.small_trainings import plain
 
 X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
 Y = np.arange(12) % 3

@@ -5,19 +5,19 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-import resumable
-from resumable import (
-    different,
-    interrupt,
-    train,
-)
-from small_trainings import plain
 
 import modreduce_keras as mr
 from modreduce_keras.callbacks import training_state
 from modreduce_keras.callbacks.checkpoints import Folder, Position
 from modreduce_keras.callbacks.training_state import arrays, differences
 from modreduce_keras.fingerprints import fingerprint_of
+from tests.support.trainings import resumable
+from tests.support.trainings.resumable import (
+    different,
+    interrupt,
+    train,
+)
+from tests.support.trainings.small_trainings import plain
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ import multiprocessing
 import signal
 import socket
 
-import killed
 import numpy as np
 import pytest
 
 from modreduce_keras.callbacks.checkpoints import Folder
+from tests.support.trainings import killed
 
 pytestmark = pytest.mark.slow
 

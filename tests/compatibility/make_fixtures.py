@@ -1,7 +1,7 @@
 """Writes the files of `test_old_files.py`; to be run with the version whose files they are to be.
 
 git worktree add ../old VERSION
-PYTHONPATH=../old:tests/support python tests/compatibility/make_fixtures.py
+PYTHONPATH=../old:. python -P -m tests.compatibility.make_fixtures
 """
 
 import shutil
@@ -9,7 +9,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import old_trainings
+
+from tests.support.trainings import old_trainings
 
 HERE = Path(__file__).parent
 

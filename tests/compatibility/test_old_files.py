@@ -6,8 +6,9 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import old_trainings
 import pytest
+
+from tests.support.trainings import old_trainings
 
 HERE = Path(__file__).parent
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}

@@ -3,9 +3,9 @@
 import shutil
 
 import pytest
-from cached import SAMPLES, VIEWS, data, net
 
 import modreduce_keras as mr
+from tests.support.trainings.cached import SAMPLES, VIEWS, data, net
 
 
 @pytest.fixture(scope="session")

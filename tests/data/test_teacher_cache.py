@@ -7,10 +7,20 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cached import BATCH, IMAGES, SAMPLES, VIEWS, batches, content, data, lesson, outputs_of
 
 import modreduce_keras as mr
 from modreduce_keras.data import cifar, shards
+from tests.support.trainings.cached import (
+    BATCH,
+    IMAGES,
+    SAMPLES,
+    VIEWS,
+    batches,
+    content,
+    data,
+    lesson,
+    outputs_of,
+)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

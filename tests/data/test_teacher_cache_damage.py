@@ -5,11 +5,11 @@ import warnings
 
 import pytest
 import tensorflow as tf
-from cached import BATCH, SAMPLES, VIEWS, batches, content, data
 
 from modreduce_keras.data import shards, teacher_cache
 from modreduce_keras.data.cache_writer import readable_shards
 from modreduce_keras.data.shard_files import DamagedError
+from tests.support.trainings.cached import BATCH, SAMPLES, VIEWS, batches, content, data
 
 
 def test_what_is_missing_is_computed_again_and_nothing_else(filled, make):

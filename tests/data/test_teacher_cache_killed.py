@@ -4,12 +4,12 @@ import multiprocessing
 import signal
 from pathlib import Path
 
-import killed_writer
 import numpy as np
 import pytest
-from cached import outputs_of
 
 from modreduce_keras.data import shards
+from tests.support.trainings import killed_writer
+from tests.support.trainings.cached import outputs_of
 
 pytestmark = pytest.mark.slow
 

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cached import SAMPLES, VIEWS, content, data, net, outputs_of
 
 import modreduce_keras as mr
 from modreduce_keras.data import cache_metadata, shards
+from tests.support.trainings.cached import SAMPLES, VIEWS, content, data, net, outputs_of
 
 DAMAGES = {
     "empty": lambda whole: b"",

@@ -3,10 +3,19 @@
 import keras
 import pytest
 import tensorflow as tf
-from cached import IMAGES, LABELS, SAMPLES, VIEWS, batches, content, data, net
 
 import modreduce_keras as mr
 from modreduce_keras.data.epoch_shuffle import per_epoch
+from tests.support.trainings.cached import (
+    IMAGES,
+    LABELS,
+    SAMPLES,
+    VIEWS,
+    batches,
+    content,
+    data,
+    net,
+)
 
 
 def trained(teacher):

@@ -9,8 +9,6 @@ import modreduce_keras as mr
 from modreduce_keras.callbacks.training_state import teacher_fingerprint
 from modreduce_keras.data.epochs import in_epoch
 
-pytestmark = pytest.mark.usefixtures("eagerly")
-
 VIEWS = 2
 KNOWLEDGE_TAPS = ["stage2", "embedding"]
 
@@ -58,7 +56,6 @@ def trained(net, three_kinds, cross_entropy):
     return train
 
 
-@pytest.mark.graph
 @pytest.mark.slow
 @pytest.mark.parametrize("peers", [False, True], ids=["distiller", "modreduce"])
 def test_the_weights_are_those_with_the_teacher_itself(trained, teacher, cache, data, peers):
@@ -69,7 +66,6 @@ def test_the_weights_are_those_with_the_teacher_itself(trained, teacher, cache, 
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.graph
 @pytest.mark.slow
 def test_with_float16_the_weights_are_near(trained, teacher, data, tmp_path):
     options = {"taps": KNOWLEDGE_TAPS, "views": VIEWS, "dtype": "float16"}
@@ -230,7 +226,6 @@ def test_a_teacher_that_returns_a_dict_is_read_by_the_names_of_its_outputs(net, 
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.graph
 def test_a_teacher_that_changes_between_two_fits_is_noticed(net, teacher, images, tmp_path):
     teacher = keras.models.clone_model(teacher)
     cache = mr.data.TeacherCache(tmp_path / "cache", teacher)

@@ -93,7 +93,6 @@ def test_the_logged_term_is_the_loss_of_what_taps_and_adapter_give(
     np.testing.assert_allclose(logs["loss"], weighted, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("identifier", components("loss"))
 def test_a_step_moves_every_variable_of_the_adapter(identifier, images, labels, cross_entropy):
     knowledge = knowledge_of(identifier)

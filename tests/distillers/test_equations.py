@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from by_hand import copy_of, cross_entropy, distances, huber, kd
 
 import modreduce_keras as mr
+from tests.support.equations.by_hand import copy_of, cross_entropy, distances, huber, kd
 
 
 def tapped(model, *taps):

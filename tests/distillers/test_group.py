@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import assert_close
 
 import modreduce_keras as mr
+from tests.support.inputs.cases import assert_close
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 

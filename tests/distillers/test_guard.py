@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from poison import marked, poisoned_net, values
 
 import modreduce_keras as mr
+from tests.support.models.poison import marked, poisoned_net, values
 
 BAD = 3
 """The batch with an image that is not a number."""

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from poison import values
 
 import modreduce_keras as mr
 from modreduce_keras.distribute import assign_rows, changed_by_rows, keeping_overwritten, take_back
+from tests.support.models.poison import values
 
 SAMPLES, UNITS = 40, 4
 

@@ -6,7 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from headed import (
+
+import modreduce_keras as mr
+from modreduce_keras.distillers import checks, heads, trials
+from tests.support.models.headed import (
     LOGITS,
     PROBABILITIES,
     Subclassed,
@@ -17,9 +20,6 @@ from headed import (
     nested,
     saved,
 )
-
-import modreduce_keras as mr
-from modreduce_keras.distillers import checks, heads, trials
 
 L = keras.layers
 REFUSED = r"The {} .* ends in a softmax or sigmoid"

@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from poison import MARK, marked, poisoned_net, values
 
 import modreduce_keras as mr
 from modreduce_keras.distillers import policies
 from modreduce_keras.distillers.optimizers import states
+from tests.support.models.poison import MARK, marked, poisoned_net, values
 
 
 @pytest.fixture

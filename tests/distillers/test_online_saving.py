@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from online_by_hand import CLASSES, IMAGE, network, scatter
 
 import modreduce_keras as mr
 from modreduce_keras.registry import components
+from tests.support.equations.online_by_hand import CLASSES, IMAGE, network, scatter
 
 pytestmark = pytest.mark.slow
 

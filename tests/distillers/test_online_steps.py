@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import online_equations as equations
 import pytest
 import tensorflow as tf
-from by_hand import cross_entropy, distances, huber, kd
-from online_by_hand import CLASSES, IMAGE, ByHand, network, scatter
 
 import modreduce_keras as mr
 from modreduce_keras.registry import components
+from tests.support.equations import online_equations as equations
+from tests.support.equations.by_hand import cross_entropy, distances, huber, kd
+from tests.support.equations.online_by_hand import CLASSES, IMAGE, ByHand, network, scatter
 
 BATCH, LEARNING_RATE, ONLINE_WEIGHT = 6, 0.03, 0.7
 

@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from bernoulli import binary_kd, mixture, sigmoid
 
 import modreduce_keras as mr
 from modreduce_keras.distillers import fitting
 from modreduce_keras.output_kind import output_kinds
 from modreduce_keras.registry import components
+from tests.support.equations.bernoulli import binary_kd, mixture, sigmoid
 
 HEADS = {"one logit": ((6,), 1), "five labels": ((6,), 5), "maps": ((4, 4, 2), 3)}
 SOFTMAX = [

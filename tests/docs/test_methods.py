@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from about import ABOUT
 
 import modreduce_keras as mr
 from modreduce_keras.registry import components
+from tests.support.about import ABOUT
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "docs" / "methods.py"

@@ -3,13 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from exporting import convnet, images
 from keras import layers
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
 import modreduce_keras as mr
 from modreduce_keras.export.compact import compact
+from tests.support.models.exporting import convnet, images
 
 
 def two_inputs():

@@ -2,10 +2,10 @@
 
 import keras
 import pytest
-from exporting import CLASSES, CLOSE, assert_exports
 from keras import layers
 
 import modreduce_keras as mr
+from tests.support.models.exporting import CLASSES, CLOSE, assert_exports
 
 
 class Scaled(layers.Layer):

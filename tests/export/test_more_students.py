@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from exporting import CLASSES, CLOSE, assert_exports, convnet, images
 from keras import layers
 
 import modreduce_keras as mr
+from tests.support.models.exporting import CLASSES, CLOSE, assert_exports, convnet, images
 
 pytestmark = pytest.mark.slow
 

@@ -3,11 +3,18 @@
 import keras
 import numpy as np
 import pytest
-from by_rows import DATA, LABELS, SWAPPED, every_damage, linear, other_architectures
-from exporting import CLASSES, CLOSE, convnet, images
 from keras import layers
 
 import modreduce_keras as mr
+from tests.support.models.by_rows import (
+    DATA,
+    LABELS,
+    SWAPPED,
+    every_damage,
+    linear,
+    other_architectures,
+)
+from tests.support.models.exporting import CLASSES, CLOSE, convnet, images
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")

@@ -3,9 +3,9 @@
 import sys
 
 import pytest
-from exporting import convnet
 
 import modreduce_keras as mr
+from tests.support.models.exporting import convnet
 
 EXTRA = r"pip install 'modreduce-keras\[onnx\]'"
 

@@ -7,11 +7,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from by_rows import DATA, LABELS, SWAPPED, every_damage, linear, other_architectures
-from exporting import CLOSE, convnet, images
 from keras import layers
 
 import modreduce_keras as mr
+from tests.support.models.by_rows import (
+    DATA,
+    LABELS,
+    SWAPPED,
+    every_damage,
+    linear,
+    other_architectures,
+)
+from tests.support.models.exporting import CLOSE, convnet, images
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from by_rows import DATA, LABELS, SWAPPED, every_damage, linear
 from keras import layers
 
 import modreduce_keras as mr
 from modreduce_keras.export import interpreter
 from modreduce_keras.export.interpreter import TFLiteFile
+from tests.support.models.by_rows import DATA, LABELS, SWAPPED, every_damage, linear
 
 
 @pytest.fixture(scope="module")

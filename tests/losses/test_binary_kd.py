@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from bernoulli import binary_kd, sigmoid
 
 import modreduce_keras as mr
+from tests.support.equations.bernoulli import binary_kd, sigmoid
 
 SHAPES = {"one logit": (5, 1), "labels": (5, 4), "maps": (2, 3, 4, 3), "a map": (2, 3, 4, 1)}
 

@@ -7,11 +7,19 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import BATCH, DEGENERATE, assert_close, changed, degenerate, normal, with_labels
-from method_examples import NOT_ZERO_AT_TEACHER, loss_shapes
 
 import modreduce_keras as mr
 from modreduce_keras.registry import components
+from tests.support.inputs.cases import (
+    BATCH,
+    DEGENERATE,
+    assert_close,
+    changed,
+    degenerate,
+    normal,
+    with_labels,
+)
+from tests.support.inputs.method_examples import NOT_ZERO_AT_TEACHER, loss_shapes
 
 every_loss = pytest.mark.parametrize("identifier", components("loss"))
 

@@ -4,14 +4,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import assert_close, changed, normal, with_labels
-from drawn import batches, classes, few, seeds, some
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_examples import LOGITS, NOT_ZERO_AT_TEACHER, loss_shapes
 
 import modreduce_keras as mr
 from modreduce_keras.registry import components
+from tests.support.inputs.cases import assert_close, changed, normal, with_labels
+from tests.support.inputs.drawn import batches, classes, few, seeds, some
+from tests.support.inputs.method_examples import LOGITS, NOT_ZERO_AT_TEACHER, loss_shapes
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 RESPONSES = [n for n, cls in components("loss").items() if loss_shapes(cls) == LOGITS]

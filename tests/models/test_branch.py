@@ -8,9 +8,17 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from to_branch import assert_equal, convnet, linear, nested, resnet, two_inputs, weights
 
 import modreduce_keras as mr
+from tests.support.models.to_branch import (
+    assert_equal,
+    convnet,
+    linear,
+    nested,
+    resnet,
+    two_inputs,
+    weights,
+)
 
 LOADS_WITHOUT_US = """
 import sys, keras, numpy

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from to_branch import assert_equal, linear, weights
 
 import modreduce_keras as mr
+from tests.support.models.to_branch import assert_equal, linear, weights
 
 
 @pytest.mark.parametrize(("trunk_gradient", "divisor"), [("sum", 1), ("mean", 3)])

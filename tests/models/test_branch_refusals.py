@@ -3,9 +3,9 @@
 import keras
 import pytest
 from keras import layers
-from to_branch import assert_equal, convnet, linear, nested, resnet
 
 import modreduce_keras as mr
+from tests.support.models.to_branch import assert_equal, convnet, linear, nested, resnet
 
 
 class Subclassed(keras.Model):

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-import torch_reference
 
 import modreduce_keras as mr
 from modreduce_keras.registry import components
+from tests.support.equations import torch_reference
 
 # Trainable parameters at 100 classes, counted from the published PyTorch code, and the shapes of
 # the stages and of the last convolution before the pooling, where there is one.

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from exporting import CLASSES, convnet
 
 import modreduce_keras as mr
+from tests.support.models.exporting import CLASSES, convnet
 
 SAMPLES = 70
 NAMES = ["T-shirt/top", "a|b *c*", "<b>bold</b> & co", "plain"]

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from exporting import CLASSES
 
 import modreduce_keras as mr
 from modreduce_keras.reporting import measures
+from tests.support.models.exporting import CLASSES
 
 KERAS = ("teacher", "plain", "<i>odd</i> | student_2")
 

@@ -2,11 +2,11 @@
 
 import jinja2
 import pytest
-from html_reader import Reader
 
 from modreduce_keras.reporting import html_page, svg
 from modreduce_keras.reporting.page import Page, Section, Shelf, Tile
 from modreduce_keras.reporting.words import Table
+from tests.support.html_reader import Reader
 
 HOSTILE = "<b>\"x\"</b> & 'y' </style><script> {{ 7 * 7 }} {% raw %} {# #}"
 

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from exporting import convnet
 from keras import layers
 
 import modreduce_keras as mr
 from modreduce_keras.export import VerificationError
+from tests.support.models.exporting import convnet
 
 
 def softmaxed():

@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from html_reader import Reader
 
 from modreduce_keras.reporting import words
+from tests.support.html_reader import Reader
 
 ODD = "<i>odd</i> | student_2"
 SVG = "{http://www.w3.org/2000/svg}"

@@ -1,9 +1,9 @@
 """Mistakes in the constructors of distillers."""
 
 import keras
-from workbench import Mistake
 
 import modreduce_keras as mr
+from tests.support.mistakes.workbench import Mistake
 
 NAN = float("nan")
 

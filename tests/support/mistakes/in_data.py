@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import tensorflow as tf
-from workbench import Mistake
 
 import modreduce_keras as mr
+from tests.support.mistakes.workbench import Mistake
 
 NO_CLASS = (
     r"The compiled loss needs labels y that are class indices from 0 to 2\. Received: y with "

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from by_hand import cross_entropy, kl
-from online_equations import Seen, normalized
+
+from tests.support.equations.by_hand import cross_entropy, kl
+from tests.support.equations.online_equations import Seen, normalized
 
 IMAGE, CLASSES = (16, 32, 2), 4
 MOMENTUM, EPSILON = 0.9, 1e-3

@@ -2,9 +2,9 @@
 
 import keras
 import tensorflow as tf
-from workbench import Mistake
 
 import modreduce_keras as mr
+from tests.support.mistakes.workbench import Mistake
 
 ADDRESSES = ["127.0.0.1:1", "127.0.0.1:2"]
 

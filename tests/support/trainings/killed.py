@@ -9,11 +9,11 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import resumable
 import tensorflow as tf
 
 from modreduce_keras import whole_files
 from modreduce_keras.callbacks import Resume, checkpoints
+from tests.support.trainings import resumable
 
 EPOCHS = 8
 

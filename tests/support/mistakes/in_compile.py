@@ -1,9 +1,9 @@
 """Mistakes in `compile`."""
 
 import keras
-from workbench import Mistake
 
 import modreduce_keras as mr
+from tests.support.mistakes.workbench import Mistake
 
 PROBABILITIES = keras.losses.SparseCategoricalCrossentropy
 

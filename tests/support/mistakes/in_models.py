@@ -2,9 +2,9 @@
 
 import keras
 import numpy as np
-from workbench import Mistake
 
 import modreduce_keras as mr
+from tests.support.mistakes.workbench import Mistake
 
 MISTAKES = [
     # Models

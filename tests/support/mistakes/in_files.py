@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import keras
-from workbench import Mistake
 
 import modreduce_keras as mr
+from tests.support.mistakes.workbench import Mistake
 
 
 def cut(path):

@@ -1,0 +1,1 @@
+"""Steps and losses worked out again, in NumPy and PyTorch."""

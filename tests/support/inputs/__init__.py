@@ -1,0 +1,1 @@
+"""What components are called with: examples, drawn shapes and numbers."""

@@ -1,0 +1,1 @@
+"""What a user does wrong, by what it is done with."""

@@ -1,0 +1,1 @@
+"""Small trainings, among them some that are interrupted or killed."""
