@@ -223,7 +223,7 @@ class Resume(keras.callbacks.Callback):
     def _begin(self, path: Path) -> None:
         fit = running_fit()
         if fit is not None:
-            # Where fit is broken off, nobody is told; then its own objects go.
+            # Keras calls nothing when fit is interrupted; the objects of fit are then released.
             weakref.finalize(fit.batches, lock.release, path, self._owner).atexit = False
             callback_state.require_before(self.callbacks, self, fit.callbacks)
         epochs = self.params.get("epochs") or 0

@@ -74,7 +74,7 @@ class CacheFolder:
                 raise UnfilledError(
                     f"The cache in {self.path} is not filled: view {view} has {stored} samples "
                     f"of {'a number unknown' if size is None else size}. "
-                    f"cache.fill(dataset) goes on with it. {name} says how many there are to be"
+                    f"cache.fill(dataset) continues it. {name} holds the number of samples"
                 )
         return shards.Rows(whole, self._own["views"])
 

@@ -158,15 +158,15 @@ class BaseDistiller(StepModel):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        # They would be called by nobody: the step computes the objective.
+        # The step computes the objective and would never call them.
         replaced = sorted({"compute_terms", "term_weights", "compute_loss"} & set(vars(cls)))
         if replaced:
             raise TypeError(
-                "A distiller says what its loss is in build_terms, a list of "
+                "A distiller defines its loss in build_terms, which returns a list of "
                 f"modreduce_keras.distillers.Term. Received: {cls.__name__} with {replaced}"
             )
 
-    # What there is
+    # Parts
 
     @property
     def teacher(self) -> keras.Model | list[keras.Model] | None:

@@ -39,7 +39,7 @@ class CachedTeacher:
         if dtype is not None:
             raise ValueError(
                 "A teacher in a cache does not run: teacher_dtype= would do nothing, and "
-                "mr.data.TeacherCache(dtype=) says what is stored. Received: "
+                "mr.data.TeacherCache(dtype=) sets the stored dtype. Received: "
                 f"teacher_dtype={dtype!r}"
             )
         if inputs.teacher_is_apart or inputs.teacher_follows_students:

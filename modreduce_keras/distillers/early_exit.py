@@ -70,8 +70,8 @@ class EarlyExit(keras.Model):
             )
         if model.output[FINAL].shape[-1] < 2:
             raise ValueError(
-                "EarlyExit takes a model to logits of at least two classes, of one of which it can "
-                f"be sure. Received: {model.name!r} with output of shape "
+                "EarlyExit takes a model with logits of at least two classes. Received: "
+                f"{model.name!r} with output of shape "
                 f"{tuple(model.output[FINAL].shape)}"
             )
         if isinstance(threshold, (str, dict, keras.optimizers.schedules.LearningRateSchedule)):

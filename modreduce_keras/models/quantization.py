@@ -369,6 +369,6 @@ def _observe(observer: keras.Model, x: Any) -> None:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             "representative must be inputs as the student takes them, an array or a dataset of "
-            f"batches x or (x, y). Received: inputs of type {type(x).__name__}, of which Keras "
-            f"says: {error}"
+            f"batches x or (x, y). Received: inputs of type {type(x).__name__}. Keras "
+            f"reports: {error}"
         ) from error
