@@ -11,7 +11,7 @@ import pkgutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import keras
 
@@ -163,6 +163,33 @@ def get(
             f"{list(components(kind))}. Received: {identifier!r}"
         )
     return identifier
+
+
+Component = TypeVar("Component")
+
+
+class Getter(Generic[Component]):
+    """Returns components of a kind: `mr.losses.get("kd", temperature=4.0)`.
+
+    Args:
+        kind: The kind of component.
+        base: The class that they are instances of.
+
+    Call arguments:
+        identifier: A component (returned as it is), its config, or a registered identifier.
+        **arguments: Constructor arguments, only together with an identifier.
+
+    Raises:
+        ValueError: If the identifier is unknown, or arguments come with an instance or config.
+        TypeError: If something else came.
+    """
+
+    def __init__(self, kind: str, base: type[Component]):
+        self._kind, self._base = kind, base
+
+    def __call__(self, identifier: str | dict[str, Any] | Component, **arguments: Any) -> Component:
+        """Returns the component."""
+        return get(self._kind, identifier, base=self._base, **arguments)
 
 
 def rebuild(cls: type, config: dict[str, Any], custom_objects: Any = None) -> Any:

@@ -94,20 +94,7 @@ NAMESPACES = [
 
 NOTE = "# Written by `make generate` from the registry."
 
-GET = '''\
-def get(identifier: {accepted}, **arguments: _Any) -> {base}:
-    """Returns {article} {kind} from its identifier, its config, or itself.
-
-    Args:
-        identifier: {Article} {kind} (returned as it is), its config, or a registered identifier.
-        **arguments: Constructor arguments, only together with an identifier.
-
-    Raises:
-        ValueError: If the identifier is unknown, or arguments come with an instance or config.
-        TypeError: If it is no {kind}.
-    """
-    return _registry.get("{kind}", identifier, base={base}, **arguments)
-'''
+GET = 'get = _registry.Getter("{kind}", {base})'
 
 TOP = """\
 {docstring}
@@ -186,16 +173,16 @@ def render(namespace: Namespace, components: Mapping[str, Any], docstring: str) 
     lines = [f'"""{docstring}\n"""' if "\n" in docstring else f'"""{docstring}"""', "", NOTE, ""]
     if namespace.gets:
         public.append("get")
-        lines += ["from typing import Any as _Any", ""]
         if base.startswith("_"):
             lines += ["import keras as _keras", ""]
         lines += [f"from {PACKAGE} import registry as _registry"]
     for module in sorted(set(origins.values()), key=order):
         names = [name for name, origin in origins.items() if origin == module]
         lines += import_of(module, sorted(names, key=order))
-    lines += ["", "__all__ = [", *(f'    "{name}",' for name in public), "]", "", ""]
+    lines += ["", "__all__ = [", *(f'    "{name}",' for name in public), "]"]
     if namespace.gets:
-        lines.append(getter(namespace.kind, base) + "\n")
+        lines += ["", GET.format(kind=namespace.kind, base=base)]
+    lines += ["", ""]
     return "\n".join([*lines, DIR])
 
 
@@ -219,18 +206,6 @@ def render_top(public: Mapping[str, str], docstring: str) -> str:
             f'    "{name}",' for name in sorted([*origins, *SUBMODULES, "report", "tuning"])
         ),
         directory=DIR,
-    )
-
-
-def getter(kind: str, base: str) -> str:
-    """Returns the text of the function `get`."""
-    article = "an" if kind[0] in "aeiou" else "a"
-    return GET.format(
-        accepted=f"str | dict[str, _Any] | {base}",
-        base=base,
-        kind=kind,
-        article=article,
-        Article=article.capitalize(),
     )
 
 

@@ -2,8 +2,6 @@
 
 # Written by `make generate` from the registry.
 
-from typing import Any as _Any
-
 from modreduce_keras import registry as _registry
 from modreduce_keras.adapters.attention_heads import AttentionHeads
 from modreduce_keras.adapters.base import Adapter
@@ -50,19 +48,7 @@ __all__ = [
     "get",
 ]
 
-
-def get(identifier: str | dict[str, _Any] | Adapter, **arguments: _Any) -> Adapter:
-    """Returns an adapter from its identifier, its config, or itself.
-
-    Args:
-        identifier: An adapter (returned as it is), its config, or a registered identifier.
-        **arguments: Constructor arguments, only together with an identifier.
-
-    Raises:
-        ValueError: If the identifier is unknown, or arguments come with an instance or config.
-        TypeError: If it is no adapter.
-    """
-    return _registry.get("adapter", identifier, base=Adapter, **arguments)
+get = _registry.Getter("adapter", Adapter)
 
 
 def __dir__() -> list[str]:

@@ -2,8 +2,6 @@
 
 # Written by `make generate` from the registry.
 
-from typing import Any as _Any
-
 from modreduce_keras import registry as _registry
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.aggregators.codistillation import Codistillation
@@ -32,19 +30,7 @@ __all__ = [
     "get",
 ]
 
-
-def get(identifier: str | dict[str, _Any] | Aggregator, **arguments: _Any) -> Aggregator:
-    """Returns an aggregator from its identifier, its config, or itself.
-
-    Args:
-        identifier: An aggregator (returned as it is), its config, or a registered identifier.
-        **arguments: Constructor arguments, only together with an identifier.
-
-    Raises:
-        ValueError: If the identifier is unknown, or arguments come with an instance or config.
-        TypeError: If it is no aggregator.
-    """
-    return _registry.get("aggregator", identifier, base=Aggregator, **arguments)
+get = _registry.Getter("aggregator", Aggregator)
 
 
 def __dir__() -> list[str]:

@@ -2,8 +2,6 @@
 
 # Written by `make generate` from the registry.
 
-from typing import Any as _Any
-
 from modreduce_keras import registry as _registry
 from modreduce_keras.losses.ab import AB
 from modreduce_keras.losses.at import AttentionTransfer
@@ -88,19 +86,7 @@ __all__ = [
     "get",
 ]
 
-
-def get(identifier: str | dict[str, _Any] | Loss, **arguments: _Any) -> Loss:
-    """Returns a loss from its identifier, its config, or itself.
-
-    Args:
-        identifier: A loss (returned as it is), its config, or a registered identifier.
-        **arguments: Constructor arguments, only together with an identifier.
-
-    Raises:
-        ValueError: If the identifier is unknown, or arguments come with an instance or config.
-        TypeError: If it is no loss.
-    """
-    return _registry.get("loss", identifier, base=Loss, **arguments)
+get = _registry.Getter("loss", Loss)
 
 
 def __dir__() -> list[str]:

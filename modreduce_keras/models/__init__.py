@@ -2,8 +2,6 @@
 
 # Written by `make generate` from the registry.
 
-from typing import Any as _Any
-
 import keras as _keras
 
 from modreduce_keras import registry as _registry
@@ -78,19 +76,7 @@ __all__ = [
     "get",
 ]
 
-
-def get(identifier: str | dict[str, _Any] | _keras.Model, **arguments: _Any) -> _keras.Model:
-    """Returns a model from its identifier, its config, or itself.
-
-    Args:
-        identifier: A model (returned as it is), its config, or a registered identifier.
-        **arguments: Constructor arguments, only together with an identifier.
-
-    Raises:
-        ValueError: If the identifier is unknown, or arguments come with an instance or config.
-        TypeError: If it is no model.
-    """
-    return _registry.get("model", identifier, base=_keras.Model, **arguments)
+get = _registry.Getter("model", _keras.Model)
 
 
 def __dir__() -> list[str]:

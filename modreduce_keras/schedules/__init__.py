@@ -8,8 +8,6 @@ steps (batches) done so far; `steps` below is always such a number, for example
 
 # Written by `make generate` from the registry.
 
-from typing import Any as _Any
-
 from modreduce_keras import registry as _registry
 from modreduce_keras.schedules.base import Schedule
 from modreduce_keras.schedules.constant import Constant
@@ -32,19 +30,7 @@ __all__ = [
     "get",
 ]
 
-
-def get(identifier: str | dict[str, _Any] | Schedule, **arguments: _Any) -> Schedule:
-    """Returns a schedule from its identifier, its config, or itself.
-
-    Args:
-        identifier: A schedule (returned as it is), its config, or a registered identifier.
-        **arguments: Constructor arguments, only together with an identifier.
-
-    Raises:
-        ValueError: If the identifier is unknown, or arguments come with an instance or config.
-        TypeError: If it is no schedule.
-    """
-    return _registry.get("schedule", identifier, base=Schedule, **arguments)
+get = _registry.Getter("schedule", Schedule)
 
 
 def __dir__() -> list[str]:
