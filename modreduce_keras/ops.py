@@ -161,18 +161,18 @@ def mean_over_places(feature: Tensor, kept: Tensor | None = None) -> Tensor:
 
     Args:
         feature: (batch, ..., channels).
-        kept: Mask of the places that count, (batch, ...); `None` where all do. A sample of which
-            none is kept gives zeros.
+        kept: Mask of the positions that count, (batch, ...); `None` for all. A sample without
+            any such position gives zeros.
     """
     feature = float32(feature)
-    places = tuple(range(1, len(feature.shape) - 1))
-    if not places:
+    axes = tuple(range(1, len(feature.shape) - 1))
+    if not axes:
         return feature
     if kept is None:
-        return ops.mean(feature, axis=places)
+        return ops.mean(feature, axis=axes)
     kept = ops.broadcast_to(along_positions(kept, feature), (*ops.shape(feature)[:-1], 1))
-    number = ops.sum(ops.cast(kept, "float32"), axis=places)
-    return ops.sum(ops.where(kept, feature, 0.0), axis=places) * safe_reciprocal(number)
+    number = ops.sum(ops.cast(kept, "float32"), axis=axes)
+    return ops.sum(ops.where(kept, feature, 0.0), axis=axes) * safe_reciprocal(number)
 
 
 def as_list(one_or_several: Any) -> Tensor:

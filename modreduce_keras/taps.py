@@ -205,7 +205,7 @@ def activations_told(models: Iterable[keras.Model], role: str) -> Iterator[None]
         role: What error messages call them.
 
     Raises:
-        ValueError: In place of what Keras raises for it.
+        ValueError: Instead of the error that Keras raises.
     """
     try:
         yield

@@ -81,14 +81,14 @@ class Adapter(keras.layers.Layer):
     def save_own_variables(self, store: Any) -> None:
         """Saves the weights, and how far random numbers have been drawn, which Keras leaves out."""
         super().save_own_variables(store)
-        for place, state in enumerate(self._random_states()):
-            store[f"{_RANDOM}{place}"] = state
+        for index, state in enumerate(self._random_states()):
+            store[f"{_RANDOM}{index}"] = state
 
     def load_own_variables(self, store: Any) -> None:
         """Loads what `save_own_variables` saved."""
         states = self._random_states()
-        for place, state in enumerate(states):
-            state.assign(store[f"{_RANDOM}{place}"])
+        for index, state in enumerate(states):
+            state.assign(store[f"{_RANDOM}{index}"])
         if states:
             names = [name for name in list(store.keys()) if not name.startswith(_RANDOM)]
             store = {name: store[name] for name in names}

@@ -12,7 +12,7 @@ from modreduce_keras.typing import Tensor
 
 @register("adapter", "class_attention")
 class ClassAttention(ClassifierAdapter):
-    """CAT-KD's class activation maps: each place's evidence for each class.
+    """CAT-KD's class activation maps: each position's evidence for each class.
 
     a[h, w, c] = Σ_d f[h, w, d] W[d, c], with the kernel W of the model's own classifier
 

@@ -57,7 +57,7 @@ class ContrastiveMemory(ContrastiveAdapter):
     Call arguments:
         student: (batch, ...).
         teacher: (batch, ...).
-        index: The samples' places in the training data, (batch,), int.
+        index: The indices of the samples in the training data, (batch,), int.
         training: Whether negatives are drawn at random and the banks and Z change. Otherwise the
             negatives are the next K samples (shared: the first K) and nothing changes.
 
@@ -157,7 +157,7 @@ class ContrastiveMemory(ContrastiveAdapter):
         return require_sample_index(index, self.samples, "ContrastiveMemory")
 
     def draw_negatives(self, index: Tensor | None, training: bool | None = None) -> Any:
-        """Returns the places of the negatives: (batch, negatives), or (negatives,) where shared.
+        """Returns the indices of the negatives: (batch, negatives), or (negatives,) where shared.
 
         Each replica draws for the batch of all, and takes its part: two draw what one does.
         """
@@ -191,7 +191,7 @@ class _OwnNegatives:
         return self._after(index, steps[start : start + rows])
 
     def _after(self, index: Tensor | None, steps: Any) -> Any:
-        """Returns the places some steps after each index, going round; never the index itself."""
+        """Returns the indices some steps after each index, modulo the samples; never the index."""
         return (ops.expand_dims(index, 1) + steps) % self.samples
 
     def scores(

@@ -26,7 +26,7 @@ class OrthogonalProjector(Adapter):
 
     Call arguments:
         student: (batch, ..., channels), a vector, or a sequence or maps, which are averaged over
-            their places; with a mask over those that are kept.
+            their positions; with a mask over those that are kept.
         teacher: (batch, ..., channels), likewise.
 
     Returns:

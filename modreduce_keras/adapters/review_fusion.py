@@ -16,13 +16,13 @@ from modreduce_keras.typing import Tensor
 
 @register("adapter", "review_fusion")
 class ReviewFusion(Adapter):
-    """ReviewKD's attention-based fusion: a stage and what the deeper ones made, mixed by place.
+    """ReviewKD's attention-based fusion: a stage and what the deeper ones made, mixed by position.
 
     x = a ⊙ conv_1×1(f) + b ⊙ y, (a, b) = σ(conv_1×1([conv_1×1(f), y])), output = conv_3×3(x)
 
     from the deepest stage to the first, where y is the x of the next deeper stage, brought to the
     size of f (there is none at the deepest: x is its convolution). a and b are one number for
-    each place. The first 1×1 convolution leads to `channels`, the 3×3 one to the teacher's; both
+    each position. The first 1×1 convolution leads to `channels`, the 3×3 one to the teacher's; both
     are followed by batch normalization, and x is brought to the teacher's size in between. Sizes
     change by repeating the nearest value.
 
@@ -141,7 +141,7 @@ class _Stage(keras.layers.Layer):
 
 
 def _resized(maps: Tensor, sizes: Any) -> Any:
-    """Returns maps at another height and width; place `i` of `n` copies floor(i · size / n)."""
+    """Returns maps at another height and width; position `i` of `n` copies floor(i · size / n)."""
     for axis, target in enumerate(sizes, start=1):
         size = maps.shape[axis]
         if size != target:

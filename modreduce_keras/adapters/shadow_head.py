@@ -56,7 +56,7 @@ class ShadowHead(ClassifierAdapter):
         x_1 = m_1,  x_{i+1} = U3(x_i) + U1(m_{i+1}),  z_h = W_t mean(U3(x_n)) + b_t
 
     where U is a convolution without bias (3×3, which brings the map to the next one's size and
-    channels, or 1×1), batch normalization and ReLU, and the mean is over the places. The teacher's
+    channels, or 1×1), batch normalization and ReLU; the mean is over positions. The teacher's
     classifier (W_t, b_t) stays as it is there, and gradients pass through it.
 
     The last tap of the teacher reads its logits, and the student's tap its own:

@@ -20,7 +20,7 @@ from modreduce_keras.typing import Tensor
 class SoftmaxRegressor(ClassifierAdapter):
     """SRRL's connector and the teacher's classifier, which judges the student's feature too.
 
-    f = mean over the places of ReLU(BN(W f_s)), W to the teacher's width; its logits W_t f + b_t
+    f = mean over the positions of ReLU(BN(W f_s)), W to the teacher's width; its logits W_t f + b_t
 
     The teacher's classifier stays as it is: gradients pass through it and not into it.
 

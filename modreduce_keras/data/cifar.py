@@ -129,22 +129,22 @@ def cifar100(
     images, labels = tf.constant(images), tf.constant(labels)
 
     def epoch_of(epoch: Any) -> Any:
-        places = tf.data.Dataset.range(size)
+        indices = tf.data.Dataset.range(size)
         if shuffle:
-            places = shuffled_by(_key(seed, _ORDER, epoch), places, tf.constant(size, "int64"))
+            indices = shuffled_by(_key(seed, _ORDER, epoch), indices, tf.constant(size, "int64"))
         draws = [_draws(seed, epoch * views + view, augmentations, size) for view in range(views)]
 
-        def batch(place: Tensor) -> tuple[Any, Any]:
-            chosen = tf.gather(images, place)
+        def batch(samples: Tensor) -> tuple[Any, Any]:
+            chosen = tf.gather(images, samples)
             if augment:
-                seen = [_augmented(chosen, tf.gather(draw, place)) for draw in draws]
+                seen = [_augmented(chosen, tf.gather(draw, samples)) for draw in draws]
             else:
                 seen = [chosen]
             seen = [_normalized(pixels, scale, offset) for pixels in seen]
             x = {f"view_{i}": each for i, each in enumerate(seen)} if views > 1 else seen[0]
-            return ({INPUTS: x, INDEX: place} if index else x), tf.gather(labels, place)
+            return ({INPUTS: x, INDEX: samples} if index else x), tf.gather(labels, samples)
 
-        return places.batch(batch_size).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+        return indices.batch(batch_size).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
 
     data = per_epoch(epoch_of, -(-size // batch_size)) if shuffle or augment else epoch_of(0)
     return data.prefetch(2)
@@ -165,9 +165,9 @@ def _scaling(mean: Any, std: Any) -> Any:
 
 def _key(seed: int, purpose: int, number: Any) -> Any:
     """Returns two int64 that are a function of what they are for."""
-    place = tf.stack([tf.constant(purpose, "int64"), tf.cast(number, "int64")])
+    values = tf.stack([tf.constant(purpose, "int64"), tf.cast(number, "int64")])
     key = tf.constant([seed % 2**31, seed // 2**31], "int64")
-    for part in (place[0], place[1]):
+    for part in (values[0], values[1]):
         key = tf.random.experimental.stateless_fold_in(key, part)
     return key
 

@@ -114,9 +114,9 @@ def epoch_shuffle(
         if augment is None:
             return shuffled_by(keys[0], dataset, buffer)
 
-        def augmented(place: Tensor, sample: Any) -> Any:
+        def augmented(index: Tensor, sample: Any) -> Any:
             several = sample if isinstance(sample, tuple) else (sample,)
-            return augment(tf.cast(_folded(keys[1], place), "int32"), *several)
+            return augment(tf.cast(_folded(keys[1], index), "int32"), *several)
 
         if augmentations:
             keys = tf.stack([keys[0], keys_of(epoch % augmentations)[1]])
@@ -188,8 +188,8 @@ def shuffled_by(key: Any, dataset: tf.data.Dataset, buffer_size: Any) -> tf.data
     return tf.data.experimental.from_variant(variant, dataset.element_spec)
 
 
-def _folded(key: Any, place: Any) -> Any:
+def _folded(key: Any, index: Any) -> Any:
     """Returns two integers that are a function of a key and an index."""
     return tf.random.stateless_uniform(
-        (2,), key + tf.stack([place, 0]), minval=0, maxval=2**31 - 1, dtype=tf.int64
+        (2,), key + tf.stack([index, 0]), minval=0, maxval=2**31 - 1, dtype=tf.int64
     )

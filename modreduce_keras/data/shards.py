@@ -161,19 +161,19 @@ class Rows:
         self._shard = np.full((views, len(self.samples)), -1, np.int32)
         self._row = np.zeros((views, len(self.samples)), np.int32)
         for number, shard in enumerate(self._shards):
-            places = np.searchsorted(self.samples, shard.samples)
-            self._checksums[shard.view, places] = shard.checksums
-            self._shard[shard.view, places] = number
-            self._row[shard.view, places] = np.arange(len(places))
+            indices = np.searchsorted(self.samples, shard.samples)
+            self._checksums[shard.view, indices] = shard.checksums
+            self._shard[shard.view, indices] = number
+            self._row[shard.view, indices] = np.arange(len(indices))
 
     def find(self, samples: np.ndarray, checksums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns shard and row of each sample, in the view of that checksum; -1 for none."""
-        places = np.minimum(np.searchsorted(self.samples, samples), len(self.samples) - 1)
-        fits = (self._checksums[:, places] == checksums) & (self._shard[:, places] >= 0)
-        fits &= self.samples[places] == samples
+        indices = np.minimum(np.searchsorted(self.samples, samples), len(self.samples) - 1)
+        fits = (self._checksums[:, indices] == checksums) & (self._shard[:, indices] >= 0)
+        fits &= self.samples[indices] == samples
         view = fits.argmax(axis=0)
-        shard = np.where(fits.any(axis=0), self._shard[view, places], -1)
-        return shard, self._row[view, places]
+        shard = np.where(fits.any(axis=0), self._shard[view, indices], -1)
+        return shard, self._row[view, indices]
 
     def take(
         self, shard: np.ndarray, row: np.ndarray, chosen: Sequence[int] | None = None
@@ -183,14 +183,14 @@ class Rows:
         chosen = range(len(first)) if chosen is None else chosen
         taken = [np.empty((len(row), *first[n].shape[1:]), first[n].dtype) for n in chosen]
         contents, rows = [_bytes_by_row(one) for one in taken], defaultdict(list)
-        for place, (number, at) in enumerate(zip(shard.tolist(), row.tolist(), strict=True)):
-            rows[number].append((place, at))
+        for index, (number, at) in enumerate(zip(shard.tolist(), row.tolist(), strict=True)):
+            rows[number].append((index, at))
         for number, pairs in rows.items():
             one, pieces = self._shards[number], []
             for into, n in zip(contents, chosen, strict=True):
                 _, _, begin, size = one.columns[n]
                 if size:
-                    pieces += [(begin + size * at, size, into[place]) for place, at in pairs]
+                    pieces += [(begin + size * at, size, into[index]) for index, at in pairs]
             one.file.read(pieces)
         return taken
 
@@ -205,11 +205,11 @@ def checksums_of(arrays: Sequence[np.ndarray]) -> np.ndarray:
     contents = [content_of if array.dtype.kind in STRINGS else _data for array in arrays]
     arrays = [one if one.dtype.kind in STRINGS else _bytes_by_row(one) for one in arrays]
     checksums = np.empty(len(arrays[0]), np.uint64)
-    for place in range(len(checksums)):
+    for index in range(len(checksums)):
         digest = hashlib.blake2b(digest_size=8)
         for content, array in zip(contents, arrays, strict=True):
-            digest.update(content(array[place]))
-        checksums[place] = int.from_bytes(digest.digest(), "little")
+            digest.update(content(array[index]))
+        checksums[index] = int.from_bytes(digest.digest(), "little")
     return checksums
 
 

@@ -321,9 +321,9 @@ class TeacherCache:
                 flat = [tensor.numpy() for tensor in tf.nest.flatten(inputs)]
                 checksums, fresh = shards.checksums_of(flat), []
                 pairs = zip(samples.tolist(), checksums.tolist(), strict=True)
-                for place, (sample, checksum) in enumerate(pairs):
+                for index, (sample, checksum) in enumerate(pairs):
                     if sample not in known:
-                        fresh.append(place)
+                        fresh.append(index)
                     elif known[sample] != checksum:
                         raise ValueError(
                             f"{self._unknown(sample)} Or two samples have the same index"

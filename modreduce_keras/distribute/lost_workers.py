@@ -15,7 +15,7 @@ def telling_of_lost_workers(strategy: Any) -> Iterator[None]:
         strategy: The strategy under which the block trains.
 
     Raises:
-        RuntimeError: In place of the errors of collectives and connections on several machines.
+        RuntimeError: Instead of the errors of collectives and connections on several machines.
     """
     import tensorflow as tf
 

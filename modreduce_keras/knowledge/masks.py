@@ -129,18 +129,18 @@ def kept(owner: str, pair: tuple[Any, Any], masks: tuple[Any, Any], own: Any) ->
                 "cannot tell: give each a knowledge of its own, or mask=False, so that all "
                 f"positions count. Received: {len(feature)} features, and a mask"
             )
-    places = [_positions(feature) for feature in pair]
-    if _alike(*places):
+    positions = [_positions(feature) for feature in pair]
+    if _alike(*positions):
         masks = (masks[0] if own is not None else together(masks),) * 2
-    if own is not None and not any(places):
+    if own is not None and not any(positions):
         raise ValueError(
             f"mask of knowledge {owner!r} would do nothing, as neither feature has positions. "
             f"Received: features of shapes {[_shape(feature) for feature in pair]}"
         )
     sides = ("student", "teacher")
     fitting = {
-        side: _fitting(owner, side, place, mask)
-        for side, place, mask in zip(sides, places, masks, strict=True)
+        side: _fitting(owner, side, own_positions, mask)
+        for side, own_positions, mask in zip(sides, positions, masks, strict=True)
     }
     return {side: mask for side, mask in fitting.items() if mask is not None} or None
 
