@@ -156,7 +156,7 @@ def _component(random: Any, kind: str, identifier: str, **arguments: Any) -> Com
         changed = random.random() < 0.25
         if name in arguments:
             given[name] = arguments[name]
-        elif changed and isinstance(parameter.default, bool):
+        elif changed and isinstance(parameter.default, bool) and name != "trainable":
             given[name] = not parameter.default
         elif changed and isinstance(parameter.default, str) and choices:
             given[name] = random.choice(list(choices))

@@ -115,7 +115,7 @@ def reference(cls: type) -> tuple[str, str]:
 def arguments(cls: type) -> list[str]:
     """Returns the arguments of a constructor and their defaults, those of every class left out."""
     parameters = inspect.signature(cls.__init__).parameters.values()
-    left_out = {"self", "name", "reduction", "kwargs"}
+    left_out = {"self", "name", "dtype", "trainable", "reduction", "kwargs"}
     own = [parameter for parameter in parameters if parameter.name not in left_out]
     return [
         f"`{one.name}`" if one.default is one.empty else f"`{one.name}={one.default!r}`"

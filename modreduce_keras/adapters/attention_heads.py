@@ -98,6 +98,9 @@ class AttentionHeads(Adapter):
             all. Defaults to `True`.
         seed: Seed of these numbers, for runs that repeat. Defaults to `None`: drawn from Keras'
             own seed, so that `keras.utils.set_random_seed` is enough.
+        name: See `Adapter`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: List of two layers or more, from the first to the last: (batch, ..., channels).
@@ -134,9 +137,11 @@ class AttentionHeads(Adapter):
         width: int | None = None,
         drop_heads: bool = True,
         seed: int | None = None,
-        **kwargs: Any,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.heads = require_integer("heads", heads)
         self.width = require_integer("width", width, optional=True)
         self.drop_heads = drop_heads

@@ -20,6 +20,12 @@ class Adapter(keras.layers.Layer):
     To add an adapter, write `build(student_shape, teacher_shape)` and
     `call(student, teacher, training=None)`, and register the class. Declare hyperparameters that
     a user may want to change during training with `Knob`.
+
+    Args:
+        name: Name of the layer.
+        dtype: Its dtype or dtype policy. Defaults to the global policy.
+        trainable: Whether its weights are trained. Defaults to `True`.
+        autocast: Whether inputs are cast to its dtype, as in Keras. Defaults to `True`.
     """
 
     identifier: ClassVar[str]
@@ -37,8 +43,15 @@ class Adapter(keras.layers.Layer):
     keeps_positions: ClassVar[bool] = True
     """Whether the results have the same positions as the features, so that masks apply to them."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+        autocast: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable, autocast=autocast)
         self.supports_masking = True  # by `kept`, not by Keras' propagation
 
     def compute_mask(self, *args: Any, **kwargs: Any) -> None:

@@ -46,6 +46,8 @@ class ChannelProjector(MapAdapter):
 
     Args:
         name: Name of the layer.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: (batch, height, width, channels) or (batch, length, channels), or a list.

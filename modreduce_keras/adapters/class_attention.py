@@ -21,6 +21,8 @@ class ClassAttention(ClassifierAdapter):
 
     Args:
         name: Name of the layer. Defaults to `"class_attention"`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: The student's last maps, (batch, height, width, channels).
@@ -49,8 +51,14 @@ class ClassAttention(ClassifierAdapter):
 
     one_feature = True
 
-    def __init__(self, *, name: str | None = None, **kwargs: Any) -> None:
-        super().__init__(name=name or self.identifier, **kwargs)
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name or self.identifier, dtype=dtype, trainable=trainable)
 
     def _taken_from(self, student: Tensor, teacher: Tensor) -> tuple[Any, Any]:
         return classifier_of(student), classifier_of(teacher)

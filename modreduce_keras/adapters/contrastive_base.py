@@ -32,8 +32,17 @@ class ContrastiveAdapter(Adapter):
     takes_mask = True
     keeps_positions = False
 
-    def __init__(self, *, units: int, temperature: float, variant: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        units: int,
+        temperature: float,
+        variant: str,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         if not (is_number(temperature) and temperature > 0):
             raise ValueError(f"temperature must be a positive number. Received: {temperature=}")
         self.units, self.temperature = require_integer("units", units), temperature

@@ -53,6 +53,9 @@ class ContrastiveMemory(ContrastiveAdapter):
         variant: `"reference"`, the default: Z is n · mean exp(s / τ) of the first training batch,
             as in the published code, so that the ratios start around 1. `"paper"`: Z is 1.
         seed: Seed of the draws. Defaults to `None`: a random one.
+        name: See `Adapter`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: (batch, ...).
@@ -97,9 +100,18 @@ class ContrastiveMemory(ContrastiveAdapter):
         sampling: str = "per_sample",
         variant: str = "reference",
         seed: int | None = None,
-        **kwargs: Any,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
     ) -> None:
-        super().__init__(units=units, temperature=temperature, variant=variant, **kwargs)
+        super().__init__(
+            units=units,
+            temperature=temperature,
+            variant=variant,
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
+        )
         if samples is None:
             raise ValueError(
                 "ContrastiveMemory needs the number of training samples: "

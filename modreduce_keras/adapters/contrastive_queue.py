@@ -34,6 +34,9 @@ class ContrastiveQueue(ContrastiveAdapter):
         variant: `"reference"`, the default: Z is n · mean exp(s / τ) of the first training batch,
             as in the published code of the memory bank, so that the ratios start around 1.
             `"paper"`: Z is 1.
+        name: See `Adapter`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: (batch, ...).
@@ -71,9 +74,18 @@ class ContrastiveQueue(ContrastiveAdapter):
         units: int = 128,
         temperature: float = 0.07,
         variant: str = "reference",
-        **kwargs: Any,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
     ) -> None:
-        super().__init__(units=units, temperature=temperature, variant=variant, **kwargs)
+        super().__init__(
+            units=units,
+            temperature=temperature,
+            variant=variant,
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
+        )
         self.negatives = require_integer("negatives", negatives, optional=True)
 
     def build(self, student_shape: Any, teacher_shape: Any) -> None:

@@ -31,6 +31,9 @@ class ConvRegressor(Adapter):
             comparisons. Defaults to `True`; the FitNets paper has none.
         use_relu: Whether a ReLU ends the regressor. Defaults to `True`, which fits taps after an
             activation; set it to `False` for taps that can be negative.
+        name: See `Adapter`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: (batch, height, width, channels), or of another rank.
@@ -57,9 +60,15 @@ class ConvRegressor(Adapter):
     one_feature = True
 
     def __init__(
-        self, *, batch_normalization: bool = True, use_relu: bool = True, **kwargs: Any
+        self,
+        *,
+        batch_normalization: bool = True,
+        use_relu: bool = True,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.batch_normalization = batch_normalization
         self.use_relu = use_relu
 

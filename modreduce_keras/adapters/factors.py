@@ -66,6 +66,9 @@ class Factors(MapAdapter):
         rate: Channels of the factors per channel of the teacher, positive. Defaults to 0.5.
         paraphraser_batch_normalization: Whether the paraphraser has batch normalizations.
             Defaults to `True`.
+        name: See `Adapter`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: (batch, height, width, channels).
@@ -93,9 +96,15 @@ class Factors(MapAdapter):
     one_feature = True
 
     def __init__(
-        self, *, rate: float = 0.5, paraphraser_batch_normalization: bool = True, **kwargs: Any
+        self,
+        *,
+        rate: float = 0.5,
+        paraphraser_batch_normalization: bool = True,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         if not (is_number(rate) and rate > 0):
             raise ValueError(f"rate must be a positive number. Received: {rate=}")
         self.rate, self.paraphraser_batch_normalization = rate, paraphraser_batch_normalization

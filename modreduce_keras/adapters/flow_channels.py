@@ -25,6 +25,8 @@ class FlowChannels(ChannelProjector):
 
     Args:
         name: Name of the layer.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student, teacher: Maps, or lists of as many, see `ChannelProjector`.

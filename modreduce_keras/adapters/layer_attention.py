@@ -36,6 +36,9 @@ class LayerAttention(Adapter):
             replica). Defaults to 64.
         factor: The queries and keys have `batch_size // factor` units, and the dense layers
             before them twice as many. Defaults to 4.
+        name: See `Adapter`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: List of maps (batch, height, width, channels), one for each student layer.
@@ -62,8 +65,16 @@ class LayerAttention(Adapter):
         code, which works for batches of one size only.
     """
 
-    def __init__(self, *, batch_size: int = 64, factor: int = 4, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        batch_size: int = 64,
+        factor: int = 4,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.batch_size = require_integer("batch_size", batch_size)
         self.factor = require_integer("factor", factor)
         if batch_size < 2 * factor:

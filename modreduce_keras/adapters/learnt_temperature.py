@@ -24,6 +24,9 @@ class LearntTemperature(Adapter):
         reversal: λ, a number that is not negative, or a schedule. Defaults to 1. The paper's
             curriculum raises it from 0 to 1 by a cosine over the first 10 epochs:
             `mr.schedules.Cosine(0.0, 1.0, steps=10 * steps_per_epoch)`.
+        name: See `Adapter`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: Logits, (batch, ..., classes).
@@ -52,9 +55,16 @@ class LearntTemperature(Adapter):
     takes_mask = True
     reversal = Knob()
 
-    def __init__(self, *, reversal: float = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        reversal: float = 1.0,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
         # The logits pass through and keep their precision, whatever the policy is.
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(autocast=False, name=name, dtype=dtype, trainable=trainable)
         self.reversal = reversal
 
     def build(self, student_shape: Any, teacher_shape: Any) -> None:

@@ -23,6 +23,9 @@ class LinearEmbedding(Adapter):
             by weights of its own. Defaults to `None`: only the student is, to the teacher's
             width, and the teacher's feature stays as it is.
         normalize: Whether the embeddings are scaled to unit length. Defaults to `False`.
+        name: See `Adapter`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: (batch, ...).
@@ -49,8 +52,16 @@ class LinearEmbedding(Adapter):
     takes_mask = True
     keeps_positions = False
 
-    def __init__(self, *, units: int | None = None, normalize: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        units: int | None = None,
+        normalize: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.units = require_integer("units", units, optional=True)
         self.normalize = require_bool("normalize", normalize)
 

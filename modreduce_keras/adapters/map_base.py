@@ -42,8 +42,14 @@ class MapAdapter(Adapter):
     ranks: ClassVar[Sequence[int]] = (4,)
     """Ranks of what it takes."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
 
     def pairs(self, student_shape: Any, teacher_shape: Any) -> list[tuple[Any, Any]]:
         """Returns (student, teacher) shapes tap by tap, or says what does not fit."""

@@ -30,6 +30,9 @@ class MarginConnector(ChannelProjector):
         normalization: Name of the teacher's `BatchNormalization`, or its path through nested
             models (`"backbone/norm"`); a list of them for several taps. Defaults to `None`:
             margins are measured. Before the first training step they are zero then.
+        name: See `Adapter`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: (batch, height, width, channels), or a list of such maps.
@@ -54,8 +57,15 @@ class MarginConnector(ChannelProjector):
         the batch normalization, even where a residual sum follows it; measured margins are ours.
     """
 
-    def __init__(self, *, normalization: str | list[str] | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        normalization: str | list[str] | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         names = as_list(normalization)
         named = all(name and isinstance(name, str) for name in names)
         if not (normalization is None or (names and named)):

@@ -31,6 +31,9 @@ class MaskedGenerator(MapAdapter):
             everywhere. Defaults to `"positions"`.
         seed: Seed of the masks, for runs that repeat. Defaults to `None`: drawn from Keras' own
             seed, so that `keras.utils.set_random_seed` is enough.
+        name: See `Adapter`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: (batch, height, width, channels).
@@ -62,9 +65,11 @@ class MaskedGenerator(MapAdapter):
         ratio: float = 0.5,
         mask: str = "positions",
         seed: int | None = None,
-        **kwargs: Any,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         if not (is_number(ratio) and 0 <= ratio < 1):
             raise ValueError(f"ratio must be at least 0 and below 1. Received: {ratio=}")
         self.ratio, self.seed = ratio, require_integer("seed", seed, 0, optional=True)

@@ -23,6 +23,8 @@ class OrthogonalProjector(Adapter):
 
     Args:
         name: Name of the layer. Defaults to `"orthogonal_projector"`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: (batch, ..., channels), a vector, or a sequence or maps, which are averaged over
@@ -53,8 +55,14 @@ class OrthogonalProjector(Adapter):
     takes_mask = True
     keeps_positions = False
 
-    def __init__(self, *, name: str | None = None, **kwargs: Any) -> None:
-        super().__init__(name=name or self.identifier, **kwargs)
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name or self.identifier, dtype=dtype, trainable=trainable)
 
     def build(self, student_shape: Any, teacher_shape: Any) -> None:
         widths = student_shape[-1], teacher_shape[-1]

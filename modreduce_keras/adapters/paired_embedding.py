@@ -17,6 +17,9 @@ class PairedEmbedding(LinearEmbedding):
     Args:
         units: Width of the embeddings. Defaults to 128.
         normalize: Whether the embeddings are scaled to unit length. Defaults to `False`.
+        name: See `Adapter`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student, teacher: (batch, ...), see `LinearEmbedding`.
@@ -38,5 +41,19 @@ class PairedEmbedding(LinearEmbedding):
         code embeds both sides so for correlation congruence.
     """
 
-    def __init__(self, *, units: int = 128, normalize: bool = False, **kwargs: Any) -> None:
-        super().__init__(units=require_integer("units", units), normalize=normalize, **kwargs)
+    def __init__(
+        self,
+        *,
+        units: int = 128,
+        normalize: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(
+            units=require_integer("units", units),
+            normalize=normalize,
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
+        )

@@ -29,6 +29,9 @@ class ReviewFusion(Adapter):
     Args:
         channels: Channels of x, shared by all stages. Defaults to `None`: those of the student's
             last stage, at most 512.
+        name: See `Adapter`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: List of features from the first stage to the deepest: maps (batch, height, width,
@@ -55,8 +58,15 @@ class ReviewFusion(Adapter):
         the three stages and the embedding, at=["stage1", "stage2", "stage3", "embedding"].
     """
 
-    def __init__(self, *, channels: int | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        channels: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.channels = require_integer("channels", channels, optional=True)
 
     def build(self, student_shape: Any, teacher_shape: Any) -> None:

@@ -66,6 +66,8 @@ class ShadowHead(ClassifierAdapter):
 
     Args:
         name: Name of the layer. Defaults to `"shadow_head"`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: The student's logits, (batch, classes).
@@ -97,10 +99,17 @@ class ShadowHead(ClassifierAdapter):
         there. The head on one feature is ours, the cheapest that can follow the student.
     """
 
-    def __init__(self, *, name: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
         # Logits must not be rounded to a lower precision on their way.
-        kwargs["autocast"] = False
-        super().__init__(name=name or self.identifier, **kwargs)
+        super().__init__(
+            name=name or self.identifier, dtype=dtype, trainable=trainable, autocast=False
+        )
 
     def _taken_from(self, student: Tensor, teacher: Tensor) -> tuple[Any]:
         return (classifier_of(teacher),)

@@ -27,6 +27,9 @@ class SoftmaxRegressor(ClassifierAdapter):
     Args:
         use_relu: Whether a ReLU ends the connector. Defaults to `True`, which fits teachers'
             features after an activation; set it to `False` for features that can be negative.
+        name: See `Adapter`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: The student's last feature, (batch, ..., channels): maps or a vector.
@@ -59,8 +62,15 @@ class SoftmaxRegressor(ClassifierAdapter):
     takes_mask = True
     keeps_positions = False
 
-    def __init__(self, *, use_relu: bool = True, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        use_relu: bool = True,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.use_relu = use_relu
 
     def _taken_from(self, student: Tensor, teacher: Tensor) -> tuple[Any]:

@@ -25,6 +25,9 @@ class VariationalRegressor(MapAdapter):
 
     Args:
         initial_variance: v at the start, above 1e-5. Defaults to 5.
+        name: See `Adapter`.
+        dtype: See `Adapter`.
+        trainable: See `Adapter`.
 
     Call arguments:
         student: (batch, height, width, channels).
@@ -54,8 +57,15 @@ class VariationalRegressor(MapAdapter):
     takes_mask = True
     ranks = RANKS
 
-    def __init__(self, *, initial_variance: float = 5.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        initial_variance: float = 5.0,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         if not (is_number(initial_variance) and initial_variance > self.smallest_variance):
             raise ValueError(
                 f"initial_variance must be above {self.smallest_variance}. "

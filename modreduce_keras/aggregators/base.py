@@ -51,8 +51,9 @@ class Aggregator(keras.layers.Layer):
     shapes that it needs, and call `super().build(logits_shape)`, which counts the peers.
 
     Args:
-        **kwargs: `name` and `dtype` of the layer. The dtype defaults to float32 under every
-            global policy.
+        name: Name of the layer.
+        dtype: Its dtype. Defaults to float32 under every global policy.
+        trainable: Whether its weights are trained. Defaults to `True`.
     """
 
     identifier: ClassVar[str]
@@ -74,9 +75,14 @@ class Aggregator(keras.layers.Layer):
     average_every: str = "step"
     """When the EMA weights are updated: after each `"step"` or at the end of each `"epoch"`."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("dtype", "float32")
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        dtype: Any = "float32",
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         self._peers = None
 
     def __call__(self, logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:

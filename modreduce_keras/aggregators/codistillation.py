@@ -25,7 +25,9 @@ class Codistillation(Aggregator):
     Args:
         refresh: Number of steps after which the copies are refreshed, a positive integer. Defaults
             to 50.
-        **kwargs: `name` and `dtype`, see `Aggregator`.
+        name: See `Aggregator`.
+        dtype: See `Aggregator`.
+        trainable: See `Aggregator`.
 
     Call arguments:
         logits: (batch, peers, classes).
@@ -59,8 +61,15 @@ class Codistillation(Aggregator):
 
     needs = ("averages", "temperature", "independent")
 
-    def __init__(self, *, refresh: int = 50, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        refresh: int = 50,
+        name: str | None = None,
+        dtype: Any = "float32",
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.refresh = require_integer("refresh", refresh)
 
     def call(

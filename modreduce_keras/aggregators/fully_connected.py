@@ -18,6 +18,11 @@ class FullyConnected(Aggregator):
 
     The layer is trained by the supervised loss of z_e. No gradient of that loss reaches the peers.
 
+    Args:
+        name: See `Aggregator`.
+        dtype: See `Aggregator`.
+        trainable: See `Aggregator`.
+
     Call arguments:
         logits: (batch, peers, classes).
 

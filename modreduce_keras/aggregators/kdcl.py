@@ -39,7 +39,9 @@ class KDCL(Aggregator):
 
     Args:
         rule: `"naive"`, `"linear"` or `"min_logit"`, the default.
-        **kwargs: `name` and `dtype`, see `Aggregator`.
+        name: See `Aggregator`.
+        dtype: See `Aggregator`.
+        trainable: See `Aggregator`.
 
     Call arguments:
         logits: (batch, peers, classes).
@@ -70,8 +72,15 @@ class KDCL(Aggregator):
     needs = ("labels",)
     output_kinds = (CLASSES,)
 
-    def __init__(self, *, rule: str = "min_logit", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        rule: str = "min_logit",
+        name: str | None = None,
+        dtype: Any = "float32",
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.rule = require_choice("rule", rule, RULES)
         # The cross-entropy is defined for them, a margin to the labelled class is not.
         self.takes_soft_labels = rule != "min_logit"

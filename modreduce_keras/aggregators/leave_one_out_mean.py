@@ -15,6 +15,11 @@ class LeaveOneOutMean(Aggregator):
 
     The ensemble is the mean of all logits, and is used for metrics only.
 
+    Args:
+        name: See `Aggregator`.
+        dtype: See `Aggregator`.
+        trainable: See `Aggregator`.
+
     Call arguments:
         logits: (batch, peers, classes).
 

@@ -13,6 +13,11 @@ class Mean(Aggregator):
 
     z_e = 1/P Σ_i z_i
 
+    Args:
+        name: See `Aggregator`.
+        dtype: See `Aggregator`.
+        trainable: See `Aggregator`.
+
     Call arguments:
         logits: (batch, peers, classes).
 

@@ -11,6 +11,11 @@ class Mutual(Aggregator):
 
     online_i = 1/(P - 1) Σ_{j≠i} loss(z_j, z_i)
 
+    Args:
+        name: See `Aggregator`.
+        dtype: See `Aggregator`.
+        trainable: See `Aggregator`.
+
     Call arguments:
         logits: (batch, peers, classes).
 

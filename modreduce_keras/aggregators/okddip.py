@@ -40,7 +40,9 @@ class OKDDip(Aggregator):
         trains_through_targets: Whether the gradient flows through the targets, as in the published
             code. `False` makes them constants; W_q and W_k then stay as they are. Defaults to
             `True`.
-        **kwargs: `name` and `dtype`, see `Aggregator`.
+        name: See `Aggregator`.
+        dtype: See `Aggregator`.
+        trainable: See `Aggregator`.
 
     Call arguments:
         logits: (batch, peers, classes); the last peer is the leader.
@@ -82,9 +84,11 @@ class OKDDip(Aggregator):
         variant: str = "paper",
         units: int | None = None,
         trains_through_targets: bool = True,
-        **kwargs: Any,
+        name: str | None = None,
+        dtype: Any = "float32",
+        trainable: bool = True,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.variant = require_choice("variant", variant, VARIANTS)
         self.units = require_integer("units", units, optional=True)
         self.trains_through_targets = require_bool("trains_through_targets", trains_through_targets)

@@ -80,7 +80,9 @@ class ONE(Aggregator):
             normalization, and the supervised loss of z_e trains only the gate.
         batch_normalization: Whether the gate's scores are normalized over the batch. Defaults to
             `None`: as in the variant.
-        **kwargs: `name` and `dtype`, see `Aggregator`.
+        name: See `Aggregator`.
+        dtype: See `Aggregator`.
+        trainable: See `Aggregator`.
 
     Call arguments:
         logits: (batch, peers, classes).
@@ -113,9 +115,15 @@ class ONE(Aggregator):
     needs = ("trunk",)
 
     def __init__(
-        self, *, variant: str = "paper", batch_normalization: bool | None = None, **kwargs: Any
+        self,
+        *,
+        variant: str = "paper",
+        batch_normalization: bool | None = None,
+        name: str | None = None,
+        dtype: Any = "float32",
+        trainable: bool = True,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         if batch_normalization is not None and not isinstance(batch_normalization, bool):
             raise ValueError(
                 f"batch_normalization must be True, False or None. Received: {batch_normalization=}"

@@ -33,7 +33,9 @@ class PCL(Aggregator):
             are updated at the end of each epoch (t counts epochs), there is no ensemble, and the
             losses against the others' EMA models are added up, not averaged.
         decay: The largest k, from 0 to 1. Defaults to 0.999.
-        **kwargs: `name` and `dtype`, see `Aggregator`.
+        name: See `Aggregator`.
+        dtype: See `Aggregator`.
+        trainable: See `Aggregator`.
 
     Call arguments:
         logits: (batch, peers, classes).
@@ -69,8 +71,16 @@ class PCL(Aggregator):
     learns = True
     needs: tuple[str, ...] = ("features", "averages")
 
-    def __init__(self, *, variant: str = "paper", decay: float = 0.999, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        variant: str = "paper",
+        decay: float = 0.999,
+        name: str | None = None,
+        dtype: Any = "float32",
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         if not (is_number(decay) and 0 <= decay <= 1):
             raise ValueError(f"decay must be a number from 0 to 1. Received: {decay=}")
         self.variant, self.decay = require_choice("variant", variant, VARIANTS), decay

@@ -26,7 +26,9 @@ class WeightedAverage(Aggregator):
         variant: `"paper"`, the default: the weights are unconstrained. `"modreduce"`: as in the
             authors' code, each training step first replaces the weights by their softmax and uses
             these as the shares, z_e = Σ_i w_i z_i, which keeps them almost equal.
-        **kwargs: `name` and `dtype`, see `Aggregator`.
+        name: See `Aggregator`.
+        dtype: See `Aggregator`.
+        trainable: See `Aggregator`.
 
     Call arguments:
         logits: (batch, peers, classes).
@@ -51,8 +53,15 @@ class WeightedAverage(Aggregator):
     learns = True
     logs = ("ensemble_weight",)
 
-    def __init__(self, *, variant: str = "paper", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        variant: str = "paper",
+        name: str | None = None,
+        dtype: Any = "float32",
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.variant = require_choice("variant", variant, VARIANTS)
 
     def build(self, logits_shape: Any) -> None:

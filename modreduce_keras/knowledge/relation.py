@@ -12,7 +12,7 @@ from modreduce_keras.distribute import (
     num_replicas,
     place_in_global_batch,
 )
-from modreduce_keras.knowledge.base import Knowledge
+from modreduce_keras.knowledge.base import Knowledge, Taps
 from modreduce_keras.registry import register
 from modreduce_keras.typing import Tensor
 
@@ -27,9 +27,15 @@ class Relation(Knowledge):
             not of each its own. It makes the training that of one replica, and exchanges all
             compared features at each step. Several machines then need batches of one size
             (`drop_remainder=True`). Defaults to `False`.
-        **kwargs: `at`, or `student` and `teacher`; `adapter`, `mask`, `weight`, `staged`, `name`;
-            see `Feature`. Positions that a mask leaves out enter as zeros, which add nothing to
-            products and distances, or are left out of means over positions.
+        at: See `Feature`.
+        student: See `Feature`.
+        teacher: See `Feature`.
+        adapter: See `Knowledge`.
+        mask: See `Knowledge`. Positions that a mask leaves out enter as zeros, which add nothing
+            to products and distances, or are left out of means over positions.
+        weight: See `Knowledge`.
+        staged: See `Knowledge`.
+        name: See `Knowledge`.
 
     Raises:
         ValueError: See `Feature`; or if `across_replicas` is neither `True` nor `False`.
@@ -40,8 +46,33 @@ class Relation(Knowledge):
         'rkd_distance'
     """
 
-    def __init__(self, loss: Any, *, across_replicas: bool = False, **kwargs: Any) -> None:
-        super().__init__(loss, **kwargs)
+    def __init__(
+        self,
+        loss: Any,
+        *,
+        across_replicas: bool = False,
+        at: Taps = None,
+        student: Taps = None,
+        teacher: Taps = None,
+        adapter: Any = "default",
+        mask: Any = None,
+        weight: Any = None,
+        staged: bool | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            loss,
+            at=at,
+            student=student,
+            teacher=teacher,
+            adapter=adapter,
+            mask=mask,
+            weight=weight,
+            staged=staged,
+            name=name,
+            **kwargs,
+        )
         self.across_replicas = require_bool("across_replicas", across_replicas)
 
     def compare(self, y_true: Tensor, y_pred: Tensor, by_position: bool = False) -> Any:

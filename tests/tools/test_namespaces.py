@@ -1,6 +1,7 @@
 """The public names: the lists are up to date, and `dir()` shows them and nothing else."""
 
 import importlib.util
+import inspect
 import shutil
 import subprocess
 import sys
@@ -97,6 +98,28 @@ def test_helpers_can_be_imported_still():
 
     assert callable(ops.float32)
     assert Loss is mr.losses.Loss
+
+
+HAVE_FURTHER_ARGUMENTS = {"feature", "relation", "response"}
+"""What belongs to the loss is refused by name."""
+
+
+@pytest.mark.parametrize(
+    "component",
+    [
+        pytest.param(component, id=identifier)
+        for kind in (
+            *("loss", "adapter", "aggregator", "schedule", "metric", "model", "knowledge"),
+            "distiller",
+        )
+        for identifier, component in components(kind).items()
+        if component.__module__.startswith("modreduce_keras.")
+        and identifier not in HAVE_FURTHER_ARGUMENTS
+    ],
+)
+def test_a_constructor_repeats_the_arguments_that_may_be_given(component):
+    parameters = inspect.signature(component).parameters.values()
+    assert not [one.name for one in parameters if one.kind in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
 
 
 def test_names_are_in_the_order_of_the_linter():
