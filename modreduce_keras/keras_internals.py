@@ -6,6 +6,7 @@ modules touch nothing private, which ruff's rule SLF001 enforces. What is privat
 converter is in `export/tensorflow_internals.py`, as this module imports Keras alone.
 """
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -282,9 +283,26 @@ def builds_on_local_batch(cls: Any) -> Any:
         if batch is not None:
             iterator, data_batch = None, batch
         super(cls, self)._maybe_symbolic_build(iterator, data_batch)
+        _build_metrics(self, iterator, data_batch)
 
     cls._maybe_symbolic_build = _maybe_symbolic_build
     return cls
+
+
+def _build_metrics(model: Any, iterator: Any, data_batch: Any) -> None:
+    """Builds compiled metrics, whose variables would have the step traced twice.
+
+    Without a strategy, Keras leaves them to the first step. What is wrong with data is left to the
+    step as well. Relies on `Trainer._symbolic_build(data_batch=...)`, which takes whatever has a
+    shape and a dtype, and on `TFEpochIterator._get_iterator`, which returns a dataset.
+    """
+    metrics = model._compile_metrics
+    if metrics is None or metrics.built or model.run_eagerly:
+        return
+    with contextlib.suppress(Exception):
+        if data_batch is None:
+            data_batch = iterator._get_iterator().element_spec
+        model._symbolic_build(data_batch=data_batch)
 
 
 def wraps_step(cls: Any) -> Any:
