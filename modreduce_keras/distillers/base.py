@@ -24,7 +24,7 @@ from modreduce_keras.distillers import (
 from modreduce_keras.distillers.batch import Batch
 from modreduce_keras.distillers.forward import Outputs, first_output
 from modreduce_keras.distillers.fused_normalization import fused_normalization as fused_kernels
-from modreduce_keras.distillers.gradients import GradientPolicy
+from modreduce_keras.distillers.gradients import GradientPolicy, Gradients
 from modreduce_keras.distillers.ignored import warn_of_ignored
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.loss_scales import LossScales, taken_apart
@@ -242,6 +242,19 @@ class BaseDistiller(StepModel):
     def forward_pass(self, batch: Batch, training: bool, with_teacher: bool) -> Outputs:
         """Runs every student once, and the teacher if asked."""
         return self._forward(batch, training, with_teacher)
+
+    def transform_gradients(self, gradients: Gradients) -> Gradients:
+        """Returns the gradients to apply, each with its variable; to be overridden.
+
+        Called with the true gradients of the loss on this replica: without loss scales, and zero
+        for networks whose step is skipped. `self.policy.by_network(gradients)` groups them by
+        student. To clip by student, an optimizer for each with `global_clipnorm=` will do.
+
+        Args:
+            gradients: (gradient, variable) of each trained variable; the gradient is `None` where
+                the loss does not depend on the variable, and sparse for embeddings.
+        """
+        return gradients
 
     def build_gradient_policy(
         self, schedules: Mapping[str, Any] | None, on_nonfinite: str | None
@@ -641,6 +654,7 @@ class BaseDistiller(StepModel):
         self.policy = self.build_gradient_policy(
             schedules if auto_scale_loss else None, on_nonfinite
         )
+        self.policy.transform = self.transform_gradients
 
     # Saving
 

@@ -1,7 +1,7 @@
 """GradientPolicy: how the gradients of a step are applied. This one applies all unchanged."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,18 +13,27 @@ from modreduce_keras.distillers.terms import Term
 Networks = Mapping[str, Sequence[keras.layers.Layer]]
 """What is trained or skipped together, by name: a student with its adapters, students that share a
 trunk, the aggregator."""
+Gradients = list[tuple[Any, keras.Variable]]
+"""Gradients, or `None`, each with its variable. Those of embeddings may be sparse, by rows."""
 
 
 class GradientPolicy:
     """Applies every gradient unchanged.
 
-    To do something else with gradients (clip them by student, skip some), write a subclass and
-    return it from `build_gradient_policy` of a distiller.
+    A network is what is updated, or skipped, together: a student with its adapters, the students
+    that share a trunk (`"trunk"`), the aggregator (`"aggregator"`).
+
+    A distiller that changes gradients before they are applied overrides `transform_gradients`. One
+    that needs more returns a subclass of this from `build_gradient_policy`.
 
     A plain object: the distiller holds what has weights.
 
     Args:
         networks: The layers of each network, by name.
+
+    Attributes:
+        transform: Returns the gradients to apply, each with its variable; see
+            `BaseDistiller.transform_gradients`.
     """
 
     skips = False
@@ -34,6 +43,7 @@ class GradientPolicy:
     """What notes terms that are not finite, if anything does."""
 
     def __init__(self, networks: Networks):
+        self.transform: Callable[[Gradients], Gradients] = list
         self.networks = dict(networks)
         self.names = list(networks)
         self.owner = {
@@ -46,6 +56,13 @@ class GradientPolicy:
     def network_of(self, student: str | None) -> str:
         """Returns the network of a student; students that share a trunk are one, the first."""
         return student if student in self.networks else self.names[0]
+
+    def by_network(self, gradients: Gradients) -> dict[str, Gradients]:
+        """Returns gradients, each with its variable, by the network that the variable is of."""
+        found: dict[str, Gradients] = {name: [] for name in self.names}
+        for gradient, variable in gradients:
+            found[self.names[self.owner[id(variable)]]].append((gradient, variable))
+        return found
 
     def present_scales(self) -> dict[str, float]:
         """Returns the loss scales that there are, by network."""
@@ -97,7 +114,7 @@ class GradientPolicy:
             terms: The terms of the loss, with their values, (batch,).
             before: What `keeping` kept.
         """
-        optimizer.apply_gradients(gradients)
+        optimizer.apply_gradients(self.transform(list(gradients)))
 
 
 def total(losses: Sequence[Any]) -> Any:

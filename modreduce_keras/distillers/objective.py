@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from modreduce_keras.distillers.checks import repeated
 from modreduce_keras.distillers.forward import ENSEMBLE, Outputs
 from modreduce_keras.distillers.gradients import GradientPolicy
 from modreduce_keras.distillers.sample_weights import by_sample_weight
@@ -44,6 +45,12 @@ class Objective:
         self, terms: Sequence[Term], logs: Iterable[str] = (), outputs: Iterable[str] = ()
     ):
         self.terms = list(terms)
+        names = [*(term.log_name for term in self.terms), *logs, "loss"]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                "Terms and logged values need different names in the logs, other than 'loss'. "
+                f"Received several named {repeated(names)}"
+            )
         weighted = [term.log_name for term in self.terms if term.weight is not None]
         others = [term.log_name for term in self.terms if term.weight is None]
         self._trackers = Trackers([*weighted, *logs, *others])
@@ -63,7 +70,7 @@ class Objective:
     def values(self, outputs: Outputs, training: bool = True) -> dict[Term, Any]:
         """Returns the unweighted values of every term, or in evaluation of those on labels."""
         terms = [term for term in self.terms if training or term.on_labels]
-        return {term: term.compute(outputs) for term in terms}
+        return {term: term.values(outputs) for term in terms}
 
     def weights(self) -> dict[str, Any]:
         """Returns the weight of every term of the loss by its name in the logs."""
@@ -101,7 +108,7 @@ class Objective:
         finite_only, examples = policy.skips, batch.examples
         self._trackers.update({**named, **logs}, examples, finite_only=finite_only)
         terms = [
-            (term, policy.scaled(term.network, value))
+            (term, policy.scaled(term.trains, value))
             for term, value in weighted.items()
             if _counts(term, training)
         ]

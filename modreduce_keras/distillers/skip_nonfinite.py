@@ -113,10 +113,11 @@ class SkipNonFinite(GradientPolicy):
     def apply(self, optimizer, gradients, terms, before):
         """Updates the variables of every network whose step is finite on all replicas."""
         skipped = self._skipped(gradients, terms)
-        optimizer.apply_gradients(
+        applied = [
             (None if gradient is None else self._applied(gradient, variable, skipped), variable)
             for gradient, variable in gradients
-        )
+        ]
+        optimizer.apply_gradients(self.transform(applied))
         any_skipped = ops.any(skipped)
         backend.restore(
             [variable for variable, _ in self._state],
@@ -149,7 +150,7 @@ class SkipNonFinite(GradientPolicy):
             return skipped
         bad_gradients = ops.logical_and(skipped, ~self.scales.scaled)
         for index, (term, _) in enumerate(terms):
-            own = np.array(self.names) == self.network_of(term.network)
+            own = np.array(self.names) == self.network_of(term.trains)
             skipped = ops.logical_or(skipped, ops.logical_and(own, bad_terms[index]))
         # A bad gradient is reported only if every term is finite.
         unexplained = ops.logical_and(bad_gradients, ops.logical_not(ops.any(bad_terms)))

@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import keras
+
+from modreduce_keras.arguments import is_number
 from modreduce_keras.distillers.forward import Outputs
 from modreduce_keras.distillers.supervision import NamedSupervision, Supervision
 from modreduce_keras.knowledge import Knowledge
@@ -11,28 +14,46 @@ from modreduce_keras.knowledge import Knowledge
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Term:
-    """One term of the loss: what it is called, what it trains, what it weighs.
+    """One term of the loss: its name, its values, its weight, and what it trains.
 
     Attributes:
         name: Its name among the terms of its student.
         compute: From the outputs of a forward pass to the unweighted values, (batch,), or
             (batch, positions...) where `outputs.batch.by_position`.
-        weight: Returns the weight, a scalar in the graph. `None`: the term is logged and is no
-            part of the loss.
-        student: Whose term it is, where there are several students; `"ensemble"` for that of the
-            peers; `None` where there is one student.
-        network: The network that it trains. `None`: the first one.
+        weight: The weight: a number, or a function without arguments that returns a scalar in the
+            graph. `None`: the term is logged and is not part of the loss.
+        student: The student that the term belongs to; `"ensemble"` for that of the peers; `None`
+            where there is only one student.
+        network: The network that it trains (see `GradientPolicy`). Defaults to `None`: that of the
+            student, or the only one.
         output: The named output of the model that it is computed on, where there are several.
         on_labels: Whether it is a compiled loss on labels, which evaluation computes too.
     """
 
     name: str
     compute: Callable[[Outputs], Any]
-    weight: Callable[[], Any] | None
+    weight: Callable[[], Any] | float | None
     student: str | None = None
     network: str | None = None
     output: str | None = None
     on_labels: bool = False
+
+    def __post_init__(self):
+        if is_number(self.weight):
+            number = float(self.weight)
+            object.__setattr__(self, "weight", lambda: number)
+        for argument in ("compute", "weight"):
+            given = getattr(self, argument)
+            if not callable(given) and (argument, given) != ("weight", None):
+                raise TypeError(
+                    f"{argument} of the {self.described} must be a function"
+                    f"{', a number or None' if argument == 'weight' else ''}. Received: {given!r}"
+                )
+
+    @property
+    def trains(self) -> str | None:
+        """The network that it trains, or the student whose network that is."""
+        return self.network or self.student
 
     @property
     def log_name(self) -> str:
@@ -43,6 +64,28 @@ class Term:
     def described(self) -> str:
         """What messages call it."""
         return f"term {self.name!r}" + (f" of {self.student!r}" if self.student else "")
+
+    def values(self, outputs: Outputs) -> Any:
+        """Returns the unweighted values, checked to have one for each example.
+
+        Raises:
+            ValueError: If they have not.
+        """
+        values = self.compute(outputs)
+        shape = getattr(values, "shape", None)
+        if shape is None or len(shape) == 0:
+            raise ValueError(
+                f"The {self.described} must return a tensor with one value for each example, "
+                f"(batch,). Received: {values if shape is None else 'a scalar'}"
+            )
+        inputs = keras.tree.flatten(outputs.batch.inputs)
+        sizes = {shape[0], *(leaf.shape[0] for leaf in inputs[:1])} - {None}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"The {self.described} must return one value for each example, (batch,). "
+                f"Received: values of shape {tuple(shape)} for {inputs[0].shape[0]} examples"
+            )
+        return values
 
     def scaled(self, factor: Callable[[], Any]) -> "Term":
         """Returns the term with its weight times a factor, a scalar in the graph."""

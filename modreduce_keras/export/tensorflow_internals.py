@@ -19,7 +19,6 @@ __all__ = [
     "operation_name",
     "quantized",
     "refused_operations",
-    "schema",
 ]
 
 

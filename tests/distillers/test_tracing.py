@@ -53,6 +53,6 @@ def test_no_batch_of_a_generator_is_lost(traced, images, labels):
             self.count += 1
 
     steps = Steps()
-    traced.fit(batches(), verbose=0, shuffle=False, callbacks=[steps])
+    traced.fit(batches(), steps_per_epoch=3, verbose=0, shuffle=False, callbacks=[steps])
     assert (steps.count, traced.traces) == (3, 1)
     assert np.isfinite(traced.history.history["accuracy"]).all()
