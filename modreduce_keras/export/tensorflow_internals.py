@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.lite.python import schema_py_generated
 from tensorflow.lite.python.convert import mlir_quantize
 from tensorflow.lite.tools import flatbuffer_utils
 
@@ -20,6 +20,9 @@ __all__ = [
     "quantized",
     "refused_operations",
 ]
+
+schema = schema_py_generated
+"""Classes of the parts of a TFLite file."""
 
 
 def calibrated(converter: tf.lite.TFLiteConverter) -> bytes:
