@@ -66,7 +66,7 @@ def refused_operations(error: Exception) -> list[tuple[str, list[str]]]:
     ]
 
 
-def file_as_objects(content: bytes) -> schema.ModelT:
+def file_as_objects(content: bytes) -> schema_py_generated.ModelT:
     """Returns the content of a file as objects, which can be changed and packed.
 
     Relies on `tensorflow.lite.tools.flatbuffer_utils` and `tensorflow.lite.python`'s generated
@@ -75,7 +75,7 @@ def file_as_objects(content: bytes) -> schema.ModelT:
     return flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
 
 
-def file_of(model: schema.ModelT) -> bytes:
+def file_of(model: schema_py_generated.ModelT) -> bytes:
     """Returns the content of a file, of its objects; relies on the same."""
     return flatbuffer_utils.convert_object_to_bytearray(model)
 
