@@ -47,7 +47,11 @@ class StepModel(keras.Model):
         return contextlib.nullcontext()
 
     def logged_values(self, outputs: Outputs) -> dict[str, Any]:
-        """Returns values for the logs beside the terms of the objective, by name."""
+        """Returns values for the logs beside the terms of the objective, by name.
+
+        Called in evaluation as well, where the teacher does not run. To log values of training
+        alone, make a `Term` without a weight.
+        """
         return {}
 
     def layers_that_run(self) -> list[keras.layers.Layer]:
