@@ -67,9 +67,9 @@ class EMAWeights(keras.layers.Layer):
 
     def call(self, inputs: Any, model: str) -> Any:
         """Returns the output of a model's EMA in inference, (batch, ...), constant."""
-        model = self._models()[model]
-        given = [[self._copy_of(v) for v in part] for part in _parts(model)]
-        outputs, _ = model.stateless_call(*given, inputs, training=False)
+        network = self._models()[model]
+        given = [[self._copy_of(v) for v in part] for part in _parts(network)]
+        outputs, _ = network.stateless_call(*given, inputs, training=False)
         return keras.tree.map_structure(ops.stop_gradient, outputs)
 
     def _copy_of(self, variable: keras.Variable) -> keras.Variable:

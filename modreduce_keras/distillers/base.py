@@ -31,7 +31,7 @@ from modreduce_keras.distillers.loss_scales import LossScales, taken_apart
 from modreduce_keras.distillers.objective import Objective
 from modreduce_keras.distillers.pretraining import pretrain, require_pretrained
 from modreduce_keras.distillers.step import StepModel
-from modreduce_keras.distillers.supervision import LabelRule
+from modreduce_keras.distillers.supervision import LabelRule, NamedSupervision, Supervision
 from modreduce_keras.distillers.teacher import fingerprint_of_constants
 from modreduce_keras.distillers.terms import Term, knowledge_term, supervised_terms
 from modreduce_keras.distillers.wiring import connect
@@ -46,6 +46,7 @@ from modreduce_keras.keras_internals import (
     flatten_layers,
     forget_compiled_metrics,
     is_asked_by_saver,
+    set_unnoticed,
     wraps_step,
 )
 from modreduce_keras.knobs import Knob
@@ -106,6 +107,7 @@ class BaseDistiller(StepModel):
     """
 
     supervised_weight = Knob()
+    train_function: Any
     _model_views: ClassVar[tuple[str, ...]] = ("teacher", "student", "best_student")
     """Properties that return a model which is stored elsewhere."""
 
@@ -130,7 +132,7 @@ class BaseDistiller(StepModel):
         self.knowledge = {name: list(knowledge.get(name, ())) for name in students}
         self.has_several = len(students) > 1
         self.supervised_weight = supervised_weight
-        self._supervision = None
+        self._supervision: Supervision | NamedSupervision | None = None
         self._objective: Objective | None = None
         self.scales_loss = True
         self._loss_scales: LossScales | None = None
@@ -217,7 +219,7 @@ class BaseDistiller(StepModel):
 
     def offline_terms(self) -> list[Term]:
         """Returns the terms on the labels and on the teacher's outputs."""
-        outputs = [] if self._supervision is None else self._supervision.outputs.values()
+        outputs = [] if self._supervision is None else list(self._supervision.outputs.values())
         terms = []
         for name, several in self.knowledge.items():
             terms += self.supervised_terms(name, lambda: self.supervised_weight)
@@ -300,7 +302,7 @@ class BaseDistiller(StepModel):
 
     # The step
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: Any = None) -> Any:
         """Returns the logits of the student that `predict` uses."""
         name = self.deployed_name()
         seen = self._forward.seen_by(name, inputs, bool(training))
@@ -335,13 +337,20 @@ class BaseDistiller(StepModel):
         """Returns the weight of every term, scalars in the graph."""
         return self.objective().weights()
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> Any:
         """Evaluates one batch: students only, no teacher, no update."""
         outputs = self.forward_pass(Batch.from_data(data), training=False, with_teacher=False)
         self.computed(outputs, training=False)
         return self._evaluated(self.step_logs(outputs))
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: Any = True,
+    ) -> Any:
         """Returns the loss of one step on this replica, and updates the logged means.
 
         Args:
@@ -372,7 +381,7 @@ class BaseDistiller(StepModel):
 
     # Logs
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Updates the compiled metrics for every student and returns all logs."""
         compiled = compiled_metrics(self)
         if compiled is not None:
@@ -382,7 +391,7 @@ class BaseDistiller(StepModel):
             logs.update_metrics(compiled, y, logits, sample_weight)
         return self.get_metrics_result()
 
-    def get_metrics_result(self):
+    def get_metrics_result(self) -> Any:
         """Returns all logs by name, `STUDENT/METRIC` where there are several students."""
         results = student_metrics.log_names(super().get_metrics_result())
         return self._evaluated(results) if self._evaluating else results
@@ -465,7 +474,9 @@ class BaseDistiller(StepModel):
         with validation.told():
             return super().test_on_batch(*args, **kwargs)
 
-    def pretrain(self, x: Any = None, y: Any = None, *, optimizer: Any = "adam", **arguments: Any):
+    def pretrain(
+        self, x: Any = None, y: Any = None, *, optimizer: Any = "adam", **arguments: Any
+    ) -> Any:
         """Runs the stage that some methods train before `fit`.
 
         Staged knowledge (FSP, AB) trains the student and its adapters with that term alone;
@@ -489,7 +500,7 @@ class BaseDistiller(StepModel):
         self._follow()
         return pretrain(self, self._forward, optimizer, x, y, arguments)
 
-    def make_train_function(self, force: bool = False):
+    def make_train_function(self, force: bool = False) -> Any:
         """Makes the compiled training step, and with a guard the report after each call."""
         require_pretrained(self.all_knowledge())
         optimizer = [("The optimizer", self.optimizer.variables)]
@@ -503,7 +514,7 @@ class BaseDistiller(StepModel):
             self.train_function = self.policy.guard.watching(self.train_function)
         return self.train_function
 
-    def around_step(self, step):
+    def around_step(self, step: Any) -> Any:
         """Checks batches before a step that XLA compiles, because XLA drops checks in the graph."""
         if self.run_eagerly or not self.jit_compile:
             return step
@@ -543,7 +554,7 @@ class BaseDistiller(StepModel):
         """The same, as Keras calls it elsewhere."""
         return self._trained_here(super().trainable_weights)
 
-    def _trained_here(self, variables):
+    def _trained_here(self, variables: Any) -> Any:
         views = keras.tree.flatten(self._teacher_input)  # a part of the teacher
         others = [view for view in views if isinstance(view, keras.layers.Layer)]
         others += [one for one in self.all_knowledge() if one.staged]
@@ -648,12 +659,14 @@ class BaseDistiller(StepModel):
             jit_compile=jit_compile,
             auto_scale_loss=False,
         )
-        self._objective = Objective(self.build_terms(), self.logged_names())
-        vars(self)["loss"] = loss  # Keras too tracks nothing of a loss
+        set_unnoticed(self, "loss", loss)  # Keras too tracks nothing of a loss
         self.optimizer.build(self.trainable_variables)
-        self.policy = self.build_gradient_policy(
-            schedules if auto_scale_loss else None, on_nonfinite
-        )
+        self._prepare_step(schedules if auto_scale_loss else None, on_nonfinite)
+
+    def _prepare_step(self, schedules: Mapping[str, Any] | None, on_nonfinite: str | None) -> None:
+        """Builds the objective and the gradient policy, as compiled."""
+        self._objective = Objective(self.build_terms(), self.logged_names())
+        self.policy = self.build_gradient_policy(schedules, on_nonfinite)
         self.policy.transform = self.transform_gradients
 
     # Saving
@@ -685,13 +698,13 @@ class BaseDistiller(StepModel):
             f"Received: export of the distiller {self.name!r}"
         )
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> Any:
         """Returns the arguments of `compile`, serialized."""
         if not self.compiled:
             return {}
         return keras.saving.serialize_keras_object(self._compile_arguments())
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: Any) -> None:
         """Compiles from what `get_compile_config` returned."""
         self.compile(**keras.saving.deserialize_keras_object(config))
 
@@ -700,7 +713,7 @@ class BaseDistiller(StepModel):
         return {**super().get_config(), **saving.shared_config(self, self._teacher_input)}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Any, custom_objects: Any = None) -> Any:
         """Returns the distiller that `get_config` describes, with fresh weights."""
         distiller = cls(**saving.arguments_from(cls, config, custom_objects))
         distiller.await_teacher()
@@ -710,18 +723,20 @@ class BaseDistiller(StepModel):
         """Makes loading raise unless the file has the teacher, if there is one."""
         self._arrival.is_awaited = self.teacher is not None
 
-    def save_assets(self, inner_path):
+    def save_assets(self, inner_path: Any) -> None:
         """Saves the teacher's whole state in `.keras` files (weight files leave it out)."""
-        if self.teacher is not None:
-            teacher_files.save(self._forward.teacher.model, inner_path)
+        teacher = self._forward.teacher
+        if teacher is not None:
+            teacher_files.save(teacher.model, inner_path)
 
-    def load_assets(self, inner_path):
+    def load_assets(self, inner_path: Any) -> None:
         """Loads what `save_assets` saved."""
-        if self.teacher is not None:
+        teacher = self._forward.teacher
+        if teacher is not None:
             # It has come in any case: what is wrong with it is said here.
             self._arrival.is_awaited = False
-            teacher_files.load(self._forward.teacher.model, inner_path)
-            self._forward.teacher.follow()
+            teacher_files.load(teacher.model, inner_path)
+            teacher.follow()
 
 
 def _arguments(method: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -25,7 +25,9 @@ class Batch:
     sample_weight: Any = None
 
     @classmethod
-    def from_data(cls, data: Any, check_labels: Callable[[Any], Any] = lambda labels: labels):
+    def from_data(
+        cls, data: Any, check_labels: Callable[[Any], Any] = lambda labels: labels
+    ) -> Any:
         """Returns the batch in what Keras gives to `train_step` and its siblings.
 
         Args:

@@ -37,7 +37,7 @@ class SharedTrunk:
         """
         shared = {}
 
-        def run():
+        def run() -> Any:
             inputs = next(iter(seen.values()))
             if self.own_views:
                 inputs = keras.tree.map_structure(lambda *v: ops.concatenate(v), *seen.values())
@@ -64,10 +64,9 @@ class SharedTrunk:
             keras.tree.pack_sequence_as(everything, list(own)) for own in zip(*parts, strict=True)
         ]
 
-    def _own_features(self, readers, outputs):
+    def _own_features(self, readers: Any, outputs: Any) -> Any:
         """Returns the outputs with the student's part alone of features inside the trunk."""
-        inside = flatten_layers(self.branches.trunk)
-        inside = {id(layer) for layer in inside}
+        inside = {id(layer) for layer in flatten_layers(self.branches.trunk)}
         return {
             name: output._replace(
                 features={

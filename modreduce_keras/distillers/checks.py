@@ -32,7 +32,7 @@ def input_specs(model: keras.Model) -> Any:
     return _map_shapes(lambda shape: keras.KerasTensor((None, *shape[1:]), "float32"), shape)
 
 
-def _map_shapes(function, shapes):
+def _map_shapes(function: Any, shapes: Any) -> Any:
     if isinstance(shapes, dict):
         return {name: _map_shapes(function, shape) for name, shape in shapes.items()}
     if shapes and isinstance(shapes[0], (dict, list, tuple)):

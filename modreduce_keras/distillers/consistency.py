@@ -144,7 +144,9 @@ class ConsistencyDistiller(BaseDistiller):
         )
         return [*self.offline_terms(), agreement]
 
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any):
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
         """Configures training; see `BaseDistiller.compile`."""
         if loss is None:
             raise ValueError(
@@ -270,7 +272,7 @@ class MeanTeacher(ConsistencyDistiller):
             return ops.convert_to_tensor(self.momentum)
         return ops.minimum(1.0 - 1.0 / (ops.cast(updates, "float32") + 2.0), self.momentum)
 
-    def past_target(self, outputs, probabilities):
+    def past_target(self, outputs: Any, probabilities: Any) -> Any:
         """Returns the mean teacher's probabilities; every sample has them."""
         seen = self._forward.views.teacher(outputs.batch.x)
         logits = self.past(seen, model=_STUDENT)
@@ -387,7 +389,7 @@ class TemporalEnsembling(ConsistencyDistiller):
         # How much of Z is there: 1 - momentum^t, also where the momentum changes on the way.
         self.masses = changed_by_rows(_memory((self.samples,), "masses"))
 
-    def past_target(self, outputs, probabilities):
+    def past_target(self, outputs: Any, probabilities: Any) -> Any:
         """Returns the samples' mean predictions, and notes the present ones."""
         index = self._checked(outputs.batch.index)
         mass = take_rows(self.masses, index)

@@ -83,11 +83,11 @@ class EarlyExit(keras.Model):
         self._segments = Held(_segments(model, self.exits))
         self(model.input)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: Any = None) -> Any:
         """Returns the logits of the exit that each sample left at; always as in inference."""
         return self.decide(inputs)[0]
 
-    def decide(self, inputs) -> tuple[Any, Any]:
+    def decide(self, inputs: Any) -> tuple[Any, Any]:
         """Runs the samples until they leave.
 
         Args:
@@ -100,7 +100,7 @@ class EarlyExit(keras.Model):
         inputs = keras.tree.map_structure(ops.convert_to_tensor, inputs)
         return self._run_from(0, inputs)
 
-    def _run_from(self, index: int, inputs) -> tuple[Any, Any]:
+    def _run_from(self, index: int, inputs: Any) -> tuple[Any, Any]:
         """Returns logits and exits of samples that have come to a segment; at least one."""
         outputs = self._segments()[index](inputs, training=False)
         logits = ops.cast(outputs["logits"], "float32")
@@ -110,7 +110,7 @@ class EarlyExit(keras.Model):
         confidence = ops.max(ops.softmax(logits, axis=-1), axis=-1)
         stays = confidence < self.threshold
 
-        def go_on(maps):
+        def go_on(maps: Any) -> Any:
             return self._run_from(index + 1, maps)
 
         return backend.on_rows(stays, go_on, outputs["maps"], (logits, left_at))
@@ -124,7 +124,7 @@ class EarlyExit(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Any, custom_objects: Any = None) -> Any:
         """Returns the model that `get_config` describes, with fresh weights."""
         return rebuild(cls, config, custom_objects)
 

@@ -1,7 +1,7 @@
 """Group: passes the peers' outputs to an aggregator, and its targets to the peers' losses."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -10,7 +10,6 @@ from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
 from modreduce_keras.distillers import checks, heads
-from modreduce_keras.distillers.averages import EMAWeights
 from modreduce_keras.distillers.forward import ForwardPass, Outputs
 from modreduce_keras.distillers.gradients import GradientPolicy
 from modreduce_keras.distillers.optimizers import TRUNK
@@ -73,7 +72,7 @@ class Group:
         # Set by the distiller: what the compiled loss says of the outputs.
         self.output_kind = UNKNOWN
         # Set by the distiller, which owns it, where the aggregator needs averages.
-        self.past: EMAWeights | None = None
+        self.past: Any = None
 
     @staticmethod
     def _number_of_classes(forward: ForwardPass, plain_numbers: bool) -> int:
@@ -114,7 +113,7 @@ class Group:
         group = output_spec(aggregator, logits, **specs)
         peers, classes = logits.shape[1:]
         missing = {"targets", *aggregator.logs} - set(group)
-        targets = group["targets"].shape if not missing else ()
+        targets: tuple[Any, ...] = () if missing else tuple(group["targets"].shape)
         sources = len(targets) == 4
         weights = np.shape(group["source_weights"]) if "source_weights" in group else None
         fits = len(targets) in (3, 4) and (targets[1], targets[-1]) == (peers, classes)
@@ -140,7 +139,8 @@ class Group:
             if kind == "features":
                 specs[kind] = [self._feature(name, output) for name, output in outputs.items()]
             elif kind == "trunk":
-                specs[kind] = forward.trunk.branches.trunk.output
+                trunk: Any = forward.trunk  # that there is one was required
+                specs[kind] = trunk.branches.trunk.output
             elif kind == "inputs":
                 specs[kind] = checks.input_specs(next(iter(forward.readers.values())).model)
             elif kind == "labels":
@@ -239,13 +239,13 @@ class Group:
         targets, weights = outputs.extra["targets"], outputs.extra.get("source_weights")
         index = list(outputs.students).index(name)
         logits, target = float32(outputs.students[name].logits), targets[:, index]
-        loss = self.loss.call
+        loss: Callable[[Any, Any], Any] = self.loss.call
         if self.aggregator.trains_through_targets:
             loss = self.loss.per_sample
             target = policy.crossing(target, back_from=name, into=AGGREGATOR)
         if weights is None:
             return loss(target, logits)
-        sources = range(targets.shape[2])
+        sources: Iterable[int] = range(targets.shape[2])
         if isinstance(weights, np.ndarray):  # known now: what weighs nothing is left out
             sources = np.flatnonzero(weights[index])
         return sum(
@@ -261,7 +261,7 @@ class _DryRun(keras.layers.Layer):
         super().__init__(dtype="float32")
         self.loss = loss
 
-    def call(self, target, logits):
+    def call(self, target: Any, logits: Any) -> Any:
         return self.loss.call(target, logits)
 
 

@@ -78,7 +78,7 @@ class Guard:
     def watching(self, function: Callable) -> Callable:
         """Returns a training function that reports after each call."""
 
-        def watched(*args, **kwargs):
+        def watched(*args: Any, **kwargs: Any) -> Any:
             logs = function(*args, **kwargs)
             self._speak()
             return logs

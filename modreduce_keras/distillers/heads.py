@@ -159,8 +159,8 @@ class Heads:
                 return LOGITS
             if other is not None:
                 head = SIGMOID if other == SIGMOID else head
-                moved = moved or not np.allclose(first, values)
-        constant = np.ptp(first) == 0
+                moved = moved or not np.allclose(np.asarray(first), np.asarray(values))
+        constant = np.ptp(np.asarray(first)) == 0
         return LOGITS if head == SIGMOID and constant and not moved else head
 
 

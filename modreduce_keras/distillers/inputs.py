@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from modreduce_keras.data.index import split_index
+from modreduce_keras.batches import split_index
 
 View = str | Callable[[Any], Any] | None
 
@@ -39,7 +39,7 @@ class Inputs:
                         f"{side} must be a function of the inputs, such as a Keras layer, or "
                         f"a key of the inputs. Received: {view!r}"
                     )
-        self._view = teacher_input
+        self._view: Any = teacher_input
         self._keys = {view for view in teachers if isinstance(view, str)}
 
     @property
@@ -71,7 +71,8 @@ class Inputs:
         Raises:
             ValueError: If the inputs of a training step do not have the student's key.
         """
-        view, shared = self.own.get(name), self.students(x)
+        view: Any = self.own.get(name)
+        shared = self.students(x)
         if view is None:
             return shared
         if callable(view):

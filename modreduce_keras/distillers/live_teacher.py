@@ -47,7 +47,7 @@ class Together(keras.Model):
         specs = [checks.input_specs(teacher) for teacher in self.teachers]
         return specs if self.own_inputs else specs[0]
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: Any = None) -> Any:
         """Returns the list of the teachers' outputs."""
         each = inputs if self.own_inputs else [inputs] * len(self.teachers)
         pairs = zip(self.teachers, each, strict=True)
@@ -93,7 +93,8 @@ class LiveTeacher:
         self.specs = specs if own is None else own
         self.reader = TapReader(self.model, taps, role="teacher")
         self._inputs = inputs
-        self._dtype, self._folded = dtype, {}
+        self._dtype: Any = dtype
+        self._folded: dict[int, keras.Model] = {}
         self._runs = self.reader if dtype is None else self._folded_reader(taps)
         self._state = self._state_now()
         # Only functional models declare the dtype of their inputs.

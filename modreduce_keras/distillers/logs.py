@@ -43,7 +43,7 @@ def label_rules(
         return rules
     for one in knowledge:
         if one.loss.needs_labels:
-            ignored = {getattr(one, "ignore_class", None)} - {None}
+            ignored: set[Any] = {getattr(one, "ignore_class", None)} - {None}
             rules.append(_rule(f"Knowledge {one.name!r}", shape, ignored, one.loss))
     if "labels" in getattr(aggregator, "needs", ()):
         rules.append(_rule(type(aggregator).__name__, shape, set(), aggregator))

@@ -66,7 +66,7 @@ class LossScales(keras.layers.Layer):
             aggregation="only_first_replica",
         )
 
-    def load_own_variables(self, store) -> None:
+    def load_own_variables(self, store: Any) -> None:
         """Loads the scales; files of a training that had none leave them as they are."""
         if store.keys():
             super().load_own_variables(store)

@@ -80,7 +80,7 @@ class OfProbabilities(keras.metrics.Metric):
         self.metric, self.activation = metric, activation
         set_direction(self, direction_of(metric))
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Adds a batch of logits."""
         probabilities = self.activation(float32(y_pred))
         mask = mask_of(y_pred)
@@ -88,16 +88,16 @@ class OfProbabilities(keras.metrics.Metric):
             set_mask(probabilities, mask)
         self.metric.update_state(y_true, probabilities, sample_weight=sample_weight)
 
-    def reset_state(self):
+    def reset_state(self) -> None:
         """Forgets what came."""
         self.metric.reset_state()
 
-    def result(self):
+    def result(self) -> Any:
         """Returns the metric's result."""
         return self.metric.result()
 
 
-def accuracy_above(y_true, y_pred, threshold: float):
+def accuracy_above(y_true: Any, y_pred: Any, threshold: float) -> Any:
     """Returns the share of labels, each yes or no, on whose side of a threshold an output lies.
 
     Args:
@@ -132,7 +132,7 @@ def for_outputs(given: Any, losses: Any, outputs: Any, is_logits: Callable[[Any]
         return given
     kinds, is_logits = output_kinds(losses, outputs), functools.cache(is_logits)
 
-    def adapted(several, output):
+    def adapted(several: Any, output: Any) -> Any:
         if several is None:
             return None
         units = (outputs if output is None else outputs[output]).shape[-1]

@@ -189,9 +189,9 @@ class ModReduce(PeerDistiller):
         """
         memory = registry.get("adapter", "contrastive_memory", samples=samples)
         attention = registry.get("adapter", "layer_attention", batch_size=batch_size)
-        taps = {"student": list(stages), "teacher": list(stages)}
+        taps: dict[str, Any] = {"student": list(stages), "teacher": list(stages)}
 
-        def kd():
+        def kd() -> Any:
             return Response(registry.get("loss", "kd", temperature=4.0), weight=1.0)
 
         return {
@@ -207,12 +207,12 @@ class ModReduce(PeerDistiller):
             for term in super().offline_terms()
         ]
 
-    def _offline_scale(self, name: str) -> Any:
+    def _offline_scale(self, name: str | None) -> Any:
         """Returns (1 - w) · m / (1 + Σ_k weight_k) of a student; 1 - w if it has no multiplier."""
         offline = 1.0 - self.online_weight
         if name not in self.multipliers:
             return offline
-        weights = [one.weight for one in self.knowledge[name] if not one.staged]
+        weights = [one.weight for one in self.knowledge[str(name)] if not one.staged]
         return offline * self.multipliers[name] / (1.0 + sum(weights))
 
     def get_config(self) -> dict[str, Any]:

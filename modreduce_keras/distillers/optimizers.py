@@ -24,7 +24,7 @@ def groups(
         knowledge: (student, knowledge) for each.
     """
     owners = collections.Counter(id(v) for s in students.values() for v in s.trainable_variables)
-    by_group = {name: [] for name in students}
+    by_group: dict[str, list[keras.Variable]] = {name: [] for name in students}
     shared = {}
     for name, student in students.items():
         for variable in student.trainable_variables:

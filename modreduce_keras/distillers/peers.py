@@ -179,13 +179,13 @@ class PeerDistiller(BaseDistiller):
         decided = self.aggregator.has_leader or self.selection.decided
         return self.best_student_name if decided else super().deployed_name()
 
-    def predict_step(self, data):
+    def predict_step(self, data: Any) -> Any:
         """Predicts one batch with the best student."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         name = self.best_student_name
         return self.students[name](self._forward.seen_by(name, x), training=False)
 
-    def make_predict_function(self, force=False):
+    def make_predict_function(self, force: Any = False) -> Any:
         """Makes the compiled prediction; again when another student has become the best."""
         best = self.best_student_name
         changed = best != getattr(self, "_predicting", best)
@@ -242,7 +242,9 @@ class PeerDistiller(BaseDistiller):
         """Returns the trainable variables by group: each student, and the aggregator."""
         return {**super().variable_groups(), AGGREGATOR: self.aggregator.trainable_variables}
 
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any):
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
         """Configures training; see `BaseDistiller.compile`."""
         if loss is None and self.aggregator.learns:
             raise ValueError(
@@ -251,7 +253,8 @@ class PeerDistiller(BaseDistiller):
             )
         super().compile(optimizer, loss, *args, **kwargs)
         self._group.output_kind = output_kind(loss, self.student_output().shape)
-        self.selection.default = self._supervision and self._supervision.name
+        made = self._supervision
+        self.selection.default = made.names[0] if made else None
 
     def parts_on_outputs(self) -> list[fitting.Part]:
         """Returns what compares outputs, the aggregator and the online loss among them."""
@@ -284,7 +287,7 @@ class PeerDistiller(BaseDistiller):
 
     def logged_values(self, outputs: Outputs) -> dict[str, Any]:
         """Returns what the aggregator logs, by name."""
-        values = {}
+        values: dict[str, Any] = {}
         for log in self.aggregator.logs:
             names = self._names_of_log(log)
             each = ops.unstack(ops.reshape(outputs.extra[log], (len(names),)))

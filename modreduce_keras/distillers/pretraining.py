@@ -47,7 +47,7 @@ class Stage(StepModel):
 
         name = self._distiller().log_name(student, knowledge.name)
         named = isinstance(knowledge.student, str) and knowledge.student in outputs
-        return Term(name, compute, weight, output=knowledge.student if named else None)
+        return Term(name, compute, weight, output=str(knowledge.student) if named else None)
 
     def guard(self, scales_loss: bool) -> None:
         """Gives the stage a loss scale of its own, where something computes in float16."""

@@ -101,6 +101,6 @@ class BestStudent(keras.callbacks.Callback):
         super().__init__()
         self.selection = selection
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: Any, logs: Any = None) -> None:
         """Notes the scores of this epoch's validation, if there was one."""
         self.selection.note(logs or {})

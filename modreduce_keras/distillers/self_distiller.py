@@ -157,12 +157,12 @@ class SelfDistiller(BaseDistiller):
         return self.students[_STUDENT]
 
     @property
-    def temperature(self):
+    def temperature(self) -> Any:
         """T: the temperature of the loss against the deepest classifier."""
         return self.kd.temperature
 
     @temperature.setter
-    def temperature(self, value):
+    def temperature(self, value: Any) -> None:
         self.kd.temperature = value
 
     def exit_model(self, exit: str) -> keras.Model:
@@ -206,7 +206,7 @@ class SelfDistiller(BaseDistiller):
 
     # What runs
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: Any = None) -> Any:
         """Returns the logits of the network itself, as `predict` does."""
         return super().call(inputs, training=training)[FINAL]
 
@@ -252,7 +252,9 @@ class SelfDistiller(BaseDistiller):
 
         return compute
 
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any):
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
         """Configures training; see `BaseDistiller.compile`."""
         if loss is None:
             raise ValueError(

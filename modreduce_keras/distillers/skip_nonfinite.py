@@ -110,7 +110,7 @@ class SkipNonFinite(GradientPolicy):
         parts = [self.scaled(name, total(one.losses)) for name, one in self._holders.items()]
         return sum(parts, total(own_losses(model)))
 
-    def apply(self, optimizer, gradients, terms, before):
+    def apply(self, optimizer: Any, gradients: Any, terms: Any, before: Any) -> None:
         """Updates the variables of every network whose step is finite on all replicas."""
         skipped = self._skipped(gradients, terms)
         applied = [
@@ -126,7 +126,7 @@ class SkipNonFinite(GradientPolicy):
             any_skipped,
         )
 
-        def take_back_rows():
+        def take_back_rows() -> None:
             take_back(before.rows, lambda one: _all(skipped, self._by_rows[id(one)]))
 
         if num_replicas() == 1:
@@ -135,9 +135,9 @@ class SkipNonFinite(GradientPolicy):
             take_back_rows()
         self.scales.follow(skipped)
 
-    def _skipped(self, gradients, terms):
+    def _skipped(self, gradients: Any, terms: Any) -> Any:
         """Returns which networks are skipped, (networks,), and lets the guard note why."""
-        by_network = [[] for _ in self.names]
+        by_network: list[list[Any]] = [[] for _ in self.names]
         for gradient, variable in gradients:
             if gradient is not None:
                 by_network[self.owner[id(variable)]].append(gradient)
@@ -161,11 +161,11 @@ class SkipNonFinite(GradientPolicy):
             skipped = ops.logical_or(skipped, ops.logical_or(halted, ops.any(found)))
         return skipped
 
-    def _applied(self, gradient, variable, skipped):
+    def _applied(self, gradient: Any, variable: Any, skipped: Any) -> Any:
         """Returns the true gradient, or zeros where a network is skipped beside others."""
         index = self.owner[id(variable)]
 
-        def applied(values):
+        def applied(values: Any) -> Any:
             if self.scales.scaled[index]:
                 values = values / ops.cast(self.scales.scale[index], values.dtype)
             if len(self.names) > 1:  # norms of gradients are over all networks

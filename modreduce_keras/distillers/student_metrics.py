@@ -35,7 +35,7 @@ def for_each_student(metrics: Any, names: Sequence[str]) -> Any:
         )
     seen: set[int] = set()
 
-    def own(metric):
+    def own(metric: Any) -> Any:
         if shared or id(metric) in seen:
             return _copy(metric)
         seen.add(id(metric))

@@ -60,15 +60,15 @@ class Supervision:
                 "Distillers take one loss, which trains every student; or a dict of losses by the "
                 f"name of the output where the model returns a dict. Received: loss={loss!r}"
             )
-        self.loss = keras.losses.get(loss)
-        reduction = getattr(self.loss, "reduction", None)
+        self.loss: Any = keras.losses.get(loss)
+        reduction: Any = getattr(self.loss, "reduction", None)
         if reduction not in (None, "none", "mean", "sum_over_batch_size"):
             raise ValueError(
                 "Distillers average the loss over all examples, so its reduction must be "
                 f"'sum_over_batch_size', 'mean' or None. Received: reduction={reduction!r}"
             )
-        name = getattr(self.loss, "name", None) or getattr(self.loss, "__name__", "loss")
-        self.name = "ce" if "crossentropy" in name else name
+        name: Any = getattr(self.loss, "name", None) or getattr(self.loss, "__name__", "loss")
+        self.name: str = "ce" if "crossentropy" in name else name
         self.names = [self.name]
         self.outputs: dict[str, str] = {}
 
@@ -84,7 +84,7 @@ class Supervision:
         """
         if not self._takes(_INDICES):
             return []
-        ignored = getattr(self.loss, "ignore_class", None)
+        ignored: Any = getattr(self.loss, "ignore_class", None)
         return [LabelRule("The compiled loss", None, outputs.shape[-1], {ignored} - {None})]
 
     def _takes(self, losses: tuple[Any, ...]) -> bool:
@@ -114,7 +114,7 @@ class Supervision:
                 f"{remedy} Received: y of shape {shape} for logits {expected}"
             )
 
-    def __call__(self, labels, logits):
+    def __call__(self, labels: Any, logits: Any) -> Any:
         """Returns the values per example, (batch,), float32.
 
         Positions that a mask of the logits or the loss's `ignore_class` leaves out count as Keras
@@ -122,7 +122,7 @@ class Supervision:
         """
         return reduced(*self._values(labels, logits))
 
-    def _values(self, labels, logits):
+    def _values(self, labels: Any, logits: Any) -> Any:
         """Returns the first arguments of `reduced`, for the values of all positions."""
         self._require_fitting_labels(labels, logits)
         compute = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
@@ -204,9 +204,9 @@ class NamedSupervision:
             for rule in one.label_rules(outputs[output])
         ]
 
-    def from_logits(self, output: str) -> bool | None:
+    def from_logits(self, output: str | None = None) -> bool | None:
         """Returns whether the loss of an output takes logits; `None` if it does not tell."""
-        one = self._by_output.get(output)
+        one = None if output is None else self._by_output.get(output)
         return None if one is None else one.from_logits()
 
     def require_fitting_head(self, model: keras.Model) -> None:

@@ -32,13 +32,13 @@ class Term:
 
     name: str
     compute: Callable[[Outputs], Any]
-    weight: Callable[[], Any] | float | None
+    weight: Any
     student: str | None = None
     network: str | None = None
     output: str | None = None
     on_labels: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if is_number(self.weight):
             number = float(self.weight)
             object.__setattr__(self, "weight", lambda: number)
@@ -110,17 +110,20 @@ def supervised_terms(
         owner: Whose terms they are in the logs.
         network: What they train. Defaults to the student's network.
     """
+    if supervision is None:
+        return []
+    made = supervision
 
     def term(name: str) -> Term:
         def compute(outputs: Outputs) -> Any:
             if outputs.batch.y is None:
                 raise ValueError("A loss is compiled, but the data have no labels y.")
-            return supervision.by_position(name, outputs.batch.y, outputs.logits()[student])
+            return made.by_position(name, outputs.batch.y, outputs.logits()[student])
 
-        output = supervision.outputs.get(name)
+        output = made.outputs.get(name)
         return Term(name, compute, weight, owner, network or student, output, on_labels=True)
 
-    return [] if supervision is None else [term(name) for name in supervision.names]
+    return [term(name) for name in supervision.names]
 
 
 def knowledge_term(
@@ -140,5 +143,5 @@ def knowledge_term(
         return knowledge(*pair, **context, training=True)
 
     named = isinstance(knowledge.student, str) and knowledge.student in set(outputs)
-    output = knowledge.student if named else None
+    output = str(knowledge.student) if named else None
     return Term(knowledge.name, compute, lambda: knowledge.weight, owner, student, output)

@@ -1,7 +1,7 @@
 """Trials: a model run on made-up inputs, to see what its outputs are."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -43,7 +43,7 @@ def first_outputs(reader: TapReader, specs: Any) -> tuple[Any, ModelOutput] | No
 
 
 def outputs_for(
-    reader: TapReader, inputs: Any, weights: list[tuple[keras.Variable, Any]] = ()
+    reader: TapReader, inputs: Any, weights: Sequence[tuple[keras.Variable, Any]] = ()
 ) -> ModelOutput | None:
     """Runs a model eagerly in inference, with other weights where some are given.
 
@@ -71,7 +71,7 @@ def other_weights(model: keras.Model) -> Iterator[list[tuple[keras.Variable, np.
     last = [v for v in weights if id(v) not in positive][-4:]
     random = np.random.default_rng(1)
 
-    def noise(variable):
+    def noise(variable: Any) -> Any:
         return random.normal(size=tuple(variable.shape))
 
     yield [(v, 8.0 * ops.convert_to_numpy(v) + np.abs(noise(v))) for v in weights]

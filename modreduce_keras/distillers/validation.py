@@ -230,13 +230,14 @@ def told() -> Iterator[None]:
     try:
         yield
     except backend.step_errors() as error:
-        label, own = _NO_CLASS.search(error.message), _OWN_CHECK.search(error.message)
+        message = getattr(error, "message", str(error))
+        label, own = _NO_CLASS.search(message), _OWN_CHECK.search(message)
         if label:
             raise ValueError(
                 "The compiled loss needs labels y that are class indices from 0 to "
                 f"{int(label[2]) - 1}. Received: y with [{label[1]}]"
             ) from error
         if own:
-            message = own[1].replace("\\'", "'")  # TensorFlow escapes it
-            raise ValueError(f"{message} Received: {own[2]}") from error
+            found = own[1].replace("\\'", "'")  # TensorFlow escapes it
+            raise ValueError(f"{found} Received: {own[2]}") from error
         raise

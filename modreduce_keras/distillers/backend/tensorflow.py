@@ -79,11 +79,11 @@ def restore(
     )
 
 
-def _restore(strategy, variables, before, restored, any_):
-    def restore_one(variable, old, flag):
+def _restore(strategy: Any, variables: Any, before: Any, restored: Any, any_: Any) -> None:
+    def restore_one(variable: Any, old: Any, flag: Any) -> None:
         variable.assign(tf.where(flag, old, variable))
 
-    def restore_all():
+    def restore_all() -> None:
         for variable, old, flag in zip(variables, before, restored, strict=True):
             strategy.extended.update(variable, restore_one, args=(old, flag), group=False)
 
@@ -133,7 +133,7 @@ def on_rows(
         others: What the other rows have, (batch, ...) each.
     """
 
-    def run():
+    def run() -> Any:
         rows = tf.where(selected)
         found = function(tf.boolean_mask(x, selected))
         return [
