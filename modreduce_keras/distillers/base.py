@@ -665,8 +665,21 @@ class BaseDistiller(StepModel):
 
     def _prepare_step(self, schedules: Mapping[str, Any] | None, on_nonfinite: str | None) -> None:
         """Builds the objective and the gradient policy, as compiled."""
-        self._objective = Objective(self.build_terms(), self.logged_names())
-        self.policy = self.build_gradient_policy(schedules, on_nonfinite)
+        terms, owner = self.build_terms(), type(self).__name__
+        if not (isinstance(terms, (list, tuple)) and all(isinstance(t, Term) for t in terms)):
+            raise TypeError(
+                f"build_terms of {owner} must return a list of modreduce_keras.distillers.Term. "
+                f"Received: {terms!r}"
+            )
+        self._objective = Objective(terms, self.logged_names())
+        policy = self.build_gradient_policy(schedules, on_nonfinite)
+        if not isinstance(policy, GradientPolicy) or (on_nonfinite and policy.guard is None):
+            raise TypeError(
+                f"build_gradient_policy of {owner} must return a GradientPolicy, and one with a "
+                f"guard where compile(on_nonfinite=) asks for it. Received: {policy!r}, "
+                f"{on_nonfinite=}"
+            )
+        self.policy = policy
         self.policy.transform = self.transform_gradients
 
     # Saving

@@ -1,6 +1,7 @@
 """Terms and gradients of a distiller of one's own."""
 
 import warnings
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from keras import ops
 
 import modreduce_keras as mr
-from modreduce_keras.distillers import Outputs, Term
+from modreduce_keras.distillers import GradientPolicy, Outputs, Term
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
@@ -124,3 +125,31 @@ def test_gradients_are_clipped_by_student(net, cross_entropy, on_nonfinite, imag
             if id(v) in trained[name]
         ]
         np.testing.assert_allclose(np.sqrt(sum(moved)), 0.01, rtol=1e-3)
+
+
+class Without(mr.Distiller):
+    """Returns what a test gives in the place of terms or of a policy."""
+
+    given: ClassVar[dict] = {}
+
+    def build_terms(self):
+        return self.given.get("build_terms", super().build_terms())
+
+    def build_gradient_policy(self, *args):
+        return self.given.get("build_gradient_policy", super().build_gradient_policy(*args))
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "arguments"),
+    [
+        ("build_terms", None, {}),
+        ("build_terms", [1.0], {}),
+        ("build_gradient_policy", None, {}),
+        ("build_gradient_policy", GradientPolicy({}), {"on_nonfinite": "skip"}),
+    ],
+)
+def test_what_a_distiller_has_to_return_is_said(net, cross_entropy, method, given, arguments):
+    distiller = Without(net(), net(name="teacher"), [mr.Response("kd")])
+    distiller.given = {method: given}
+    with pytest.raises(TypeError, match=f"{method} of Without must return"):
+        distiller.compile("sgd", cross_entropy, **arguments)
