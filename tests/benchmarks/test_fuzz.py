@@ -138,7 +138,8 @@ def test_trainings_that_differ(fuzz, other, message):
 def test_the_tables_count_refusals_by_place_and_tell_how_to_repeat_a_fault(fuzz, draw):
     held = fuzz.Outcome(dataclasses.replace(draw(0, 0), policy="float32"), fuzz.HELD, apart=2e-6)
     refused = fuzz.Outcome(held.combination, fuzz.REFUSED, "classes must fit", "losses/a.py:1")
-    fault = fuzz.Outcome(draw(5, 17), fuzz.FAULT, "not finite", "losses/b.py:2")
+    drawn = dataclasses.replace(draw(5, 17), policy="mixed_bfloat16")
+    fault = fuzz.Outcome(drawn, fuzz.FAULT, "not finite", "losses/b.py:2")
     made = fuzz.table([held, refused, refused, fault])
     assert made[2] == "| float32 | 1 | 2 | 0 | 2e-06 |"
     assert "| 2 | losses/a.py:1 | classes must fit |" in made
