@@ -309,7 +309,7 @@ MISTAKES = {
     "images of another size": (
         lambda: mr.quantize_aware(small(), representative=np.ones((2, 9, 8, 1))),
         ValueError,
-        r"representative must be inputs .* type ndarray, .*expected shape=\(None, 8, 8, 1\)",
+        r"representative must be inputs .* type ndarray.*expected shape=\(None, 8, 8, 1\)",
     ),
     "data that are not finite": (
         lambda: mr.quantize_aware(small(), representative=np.full((2, 8, 8, 1), np.inf)),
