@@ -67,7 +67,7 @@ def test_a_wrong_number_of_samples_is_named_and_mended(filled, make):
     number = 99
     before = content(filled.folder)
     (filled.folder / "view-0002.complete").write_text(json.dumps({"samples": number}))
-    message = rf"view 2 has 12 samples of {number}\. cache\.fill.*view-0002\.complete says"
+    message = rf"view 2 has 12 samples of {number}\. cache\.fill.*view-0002\.complete holds"
     with pytest.raises(ValueError, match=message):
         make().attach(data())
     assert make().fill(data()) == 0

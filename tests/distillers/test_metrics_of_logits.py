@@ -389,6 +389,7 @@ def test_files_bring_the_metrics_back(random, x, tmp_path):
     assert evaluated(again, x, y) == pytest.approx(evaluated(distiller, x, y), abs=1e-6)
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("compiled_inside", [True, False])
 def test_two_replicas_count_as_one(compiled_inside, two_replicas, random, x):
     """Variables of metrics are made where the distiller runs."""

@@ -231,7 +231,7 @@ def test_the_extra_brings_litert(monkeypatch):
     monkeypatch.setattr("setuptools.find_packages", lambda **_: [])
     runpy.run_path(str(Path(mr.__file__).parents[1] / "setup.py"))
     extras = {name: set(packages) for name, packages in given["extras_require"].items()}
-    assert extras["export"] == {"ai-edge-litert"}
+    assert extras["export"] == {"ai-edge-litert<3"}
     assert extras["export"] <= extras["demo"] <= extras["test"]
 
 
