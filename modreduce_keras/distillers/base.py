@@ -35,10 +35,7 @@ from modreduce_keras.distillers.supervision import LabelRule, NamedSupervision, 
 from modreduce_keras.distillers.teacher import fingerprint_of_constants
 from modreduce_keras.distillers.terms import Term, knowledge_term, supervised_terms
 from modreduce_keras.distillers.wiring import connect
-from modreduce_keras.distribute import (
-    require_in_scope,
-    telling_of_lost_workers,
-)
+from modreduce_keras.distribute import require_in_scope, telling_of_lost_workers
 from modreduce_keras.held import Held
 from modreduce_keras.keras_internals import (
     begin_at,

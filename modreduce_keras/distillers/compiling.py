@@ -16,7 +16,8 @@ def supervised(
     """Returns the compiled loss, and what the labels have to be.
 
     Raises:
-        ValueError: If the loss suits the students' heads, or what compares their outputs, not.
+        ValueError: If the loss does not fit the students' heads, or a part that compares their
+            outputs.
     """
     output, made = distiller.student_output(), None
     if loss:

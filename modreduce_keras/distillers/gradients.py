@@ -84,7 +84,7 @@ class GradientPolicy:
         return value
 
     def crossing(self, value: Any, *, back_from: str, into: str) -> Any:
-        """Returns a value that one network gives to another, with the gradient that it wants.
+        """Returns a value that goes from one network to another, with its gradient rescaled.
 
         Args:
             value: (batch, ...).

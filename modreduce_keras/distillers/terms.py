@@ -66,10 +66,10 @@ class Term:
         return f"term {self.name!r}" + (f" of {self.student!r}" if self.student else "")
 
     def values(self, outputs: Outputs) -> Any:
-        """Returns the unweighted values, checked to have one for each example.
+        """Returns the unweighted values, (batch,) or (batch, positions...).
 
         Raises:
-            ValueError: If they have not.
+            ValueError: If there is not one value, or one row of them, for each example.
         """
         values = self.compute(outputs)
         shape = getattr(values, "shape", None)
@@ -79,7 +79,7 @@ class Term:
                 f"(batch,). Received: {values if shape is None else 'a scalar'}"
             )
         inputs = keras.tree.flatten(outputs.batch.inputs)
-        sizes = {shape[0], *(leaf.shape[0] for leaf in inputs[:1])} - {None}
+        sizes = {shape[0], *(size for one in inputs[:1] for size in one.shape[:1])} - {None}
         if len(sizes) > 1:
             raise ValueError(
                 f"The {self.described} must return one value for each example, (batch,). "
