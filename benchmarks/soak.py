@@ -15,9 +15,9 @@ The resident set rises first, while what has been given out stays: memory that w
 the allocator keeps, presumably in the pools of the threads that fill the buffer of `epoch_shuffle`
 anew in each epoch. So a straight line is fitted to both after `--settling` epochs.
 
-Each epoch also notes how often the training step, the validation step and the distiller's `forward`
-(which callbacks trace too) have been traced: counters in the Python functions, which run when
-something is traced and at no other time, whichever `tf.function` asks for it.
+Each epoch also notes how often the training step, the validation step and the distiller's
+`forward_pass` (which callbacks trace too) have been traced: counters in the Python functions, which
+run when something is traced and at no other time, whichever `tf.function` asks for it.
 
 The program fails if something is traced after the first epoch, or unless both slopes, with twice
 their standard errors, stay below `--limit`. Its default is half a MiB in 1,000 steps: that is half
@@ -74,11 +74,11 @@ flags.DEFINE_string("figure", str(common.RESULTS / "soak.png"), "The figure goes
 STUDENTS = ("response", "feature", "relation")
 CLASSES, SHAPE = 10, (14, 14, 1)
 HELD_OUT = 200
-COUNTED = ("train_step", "test_step", "forward")
+COUNTED = ("train_step", "test_step", "forward_pass")
 
 
 class TracedModReduce(mr.ModReduce):
-    """Counts how often its steps and its `forward` are traced."""
+    """Counts how often its steps and its `forward_pass` are traced."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -92,9 +92,9 @@ class TracedModReduce(mr.ModReduce):
         self.traces["test_step"] += 1
         return super().test_step(data)
 
-    def forward(self, *args, **kwargs):
-        self.traces["forward"] += 1
-        return super().forward(*args, **kwargs)
+    def forward_pass(self, *args, **kwargs):
+        self.traces["forward_pass"] += 1
+        return super().forward_pass(*args, **kwargs)
 
 
 class Notes(keras.callbacks.Callback):

@@ -119,5 +119,18 @@ def kept(component: Any, base: type, known: Collection[str] = ()) -> dict[str, A
             break
         if "__init__" in vars(cls):
             names += inspect.signature(vars(cls)["__init__"]).parameters
-    held = vars(component)
+    # Keras stores nothing where the class has that very value already.
+    held = {**_plain_attributes(type(component)), **vars(component)}
     return {name: held[name] for name in names if name in held and name not in known}
+
+
+def _plain_attributes(cls: type) -> dict[str, Any]:
+    """Returns the attributes of a class that are values: no methods and no properties."""
+    found: dict[str, Any] = {}
+    for one in reversed(cls.__mro__):
+        found.update(vars(one))
+    return {
+        name: value
+        for name, value in found.items()
+        if not (inspect.isroutine(value) or inspect.isdatadescriptor(value))
+    }

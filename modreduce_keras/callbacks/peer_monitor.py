@@ -228,7 +228,7 @@ class PeerMonitor(keras.callbacks.Callback):
         charts = pictures.charts(
             self._epochs,
             students if len(students) == 1 else [*students, pictures.ENSEMBLE],
-            self.model.term,
+            self.model.log_name,
             getattr(getattr(self.model, "selection", None), "criterion", None) or "accuracy",
             self._aggregator_logs(),
         )

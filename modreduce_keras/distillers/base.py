@@ -328,7 +328,7 @@ class BaseDistiller(StepModel):
     def compute_terms(self, labels: Any, outputs: Outputs) -> dict[str, Any]:
         """Returns every term of a training step, unweighted: (batch,) or (batch, positions...)."""
         values = self.objective().values(outputs.with_labels(labels))
-        return {term.log_name: value for term, value in values.items() if term.weight is not None}
+        return {term.log_name: value for term, value in values.items()}
 
     def term_weights(self) -> dict[str, Any]:
         """Returns the weight of every term, scalars in the graph."""

@@ -62,4 +62,4 @@ def test_a_leak_and_a_retraced_function_are_found(benchmarks, tmp_path):
     message = ended.stderr
     assert "resident memory grows by" in message
     assert "memory given out grows by" in message
-    assert "traced after the first epoch: {'test_step': 1, 'forward': 1}" in message
+    assert "traced after the first epoch: {'test_step': 1, 'forward_pass': 1}" in message

@@ -210,8 +210,9 @@ def test_steps_equal_those_by_hand(name, peers, random):
     images, labels = data(random, method.steps)
     eagerly = not (peers < 5 and name in COMPILED)
     history, expected = train(distiller, hand, images, labels, method.epochs, shifts, eagerly)
-    # The library solves for the shares up to some 1e-7 of the loss.
-    rtol = 1e-5 if name == "KDCL, linear" else 1e-6
+    # KDCL solves for the shares up to some 1e-7 of the loss; PCL's sums over five peers differ by
+    # 1.3e-6 on processors without AVX-512.
+    rtol = {"KDCL, linear": 1e-5, "PCL, modreduce": 2e-6}.get(name, 1e-6)
     assert_equal_runs(distiller, students, hand, history, expected, rtol)
     for variable, then in zip(variables, before, strict=True):
         moved = np.abs(variable - then).max() > 1e-4
