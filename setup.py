@@ -10,11 +10,15 @@ VERSION = re.search(
     r'__version__ = "([^"]+)"', (HERE / "modreduce_keras" / "_version.py").read_text("utf-8")
 )[1]
 
+URL = "https://github.com/modreduce/modreduce_keras"
+
 # KerasTuner imports tensorboard and tensorflow-datasets imports importlib_resources; neither says.
-TUNE = ["tensorboard<3", "scipy<2", "scikit-learn<2"]
+TUNE = ["keras-tuner<2", "tensorboard<3", "scipy<2", "scikit-learn<2"]
 EXPORT = ["ai-edge-litert<3"]
 ONNX = ["onnx<2", "onnxruntime<2", "tf2onnx<2"]
 DEMO = [*EXPORT, "matplotlib<4"]
+ALL = [*DEMO, *ONNX, *TUNE]
+DOCS = ["mkdocs<2", "mkdocs-material<10", "mkdocstrings[python]<2"]
 TEST = ["hypothesis<7", "mypy<3", "pytest<10", "pytest-xdist<4", "ruff<1"]
 
 setup(
@@ -23,6 +27,17 @@ setup(
     description="Knowledge distillation for Keras 3 and TensorFlow: offline, online and both",
     long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
+    author="The modreduce_keras authors",
+    url=URL,
+    project_urls={
+        "Documentation": f"{URL}/tree/main/docs",
+        "Changelog": f"{URL}/blob/main/CHANGELOG.md",
+        "Issues": f"{URL}/issues",
+    },
+    keywords=[
+        *("knowledge distillation", "model compression", "keras", "tensorflow", "tflite", "litert"),
+        *("quantization", "online distillation", "deep mutual learning", "edge", "mobile"),
+    ],
     license="Apache-2.0",
     license_files=["LICENSE", "modreduce_keras/data/FASHION_MNIST_LICENSE.txt"],
     packages=find_packages(include=["modreduce_keras", "modreduce_keras.*"]),
@@ -37,7 +52,6 @@ setup(
         "keras>=3.15,<4",
         "numpy>=2,<3",
         "tensorflow-datasets<5",
-        "keras-tuner<2",
         "absl-py<3",
         "filelock>=4.3,<5",
         "flatbuffers",  # in the version that TensorFlow wants; they are numbered by their dates
@@ -46,24 +60,26 @@ setup(
         "markupsafe>=2,<4",
     ],
     extras_require={
+        "all": ALL,
         "tune": TUNE,
         "demo": DEMO,
         "export": EXPORT,
         "onnx": ONNX,
-        "test": [
-            *DEMO,
-            *ONNX,
-            *TUNE,
-            "hypothesis<7",
-            "mypy<3",
-            "pytest<10",
-            "pytest-xdist<4",
-            "ruff<1",
-        ],
+        "docs": DOCS,
+        "test": [*ALL, *TEST],
     },
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Software Development :: Libraries :: Python Modules",
+        "Typing :: Typed",
     ],
 )
