@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
+from tensorflow.python import pywrap_tfe
 
 from modreduce_keras import registry
 
@@ -16,6 +17,11 @@ GOLDEN = Path(__file__).with_name("golden")
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+
+# Whoever sets TensorFlow's seed makes it forget its kernels as well. Each test sets the seed and
+# needs the same kernels, and to make them anew takes a quarter of the suite's time. The random
+# numbers of Keras do not depend on them.
+pywrap_tfe.TFE_ContextClearCaches = lambda context: None
 
 
 LONGEST = "test_distribution.py"

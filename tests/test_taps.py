@@ -114,7 +114,10 @@ def test_the_feature_and_the_output_are_those_of_one_plain_pass(build, tap, imag
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_compiled_pass_equals_the_eager_one(build, tap, jit_compile, images):
     reader = mr.TapReader(build(), [tap])
-    expected, compiled = reader(images), tf.function(reader, jit_compile=jit_compile)(images)
+    expected, compiled = (
+        reader(images),
+        tf.function(reader, jit_compile=jit_compile, autograph=False)(images),
+    )
     np.testing.assert_allclose(compiled.logits, expected.logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(compiled.features[tap], expected.features[tap], rtol=1e-4, atol=1e-5)
 
@@ -127,7 +130,7 @@ def test_a_pass_moves_the_batch_statistics_once_in_training_and_never_else(
     model = build()
     inner = holder(model, tap)
     reader = mr.TapReader(model, [tap, tap.replace("act", "norm")])
-    tf.function(lambda x: reader(x, training=training).logits)(images)
+    tf.function(lambda x: reader(x, training=training).logits, autograph=False)(images)
     mean = np.mean(inner.get_layer("conv")(images), axis=(0, 1, 2))
     moving = keras.ops.convert_to_numpy(inner.get_layer("norm").moving_mean)
     np.testing.assert_allclose(moving, 0.1 * mean if training else 0.0 * mean, atol=1e-6)
@@ -326,7 +329,7 @@ def test_replicas_that_take_turns_in_a_pass_each_read_their_own_features(two_rep
         model.build((None, 4))
     reader, batch = mr.TapReader(model, ["before", "after"]), random.normal(size=(2, 5, 4))
 
-    @tf.function
+    @tf.function(autograph=False)
     def replicated():
         def on_replica():
             here = tf.distribute.get_replica_context().replica_id_in_sync_group

@@ -184,7 +184,7 @@ def test_loss_is_float32_under_a_policy_of_low_precision(identifier, random):
 def test_loss_compiled_by_xla_equals_the_eager_one(identifier, random):
     loss = mr.losses.get(identifier)
     sides = [changed(tf.convert_to_tensor, side) for side in example(loss, random)]
-    compiled = tf.function(loss.call, jit_compile=True)
+    compiled = tf.function(loss.call, jit_compile=True, autograph=False)
     assert_close(compiled(*sides), loss.call(*sides))
 
 
@@ -197,7 +197,7 @@ def test_each_replica_computes_the_eager_values_of_its_half_in_a_graph(
     sides = example(loss, random)
     halves = [taken(slice(half, None, 2), sides) for half in range(2)]
 
-    @tf.function
+    @tf.function(autograph=False)
     def replicated():
         def on_replica():
             here = tf.distribute.get_replica_context().replica_id_in_sync_group

@@ -138,7 +138,7 @@ def test_masks_and_labels_of_unknown_size_compile(identifier, jit_compile, posit
         tf.TensorSpec([*unknown, *given.shape[len(shape) :]], given.dtype) for given in arguments
     ]
 
-    @tf.function(input_signature=signature, jit_compile=jit_compile)
+    @tf.function(input_signature=signature, jit_compile=jit_compile, autograph=False)
     def compiled(teacher, student, labels, mask):
         return loss.per_sample(*sides(loss, teacher, student), labels, mask)
 

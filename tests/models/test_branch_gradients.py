@@ -19,7 +19,7 @@ def test_gradients_of_the_heads_reach_the_trunk_summed_or_averaged(
     inputs = random.normal(size=(5, 3)).astype("float32")
     upstream = {name: random.normal(size=(5, 2)).astype("float32") for name in branches.names}
 
-    @tf.function(jit_compile=jit)
+    @tf.function(jit_compile=jit, autograph=False)
     def gradients():
         with tf.GradientTape() as tape:
             outputs = branches(inputs, training=True)
