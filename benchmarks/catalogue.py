@@ -37,7 +37,9 @@ def student_for(identifier: str, student: keras.Model, teacher: keras.Model) -> 
     """Returns the model that a method trains: SimKD's student ends in the teacher's classifier."""
     if identifier != "simkd":
         return student
-    return mr.models.reuse_classifier(student, teacher, student_at="stage3", teacher_at="stage3")
+    return mr.models.reuse_classifier(
+        student=student, teacher=teacher, student_at="stage3", teacher_at="stage3"
+    )
 
 
 def knowledge_for(

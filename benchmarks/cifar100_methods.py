@@ -76,7 +76,10 @@ def plain(task: Task) -> Trainee:
 def single(task: Task, knowledge: Callable[[Task], list[mr.Knowledge]], labels=1.0) -> Trainee:
     """One student that is distilled from a teacher."""
     model = mr.Distiller(
-        task.network("student"), task.teacher, knowledge(task), supervised_weight=labels
+        student=task.network("student"),
+        teacher=task.teacher,
+        knowledge=knowledge(task),
+        supervised_weight=labels,
     )
     return Trainee(model, teachers=1)
 
@@ -150,8 +153,8 @@ def modreduce(
     """ModReduce with the paper's knowledge, multipliers and growth of the online weight."""
     students = {name: task.network(name) for name in KINDS}
     model = mr.ModReduce(
-        task.teacher,
-        students,
+        teacher=task.teacher,
+        students=students,
         knowledge=paper_knowledge(task, semckd_weight),
         multipliers=multipliers,
         aggregator=aggregator,
@@ -169,8 +172,8 @@ def three(
     """Three students trained independently, for the compute of ModReduce."""
     students = {name: task.network(name) for name in names}
     model = mr.ModReduce(
-        task.teacher,
-        students,
+        teacher=task.teacher,
+        students=students,
         knowledge=knowledge(task),
         multipliers=multipliers,
         aggregator="mean",

@@ -131,7 +131,7 @@ def measure(identifier: str, teacher: keras.Model, images: Images) -> dict[str, 
         identifier, samples=len(images.x), batch_size=FLAGS.batch, **weight
     )
     needed = teacher if knowledge.loss.needs_teacher else None
-    distiller = mr.Distiller(student, needed, [knowledge])
+    distiller = mr.Distiller(student=student, teacher=needed, knowledge=[knowledge])
     distiller.compile(optimizer(), catalogue.supervision(identifier))
     data = images.training(FLAGS.steps)
     term = Term(distiller, images)

@@ -239,7 +239,9 @@ def build(combination: Combination) -> keras.Model:
     teacher = _network(combination, "teacher", 6) if taught else None
     knowledge = [taught.make()] if taught else []
     if group is None:
-        return mr.Distiller(_network(combination, "student", 4), teacher, knowledge)
+        return mr.Distiller(
+            student=_network(combination, "student", 4), teacher=teacher, knowledge=knowledge
+        )
     names = [f"peer_{place}" for place in range(group.peers)]
     students = {name: _network(combination, name, 4) for name in names}
     if group.branched:

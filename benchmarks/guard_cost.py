@@ -60,9 +60,13 @@ def distiller(kind: str, rows: int) -> Any:
         return mr.TemporalEnsembling(student, samples=rows)
     teacher = mr.models.get(FLAGS.student, num_classes=CLASSES, name="teacher")
     if kind == "queue":
-        return mr.Distiller(student, teacher, [_crd("contrastive_queue", negatives=rows)])
+        return mr.Distiller(
+            student=student, teacher=teacher, knowledge=[_crd("contrastive_queue", negatives=rows)]
+        )
     bank = {"samples": rows, "negatives": FLAGS.negatives, "sampling": "shared", "seed": 0}
-    return mr.Distiller(student, teacher, [_crd("contrastive_memory", **bank)])
+    return mr.Distiller(
+        student=student, teacher=teacher, knowledge=[_crd("contrastive_memory", **bank)]
+    )
 
 
 def batches(rows: int) -> tf.data.Dataset:

@@ -83,7 +83,7 @@ class Pair:
         student.set_weights(self._start)
         student = catalogue.student_for(method, student, self.teacher)
         teacher = self.teacher if knowledge.loss.needs_teacher else None
-        distiller = mr.Distiller(student, teacher, [knowledge])
+        distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[knowledge])
         if knowledge.pretrains:
             knowledge.pretrained.assign(1.0)
         # So slow that no method diverges, whatever its weight: the cost is the same.

@@ -203,15 +203,17 @@ def modreduce(scene: Scene) -> dict[str, Contender]:
     shares = keras.Variable(np.zeros(len(NAMES), "float32"), name="shares")
     together = by_hand.modreduce_step(joint, scene.teacher, shares, optimizer())
     kd = mr.ModReduce(
-        scene.teacher,
-        scene.students(),
+        teacher=scene.teacher,
+        students=scene.students(),
         knowledge={name: [mr.Response("kd")] for name in NAMES},
         aggregator="weighted_average",
         online_weight=0.5,
     )
-    papers = mr.ModReduce(scene.teacher, scene.students(), samples=FLAGS.samples, online_weight=0.5)
+    papers = mr.ModReduce(
+        teacher=scene.teacher, students=scene.students(), samples=FLAGS.samples, online_weight=0.5
+    )
     alone = {
-        name: mr.Distiller(student, scene.teacher, knowledge)
+        name: mr.Distiller(student=student, teacher=scene.teacher, knowledge=knowledge)
         for (name, student), knowledge in zip(
             scene.students().items(), paper_knowledge().values(), strict=True
         )

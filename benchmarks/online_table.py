@@ -131,7 +131,9 @@ def plain(teacher, setting) -> Trainee:
 
 
 def kd(teacher, setting) -> Trainee:
-    return Trainee(mr.Distiller(network("student"), teacher, [mr.Response("kd")]))
+    return Trainee(
+        mr.Distiller(student=network("student"), teacher=teacher, knowledge=[mr.Response("kd")])
+    )
 
 
 def shake(teacher, setting) -> Trainee:
@@ -139,7 +141,7 @@ def shake(teacher, setting) -> Trainee:
         mr.Response("kd"),
         mr.Feature("shake", student="logits", teacher=["stage1", "stage2", "stage3", "logits"]),
     ]
-    return Trainee(mr.Distiller(network("student"), teacher, knowledge))
+    return Trainee(mr.Distiller(student=network("student"), teacher=teacher, knowledge=knowledge))
 
 
 def peers(teacher, setting, *, aggregator: Any) -> Trainee:
@@ -172,8 +174,8 @@ def modreduce(teacher, setting, *, aggregator: Any) -> Trainee:
     }
     growth = mr.schedules.Exponential(0.01, setting["online_weight"], steps=steps_in(setting))
     distiller = mr.ModReduce(
-        teacher,
-        {name: network(name) for name in knowledge},
+        teacher=teacher,
+        students={name: network(name) for name in knowledge},
         knowledge=knowledge,
         aggregator=aggregator or "mean",
         online_weight=0.0 if aggregator is None else growth,

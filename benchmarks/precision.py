@@ -167,9 +167,9 @@ class Contender:
 
     def __init__(self, pair: Pair, precision: Precision):
         self.distiller = mr.Distiller(
-            pair.student(precision.student),
-            pair.teacher,
-            [mr.Response("kd")],
+            student=pair.student(precision.student),
+            teacher=pair.teacher,
+            knowledge=[mr.Response("kd")],
             teacher_dtype=precision.teacher,
         )
         self.distiller.compile(
@@ -307,7 +307,9 @@ def measure_accuracy(name: str, seed: int, teacher: keras.Model, data: Any) -> d
     with policy(precision.student):
         student = convnet("student", WIDTHS)
     knowledge = [mr.Response("kd")]
-    distiller = mr.Distiller(student, teacher, knowledge, teacher_dtype=precision.teacher)
+    distiller = mr.Distiller(
+        student=student, teacher=teacher, knowledge=knowledge, teacher_dtype=precision.teacher
+    )
     compile_for(distiller, FLAGS.learning_rate, FLAGS.training_steps)
     seen = order(seed)
     logs = distiller.fit(

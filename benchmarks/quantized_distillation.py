@@ -74,7 +74,7 @@ def train(model: keras.Model, data: Split, epochs: int, batch: int, rate: float)
 def distil(
     student: keras.Model, teacher: keras.Model, data: Split, epochs: int, rate: float
 ) -> None:
-    distiller = mr.Distiller(student, teacher, [mr.Response("kd")])
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response("kd")])
     train(distiller, data, epochs, BATCH, rate)
 
 

@@ -190,8 +190,8 @@ def build(samples: int) -> TracedModReduce:
     attention = mr.adapters.get("layer_attention", batch_size=FLAGS.batch)
     stages = ["stage1", "stage2"]
     distiller = TracedModReduce(
-        network("teacher", (8, 16)),
-        {name: network(name, (4, 8), dropout=0.1) for name in STUDENTS},
+        teacher=network("teacher", (8, 16)),
+        students={name: network(name, (4, 8), dropout=0.1) for name in STUDENTS},
         knowledge={
             "response": [mr.Response("kd")],
             "feature": [mr.Response("kd"), mr.Feature("semckd", at=stages, adapter=attention)],

@@ -127,13 +127,15 @@ def student_alone(pair):
 
 
 def ours(pair, *knowledge, on_batch=False, fused=True):
-    distiller = mr.Distiller(pair.copy("student"), pair.teacher, list(knowledge))
+    distiller = mr.Distiller(
+        student=pair.copy("student"), teacher=pair.teacher, knowledge=list(knowledge)
+    )
     return _in_keras(pair, distiller, distiller.student, on_batch, fused_normalization=fused)
 
 
 def keras_distillation(pair, *losses):
     distiller = keras.distillation.Distiller(
-        pair.copy("teacher"), pair.copy("student"), list(losses)
+        student=pair.copy("teacher"), teacher=pair.copy("student"), knowledge=list(losses)
     )
     return _in_keras(pair, distiller, distiller.student)
 

@@ -105,10 +105,16 @@ def measure() -> list[dict[str, Any]]:
         plain = data().map(lambda x, y: (x["inputs"], y))
         contenders = {
             "labels": training(copy(), plain),
-            "teacher": training(mr.Distiller(copy(), teacher, knowledge()), data()),
-            "cache": training(mr.Distiller(copy(), logits, knowledge()), logits.attach(data())),
+            "teacher": training(
+                mr.Distiller(student=copy(), teacher=teacher, knowledge=knowledge()), data()
+            ),
+            "cache": training(
+                mr.Distiller(student=copy(), teacher=logits, knowledge=knowledge()),
+                logits.attach(data()),
+            ),
             "cache, tap": training(
-                mr.Distiller(copy(), both, knowledge(hint)), both.attach(data())
+                mr.Distiller(student=copy(), teacher=both, knowledge=knowledge(hint)),
+                both.attach(data()),
             ),
         }
         logs = {name: step() for name, step in contenders.items()}

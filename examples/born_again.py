@@ -62,7 +62,11 @@ def born_again(
         else:
             kd = mr.Response(mr.losses.KD(temperature=FLAGS.temperature))
             weight = FLAGS.labels_weight
-            train(mr.Distiller(student, teacher, [kd], supervised_weight=weight))
+            train(
+                mr.Distiller(
+                    student=student, teacher=teacher, knowledge=[kd], supervised_weight=weight
+                )
+            )
         yield student
         teacher = student
 

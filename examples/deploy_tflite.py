@@ -69,7 +69,13 @@ def distil(
 ) -> None:
     """Trains a student on the labels and on what its teacher says."""
     response = mr.Response(mr.losses.KD(temperature=4.0))
-    train(mr.Distiller(student, teacher, [response]), data, epochs, rate, BATCH)
+    train(
+        mr.Distiller(student=student, teacher=teacher, knowledge=[response]),
+        data,
+        epochs,
+        rate,
+        BATCH,
+    )
 
 
 def train_both(data: Split, few: Split) -> tuple[keras.Model, keras.Model]:

@@ -85,8 +85,8 @@ def train_group(
     """Returns ModReduce after training, with the paper's knowledge and growth."""
     keras.utils.set_random_seed(FLAGS.seed)
     distiller = mr.ModReduce(
-        teacher,
-        {name: network(STUDENT_WIDTHS, name) for name in STUDENTS},
+        teacher=teacher,
+        students={name: network(STUDENT_WIDTHS, name) for name in STUDENTS},
         aggregator="weighted_average",
         samples=FLAGS.labels,
         steps=steps,

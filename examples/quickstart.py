@@ -287,10 +287,10 @@ def write_report(
     curves = {one.method: one.history[f"val_{one.metric}"] for one in chosen}
     curves["teacher"] = teacher.history["val_accuracy"]
     found = mr.report(
-        teacher.models[0],
-        {one.method: one.models[0] for one in chosen},
-        exports,
-        test,
+        teacher=teacher.models[0],
+        students={one.method: one.models[0] for one in chosen},
+        exports=exports,
+        data=test,
         path=folder,
         histories={name: {"val_accuracy": values} for name, values in curves.items()},
         class_names=mr.data.SAMPLE_CLASSES,

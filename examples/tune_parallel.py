@@ -79,7 +79,7 @@ def search(teacher: keras.Model) -> None:
         space = mr.tuning.Space(hp)
         kd = mr.losses.KD(temperature=space.temperature())
         response = mr.Response(kd, weight=space.weights("kd", 0.1, 10.0)["kd"])
-        return compiled(mr.Distiller(network(8, 16), teacher, [response]))
+        return compiled(mr.Distiller(student=network(8, 16), teacher=teacher, knowledge=[response]))
 
     output = Path(FLAGS.output)
     shared = mr.tuning.Search(build, directory=output, max_trials=FLAGS.trials, seed=1)

@@ -67,7 +67,7 @@ def main(_) -> None:
         space = mr.tuning.Space(hp)
         kd = mr.losses.KD(temperature=space.temperature())
         response = mr.Response(kd, weight=space.weights("kd", 0.1, 10.0)["kd"])
-        return compiled(mr.Distiller(network(8, 16), teacher, [response]))
+        return compiled(mr.Distiller(student=network(8, 16), teacher=teacher, knowledge=[response]))
 
     options = {"max_trials": FLAGS.trials}
     if FLAGS.tuner == "hyperband":

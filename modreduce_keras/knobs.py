@@ -171,16 +171,24 @@ def bound(parts: Iterable[Any], step: Callable[[], keras.Variable]) -> Iterator[
     except Exception:
         for part in parts:
             part.knob_step = None
+            part.knobs_were_bound = True
         raise
 
 
-def _require_free(part: Any) -> None:
-    if getattr(part, "knob_step", None) is None:
-        return
+def is_free(part: Any) -> bool:
+    """Returns whether a part may serve a distiller: none has it, or left it half built."""
     is_layer = isinstance(part, keras.layers.Layer)
+    if getattr(part, "knob_step", None) is None:
+        return not (is_layer and part.built and getattr(part, "knobs_were_bound", False))
     follows_schedule = len(variables(part)) < len(declared(part))
-    if is_layer or follows_schedule:
+    return not (is_layer or follows_schedule)
+
+
+def _require_free(part: Any) -> None:
+    if getattr(part, "knob_step", None) is not None and not is_free(part):
+        is_layer = isinstance(part, keras.layers.Layer)
         reason = "already belongs to" if is_layer else "follows a schedule in"
         raise ValueError(
-            f"{part.name!r} {reason} another distiller. Make a new {type(part).__name__} for each."
+            f"{part.name!r} {reason} another distiller, and cannot be copied from its config. Make "
+            f"a new {type(part).__name__} for each."
         )

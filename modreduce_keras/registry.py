@@ -15,6 +15,8 @@ from typing import Any, Generic, TypeVar
 
 import keras
 
+from modreduce_keras import calls
+
 PACKAGE = "modreduce_keras"
 
 _components: dict[str, dict[str, Any]] = {}
@@ -117,15 +119,26 @@ def components(kind: str) -> dict[str, Any]:
 def lookup(kind: str, identifier: str) -> Any:
     """Returns the class or builder registered under an identifier.
 
+    Upper and lower case, `-` and `_`, and the name of the class count as the identifier.
+
     Raises:
         ValueError: If the identifier is unknown; the message lists the known ones.
     """
     known = components(kind)
-    if identifier not in known:
-        raise ValueError(
-            f"Unknown {kind} identifier. Expected one of {list(known)}. Received: {identifier!r}"
-        )
-    return known[identifier]
+    if identifier in known:
+        return known[identifier]
+    spellings = {_plain(one.__name__): one for one in known.values()}
+    spellings |= {_plain(name): one for name, one in known.items()}
+    if _plain(identifier) in spellings:
+        return spellings[_plain(identifier)]
+    hint = calls.did_you_mean(identifier, known)
+    raise ValueError(
+        f"Unknown {kind} identifier.{hint} Expected one of {list(known)}. Received: {identifier!r}"
+    )
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "").replace(" ", "")
 
 
 def get(

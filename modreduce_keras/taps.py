@@ -8,7 +8,6 @@ nested and subclassed models, in graphs and under gradients.
 """
 
 import contextlib
-import difflib
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from modreduce_keras.calls import did_you_mean
 from modreduce_keras.keras_internals import (
     calls_of,
     delete_unnoticed,
@@ -119,7 +119,7 @@ class TapReader:
         name, colon, call = tap.rpartition(":")
         if not (colon and call.isdigit()):
             name, call = tap, ""
-        paths = dict(_paths(self.model))
+        paths = dict(paths_of(self.model))
         found = {p: layer for p, layer in paths.items() if p == name or p.endswith("/" + name)}
         exact = found.get(name)
         if exact is not None:
@@ -131,8 +131,7 @@ class TapReader:
                 f"Tap {tap!r} of the {self.role} {self.model.name!r} stands for several layers. "
                 f"Give the path of one: {list(found)}"
             )
-        close = difflib.get_close_matches(name, paths, n=3)
-        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        hint = did_you_mean(name, paths)
         raise ValueError(
             f"Unknown tap {tap!r} of the {self.role} {self.model.name!r}.{hint} "
             f"The taps there are: {list(paths)}"
@@ -244,12 +243,12 @@ def _expression(model: keras.Model, layer: keras.layers.Layer, name: str) -> str
     return "layer" if name.isidentifier() else None
 
 
-def _paths(layer: keras.layers.Layer, prefix: str = "") -> Iterator[Any]:
+def paths_of(layer: keras.layers.Layer, prefix: str = "") -> Iterator[Any]:
     """Yields (path, layer) for every layer below one, outer layers first."""
     for child in flatten_layers(layer, include_self=False, recursive=False):
         path = prefix + child.name
         yield path, child
-        yield from _paths(child, path + "/")
+        yield from paths_of(child, path + "/")
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ def on_branch(model, state):
 
 
 def imported(model, state):
-    return mr.models.import_keras_weights(MAKERS[state](), model)
+    return mr.models.import_keras_weights(model=MAKERS[state](), source=model)
 
 
 def mean_teacher(model, state):
@@ -148,7 +148,7 @@ def test_reused_and_shared_layers_keep_their_state(state, size, random):
         [keras.Input((size, size, 1)), layers.Conv2D(4, 3, padding="same", name="stage1")]
     )
     reusing = mr.models.reuse_classifier(
-        student, teacher, student_at="stage1", teacher_at="stage1", factor=1
+        student=student, teacher=teacher, student_at="stage1", teacher_at="stage1", factor=1
     )
     features = random.normal(30.0, 20.0, (3, 4, 4, 4)).astype("float32")
     rest = keras.Model(teacher.get_layer("stage1").output, teacher.output)
@@ -237,7 +237,9 @@ def test_the_check_of_a_branch_draws_no_random_numbers(monkeypatch):
 
 def distiller(teacher, state, **arguments):
     student = MAKERS[state]()
-    made = mr.Distiller(student, teacher, [mr.Response("kd")], **arguments)
+    made = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Response("kd")], **arguments
+    )
     made.compile("sgd", CE, run_eagerly=True)
     return made
 
@@ -274,7 +276,9 @@ def test_a_folded_teacher_teaches_the_same(state):
 
 
 def distiller_of(student, teacher, dtype):
-    made = mr.Distiller(student, teacher, [mr.Response("kd")], teacher_dtype=dtype)
+    made = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Response("kd")], teacher_dtype=dtype
+    )
     made.compile("sgd", CE, run_eagerly=True)
     return made
 
@@ -299,7 +303,7 @@ GROUPS = {
         students, teacher=teacher, knowledge={"a": [mr.Response("kd")]}
     ),
     "modreduce": lambda students, teacher: mr.ModReduce(
-        teacher, students, knowledge={"b": [mr.Response("kd")]}
+        teacher=teacher, students=students, knowledge={"b": [mr.Response("kd")]}
     ),
 }
 
@@ -429,8 +433,8 @@ def test_what_a_layer_keeps_nowhere_is_named():
             copy(model)
     with pytest.raises(ValueError, match=message):
         mr.models.reuse_classifier(
-            maps(layers.ReLU()),
-            maps(adapted(Forgetful(name="stateful"))),
+            student=maps(layers.ReLU()),
+            teacher=maps(adapted(Forgetful(name="stateful"))),
             student_at="stage1",
             teacher_at="stage1",
         )
@@ -495,7 +499,7 @@ class OfFunction(layers.Layer):
         lambda model: mr.models.branch(model, at="stage2"),
         lambda model: mr.MeanTeacher(model).mean_teacher(),
         lambda model: mr.models.reuse_classifier(
-            maps(layers.ReLU()), model, student_at="stage1", teacher_at="stage1"
+            student=maps(layers.ReLU()), teacher=model, student_at="stage1", teacher_at="stage1"
         ),
     ],
     ids=["copy_model", "fold", "head", "trunk", "mean_teacher", "reuse"],
@@ -558,7 +562,7 @@ def test_states_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"given statistics.*3.0, 5.0.*in the place of"):
         mr.models.copy_state(other, third)
     with pytest.raises(ValueError, match=r"source must have the layout.*given statistics"):
-        mr.models.import_keras_weights(third, other)
+        mr.models.import_keras_weights(model=third, source=other)
     shorter = keras.Sequential([keras.Input((4,)), layers.Normalization()])
     with pytest.raises(ValueError, match=r"as many layers with a state as .*, 3. Received: 1"):
         mr.models.copy_state(one, shorter)
@@ -576,7 +580,9 @@ def test_tokens_with_line_breaks_and_tables_of_now_are_copied(tmp_path):
     for copy in (mr.models.copy_model(model), mr.models.fold(model)):
         np.testing.assert_array_equal(copy(data), model(data))
     student = keras.Model(inputs, end(layers.Flatten()(layers.Embedding(9, 3)(layer(inputs)))))
-    mr.Distiller(student, model, [mr.Response("kd")]).save(tmp_path / "distiller.keras")
+    mr.Distiller(student=student, teacher=model, knowledge=[mr.Response("kd")]).save(
+        tmp_path / "distiller.keras"
+    )
 
 
 def test_a_model_is_copied_as_what_it_is(random):
@@ -631,7 +637,9 @@ def test_the_mean_teacher_averages_weights_and_not_statistics(random):
 @pytest.mark.parametrize("state", ["normalization", "discretization"])
 def test_a_teacher_that_is_adapted_anew_teaches_that(state, dtype):
     teacher, student = MAKERS[state](), MAKERS["normalization"]()
-    made = mr.Distiller(student, teacher, [mr.Response("kd")], teacher_dtype=dtype)
+    made = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Response("kd")], teacher_dtype=dtype
+    )
     made.compile(keras.optimizers.SGD(0.0), CE)
     before = trained_on(made, "normalization")
     teacher.get_layer("stateful").adapt(1.5 * NUMBERS)
@@ -738,7 +746,9 @@ def test_subclassed_models_are_copied_and_saved(tmp_path, layer):
     model = subclassed(layer())
     for copy in (mr.models.copy_model(model), mr.MeanTeacher(model).mean_teacher()):
         np.testing.assert_array_equal(copy(NUMBERS), model(NUMBERS))
-    made = mr.Distiller(MAKERS["normalization"](), model, [mr.Response("kd")])
+    made = mr.Distiller(
+        student=MAKERS["normalization"](), teacher=model, knowledge=[mr.Response("kd")]
+    )
     made.save(tmp_path / "distiller.keras")
     loaded = keras.saving.load_model(tmp_path / "distiller.keras")
     np.testing.assert_array_equal(loaded.teacher(NUMBERS), model(NUMBERS))
@@ -764,7 +774,9 @@ def test_a_file_holds_boundaries_that_no_config_says(tmp_path):
     model.bins.adapt(NUMBERS)
     model(NUMBERS)
     np.testing.assert_array_equal(mr.models.copy_model(model)(NUMBERS), model(NUMBERS))
-    mr.Distiller(MAKERS["normalization"](), model, [mr.Response("kd")]).save(tmp_path / "d.keras")
+    mr.Distiller(
+        student=MAKERS["normalization"](), teacher=model, knowledge=[mr.Response("kd")]
+    ).save(tmp_path / "d.keras")
     loaded = keras.saving.load_model(tmp_path / "d.keras").teacher
     assert loaded.bins.bin_boundaries == model.bins.bin_boundaries
     np.testing.assert_array_equal(loaded(NUMBERS), model(NUMBERS))
@@ -784,7 +796,7 @@ def test_assets_are_files_of_their_own(tmp_path):
 
 def test_a_student_that_is_adapted_anew_between_two_fits_runs_so():
     teacher, student = MAKERS["normalization"](), MAKERS["normalization"]()
-    made = mr.Distiller(student, teacher, [mr.Response("kd")])
+    made = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response("kd")])
     made.compile(keras.optimizers.SGD(0.0), CE)
     before = trained_on(made, "normalization")
     traced = made.train_function
@@ -804,12 +816,16 @@ def test_a_view_that_is_adapted_anew_between_two_fits_runs_so():
     teacher, student = MAKERS["normalization"](), MAKERS["normalization"]()
     view = layers.Normalization()
     view.adapt(NUMBERS)
-    made = mr.Distiller(student, teacher, [mr.Response("kd")], teacher_input=view)
+    made = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Response("kd")], teacher_input=view
+    )
     made.compile(keras.optimizers.SGD(0.0), CE)
     before = trained_on(made, "normalization")
     view.adapt(3.0 * NUMBERS)
     after = trained_on(made, "normalization")
-    fresh = mr.Distiller(student, teacher, [mr.Response("kd")], teacher_input=view)
+    fresh = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Response("kd")], teacher_input=view
+    )
     fresh.compile(keras.optimizers.SGD(0.0), CE)
     assert after == pytest.approx(trained_on(fresh, "normalization"), rel=1e-5)
     assert after != pytest.approx(before, rel=1e-3)

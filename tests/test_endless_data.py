@@ -76,7 +76,9 @@ def readers(student, exits, file, distiller, tmp_path):
         "to_tflite": ("representative", to_int8),
         "report": (
             "data",
-            lambda data: mr.report(None, student, data=data, path=tmp_path / "page", repeats=1),
+            lambda data: mr.report(
+                teacher=None, students=student, data=data, path=tmp_path / "page", repeats=1
+            ),
         ),
         "early_exit_curve": ("x", lambda data: mr.evaluation.early_exit_curve(exits, data)),
         "quantize_aware": (
@@ -149,7 +151,9 @@ def test_the_ranges_are_those_of_arrays_whatever_the_form(student):
 
 def test_a_stage_before_training_refuses_what_never_ends(student):
     hint = mr.Feature("hint", at="stage1", adapter=None, staged=True)
-    staged = mr.Distiller(keras.models.clone_model(student), student, [hint])
+    staged = mr.Distiller(
+        student=keras.models.clone_model(student), teacher=student, knowledge=[hint]
+    )
     staged.compile("sgd")
     with pytest.raises(ValueError, match=r"^x must end: .*steps_per_epoch=n reads as many"):
         staged.pretrain(DATASET.repeat(), verbose=0)

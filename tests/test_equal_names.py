@@ -98,7 +98,7 @@ COPIES = {
     "copy_state": lambda model, make: copied(model, make()),
     "copy_model": lambda model, make: mr.models.copy_model(model),
     "fold": lambda model, make: mr.models.fold(model),
-    "import": lambda model, make: mr.models.import_keras_weights(make(), model),
+    "import": lambda model, make: mr.models.import_keras_weights(model=make(), source=model),
     "mean_teacher": lambda model, make: mr.MeanTeacher(model).mean_teacher(into=make()),
 }
 
@@ -124,7 +124,9 @@ def test_equal_paths_go_before_the_order(images, random):
 
 def distiller(teacher, dtype):
     student = keras.Sequential([keras.Input((3, 4)), layers.Flatten(), layers.Dense(3)])
-    made = mr.Distiller(student, teacher, [mr.Response("kd")], teacher_dtype=dtype)
+    made = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Response("kd")], teacher_dtype=dtype
+    )
     made.compile(keras.optimizers.SGD(0.0), CE, run_eagerly=True)
     return made
 

@@ -161,8 +161,8 @@ def test_a_report_is_whole_whatever_the_names(tmp_path):
     student = mr.models.convnet(num_classes=3, widths=(2,), input_shape=(4, 4, 1))
     x, y = np.random.default_rng(0).random((12, 4, 4, 1)).astype("float32"), np.arange(12) % 3
     made = mr.report(
-        student,
-        {HOSTILE: keras.models.clone_model(student)},
+        teacher=student,
+        students={HOSTILE: keras.models.clone_model(student)},
         data=(x, y),
         path=tmp_path,
         histories={HOSTILE: {HOSTILE: [0.5, 0.25]}},

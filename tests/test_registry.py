@@ -80,7 +80,8 @@ def net(width):
 
 
 def term(loss, path):
-    distiller = mr.Distiller(net(2), net(4), [mr.Response(loss, name="term")])
+    response = mr.Response(loss, name="term")
+    distiller = mr.Distiller(student=net(2), teacher=net(4), knowledge=[response])
     distiller.compile("sgd", "mse")
     distiller.save(path)
     (knowledge,) = keras.saving.load_model(path).knowledge["student"]

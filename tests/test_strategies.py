@@ -127,7 +127,7 @@ def test_what_is_no_strategy(name, environment, message, monkeypatch):
 def test_a_student_from_outside_of_the_scope_is_named(two_replicas):
     student, teacher = net("small"), net("large")
     with two_replicas.scope():
-        distiller = mr.Distiller(student, teacher, [mr.Response("kd")])
+        distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response("kd")])
         with pytest.raises(ValueError, match=r"^Student 'student' must be made .*every scope, to"):
             compiled(distiller)
 
@@ -135,14 +135,18 @@ def test_a_student_from_outside_of_the_scope_is_named(two_replicas):
 def test_a_teacher_may_come_from_outside_of_the_scope(two_replicas, random):
     teacher = net("large")
     with two_replicas.scope():
-        distiller = compiled(mr.Distiller(net("small"), teacher, [mr.Response("kd")]))
+        distiller = compiled(
+            mr.Distiller(student=net("small"), teacher=teacher, knowledge=[mr.Response("kd")])
+        )
     x = random.normal(size=(6, 4)).astype("float32")
     logs = distiller.fit(x, LABELS, verbose=0).history
     assert set(logs) == {"loss", "ce", "kd"}
 
 
 def test_a_distiller_from_outside_of_the_scope_is_named(two_replicas, random):
-    distiller = compiled(mr.Distiller(net("small"), net("large"), [mr.Response("kd")]))
+    distiller = compiled(
+        mr.Distiller(student=net("small"), teacher=net("large"), knowledge=[mr.Response("kd")])
+    )
     x = random.normal(size=(6, 4)).astype("float32")
     with two_replicas.scope(), pytest.raises(ValueError, match=r"Student .* must be made where"):
         distiller.fit(x, LABELS, verbose=0)
@@ -151,14 +155,16 @@ def test_a_distiller_from_outside_of_the_scope_is_named(two_replicas, random):
 def test_a_student_from_another_scope_is_named(two_replicas):
     with two_replicas.scope():
         student = net("small")
-    distiller = mr.Distiller(student, net("large"), [mr.Response("kd")])
+    distiller = mr.Distiller(student=student, teacher=net("large"), knowledge=[mr.Response("kd")])
     with pytest.raises(ValueError, match=r"made in the scope of .*MirroredStrategy"):
         compiled(distiller)
 
 
 def test_an_optimizer_from_outside_of_the_scope_is_named(two_replicas, random):
     with two_replicas.scope():
-        distiller = mr.Distiller(net("small"), net("large"), [mr.Response("kd")])
+        distiller = mr.Distiller(
+            student=net("small"), teacher=net("large"), knowledge=[mr.Response("kd")]
+        )
     compiled(distiller, keras.optimizers.SGD(0.1, momentum=0.9))
     x = random.normal(size=(6, 4)).astype("float32")
     with pytest.raises(ValueError, match=r"The optimizer must be made .*outside of every scope"):
@@ -176,7 +182,7 @@ def test_statistics_of_batch_normalization_are_the_mean_of_the_replicas(
         student = keras.Sequential([keras.Input((4,)), normalization, hidden])
         teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="hidden")])
         hint = mr.Feature("hint", at="hidden", adapter=None, staged=stage)
-        distiller = compiled(mr.Distiller(student, teacher, [hint]))
+        distiller = compiled(mr.Distiller(student=student, teacher=teacher, knowledge=[hint]))
     train = distiller.pretrain if stage else distiller.fit
     train(x, np.arange(8) % 3, batch_size=8, shuffle=False, verbose=0)
     for variable, expected in [

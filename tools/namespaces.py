@@ -73,7 +73,6 @@ NAMESPACES = [
         "knowledge",
         "Knowledge",
         gets=False,
-        more={"as_list": "knowledge.base"},
     ),
     Namespace(
         "distillers",
@@ -143,7 +142,7 @@ NAMES = {
 """Further public names of the package itself, and the module that defines each."""
 SHOWN = ("knowledge", "distillers")
 """Packages whose components are public names of the package itself."""
-HIDDEN = {"as_list", "Batch", "GradientPolicy", "Outputs", "Term"}
+HIDDEN = {"Batch", "GradientPolicy", "Outputs", "Term"}
 """Their names that are not."""
 
 DIR = """\

@@ -43,7 +43,8 @@ class TeacherCache:
         train = mr.data.cifar100("train", index=True, augmentations=8)
         cache = mr.data.TeacherCache("cache", teacher, taps=["stage3"], views=8)
         cache.fill(train)
-        distiller = mr.Distiller(student, cache, [mr.Response("kd"), mr.Feature("hint", ...)])
+        hint = mr.Feature("hint", at="stage3")
+        distiller = mr.Distiller(student=student, teacher=cache, knowledge=["kd", hint])
         distiller.compile(...)
         distiller.fit(cache.attach(train), epochs=240)
 
@@ -83,7 +84,7 @@ class TeacherCache:
         >>> cache.fill(train)
         8
         >>> student = mr.models.get("convnet", num_classes=3, widths=(4, 8))
-        >>> distiller = mr.Distiller(student, cache, [mr.Response("kd")])
+        >>> distiller = mr.Distiller(student=student, teacher=cache, knowledge=[mr.Response("kd")])
         >>> distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         >>> sorted(distiller.fit(cache.attach(train), shuffle=False, verbose=0).history)
         ['ce', 'kd', 'loss']

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NoReturn
 import keras
 
 from modreduce_keras import knobs
+from modreduce_keras.calls import answering
 from modreduce_keras.distillers import (
     checks,
     compiling,
@@ -22,6 +23,7 @@ from modreduce_keras.distillers import (
     validation,
 )
 from modreduce_keras.distillers.batch import Batch
+from modreduce_keras.distillers.foreign import meant_by_compile
 from modreduce_keras.distillers.forward import Outputs, first_output
 from modreduce_keras.distillers.fused_normalization import fused_normalization as fused_kernels
 from modreduce_keras.distillers.gradients import GradientPolicy, Gradients
@@ -565,6 +567,7 @@ class BaseDistiller(StepModel):
         """
         return optimizers.groups(self.students, self.joint_knowledge())
 
+    @answering(meant_by_compile)
     def compile(
         self,
         optimizer: Any = "rmsprop",

@@ -1,20 +1,77 @@
 """Checks of what a user hands to a distiller, made before anything is trained."""
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 
-from modreduce_keras.arguments import require_choice
+from modreduce_keras.arguments import is_number, require_choice
+from modreduce_keras.calls import shown
+from modreduce_keras.data.teacher_cache import TeacherCache
 from modreduce_keras.models.folding import DTYPES
 from modreduce_keras.models.graph import to_float
 from modreduce_keras.symbolic import plain_errors
 
 
 def require_model(model: Any, role: str) -> None:
-    """Raises unless a Keras model came."""
+    """Raises unless a Keras model came, and says how others are used."""
     if not isinstance(model, keras.Model):
-        raise TypeError(f"The {role} must be a keras.Model. Received: {model!r}")
+        raise TypeError(
+            f"The {role} must be a keras.Model.{_remedy(model, role)} Received: {shown(model)}"
+        )
+
+
+def require_teacher(teacher: Any) -> None:
+    """Raises unless a model, a list of models, a cache of one or `None` came as a teacher."""
+    if teacher is None or isinstance(teacher, TeacherCache):
+        return
+    if isinstance(teacher, (list, tuple)) and any(isinstance(t, keras.Model) for t in teacher):
+        for one in teacher:
+            require_model(one, "teacher")
+    elif not (isinstance(teacher, (list, tuple)) and not teacher):
+        require_model(teacher, "teacher")
+
+
+_STORED = (
+    "student.compile(optimizer, loss=mr.losses.KD(temperature={})), then student.fit(x, logits)"
+)
+
+
+def _remedy(model: Any, role: str) -> str:
+    """Returns a sentence on how something else than a Keras model is used; `""` if unknown."""
+    if isinstance(model, (str, os.PathLike)):
+        return f" Load it: {role.split()[0]}=keras.saving.load_model({os.fspath(model)!r})."
+    if isinstance(model, type):
+        return f" Make one of the class: {role.split()[0]}={model.__name__}(...)."
+    if hasattr(model, "load_state_dict"):
+        return (
+            " Weights of a PyTorch network go into a Keras model of the same layers: "
+            "mr.models.import_torch_weights(model, network.state_dict())."
+        )
+    if isinstance(model, keras.layers.Layer):
+        return " Make the layer a model: keras.Sequential([keras.Input(shape), layer])."
+    if not role.startswith("teacher"):
+        return ""
+    if hasattr(model, "predict_proba"):
+        return (
+            " The student learns from stored probabilities by itself: logits = "
+            "np.log(np.maximum(teacher.predict_proba(x), 1e-7)), then "
+            f"{_STORED.format('1.0')}."
+        )
+    if hasattr(model, "predict"):
+        return (
+            " The student learns from stored predictions by itself: "
+            "student.compile(optimizer, loss='mse'), then student.fit(x, teacher.predict(x))."
+        )
+    leaves = keras.tree.flatten(model)
+    if leaves and all(hasattr(leaf, "shape") or is_number(leaf) for leaf in leaves):
+        return (
+            f" From stored logits the student learns by itself: {_STORED.format('4.0')}. "
+            "mr.data.TeacherCache(folder, teacher, taps=[...]) stores logits and features of a "
+            "model, and is given as the teacher."
+        )
+    return ""
 
 
 def input_specs(model: keras.Model) -> Any:

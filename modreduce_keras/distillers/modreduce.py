@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from modreduce_keras import registry
 from modreduce_keras.arguments import is_number
+from modreduce_keras.calls import by_name
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.peers import PeerDistiller
 from modreduce_keras.distillers.shares import Share
@@ -31,7 +32,7 @@ class ModReduce(PeerDistiller):
             `None` for students that learn only from labels and from one another.
         students: See `PeerDistiller`; usually `{"response": ..., "feature": ..., "relation": ...}`.
             Their architectures may differ.
-        knowledge: What each student learns: a dict from student to a list as in `mr.Distiller`.
+        knowledge: What each student learns: a dict from student to what `mr.Distiller` takes.
             `None` is the paper's knowledge for three students with the names above
             (`paper_knowledge`), with the paper's multipliers, and needs `samples`.
         aggregator: See `PeerDistiller`. Defaults to `"weighted_average"`.
@@ -91,11 +92,15 @@ class ModReduce(PeerDistiller):
     _online_temperature = 4.0
     PAPER_MULTIPLIERS: ClassVar = {"response": 10.0, "feature": 100.0, "relation": 1.0}
 
+    @by_name(
+        "mr.ModReduce(teacher=..., students=...)",
+        why="so that students and teacher are not swapped",
+    )
     def __init__(
         self,
+        *,
         teacher: Any,
         students: Any,
-        *,
         knowledge: Mapping[str, list[Knowledge]] | None = None,
         aggregator: Any = "weighted_average",
         online_weight: Any = None,

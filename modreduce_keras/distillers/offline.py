@@ -4,10 +4,12 @@ from typing import Any
 
 import keras
 
+from modreduce_keras.calls import by_name
 from modreduce_keras.data import TeacherCache
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.base import BaseDistiller
-from modreduce_keras.knowledge import Knowledge, as_list
+from modreduce_keras.distillers.foreign import meant_by_constructor
+from modreduce_keras.knowledge.shorthand import default_knowledge, resolved
 from modreduce_keras.registry import register
 
 
@@ -23,7 +25,13 @@ class Distiller(BaseDistiller):
             different names, where responses compare with their average and the taps of features
             are `"name/tap"`; or a `mr.data.TeacherCache`. `None` only if no knowledge needs a
             teacher (`"confidence_penalty"`).
-        knowledge: List of `Response`, `Feature` and `Relation`, at least one.
+        knowledge: What the student learns from the teacher: `Response`, `Feature` and `Relation`;
+            losses or their names (`"kd"`); a list of those; or a dict from the name of a loss to
+            its weight (`{"kd": 0.9, "hint": 100}`). A loss on relations that comes without taps
+            compares what the last Dense layer of each model reads, a loss on feature maps the last
+            ones of each model. Knowledge that has served another distiller is copied, with fresh
+            adapters, and `distiller.knowledge` has the copy. Defaults to `None`: `"dist"`; `"kd"`
+            for two classes and `"binary_kd"` for one logit.
         teacher_input: The teacher's input, if it differs from the student's: a function of the
             inputs (a Keras layer that resizes or normalizes), or a key of a dict `x` whose entry
             is for the teacher only; see `BaseDistiller`. Defaults to `None`.
@@ -56,12 +64,17 @@ class Distiller(BaseDistiller):
         Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
     """
 
+    @by_name(
+        "mr.Distiller(student=..., teacher=..., knowledge=...)",
+        why="so that student and teacher are not swapped",
+        meant=meant_by_constructor,
+    )
     def __init__(
         self,
+        *,
         student: keras.Model,
         teacher: keras.Model | list[keras.Model] | TeacherCache | None,
-        knowledge: list[Knowledge],
-        *,
+        knowledge: Any = None,
         teacher_input: Any = None,
         supervised_weight: Any = 1.0,
         teacher_dtype: str | None = None,
@@ -69,17 +82,21 @@ class Distiller(BaseDistiller):
         dtype: Any = None,
         trainable: bool = True,
     ):
-        knowledge = as_list(knowledge)
-        if not knowledge:
+        checks.require_model(student, "student")
+        checks.require_teacher(teacher)
+        if knowledge is None and teacher is not None:
+            knowledge = default_knowledge(student)
+        taught = resolved(knowledge, student, teacher)
+        if not taught:
             raise ValueError(
                 "A Distiller needs at least one knowledge, such as mr.Response('kd'). "
                 f"Received: knowledge={knowledge!r}"
             )
-        checks.require_knowledge_and_teacher(teacher, knowledge)
+        checks.require_knowledge_and_teacher(teacher, taught)
         super().__init__(
             {"student": student},
             teacher=teacher,
-            knowledge={"student": knowledge},
+            knowledge={"student": taught},
             teacher_input=teacher_input,
             supervised_weight=supervised_weight,
             teacher_dtype=teacher_dtype,

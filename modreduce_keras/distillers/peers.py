@@ -8,6 +8,7 @@ from keras import ops
 
 from modreduce_keras import knobs, registry
 from modreduce_keras.aggregators.base import Aggregator
+from modreduce_keras.calls import did_you_mean
 from modreduce_keras.distillers import checks, fitting, logs
 from modreduce_keras.distillers.averages import EMAWeights
 from modreduce_keras.distillers.base import BaseDistiller
@@ -19,7 +20,8 @@ from modreduce_keras.distillers.selection import BestStudent, Selection
 from modreduce_keras.distillers.supervision import LabelRule
 from modreduce_keras.distillers.terms import Term
 from modreduce_keras.knobs import Knob
-from modreduce_keras.knowledge import Knowledge, as_list
+from modreduce_keras.knowledge import Knowledge
+from modreduce_keras.knowledge.shorthand import resolved, unused
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.output_kind import output_kind
 from modreduce_keras.registry import register
@@ -42,7 +44,8 @@ class PeerDistiller(BaseDistiller):
             aggregator that has a leader (`"okddip"`), the last student is the leader.
         aggregator: An `Aggregator`, its config or its identifier. Defaults to `"mean"`.
         teacher: A trained model, or `None` (the default): peers only.
-        knowledge: What each student learns from the teacher: a dict from student to list.
+        knowledge: What each student learns from the teacher: a dict from student to what
+            `Distiller` takes as knowledge.
         online_weight: Weight of the online loss, by which a student learns from its peers: a
             number that is not negative, or a schedule. Defaults to 1.
         online_loss: Loss of a student's logits against its target: a `Loss`, its config or its
@@ -115,7 +118,7 @@ class PeerDistiller(BaseDistiller):
         branches = students if isinstance(students, keras.Model) else None
         students = _named(students)
         knowledge = _checked_knowledge(knowledge, students, teacher)
-        aggregator = registry.get("aggregator", aggregator, Aggregator)
+        aggregator = unused(registry.get("aggregator", aggregator, Aggregator))
         self._features_at = features_at
         features_at = _by_student("features_at", features_at, students)
         read = "features" in aggregator.needs
@@ -139,7 +142,7 @@ class PeerDistiller(BaseDistiller):
             single = getattr(self.student_output(), "shape", (None,))[-1] == 1
             identifier = "binary_kd" if single else "kd"
             online_loss = registry.get("loss", identifier, temperature=self._online_temperature)
-        self.online_loss = registry.get("loss", online_loss, Loss)
+        self.online_loss = unused(registry.get("loss", online_loss, Loss))
         checks.require_online_loss(self.online_loss)
         self._online_loss_variables = knobs.variables(self.online_loss)
         self.selection = Selection(list(students), criterion, criterion_mode)
@@ -375,19 +378,28 @@ def _named(students: Any) -> dict[str, keras.Model]:
 def _checked_knowledge(knowledge: Any, students: Any, teacher: Any) -> dict[str, list[Knowledge]]:
     """Returns the knowledge by student, or says what does not go together."""
     checks.require_by_student("knowledge", knowledge)
-    knowledge = {name: as_list(several) for name, several in (knowledge or {}).items()}
-    unknown = sorted(set(knowledge) - set(students))
+    checks.require_teacher(teacher)
+    unknown = sorted(set(knowledge or {}) - set(students))
     if unknown:
+        hint = did_you_mean(unknown[0], students)
         raise ValueError(
-            f"knowledge must be given by student, one of {list(students)}. Received: {unknown}"
+            f"knowledge must be given by student, one of {list(students)}.{hint} "
+            f"Received: {unknown}"
         )
-    checks.require_knowledge_and_teacher(
-        teacher, [one for several in knowledge.values() for one in several]
-    )
-    objects = [id(one) for several in knowledge.values() for one in several]
+    for name, student in students.items():
+        checks.require_model(student, f"student {name!r}")
+    given = {name: keras.tree.flatten(several) for name, several in (knowledge or {}).items()}
+    objects = [id(o) for each in given.values() for o in each if isinstance(o, Knowledge)]
     if len(set(objects)) < len(objects):
         raise ValueError(
             "Each student needs knowledge objects of its own, because they hold its adapters. "
             "Received: the same object for several students"
         )
+    knowledge = {
+        name: resolved(several, students[name], teacher)
+        for name, several in (knowledge or {}).items()
+    }
+    checks.require_knowledge_and_teacher(
+        teacher, [one for several in knowledge.values() for one in several]
+    )
     return knowledge

@@ -7,7 +7,7 @@ are three kinds: `Response` (outputs), `Feature` (representations inside the mod
 
 # Written by `make generate` from the registry.
 
-from modreduce_keras.knowledge.base import Knowledge, as_list
+from modreduce_keras.knowledge.base import Knowledge
 from modreduce_keras.knowledge.feature import Feature
 from modreduce_keras.knowledge.relation import Relation
 from modreduce_keras.knowledge.response import Response
@@ -17,7 +17,6 @@ __all__ = [
     "Feature",
     "Relation",
     "Response",
-    "as_list",
 ]
 
 

@@ -1,19 +1,19 @@
 """Knowledge: a loss with the taps it reads, the adapter between them, and its weight."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 from keras import ops
 
-from modreduce_keras import knobs, registry
+from modreduce_keras import calls, knobs, registry
 from modreduce_keras.adapters.base import Adapter
 from modreduce_keras.arguments import require_bool
 from modreduce_keras.distribute import share_over_replicas
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import masks
 from modreduce_keras.losses.base import Loss, require_one_feature
+from modreduce_keras.losses.keras_loss import loss_from
 from modreduce_keras.ops import reduced, spread
 from modreduce_keras.taps import LOGITS, ModelOutput
 from modreduce_keras.typing import Tensor
@@ -64,7 +64,7 @@ class Knowledge(keras.layers.Layer):
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        loss = registry.get("loss", loss, Loss)
+        loss = loss_from(loss)
         self._refuse_arguments_of(loss, kwargs)
         kwargs.setdefault("dtype", "float32")
         super().__init__(name=name or loss.name, **kwargs)
@@ -96,12 +96,13 @@ class Knowledge(keras.layers.Layer):
             self.pretrained = keras.Variable(0.0, trainable=False, name="pretrained")
 
     def _refuse_arguments_of(self, loss: Loss, given: Mapping[str, Any]) -> None:
-        own = set(inspect.signature(type(loss)).parameters) - {"dtype", "kwargs"}
-        meant = sorted(own & set(given))
+        named = {name: loss.argument_named(name) for name in given}
+        meant = {name: argument for name, argument in named.items() if argument is not None}
         if meant:
+            written = ", ".join(f"{a}={calls.shown(given[name])}" for name, a in meant.items())
             raise ValueError(
                 f"{', '.join(meant)} must be given to the loss and not to {type(self).__name__}: "
-                f"mr.{type(self).__name__}(mr.losses.{type(loss).__name__}({meant[0]}=...)). "
+                f"mr.{type(self).__name__}(mr.losses.{type(loss).__name__}({written})). "
                 f"Received: { {name: given[name] for name in meant} }"
             )
 
@@ -301,21 +302,3 @@ class Knowledge(keras.layers.Layer):
             "staged": self.staged,
             **knobs.config(self),
         }
-
-
-def as_list(knowledge: Any) -> list[Knowledge]:
-    """Returns one knowledge, a sequence of them or `None` as a list.
-
-    Raises:
-        TypeError: If something else came.
-    """
-    if knowledge is None:
-        return []
-    several = list(knowledge) if isinstance(knowledge, (list, tuple)) else [knowledge]
-    for one in several:
-        if not isinstance(one, Knowledge):
-            raise TypeError(
-                "knowledge must be a list of mr.Response, mr.Feature and mr.Relation, such as "
-                f"[mr.Response('kd')]. Received: {one!r}"
-            )
-    return several

@@ -4,9 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
+from modreduce_keras import calls
 from modreduce_keras.arguments import is_number
 from modreduce_keras.knowledge import masks
 from modreduce_keras.knowledge.base import Knowledge, Taps
@@ -16,6 +18,17 @@ from modreduce_keras.ops import filled, float32, log_bernoulli, tempered_log_sof
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
 from modreduce_keras.typing import Tensor
+
+_KD, _BINARY_KD = "mr.losses.KD(temperature=1.0)", "mr.losses.BinaryKD(temperature=1.0)"
+_OF_PROBABILITIES = {
+    "BinaryCrossentropy": _BINARY_KD,
+    "BinaryFocalCrossentropy": _BINARY_KD,
+    "CategoricalCrossentropy": _KD,
+    "CategoricalFocalCrossentropy": _KD,
+    "KLDivergence": _KD,
+    "SparseCategoricalCrossentropy": _KD,
+}
+"""What compares logits as losses of Keras do probabilities, by the class of the loss."""
 
 
 @register("knowledge", "response")
@@ -70,6 +83,7 @@ class Response(Knowledge):
         **kwargs: Any,
     ) -> None:
         super().__init__(loss, **kwargs)
+        self._require_logits_compared()
         if average not in (None, "probabilities", "logits"):
             raise ValueError(
                 f"average must be 'probabilities', 'logits' or None. Received: {average=}"
@@ -92,6 +106,17 @@ class Response(Knowledge):
         self.average, self.ignore_class = average, ignore_class
         self.teacher_weights = teacher_weights
         self._several = False
+
+    def _require_logits_compared(self) -> None:
+        """Raises if it is a loss of Keras' that takes probabilities, and logits are compared."""
+        compared = getattr(self.loss, "loss", None)
+        written = _OF_PROBABILITIES.get(type(compared).__name__)
+        if isinstance(compared, keras.losses.Loss) and written is not None:
+            raise ValueError(
+                f"Responses are logits, and {type(compared).__name__} compares probabilities with "
+                f"labels: mr.Response({written}) compares the probabilities of both, and raises "
+                f"the temperature if asked. Received: loss={calls.shown(compared)}"
+            )
 
     def _check_taps(self, at: Taps, student: Taps, teacher: Taps) -> None:
         if at is not None and (student is not None or teacher is not None):

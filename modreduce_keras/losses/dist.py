@@ -1,5 +1,7 @@
 """DIST: correlation of the probabilities, by sample and by class, instead of divergence."""
 
+from typing import ClassVar
+
 from keras import ops
 
 from modreduce_keras.knobs import Knob
@@ -68,6 +70,7 @@ class DIST(SoftenedLoss):
         Standardization in Knowledge Distillation, 2024.
     """
 
+    symbols: ClassVar = {"beta": "inter_weight", "gamma": "intra_weight"}
     inter_weight = Knob()
     intra_weight = Knob()
 

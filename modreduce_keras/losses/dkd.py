@@ -1,5 +1,7 @@
 """Decoupled knowledge distillation: a weight each for the labelled class and the others."""
 
+from typing import ClassVar
+
 from keras import ops
 
 from modreduce_keras.knobs import Knob
@@ -51,6 +53,7 @@ class DKD(SoftenedLoss):
         al., Logit Standardization in Knowledge Distillation, 2024.
     """
 
+    symbols: ClassVar = {"alpha": "target_weight", "beta": "nontarget_weight"}
     needs_labels = True
     target_weight = Knob()
     nontarget_weight = Knob()

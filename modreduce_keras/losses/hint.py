@@ -1,5 +1,7 @@
 """FitNets' hint: the mean squared difference of two features."""
 
+from typing import ClassVar
+
 from keras import ops
 
 from modreduce_keras.arguments import require_choice
@@ -53,6 +55,7 @@ class Hint(Loss):
         adapter=ConvRegressor(batch_normalization=False))` is the paper's.
     """
 
+    default_feature: ClassVar[str | None] = "last feature maps"
     default_weight = 100.0
     default_adapter = "conv_regressor"
     one_feature = True

@@ -1,6 +1,6 @@
 """Local structure: how alike each node of a graph is to each of its neighbours."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from keras import ops
@@ -67,6 +67,7 @@ class LSP(RelationLoss):
         Zhang et al., Graph-less Neural Networks, 2022.
     """
 
+    default_feature: ClassVar[str | None] = None
     default_weight = 1.0
 
     def __init__(

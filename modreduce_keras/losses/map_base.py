@@ -22,6 +22,7 @@ class MapLoss(Loss):
         ValueError: If a feature is not a map, or the channels differ where they are compared.
     """
 
+    default_feature: ClassVar[str | None] = "last feature maps"
     one_feature = True
     equal_channels: ClassVar[bool] = False
     """Whether channel is compared with channel, so that both need as many."""

@@ -1,5 +1,7 @@
 """Normalized knowledge distillation: cross-entropies of the labelled class and of the others."""
 
+from typing import ClassVar
+
 from keras import ops
 
 from modreduce_keras.knobs import Knob
@@ -47,6 +49,7 @@ class NKD(ResponseLoss):
         Approach with Normalized Loss and Customized Soft Labels, 2023.
     """
 
+    symbols: ClassVar = {"gamma": "nontarget_weight"}
     needs_labels = True
     output_kinds = (CLASSES,)
     nontarget_weight = Knob()

@@ -1,5 +1,7 @@
 """The base of the losses on maps before their activation: penalties over all neurons."""
 
+from typing import ClassVar
+
 from keras import ops
 
 from modreduce_keras.losses.map_base import MapLoss
@@ -15,6 +17,7 @@ class PreactivationLoss(MapLoss):
     2^(i - n): the last one fully, the one before it half.
     """
 
+    default_feature: ClassVar[str | None] = None
     default_adapter = "channel_projector"
     equal_channels = True
     one_feature = False

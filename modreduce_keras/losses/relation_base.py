@@ -1,6 +1,6 @@
 """The base of the losses on relations: how samples lie to each other, not where they lie."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import (
@@ -21,6 +21,7 @@ class RelationLoss(Loss):
     part, or with `mr.Relation(..., across_replicas=True)` that of all.
     """
 
+    default_feature: ClassVar[str | None] = "embedding"
     kind = "relation"
     one_feature = True
     ignores_zeros = True

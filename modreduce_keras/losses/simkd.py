@@ -1,5 +1,7 @@
 """SimKD: the student's projected last maps against the teacher's."""
 
+from typing import ClassVar
+
 from keras import ops
 
 from modreduce_keras.losses.map_base import MapLoss
@@ -14,13 +16,13 @@ class SimKD(MapLoss):
     mean (f_s - f_t)²
 
     The method deploys the student with a projector and the teacher's own classifier, so that
-    matching this feature is all there is to learn. `models.reuse_classifier(student, teacher)`
+    matching this feature is all there is to learn. `mr.models.reuse_classifier`
     builds that network; its tap `"projection"` is f_s:
 
         mr.Distiller(
-            mr.models.reuse_classifier(student, teacher),
-            teacher,
-            [mr.Feature("simkd", student="projection", teacher="stage3")],
+            student=mr.models.reuse_classifier(student=student, teacher=teacher),
+            teacher=teacher,
+            knowledge=[mr.Feature("simkd", student="projection", teacher="stage3")],
             supervised_weight=0,
         )
 
@@ -43,6 +45,7 @@ class SimKD(MapLoss):
         Chen et al., Knowledge Distillation with the Reused Teacher Classifier, 2022.
     """
 
+    default_feature: ClassVar[str | None] = None
     equal_channels = True
     over_positions = "mean"
 

@@ -1,5 +1,7 @@
 """Softmax regression representation learning: a feature, and what the teacher's classifier sees."""
 
+from typing import ClassVar
+
 from keras import ops
 
 from modreduce_keras.knobs import Knob
@@ -47,7 +49,9 @@ class SRRL(Loss):
         with equal weights and the squared difference of the logits, as in the published code.
     """
 
+    default_feature: ClassVar[str | None] = "embedding"
     default_adapter = "softmax_regressor"
+    symbols: ClassVar = {"alpha": "feature_weight", "beta": "logits_weight"}
     feature_weight = Knob()
     logits_weight = Knob()
 

@@ -1,5 +1,7 @@
 """VkD: an orthogonally projected feature against the teacher's standardized one."""
 
+from typing import ClassVar
+
 from keras import ops
 
 from modreduce_keras.arguments import require_choice
@@ -51,6 +53,7 @@ class VkD(Loss):
         of 1 is ours.
     """
 
+    default_feature: ClassVar[str | None] = "embedding"
     default_adapter = "orthogonal_projector"
     one_feature = True
 

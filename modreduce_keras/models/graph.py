@@ -24,6 +24,12 @@ def functional(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.output, name=model.name)
 
 
+def output_units(model: Any) -> int | None:
+    """Returns the size of the last axis of a model's only output; `None` where it is not known."""
+    outputs = getattr(model, "outputs", None) or []
+    return outputs[0].shape[-1] if len(outputs) == 1 else None
+
+
 def new_inputs(model: keras.Model) -> Any:
     """Returns new symbolic inputs that are named and shaped like a functional model's."""
     return keras.tree.map_structure(_like, model.input)

@@ -5,16 +5,21 @@ from typing import Any
 import keras
 from keras import layers
 
+from modreduce_keras.calls import by_name
 from modreduce_keras.copying import copy_state
 from modreduce_keras.models.clones import Cloner, copy_model
 from modreduce_keras.ops import adaptive_average_pool
 from modreduce_keras.typing import Tensor
 
 
+@by_name(
+    "mr.models.reuse_classifier(student=..., teacher=...)",
+    why="so that student and teacher are not swapped",
+)
 def reuse_classifier(
+    *,
     student: keras.Model,
     teacher: keras.Model,
-    *,
     student_at: str = "stage3",
     teacher_at: str = "stage3",
     factor: int = 2,
@@ -54,7 +59,7 @@ def reuse_classifier(
         >>> import modreduce_keras as mr
         >>> student = mr.models.convnet(num_classes=10, widths=(4, 4, 8))
         >>> teacher = mr.models.convnet(num_classes=10, widths=(8, 16, 32))
-        >>> model = reuse_classifier(student, teacher)
+        >>> model = reuse_classifier(student=student, teacher=teacher)
         >>> model.get_layer("projection").output.shape
         (None, 4, 4, 32)
 

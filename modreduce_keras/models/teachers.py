@@ -10,6 +10,7 @@ import keras
 from keras import layers
 
 from modreduce_keras import registry
+from modreduce_keras.calls import by_name
 from modreduce_keras.copying import copy_state, described, has_state, kind_of
 from modreduce_keras.models.clones import Cloner, rebuilt
 from modreduce_keras.models.layer_order import all_layers
@@ -18,7 +19,11 @@ from modreduce_keras.models.torch_weights import require_functional
 _SCALINGS = (layers.Normalization, layers.Rescaling)
 
 
-def import_keras_weights(model: keras.Model, source: keras.Model) -> keras.Model:
+@by_name(
+    "mr.models.import_keras_weights(model=..., source=...)",
+    why="so that the two models are not swapped",
+)
+def import_keras_weights(*, model: keras.Model, source: keras.Model) -> keras.Model:
     """Gives a Keras network the weights of another one of the same layout, and all other state.
 
     Names do not matter: the layers that have weights, or other state (see `copy_state`), are taken
@@ -40,7 +45,7 @@ def import_keras_weights(model: keras.Model, source: keras.Model) -> keras.Model
     Example:
         >>> import modreduce_keras as mr
         >>> one = mr.models.get("convnet", num_classes=3, widths=(4, 8))
-        >>> other = import_keras_weights(mr.models.fold(one), mr.models.fold(one))
+        >>> other = import_keras_weights(model=mr.models.fold(one), source=mr.models.fold(one))
         >>> other.count_params()
         363
     """

@@ -12,6 +12,7 @@ import keras
 
 from modreduce_keras._version import __version__
 from modreduce_keras.arguments import is_number, require_integer, require_number
+from modreduce_keras.calls import by_name
 from modreduce_keras.export import judging
 from modreduce_keras.reporting import files, html_page, markdown_page
 from modreduce_keras.reporting.collect import collect
@@ -41,12 +42,16 @@ class Report(NamedTuple):
     html: Path
 
 
+@by_name(
+    "mr.report(teacher=..., students=..., data=..., path=...)",
+    why="so that students and teacher are not swapped",
+)
 def report(
+    *,
     teacher: keras.Model | None,
     students: keras.Model | Mapping[str, keras.Model],
     exports: Mapping[str, Any] | None = None,
     data: Any = None,
-    *,
     path: str | os.PathLike,
     histories: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     curve: str = "val_accuracy",
@@ -123,7 +128,9 @@ def report(
         >>> student = mr.models.convnet(num_classes=10, widths=(4, 8))
         >>> _, (images, labels) = mr.data.load_sample()
         >>> folder = tempfile.mkdtemp()
-        >>> made = report(student, student, data=(images[:64], labels[:64]), path=folder)
+        >>> made = report(
+        ...     teacher=student, students=student, data=(images[:64], labels[:64]), path=folder
+        ... )
         >>> made.html.name, made.samples, made.figures["student"].agreement
         ('report.html', 64, 1.0)
 

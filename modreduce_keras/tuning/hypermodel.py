@@ -38,7 +38,7 @@ class DistillerHyperModel(keras_tuner.HyperModel):
         ...     temperature = mr.tuning.Space(hp).temperature()
         ...     student = mr.models.get("convnet", num_classes=3, widths=(4, 8))
         ...     knowledge = mr.Response(mr.losses.KD(temperature=temperature))
-        ...     distiller = mr.Distiller(student, teacher, [knowledge])
+        ...     distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[knowledge])
         ...     distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
         ...     return distiller
         >>> distiller = DistillerHyperModel(build).build(keras_tuner.HyperParameters())
@@ -78,7 +78,8 @@ class DistillerHyperModel(keras_tuner.HyperModel):
             distiller = self._make(hp)
         if not isinstance(distiller, BaseDistiller):
             raise keras_tuner.errors.FatalTypeError(
-                "build must return a distiller, such as mr.Distiller(student, teacher, knowledge). "
+                "build must return a distiller, such as mr.Distiller(student=student, "
+                "teacher=teacher, knowledge=knowledge). "
                 f"Received: {distiller!r}"
             )
         if not distiller.compiled:

@@ -90,7 +90,9 @@ class Search:
         >>> def build(hp):
         ...     student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
         ...     kd = mr.losses.KD(temperature=mr.tuning.Space(hp).temperature())
-        ...     distiller = mr.Distiller(student, teacher, [mr.Response(kd)])
+        ...     distiller = mr.Distiller(
+        ...         student=student, teacher=teacher, knowledge=[mr.Response(kd)]
+        ...     )
         ...     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         ...     distiller.compile("sgd", loss, metrics=["accuracy"])
         ...     return distiller

@@ -218,7 +218,9 @@ def network_of(widths):
 def test_a_distiller_trains_the_heads_first_and_then_leaves_them(random):
     x, y = random.normal(size=(16, 6)).astype("float32"), np.arange(16) % 3
     knowledge = mr.Relation("mhgd", at=["front", "back"])
-    distiller = mr.Distiller(network_of((4, 5)), network_of((6, 8)), [knowledge])
+    distiller = mr.Distiller(
+        student=network_of((4, 5)), teacher=network_of((6, 8)), knowledge=[knowledge]
+    )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     distiller.compile(keras.optimizers.AdamW(0.01, weight_decay=0.1), loss)
     with pytest.raises(ValueError, match=r"\['mhgd'\] must be trained in a stage of their own"):

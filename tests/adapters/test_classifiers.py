@@ -155,7 +155,9 @@ def test_a_distiller_lends_its_models_classifiers(identifier, taps, random):
     images, labels = random.normal(size=(6, 8, 8, 1)).astype("float32"), np.arange(6) % 3
     student, teacher = net(6), net(8)
     knowledge = mr.Feature(identifier, at=taps, weight=1.0)
-    distiller = mr.Distiller(student, teacher, [knowledge], supervised_weight=0)
+    distiller = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[knowledge], supervised_weight=0
+    )
     distiller.compile(
         keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
@@ -170,7 +172,9 @@ def test_a_distiller_lends_its_models_classifiers(identifier, taps, random):
 @pytest.mark.parametrize(("identifier", "tap"), [("srrl", "embedding"), ("catkd", "stage2")])
 def test_a_saved_distiller_lends_them_again(identifier, tap, random, tmp_path):
     images, labels = random.normal(size=(6, 8, 8, 1)).astype("float32"), np.arange(6) % 3
-    distiller = mr.Distiller(net(6), net(8), [mr.Feature(identifier, at=tap, weight=1.0)])
+    distiller = mr.Distiller(
+        student=net(6), teacher=net(8), knowledge=[mr.Feature(identifier, at=tap, weight=1.0)]
+    )
     distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     distiller.train_on_batch(images, labels)
     distiller.save(tmp_path / "distiller.keras")

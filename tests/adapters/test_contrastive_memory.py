@@ -243,7 +243,9 @@ def distiller(samples=20):
         return keras.Model(inputs, keras.layers.Dense(3)(hidden))
 
     memory = ContrastiveMemory(samples=samples, negatives=5, units=3)
-    made = mr.Distiller(net(5), net(6), [mr.Relation("crd", at="hidden", adapter=memory)])
+    made = mr.Distiller(
+        student=net(5), teacher=net(6), knowledge=[mr.Relation("crd", at="hidden", adapter=memory)]
+    )
     made.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return made, memory
 

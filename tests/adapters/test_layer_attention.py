@@ -137,7 +137,7 @@ def test_a_distiller_trains_it_with_a_last_batch_that_is_smaller(random):
         adapter=mr.adapters.LayerAttention(batch_size=6, factor=1),
         weight=1.0,
     )
-    distiller = mr.Distiller(student, teacher, [knowledge])
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[knowledge])
     distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = knowledge.adapter.get_weights()
     logs = distiller.fit(images, labels, batch_size=6, epochs=1, verbose=0).history

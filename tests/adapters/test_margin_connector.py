@@ -143,7 +143,11 @@ def test_a_saved_distiller_keeps_the_margins_of_its_teacher(tmp_path):
     norm = teacher.get_layer("norm")
     norm.beta.assign([-1.0, -0.5, 0.0, 0.5, 1.0])
     adapter = mr.adapters.MarginConnector(normalization="norm")
-    distiller = mr.Distiller(network(4), teacher, [mr.Feature("ofd", at="norm", adapter=adapter)])
+    distiller = mr.Distiller(
+        student=network(4),
+        teacher=teacher,
+        knowledge=[mr.Feature("ofd", at="norm", adapter=adapter)],
+    )
     distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     distiller.save(tmp_path / "distiller.keras")
     again = keras.saving.load_model(tmp_path / "distiller.keras")

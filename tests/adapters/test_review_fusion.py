@@ -105,7 +105,7 @@ def test_a_distiller_reviews_stages_and_the_embedding(random):
         for width in (4, 6)
     )
     knowledge = mr.Feature("reviewkd", at=["stage1", "stage2", "embedding"])
-    distiller = mr.Distiller(student, teacher, [knowledge])
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[knowledge])
     distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     logs = [distiller.train_on_batch(images, labels, return_dict=True) for _ in range(5)]
     assert logs[-1]["reviewkd"] < logs[0]["reviewkd"]

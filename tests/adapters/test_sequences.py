@@ -28,7 +28,9 @@ def image(width):
 
 
 def hint(student, teacher, **arguments):
-    return mr.Distiller(student, teacher, [mr.Feature("hint", at="block", **arguments)])
+    return mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Feature("hint", at="block", **arguments)]
+    )
 
 
 def test_tokens_are_regressed_by_a_dense_layer_on_their_channels(random):
@@ -64,7 +66,7 @@ def test_a_hint_between_sequences_of_other_widths_trains(net, adapter, random):
 def test_sequences_of_unknown_length_take_batches_of_any_length(random):
     student, teacher = sequence(4, length=None), sequence(6, length=None)
     knowledge = [mr.Feature(n, at="block", weight=0.1) for n in ("hint", "at", "vid", "ickd")]
-    built = mr.Distiller(student, teacher, knowledge)
+    built = mr.Distiller(student=student, teacher=teacher, knowledge=knowledge)
     built.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     for length in (4, 9):
         x = random.normal(size=(4, length, 3)).astype("float32")

@@ -44,7 +44,7 @@ def train(adapter, strategy, data):
     keras.utils.set_random_seed(5)
     with strategy.scope():
         crd = mr.Relation("crd", at="hidden", adapter=adapter(), weight=1.0)
-        distiller = mr.Distiller(net(4), net(7), [crd])
+        distiller = mr.Distiller(student=net(4), teacher=net(7), knowledge=[crd])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile(keras.optimizers.SGD(0.05), loss)
     logs = distiller.fit(data, epochs=2, shuffle=False, verbose=0).history

@@ -261,7 +261,9 @@ def test_a_student_of_the_papers_protocol_is_what_a_distiller_trains(cifar100, r
     keras.utils.set_random_seed(1)
     student = mr.models.convnet(num_classes=100, widths=(4, 8, 8), input_shape=(32, 32, 3))
     knowledge = [mr.Response("kd", weight=0.9)]
-    distiller = mr.Distiller(student, teacher, knowledge, supervised_weight=0.1)
+    distiller = mr.Distiller(
+        student=student, teacher=teacher, knowledge=knowledge, supervised_weight=0.1
+    )
     # 15 steps: the rate falls after 5/8, 3/4 and 7/8 of them.
     rates = keras.optimizers.schedules.PiecewiseConstantDecay([9, 11, 13], [5e-2, 5e-3, 5e-4, 5e-5])
     distiller.compile(

@@ -80,7 +80,7 @@ def test_without_a_teacher_the_students_are_compared_alone(peers, inputs, labels
 
 
 def test_one_student_is_compared_with_its_teacher(net, teacher, inputs, labels, cross_entropy):
-    distiller = mr.Distiller(net("student"), teacher, [mr.Response("kd")])
+    distiller = mr.Distiller(student=net("student"), teacher=teacher, knowledge=[mr.Response("kd")])
     distiller.compile("sgd", cross_entropy, run_eagerly=True)
     monitor = mr.callbacks.PeerMonitor(inputs, batch_size=8)
     logs = last(distiller.fit(inputs, labels, callbacks=[monitor], verbose=0))
@@ -95,7 +95,9 @@ def test_several_teachers_count_by_the_mean_of_their_probabilities(
     teachers = [net("first"), net("second", width=9)]
     for number, one in enumerate(teachers):  # so that they disagree
         one.layers[-1].kernel.assign(one.layers[-1].kernel * (1.0 + 4.0 * number))
-    distiller = mr.Distiller(net("student"), teachers, [mr.Response("kd")])
+    distiller = mr.Distiller(
+        student=net("student"), teacher=teachers, knowledge=[mr.Response("kd")]
+    )
     distiller.compile("sgd", cross_entropy, run_eagerly=True)
     monitor = mr.callbacks.PeerMonitor(inputs)
     logs = last(distiller.fit(inputs, labels, callbacks=[monitor], verbose=0))
@@ -108,7 +110,10 @@ def test_several_teachers_count_by_the_mean_of_their_probabilities(
 
 def test_the_teacher_sees_its_own_input(net, teacher, inputs, labels, cross_entropy):
     distiller = mr.Distiller(
-        net("student"), teacher, [mr.Response("kd")], teacher_input=lambda x: -2.0 * x
+        student=net("student"),
+        teacher=teacher,
+        knowledge=[mr.Response("kd")],
+        teacher_input=lambda x: -2.0 * x,
     )
     distiller.compile("sgd", cross_entropy, run_eagerly=True)
     monitor = mr.callbacks.PeerMonitor(inputs)
@@ -166,7 +171,9 @@ def counted(cross_entropy, net):
     """A distiller without weight on its teacher's runs, and the counter inside the teacher."""
     counter = Runs()
     layers = [keras.Input((4,)), counter, keras.layers.Dense(3)]
-    distiller = mr.Distiller(net("student"), keras.Sequential(layers), [mr.Response("kd")])
+    distiller = mr.Distiller(
+        student=net("student"), teacher=keras.Sequential(layers), knowledge=[mr.Response("kd")]
+    )
     distiller.compile("sgd", cross_entropy)
     return distiller, counter
 

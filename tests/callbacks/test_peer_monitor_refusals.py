@@ -50,7 +50,7 @@ def test_nothing_to_measure_is_an_error(net, inputs, labels, cross_entropy, has_
     knowledge = mr.Relation("rkd_distance", at="logits")
     if not has_teacher:
         knowledge = mr.Response("confidence_penalty")
-    distiller = mr.Distiller(net("student"), teacher, [knowledge])
+    distiller = mr.Distiller(student=net("student"), teacher=teacher, knowledge=[knowledge])
     distiller.compile("sgd", cross_entropy, run_eagerly=True)
     monitor = mr.callbacks.PeerMonitor(inputs)
     message = "one student and " + ("a teacher of other" if has_teacher else "no teacher")

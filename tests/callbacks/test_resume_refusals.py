@@ -63,7 +63,7 @@ def test_the_same_variables_in_another_order_are_refused(tmp_path):
 
 def distiller_of(teacher):
     student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
-    model = mr.Distiller(student, teacher, [mr.Response("kd")])
+    model = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response("kd")])
     return resumable.compiled(model, "sgd", True)
 
 
@@ -152,7 +152,7 @@ def staged():
     student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="dense")])
     teacher = keras.models.clone_model(student)
     teacher.set_weights([np.ones((2, 3)), np.zeros(3)])
-    distiller = mr.Distiller(student, teacher, [mr.Response("kd"), hint])
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response("kd"), hint])
     return resumable.compiled(distiller, "sgd", True)
 
 

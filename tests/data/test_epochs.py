@@ -64,7 +64,7 @@ def plain():
 
 
 def distiller():
-    model = mr.Distiller(net(), net(), [mr.Response("kd")])
+    model = mr.Distiller(student=net(), teacher=net(), knowledge=[mr.Response("kd")])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True), run_eagerly=True)
     return noting(model)
 

@@ -61,7 +61,7 @@ def three_kinds():
 @pytest.fixture
 def distiller(net, teacher, three_kinds, cross_entropy):
     """A compiled distiller with knowledge of all three kinds."""
-    distiller = mr.Distiller(net(), teacher, three_kinds())
+    distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=three_kinds())
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy, metrics=["accuracy"])
     return distiller
 
@@ -70,8 +70,8 @@ def distiller(net, teacher, three_kinds, cross_entropy):
 def modreduce(net, teacher, cross_entropy):
     """A compiled ModReduce whose three students learn KD, hint and RKD."""
     modreduce = mr.ModReduce(
-        teacher,
-        {name: net(name=name) for name in ("response", "feature", "relation")},
+        teacher=teacher,
+        students={name: net(name=name) for name in ("response", "feature", "relation")},
         knowledge={
             "response": [mr.Response("kd")],
             "feature": [mr.Response("kd"), mr.Feature("hint", at="stage2")],

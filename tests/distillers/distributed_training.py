@@ -34,9 +34,9 @@ def tokens():
     """Padded tokens, each with a weight of its own."""
     regressor = mr.adapters.ConvRegressor(batch_normalization=False)
     return mr.Distiller(
-        tagger(4),
-        tagger(7),
-        [
+        student=tagger(4),
+        teacher=tagger(7),
+        knowledge=[
             mr.Response(),
             mr.Feature("hint", at="hidden", adapter=regressor, weight=1.0),
             mr.Feature(mr.losses.VkD(variant="reference"), at="hidden", weight=1.0),
@@ -47,7 +47,7 @@ def tokens():
 
 def offline():
     hint = mr.Feature("hint", at="hidden", adapter="linear_embedding", weight=1.0)
-    return mr.Distiller(dense_net(4), dense_net(7), [mr.Response(), hint])
+    return mr.Distiller(student=dense_net(4), teacher=dense_net(7), knowledge=[mr.Response(), hint])
 
 
 def skipping():
@@ -57,7 +57,7 @@ def skipping():
 
 def staged():
     hint = mr.Feature("hint", at="hidden", adapter="linear_embedding", weight=1.0, staged=True)
-    return mr.Distiller(dense_net(4), dense_net(7), [mr.Response(), hint])
+    return mr.Distiller(student=dense_net(4), teacher=dense_net(7), knowledge=[mr.Response(), hint])
 
 
 def rkd():
@@ -65,7 +65,7 @@ def rkd():
         mr.Relation(name, at="hidden", weight=1.0, across_replicas=True)
         for name in ("rkd_distance", "rkd_angle")
     ]
-    return mr.Distiller(dense_net(4), dense_net(7), relations)
+    return mr.Distiller(student=dense_net(4), teacher=dense_net(7), knowledge=relations)
 
 
 def crd():
@@ -73,7 +73,7 @@ def crd():
         samples=16, negatives=5, sampling="shared", units=3, temperature=0.5
     )
     relation = mr.Relation("crd", at="hidden", adapter=memory, weight=1.0)
-    return mr.Distiller(dense_net(4), dense_net(7), [relation])
+    return mr.Distiller(student=dense_net(4), teacher=dense_net(7), knowledge=[relation])
 
 
 def modreduce():
@@ -88,8 +88,8 @@ def modreduce_one():
 
 def taught_in_two_ways(students, aggregator):
     return mr.ModReduce(
-        dense_net(7),
-        students,
+        teacher=dense_net(7),
+        students=students,
         knowledge={name: [mr.Response()] for name in PAIR},
         aggregator=aggregator,
         online_weight=mr.schedules.Linear(0.1, 0.6, steps=4),

@@ -43,9 +43,9 @@ def trained(net, three_kinds, cross_entropy):
         if peers:
             students = {name: net(name=name) for name in ("first", "second")}
             knowledge = {"first": [mr.Response("kd")], "second": [mr.Feature("hint", at="stage2")]}
-            distiller = mr.ModReduce(teacher, students, knowledge=knowledge)
+            distiller = mr.ModReduce(teacher=teacher, students=students, knowledge=knowledge)
         else:
-            distiller = mr.Distiller(net(), teacher, three_kinds())
+            distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=three_kinds())
         # The steps of a group are long to trace.
         distiller.compile(keras.optimizers.SGD(0.05), cross_entropy, run_eagerly=peers)
         for epoch in [VIEWS + 1] if peers else range(2 * VIEWS):
@@ -79,7 +79,9 @@ def test_with_float16_the_weights_are_near(trained, teacher, data, tmp_path):
 
 @pytest.fixture
 def distiller(net, empty, cross_entropy):
-    distiller = mr.Distiller(net(), empty, [mr.Response("kd"), mr.Feature("hint", at="stage2")])
+    distiller = mr.Distiller(
+        student=net(), teacher=empty, knowledge=[mr.Response("kd"), mr.Feature("hint", at="stage2")]
+    )
     distiller.compile("sgd", cross_entropy, metrics=["accuracy"])
     return distiller
 
@@ -126,7 +128,7 @@ def test_a_saved_distiller_brings_back_the_cache(distiller, cache, data, tmp_pat
 
 
 def test_resume_looks_at_the_weights_of_the_teacher_in_the_cache(distiller, net, three_kinds):
-    live = mr.Distiller(net(), distiller.teacher.teacher, three_kinds())
+    live = mr.Distiller(student=net(), teacher=distiller.teacher.teacher, knowledge=three_kinds())
     assert teacher_fingerprint(distiller) == teacher_fingerprint(live) is not None
 
 
@@ -158,7 +160,7 @@ def test_a_tap_that_was_not_attached_is_refused(distiller, cache, data):
 def test_a_tap_that_is_not_in_the_cache_is_refused(net, empty):
     message = r"not in the cache: \['stage1'\]\. Those in it are \['stage2', 'embedding'\]"
     with pytest.raises(ValueError, match=message):
-        mr.Distiller(net(), empty, [mr.Feature("hint", at="stage1")])
+        mr.Distiller(student=net(), teacher=empty, knowledge=[mr.Feature("hint", at="stage1")])
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -175,7 +177,9 @@ def test_the_last_layer_is_a_tap_of_every_cache(net, data, tmp_path, nested):
     for given, batch in ((cache, element), (teacher, (element[0]["inputs"], element[1]))):
         keras.utils.set_random_seed(3)
         hint = mr.Feature("hint", student="logits", teacher=tap, adapter=None, weight=1.0)
-        distiller = mr.Distiller(net(), given, [hint], supervised_weight=0.0)
+        distiller = mr.Distiller(
+            student=net(), teacher=given, knowledge=[hint], supervised_weight=0.0
+        )
         distiller.compile("sgd")
         student = distiller.student(element[0]["inputs"], training=True)
         logs = distiller.train_on_batch(*batch, return_dict=True)
@@ -217,7 +221,7 @@ def test_a_teacher_that_returns_a_dict_is_read_by_the_names_of_its_outputs(net, 
     for given, train in ((teacher, data), (cache, cache.attach(data))):
         keras.utils.set_random_seed(3)
         knowledge = [mr.Response("kd", teacher="second")]
-        distiller = mr.Distiller(net(), given, knowledge)
+        distiller = mr.Distiller(student=net(), teacher=given, knowledge=knowledge)
         distiller.compile(keras.optimizers.SGD(0.05))
         with in_epoch(0):
             distiller.fit(train, shuffle=False, verbose=0)
@@ -232,7 +236,7 @@ def test_a_teacher_that_changes_between_two_fits_is_noticed(net, teacher, images
     data = mr.data.with_index(tf.data.Dataset.from_tensor_slices(images)).batch(12)
     cache.fill(data)
     train = cache.attach(data)
-    distiller = mr.Distiller(net(), cache, [mr.Response("kd")])
+    distiller = mr.Distiller(student=net(), teacher=cache, knowledge=[mr.Response("kd")])
     distiller.compile("sgd")
     distiller.fit(train, shuffle=False, verbose=0)
     traced = distiller.train_function

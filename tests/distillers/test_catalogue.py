@@ -59,7 +59,7 @@ def test_the_logged_term_is_the_loss_of_what_taps_and_adapter_give(
     loss = knowledge.loss
     student = network(STUDENT_WIDTHS.get(identifier, (4, 6)))
     teacher = network((5, 8)) if loss.needs_teacher else None
-    distiller = mr.Distiller(student, teacher, [knowledge])
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[knowledge])
     cross_entropy, labels = supervision(loss, cross_entropy, labels)
     distiller.compile(keras.optimizers.SGD(0.01), cross_entropy)
     if knowledge.pretrained is not None:
@@ -98,7 +98,7 @@ def test_a_step_moves_every_variable_of_the_adapter(identifier, images, labels, 
     knowledge = knowledge_of(identifier)
     teacher = network((5, 8)) if knowledge.loss.needs_teacher else None
     student = network(STUDENT_WIDTHS.get(identifier, (4, 6)))
-    distiller = mr.Distiller(student, teacher, [knowledge])
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[knowledge])
     cross_entropy, labels = supervision(knowledge.loss, cross_entropy, labels)
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
     if knowledge.pretrained is not None:

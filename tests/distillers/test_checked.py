@@ -22,7 +22,9 @@ def net(name=None, outputs=None):
 
 
 def compiled(*knowledge, student=None, loss="labels", **arguments):
-    distiller = mr.Distiller(student or net(), net(), list(knowledge) or [mr.Response("kd")])
+    distiller = mr.Distiller(
+        student=student or net(), teacher=net(), knowledge=list(knowledge) or [mr.Response("kd")]
+    )
     if isinstance(loss, str):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, **arguments)
     distiller.compile("sgd", loss, run_eagerly=True)
@@ -79,7 +81,10 @@ def test_data_that_only_keras_can_look_into():
 def test_labels_of_several_outputs_are_checked_by_name():
     student = net(outputs=["fine", "coarse"])
     distiller = mr.Distiller(
-        student, net(), [mr.Response("kd", student="fine")], supervised_weight=1.0
+        student=student,
+        teacher=net(),
+        knowledge=[mr.Response("kd", student="fine")],
+        supervised_weight=1.0,
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     distiller.compile("sgd", {"fine": loss, "coarse": loss}, run_eagerly=True)

@@ -21,7 +21,7 @@ def distiller(loss, units=3, knowledge="kd"):
     student, teacher = (
         keras.Sequential([keras.Input((5,)), keras.layers.Dense(units)]) for _ in range(2)
     )
-    made = mr.Distiller(student, teacher, [mr.Response(knowledge)])
+    made = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response(knowledge)])
     made.compile(keras.optimizers.SGD(0.0), loss)
     return made
 
@@ -86,7 +86,7 @@ def test_weights_of_other_positions_are_refused_after_a_good_fit():
     student, teacher = (
         keras.Sequential([keras.Input((4, 5)), keras.layers.Dense(3)]) for _ in range(2)
     )
-    made = mr.Distiller(student, teacher, [mr.Response("kd")])
+    made = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response("kd")])
     made.compile(keras.optimizers.SGD(0.0), SPARSE)
     x, y = np.ones((6, 4, 5), "float32"), np.ones((6, 4), "int64")
     made.fit(x, y, sample_weight=np.ones((6, 4)), verbose=0)
@@ -101,7 +101,7 @@ def test_arrays_of_strings_are_refused_with_what_takes_them():
         keras.Sequential([keras.Input((), dtype="string"), vectors, keras.layers.Dense(3)])
         for _ in range(2)
     )
-    made = mr.Distiller(student, teacher, [mr.Response("kd")])
+    made = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response("kd")])
     made.compile("sgd", SPARSE)
     for array in (words, words.astype(object)):
         with pytest.raises(ValueError, match=r"tensors of strings: tf.constant\(x\)"):

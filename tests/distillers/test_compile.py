@@ -44,7 +44,7 @@ def test_adapters_train_with_their_student(distiller, images, labels):
 def test_a_learning_rate_schedule_counts_from_the_first_step(net, teacher, images, labels):
     """An optimizer that is built too late would ignore the schedule in the first epoch."""
     rates = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.1, 0.0])
-    distiller = mr.Distiller(net(), teacher, [mr.Response()])
+    distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=[mr.Response()])
     distiller.compile({"student": keras.optimizers.SGD(rates)})
     variables = distiller.trainable_variables
     distiller.train_on_batch(images, labels)
@@ -186,7 +186,7 @@ def test_masks_count_as_in_keras(cross_entropy):
     tokens = np.array([[1, 2, 3, 0, 0], [4, 0, 0, 0, 0], [1, 2, 3, 4, 5]])
     tags = np.random.default_rng(0).integers(0, 3, size=(3, 5))
     student = tagger(4)
-    distiller = mr.Distiller(student, tagger(6), [mr.Response()])
+    distiller = mr.Distiller(student=student, teacher=tagger(6), knowledge=[mr.Response()])
     distiller.compile("sgd", cross_entropy)
     got = distiller.evaluate(tokens, tags, verbose=0, return_dict=True)["ce"]
     student.compile(loss=cross_entropy)

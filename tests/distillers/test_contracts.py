@@ -21,7 +21,7 @@ def assert_equal_weights(first, second):
 def counted(counted_net, three_kinds, cross_entropy):
     """A distiller between two networks that count their forward passes."""
     (student, student_counter), (teacher, teacher_counter) = counted_net(4), counted_net(6)
-    distiller = mr.Distiller(student, teacher, three_kinds())
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=three_kinds())
     distiller.compile("sgd", cross_entropy)
     return distiller, student_counter, teacher_counter
 
@@ -101,7 +101,7 @@ def test_class_weight_is_the_sample_weight_of_the_class(net, teacher, images, la
     def trained(**weights):
         keras.utils.set_random_seed(1)
         student = net()
-        distiller = mr.Distiller(student, teacher, [mr.Response()])
+        distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response()])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile(keras.optimizers.SGD(0.1), loss)
         distiller.fit(images, labels, verbose=0, shuffle=False, **weights)
@@ -122,7 +122,7 @@ def test_regularizers_and_added_losses_of_the_student_are_in_the_loss(
     net, teacher, cross_entropy, images, labels
 ):
     def loss_of(student):
-        distiller = mr.Distiller(student, teacher, [mr.Response()])
+        distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response()])
         distiller.compile(keras.optimizers.SGD(0.0), cross_entropy)
         return distiller.train_on_batch(images, labels, return_dict=True)["loss"]
 
@@ -142,7 +142,7 @@ def test_a_knob_changed_by_a_callback_between_epochs_takes_effect(
     net, teacher, images, labels, cross_entropy
 ):
     kd = mr.Response(mr.losses.KD(temperature=4.0), weight=1.0)
-    distiller = mr.Distiller(net(), teacher, [kd])
+    distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=[kd])
     distiller.compile(keras.optimizers.SGD(0.0), cross_entropy)
 
     class Turn(keras.callbacks.Callback):
@@ -170,7 +170,7 @@ def test_a_knob_changed_by_a_callback_between_epochs_takes_effect(
 
 def test_a_scheduled_weight_follows_the_step(net, teacher, images, labels, cross_entropy):
     weight = mr.schedules.Piecewise([1, 3], [1.0, 0.5, 0.0])
-    distiller = mr.Distiller(net(), teacher, [mr.Response(weight=weight)])
+    distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=[mr.Response(weight=weight)])
     distiller.compile(keras.optimizers.SGD(0.0), cross_entropy)
     for expected in (1.0, 0.5, 0.5, 0.0):
         logs = distiller.train_on_batch(images, labels, return_dict=True)
@@ -180,7 +180,11 @@ def test_a_scheduled_weight_follows_the_step(net, teacher, images, labels, cross
 
 def test_a_scheduled_temperature_follows_the_step(net, teacher, images):
     temperature = mr.schedules.Piecewise([1], [4.0, 1.0])
-    distiller = mr.Distiller(net(), teacher, [mr.Response(mr.losses.KD(temperature=temperature))])
+    distiller = mr.Distiller(
+        student=net(),
+        teacher=teacher,
+        knowledge=[mr.Response(mr.losses.KD(temperature=temperature))],
+    )
     distiller.compile(keras.optimizers.SGD(0.0))
     logits = teacher(images), distiller.student(images, training=True)
     for expected in (4.0, 1.0):
@@ -216,7 +220,9 @@ def test_dict_inputs_reach_student_and_teacher(cross_entropy, images, labels):
         return keras.Model(inputs, keras.layers.Dense(3)(hidden))
 
     student, teacher = two_inputs(5), two_inputs(7)
-    distiller = mr.Distiller(student, teacher, [mr.Response(mr.losses.LogitMSE())])
+    distiller = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Response(mr.losses.LogitMSE())]
+    )
     distiller.compile(keras.optimizers.SGD(0.0), cross_entropy)
     x = {"right": images[:, 0, :2, 0], "left": images[:, 1, :4, 0]}
     logs = distiller.train_on_batch(x, labels, return_dict=True)
@@ -233,7 +239,7 @@ def test_ways_of_running_give_the_same_student(
 ):
     def trained(**options):
         keras.utils.set_random_seed(1)
-        distiller = mr.Distiller(net(), teacher, three_kinds())
+        distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=three_kinds())
         distiller.compile(keras.optimizers.SGD(0.05), cross_entropy, **options)
         distiller.fit(images, labels, batch_size=4, shuffle=False, verbose=0)
         return weights_of(distiller.student)
@@ -243,7 +249,7 @@ def test_ways_of_running_give_the_same_student(
 
 
 def test_training_on_the_teacher_alone_needs_no_labels(net, teacher, images):
-    distiller = mr.Distiller(net(), teacher, [mr.Response()])
+    distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=[mr.Response()])
     distiller.compile(keras.optimizers.Adam(0.01))
     history = distiller.fit(images, epochs=2, verbose=0).history
     assert set(history) == {"loss", "kd"}
@@ -274,7 +280,11 @@ def test_integer_tokens_reach_subclassed_models(cross_entropy, labels):
     student, teacher = TokenClassifier(4), TokenClassifier(6)
     student(tokens)
     teacher(tokens)
-    distiller = mr.Distiller(student, teacher, [mr.Response(), mr.Relation("sp", at="embedding")])
+    distiller = mr.Distiller(
+        student=student,
+        teacher=teacher,
+        knowledge=[mr.Response(), mr.Relation("sp", at="embedding")],
+    )
     distiller.compile(keras.optimizers.SGD(0.0), cross_entropy)
     logs = distiller.train_on_batch(tokens, labels, return_dict=True)
     expected = np.mean(mr.losses.KD().call(teacher(tokens), student(tokens)))

@@ -64,7 +64,7 @@ def test_relations_within_each_replica_are_those_of_its_part(two_replicas):
         own = dense_net(4)
         own.set_weights(weights)
         relations = [mr.Relation(kind, at="hidden", weight=1.0) for kind in kinds]
-        distiller = mr.Distiller(own, teacher, relations)
+        distiller = mr.Distiller(student=own, teacher=teacher, knowledge=relations)
         distiller.compile(keras.optimizers.SGD(0.05, momentum=0.9))
     distiller.fit(tf.data.Dataset.from_tensor_slices(x).batch(8), shuffle=False, verbose=0)
 

@@ -44,9 +44,9 @@ def test_distiller_with_all_kinds_of_knowledge(net, teacher, images, labels):
     hint = mr.Feature("hint", at="stage2", weight=2.0)
     student = net()
     distiller = mr.Distiller(
-        student,
-        teacher,
-        [
+        student=student,
+        teacher=teacher,
+        knowledge=[
             mr.Response(mr.losses.KD(temperature=3.0), weight=0.9),
             hint,
             mr.Relation("rkd_distance", at="embedding", weight=25.0),
@@ -185,8 +185,8 @@ def test_peers_learn_from_each_other_only_through_constants(modreduce, images, l
 
 def test_scheduled_online_weight_mixes_offline_and_online(net, teacher, images, labels):
     modreduce = mr.ModReduce(
-        teacher,
-        {name: net() for name in "ab"},
+        teacher=teacher,
+        students={name: net() for name in "ab"},
         knowledge={name: [mr.Response()] for name in "ab"},
         aggregator="mean",
         online_weight=mr.schedules.CutOff(0.7, steps=1),

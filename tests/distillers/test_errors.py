@@ -69,9 +69,9 @@ SOFTMAX_HEADS = [
 @pytest.mark.parametrize("head", SOFTMAX_HEADS)
 def test_probabilities_where_logits_are_needed(head, kd):
     with pytest.raises(ValueError, match=r"The teacher .* ends in a softmax or sigmoid"):
-        mr.Distiller(dense_net(), head(), [kd])
+        mr.Distiller(student=dense_net(), teacher=head(), knowledge=[kd])
     with pytest.raises(ValueError, match=r"The student 'student' .* ends in a softmax"):
-        mr.Distiller(head(), dense_net(), [mr.Response("kd")])
+        mr.Distiller(student=head(), teacher=dense_net(), knowledge=[mr.Response("kd")])
 
 
 def test_probabilities_among_peers():
@@ -81,7 +81,9 @@ def test_probabilities_among_peers():
 
 def test_probabilities_are_fine_where_no_logits_are_compared():
     student, teacher = dense_net(activation="softmax"), dense_net(activation="softmax")
-    distiller = mr.Distiller(student, teacher, [mr.Relation("rkd_distance", at="hidden")])
+    distiller = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Relation("rkd_distance", at="hidden")]
+    )
     distiller.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match=r"ends in probabilities, but .* expects logits"):
         distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -96,7 +98,7 @@ def test_probabilities_are_fine_where_no_logits_are_compared():
     ],
 )
 def test_loss_on_probabilities_for_a_student_that_gives_logits(loss, kd):
-    distiller = mr.Distiller(dense_net(), dense_net(), [kd])
+    distiller = mr.Distiller(student=dense_net(), teacher=dense_net(), knowledge=[kd])
     with pytest.raises(ValueError, match=r"ends in logits, but .*\(from_logits=True\)"):
         distiller.compile("sgd", loss)
 
@@ -114,7 +116,7 @@ def test_unknown_identifiers_list_the_known():
 
 def test_something_else_than_a_component():
     with pytest.raises(TypeError, match=r"loss must be an instance of Loss, its config, or one"):
-        mr.Response(keras.losses.MeanSquaredError())
+        mr.Response(keras.metrics.MeanSquaredError())
     with pytest.raises(TypeError, match=r"aggregator must be an instance of Aggregator"):
         mr.PeerDistiller({"a": dense_net(), "b": dense_net()}, aggregator=mr.aggregators.Mean)
 
@@ -122,20 +124,28 @@ def test_something_else_than_a_component():
 def test_unknown_tap_of_student_and_of_teacher():
     with pytest.raises(ValueError, match=r"Unknown tap 'stage1' of the student 'student'.*'head'"):
         mr.Distiller(
-            dense_net(), dense_net(), [mr.Relation("rkd_angle", student="stage1", teacher="hidden")]
+            student=dense_net(),
+            teacher=dense_net(),
+            knowledge=[mr.Relation("rkd_angle", student="stage1", teacher="hidden")],
         )
     with pytest.raises(ValueError, match=r"Unknown tap 'hiden' of the teacher.*mean 'hidden'"):
         mr.Distiller(
-            dense_net(), dense_net(), [mr.Relation("rkd_angle", student="hidden", teacher="hiden")]
+            student=dense_net(),
+            teacher=dense_net(),
+            knowledge=[mr.Relation("rkd_angle", student="hidden", teacher="hiden")],
         )
 
 
 def test_different_numbers_of_classes(kd):
     with pytest.raises(ValueError, match=r"a student with 3 and a teacher with 10"):
-        mr.Distiller(dense_net(), dense_net(num_classes=10), [kd])
+        mr.Distiller(student=dense_net(), teacher=dense_net(num_classes=10), knowledge=[kd])
     with pytest.raises(ValueError, match=r"'a' with 3, 'b' with 4"):
         mr.PeerDistiller({"a": dense_net(), "b": dense_net(num_classes=4)})
-    mr.Distiller(dense_net(), dense_net(num_classes=10), [mr.Relation("rkd_distance", at="hidden")])
+    mr.Distiller(
+        student=dense_net(),
+        teacher=dense_net(num_classes=10),
+        knowledge=[mr.Relation("rkd_distance", at="hidden")],
+    )
 
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), None, [4.0], True])
@@ -150,7 +160,12 @@ def test_weights_that_make_no_sense(value):
     with pytest.raises(ValueError, match=expected):
         mr.Response("kd", weight=value)
     with pytest.raises(ValueError, match=r"supervised_weight of Distiller|Unknown schedule"):
-        mr.Distiller(dense_net(), dense_net(), [mr.Response()], supervised_weight=value)
+        mr.Distiller(
+            student=dense_net(),
+            teacher=dense_net(),
+            knowledge=[mr.Response()],
+            supervised_weight=value,
+        )
     with pytest.raises(ValueError, match=r"online_weight of PeerDistiller|Unknown schedule"):
         mr.PeerDistiller({"a": dense_net(), "b": dense_net()}, online_weight=value)
 
@@ -177,14 +192,14 @@ def test_names_that_logs_cannot_carry(name):
 def test_the_same_model_twice(kd):
     model = dense_net(name="same")
     with pytest.raises(ValueError, match=r"student 'student' and teacher are the same model"):
-        mr.Distiller(model, model, [kd])
+        mr.Distiller(student=model, teacher=model, knowledge=[kd])
     with pytest.raises(ValueError, match=r"student 'a' and student 'b' are the same model"):
         mr.PeerDistiller({"a": model, "b": model})
 
 
 def test_not_a_model(kd):
-    with pytest.raises(TypeError, match=r"The teacher must be a keras.Model. Received: 'resnet'"):
-        mr.Distiller(dense_net(), "resnet", [kd])
+    with pytest.raises(TypeError, match=r"The teacher must be a keras.Model.* Received: 'resnet'"):
+        mr.Distiller(student=dense_net(), teacher="resnet", knowledge=[kd])
 
 
 def test_unbuilt_models(kd):
@@ -192,19 +207,21 @@ def test_unbuilt_models(kd):
         return keras.Sequential([keras.layers.Dense(4, name="hidden"), keras.layers.Dense(3)])
 
     with pytest.raises(ValueError, match=r"is not built, .* keras.Input\(shape\)"):
-        mr.Distiller(unbuilt(), unbuilt(), [kd])
+        mr.Distiller(student=unbuilt(), teacher=unbuilt(), knowledge=[kd])
     with pytest.raises(ValueError, match=r"The student 'student' .* Building it failed with"):
         wrong = keras.Sequential([keras.layers.Conv2D(3, 3)])
-        mr.Distiller(wrong, dense_net(), [kd])
+        mr.Distiller(student=wrong, teacher=dense_net(), knowledge=[kd])
     student = unbuilt()
-    mr.Distiller(student, dense_net(), [kd])
+    mr.Distiller(student=student, teacher=dense_net(), knowledge=[kd])
     assert student.input_shape == (None, 4)
 
 
 def test_subclassed_models_are_built_for_the_teachers_inputs():
     student = Subclassed()
     distiller = mr.Distiller(
-        student, dense_net(), [mr.Relation("rkd_angle", student="head", teacher="hidden")]
+        student=student,
+        teacher=dense_net(),
+        knowledge=[mr.Relation("rkd_angle", student="head", teacher="hidden")],
     )
     assert student.built
     distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -213,19 +230,23 @@ def test_subclassed_models_are_built_for_the_teachers_inputs():
     assert logs["rkd_angle"] > 0
 
 
-@pytest.mark.parametrize("knowledge", [[], None, ()])
+@pytest.mark.parametrize("knowledge", [[], {}, ()])
 def test_empty_knowledge(knowledge):
     with pytest.raises(ValueError, match=r"at least one knowledge, such as mr.Response"):
-        mr.Distiller(dense_net(), dense_net(), knowledge)
+        mr.Distiller(student=dense_net(), teacher=dense_net(), knowledge=knowledge)
 
 
-@pytest.mark.parametrize("wrong", ["kd", mr.losses.KD(), {"student": "kd"}])
+@pytest.mark.parametrize("wrong", [4.0, keras.metrics.Mean(), {"student": ["kd"]}])
 def test_something_else_than_knowledge(wrong):
-    expected = r"knowledge must be a list of mr.Response, .* Received: "
+    expected = r"knowledge must be mr.Response, .* Received: "
     with pytest.raises(TypeError, match=expected):
-        mr.Distiller(dense_net(), dense_net(), wrong)
+        mr.Distiller(student=dense_net(), teacher=dense_net(), knowledge=wrong)
     with pytest.raises(TypeError, match=expected):
-        mr.ModReduce(dense_net(), {"a": dense_net(), "b": dense_net()}, knowledge={"a": [wrong]})
+        mr.ModReduce(
+            teacher=dense_net(),
+            students={"a": dense_net(), "b": dense_net()},
+            knowledge={"a": [wrong]},
+        )
 
 
 def test_teacher_and_knowledge_come_together(kd):
@@ -239,18 +260,18 @@ def test_teacher_and_knowledge_come_together(kd):
     with pytest.raises(ValueError, match=r"knowledge objects of its own"):
         mr.PeerDistiller(students, teacher=dense_net(), knowledge={"a": [kd], "b": [kd]})
     with pytest.raises(ValueError, match=r"A teacher and what it teaches come together"):
-        mr.Distiller(dense_net(), None, [kd])
+        mr.Distiller(student=dense_net(), teacher=None, knowledge=[kd])
 
 
 def test_two_terms_of_one_name(kd):
     with pytest.raises(ValueError, match=r"several named \['kd'\]"):
-        mr.Distiller(dense_net(), dense_net(), [kd, mr.Response("kd")])
+        mr.Distiller(student=dense_net(), teacher=dense_net(), knowledge=[kd, mr.Response("kd")])
 
 
 def test_shapes_that_do_not_fit_are_an_error_of_the_constructor():
     hint = mr.Feature("hint", at="hidden", adapter=None)
     with pytest.raises(ValueError, match=r"Hint needs features of equal rank and number"):
-        mr.Distiller(dense_net(4), dense_net(5), [hint])
+        mr.Distiller(student=dense_net(4), teacher=dense_net(5), knowledge=[hint])
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
@@ -274,14 +295,14 @@ def test_models_with_several_outputs(kd):
     model = dense_net()
     double = keras.Model(model.inputs, [model.output, model.get_layer("hidden").output])
     with pytest.raises(ValueError, match=r"must have one output .*\(None, 3\), \(None, 4\)"):
-        mr.Distiller(dense_net(), double, [kd])
+        mr.Distiller(student=dense_net(), teacher=double, knowledge=[kd])
 
 
 def test_multipliers(net, teacher):
     def build(multipliers):
         mr.ModReduce(
-            teacher,
-            {"a": net(), "b": net()},
+            teacher=teacher,
+            students={"a": net(), "b": net()},
             knowledge={"a": [mr.Response()]},
             multipliers=multipliers,
         )
@@ -295,8 +316,8 @@ def test_multipliers(net, teacher):
 def test_online_weight_of_modreduce_above_one(net, teacher):
     with pytest.raises(ValueError, match=r"from 0 to 1, .* Received: online_weight=1.5"):
         mr.ModReduce(
-            teacher,
-            {"a": net(), "b": net()},
+            teacher=teacher,
+            students={"a": net(), "b": net()},
             knowledge={"a": [mr.Response()]},
             online_weight=1.5,
         )
@@ -305,38 +326,84 @@ def test_online_weight_of_modreduce_above_one(net, teacher):
 def test_one_logit_has_no_distribution_to_teach():
     """The softmax of a single logit is 1 whatever it is, so KD would be 0 in silence."""
     with pytest.raises(ValueError, match=r"KD needs logits .* at least two classes"):
-        mr.Distiller(dense_net(num_classes=1), dense_net(num_classes=1), [mr.Response("kd")])
+        mr.Distiller(
+            student=dense_net(num_classes=1),
+            teacher=dense_net(num_classes=1),
+            knowledge=[mr.Response("kd")],
+        )
     with pytest.raises(ValueError, match=r"KD needs logits .* at least two classes"):
         mr.PeerDistiller(
             {"a": dense_net(num_classes=1), "b": dense_net(num_classes=1)}, online_loss="kd"
         )
-    mr.Distiller(dense_net(num_classes=1), dense_net(num_classes=1), [mr.Response("logit_mse")])
+    mr.Distiller(
+        student=dense_net(num_classes=1),
+        teacher=dense_net(num_classes=1),
+        knowledge=[mr.Response("logit_mse")],
+    )
 
 
-def test_parts_belong_to_one_distiller(net, teacher):
+def test_parts_that_served_a_distiller_are_copied_for_the_next(net, teacher):
     """Used twice, an adapter would go on from another student's weights, in silence."""
-    hint = mr.Feature("hint", at="stage2")
-    mr.Distiller(net(), teacher, [hint])
-    with pytest.raises(ValueError, match=r"'hint' already belongs to another distiller"):
-        mr.Distiller(net(), teacher, [hint])
+    hint = mr.Feature("hint", at="stage2", weight=7.0)
+    first = mr.Distiller(student=net(), teacher=teacher, knowledge=[hint])
+    second = mr.Distiller(student=net(), teacher=teacher, knowledge=[hint])
+    assert first.knowledge["student"] == [hint]
+    (copy,) = second.knowledge["student"]
+    assert (copy.name, float(copy.weight), copy.student) == ("hint", 7.0, "stage2")
+    shared = {id(v) for v in hint.variables} & {id(v) for v in copy.variables}
+    assert hint.adapter.weights and not shared
     aggregator = mr.aggregators.WeightedAverage(name="shares")
-    mr.PeerDistiller({"a": net(), "b": net()}, aggregator=aggregator)
-    with pytest.raises(ValueError, match=r"'shares' already belongs to another distiller"):
-        mr.PeerDistiller({"a": net(), "b": net()}, aggregator=aggregator)
+    one, other = (
+        mr.PeerDistiller({"a": net(), "b": net()}, aggregator=aggregator) for _ in range(2)
+    )
+    assert one.aggregator is aggregator is not other.aggregator
+    assert other.aggregator.name == "shares"
+
+
+def test_parts_that_cannot_be_copied_belong_to_one_distiller(net, teacher):
+    class Local(mr.Feature):
+        def get_config(self):
+            raise NotImplementedError
+
+    hint = Local("hint", at="stage2")
+    mr.Distiller(student=net(), teacher=teacher, knowledge=[hint])
+    with pytest.raises(ValueError, match=r"'hint' already belongs .* Make a new Local for each"):
+        mr.Distiller(student=net(), teacher=teacher, knowledge=[hint])
 
 
 def test_parts_of_a_distiller_that_failed_are_free(net, teacher):
     hint, wrong = mr.Feature("hint", at="stage2"), mr.Feature("at", at="stage9")
     with pytest.raises(ValueError, match="Unknown tap 'stage9'"):
-        mr.Distiller(net(), teacher, [hint, wrong])
-    mr.Distiller(net(), teacher, [hint])
+        mr.Distiller(student=net(), teacher=teacher, knowledge=[hint, wrong])
+    mr.Distiller(student=net(), teacher=teacher, knowledge=[hint])
+
+
+def test_adapters_that_a_failed_distiller_has_built_are_made_anew(net, teacher):
+    """They have the shapes of other models."""
+    hint, wrong = (
+        mr.Feature("hint", at="stage2"),
+        mr.Feature("at", student="stage1", teacher="embedding"),
+    )
+    with pytest.raises(ValueError, match="Knowledge 'at' does not fit"):
+        mr.Distiller(student=net((4, 8)), teacher=teacher, knowledge=[hint, wrong])
+    assert hint.adapter.built
+    made = mr.Distiller(student=net((4, 12)), teacher=teacher, knowledge=[hint])
+    assert made.knowledge["student"][0].adapter.weights[0].shape[-2] == 12
 
 
 def test_a_loss_may_be_shared_unless_it_follows_a_schedule(net, teacher):
     constant = mr.losses.KD()
     for _ in range(2):
-        mr.Distiller(net(), teacher, [mr.Response(constant)])
+        mr.Distiller(student=net(), teacher=teacher, knowledge=[mr.Response(constant)])
     scheduled = mr.losses.KD(temperature=mr.schedules.Linear(4.0, 1.0, steps=10))
-    mr.Distiller(net(), teacher, [mr.Response(scheduled), mr.Response(scheduled, name="again")])
-    with pytest.raises(ValueError, match=r"'kd' follows a schedule .* another distiller"):
-        mr.Distiller(net(), teacher, [mr.Response(scheduled)])
+    mr.Distiller(
+        student=net(),
+        teacher=teacher,
+        knowledge=[mr.Response(scheduled), mr.Response(scheduled, name="again")],
+    )
+    response = mr.Response(scheduled)
+    again = mr.Distiller(student=net(), teacher=teacher, knowledge=[response])
+    (copy,) = again.knowledge["student"]
+    assert copy.loss is not scheduled
+    again.step.assign(5)
+    assert float(copy.loss.temperature) == 2.5

@@ -203,7 +203,9 @@ def step_of(cross_entropy):
         keep = arguments.pop("weights", None)
         if keep is not None:
             student.set_weights(keep)
-        distiller = mr.Distiller(student, teacher, [mr.Response("kd"), *knowledge])
+        distiller = mr.Distiller(
+            student=student, teacher=teacher, knowledge=[mr.Response("kd"), *knowledge]
+        )
         distiller.compile(keras.optimizers.SGD(0.01), cross_entropy, **arguments)
         history = distiller.fit(images, np.arange(12) % 3, batch_size=4, verbose=0, shuffle=False)
         return history.history, student.get_weights()
@@ -289,7 +291,7 @@ def test_several_steps_in_one_execution(step_of, kernel_runs):
 
 def test_an_adapters_normalization_is_fused_too(kernel_runs, net, teacher, images, labels):
     knowledge = [mr.Feature("reviewkd", at=["stage1", "stage2"])]
-    distiller = mr.Distiller(net(), teacher, knowledge)
+    distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=knowledge)
     distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     distiller.train_on_batch(images, labels)
     own = [
@@ -307,7 +309,7 @@ def test_an_adapters_normalization_is_fused_too(kernel_runs, net, teacher, image
 
 
 def test_the_switch_is_checked_and_saved(tmp_path, net, teacher, cross_entropy):
-    distiller = mr.Distiller(net(), teacher, [mr.Response("kd")])
+    distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=[mr.Response("kd")])
     with pytest.raises(ValueError, match="fused_normalization must be True or False"):
         distiller.compile("sgd", cross_entropy, fused_normalization="yes")
     distiller.compile("sgd", cross_entropy, fused_normalization=False)

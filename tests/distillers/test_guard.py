@@ -48,7 +48,7 @@ def fit(distiller, batches, **arguments):
 def new_distiller(net, teacher, cross_entropy):
     def make(**arguments):
         keras.utils.set_random_seed(4)
-        distiller = mr.Distiller(net(), teacher, [mr.Response("kd")])
+        distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=[mr.Response("kd")])
         arguments.setdefault("run_eagerly", True)
         distiller.compile(keras.optimizers.Adam(0.01), cross_entropy, **arguments)
         return distiller
@@ -140,7 +140,7 @@ def test_one_student_is_skipped_and_the_others_go_on(net, teacher, images, label
 
 def test_a_gradient_alone_is_named(images, labels, cross_entropy):
     student, teacher = poisoned_net("student"), poisoned_net("teacher")
-    distiller = mr.Distiller(student, teacher, [mr.Response()])
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response()])
     distiller.compile("sgd", cross_entropy, on_nonfinite="stop")
     distiller.train_on_batch(marked(images), labels)
     before = values(student.variables)
@@ -152,7 +152,7 @@ def test_a_gradient_alone_is_named(images, labels, cross_entropy):
 
 def test_what_is_found_on_one_replica_stops_all(net, teacher, cross_entropy, batches, two_replicas):
     with two_replicas.scope():
-        distiller = mr.Distiller(net(), teacher, [mr.Response("kd")])
+        distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=[mr.Response("kd")])
         distiller.compile("adam", cross_entropy, on_nonfinite="stop")
         with pytest.raises(mr.NonFiniteError, match="stopped at step 3"):
             fit(distiller, batches())
@@ -161,7 +161,11 @@ def test_what_is_found_on_one_replica_stops_all(net, teacher, cross_entropy, bat
 
 def test_a_memory_is_as_before_a_skipped_step(net, teacher, images, labels, cross_entropy):
     memory = mr.adapters.ContrastiveMemory(samples=12, negatives=4)
-    distiller = mr.Distiller(net(), teacher, [mr.Relation("crd", at="embedding", adapter=memory)])
+    distiller = mr.Distiller(
+        student=net(),
+        teacher=teacher,
+        knowledge=[mr.Relation("crd", at="embedding", adapter=memory)],
+    )
     distiller.compile("sgd", cross_entropy, on_nonfinite="skip", run_eagerly=True)
     before = values(memory.variables)
     x = {"inputs": images.copy(), "sample_index": np.arange(12)}

@@ -44,7 +44,7 @@ def shared():
 def build(net, teacher, cross_entropy):
     def offline(knowledge):
         several = knowledge if isinstance(knowledge, list) else [knowledge]
-        return mr.Distiller(net(), teacher, several)
+        return mr.Distiller(student=net(), teacher=teacher, knowledge=several)
 
     def codistilled():
         return mr.PeerDistiller({"a": net(), "b": net()}, aggregator="codistillation")
@@ -150,7 +150,7 @@ def test_one_students_memory_rests_and_the_others_moves(
 
 def test_two_replicas(net, teacher, cross_entropy, images, labels, two_replicas):
     with two_replicas.scope():
-        model = mr.Distiller(net(), teacher, [memory(sampling="shared")])
+        model = mr.Distiller(student=net(), teacher=teacher, knowledge=[memory(sampling="shared")])
         model.compile(keras.optimizers.Adam(0.01), cross_entropy, on_nonfinite="skip")
 
     def fit(bad):

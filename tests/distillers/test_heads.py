@@ -33,22 +33,24 @@ def kd():
 def test_probabilities_are_refused_of_teachers_and_students(head):
     model = PROBABILITIES[head]()
     with pytest.raises(ValueError, match=REFUSED.format("teacher")):
-        mr.Distiller(dense_net(), model, [kd()])
+        mr.Distiller(student=dense_net(), teacher=model, knowledge=[kd()])
     with pytest.raises(ValueError, match=REFUSED.format("student 'student'")):
-        mr.Distiller(model, dense_net(), [kd()])
+        mr.Distiller(student=model, teacher=dense_net(), knowledge=[kd()])
 
 
 @pytest.mark.parametrize("head", LOGITS)
 def test_logits_are_taken_of_teachers_and_students(head):
-    mr.Distiller(LOGITS[head](), LOGITS[head](), [kd()])
+    mr.Distiller(student=LOGITS[head](), teacher=LOGITS[head](), knowledge=[kd()])
 
 
 def test_probabilities_of_a_saved_model(tmp_path):
     for activation in ("softmax", "sigmoid"):
         model = saved(dense_net(activation), str(tmp_path / activation))
         with pytest.raises(ValueError, match=REFUSED.format("teacher")):
-            mr.Distiller(dense_net(), model, [kd()])
-    mr.Distiller(dense_net(), saved(dense_net(), str(tmp_path / "logits")), [kd()])
+            mr.Distiller(student=dense_net(), teacher=model, knowledge=[kd()])
+    mr.Distiller(
+        student=dense_net(), teacher=saved(dense_net(), str(tmp_path / "logits")), knowledge=[kd()]
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,12 +66,16 @@ def test_probabilities_for_each_position(last):
     tokens = keras.Sequential([keras.Input((5, 4)), L.Dense(3)])
     model = keras.Sequential([keras.Input((None, 4)), last()])
     with pytest.raises(ValueError, match=REFUSED.format("teacher")):
-        mr.Distiller(tokens, model, [kd()])
+        mr.Distiller(student=tokens, teacher=model, knowledge=[kd()])
 
 
 def test_one_class_of_a_softmax_is_no_number():
     with pytest.raises(ValueError, match=REFUSED.format("teacher")):
-        mr.Distiller(dense_net(units=1), dense_net(tf.nn.softmax, 1), [mr.Response("logit_mse")])
+        mr.Distiller(
+            student=dense_net(units=1),
+            teacher=dense_net(tf.nn.softmax, 1),
+            knowledge=[mr.Response("logit_mse")],
+        )
 
 
 @pytest.fixture
@@ -90,35 +96,47 @@ def test_probabilities_among_several_teachers(bad):
         mr.Response("kd", teacher=["good", bad.name]),
     ):
         with refused_teacher(bad):
-            mr.Distiller(dense_net(), [good, bad], [taught])
-    mr.Distiller(dense_net(), [good, bad], [mr.Response("kd", teacher="good")])
-    mr.Distiller(dense_net(), [good, bad], [mr.Response("kd", teacher=f"{bad.name}/logits")])
+            mr.Distiller(student=dense_net(), teacher=[good, bad], knowledge=[taught])
+    mr.Distiller(
+        student=dense_net(), teacher=[good, bad], knowledge=[mr.Response("kd", teacher="good")]
+    )
+    mr.Distiller(
+        student=dense_net(),
+        teacher=[good, bad],
+        knowledge=[mr.Response("kd", teacher=f"{bad.name}/logits")],
+    )
 
 
 def test_probabilities_of_a_cached_teacher(bad, tmp_path):
     with refused_teacher(bad):
-        mr.Distiller(dense_net(), mr.data.TeacherCache(tmp_path, bad), [kd()])
+        mr.Distiller(
+            student=dense_net(), teacher=mr.data.TeacherCache(tmp_path, bad), knowledge=[kd()]
+        )
 
 
 def test_a_tap_is_judged_by_itself(bad):
     """The layer before a softmax gives logits; a softmax inside of a model does not."""
-    mr.Distiller(functional(L.Lambda(lambda z: z)), bad, [mr.Response("kd", at="logits")])
+    mr.Distiller(
+        student=functional(L.Lambda(lambda z: z)),
+        teacher=bad,
+        knowledge=[mr.Response("kd", at="logits")],
+    )
     with pytest.raises(
         ValueError, match=r"softmax or sigmoid at 'probabilities'.* a tap before 'pro"
     ):
         mr.Distiller(
-            functional(L.Activation("linear")),
-            bad,
-            [mr.Response("kd", student="logits", teacher="probabilities")],
+            student=functional(L.Activation("linear")),
+            teacher=bad,
+            knowledge=[mr.Response("kd", student="logits", teacher="probabilities")],
         )
 
 
 def test_named_outputs_are_judged_one_by_one(bad):
     outputs = {"shape": bad.output, "shade": bad.get_layer("logits").output}
     teacher, student = keras.Model(bad.inputs[0], outputs), two_heads()
-    mr.Distiller(student, teacher, [mr.Response("kd", at="shade")])
+    mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response("kd", at="shade")])
     with pytest.raises(ValueError, match=r"ends in a softmax or sigmoid at 'shape'"):
-        mr.Distiller(student, teacher, [mr.Response("kd", at="shape")])
+        mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response("kd", at="shape")])
 
 
 def two_heads():
@@ -139,9 +157,9 @@ def test_probabilities_of_a_student_with_a_dict_inside_a_class():
     model({name: np.zeros((1, 4), "float32") for name in "ab"})
     inputs = {name: keras.Input((4,), name=name) for name in "ab"}
     teacher = keras.Model(inputs, {n: L.Dense(3)(inputs["a"]) for n in ("first", "second")})
-    mr.Distiller(model, teacher, [mr.Response("kd", at="first")])
+    mr.Distiller(student=model, teacher=teacher, knowledge=[mr.Response("kd", at="first")])
     with pytest.raises(ValueError, match=r"student 'student'.* softmax or sigmoid at 'second'"):
-        mr.Distiller(model, teacher, [mr.Response("kd", at="second")])
+        mr.Distiller(student=model, teacher=teacher, knowledge=[mr.Response("kd", at="second")])
 
 
 def test_probabilities_of_models_that_teach_themselves_or_one_another(bad):
@@ -212,8 +230,8 @@ def test_models_of_many_inputs_are_run(build):
     for ending in (tf.nn.softmax, tf.nn.sigmoid):
         model = build(ending)
         with refused_teacher(model):
-            mr.Distiller(build(), model, [kd()])
-    mr.Distiller(build(), build(tf.identity), [kd()])
+            mr.Distiller(student=build(), teacher=model, knowledge=[kd()])
+    mr.Distiller(student=build(), teacher=build(tf.identity), knowledge=[kd()])
 
 
 def test_a_model_that_takes_no_made_up_inputs_is_taken():
@@ -225,7 +243,7 @@ def test_a_model_that_takes_no_made_up_inputs_is_taken():
         [keras.Input((4,)), L.Lambda(require_all_below_a_tenth), L.Dense(3, tf.nn.softmax)]
     )
     assert heads.of_model(model).head() is None
-    mr.Distiller(dense_net(), model, [kd()])
+    mr.Distiller(student=dense_net(), teacher=model, knowledge=[kd()])
 
 
 def of_float_ids(ending, last=None, name=None):
@@ -259,21 +277,25 @@ def test_models_of_ids_in_floats_are_run(build):
     for ending in (tf.nn.softmax, tf.nn.sigmoid):
         model = build(ending)
         with refused_teacher(model):
-            mr.Distiller(build(tf.identity), model, [kd()])
-    mr.Distiller(build(tf.identity), build(tf.identity), [kd()])
+            mr.Distiller(student=build(tf.identity), teacher=model, knowledge=[kd()])
+    mr.Distiller(student=build(tf.identity), teacher=build(tf.identity), knowledge=[kd()])
 
 
 @pytest.mark.parametrize("loss", ["logit_mse", "logit_l1"])
 @pytest.mark.parametrize("activation", ["sigmoid", tf.nn.sigmoid])
 def test_a_regression_from_0_to_1_is_compared_as_it_is(loss, activation, random):
     student, teacher = (dense_net(activation, 2) for _ in range(2))
-    distiller = mr.Distiller(student, teacher, [mr.Response(loss)])
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response(loss)])
     distiller.compile("sgd", "mse")
     x, y = random.normal(size=(6, 4)).astype("float32"), random.uniform(size=(6, 2))
     logs = distiller.train_on_batch(x, y, return_dict=True)
     assert logs[loss] > 0
     with refused_teacher(teacher):
-        mr.Distiller(dense_net(units=2), teacher, [mr.Response(loss), mr.Response("kd")])
+        mr.Distiller(
+            student=dense_net(units=2),
+            teacher=teacher,
+            knowledge=[mr.Response(loss), mr.Response("kd")],
+        )
     peers = {"a": dense_net(activation), "b": dense_net(activation)}
     mr.PeerDistiller(peers, aggregator="mutual", online_loss=loss)
 
@@ -344,18 +366,18 @@ def test_an_activation_that_was_set_to_a_name_is_told(name, tmp_path):
 
     outer = broken(name)
     with pytest.raises(ValueError, match="was set to a name, which Keras") as told:
-        mr.Distiller(dense_net(), outer, [kd()])
+        mr.Distiller(student=dense_net(), teacher=outer, knowledge=[kd()])
     call = re.search(r"the function: (.*?)\. Received: activation='\w+'$", str(told.value))[1]
     exec(call, {"teacher": outer, "keras": keras})
-    mr.Distiller(dense_net(), outer, [kd()])
+    mr.Distiller(student=dense_net(), teacher=outer, knowledge=[kd()])
     with pytest.raises(
         ValueError, match=r"of the student 'student' 'inner' .* student.get_layer\("
     ):
-        mr.Distiller(broken(name), dense_net(), [kd()])
+        mr.Distiller(student=broken(name), teacher=dense_net(), knowledge=[kd()])
     with pytest.raises(ValueError, match=r"of the student 'a' 'inner' was set to a name"):
         mr.PeerDistiller({"a": broken(name), "b": dense_net()})
     with pytest.raises(ValueError, match=r"of the teacher 'inner' was set to a name"):
-        mr.Distiller(dense_net(), [dense_net(), broken(name)], [kd()])
+        mr.Distiller(student=dense_net(), teacher=[dense_net(), broken(name)], knowledge=[kd()])
     cache = mr.data.TeacherCache(tmp_path, broken(name))
     data = tf.data.Dataset.from_tensor_slices(np.zeros((2, 4), "float32"))
     with pytest.raises(ValueError, match=r"of the teacher 'inner' was set to a name"):
@@ -369,13 +391,13 @@ def test_the_path_of_an_activation_in_a_nested_model(random):
     inner.layers[-1].layer.activation = "linear"
     student = keras.Sequential([keras.Input((5, 4)), L.Dense(3)])
     with pytest.raises(ValueError, match="to a name") as told:
-        mr.Distiller(student, teacher, [kd()])
+        mr.Distiller(student=student, teacher=teacher, knowledge=[kd()])
     call = (
         "teacher.get_layer('inner').get_layer('each').layer.activation = keras.activations.linear"
     )
     assert call in str(told.value)
     exec(call, {"teacher": teacher, "keras": keras})
-    mr.Distiller(student, teacher, [kd()])
+    mr.Distiller(student=student, teacher=teacher, knowledge=[kd()])
 
 
 # The cost
@@ -401,7 +423,7 @@ def runs(monkeypatch):
     ],
 )
 def test_a_model_that_is_surely_linear_is_not_run(build, runs):
-    distiller = mr.Distiller(build(), build(), [kd()])
+    distiller = mr.Distiller(student=build(), teacher=build(), knowledge=[kd()])
     distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     assert not runs
 
@@ -409,7 +431,11 @@ def test_a_model_that_is_surely_linear_is_not_run(build, runs):
 def test_a_model_that_may_end_in_anything_is_run_once(runs):
     model = functional(lambda z: L.Lambda(keras.ops.tanh, name="last")(z) / 2.0)
     inner = mr.Response("kd", student="logits", teacher="last", name="inner")
-    mr.Distiller(functional(L.Identity()), model, [kd(), mr.Response("dist"), inner])
+    mr.Distiller(
+        student=functional(L.Identity()),
+        teacher=model,
+        knowledge=[kd(), mr.Response("dist"), inner],
+    )
     assert len(runs) == 1
 
 
@@ -472,8 +498,8 @@ def test_probabilities_under_a_strategy(two_replicas):
     with two_replicas.scope():
         bad, good = (called(Subclassed(end)) for end in (tf.nn.sigmoid, None))
         with refused_teacher(bad):
-            mr.Distiller(dense_net(), bad, [kd()])
-        mr.Distiller(good, dense_net(), [kd()])
+            mr.Distiller(student=dense_net(), teacher=bad, knowledge=[kd()])
+        mr.Distiller(student=good, teacher=dense_net(), knowledge=[kd()])
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"], indirect=True)
@@ -481,5 +507,5 @@ def test_probabilities_in_half_precision(policy):
     for ending in (tf.nn.softmax, tf.nn.sigmoid):
         model = dense_net(ending, units=100)
         with refused_teacher(model):
-            mr.Distiller(dense_net(units=100), model, [kd()])
-    mr.Distiller(dense_net(), called(Subclassed()), [kd()])
+            mr.Distiller(student=dense_net(units=100), teacher=model, knowledge=[kd()])
+    mr.Distiller(student=dense_net(), teacher=called(Subclassed()), knowledge=[kd()])

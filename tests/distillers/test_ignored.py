@@ -53,7 +53,7 @@ def test_a_method_that_never_runs_is_named(method):
     model = subclass(method)()
     model(X)
     with pytest.warns(UserWarning, match=said):
-        mr.Distiller(model, dense_net(), [mr.Response("kd")])
+        mr.Distiller(student=model, teacher=dense_net(), knowledge=[mr.Response("kd")])
 
 
 def test_all_methods_are_named_of_each_student():
@@ -111,7 +111,9 @@ class Marked(Plain):
 
 def test_a_build_that_never_runs_is_named_and_the_model_is_trained(random):
     with pytest.warns(UserWarning, match=r"student 'student' 'marked\w*' defines build, which nev"):
-        distiller = mr.Distiller(Marked(), dense_net(), [mr.Response("kd")])
+        distiller = mr.Distiller(
+            student=Marked(), teacher=dense_net(), knowledge=[mr.Response("kd")]
+        )
     student = distiller.student
     assert [tuple(weight.shape) for weight in student.weights] == [(4, 3), (3,)]
     distiller.compile(keras.optimizers.SGD(0.1))
@@ -149,13 +151,13 @@ def test_nothing_is_said_where_nothing_is_lost():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for model in (compiled, called, Plain(), Named(), built_for_none, dense_net()):
-            mr.Distiller(model, dense_net(), [mr.Response("kd")])
-        mr.Distiller(dense_net(), Named(), [mr.Response("kd")])
+            mr.Distiller(student=model, teacher=dense_net(), knowledge=[mr.Response("kd")])
+        mr.Distiller(student=dense_net(), teacher=Named(), knowledge=[mr.Response("kd")])
         teacher = subclass("train_step")()  # it is not trained here by anybody
-        mr.Distiller(dense_net(), teacher, [mr.Response("kd")])
+        mr.Distiller(student=dense_net(), teacher=teacher, knowledge=[mr.Response("kd")])
 
 
 def test_the_build_of_a_student_runs_before_it_is_trained():
     student = Plain()
-    distiller = mr.Distiller(student, dense_net(), [mr.Response("kd")])
+    distiller = mr.Distiller(student=student, teacher=dense_net(), knowledge=[mr.Response("kd")])
     assert any(weight.path.endswith("scale") for weight in distiller.trainable_variables)

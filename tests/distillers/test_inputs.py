@@ -35,7 +35,9 @@ def kd_between(student, teacher, seen_by_student, seen_by_teacher):
 
 def test_a_colour_teacher_and_a_grey_student(colour, images, labels, cross_entropy):
     student, teacher = network(1), network(3)
-    distiller = mr.Distiller(student, teacher, [mr.Response("kd")], teacher_input="colour")
+    distiller = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Response("kd")], teacher_input="colour"
+    )
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy, metrics=["accuracy"])
     expected = kd_between(student, teacher, images, colour)
     x = {"colour": colour, "grey": images}
@@ -52,7 +54,9 @@ def test_a_colour_teacher_and_a_grey_student(colour, images, labels, cross_entro
 
 def test_a_function_of_the_inputs(images, labels, cross_entropy):
     student, teacher = network(1), network(1)
-    distiller = mr.Distiller(student, teacher, [mr.Response("kd")], teacher_input=doubled)
+    distiller = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Response("kd")], teacher_input=doubled
+    )
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
     expected = kd_between(student, teacher, images, 2.0 * images)
     logs = distiller.train_on_batch(images, labels, return_dict=True)
@@ -63,7 +67,9 @@ def test_a_layer_that_resizes_for_the_teacher(images, labels, cross_entropy):
     inputs = keras.Input((4, 4, 1))
     teacher = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)))
     resize = keras.layers.Resizing(4, 4)
-    distiller = mr.Distiller(network(1), teacher, [mr.Response("kd")], teacher_input=resize)
+    distiller = mr.Distiller(
+        student=network(1), teacher=teacher, knowledge=[mr.Response("kd")], teacher_input=resize
+    )
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
     expected = kd_between(distiller.student, teacher, images, resize(images))
     logs = distiller.train_on_batch(images, labels, return_dict=True)
@@ -74,7 +80,9 @@ def test_a_layer_that_resizes_for_the_teacher(images, labels, cross_entropy):
 def test_each_teacher_with_an_input_of_its_own(colour, images, labels, cross_entropy):
     teachers, student = [network(3, "colour"), network(1, "grey")], network(1)
     taught = [mr.Response("kd", teacher=name, name=name) for name in ("colour", "grey")]
-    distiller = mr.Distiller(student, teachers, taught, teacher_input=["colour", doubled])
+    distiller = mr.Distiller(
+        student=student, teacher=teachers, knowledge=taught, teacher_input=["colour", doubled]
+    )
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
     with pytest.raises(ValueError, match=r"teacher_input='colour' is a key.* Received"):
         distiller.train_on_batch(images, labels)
@@ -83,7 +91,9 @@ def test_each_teacher_with_an_input_of_its_own(colour, images, labels, cross_ent
 def test_teachers_with_inputs_of_their_own_see_them(colour, images, labels, cross_entropy):
     teachers, student = [network(3, "colour"), network(1, "grey")], network(1)
     taught = [mr.Response("kd", teacher=name, name=name) for name in ("colour", "grey")]
-    distiller = mr.Distiller(student, teachers, taught, teacher_input=["colour", None])
+    distiller = mr.Distiller(
+        student=student, teacher=teachers, knowledge=taught, teacher_input=["colour", None]
+    )
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
     expected = [
         kd_between(student, teacher, images, seen)
@@ -100,7 +110,9 @@ def test_the_students_get_what_is_left_as_a_dict():
     student = keras.Model(pair, keras.layers.Dense(3)(both))
     inputs = keras.Input((2,))
     teacher = keras.Model(inputs, keras.layers.Dense(3)(inputs))
-    distiller = mr.Distiller(student, teacher, [mr.Response("kd")], teacher_input="extra")
+    distiller = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Response("kd")], teacher_input="extra"
+    )
     distiller.compile("sgd")
     x = {"left": np.ones((5, 4)), "right": np.ones((5, 4)), "extra": np.ones((5, 2))}
     x = {name: values.astype("float32") for name, values in x.items()}
@@ -116,7 +128,9 @@ def test_a_file_brings_the_teachers_input_back(
     view, colour, images, labels, cross_entropy, tmp_path
 ):
     teacher = network(3 if view == "colour" else 1)
-    distiller = mr.Distiller(network(1), teacher, [mr.Response("kd")], teacher_input=view)
+    distiller = mr.Distiller(
+        student=network(1), teacher=teacher, knowledge=[mr.Response("kd")], teacher_input=view
+    )
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
     distiller.save(tmp_path / "distiller.keras")
     again = keras.saving.load_model(tmp_path / "distiller.keras")
@@ -134,7 +148,12 @@ def test_a_file_brings_the_teachers_input_back(
 )
 def test_wrong_inputs_for_the_teacher(view, error, message):
     with pytest.raises(error, match=message):
-        mr.Distiller(network(1), network(1), [mr.Response("kd")], teacher_input=view)
+        mr.Distiller(
+            student=network(1),
+            teacher=network(1),
+            knowledge=[mr.Response("kd")],
+            teacher_input=view,
+        )
 
 
 # The index of the samples
@@ -172,7 +191,7 @@ def test_other_dicts_are_inputs():
 
 def test_the_models_do_not_see_the_index(images, labels, cross_entropy):
     student, teacher = network(1), network(1)
-    distiller = mr.Distiller(student, teacher, [mr.Response("kd")])
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response("kd")])
     distiller.compile(keras.optimizers.SGD(0.0), cross_entropy, metrics=["accuracy"])
     indexed = {"inputs": images, "sample_index": np.arange(12)}
     plain, with_it = (
@@ -194,7 +213,9 @@ def test_class_weights_go_with_an_index(images, labels, cross_entropy):
     losses = []
     for data in (dataset.batch(12), mr.data.with_index(dataset).batch(12)):
         keras.utils.set_random_seed(0)
-        distiller = mr.Distiller(network(1), network(1), [mr.Response("kd")])
+        distiller = mr.Distiller(
+            student=network(1), teacher=network(1), knowledge=[mr.Response("kd")]
+        )
         distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
         history = distiller.fit(data, class_weight=weights, shuffle=False, verbose=0)
         losses.append(history.history["loss"])
@@ -204,7 +225,7 @@ def test_class_weights_go_with_an_index(images, labels, cross_entropy):
 def test_a_memory_bank_asks_for_the_index(images, labels, cross_entropy):
     memory = mr.adapters.get("contrastive_memory", samples=12, negatives=5)
     knowledge = mr.Relation("crd", at="embedding", adapter=memory)
-    distiller = mr.Distiller(network(1), network(1), [knowledge])
+    distiller = mr.Distiller(student=network(1), teacher=network(1), knowledge=[knowledge])
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
     with pytest.raises(ValueError, match=r"fit\(mr.data.with_index\(dataset\)\)"):
         distiller.fit(images, labels, verbose=0)
@@ -218,11 +239,21 @@ def test_a_memory_bank_asks_for_the_index(images, labels, cross_entropy):
 def test_an_unbuilt_student_is_not_built_for_the_teachers_input():
     student = keras.Sequential([keras.layers.Conv2D(2, 3), keras.layers.Flatten()])
     with pytest.raises(ValueError, match=r"is not built, and its inputs cannot be told"):
-        mr.Distiller(student, network(3), [mr.Response("kd")], teacher_input="colour")
+        mr.Distiller(
+            student=student,
+            teacher=network(3),
+            knowledge=[mr.Response("kd")],
+            teacher_input="colour",
+        )
 
 
 def test_integers_for_the_teacher_are_refused(colour, images, labels, cross_entropy):
-    distiller = mr.Distiller(network(1), network(3), [mr.Response("kd")], teacher_input="colour")
+    distiller = mr.Distiller(
+        student=network(1),
+        teacher=network(3),
+        knowledge=[mr.Response("kd")],
+        teacher_input="colour",
+    )
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
     with pytest.raises(ValueError, match=r"take float inputs. Received: x of dtype uint8"):
         distiller.train_on_batch({"colour": colour.astype("uint8"), "grey": images}, labels)
@@ -231,7 +262,9 @@ def test_integers_for_the_teacher_are_refused(colour, images, labels, cross_entr
 def test_what_prepares_the_teachers_input_does_not_train(images, labels, cross_entropy):
     prepare = keras.layers.Conv2D(1, 1)
     prepare.build((None, 8, 8, 1))
-    distiller = mr.Distiller(network(1), network(1), [mr.Response("kd")], teacher_input=prepare)
+    distiller = mr.Distiller(
+        student=network(1), teacher=network(1), knowledge=[mr.Response("kd")], teacher_input=prepare
+    )
     distiller.compile({"student": keras.optimizers.SGD(0.1)}, cross_entropy)
     before = prepare.get_weights()
     distiller.train_on_batch(images, labels)

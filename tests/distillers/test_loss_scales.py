@@ -102,7 +102,10 @@ def test_small_gradients_survive_float16(half_net, images, labels, cross_entropy
         student = half_net("student")
         # A weight of 1e-8 on the loss: the gradients of the logits are below float16's smallest.
         distiller = mr.Distiller(
-            student, None, [mr.Response("confidence_penalty", weight=0.0)], supervised_weight=1e-8
+            student=student,
+            teacher=None,
+            knowledge=[mr.Response("confidence_penalty", weight=0.0)],
+            supervised_weight=1e-8,
         )
         distiller.compile(keras.optimizers.SGD(1e8), cross_entropy, run_eagerly=True, **options)
         before = values(student.trainable_variables)
@@ -246,7 +249,9 @@ def test_a_scale_grows_with_finite_steps_and_halves_without(half_net, images, la
     optimizer = keras.optimizers.LossScaleOptimizer(
         keras.optimizers.SGD(0.01), initial_scale=16.0, dynamic_growth_steps=2
     )
-    distiller = mr.Distiller(half_net("s"), half_net("t", 2, mark=np.inf), [mr.Response()])
+    distiller = mr.Distiller(
+        student=half_net("s"), teacher=half_net("t", 2, mark=np.inf), knowledge=[mr.Response()]
+    )
     distiller.compile(optimizer)
     assert distiller.optimizer is optimizer.inner_optimizer
     scales = []
@@ -258,7 +263,9 @@ def test_a_scale_grows_with_finite_steps_and_halves_without(half_net, images, la
 
 
 def test_a_scale_stays_within_its_range(half_net, images):
-    distiller = mr.Distiller(half_net("s"), half_net("t", 2), [mr.Response()])
+    distiller = mr.Distiller(
+        student=half_net("s"), teacher=half_net("t", 2), knowledge=[mr.Response()]
+    )
     distiller.compile("sgd")
     scales = distiller.policy.scales
     for _ in range(40):
@@ -280,13 +287,15 @@ def test_scales_by_group(half_net, cross_entropy):
 
 
 def test_no_scales_on_request_and_in_float32(half_net, net, teacher, cross_entropy):
-    distiller = mr.Distiller(half_net("s"), half_net("t", 2), [mr.Response()])
+    distiller = mr.Distiller(
+        student=half_net("s"), teacher=half_net("t", 2), knowledge=[mr.Response()]
+    )
     distiller.compile("sgd", auto_scale_loss=False)
     assert (distiller.loss_scales, distiller.skipped_steps) == ({}, {})
     distiller.compile("sgd")
     assert distiller.loss_scales == {"student": 2.0**15}
     keras.config.set_dtype_policy("float32")
-    distiller = mr.Distiller(net(), teacher, [mr.Response()])
+    distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=[mr.Response()])
     distiller.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)))
     assert (distiller.loss_scales, distiller.skipped_steps) == ({}, {})
 
@@ -306,7 +315,10 @@ def test_scales_are_saved_and_loaded(half_net, images, labels, tmp_path):
 
 def test_weight_files_go_between_trainings_with_scales_and_without(half_net, tmp_path):
     scaled, plain = (
-        mr.Distiller(half_net("s", seed), half_net("t", 3), [mr.Response()]) for seed in (1, 2)
+        mr.Distiller(
+            student=half_net("s", seed), teacher=half_net("t", 3), knowledge=[mr.Response()]
+        )
+        for seed in (1, 2)
     )
     scaled.compile("sgd")
     plain.compile("sgd", auto_scale_loss=False)
@@ -353,7 +365,9 @@ def test_a_run_goes_on_with_its_scales(half_net, images, labels, tmp_path):
 def test_a_stage_of_pretraining_skips_too(half_net, images, labels, cross_entropy):
     student = half_net("student")
     hint = mr.Feature("hint", at="poison", adapter=None, staged=True)
-    distiller = mr.Distiller(student, half_net("teacher", 2), [mr.Response(), hint])
+    distiller = mr.Distiller(
+        student=student, teacher=half_net("teacher", 2), knowledge=[mr.Response(), hint]
+    )
     distiller.compile("sgd", cross_entropy)
     before = values(student.variables)
     distiller.pretrain(marked(images, 3), labels, batch_size=12, verbose=0)

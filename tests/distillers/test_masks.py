@@ -69,7 +69,7 @@ def kind_of_knowledge(loss):
 
 def distiller(student, teacher, loss, compiled=True, **arguments):
     knowledge = kind_of_knowledge(loss)(loss, at="block", weight=1.0, **arguments)
-    built = mr.Distiller(student, teacher, [knowledge])
+    built = mr.Distiller(student=student, teacher=teacher, knowledge=[knowledge])
     if compiled:
         cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         built.compile(keras.optimizers.SGD(0.1), cross_entropy)
@@ -192,9 +192,9 @@ def test_what_stands_at_padding_changes_nothing(source, tokens):
         for model in (student, teacher):
             repadded(model, value)
         built = mr.Distiller(
-            student,
-            teacher,
-            [
+            student=student,
+            teacher=teacher,
+            knowledge=[
                 mr.Feature("hint", at="block", **arguments),
                 mr.Feature("vkd", at="block", **arguments),
                 mr.Relation("sp", at="block", **arguments),
@@ -253,7 +253,9 @@ def tagger(width, masks):
 def test_responses_take_masks_of_either_side_and_given_ones(masks, tokens):
     student, teacher = tagger(4, masks[0]), tagger(6, masks[1])
     given = None if any(masks) else not_padding
-    built = mr.Distiller(student, teacher, [mr.Response("logit_mse", mask=given)])
+    built = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Response("logit_mse", mask=given)]
+    )
     built.compile("sgd")
     squares = (student(tokens).numpy() - teacher(tokens).numpy()) ** 2
     value = built.train_on_batch(tokens, return_dict=True)["logit_mse"]

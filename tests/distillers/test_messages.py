@@ -33,7 +33,7 @@ def nested():
     ],
 )
 def test_integer_images_are_divided_once(student, teacher, factor):
-    distiller = mr.Distiller(student(), teacher(), [mr.Response("kd")])
+    distiller = mr.Distiller(student=student(), teacher=teacher(), knowledge=[mr.Response("kd")])
     distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     images, labels = np.full((4, 8, 8, 1), 200, "uint8"), np.arange(4) % 3
     dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(2)
@@ -55,7 +55,9 @@ def test_a_cache_advises_the_same(tmp_path):
 @pytest.mark.parametrize("name", ["student", "students['a']"])
 def test_a_distiller_is_not_exported_and_names_what_is(name, tmp_path):
     if name == "student":
-        distiller = mr.Distiller(of_images(), of_images(), [mr.Response("kd")])
+        distiller = mr.Distiller(
+            student=of_images(), teacher=of_images(), knowledge=[mr.Response("kd")]
+        )
     else:
         distiller = mr.PeerDistiller({"a": of_images(), "b": of_images()})
     path = str(tmp_path / "saved")

@@ -35,7 +35,7 @@ def yes_or_no(random, *shape):
 
 def distilled(student, loss, metrics, taught="logit_mse", **arguments):
     teacher = keras.models.clone_model(student)
-    distiller = mr.Distiller(student, teacher, [mr.Response(taught)])
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response(taught)])
     distiller.compile("sgd", loss, metrics=metrics, **arguments)
     return distiller
 
@@ -224,7 +224,7 @@ def test_each_output_has_metrics_of_its_kind(random, x):
         return keras.Model(inputs, {"kind": L.Dense(3)(inputs), "is_new": L.Dense(1)(inputs)})
 
     taught = [mr.Response("kd", at="kind"), mr.Response("logit_mse", at="is_new")]
-    distiller = mr.Distiller(net(), net(), taught)
+    distiller = mr.Distiller(student=net(), teacher=net(), knowledge=taught)
     metrics = {"kind": ["accuracy"], "is_new": ["accuracy", M.AUC(name="auc")]}
     distiller.compile("sgd", {"kind": SPARSE, "is_new": BINARY}, metrics=metrics)
     y = {"kind": random.integers(0, 3, 24), "is_new": yes_or_no(random, 24, 1)}
@@ -274,7 +274,9 @@ def test_a_monitor_of_labels_and_their_teachers(random, x):
         [dense_net(5, name=n) for n in "ab"],
     )
     for given in (teachers[0], teachers):
-        distiller = mr.Distiller(student, given, [mr.Response("logit_mse")])
+        distiller = mr.Distiller(
+            student=student, teacher=given, knowledge=[mr.Response("logit_mse")]
+        )
         distiller.compile(keras.optimizers.SGD(0.0), BINARY)
         monitor = mr.callbacks.PeerMonitor(x, batch_size=10)
         logs = distiller.fit(x, y, callbacks=[monitor], verbose=0).history
@@ -320,7 +322,9 @@ def test_the_loss_says_what_a_head_is_that_cannot_be_told(random):
     metrics = ["accuracy", M.Precision(name="precision"), M.BinaryCrossentropy(name="bce")]
     p = logits_of(student, x)
     for loss in (keras.losses.BinaryCrossentropy(), "binary_crossentropy"):
-        distiller = mr.Distiller(student, dense_net(1), [mr.Response("logit_mse")])
+        distiller = mr.Distiller(
+            student=student, teacher=dense_net(1), knowledge=[mr.Response("logit_mse")]
+        )
         distiller.compile("sgd", loss, metrics=metrics)
         result = evaluated(distiller, x, y)
         right = ((p > 0.5) == (y > 0.5)).mean()
@@ -336,7 +340,9 @@ def test_each_loss_says_what_its_output_is(random):
     for name in y:
         student.get_layer(name).bias.assign([-2.0] if name == "p" else [0.3])
     taught = [mr.Response("logit_mse", at=name, name=f"of_{name}") for name in y]
-    distiller = mr.Distiller(student, unknown_heads(p=tf.nn.sigmoid, z=tf.identity), taught)
+    distiller = mr.Distiller(
+        student=student, teacher=unknown_heads(p=tf.nn.sigmoid, z=tf.identity), knowledge=taught
+    )
     losses = {"p": keras.losses.BinaryCrossentropy(), "z": BINARY}
     distiller.compile("sgd", losses, metrics={name: ["accuracy"] for name in y})
     result, found = evaluated(distiller, x, y), student.predict(x, verbose=0)
@@ -367,7 +373,9 @@ def test_remedies_of_refused_metrics_are_taken():
 
 
 def test_a_monitor_of_a_regression_is_refused(x):
-    distiller = mr.Distiller(dense_net(1), dense_net(1), [mr.Response("logit_mse")])
+    distiller = mr.Distiller(
+        student=dense_net(1), teacher=dense_net(1), knowledge=[mr.Response("logit_mse")]
+    )
     distiller.compile("sgd", "mse")
     with pytest.raises(ValueError, match=r"PeerMonitor compares classes or labels\. Received"):
         distiller.fit(x, x[:, :1], callbacks=[mr.callbacks.PeerMonitor(x)], verbose=0)

@@ -31,7 +31,7 @@ def value(knob):
 
 
 def test_the_default_knowledge_is_the_papers(teacher):
-    modreduce = mr.ModReduce(teacher, students_named(*NAMES), samples=SAMPLES)
+    modreduce = mr.ModReduce(teacher=teacher, students=students_named(*NAMES), samples=SAMPLES)
     found = {
         name: [(k.loss.identifier, value(k.weight), k.student, k.teacher) for k in several]
         for name, several in modreduce.knowledge.items()
@@ -61,7 +61,11 @@ def test_the_default_knowledge_is_the_papers(teacher):
 
 def test_terms_weigh_what_the_paper_says(teacher, cross_entropy):
     modreduce = mr.ModReduce(
-        teacher, students_named(*NAMES), samples=SAMPLES, aggregator="mean", online_weight=0.3
+        teacher=teacher,
+        students=students_named(*NAMES),
+        samples=SAMPLES,
+        aggregator="mean",
+        online_weight=0.3,
     )
     modreduce.compile("sgd", cross_entropy)
     # (1 - w) · m / (2 + β) · (1, 1, β), and w for what is online.
@@ -82,7 +86,10 @@ def test_terms_weigh_what_the_paper_says(teacher, cross_entropy):
 
 def test_multipliers_may_differ_from_the_papers(teacher):
     modreduce = mr.ModReduce(
-        teacher, students_named(*NAMES), samples=SAMPLES, multipliers={"feature": 2.0}
+        teacher=teacher,
+        students=students_named(*NAMES),
+        samples=SAMPLES,
+        multipliers={"feature": 2.0},
     )
     assert modreduce.multipliers == {"feature": 2.0}
 
@@ -107,8 +114,8 @@ def test_steps_make_the_online_weight_grow(teacher):
 
     steps = 480
     modreduce = mr.ModReduce(
-        teacher,
-        students_named("a", "b"),
+        teacher=teacher,
+        students=students_named("a", "b"),
         knowledge={"a": [mr.Response()]},
         steps=steps,
     )
@@ -123,7 +130,9 @@ def test_steps_make_the_online_weight_grow(teacher):
 @pytest.mark.parametrize(("arguments", "expected"), [({}, 0.5), ({"online_weight": 0.2}, 0.2)])
 def test_the_online_weight_is_constant_without_steps_or_as_given(arguments, expected, teacher):
     knowledge = {"a": [mr.Response()]}
-    modreduce = mr.ModReduce(teacher, students_named("a", "b"), knowledge=knowledge, **arguments)
+    modreduce = mr.ModReduce(
+        teacher=teacher, students=students_named("a", "b"), knowledge=knowledge, **arguments
+    )
     assert value(modreduce.online_weight) == pytest.approx(expected)
 
 
@@ -154,8 +163,8 @@ def train(modreduce, images, labels, loss):
 def test_students_of_some_kinds(kinds, teacher, images, labels, cross_entropy):
     names = kinds if len(kinds) > 1 else (*kinds, "other")
     modreduce = mr.ModReduce(
-        teacher,
-        {name: net((3, 4 + place, 5), name) for place, name in enumerate(names)},
+        teacher=teacher,
+        students={name: net((3, 4 + place, 5), name) for place, name in enumerate(names)},
         knowledge={kind: KINDS[kind]() for kind in kinds},
         online_weight=0.3,
     )
@@ -168,8 +177,8 @@ def test_students_of_some_kinds(kinds, teacher, images, labels, cross_entropy):
 def test_one_student_with_all_three_kinds(teacher, images, labels, cross_entropy):
     everything = [one for kind in NAMES for one in KINDS[kind]()]
     modreduce = mr.ModReduce(
-        teacher,
-        students_named("all", "labels"),
+        teacher=teacher,
+        students=students_named("all", "labels"),
         knowledge={"all": everything},
         online_weight=0.25,
         multipliers={"all": 3.0},
@@ -203,7 +212,10 @@ def test_students_of_unequal_architectures(teacher, images, labels, cross_entrop
     )
     students = {"response": net((7,)), "feature": net((2, 6)), "relation": small}
     modreduce = mr.ModReduce(
-        teacher, students, knowledge={kind: KINDS[kind]() for kind in NAMES}, online_weight=0.3
+        teacher=teacher,
+        students=students,
+        knowledge={kind: KINDS[kind]() for kind in NAMES},
+        online_weight=0.3,
     )
     train(modreduce, images, labels, cross_entropy)
 
@@ -212,7 +224,10 @@ def test_without_a_teacher_students_learn_from_labels_and_one_another(
     images, labels, cross_entropy
 ):
     modreduce = mr.ModReduce(
-        None, students_named("a", "b", "c"), aggregator="fully_connected", online_weight=0.4
+        teacher=None,
+        students=students_named("a", "b", "c"),
+        aggregator="fully_connected",
+        online_weight=0.4,
     )
     logs = train(modreduce, images, labels, cross_entropy)
     assert modreduce.teacher is None
@@ -246,9 +261,11 @@ def test_without_a_teacher_students_learn_from_labels_and_one_another(
 )
 def test_what_does_not_go_together_is_refused(names, arguments, message, teacher):
     with pytest.raises(ValueError, match=message):
-        mr.ModReduce(teacher, students_named(*names), **arguments)
+        mr.ModReduce(teacher=teacher, students=students_named(*names), **arguments)
 
 
 def test_knowledge_without_a_teacher_is_refused():
     with pytest.raises(ValueError, match=r"A teacher and what it teaches come together"):
-        mr.ModReduce(None, students_named("a", "b"), knowledge={"a": [mr.Response()]})
+        mr.ModReduce(
+            teacher=None, students=students_named("a", "b"), knowledge={"a": [mr.Response()]}
+        )

@@ -122,8 +122,8 @@ def test_modreduce_goes_on_with_its_memory(random, tmp_path):
         memory = mr.adapters.ContrastiveMemory(samples=samples, negatives=5, units=4)
         knowledge["relation"][1] = mr.Relation("crd", at="embedding", adapter=memory, weight=0.8)
         modreduce = mr.ModReduce(
-            teacher,
-            {name: net((3, 4 + i), name) for i, name in enumerate(knowledge)},
+            teacher=teacher,
+            students={name: net((3, 4 + i), name) for i, name in enumerate(knowledge)},
             knowledge=knowledge,
             multipliers=mr.ModReduce.PAPER_MULTIPLIERS,
             steps=8,

@@ -282,8 +282,8 @@ def test_a_step_of_modreduce_equals_one_by_hand(name, names, random):
     for student in students.values():
         scatter(student.trainable_variables, random)
     distiller = mr.ModReduce(
-        teacher,
-        students,
+        teacher=teacher,
+        students=students,
         knowledge={kind: KINDS[kind]() for kind in names},
         aggregator=mr.aggregators.get(method.identifier, **method.arguments),
         online_weight=0.3,

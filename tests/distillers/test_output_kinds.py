@@ -59,7 +59,7 @@ def test_binary_kd_trains_on_the_divergence(head, cached, tmp_path):
         teacher.fill(data)
         data = teacher.attach(data)
     response = mr.Response(mr.losses.BinaryKD(temperature=2.0))
-    distiller = mr.Distiller(student, teacher, [response])
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[response])
     distiller.compile(standing(), bce(), run_eagerly=True)
     logs = distiller.fit(data, shuffle=False, verbose=0).history
     t, s = model.predict(x, verbose=0), student.predict(x, verbose=0)
@@ -77,7 +77,11 @@ def test_softmax_losses_refuse_every_such_head_and_the_remedy_works(identifier, 
 
     def distiller(identifier):
         taught = components("loss")[identifier].needs_teacher
-        made = mr.Distiller(student, teacher if taught else None, [mr.Response(identifier)])
+        made = mr.Distiller(
+            student=student,
+            teacher=teacher if taught else None,
+            knowledge=[mr.Response(identifier)],
+        )
         made.compile("sgd", bce(), run_eagerly=True)
         return made
 
@@ -89,7 +93,7 @@ def test_softmax_losses_refuse_every_such_head_and_the_remedy_works(identifier, 
 
 def test_one_logit_is_refused_at_once():
     with pytest.raises(ValueError, match=r"at least two classes .* and 'binary_kd' a single logit"):
-        mr.Distiller(net(1), net(1), [mr.Response("kd")])
+        mr.Distiller(student=net(1), teacher=net(1), knowledge=[mr.Response("kd")])
 
 
 @pytest.mark.parametrize("loss", ["mse", keras.losses.Huber()], ids=["mse", "huber"])
@@ -97,37 +101,39 @@ def test_one_logit_is_refused_at_once():
 def test_outputs_that_are_plain_numbers_are_no_classes_and_no_labels(loss, identifier, random):
     numbers = random.normal(size=(12, 5)).astype("float32")
     match = r"must have labels of .* plain numbers take mr.Response\('logit_mse'\)"
-    distiller = mr.Distiller(net(), net(), [mr.Response(identifier)])
+    distiller = mr.Distiller(student=net(), teacher=net(), knowledge=[mr.Response(identifier)])
     distiller.compile("sgd", loss, run_eagerly=True)
     with pytest.raises(ValueError, match=match):
         distiller.fit(X, numbers, verbose=0)
     fitting = SEVERAL_HOT if identifier == "binary_kd" else np.eye(5)[np.arange(12) % 5]
     assert np.isfinite(distiller.fit(X, fitting, verbose=0).history[identifier][0])
-    mr.Distiller(net(), net(), [mr.Response("logit_mse")]).compile("sgd", loss)
+    mr.Distiller(student=net(), teacher=net(), knowledge=[mr.Response("logit_mse")]).compile(
+        "sgd", loss
+    )
 
 
 def test_plain_numbers_of_a_dataset_are_found_in_the_step(random):
     numbers = tf.data.Dataset.from_tensors((X, random.normal(size=(12, 5))))
-    distiller = mr.Distiller(net(), net(), [mr.Response("kd")])
+    distiller = mr.Distiller(student=net(), teacher=net(), knowledge=[mr.Response("kd")])
     distiller.compile("sgd", "mse")
     with pytest.raises(ValueError, match=r"plain numbers take mr.Response\('logit_mse'\)"):
         distiller.fit(numbers, shuffle=False, verbose=0)
 
 
 def test_directions_are_no_classes():
-    distiller = mr.Distiller(net(), net(), [mr.Response("kd")])
+    distiller = mr.Distiller(student=net(), teacher=net(), knowledge=[mr.Response("kd")])
     with pytest.raises(ValueError, match=r"they are directions: mr.Response\('logit_mse'\)"):
         distiller.compile("sgd", "cosine_similarity")
 
 
 def test_binary_kd_refuses_classes():
-    distiller = mr.Distiller(net(), net(), [mr.Response("binary_kd")])
+    distiller = mr.Distiller(student=net(), teacher=net(), knowledge=[mr.Response("binary_kd")])
     with pytest.raises(ValueError, match=r"classes that exclude .*: mr.Response\('kd'\)"):
         distiller.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
 
 
 def test_a_tap_of_the_only_output_is_that_output():
-    distiller = mr.Distiller(net(), net(), [mr.Response("kd", at="head")])
+    distiller = mr.Distiller(student=net(), teacher=net(), knowledge=[mr.Response("kd", at="head")])
     with pytest.raises(ValueError, match="binary_kd"):
         distiller.compile("sgd", bce())
 
@@ -141,9 +147,9 @@ def test_each_output_of_a_dict_has_a_kind_of_its_own():
     losses = {"tags": bce(), "kind": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
     mixed = [mr.Response("kd", at="kind"), mr.Response("kd", at="tags", name="other")]
     with pytest.raises(ValueError, match=r"'other' .*independent labels: mr.Response\('binary_kd'"):
-        mr.Distiller(two(), two("teacher"), mixed).compile("sgd", losses)
+        mr.Distiller(student=two(), teacher=two("teacher"), knowledge=mixed).compile("sgd", losses)
     fitting = [mr.Response("kd", at="kind"), mr.Response("binary_kd", at="tags")]
-    distiller = mr.Distiller(two(), two("teacher"), fitting)
+    distiller = mr.Distiller(student=two(), teacher=two("teacher"), knowledge=fitting)
     distiller.compile("sgd", losses)
     y = {"tags": SEVERAL_HOT, "kind": np.arange(12) % 3}
     assert distiller.fit(X, y, verbose=0).history["binary_kd"][0] > 0
@@ -151,7 +157,7 @@ def test_each_output_of_a_dict_has_a_kind_of_its_own():
 
 @pytest.mark.parametrize("eager", [True, False], ids=["arrays", "dataset"])
 def test_the_labels_say_what_a_loss_of_the_users_own_does_not(eager):
-    distiller = mr.Distiller(net(), net(), [mr.Response("kd")])
+    distiller = mr.Distiller(student=net(), teacher=net(), knowledge=[mr.Response("kd")])
 
     def own(y, z):
         return keras.ops.mean(keras.ops.square(keras.ops.sigmoid(z) - y), axis=-1)
@@ -185,7 +191,7 @@ def test_labels_of_a_dataset_are_looked_at_before_a_step_of_xla(case):
     """XLA leaves the checks of a step out."""
     loss, labels, message = KINDS_IN_THE_LABELS[case]
     student = net()
-    distiller = mr.Distiller(student, net(), [mr.Response("kd")])
+    distiller = mr.Distiller(student=student, teacher=net(), knowledge=[mr.Response("kd")])
     distiller.compile("sgd", loss, jit_compile=True)
     before = student.get_weights()
     with pytest.raises(ValueError, match=message):
@@ -198,7 +204,7 @@ def test_labels_of_a_dataset_are_looked_at_before_a_step_of_xla(case):
 def test_labels_that_fit_are_what_they_were_in_a_step_of_xla():
     y = np.eye(5, dtype="int32")[np.arange(12) % 5]
     student = net()
-    distiller = mr.Distiller(student, net(), [mr.Response("kd")])
+    distiller = mr.Distiller(student=student, teacher=net(), knowledge=[mr.Response("kd")])
     distiller.compile(standing(), "mse", jit_compile=True)
     data = tf.data.Dataset.from_tensors((X, y))
     value = distiller.fit(data, shuffle=False, verbose=0).history["mean_squared_error"][0]
@@ -230,7 +236,7 @@ def test_labels_that_do_not_fit_are_nan_where_xla_leaves_the_check_out(case):
 
 
 def test_one_odd_row_hides_no_others():
-    distiller = mr.Distiller(net(), net(), [mr.Response("kd")])
+    distiller = mr.Distiller(student=net(), teacher=net(), knowledge=[mr.Response("kd")])
     distiller.compile("sgd", own_loss, run_eagerly=True)
     odd = np.concatenate([np.full((1, 5), 0.2, "float32"), SEVERAL_HOT[1:]])
     with pytest.raises(ValueError, match=r"are several hot take mr.Response\('binary_kd'\)"):
@@ -239,7 +245,7 @@ def test_one_odd_row_hides_no_others():
 
 @pytest.mark.parametrize("shape", [(8,), (8, 1)])
 def test_numbers_of_one_unit_are_found_in_every_shape(shape):
-    distiller = mr.Distiller(net(1), net(1), [mr.Response("binary_kd")])
+    distiller = mr.Distiller(student=net(1), teacher=net(1), knowledge=[mr.Response("binary_kd")])
     distiller.compile(standing(), "mse", run_eagerly=True)
     numbers = np.arange(100.0, 900.0, 100.0).reshape(shape)
     with pytest.raises(ValueError, match="plain numbers take"):
@@ -255,7 +261,7 @@ def test_several_teachers_are_mixed_label_by_label():
     teachers = [net(name="one"), net(width=8, name="two")]
     student = net()
     response = mr.Response(mr.losses.BinaryKD(temperature=2.0), teacher_weights=[3, 1])
-    distiller = mr.Distiller(student, teachers, [response])
+    distiller = mr.Distiller(student=student, teacher=teachers, knowledge=[response])
     distiller.compile(standing(), bce(), run_eagerly=True)
     logs = distiller.fit(X, SEVERAL_HOT, verbose=0).history
     logits = [teacher.predict(X, verbose=0) for teacher in teachers]
@@ -280,13 +286,15 @@ def test_a_network_that_we_did_not_write_learns_several_labels(random):
 
     x, y = random.random((4, 32, 32, 3)).astype("float32"), SEVERAL_HOT[:4]
     student, teacher = mobilenet("student"), mobilenet("teacher")
-    distiller = mr.Distiller(student, teacher, [mr.Response("binary_kd")])
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response("binary_kd")])
     distiller.compile(standing(), bce(), run_eagerly=True)
     value = distiller.fit(x, y, verbose=0).history["binary_kd"][0]
     expected = binary_kd(teacher(x), student(x, training=True), 4.0).mean()
     assert value == pytest.approx(expected, rel=1e-3, abs=1e-7)
     with pytest.raises(ValueError, match="binary_kd"):
-        mr.Distiller(mobilenet("s"), mobilenet("t"), [mr.Response("dist")]).compile("sgd", bce())
+        mr.Distiller(
+            student=mobilenet("s"), teacher=mobilenet("t"), knowledge=[mr.Response("dist")]
+        ).compile("sgd", bce())
 
 
 # Peers
@@ -355,7 +363,9 @@ def test_modreduce_takes_binary_kd_too():
             "response": [mr.Response("binary_kd")],
             "feature": [mr.Relation("rkd_distance", at="hidden")],
         }
-        return mr.ModReduce(net(name="teacher"), students, knowledge=knowledge, **arguments)
+        return mr.ModReduce(
+            teacher=net(name="teacher"), students=students, knowledge=knowledge, **arguments
+        )
 
     with pytest.raises(ValueError, match="online_loss='binary_kd'"):
         made().compile("sgd", bce())

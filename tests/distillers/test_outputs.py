@@ -38,7 +38,7 @@ def test_ignored_pixels_count_neither_for_the_labels_nor_for_the_teacher(images,
     picked = np.take_along_axis(softmax(logits[0]), np.where(kept, labels, 0)[..., None], -1)
     given = labels[..., None] if one_more_axis else labels
     for knowledge in (mr.Response("kd", ignore_class=255), mr.Response("dkd", ignore_class=255)):
-        distiller = mr.Distiller(student, teacher, [knowledge])
+        distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[knowledge])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
         distiller.compile(keras.optimizers.SGD(0.0), loss)
         logs = distiller.train_on_batch(images, given, return_dict=True)
@@ -59,7 +59,7 @@ def test_masked_tokens_of_a_keras_mask_do_not_count():
     tokens = np.random.default_rng(0).integers(10, size=(5, 6))
     student, teacher = tagger(1), tagger(2)
     values = kd(teacher.predict(tokens, verbose=0), student.predict(tokens, verbose=0))
-    distiller = mr.Distiller(student, teacher, [mr.Response("kd")])
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response("kd")])
     distiller.compile(
         keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
@@ -80,7 +80,9 @@ def test_regression(loss, distance, random):
     x, y = random.normal(size=(10, 4)).astype("float32"), random.normal(size=(10, 1))
     student, teacher = regressor(2), regressor(8)
     outputs = student.predict(x, verbose=0), teacher.predict(x, verbose=0)
-    distiller = mr.Distiller(student, teacher, [mr.Response(loss, weight=0.5)])
+    distiller = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Response(loss, weight=0.5)]
+    )
     distiller.compile(keras.optimizers.SGD(0.0), "mse", metrics=["mae"])
     logs = distiller.train_on_batch(x, y, return_dict=True)
     np.testing.assert_allclose(logs[loss], distance(outputs[0] - outputs[1]).mean(), rtol=1e-5)
@@ -120,7 +122,7 @@ def two_labels(labels):
 def test_each_output_has_its_loss_its_metrics_and_its_knowledge(images, two_labels, sparse):
     student, teacher = two_heads(4), two_heads(8)
     taught = [mr.Response("kd", at="shape"), mr.Response("dkd", at="shade", weight=0.5)]
-    distiller = mr.Distiller(student, teacher, taught)
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=taught)
     metrics = {"shape": ["accuracy"], "shade": ["accuracy"]}
     distiller.compile(keras.optimizers.SGD(0.0), sparse, metrics=metrics)
     logits, targets = student.predict(images, verbose=0), teacher.predict(images, verbose=0)
@@ -147,7 +149,9 @@ def test_each_output_has_its_loss_its_metrics_and_its_knowledge(images, two_labe
 
 def test_a_teacher_with_an_output_more_than_the_student(images, labels, cross_entropy, net):
     student, teacher = net(), two_heads(8)
-    distiller = mr.Distiller(student, teacher, [mr.Response("kd", teacher="shape")])
+    distiller = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Response("kd", teacher="shape")]
+    )
     distiller.compile(keras.optimizers.SGD(0.0), cross_entropy)
     expected = kd(teacher(images)["shape"], student(images, training=True)).mean()
     logs = distiller.train_on_batch(images, labels, return_dict=True)
@@ -158,7 +162,9 @@ def test_an_output_in_a_list_is_named_by_its_layer(images, labels, cross_entropy
     heads = two_heads(8)
     teacher = keras.Model(heads.inputs[0], list(heads.output.values()))
     student = net()
-    distiller = mr.Distiller(student, teacher, [mr.Response("kd", teacher="shape_logits")])
+    distiller = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Response("kd", teacher="shape_logits")]
+    )
     distiller.compile(keras.optimizers.SGD(0.0), cross_entropy)
     expected = kd(teacher(images)[0], student(images, training=True)).mean()
     logs = distiller.train_on_batch(images, labels, return_dict=True)
@@ -166,7 +172,9 @@ def test_an_output_in_a_list_is_named_by_its_layer(images, labels, cross_entropy
 
 
 def test_a_file_brings_several_outputs_back(images, two_labels, sparse, tmp_path):
-    distiller = mr.Distiller(two_heads(4), two_heads(8), [mr.Response("kd", at="shape")])
+    distiller = mr.Distiller(
+        student=two_heads(4), teacher=two_heads(8), knowledge=[mr.Response("kd", at="shape")]
+    )
     distiller.compile(keras.optimizers.SGD(0.1), sparse)
     distiller.save(tmp_path / "distiller.keras")
     again = keras.saving.load_model(tmp_path / "distiller.keras")
@@ -178,21 +186,25 @@ def test_what_reads_all_outputs_at_once_is_refused(net, sparse, cross_entropy):
     expected = r"must have one output .*mr.Response\(..., at='NAME'\)"
     for student, teacher in ((two_heads(4), net()), (net(), two_heads(4))):
         with pytest.raises(ValueError, match=expected):
-            mr.Distiller(student, teacher, [mr.Response("kd")])
+            mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response("kd")])
     with pytest.raises(ValueError, match=expected):
         mr.PeerDistiller({"a": two_heads(4), "b": two_heads(5)})
-    distiller = mr.Distiller(two_heads(4), two_heads(8), [mr.Response("kd", at="shape")])
+    distiller = mr.Distiller(
+        student=two_heads(4), teacher=two_heads(8), knowledge=[mr.Response("kd", at="shape")]
+    )
     with pytest.raises(ValueError, match=r"are given by name: .* for outputs \['shape', 'shade'\]"):
         distiller.compile("sgd", cross_entropy)
     with pytest.raises(ValueError, match=r"among the model's outputs .* Received: \['colour'\]"):
         distiller.compile("sgd", {"colour": cross_entropy})
-    plain = mr.Distiller(net(), net(), [mr.Response("kd")])
+    plain = mr.Distiller(student=net(), teacher=net(), knowledge=[mr.Response("kd")])
     with pytest.raises(ValueError, match=r"Distillers take one loss, .* dict of losses by the"):
         plain.compile("sgd", sparse)
 
 
 def test_labels_that_are_missing_are_named(images, labels, sparse):
-    distiller = mr.Distiller(two_heads(4), two_heads(8), [mr.Response("dkd", at="shade")])
+    distiller = mr.Distiller(
+        student=two_heads(4), teacher=two_heads(8), knowledge=[mr.Response("dkd", at="shade")]
+    )
     distiller.compile("sgd", {"shape": sparse["shape"]})
     with pytest.raises(ValueError, match=r"Knowledge 'dkd' needs labels y \(a dict by output"):
         distiller.train_on_batch(images, {"shape": labels})
@@ -205,12 +217,14 @@ def test_probabilities_at_a_named_output():
     outputs = {**heads.output, "shape": keras.layers.Softmax()(heads.output["shape"])}
     teacher = keras.Model(heads.inputs[0], outputs, name="teacher")
     with pytest.raises(ValueError, match=r"The teacher 'teacher' ends in a softmax"):
-        mr.Distiller(two_heads(4), teacher, [mr.Response("kd", at="shape")])
+        mr.Distiller(
+            student=two_heads(4), teacher=teacher, knowledge=[mr.Response("kd", at="shape")]
+        )
 
 
 def test_an_output_without_a_loss_is_not_supervised(images, labels, sparse):
     taught = [mr.Response("kd", at=name, name=f"kd_{name}") for name in ("shape", "shade")]
-    distiller = mr.Distiller(two_heads(4), two_heads(8), taught)
+    distiller = mr.Distiller(student=two_heads(4), teacher=two_heads(8), knowledge=taught)
     distiller.compile("sgd", {"shape": sparse["shape"], "shade": None})
     logs = distiller.train_on_batch(images, {"shape": labels}, return_dict=True)
     assert set(logs) == {"loss", "shape/ce", "kd_shape", "kd_shade"}
@@ -218,18 +232,20 @@ def test_an_output_without_a_loss_is_not_supervised(images, labels, sparse):
 
 def test_features_of_a_student_with_named_outputs(images, two_labels, sparse):
     taught = mr.Relation("irg", at=["stage1", "embedding"])
-    distiller = mr.Distiller(two_heads(4), two_heads(8), [taught])
+    distiller = mr.Distiller(student=two_heads(4), teacher=two_heads(8), knowledge=[taught])
     distiller.compile("sgd", sparse)
     assert distiller.train_on_batch(images, two_labels, return_dict=True)["irg"] > 0
 
 
 def test_ignored_classes_need_labels(images, two_labels, sparse, net):
     by_layer = mr.Response("kd", at="shape_logits", ignore_class=255)
-    distiller = mr.Distiller(two_heads(4), two_heads(8), [by_layer])
+    distiller = mr.Distiller(student=two_heads(4), teacher=two_heads(8), knowledge=[by_layer])
     distiller.compile("sgd", sparse)
     with pytest.raises(ValueError, match=r"ignore_class=255, and the data have no labels"):
         distiller.train_on_batch(images, two_labels)
-    distiller = mr.Distiller(net(), net(), [mr.Response("kd", ignore_class=255)])
+    distiller = mr.Distiller(
+        student=net(), teacher=net(), knowledge=[mr.Response("kd", ignore_class=255)]
+    )
     distiller.compile("sgd")
     with pytest.raises(ValueError, match=r"ignore_class=255, and the data have no labels"):
         distiller.train_on_batch(images)
@@ -249,7 +265,9 @@ def test_an_ignored_class_of_one_hot_labels(images, eager):
     one_hot = np.eye(3, dtype="float32")[classes]
     logits = student.predict(images, verbose=0), teacher.predict(images, verbose=0)
     expected = kd(logits[1], logits[0])[classes != 2].mean()
-    distiller = mr.Distiller(student, teacher, [mr.Response("kd", ignore_class=2)])
+    distiller = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Response("kd", ignore_class=2)]
+    )
     distiller.compile(keras.optimizers.SGD(0.0), run_eagerly=eager)
     logs = distiller.train_on_batch(images, one_hot, return_dict=True)
     np.testing.assert_allclose(logs["kd"], expected, rtol=1e-4)
@@ -263,7 +281,7 @@ def test_a_stage_takes_the_sample_weights_by_output_that_fit_takes(images, two_l
     student, teacher = two_heads(4), two_heads(4)
     hint = mr.Feature("hint", at="stage1", adapter=None, staged=True)
     named = mr.Response("logit_mse", at="shape", staged=True)
-    distiller = mr.Distiller(student, teacher, [hint, named])
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[hint, named])
     distiller.compile("sgd", sparse)
     weights = {"shape": np.linspace(0.0, 2.0, 12), "shade": np.linspace(1.0, 0.0, 12)}
 

@@ -15,7 +15,7 @@ def test_one_step_is_close_to_float32(policy, images, labels, three_kinds, cross
         make = mr.models.get
         student = make("convnet", num_classes=3, widths=(4, 6), input_shape=(8, 8, 1))
         teacher = make("convnet", num_classes=3, widths=(6, 8), input_shape=(8, 8, 1))
-        distiller = mr.Distiller(student, teacher, three_kinds())
+        distiller = mr.Distiller(student=student, teacher=teacher, knowledge=three_kinds())
         distiller.compile(keras.optimizers.SGD(0.05), cross_entropy)
         logs = distiller.train_on_batch(images, labels, return_dict=True)
         return distiller, logs
@@ -46,7 +46,7 @@ def test_teacher_of_another_policy(net, images, labels, cross_entropy):
     losses = []
     for model in (teacher, low):
         keras.utils.set_random_seed(3)
-        distiller = mr.Distiller(net(), model, [mr.Response()])
+        distiller = mr.Distiller(student=net(), teacher=model, knowledge=[mr.Response()])
         distiller.compile(keras.optimizers.SGD(0.0), cross_entropy)
         losses.append(distiller.train_on_batch(images, labels, return_dict=True)["kd"])
     assert losses[0] != losses[1]
@@ -68,8 +68,8 @@ def test_any_mix_of_policies(teachers, students, aggregators, images, labels, cr
             made.append(mr.models.convnet(num_classes=3, widths=(width,), input_shape=(8, 8, 1)))
         keras.config.set_dtype_policy("float32")
         distiller = mr.ModReduce(
-            made[0],
-            {"a": made[1], "b": made[2]},
+            teacher=made[0],
+            students={"a": made[1], "b": made[2]},
             knowledge={"a": [mr.Response()], "b": [mr.Relation("rkd_distance", at="embedding")]},
             aggregator=mr.aggregators.get("weighted_average", dtype=policies[2]),
         )

@@ -32,7 +32,9 @@ class Scaled(mr.adapters.Adapter):
 def staged(net, teacher, cross_entropy):
     """A distiller with a staged hint between equal maps, beside KD."""
     hint = mr.Feature("hint", at="stage2", adapter=None, weight=3.0, staged=True)
-    distiller = mr.Distiller(net((4, 8)), teacher, [mr.Response("kd"), hint])
+    distiller = mr.Distiller(
+        student=net((4, 8)), teacher=teacher, knowledge=[mr.Response("kd"), hint]
+    )
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
     return distiller
 
@@ -77,7 +79,7 @@ def test_what_only_the_stage_trains_is_no_variable_of_fit(
     net, teacher, images, labels, cross_entropy
 ):
     hint = mr.Feature("hint", at="stage2", staged=True)
-    distiller = mr.Distiller(net(), teacher, [mr.Response("kd"), hint])
+    distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=[mr.Response("kd"), hint])
     sgd = {"student": keras.optimizers.SGD(0.1, momentum=0.9)}
     distiller.compile(sgd, cross_entropy)
     before = [v.numpy() for v in hint.adapter.trainable_variables]
@@ -113,7 +115,7 @@ def test_an_adapters_own_stage_trains_the_adapter_alone(
     net, teacher, images, labels, cross_entropy
 ):
     relation = mr.Relation("rkd_distance", at="embedding", adapter=Scaled())
-    distiller = mr.Distiller(net(), teacher, [relation])
+    distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=[relation])
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
     before = distiller.student.get_weights()
     embedding = mr.TapReader(teacher, ["embedding"])(images).features["embedding"].numpy()
@@ -139,7 +141,7 @@ def test_every_student_of_several_has_its_stage(net, teacher, images, labels, cr
         "a": [mr.Response("kd"), mr.Feature("hint", at="stage2", adapter=None, staged=True)],
         "b": [mr.Response("kd")],
     }
-    modreduce = mr.ModReduce(teacher, students, knowledge=knowledge)
+    modreduce = mr.ModReduce(teacher=teacher, students=students, knowledge=knowledge)
     modreduce.compile("sgd", cross_entropy)
     before = [w.numpy() for w in students["b"].trainable_weights]
     history = modreduce.pretrain(images, verbose=0)
@@ -170,7 +172,7 @@ def test_a_student_without_a_stage_does_not_change_at_all(net, teacher, images, 
         "a": [mr.Feature("hint", at="stage2", adapter=None, staged=True)],
         "b": [mr.Response("kd")],
     }
-    modreduce = mr.ModReduce(teacher, students, knowledge=knowledge)
+    modreduce = mr.ModReduce(teacher=teacher, students=students, knowledge=knowledge)
     modreduce.compile("sgd", cross_entropy)
     before = students["b"].get_weights()
     head = students["a"].layers[-1].get_weights()

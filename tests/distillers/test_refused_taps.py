@@ -75,21 +75,29 @@ def test_a_list_of_outputs_of_the_student_is_refused(pair):
 )
 def test_logits_of_another_resolution_name_the_layer_that_mends_it(student, teacher, layer):
     with pytest.raises(ValueError, match="compares logits position by position") as error:
-        mr.Distiller(student, teacher, [mr.Response("kd")])
+        mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response("kd")])
     call = f"keras.Model(teacher.input, keras.layers.{layer}(teacher.output))"
     assert call in str(error.value)
     resized = eval(call, {"keras": keras, "teacher": teacher})
-    mr.Distiller(student, resized, [mr.Response("kd")])
+    mr.Distiller(student=student, teacher=resized, knowledge=[mr.Response("kd")])
 
 
 @pytest.mark.parametrize("role", ["student", "teacher"])
 def test_a_tap_of_a_layer_that_runs_twice_names_its_calls(role):
     taps = {"student": "shared:0", "teacher": "shared:1", role: "shared"}
     with pytest.raises(ValueError, match=rf"^Tap 'shared' of the {role}.* ran 2 times") as error:
-        mr.Distiller(running_twice(), running_twice(), [mr.Feature("hint", adapter=None, **taps)])
+        mr.Distiller(
+            student=running_twice(),
+            teacher=running_twice(),
+            knowledge=[mr.Feature("hint", adapter=None, **taps)],
+        )
     assert "['shared:0', 'shared:1']" in str(error.value)
     taps[role] = "shared:0"
-    mr.Distiller(running_twice(), running_twice(), [mr.Feature("hint", adapter=None, **taps)])
+    mr.Distiller(
+        student=running_twice(),
+        teacher=running_twice(),
+        knowledge=[mr.Feature("hint", adapter=None, **taps)],
+    )
 
 
 class Failing(keras.layers.Layer):
@@ -144,7 +152,9 @@ def test_messages_do_not_begin_with_advice_to_authors_of_layers(pair):
             *pair, [mr.Feature("hint", at="first", adapter=FailingAdapter())]
         ),
         "aggregator": lambda: mr.PeerDistiller(students, aggregator=FailingAggregator()),
-        "student": lambda: mr.Distiller(FailingModel(), built, [mr.Response("kd")]),
+        "student": lambda: mr.Distiller(
+            student=FailingModel(), teacher=built, knowledge=[mr.Response("kd")]
+        ),
     }
     for part, failing in failures.items():
         with pytest.raises(ValueError, match=rf"the {part}'s own words") as error:
@@ -155,6 +165,6 @@ def test_messages_do_not_begin_with_advice_to_authors_of_layers(pair):
 
 def test_sizes_that_are_alike_are_not_refused():
     student, teacher = segmenting(8), segmenting(8)
-    built = mr.Distiller(student, teacher, [mr.Response("kd")])
+    built = mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Response("kd")])
     built.compile("sgd")
     assert built.train_on_batch(np.ones((2, 8, 8, 3)), return_dict=True)["kd"] >= 0.0

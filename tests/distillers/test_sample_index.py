@@ -20,7 +20,9 @@ def net(name=None):
 def contrastive():
     memory = mr.adapters.ContrastiveMemory(samples=SAMPLES, negatives=3, units=4, seed=0)
     crd = mr.Relation("crd", student="hidden", teacher="hidden", adapter=memory)
-    return mr.Distiller(net(), net(), [crd]), lambda: memory.student_bank.numpy()
+    return mr.Distiller(
+        student=net(), teacher=net(), knowledge=[crd]
+    ), lambda: memory.student_bank.numpy()
 
 
 def ensembling():

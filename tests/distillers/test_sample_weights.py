@@ -51,7 +51,7 @@ def sentences(random):
 
 
 def distiller(student, teacher, *knowledge, loss=None, **arguments):
-    built = mr.Distiller(student, teacher, list(knowledge))
+    built = mr.Distiller(student=student, teacher=teacher, knowledge=list(knowledge))
     built.compile(keras.optimizers.SGD(0.0), loss or crossentropy(), **arguments)
     return built
 
@@ -70,7 +70,9 @@ def as_keras(model, network, x, y, weights, loss):
     plain, distilled = network(4, 1), model
     plain.compile(keras.optimizers.SGD(1.0), loss)
     expected = plain.train_on_batch(x, y, sample_weight=weights)
-    built = mr.Distiller(distilled, network(5, 2), [mr.Response("kd", weight=0.0)])
+    built = mr.Distiller(
+        student=distilled, teacher=network(5, 2), knowledge=[mr.Response("kd", weight=0.0)]
+    )
     built.compile(keras.optimizers.SGD(1.0), loss)
     actual = logs(built, x, y, weights)
     np.testing.assert_allclose(actual["ce"], expected, rtol=1e-5)
@@ -259,7 +261,7 @@ def test_weights_of_positions_need_a_term_that_has_them(random):
         inputs = keras.Input((4,))
         return keras.Model(inputs, L.Dense(3)(inputs))
 
-    built = mr.Distiller(net(), net(), [mr.Response("kd")])
+    built = mr.Distiller(student=net(), teacher=net(), knowledge=[mr.Response("kd")])
     built.compile("sgd")
     x = random.normal(size=(4, 4)).astype("float32")
     with pytest.raises(ValueError, match="which is that of no term"):

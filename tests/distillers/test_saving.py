@@ -124,7 +124,7 @@ def test_student_is_plain_keras(modreduce, images, labels, tmp_path):
 
 def test_scheduled_weights_survive(net, teacher, tmp_path, cross_entropy, images, labels):
     weight = mr.schedules.Linear(1.0, 0.0, steps=4)
-    distiller = mr.Distiller(net(), teacher, [mr.Response(weight=weight)])
+    distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=[mr.Response(weight=weight)])
     distiller.compile("sgd", cross_entropy)
     distiller.fit(images, labels, batch_size=6, verbose=0)
     distiller.save(tmp_path / "distiller.keras")

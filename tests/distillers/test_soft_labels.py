@@ -34,7 +34,9 @@ def compiled(distiller, eager=True):
 
 def distiller(identifier, eager=True):
     teacher = None if identifier == "teacher_free" else net("teacher")
-    return compiled(mr.Distiller(net(), teacher, [mr.Response(identifier)]), eager)
+    return compiled(
+        mr.Distiller(student=net(), teacher=teacher, knowledge=[mr.Response(identifier)]), eager
+    )
 
 
 LOOK_AT_THE_CLASS = ["dkd", "nkd", "teacher_free"]

@@ -114,7 +114,9 @@ def test_metric_objects_of_each_student(form, peers, loss, data):
 @pytest.mark.graph
 def test_metric_objects_of_one_student(loss, data):
     x, y = data
-    distiller = mr.Distiller(dense_net(), dense_net(), [mr.Response("kd")])
+    distiller = mr.Distiller(
+        student=dense_net(), teacher=dense_net(), knowledge=[mr.Response("kd")]
+    )
     distiller.compile("sgd", loss, metrics=[metric() for metric in METRICS])
     results = distiller.evaluate(x, y, batch_size=5, verbose=0, return_dict=True)
     values = expected(y, distiller.student.predict(x, verbose=0))
@@ -136,7 +138,10 @@ def test_weighted_metric_objects(peers, loss, data, random):
 
 @pytest.mark.graph
 def test_compiling_again_forgets_metric_objects(peers, loss, data):
-    for distiller in (peers, mr.Distiller(dense_net(), dense_net(), [mr.Response("kd")])):
+    for distiller in (
+        peers,
+        mr.Distiller(student=dense_net(), teacher=dense_net(), knowledge=[mr.Response("kd")]),
+    ):
         distiller.compile("sgd", loss, metrics=[METRICS[0](), METRICS[1]()])
         distiller.train_on_batch(*data)
         distiller.compile("sgd", loss, metrics=[METRICS[3]()])
@@ -237,7 +242,9 @@ def test_a_layer_that_is_a_loss_is_not_trained(data):
 
     distance = Distance(3)
     distance.build((None, 3))
-    distiller = mr.Distiller(dense_net(), dense_net(), [mr.Response("kd")])
+    distiller = mr.Distiller(
+        student=dense_net(), teacher=dense_net(), knowledge=[mr.Response("kd")]
+    )
     before = len(distiller.variables)
     distiller.compile("sgd", distance)
     assert len(distiller.variables) == before

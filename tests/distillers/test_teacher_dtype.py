@@ -25,7 +25,7 @@ def settled(random):
 def step(teacher, net, knowledge, images, labels, **arguments):
     """Returns the logs of a step, and the student's weights after it."""
     keras.utils.set_random_seed(3)
-    distiller = mr.Distiller(net(), teacher, knowledge, **arguments)
+    distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=knowledge, **arguments)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     distiller.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=True)
     logs = distiller.train_on_batch(images, labels, return_dict=True)
@@ -57,12 +57,14 @@ def test_in_low_precision_the_error_is_that_of_the_dtype(
 
 def test_it_follows_the_teachers_weights(net, teacher, images, labels, cross_entropy):
     other = net((6, 8), name="other")
-    distiller = mr.Distiller(net(), teacher, [mr.Response()], teacher_dtype="float32")
+    distiller = mr.Distiller(
+        student=net(), teacher=teacher, knowledge=[mr.Response()], teacher_dtype="float32"
+    )
     distiller.compile(keras.optimizers.SGD(0.0), cross_entropy)
     before = distiller.fit(images, labels, verbose=0, shuffle=False).history["kd"]
     teacher.set_weights(other.get_weights())
     changed = distiller.fit(images, labels, verbose=0, shuffle=False).history["kd"]
-    expected = mr.Distiller(distiller.student, other, [mr.Response()])
+    expected = mr.Distiller(student=distiller.student, teacher=other, knowledge=[mr.Response()])
     expected.compile(keras.optimizers.SGD(0.0), cross_entropy)
     by_other = expected.fit(images, labels, verbose=0, shuffle=False).history["kd"]
     assert changed == pytest.approx(by_other, rel=1e-5)
@@ -83,7 +85,9 @@ def test_several_teachers_and_taps_of_normalizations(net, settled, images, label
 def test_a_saved_distiller_folds_the_teacher_that_it_loads(
     net, teacher, settled, images, labels, cross_entropy, tmp_path
 ):
-    distiller = mr.Distiller(net(), settled(teacher), [mr.Response()], teacher_dtype="bfloat16")
+    distiller = mr.Distiller(
+        student=net(), teacher=settled(teacher), knowledge=[mr.Response()], teacher_dtype="bfloat16"
+    )
     distiller.compile(keras.optimizers.SGD(0.0), cross_entropy, run_eagerly=True)
     logs = distiller.train_on_batch(images, labels, return_dict=True)
     distiller.save(tmp_path / "distiller.keras")
@@ -106,13 +110,17 @@ def test_a_subclassed_teacher_runs_as_it_is_and_says_so(net, images, labels):
     teacher = Subclassed()
     teacher(images)
     with pytest.warns(UserWarning, match="teacher_dtype='bfloat16' does nothing for .* 'own'"):
-        distiller = mr.Distiller(net(), teacher, [mr.Response()], teacher_dtype="bfloat16")
+        distiller = mr.Distiller(
+            student=net(), teacher=teacher, knowledge=[mr.Response()], teacher_dtype="bfloat16"
+        )
     lesson = distiller._forward.teacher(images).logits
     np.testing.assert_array_equal(lesson, teacher(images))
 
 
 def test_wrong_arguments(net, teacher):
     with pytest.raises(ValueError, match=r"teacher_dtype must be one of .* teacher_dtype='int8'"):
-        mr.Distiller(net(), teacher, [mr.Response()], teacher_dtype="int8")
+        mr.Distiller(
+            student=net(), teacher=teacher, knowledge=[mr.Response()], teacher_dtype="int8"
+        )
     with pytest.raises(ValueError, match="teacher_dtype is what a teacher computes in, and there"):
         mr.PeerDistiller([net(name="a"), net(name="b")], teacher_dtype="bfloat16")

@@ -30,7 +30,9 @@ def term(net, teachers, images, labels, cross_entropy):
     def run(knowledge, **arguments):
         student = net()
         logits = np.array(student(images, training=True), "float64")
-        distiller = mr.Distiller(student, teachers, [knowledge], **arguments)
+        distiller = mr.Distiller(
+            student=student, teacher=teachers, knowledge=[knowledge], **arguments
+        )
         distiller.compile(keras.optimizers.SGD(0.0), cross_entropy)
         logs = distiller.train_on_batch(images, labels, return_dict=True)
         taught = [np.array(teacher(images), "float64") for teacher in teachers]
@@ -72,7 +74,7 @@ def test_a_feature_is_read_in_the_teacher_that_its_tap_names(
 ):
     student = net((6, 7))
     hint = mr.Feature("hint", student="stage2", teacher="second/stage2", adapter=None)
-    distiller = mr.Distiller(student, teachers, [hint])
+    distiller = mr.Distiller(student=student, teacher=teachers, knowledge=[hint])
     distiller.compile(keras.optimizers.SGD(0.0), cross_entropy)
     maps = [
         mr.TapReader(model, ["stage2"])(images, training=model is student).features["stage2"]
@@ -92,7 +94,9 @@ def test_each_teacher_runs_once_and_stays_as_it_was(counted_net, images, labels,
         mr.Relation("rkd_distance", student="embedding", teacher=f"{n}/embedding", name=n)
         for n in "ab"
     ]
-    distiller = mr.Distiller(student, [m for m, _ in pairs], [mr.Response("kd"), *features])
+    distiller = mr.Distiller(
+        student=student, teacher=[m for m, _ in pairs], knowledge=[mr.Response("kd"), *features]
+    )
     distiller.compile("sgd", cross_entropy)
     before = [model.get_weights() for model, _ in pairs]
     distiller.train_on_batch(images, labels)
@@ -109,7 +113,7 @@ def test_each_teacher_runs_once_and_stays_as_it_was(counted_net, images, labels,
 
 def test_a_file_brings_all_teachers_back(net, teachers, images, labels, cross_entropy, tmp_path):
     knowledge = [mr.Response("kd", teacher_weights=[1.0, 2.0]), mr.Response("kd", name="mean")]
-    distiller = mr.Distiller(net(), teachers, knowledge)
+    distiller = mr.Distiller(student=net(), teacher=teachers, knowledge=knowledge)
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
     distiller.save(tmp_path / "distiller.keras")
     again = keras.saving.load_model(tmp_path / "distiller.keras")
@@ -128,7 +132,7 @@ def test_a_file_brings_all_teachers_back(net, teachers, images, labels, cross_en
 )
 def test_a_knowledge_that_does_not_fit_several_teachers(net, teachers, knowledge, message):
     with pytest.raises(ValueError, match=message):
-        mr.Distiller(net(), teachers, [knowledge()])
+        mr.Distiller(student=net(), teacher=teachers, knowledge=[knowledge()])
 
 
 @pytest.mark.parametrize(
@@ -148,20 +152,26 @@ def test_wrong_arguments_of_a_response(arguments, message):
 
 def test_teachers_of_one_name(net):
     with pytest.raises(ValueError, match=r"told apart by their models' names.*\['a', 'a'\]"):
-        mr.Distiller(net(), [net(name="a"), net(name="a")], [mr.Response("kd")])
+        mr.Distiller(
+            student=net(), teacher=[net(name="a"), net(name="a")], knowledge=[mr.Response("kd")]
+        )
 
 
 def test_teachers_of_other_numbers_of_classes(net, teachers):
     odd = [teachers[0], net(num_classes=4, name="odd")]
     with pytest.raises(ValueError, match=r"a student with 3 and a teacher with 4"):
-        mr.Distiller(net(), odd, [mr.Response("kd")])
+        mr.Distiller(student=net(), teacher=odd, knowledge=[mr.Response("kd")])
 
 
 def test_a_teacher_that_is_chosen_by_name_has_to_end_in_logits(net, teachers):
     ends = keras.layers.Softmax()(teachers[1].output)
     softmax_teacher = keras.Model(teachers[1].inputs[0], ends, name="third")
     with pytest.raises(ValueError, match=r"'third' ends in a softmax"):
-        mr.Distiller(net(), [teachers[0], softmax_teacher], [mr.Response("kd", teacher="third")])
+        mr.Distiller(
+            student=net(),
+            teacher=[teachers[0], softmax_teacher],
+            knowledge=[mr.Response("kd", teacher="third")],
+        )
 
 
 def test_a_classifier_is_that_of_the_teacher_whose_tap_is_read(net, images, labels):
@@ -170,7 +180,9 @@ def test_a_classifier_is_that_of_the_teacher_whose_tap_is_read(net, images, labe
     second = keras.Model(inputs, keras.layers.Dense(3, name="head")(pooled), name="second")
     adapter = mr.adapters.get("softmax_regressor")
     knowledge = mr.Feature("srrl", student="embedding", teacher="pooled", adapter=adapter)
-    distiller = mr.Distiller(net(), [net((6, 5), name="first"), second], [knowledge])
+    distiller = mr.Distiller(
+        student=net(), teacher=[net((6, 5), name="first"), second], knowledge=[knowledge]
+    )
     lesson = distiller.forward(images, training=True).teacher["student"]
     (_, logits) = adapter(
         distiller.forward(images, True).students["student"].features["embedding"],
@@ -187,7 +199,7 @@ def test_teachers_side_by_side_see_inputs_in_their_own_precision():
 
     teachers, student = [network("first"), network("second")], network("student")
     x = np.full((2, 4), 1001.0, "float32")
-    distiller = mr.Distiller(student, teachers, [mr.Response("kd")])
+    distiller = mr.Distiller(student=student, teacher=teachers, knowledge=[mr.Response("kd")])
     lesson = distiller.forward(x, training=True).teacher["student"]
     for logits, teacher in zip(lesson.logits, teachers, strict=True):
         np.testing.assert_array_equal(logits, teacher(x))
@@ -205,18 +217,30 @@ def test_one_number_has_no_probabilities_to_average():
     student, *teachers = regressors(1)
     for loss in ("logit_mse", "logit_l1"):
         with pytest.raises(ValueError, match=r"one output has none: choose average='logits'"):
-            mr.Distiller(student, teachers, [mr.Response(loss, average="probabilities")])
-        mr.Distiller(student, teachers, [mr.Response(loss, average="logits")])
+            mr.Distiller(
+                student=student,
+                teacher=teachers,
+                knowledge=[mr.Response(loss, average="probabilities")],
+            )
+        mr.Distiller(
+            student=student, teacher=teachers, knowledge=[mr.Response(loss, average="logits")]
+        )
         # Of one teacher nothing is averaged.
-        mr.Distiller(student, teachers[0], [mr.Response(loss, average="probabilities")])
-    mr.Distiller(student, teachers, [mr.Response("binary_kd")])
+        mr.Distiller(
+            student=student,
+            teacher=teachers[0],
+            knowledge=[mr.Response(loss, average="probabilities")],
+        )
+    mr.Distiller(student=student, teacher=teachers, knowledge=[mr.Response("binary_kd")])
 
 
 @pytest.mark.parametrize("loss", ["logit_mse", "logit_l1"])
 def test_only_classes_have_the_probabilities_of_a_softmax(loss, random):
     student, *teachers = regressors(3)
     x, y = random.normal(size=(2, 8, 6)).astype("float32")
-    distiller = mr.Distiller(student, teachers, [mr.Response(loss, average="probabilities")])
+    distiller = mr.Distiller(
+        student=student, teacher=teachers, knowledge=[mr.Response(loss, average="probabilities")]
+    )
     with pytest.raises(ValueError, match=r"they are independent labels: .*'binary_kd'"):
         distiller.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
     distiller.compile("sgd", "mse", run_eagerly=True)

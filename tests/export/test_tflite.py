@@ -115,7 +115,14 @@ def test_a_student_whose_call_takes_no_training_exports(write, name, tmp_path, r
     path = write(student, tmp_path / name)
     assert mr.export.verify(path, student, data, repeats=1).largest_difference < CLOSE
     labels = np.arange(len(data)) % CLASSES
-    mr.report(None, student, {}, (data, labels), path=tmp_path / "report", repeats=1)
+    mr.report(
+        teacher=None,
+        students=student,
+        exports={},
+        data=(data, labels),
+        path=tmp_path / "report",
+        repeats=1,
+    )
 
 
 def test_a_subclassed_student_in_low_precision_is_refused(tmp_path):
@@ -195,7 +202,7 @@ def refused(tmp_path):
 
 def test_a_distiller_is_refused_with_its_student(refused):
     teacher = convnet(name="teacher")
-    distiller = mr.Distiller(convnet(), teacher, [mr.Response("kd")])
+    distiller = mr.Distiller(student=convnet(), teacher=teacher, knowledge=[mr.Response("kd")])
     refused(distiller, r"export distiller\.student\. Received: Distiller")
 
 

@@ -260,7 +260,9 @@ def test_paths_that_are_no_files(student, tmp_path):
 
 
 def test_a_distiller_is_not_its_student(student, file):
-    distiller = mr.Distiller(student, linear(SWAPPED, name="teacher"), [mr.Response("kd")])
+    distiller = mr.Distiller(
+        student=student, teacher=linear(SWAPPED, name="teacher"), knowledge=[mr.Response("kd")]
+    )
     with pytest.raises(ValueError, match=r"distiller\.student"):
         mr.export.verify(file, distiller, DATA)
     assert mr.export.verify(file, distiller.student, DATA, repeats=1).agreement == 1.0

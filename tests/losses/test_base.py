@@ -101,7 +101,7 @@ def test_a_distiller_runs_what_a_subclass_writes_anew(kind):
         keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]) for _ in range(2)
     )
     knowledge = [mr.Response("kd", name="once"), mr.Response(kind(), name="twice")]
-    distiller = mr.Distiller(student, teacher, knowledge)
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=knowledge)
     distiller.compile(keras.optimizers.SGD(0.0))
     logs = distiller.train_on_batch(STUDENT, return_dict=True)
     assert logs["twice"] == pytest.approx(2.0 * float(logs["once"]), rel=1e-6)

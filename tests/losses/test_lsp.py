@@ -112,7 +112,9 @@ def test_a_distiller_trains_on_all_nodes_of_a_graph(random):
         return keras.Model(inputs, keras.layers.Dense(3)(hidden))
 
     loss = mr.losses.LSP(edges=EDGES)
-    distiller = mr.Distiller(net(5), net(6), [mr.Relation(loss, at="hidden")])
+    distiller = mr.Distiller(
+        student=net(5), teacher=net(6), knowledge=[mr.Relation(loss, at="hidden")]
+    )
     distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     x = random.normal(size=(5, 4)).astype("float32")
     history = distiller.fit(x, np.arange(5) % 3, batch_size=5, shuffle=False, verbose=0).history

@@ -201,7 +201,7 @@ def test_a_step_of_the_distiller_equals_one_by_hand(variant, head, random):
     student, teacher = net(4, "student"), net(6, "teacher")
     taps = {"embedding": ["embedding", "logits"], "maps": ["stage1", "stage2", "logits"]}[head]
     knowledge = mr.Feature(mr.losses.SHAKE(variant=variant), student="logits", teacher=taps)
-    distiller = mr.Distiller(student, teacher, [knowledge])
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[knowledge])
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
 
@@ -246,7 +246,9 @@ def test_a_step_of_the_distiller_equals_one_by_hand(variant, head, random):
 def test_a_saved_distiller_goes_on_with_its_shadow(taps, random, tmp_path):
     images = random.normal(size=(BATCH, 8, 8, 2)).astype("float32")
     knowledge = mr.Feature(mr.losses.SHAKE(variant="reference"), student="logits", teacher=taps)
-    distiller = mr.Distiller(net(4, "student"), net(6, "teacher"), [knowledge])
+    distiller = mr.Distiller(
+        student=net(4, "student"), teacher=net(6, "teacher"), knowledge=[knowledge]
+    )
     distiller.compile(keras.optimizers.SGD(0.1, momentum=0.9))
     distiller.train_on_batch(images, LABELS)
     distiller.save(tmp_path / "distiller.keras")

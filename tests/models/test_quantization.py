@@ -117,7 +117,7 @@ def test_a_step_of_kd_is_the_one_by_hand(random):
         loss = tf.reduce_mean(hard + kd)
     kernel_gradient, bias_gradient = tape.gradient(loss, [kernel, bias])
     response = mr.Response(mr.losses.KD(temperature=4.0), weight=1.0)
-    distiller = mr.Distiller(quantized, teacher, [response])
+    distiller = mr.Distiller(student=quantized, teacher=teacher, knowledge=[response])
     distiller.compile(
         keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
@@ -141,7 +141,7 @@ def test_taps_stay(images, settled):
         difference = np.abs(np.asarray(reads[True][name]) - np.asarray(expected))
         assert 0 < difference.max() < 0.1 * np.max(expected)
     hint = mr.Feature("hint", at="stage2", weight=1.0)
-    distiller = mr.Distiller(quantized, small(widths=(8, 12)), [hint])
+    distiller = mr.Distiller(student=quantized, teacher=small(widths=(8, 12)), knowledge=[hint])
     distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     logs = distiller.train_on_batch(images, np.arange(40) % 3, return_dict=True)
     assert logs["hint"] > 0
@@ -166,7 +166,9 @@ def test_a_file_holds_the_ranges_and_training_goes_on(random, tmp_path):
 def test_each_replica_sees_its_part_and_ranges_are_averaged(two_replicas, random):
     x = random.normal(size=(8, 5)).astype("float32")
     with two_replicas.scope():
-        distiller = mr.Distiller(mr.quantize_aware(dense()), dense(), [mr.Response("kd")])
+        distiller = mr.Distiller(
+            student=mr.quantize_aware(dense()), teacher=dense(), knowledge=[mr.Response("kd")]
+        )
         distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     data = tf.data.Dataset.from_tensors((x, np.arange(8) % 3))
     distiller.fit(data, shuffle=False, verbose=0)
@@ -179,7 +181,7 @@ def test_each_replica_sees_its_part_and_ranges_are_averaged(two_replicas, random
 def test_a_skipped_step_leaves_the_ranges(random):
     x = random.normal(size=(8, 5)).astype("float32")
     quantized = mr.quantize_aware(dense(), representative=x)
-    distiller = mr.Distiller(quantized, dense(), [mr.Response("kd")])
+    distiller = mr.Distiller(student=quantized, teacher=dense(), knowledge=[mr.Response("kd")])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     distiller.compile("sgd", loss, on_nonfinite="skip")
     before = quantized.get_weights()

@@ -26,7 +26,7 @@ def images(random):
 
 
 def test_the_classifier_is_a_frozen_copy_of_the_teachers(teacher):
-    model = mr.models.reuse_classifier(net(2, 3, 4), teacher)
+    model = mr.models.reuse_classifier(student=net(2, 3, 4), teacher=teacher)
     classifier = model.get_layer("classifier")
     expected = teacher.get_layer("logits").get_weights()
     for ours, theirs in zip(classifier.get_weights(), expected, strict=True):
@@ -37,7 +37,7 @@ def test_the_classifier_is_a_frozen_copy_of_the_teachers(teacher):
 
 
 def test_with_the_teachers_own_feature_the_output_is_the_teachers(teacher, images):
-    model = mr.models.reuse_classifier(net(2, 3, 4), teacher)
+    model = mr.models.reuse_classifier(student=net(2, 3, 4), teacher=teacher)
     output = mr.TapReader(teacher, ["stage3"])(images)
     logits = model.get_layer("classifier")(output.features["stage3"])
     np.testing.assert_allclose(logits, output.logits, rtol=1e-5)
@@ -45,7 +45,7 @@ def test_with_the_teachers_own_feature_the_output_is_the_teachers(teacher, image
 
 def test_the_projector_leads_from_the_students_channels_to_the_teachers(teacher, images):
     student = net(2, 3, 4)
-    model = mr.models.reuse_classifier(student, teacher, factor=4)
+    model = mr.models.reuse_classifier(student=student, teacher=teacher, factor=4)
     shapes = [model.get_layer(f"{n}_conv").kernel.shape for n in ("projection_1", "projection_2")]
     assert shapes == [(1, 1, 4, 2), (3, 3, 2, 2)]
     assert model.get_layer("projection_conv").kernel.shape == (1, 1, 2, 8)
@@ -55,7 +55,9 @@ def test_the_projector_leads_from_the_students_channels_to_the_teachers(teacher,
     assert np.min(output.features["projection"]) >= 0
     assert output.logits.shape == (6, 5)
     assert model.name == "convnet_reusing_teacher"
-    assert mr.models.reuse_classifier(student, teacher, name="pupil").name == "pupil"
+    assert (
+        mr.models.reuse_classifier(student=student, teacher=teacher, name="pupil").name == "pupil"
+    )
 
 
 @pytest.mark.parametrize(("size", "expected"), [(40, 2), (36, 2), (24, 2), (8, 1)])
@@ -63,7 +65,7 @@ def test_the_larger_map_of_the_student_is_averaged_down(
     size, expected, teacher, random, average_pooled
 ):
     student = net(2, 3, 4, size=size)
-    model = mr.models.reuse_classifier(student, teacher)
+    model = mr.models.reuse_classifier(student=student, teacher=teacher)
     images = random.normal(size=(2, size, size, 1)).astype("float32")
     output = mr.TapReader(model, ["stage3", "projection_1_conv", "projection"])(images)
     assert output.features["projection"].shape == (2, expected, expected, 8)
@@ -75,7 +77,7 @@ def test_the_larger_map_of_the_student_is_averaged_down(
 
 
 def test_it_is_saved_as_a_plain_keras_model(teacher, random, tmp_path):
-    model = mr.models.reuse_classifier(net(2, 3, 4, size=24), teacher)
+    model = mr.models.reuse_classifier(student=net(2, 3, 4, size=24), teacher=teacher)
     images = random.normal(size=(2, 24, 24, 1)).astype("float32")
     path = tmp_path / "model.keras"
     model.save(path)
@@ -87,9 +89,11 @@ def test_it_is_saved_as_a_plain_keras_model(teacher, random, tmp_path):
 
 
 def test_a_distiller_trains_the_student_and_the_projector_only(teacher, images):
-    model = mr.models.reuse_classifier(net(2, 3, 4), teacher)
+    model = mr.models.reuse_classifier(student=net(2, 3, 4), teacher=teacher)
     knowledge = mr.Feature("simkd", student="projection", teacher="stage3")
-    distiller = mr.Distiller(model, teacher, [knowledge], supervised_weight=0)
+    distiller = mr.Distiller(
+        student=model, teacher=teacher, knowledge=[knowledge], supervised_weight=0
+    )
     distiller.compile(
         keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
@@ -109,7 +113,7 @@ def test_sequential_models_are_taken_too(teacher, images):
     student = keras.Sequential(
         [keras.Input((16, 16, 1)), keras.layers.Conv2D(3, 3, strides=4, name="maps")]
     )
-    model = mr.models.reuse_classifier(student, teacher, student_at="maps")
+    model = mr.models.reuse_classifier(student=student, teacher=teacher, student_at="maps")
     assert model(images).shape == (6, 5)
 
 
@@ -135,13 +139,17 @@ class Subclassed(keras.Model):
 def test_what_does_not_fit_is_refused(arguments, message, teacher):
     arguments = {"student": net(2, 3, 4), "teacher": teacher, **arguments}
     with pytest.raises(ValueError, match=message):
-        mr.models.reuse_classifier(arguments.pop("student"), arguments.pop("teacher"), **arguments)
+        mr.models.reuse_classifier(
+            student=arguments.pop("student"), teacher=arguments.pop("teacher"), **arguments
+        )
 
 
 def test_a_tap_of_the_teacher_with_a_path_around_it_is_refused():
     teacher = mr.models.resnet(8, num_classes=5, input_shape=(16, 16, 1))
     with pytest.raises(ValueError, match=r"all of the teacher's paths lead .*='stage3_1_conv'"):
-        mr.models.reuse_classifier(net(2, 3, 4), teacher, teacher_at="stage3_1_conv")
+        mr.models.reuse_classifier(
+            student=net(2, 3, 4), teacher=teacher, teacher_at="stage3_1_conv"
+        )
 
 
 def test_a_classifier_of_one_size_refuses_the_smaller_maps_of_a_student():
@@ -154,4 +162,4 @@ def test_a_classifier_of_one_size_refuses_the_smaller_maps_of_a_student():
         ]
     )
     with pytest.raises(ValueError, match=r"after 'maps' take maps of \(4, 4\) only, .* \(2, 2\)"):
-        mr.models.reuse_classifier(net(2, 3, 4), teacher, teacher_at="maps")
+        mr.models.reuse_classifier(student=net(2, 3, 4), teacher=teacher, teacher_at="maps")

@@ -64,7 +64,7 @@ def test_normalized_images_pass_no_rescaling(saved, random):
 def test_weights_are_copied_and_not_shared(settled, random):
     source = settled(foreign(rescalings=()))
     model = mr.models.get("convnet", num_classes=5, **GIVEN)
-    assert mr.models.import_keras_weights(model, source) is model
+    assert mr.models.import_keras_weights(model=model, source=source) is model
     images = random.normal(size=(3, 8, 8, 3)).astype("float32")
     expected = source.predict(images, verbose=0)
     source.set_weights([0 * weights for weights in source.get_weights()])
@@ -95,7 +95,7 @@ def test_another_layout_is_refused_and_nothing_is_changed(source, message):
     model = mr.models.get("convnet", num_classes=5, **GIVEN)
     before = model.get_weights()
     with pytest.raises(ValueError, match=message):
-        mr.models.import_keras_weights(model, source())
+        mr.models.import_keras_weights(model=model, source=source())
     for one, other in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -103,7 +103,7 @@ def test_another_layout_is_refused_and_nothing_is_changed(source, message):
 def test_models_are_needed(saved):
     model = mr.models.get("convnet", num_classes=5, **GIVEN)
     with pytest.raises(TypeError, match=r"must be a keras.Model. Received: 'teacher.keras'"):
-        mr.models.import_keras_weights(model, "teacher.keras")
+        mr.models.import_keras_weights(model=model, source="teacher.keras")
     _, path = saved(foreign())
     with pytest.raises(ValueError, match=r"Unknown model identifier. .* Received: 'resnet18'"):
         mr.models.load_teacher(path, "resnet18")

@@ -113,7 +113,9 @@ def test_file_that_says_other_things(write, networks, data, logits, tmp_path):
 def test_a_saved_model_is_reported_too(networks, data, made, tmp_path):
     folder = mr.export.to_saved_model(networks["plain"], tmp_path / "served")
     given = {"data": data, "path": tmp_path / "page", "repeats": 1, "bins": 5}
-    found = mr.report(None, networks["plain"], {"served": folder}, **given).figures["served"]
+    found = mr.report(
+        teacher=None, students=networks["plain"], exports={"served": folder}, **given
+    ).figures["served"]
     assert found.owner_agreement == 1.0
     assert found.accuracy == made.figures["plain"].accuracy
     assert found.size == sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
@@ -152,7 +154,9 @@ def test_data_in_every_form_give_the_same(made, networks, data, tmp_path):
         dataset,
         list(dataset),
     ):
-        found = mr.report(None, networks["plain"], data=given, path=tmp_path, repeats=1)
+        found = mr.report(
+            teacher=None, students=networks["plain"], data=given, path=tmp_path, repeats=1
+        )
         expected = made.figures["plain"].confusion
         np.testing.assert_array_equal(found.figures["student"].confusion, expected)
         assert found.samples == made.samples == 70
@@ -182,7 +186,12 @@ def test_every_network_runs_once_over_the_data(write, networks, data, tmp_path):
 
 def test_without_a_teacher_and_with_one_student(networks, data, file, tmp_path):
     found = mr.report(
-        None, networks["plain"], {"small": file}, data, path=tmp_path / "new" / "one", repeats=1
+        teacher=None,
+        students=networks["plain"],
+        exports={"small": file},
+        data=data,
+        path=tmp_path / "new" / "one",
+        repeats=1,
     )
     assert list(found.figures) == ["student", "small"]
     assert found.figures["student"].agreement is None

@@ -21,7 +21,13 @@ def net(units, width=4, shape=(6,), activation=None):
 def report(tmp_path):
     def write(teacher, student, y, x=X, **arguments):
         made = mr.report(
-            teacher, student, data=(x, y), path=tmp_path, repeats=1, batch_size=16, **arguments
+            teacher=teacher,
+            students=student,
+            data=(x, y),
+            path=tmp_path,
+            repeats=1,
+            batch_size=16,
+            **arguments,
         )
         return made, made.markdown.read_text("utf-8"), made.html.read_text("utf-8")
 
@@ -128,13 +134,13 @@ def test_embeddings_need_no_labels(report, tmp_path):
     teacher, student = net(4, 16), net(4, 16)
     with_labels, markdown, _ = report(teacher, student, np.zeros(50), kind="embedding")
     arguments = {"path": tmp_path, "repeats": 1, "batch_size": 16}
-    made = mr.report(teacher, student, data=X, kind="embedding", **arguments)
+    made = mr.report(teacher=teacher, students=student, data=X, kind="embedding", **arguments)
     for name in ("teacher", "student"):
         assert made.figures[name].agreement == with_labels.figures[name].agreement
     assert "50 samples" in markdown
     assert "50 samples" in made.markdown.read_text("utf-8")
     with pytest.raises(ValueError, match="data must have labels"):
-        mr.report(teacher, student, data=X, kind="regression", **arguments)
+        mr.report(teacher=teacher, students=student, data=X, kind="regression", **arguments)
 
 
 def test_the_compiled_loss_and_the_argument_say_the_kind(report):

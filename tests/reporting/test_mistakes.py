@@ -90,7 +90,9 @@ def test_model(place, model, message, write, tmp_path):
 
 
 def test_a_distiller_is_no_student(write, networks, tmp_path):
-    distiller = mr.Distiller(networks["plain"], networks["teacher"], [mr.Response("kd")])
+    distiller = mr.Distiller(
+        student=networks["plain"], teacher=networks["teacher"], knowledge=[mr.Response("kd")]
+    )
     with pytest.raises(ValueError, match=r"students cannot be.*export distiller\.student"):
         write(tmp_path, students=distiller, exports=None, histories=None)
 

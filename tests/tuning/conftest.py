@@ -41,7 +41,7 @@ def build(teacher):
         space = mr.tuning.Space(hp)
         kd = mr.losses.KD(temperature=space.temperature())
         response = mr.Response(kd, weight=space.weights(["kd"])["kd"])
-        distiller = mr.Distiller(dense("student"), teacher, [response])
+        distiller = mr.Distiller(student=dense("student"), teacher=teacher, knowledge=[response])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"], run_eagerly=True)
         return distiller

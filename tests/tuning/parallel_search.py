@@ -29,7 +29,9 @@ def main(folder, how):
 
     def build(hp):
         kd = mr.losses.KD(temperature=mr.tuning.Space(hp).temperature())
-        distiller = mr.Distiller(network("student"), teacher, [mr.Response(kd)])
+        distiller = mr.Distiller(
+            student=network("student"), teacher=teacher, knowledge=[mr.Response(kd)]
+        )
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile("sgd", loss, metrics=["accuracy"], run_eagerly=True)
         return distiller

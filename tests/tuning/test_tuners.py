@@ -55,7 +55,7 @@ def test_trials_run_under_a_strategy(network, run, data, tmp_path, two_replicas)
 
     def make(hp):
         response = mr.Response(mr.losses.KD(temperature=mr.tuning.Space(hp).temperature()))
-        distiller = mr.Distiller(network("student"), teacher, [response])
+        distiller = mr.Distiller(student=network("student"), teacher=teacher, knowledge=[response])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"])
         replicas.append(distiller.distribute_strategy.num_replicas_in_sync)

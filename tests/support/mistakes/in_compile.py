@@ -77,7 +77,7 @@ MISTAKES = [
     Mistake(
         "the temperature given to compile",
         lambda b: b.compiled(temperature=3.0),
-        r"got an unexpected keyword argument 'temperature'",
+        r"compile has no argument 'temperature': write .*mr.losses.KD\(temperature=3.0\)",
         TypeError,
     ),
     Mistake(

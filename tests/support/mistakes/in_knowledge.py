@@ -21,13 +21,12 @@ MISTAKES = [
     Mistake(
         "an unknown loss",
         lambda b: mr.Response("kdd"),
-        r"Unknown loss identifier. Expected one of \[.*'kd'.* Received: 'kdd'",
+        r"Unknown loss identifier. Did you mean 'kd'.* Expected one of \[.*'kd'.* Received: 'kdd'",
     ),
     Mistake(
         "a loss of Keras",
         lambda b: mr.Response(keras.losses.KLDivergence()),
-        r"loss must be an instance of Loss, .* Received: <LossFunctionWrapper",
-        TypeError,
+        r"mr.Response\(mr.losses.KD\(temperature=1.0\)\) compares .* Received: loss=KLDivergence",
     ),
     Mistake(
         "a loss that is not called",

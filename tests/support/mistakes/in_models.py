@@ -11,7 +11,7 @@ MISTAKES = [
     Mistake(
         "an unknown model",
         lambda b: mr.models.get("resnet18", num_classes=10),
-        r"Unknown model identifier. Expected one of \['convnet', .* Received: 'resnet18'",
+        r"Unknown model identifier.* Expected one of \['convnet', .* Received: 'resnet18'",
     ),
     Mistake(
         "the names of the classes for their number",
@@ -66,7 +66,7 @@ MISTAKES = [
     ),
     Mistake(
         "a classifier reused at an unknown layer",
-        lambda b: mr.models.reuse_classifier(b.net(), b.net(), student_at="stage9"),
+        lambda b: mr.models.reuse_classifier(student=b.net(), teacher=b.net(), student_at="stage9"),
         r"student_at must name a layer of the student .* Received: student_at='stage9'",
     ),
     Mistake(

@@ -71,7 +71,9 @@ class Workbench:
         """Returns a distiller, by default of KD."""
         teacher = self.net(name="teacher") if isinstance(teacher, str) else teacher
         knowledge = list(knowledge) or [mr.Response("kd")]
-        return mr.Distiller(student or self.net(), teacher, knowledge, **arguments)
+        return mr.Distiller(
+            student=student or self.net(), teacher=teacher, knowledge=knowledge, **arguments
+        )
 
     def group(self, number=2, **arguments):
         """Returns a distiller of peers."""
@@ -80,7 +82,7 @@ class Workbench:
     def modreduce(self, **arguments):
         """Returns a ModReduce of two students, one of which the teacher teaches."""
         given = {"knowledge": {"a": [mr.Response("kd")]}, **arguments}
-        return mr.ModReduce(self.net(name="teacher"), self.peers(), **given)
+        return mr.ModReduce(teacher=self.net(name="teacher"), students=self.peers(), **given)
 
     def compiled(self, distiller=None, **arguments):
         """Returns a distiller that is compiled with the cross-entropy of logits, step by step."""

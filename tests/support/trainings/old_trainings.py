@@ -79,8 +79,8 @@ def _modreduce():
     }
     students = {name: net(name, 2 + i) for i, name in enumerate(knowledge)}
     model = mr.ModReduce(
-        teacher(),
-        students,
+        teacher=teacher(),
+        students=students,
         knowledge=knowledge,
         aggregator="weighted_average",
         multipliers={"feature": 3.0},
@@ -95,7 +95,7 @@ def _distiller():
     weight = mr.schedules.Linear(0.2, 1.0, steps=8)
     hint = mr.Feature("hint", at="stage1", weight=2.0)
     knowledge = [mr.Response("kd", weight=weight), hint, _crd()]
-    model = mr.Distiller(net("student", 3), teacher(), knowledge)
+    model = mr.Distiller(student=net("student", 3), teacher=teacher(), knowledge=knowledge)
     return _compiled(model, keras.optimizers.Adam(0.01), metrics=["accuracy"])
 
 
@@ -121,7 +121,11 @@ def _float16():
 
 
 def _skip():
-    model = mr.Distiller(net("student", 3, dropout=0.3), teacher(), [mr.Response("kd"), _crd()])
+    model = mr.Distiller(
+        student=net("student", 3, dropout=0.3),
+        teacher=teacher(),
+        knowledge=[mr.Response("kd"), _crd()],
+    )
     return _compiled(model, keras.optimizers.Adam(0.01), on_nonfinite="skip", run_eagerly=True)
 
 

@@ -91,7 +91,7 @@ def distiller(seed, eager):
     keras.utils.set_random_seed(seed)
     schedule = mr.schedules.Linear(0.2, 1.0, steps=12)
     knowledge = [mr.Response("kd", weight=schedule), crd()]
-    model = mr.Distiller(net("student"), taught, knowledge)
+    model = mr.Distiller(student=net("student"), teacher=taught, knowledge=knowledge)
     return compiled(model, keras.optimizers.Adam(0.01), eager)
 
 
@@ -107,7 +107,9 @@ def modreduce(seed, eager):
         "relation": [mr.Response("kd"), crd()],
     }
     students = {name: net(name) for name in knowledge}
-    model = mr.ModReduce(taught, students, knowledge=knowledge, aggregator="weighted_average")
+    model = mr.ModReduce(
+        teacher=taught, students=students, knowledge=knowledge, aggregator="weighted_average"
+    )
     adam, momentum = keras.optimizers.Adam, keras.optimizers.SGD(0.05, momentum=0.9)
     optimizer = {"response": adam(0.01), "feature": momentum, "relation": adam(0.01)}
     return compiled(model, {**optimizer, "aggregator": keras.optimizers.SGD(0.1)}, eager)

@@ -23,7 +23,7 @@ def plain(seed, optimizer=None):
 
 
 def distiller(seed, optimizer=None):
-    model = mr.Distiller(net(seed), net(50), [mr.Response("kd")])
+    model = mr.Distiller(student=net(seed), teacher=net(50), knowledge=[mr.Response("kd")])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer or keras.optimizers.SGD(0.5, momentum=0.9), loss, run_eagerly=True)
     return model

@@ -1,0 +1,120 @@
+"""Calls: a call with the wrong arguments is answered with the call that is meant."""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, cast
+
+import keras
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Answer = Callable[[Mapping[str, Any]], str | None]
+"""From the arguments of a call, by name, to the call that is meant; `None` if it does not know."""
+
+
+def by_name(written: str, *, why: str, meant: Answer = lambda given: None) -> Any:
+    """Makes a function, or a constructor, refuse arguments by position and of unknown names.
+
+    Args:
+        written: The call by name, for messages.
+        why: Why arguments are not taken by position.
+        meant: Answers calls with arguments of unknown names.
+
+    Returns:
+        A decorator that keeps the signature, whose arguments are keyword-only.
+    """
+
+    def decorate(function: Function) -> Function:
+        parameters = list(inspect.signature(function).parameters)
+        held = 1 if parameters[0] == "self" else 0
+
+        @functools.wraps(function)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            owner = type(args[0]).__name__ if held else function.__name__
+            if len(args) > held:
+                received = ", ".join(shown(one) for one in args[held:])
+                raise TypeError(
+                    f"{owner} takes its arguments by name, {why}: {written}. "
+                    f"Received by position: {received}"
+                )
+            require_known(owner, parameters[held:], kwargs, meant)
+            return function(*args, **kwargs)
+
+        return cast(Function, called)
+
+    return decorate
+
+
+def answering(meant: Answer) -> Any:
+    """Makes a method answer calls with arguments of unknown names with the call that is meant."""
+
+    def decorate(function: Function) -> Function:
+        parameters = list(inspect.signature(function).parameters)[1:]
+
+        @functools.wraps(function)
+        def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+            by_position = dict(zip(parameters, args, strict=False))
+            require_known(function.__name__, parameters, {**by_position, **kwargs}, meant)
+            return function(self, *args, **kwargs)
+
+        return cast(Function, called)
+
+    return decorate
+
+
+def require_known(
+    owner: str, known: Iterable[str], given: Mapping[str, Any], meant: Answer = lambda given: None
+) -> None:
+    """Raises a `TypeError` if arguments have names that a function does not know.
+
+    Args:
+        owner: What is called.
+        known: Names of its arguments.
+        given: What came, by name.
+        meant: Returns the call that is meant, or `None`.
+    """
+    known = list(known)
+    unknown = {name: value for name, value in given.items() if name not in known}
+    if not unknown:
+        return
+    received = ", ".join(f"{name}={shown(value)}" for name, value in unknown.items())
+    answer = meant(given)
+    if answer is not None:
+        names = f"argument{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, unknown))}"
+        raise TypeError(f"{owner} has no {names}: write {answer}. Received: {received}")
+    name = next(iter(unknown))
+    raise TypeError(
+        f"{owner} has no argument {name!r}.{did_you_mean(name, known)} Its arguments are {known}. "
+        f"Received: {received}"
+    )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns a question that names what a misspelt word is close to, or `""`."""
+    by_spelling = {name.lower(): name for name in known}
+    word = word.lower()
+    holding = [one for one in by_spelling if len(word) > 2 and word in one]
+    close = difflib.get_close_matches(word, by_spelling, n=3)
+    names = [by_spelling[one] for one in dict.fromkeys([*holding, *close])][:3]
+    return f" Did you mean {' or '.join(map(repr, names))}?" if names else ""
+
+
+def shown(value: Any) -> str:
+    """Returns what messages call a value: short, also of models and arrays."""
+    if isinstance(value, keras.Layer):
+        return f"the {'model' if isinstance(value, keras.Model) else 'layer'} {value.name!r}"
+    shape = getattr(value, "shape", None)
+    if shape is not None and not isinstance(value, (int, float)):
+        return f"a {type(value).__name__} of shape {tuple(shape)}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {shown(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, (str, int, float, type(None))):
+        return repr(value)
+    name = getattr(value, "name", None)
+    if isinstance(name, str):
+        return f"{type(value).__name__} {name!r}"
+    written = repr(value)
+    return f"an object of {type(value).__name__}" if " object at 0x" in written else written

@@ -1,0 +1,121 @@
+"""Shorthand: what may be given as knowledge, and the knowledge that it stands for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from modreduce_keras import knobs, registry
+from modreduce_keras.arguments import is_number
+from modreduce_keras.calls import shown
+from modreduce_keras.knobs import Schedule
+from modreduce_keras.knowledge.base import Knowledge
+from modreduce_keras.knowledge.default_taps import default_tap
+from modreduce_keras.knowledge.feature import Feature
+from modreduce_keras.knowledge.relation import Relation
+from modreduce_keras.knowledge.response import Response
+from modreduce_keras.losses.base import Loss
+from modreduce_keras.models.graph import output_units
+
+KINDS: dict[str, type[Knowledge]] = {
+    "response": Response,
+    "feature": Feature,
+    "relation": Relation,
+}
+_FORMS = (
+    "knowledge must be mr.Response, mr.Feature, mr.Relation, a loss or its name ('kd'), a list of "
+    "those, or a dict from name to weight ({'kd': 0.9, 'hint': 100})"
+)
+
+
+def resolved(given: Any, student: Any, teacher: Any) -> list[Knowledge]:
+    """Returns the knowledge that an argument stands for, each ready for one distiller.
+
+    Args:
+        given: A knowledge, a loss, its name, a list of those, a dict from the name of a loss to a
+            weight, or a config. Losses on features read the taps that `default_tap` finds.
+        student: The student.
+        teacher: The teacher, as given to the distiller.
+
+    Raises:
+        TypeError: If something else came.
+        ValueError: If the name of a loss is unknown, or a loss needs taps that only the user knows.
+    """
+    return [unused(one) for one in _made(given, student, teacher)]
+
+
+def default_knowledge(student: Any) -> list[Knowledge]:
+    """Returns what a student learns where nothing is said: DIST, or KD where there is no DIST.
+
+    Correlations need at least three classes. One logit is compared by `"binary_kd"`.
+    """
+    units = output_units(student)
+    return [Response({1: "binary_kd", 2: "kd"}.get(units or 0, "dist"))]
+
+
+def _made(given: Any, student: Any, teacher: Any) -> list[Knowledge]:
+    if given is None:
+        return []
+    if isinstance(given, (list, tuple)):
+        return [one for each in given for one in _made(each, student, teacher)]
+    if isinstance(given, Mapping):
+        return _from_mapping(given, student, teacher)
+    return [_one(given, {}, student, teacher)]
+
+
+def _from_mapping(given: Mapping[Any, Any], student: Any, teacher: Any) -> list[Knowledge]:
+    if "class_name" in given:
+        return [_one(keras.saving.deserialize_keras_object(given), {}, student, teacher)]
+    made = []
+    for name, weight in given.items():
+        valid = is_number(weight) or isinstance(weight, (Schedule, str))
+        if not isinstance(name, str) or not valid:
+            raise TypeError(f"{_FORMS}. Received: {shown(given)}")
+        made.append(_one(name, {"weight": weight}, student, teacher))
+    return made
+
+
+def _one(given: Any, arguments: dict[str, Any], student: Any, teacher: Any) -> Knowledge:
+    if isinstance(given, Knowledge):
+        return given
+    loss = registry.lookup("loss", given)() if isinstance(given, str) else given
+    if not isinstance(loss, keras.losses.Loss):
+        raise TypeError(f"{_FORMS}. Received: {shown(given)}")
+    kind = loss.kind if isinstance(loss, Loss) else "response"
+    if kind != "response":
+        arguments = {**arguments, **_taps(loss, student, teacher)}
+    return KINDS[kind](loss, **arguments)
+
+
+def _taps(loss: Loss, student: Any, teacher: Any) -> dict[str, str]:
+    """Returns the taps that a loss on features reads where none are given."""
+    models = {"student": student, "teacher": getattr(teacher, "teacher", teacher)}
+    taps = {role: default_tap(model, loss.default_feature) for role, model in models.items()}
+    found = {role: tap for role, tap in taps.items() if tap is not None}
+    if len(found) == len(models):
+        return found
+    reason = (
+        "it has no default for them"
+        if loss.default_feature is None
+        else f"the {loss.default_feature} cannot be told for each model"
+    )
+    raise ValueError(
+        f"The loss {loss.name!r} needs the layers that it compares, as {reason}: "
+        f"mr.{KINDS[loss.kind].__name__}({loss.name!r}, at=...), or student=... and teacher=...; "
+        f"help(mr.losses.{type(loss).__name__}) says which. Received: knowledge={loss.name!r}"
+    )
+
+
+def unused(component: Any) -> Any:
+    """Returns a knowledge or an aggregator, or a fresh copy where it has served a distiller.
+
+    What cannot be copied from its config is returned as it is; the distiller then refuses it.
+    """
+    parts = [component, getattr(component, "loss", None), getattr(component, "adapter", None)]
+    if all(part is None or knobs.is_free(part) for part in parts):
+        return component
+    try:
+        config = keras.saving.serialize_keras_object(component)
+        return keras.saving.deserialize_keras_object(config)
+    except (TypeError, ValueError, NotImplementedError):
+        return component
