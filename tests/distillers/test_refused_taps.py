@@ -42,25 +42,25 @@ def running_twice():
 
 @pytest.fixture(scope="module")
 def pair():
-    return convolutional(4), convolutional(4)
+    return {"student": convolutional(4), "teacher": convolutional(4)}
 
 
 @pytest.mark.parametrize("loss", ONE)
 def test_a_list_of_taps_for_a_loss_of_one_is_refused(loss, pair):
     kind = mr.Relation if mr.losses.get(loss).kind == "relation" else mr.Feature
     with pytest.raises(ValueError, match=r"takes one feature of each model.*at='stage2'") as error:
-        mr.Distiller(*pair, [kind(loss, at=["first", "second"])])
+        mr.Distiller(**pair, knowledge=[kind(loss, at=["first", "second"])])
     assert "a list of 2" in str(error.value)
 
 
 def test_each_further_tap_is_a_knowledge_of_its_own(pair):
     hints = [mr.Feature("hint", at="first"), mr.Feature("hint", at="second", name="second")]
-    assert len(mr.Distiller(*pair, hints).knowledge["student"]) == 2
+    assert len(mr.Distiller(**pair, knowledge=hints).knowledge["student"]) == 2
 
 
 def test_a_list_of_outputs_of_the_student_is_refused(pair):
     with pytest.raises(ValueError, match="KD takes one feature of each model"):
-        mr.Distiller(*pair, [mr.Response("kd", at=["first", "second"])])
+        mr.Distiller(**pair, knowledge=[mr.Response("kd", at=["first", "second"])])
 
 
 @pytest.mark.parametrize(
@@ -147,9 +147,9 @@ def test_messages_do_not_begin_with_advice_to_authors_of_layers(pair):
     students = [mr.models.convnet(num_classes=3, widths=(2,), name=name) for name in "ab"]
     built = mr.models.convnet(num_classes=3, widths=(2,))
     failures = {
-        "loss": lambda: mr.Distiller(*pair, [mr.Feature(FailingLoss(), at="first")]),
+        "loss": lambda: mr.Distiller(**pair, knowledge=[mr.Feature(FailingLoss(), at="first")]),
         "adapter": lambda: mr.Distiller(
-            *pair, [mr.Feature("hint", at="first", adapter=FailingAdapter())]
+            **pair, knowledge=[mr.Feature("hint", at="first", adapter=FailingAdapter())]
         ),
         "aggregator": lambda: mr.PeerDistiller(students, aggregator=FailingAggregator()),
         "student": lambda: mr.Distiller(

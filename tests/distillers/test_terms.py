@@ -149,7 +149,7 @@ class Without(mr.Distiller):
     ],
 )
 def test_what_a_distiller_has_to_return_is_said(net, cross_entropy, method, given, arguments):
-    distiller = Without(net(), net(name="teacher"), [mr.Response("kd")])
+    distiller = Without(student=net(), teacher=net(name="teacher"), knowledge=[mr.Response("kd")])
     distiller.given = {method: given}
     with pytest.raises(TypeError, match=f"{method} of Without must return"):
         distiller.compile("sgd", cross_entropy, **arguments)

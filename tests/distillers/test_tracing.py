@@ -22,7 +22,7 @@ class Traced(mr.Distiller):
 
 @pytest.fixture
 def traced(net, cross_entropy):
-    distiller = Traced(net(), net(name="teacher"), [mr.Response("kd")])
+    distiller = Traced(student=net(), teacher=net(name="teacher"), knowledge=[mr.Response("kd")])
     distiller.compile("sgd", cross_entropy, metrics=["accuracy"])
     return distiller
 

@@ -35,7 +35,10 @@ def test_the_example_trains_saves_and_equals_its_equation(scratch_registry, tmp_
     def net(name):
         return mr.models.get("convnet", num_classes=3, widths=(4,), name=name)
 
-    distiller = namespace["EntropyDistiller"](net("s"), net("t"), [mr.Response("kd", weight=0.0)])
+    response = mr.Response("kd", weight=0.0)
+    distiller = namespace["EntropyDistiller"](
+        student=net("s"), teacher=net("t"), knowledge=[response]
+    )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     distiller.compile("sgd", loss, run_eagerly=True)
     images = np.random.default_rng(0).normal(size=(6, 28, 28, 1)).astype("float32")
