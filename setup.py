@@ -41,8 +41,11 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE", "modreduce_keras/data/FASHION_MNIST_LICENSE.txt"],
     packages=find_packages(include=["modreduce_keras", "modreduce_keras.*"]),
+    py_modules=["modreduce_launcher"],
+    entry_points={"console_scripts": ["modreduce=modreduce_launcher:main"]},
     package_data={
         "modreduce_keras": ["py.typed"],
+        "modreduce_keras.command": ["methods.json"],
         "modreduce_keras.data": ["*.npz", "*.txt"],
         "modreduce_keras.reporting": ["templates/*.html"],
     },

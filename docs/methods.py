@@ -3,11 +3,14 @@
     python docs/methods.py            rewrites docs/methods.md
     python docs/methods.py --check    fails if docs/methods.md is not up to date
 
+The same goes into a file of the package, which `modreduce methods` prints.
+
 Names, equations and references are read from the classes and their docstrings, costs from the
 rows of `benchmarks/method_cost.py`, and the kind of check from the tests.
 """
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -26,6 +29,11 @@ ROOT = Path(__file__).parents[1]
 FLAGS = flags.FLAGS
 flags.DEFINE_bool("check", False, "Write nothing; fail if the page is not up to date")
 flags.DEFINE_string("page", str(ROOT / "docs" / "methods.md"), "The file to write")
+flags.DEFINE_string(
+    "listing",
+    str(ROOT / "modreduce_keras" / "command" / "methods.json"),
+    "The file to write for the command",
+)
 flags.DEFINE_string("results", str(common.RESULTS), "The folder of the rows")
 
 HEADER = """\
@@ -59,6 +67,8 @@ KINDS = {
     "relation": ("Relations", 'They compare samples: `mr.Relation("sp", at="embedding")`.'),
 }
 NOT_MEASURED = "not measured"
+MEASURE = "kd"
+"""The method that costs are multiples of."""
 
 _REFERENCE = re.compile(r"(.+?(?: et al\.| and [\w-]+)), .+?, (\d{4})")
 
@@ -85,6 +95,38 @@ def render(rows: list[Row], tests: Path = ROOT / "tests") -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+def listing(rows: list[Row]) -> str:
+    """Returns the methods as JSON, given the rows of the method costs, oldest first."""
+    latest = {row["method"]: row for row in rows}
+    return json.dumps([_entry(cls, latest) for cls in components("loss").values()], indent=1) + "\n"
+
+
+def _entry(cls: type, latest: Mapping[str, Row]) -> dict[str, Any]:
+    """Returns a method as JSON holds it; its cost is `None` if it has not been measured."""
+    authors, year = reference(cls)
+    row = latest.get(cls.identifier)
+    cost = {"times_kd": 1.0, "extra_mib": 0, "held_mib": 0} if cls.identifier == MEASURE else None
+    if row is not None and "ratio_median" in row:
+        cost = {
+            "times_kd": round(row["ratio_median"], 2),
+            "extra_mib": round(row["extra_mib"]),
+            "held_mib": round(row["held_mib"]),
+        }
+    return {
+        "name": cls.identifier,
+        "kind": cls.kind,
+        "class": cls.__name__,
+        "summary": inspect.getdoc(cls).partition("\n")[0],
+        "equation": _formula(cls),
+        "reference": f"{authors} {year}",
+        "weight": cls.default_weight,
+        "arguments": [one.strip("`") for one in arguments(cls)],
+        "adapter": cls.default_adapter,
+        "needs": [one for one in needs(cls).split(", ") if one],
+        "cost": cost,
+    }
+
+
 def describe(cls: type) -> list[str]:
     """Returns the cells of a loss that its class alone determines."""
     authors, year = reference(cls)
@@ -95,8 +137,12 @@ def describe(cls: type) -> list[str]:
 
 def equation(cls: type) -> str:
     """Returns the formula under the summary of a class's docstring, ready for a table."""
+    return escaped(_formula(cls))
+
+
+def _formula(cls: type) -> str:
     formula = inspect.getdoc(cls).split("\n\n")[1]
-    return escaped(" ".join(formula.split()).rstrip(":"))
+    return " ".join(formula.split()).rstrip(":")
 
 
 def reference(cls: type) -> tuple[str, str]:
@@ -212,14 +258,15 @@ def _name(cls: type) -> str:
 
 
 def main(_) -> None:
-    """Writes or checks the page."""
-    path = Path(FLAGS.page)
-    made = render(common.read_rows(Path(FLAGS.results) / "method_cost.jsonl"))
-    if path.exists() and path.read_text("utf-8") == made:
-        return
-    if FLAGS.check:
-        sys.exit(f"{path.name} is not up to date: run python docs/methods.py")
-    path.write_text(made, "utf-8")
+    """Writes or checks the page, and the file of the command."""
+    rows = common.read_rows(Path(FLAGS.results) / "method_cost.jsonl")
+    made = {Path(FLAGS.page): render(rows), Path(FLAGS.listing): listing(rows)}
+    for path, text in made.items():
+        if path.exists() and path.read_text("utf-8") == text:
+            continue
+        if FLAGS.check:
+            sys.exit(f"{path.name} is not up to date: run python docs/methods.py")
+        path.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ LEVELS = [
     {"knowledge", "data"},
     {"distillers"},
     {"callbacks", "evaluation", "export", "tuning"},
+    {"reporting"},
 ]
 TOP = len(LEVELS)
 KERAS_ONLY = [

@@ -1,5 +1,6 @@
 """What is published: the extras, what a wheel holds, and one version everywhere."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -49,6 +50,15 @@ def test_the_version_is_the_same_everywhere(given):
     assert f"\nversion: {mr.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
     changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
     assert re.search(r"^## \[(.+?)\]", changelog, re.MULTILINE)[1] == mr.__version__
+
+
+def test_the_command_is_installed_with_its_launcher(given):
+    (script,) = given["entry_points"]["console_scripts"]
+    name, _, target = script.partition("=")
+    module, _, function = target.partition(":")
+    assert name == "modreduce"
+    assert module in given["py_modules"]
+    assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_a_wheel_holds_what_is_not_python(given):

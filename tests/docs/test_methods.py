@@ -1,6 +1,8 @@
 """The page of methods: up to date, complete, and made of what the classes say."""
 
 import importlib.util
+import inspect
+import json
 import sys
 from pathlib import Path
 
@@ -63,16 +65,44 @@ def test_page_is_up_to_date(methods):
 
 def test_main_writes_and_checks(methods, tmp_path):
     page = tmp_path / "page.md"
-    files = [f"--page={page}", f"--results={tmp_path}"]
+    listing = tmp_path / "listing.json"
+    files = [f"--page={page}", f"--listing={listing}", f"--results={tmp_path}"]
     with pytest.raises(SystemExit, match=r"page\.md is not up to date: run python"):
         run(methods, *files, "--check")
     assert not page.exists()
     run(methods, *files)
     assert page.read_text("utf-8") == methods.render([])
+    assert listing.read_text("utf-8") == methods.listing([])
     run(methods, *files, "--check")
-    page.write_text("Something else", "utf-8")
-    with pytest.raises(SystemExit):
-        run(methods, *files, "--check")
+    for path in (page, listing):
+        before = path.read_text("utf-8")
+        path.write_text("Something else", "utf-8")
+        with pytest.raises(SystemExit, match=path.name):
+            run(methods, *files, "--check")
+        path.write_text(before, "utf-8")
+
+
+def test_listing_has_what_the_command_prints(methods):
+    entries = {one["name"]: one for one in json.loads(methods.listing(ROWS))}
+    assert list(entries) == list(components("loss"))
+    assert entries["hint"] == {
+        "name": "hint",
+        "kind": "feature",
+        "class": "Hint",
+        "summary": inspect.getdoc(mr.losses.Hint).splitlines()[0],
+        "equation": "mean (r(f_s) - f_t)², where the regressor r is the adapter "
+        '(`"conv_regressor"` by default)',
+        "reference": "Romero et al. 2015",
+        "weight": 100.0,
+        "arguments": ["variant='reference'"],
+        "adapter": "conv_regressor",
+        "needs": [],
+        "cost": {"times_kd": 1.02, "extra_mib": 12, "held_mib": 0},
+    }
+    assert entries["crd"]["cost"] == {"times_kd": 1.5, "extra_mib": -1, "held_mib": 49}
+    assert entries["kd"]["cost"] == {"times_kd": 1.0, "extra_mib": 0, "held_mib": 0}
+    assert entries["dkd"]["cost"] is None
+    assert entries["fsp"]["needs"] == ["a stage of its own"]
 
 
 @pytest.mark.parametrize("identifier", components("loss"))
