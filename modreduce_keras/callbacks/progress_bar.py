@@ -4,21 +4,24 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-import keras
+from modreduce_keras.distillers.progress import ShownLogs
 
 
-class ProgressBar(keras.callbacks.ProgbarLogger):
+class ProgressBar(ShownLogs):
     """Keras' progress bar with selected logs.
 
-    Three students log about thirty values. Pass this to `fit` as a callback, and it replaces
-    Keras' bar. It follows `verbose` in the same way: a bar for 1 and `"auto"`, a line for each
-    epoch for 2, nothing for 0. Callbacks that add logs, such as `PeerMonitor`, must come before it
-    in the list.
+    Pass it to `fit` or `evaluate` as a callback, and it replaces the bar that is shown without it.
+    It follows `verbose` in the same way: a bar for 1 and `"auto"`, a line for each epoch for 2,
+    nothing for 0. Callbacks that add logs, such as `PeerMonitor`, must come before it in the list.
+    The history and other callbacks get every log.
 
     Args:
         logs: Names of logs, or patterns, in which `*` stands for any text, `?` for one character
             and `[ab]` for one of several: `["loss", "val_*/accuracy"]`. Logs are shown in the
-            order of the patterns.
+            order of the patterns; `"*"` shows all. Defaults to `None`: what `fit` shows by itself,
+            which is everything for one student, and for several the total loss and one measure of
+            each student and of the ensemble: the `criterion`, or else the accuracy, the first
+            compiled metric, or the compiled loss.
 
     Raises:
         ValueError: If there is no pattern, or at the end of the first epoch, if one matches no log.
@@ -34,20 +37,22 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
         >>> history = model.fit(np.ones((4, 2)), np.ones(4), callbacks=[bar], verbose=0)
     """
 
-    def __init__(self, logs: Iterable[str]) -> None:
+    def __init__(self, logs: Iterable[str] | None = None) -> None:
         super().__init__()
-        if not isinstance(logs, Iterable):
+        if not (logs is None or isinstance(logs, Iterable)):
             raise TypeError(f"logs must be names or patterns of them. Received: {logs!r}")
-        self.patterns = [logs] if isinstance(logs, str) else list(logs)
-        if not self.patterns:
+        self.patterns = None if logs is None else [logs] if isinstance(logs, str) else list(logs)
+        if self.patterns == []:
             raise ValueError("logs must name at least one log. Received: none")
-        for pattern in self.patterns:
+        for pattern in self.patterns or ():
             if not isinstance(pattern, str):
                 raise TypeError(f"logs must be names or patterns of them. Received: {pattern!r}")
         self._checked = False
 
     def chosen(self, logs: Mapping[str, Any] | None) -> dict[str, Any]:
         """Returns those of some logs that a pattern fits, in the order of the patterns."""
+        if self.patterns is None:
+            return super().chosen(logs)
         return {
             name: value
             for pattern in self.patterns
@@ -60,23 +65,11 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
         super().on_train_begin(logs)
         self._checked = False
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Moves the bar."""
-        super().on_train_batch_end(batch, self.chosen(logs))
-
-    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Moves the bar of `evaluate`."""
-        super().on_test_batch_end(batch, self.chosen(logs))
-
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Ends the epoch's line, and in the first epoch looks for patterns that fit nothing."""
         if not self._checked:
             self._require_matches(logs or {})
-        super().on_epoch_end(epoch, self.chosen(logs))
-
-    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Ends the line of `evaluate`."""
-        super().on_test_end(self.chosen(logs))
+        super().on_epoch_end(epoch, logs)
 
     def get_state(self) -> None:
         """Returns what `Resume(callbacks=[...])` keeps: nothing."""
@@ -87,7 +80,8 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
     def _require_matches(self, logs: Mapping[str, Any]) -> None:
         # Not every epoch need have a validation.
         names = [*logs, *(f"val_{name}" for name in logs)]
-        useless = [p for p in self.patterns if not any(fnmatchcase(n, p) for n in names)]
+        patterns = self.patterns or []
+        useless = [p for p in patterns if not any(fnmatchcase(n, p) for n in names)]
         if useless:
             raise ValueError(
                 f"ProgressBar shows logs that there are, one of {list(logs)} (callbacks that add "

@@ -28,6 +28,10 @@ _TOLERANCE = 0.01
 """How far a teacher's outputs may be from stored ones, as a part of the largest of them."""
 
 
+_OTHER_DATA = (
+    "Data to validate on go without attach, and the teacher runs on them; or fill a cache of their "
+    "own in another folder."
+)
 _ATTEMPTS = 3
 _MOST_VISITS, _ALWAYS_READ = 10, 1_000
 """Samples that are read of a dataset in which the same ones come again and again."""
@@ -366,9 +370,9 @@ class TeacherCache:
             if sample not in rows.samples:
                 raise ValueError(
                     f"The cache in {self.folder} has no sample {sample}: the data have others, or "
-                    f"another index. It has {len(rows.samples)} samples"
+                    f"another index. It has {len(rows.samples)} samples. {_OTHER_DATA}"
                 )
-            raise ValueError(self._unknown(sample))
+            raise ValueError(f"{self._unknown(sample)} {_OTHER_DATA}")
         return rows.take(shard, row, chosen)
 
     def _unknown(self, sample: int) -> str:

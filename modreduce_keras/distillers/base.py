@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
 import keras
@@ -13,15 +13,18 @@ from modreduce_keras.calls import answering
 from modreduce_keras.distillers import (
     checks,
     compiling,
+    evaluating,
     fitting,
     logs,
     optimizers,
     policies,
+    progress,
     saving,
     student_metrics,
     teacher_files,
     validation,
 )
+from modreduce_keras.distillers.augmentation import warn_of_augmentation
 from modreduce_keras.distillers.batch import Batch
 from modreduce_keras.distillers.foreign import meant_by_compile
 from modreduce_keras.distillers.forward import Outputs, first_output
@@ -74,12 +77,18 @@ class BaseDistiller(StepModel):
     The logs contain every term: with one student `loss`, `ce` (the compiled loss on the labels),
     each knowledge by its name, and the compiled metrics. With several students, each name follows
     the student's (`response/ce`, `response/accuracy`). `loss` is the weighted total, each term is
-    the unweighted mean. `evaluate` runs the students only: its `loss` is the sum of the students'
-    compiled losses and regularizers.
+    the unweighted mean.
+
+    With a loss on the labels, `evaluate` and validation run the students only, and their `loss` is
+    the sum of the students' compiled losses and regularizers. Without one, or with
+    `compile(evaluate_knowledge=True)`, the teacher runs as well, and `loss` (`val_loss`) is the
+    total loss above in inference, with the weights of the present step. See `compile`.
 
     Args:
         students: Models to train, by name. The distiller's step runs their `call`. A `train_step`
-            of their own, or a similar method, does not run and gives a warning.
+            of their own, or a similar method, does not run and gives a warning. So do layers in
+            them that change the inputs at random (`RandomFlip`; not dropout) where there is a
+            teacher, which does not see the changes: augment in the dataset.
         teacher: A trained model, a list of several with different names, or `None`. It only runs
             forward and is never changed. Its weights are not among the distiller's and not in
             weight files.
@@ -136,6 +145,7 @@ class BaseDistiller(StepModel):
         self.scales_loss = True
         self._loss_scales: LossScales | None = None
         self._fuses_normalization, self._checks_steps, self._evaluating = True, False, False
+        self._evaluates_knowledge, self._has_warned, self._is_fitting = False, False, False
         self._arrival = teacher_files.Arrival()
         self._teacher_input, self._student_inputs = teacher_input, dict(student_inputs or {})
         self.teacher_dtype = teacher_dtype
@@ -155,6 +165,8 @@ class BaseDistiller(StepModel):
             )
         self._constants = fingerprint_of_constants(self._models_with_constants())
         warn_of_ignored({f"student {name!r}": student for name, student in students.items()})
+        takes_inputs = "student_inputs" in inspect.signature(type(self)).parameters
+        warn_of_augmentation(self.students, self.knowledge, takes_inputs)
         self.built = True
 
     def __init_subclass__(cls, **kwargs: Any):
@@ -218,7 +230,8 @@ class BaseDistiller(StepModel):
 
     def offline_terms(self) -> list[Term]:
         """Returns the terms on the labels and on the teacher's outputs."""
-        outputs = [] if self._supervision is None else list(self._supervision.outputs.values())
+        output = self.student_output()
+        outputs = list(output) if isinstance(output, Mapping) else []
         terms = []
         for name, several in self.knowledge.items():
             terms += self.supervised_terms(name, lambda: self.supervised_weight)
@@ -289,6 +302,29 @@ class BaseDistiller(StepModel):
         """Returns the parts that compare outputs and must suit the compiled loss."""
         return fitting.parts_of(self.knowledge)
 
+    def shown_logs(self, names: Iterable[str]) -> list[str]:
+        """Returns the names of the logs that the progress bar of `fit` shows, in their order.
+
+        With one student all of them; with several the total loss, one measure of each student and
+        of the ensemble (see `shown_measures`), and what belongs to no student.
+
+        Args:
+            names: Names of the logs there are.
+        """
+        if not self.has_several:
+            return list(names)
+        return progress.shown(names, self.measured(), self.shown_measures())
+
+    def shown_measures(self) -> list[str]:
+        """Returns measures of a student, of which the progress bar shows the first that is logged.
+
+        These are the accuracy, the other compiled metrics, and the compiled loss.
+        """
+        compiled = compiled_metrics(self)
+        metrics = [] if compiled is None else [metric.name for metric in compiled.metrics]
+        losses = [] if self._supervision is None else self._supervision.names
+        return ["accuracy", *metrics, *losses]
+
     def label_rules(self) -> list[LabelRule]:
         """Returns the parts that need class indices as labels."""
         return logs.label_rules(
@@ -324,8 +360,12 @@ class BaseDistiller(StepModel):
     def objective(self) -> Objective:
         """Returns the loss, as it is compiled."""
         if self._objective is None:
-            self._objective = Objective(self.build_terms(), self.logged_names())
+            self._objective = self._built_objective(self.build_terms())
         return self._objective
+
+    def _built_objective(self, terms: Sequence[Term]) -> Objective:
+        evaluates_all = self._evaluates_knowledge
+        return Objective(terms, self.logged_names(), evaluates_all=evaluates_all)
 
     def compute_terms(self, labels: Any, outputs: Outputs) -> dict[str, Any]:
         """Returns every term of a training step, unweighted: (batch,) or (batch, positions...)."""
@@ -337,8 +377,9 @@ class BaseDistiller(StepModel):
         return self.objective().weights()
 
     def test_step(self, data: Any) -> Any:
-        """Evaluates one batch: students only, no teacher, no update."""
-        outputs = self.forward_pass(Batch.from_data(data), training=False, with_teacher=False)
+        """Evaluates one batch: no update, and no teacher unless knowledge is evaluated."""
+        whole = self.objective().evaluates_all
+        outputs = self.forward_pass(Batch.from_data(data), training=False, with_teacher=whole)
         self.computed(outputs, training=False)
         return self._evaluated(self.step_logs(outputs))
 
@@ -359,7 +400,7 @@ class BaseDistiller(StepModel):
             sample_weight: (batch,), or (batch, positions...), or a dict of those by output, or
                 `None`.
             training: Whether this is a training step (all terms) or an evaluation (the compiled
-                loss only).
+                loss only, unless knowledge is evaluated).
         """
         return self.computed(y_pred.replace(batch=Batch(x, y, sample_weight)), training).loss
 
@@ -435,26 +476,55 @@ class BaseDistiller(StepModel):
     # Training, evaluation and prediction, after a check of the data
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """Trains, as `keras.Model.fit` does."""
+        """Trains, as `keras.Model.fit` does.
+
+        With several students, the progress bar shows the total loss and the accuracy of each
+        student and of the ensemble (without an accuracy, the first compiled metric, or the
+        compiled loss). All logs are in the history, and callbacks see them. To choose which are
+        shown, pass `mr.callbacks.ProgressBar(["loss", "val_*"])` in `callbacks`.
+        """
         self._follow()
         begin_at(self, None)  # an interrupted fit may have left an epoch behind
         if self.policy.guard is not None:
             self.policy.guard.begin()
-        given = _arguments(super().fit, args, kwargs)
+        call = _bound(super().fit, args, kwargs)
+        given = call.arguments
         validation.require_fit(self, given)
+        given["callbacks"] = progress.with_bar(given.get("callbacks"), given.get("verbose", "auto"))
+        if given.get("validation_data") is not None or given.get("validation_split"):
+            self._warn_of_left_out()
         lost = telling_of_lost_workers(self.distribute_strategy)
-        with lost, validation.told(), validation.telling_callbacks(given.get("callbacks")):
-            return super().fit(*args, **kwargs)
+        self._is_fitting = True
+        try:
+            with lost, validation.told(), validation.telling_callbacks(given["callbacks"]):
+                return super().fit(*call.args, **call.kwargs)
+        finally:
+            self._is_fitting = False
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates the students, as `keras.Model.evaluate` does, without running the teacher."""
-        validation.require_data(self, _arguments(super().evaluate, args, kwargs))
+        """Evaluates the students, as `keras.Model.evaluate` does.
+
+        The teacher runs only if knowledge is evaluated; see `compile`.
+        """
+        call = _bound(super().evaluate, args, kwargs)
+        given = call.arguments
+        validation.require_data(self, given)
+        if self._evaluates_knowledge and not self._is_fitting:
+            self._follow()
+            self._warn_of_left_out()
+        given["callbacks"] = progress.with_bar(given.get("callbacks"), given.get("verbose", "auto"))
         self._evaluating = True
         try:
             with validation.told():
-                return super().evaluate(*args, **kwargs)
+                return super().evaluate(*call.args, **call.kwargs)
         finally:
             self._evaluating = False
+
+    def _warn_of_left_out(self) -> None:
+        """Says once for each `compile` which terms the loss of an evaluation is without."""
+        if not self._has_warned:
+            self._has_warned = True
+            evaluating.warn_of_left_out(self.objective())
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Predicts, as `keras.Model.predict` does."""
@@ -575,6 +645,7 @@ class BaseDistiller(StepModel):
         metrics: Any = None,
         weighted_metrics: Any = None,
         *,
+        evaluate_knowledge: bool | None = None,
         on_nonfinite: str | None = None,
         fused_normalization: bool = True,
         run_eagerly: bool = False,
@@ -599,6 +670,14 @@ class BaseDistiller(StepModel):
                 `Precision(thresholds=0)`, `BinaryAccuracy(threshold=0)`), and your own metrics,
                 receive the logits.
             weighted_metrics: As `metrics`, weighted by `sample_weight`.
+            evaluate_knowledge: Whether `evaluate` and validation compute every term of the
+                training loss, so that `val_loss` is their weighted sum and each term is logged
+                (`val_kd`). The terms are computed in inference, with the weights of the present
+                step. The teacher then runs on these data too, or its outputs are read from the
+                batches of `cache.attach(dataset)`. Nothing that training uses changes. Terms that
+                need the index of each sample in the training data (CRD's memory bank, temporal
+                ensembling) are left out. `None`, the default: only where `loss` is `None`. With a
+                loss on the labels, `val_loss` is that loss alone.
             on_nonfinite: What to do if a term of the loss, or a gradient, is not finite on any
                 replica. `"stop"`: `fit` ends with a `NonFiniteError` that names the student, the
                 term and the step, before any callback can save; the weights are those before the
@@ -618,7 +697,8 @@ class BaseDistiller(StepModel):
                 `weight` of each knowledge.
 
         Raises:
-            ValueError: If the loss expects probabilities and the students give logits, if the
+            ValueError: If the loss expects probabilities and the students give logits, if
+                `evaluate_knowledge=True` and no such term can be computed in evaluation, if the
                 loss and a knowledge are for different kinds of outputs (such as a binary
                 cross-entropy and `"kd"`, where `"binary_kd"` is right), or if the optimizers do
                 not fit the groups.
@@ -628,6 +708,7 @@ class BaseDistiller(StepModel):
             "loss": loss,
             "metrics": metrics,
             "weighted_metrics": weighted_metrics,
+            "evaluate_knowledge": evaluate_knowledge,
             "on_nonfinite": on_nonfinite,
             "fused_normalization": fused_normalization,
             "run_eagerly": run_eagerly,
@@ -640,6 +721,8 @@ class BaseDistiller(StepModel):
         self._compile_arguments = Held(given)
         made, self._label_checks = compiling.supervised(self, loss)
         self._supervision = made
+        self._evaluates_knowledge = evaluating.evaluates_knowledge(evaluate_knowledge, made)
+        self._has_warned = False
         self._fuses_normalization, self.scales_loss = fused_normalization, auto_scale_loss
         groups = self.variable_groups()
         optimizer, schedules = taken_apart(optimizer, groups)
@@ -662,6 +745,8 @@ class BaseDistiller(StepModel):
         set_unnoticed(self, "loss", loss)  # Keras too tracks nothing of a loss
         self.optimizer.build(self.trainable_variables)
         self._prepare_step(schedules if auto_scale_loss else None, on_nonfinite)
+        if evaluate_knowledge:
+            evaluating.require_evaluable(self.objective())
 
     def _prepare_step(self, schedules: Mapping[str, Any] | None, on_nonfinite: str | None) -> None:
         """Builds the objective and the gradient policy, as compiled."""
@@ -671,7 +756,7 @@ class BaseDistiller(StepModel):
                 f"build_terms of {owner} must return a list of modreduce_keras.distillers.Term. "
                 f"Received: {terms!r}"
             )
-        self._objective = Objective(terms, self.logged_names())
+        self._objective = self._built_objective(terms)
         policy = self.build_gradient_policy(schedules, on_nonfinite)
         if not isinstance(policy, GradientPolicy) or (on_nonfinite and policy.guard is None):
             raise TypeError(
@@ -754,4 +839,9 @@ class BaseDistiller(StepModel):
 
 def _arguments(method: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the arguments of a call by name."""
-    return inspect.signature(method).bind(*args, **kwargs).arguments
+    return _bound(method, args, kwargs).arguments
+
+
+def _bound(method: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+    """Returns the arguments of a call, which can be changed before it is made."""
+    return inspect.signature(method).bind(*args, **kwargs)

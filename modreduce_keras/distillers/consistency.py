@@ -64,6 +64,9 @@ class ConsistencyDistiller(BaseDistiller):
 
     consistency_weight = Knob()
     momentum = Share()
+    needs_index = False
+    """Whether the target is found by each sample's index in the training data, so that there is
+    none in evaluation."""
 
     def __init__(
         self,
@@ -108,7 +111,7 @@ class ConsistencyDistiller(BaseDistiller):
         return self.students[_STUDENT]
 
     def past_target(self, outputs: Outputs, probabilities: Any) -> tuple[Any, Any]:
-        """Returns the target of a training step. To be written by each method.
+        """Returns the target of a step. To be written by each method.
 
         Args:
             outputs: The result of the forward pass.
@@ -121,9 +124,9 @@ class ConsistencyDistiller(BaseDistiller):
         raise NotImplementedError
 
     def forward_pass(self, batch: Batch, training: bool, with_teacher: bool) -> Outputs:
-        """Runs the student once, and in training compares it with its target."""
+        """Runs the student once, and where its target is wanted compares it with that."""
         outputs = super().forward_pass(batch, training, with_teacher)
-        if not training:
+        if not training and (self.needs_index or not with_teacher):
             return outputs
         probabilities = self.probabilities(outputs.students[_STUDENT].logits)
         target, known = self.past_target(outputs, ops.stop_gradient(probabilities))
@@ -140,7 +143,10 @@ class ConsistencyDistiller(BaseDistiller):
     def build_terms(self) -> list[Term]:
         """Returns the terms of the loss: on the labels, and the consistency term."""
         agreement = Term(
-            _TERM, lambda outputs: outputs.extra[_TERM], lambda: self.consistency_weight
+            _TERM,
+            lambda outputs: outputs.extra[_TERM],
+            lambda: self.consistency_weight,
+            training_only=self.needs_index,
         )
         return [*self.offline_terms(), agreement]
 
@@ -274,7 +280,7 @@ class MeanTeacher(ConsistencyDistiller):
 
     def past_target(self, outputs: Any, probabilities: Any) -> Any:
         """Returns the mean teacher's probabilities; every sample has them."""
-        seen = self._forward.views.teacher(outputs.batch.x)
+        seen = self._forward.views.teacher(outputs.batch.x, outputs.training)
         logits = self.past(seen, model=_STUDENT)
         return self.probabilities(logits), 1.0
 

@@ -31,6 +31,7 @@ class Outputs:
         trunk: What the layers that the students share gave; `None` where they share none.
         extra: What a distiller has added: targets and logs of an aggregator, a consistency target.
         ensemble: Logits of the students' ensemble; `None` where there is none.
+        training: Whether it is a training step.
     """
 
     batch: Batch
@@ -40,6 +41,7 @@ class Outputs:
     trunk: Any = None
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ensemble: Any = None
+    training: bool = True
 
     def replace(self, **changes: Any) -> "Outputs":
         """Returns outputs that differ in some attributes."""
@@ -116,7 +118,7 @@ class ForwardPass:
             students, trunk = self.trunk(self.readers, seen, any_trains)
         else:
             students = {n: reader(seen[n], trains(n)) for n, reader in self.readers.items()}
-        return Outputs(batch, students, of_teacher, seen, trunk)
+        return Outputs(batch, students, of_teacher, seen, trunk, training=any_trains)
 
 
 def first_output(outputs: Mapping[str, ModelOutput]) -> keras.KerasTensor | Mapping[str, Any]:

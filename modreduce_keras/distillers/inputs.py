@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from modreduce_keras.batches import split_index
+from modreduce_keras.held import Held
 
 View = str | Callable[[Any], Any] | None
 
@@ -76,9 +77,11 @@ class Inputs:
         if view is None:
             return shared
         if callable(view):
+            if not training:
+                return _in_inference(view, shared)
             layer = isinstance(view, keras.layers.Layer)
             knows = layer and "training" in inspect.signature(view.call).parameters
-            return view(shared, training=training) if knows else view(shared)
+            return view(shared, training=True) if knows else view(shared)
         if isinstance(shared, dict) and view in shared:
             return shared[view]
         if training:
@@ -88,38 +91,60 @@ class Inputs:
             )
         return shared
 
-    def teacher_of(self, name: str, x: Any, seen: Any) -> Any:
+    def teacher_of(self, name: str, x: Any, seen: Any, training: bool = True) -> Any:
         """Returns what the teacher sees for one student, who sees `seen`."""
         follows = self._view is None and self.own.get(name) is not None
-        return seen if follows else self.teacher(x)
+        return seen if follows else self.teacher(x, training)
 
     @property
     def teacher_follows_students(self) -> bool:
         """Whether the teacher sees something else for each student."""
         return self._view is None and any(view is not None for view in self.own.values())
 
-    def teacher(self, x: Any) -> Any:
+    def teacher(self, x: Any, training: bool = True) -> Any:
         """Returns what the teacher sees; a list of that for several teachers with own views.
+
+        Args:
+            x: The inputs of a batch.
+            training: Whether it is a training step; layers augment in those only.
 
         Raises:
             ValueError: If the inputs do not have the teacher's key.
         """
         inputs, _ = split_index(x)
         if self.views is not None:
-            return [self._seen(view, inputs, x) for view in self.views]
-        return self._seen(self._view, inputs, x)
+            return [self._seen(view, inputs, x, training) for view in self.views]
+        return self._seen(self._view, inputs, x, training)
 
-    def _seen(self, view: View, inputs: Any, x: Any) -> Any:
+    def _seen(self, view: View, inputs: Any, x: Any, training: bool) -> Any:
         if view is None:
             return self.students(x)
         if callable(view):
-            return view(inputs)
+            return view(inputs) if training else _in_inference(view, inputs)
         if isinstance(inputs, dict) and view in inputs:
             return inputs[view]
+        remedy = "" if training else " (compile(evaluate_knowledge=False) evaluates without it.)"
         raise ValueError(
-            f"teacher_input={view!r} is a key of the inputs, so x must be a dict that has it. "
-            f"Received: {_described(inputs)}"
+            f"teacher_input={view!r} is a key of the inputs, so x must be a dict that has it."
+            f"{remedy} Received: {_described(inputs)}"
         )
+
+
+class _Inference(keras.layers.Layer):
+    """Calls a function; layers in it run in inference, though nobody tells them."""
+
+    def __init__(self, function: Callable[[Any], Any]):
+        super().__init__(name="inference", dtype="float32", autocast=False, trainable=False)
+        self._function = Held(function)
+        self.built = True
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        return self._function()(inputs)
+
+
+def _in_inference(view: Callable[[Any], Any], inputs: Any) -> Any:
+    # Layers that augment do so by default, and would draw random numbers that training needs.
+    return _Inference(view)(inputs, training=False)
 
 
 def _described(inputs: Any) -> Any:

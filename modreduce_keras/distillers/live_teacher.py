@@ -110,8 +110,9 @@ class LiveTeacher:
     ) -> dict[str, ModelOutput]:
         """Returns the teacher's output for each student; see `Teacher`."""
         if self._inputs.teacher_follows_students:
-            return {name: self(self._inputs.teacher_of(name, x, own)) for name, own in seen.items()}
-        return dict.fromkeys(seen, self(self._inputs.teacher(x)))
+            of = self._inputs.teacher_of
+            return {name: self(of(name, x, own, training)) for name, own in seen.items()}
+        return dict.fromkeys(seen, self(self._inputs.teacher(x, training)))
 
     def __call__(self, seen: Any) -> ModelOutput:
         """Returns the teacher's output and features for what it sees, constants to the gradient."""

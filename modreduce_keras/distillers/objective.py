@@ -39,12 +39,19 @@ class Objective:
         terms: The terms, with different names in the logs.
         logs: Names of further values that are logged.
         outputs: Names of the outputs of a student that has several.
+        evaluates_all: Whether evaluation computes the whole loss, and not the terms on labels
+            alone.
     """
 
     def __init__(
-        self, terms: Sequence[Term], logs: Iterable[str] = (), outputs: Iterable[str] = ()
+        self,
+        terms: Sequence[Term],
+        logs: Iterable[str] = (),
+        outputs: Iterable[str] = (),
+        *,
+        evaluates_all: bool = False,
     ):
-        self.terms = list(terms)
+        self.terms, self.evaluates_all = list(terms), evaluates_all
         names = [*(term.log_name for term in self.terms), *logs, "loss"]
         if len(set(names)) < len(names):
             raise ValueError(
@@ -64,12 +71,16 @@ class Objective:
     @property
     def trained_only(self) -> frozenset[str]:
         """Names in the logs of what evaluation does not compute."""
-        evaluated = {term.log_name for term in self.terms if term.on_labels}
+        evaluated = {term.log_name for term in self.terms if self._is_evaluated(term)}
         return self._trackers.names - evaluated
 
+    def _is_evaluated(self, term: Term) -> bool:
+        in_loss = term.weight is not None and not term.training_only
+        return term.on_labels or (self.evaluates_all and in_loss)
+
     def values(self, outputs: Outputs, training: bool = True) -> dict[Term, Any]:
-        """Returns the unweighted values of every term, or in evaluation of those on labels."""
-        terms = [term for term in self.terms if training or term.on_labels]
+        """Returns the unweighted values of every term, or of those that evaluation computes."""
+        terms = [term for term in self.terms if training or self._is_evaluated(term)]
         return {term: term.values(outputs) for term in terms}
 
     def weights(self) -> dict[str, Any]:
@@ -91,7 +102,8 @@ class Objective:
             Σ_examples sample_weight · Σ_terms weight · term / number of examples on all replicas
             + regularizers and `add_loss` / number of replicas
 
-        In evaluation it is the sum of the students' losses on labels, without weights.
+        In evaluation it is the same, if all is evaluated, and otherwise the sum of the students'
+        losses on labels, without weights.
 
         Args:
             outputs: Of the forward pass.
@@ -102,6 +114,7 @@ class Objective:
             logs: Further values for the logs: (batch,), or scalars.
         """
         batch, values = outputs.batch, self.values(outputs, training)
+        as_in_training = training or self.evaluates_all
         labelled = batch.y if isinstance(batch.y, Mapping) else ()
         weighted = by_sample_weight(values, batch.sample_weight, {*self._outputs, *labelled})
         named = {term.log_name: value for term, value in weighted.items()}
@@ -110,9 +123,9 @@ class Objective:
         terms = [
             (term, policy.scaled(term.trains, value))
             for term, value in weighted.items()
-            if _counts(term, training)
+            if _counts(term, as_in_training)
         ]
-        each = [(term.weight() if training else 1.0) * value for term, value in terms]
+        each = [(term.weight() if as_in_training else 1.0) * value for term, value in terms]
         per_example = sum(each) + ops.zeros((examples,))
         additional = 0.0 if model is None else policy.additional_loss(model)
         update(loss_tracker, per_example + additional, finite_only)
@@ -120,9 +133,9 @@ class Objective:
         return Result(loss, terms)
 
 
-def _counts(term: Term, training: bool) -> bool:
-    """Returns whether a term is a part of the loss."""
-    return term.weight is not None if training else term.student != ENSEMBLE
+def _counts(term: Term, as_in_training: bool) -> bool:
+    """Returns whether a term is a part of the loss, in training or of an evaluation on labels."""
+    return term.weight is not None if as_in_training else term.student != ENSEMBLE
 
 
 def _mean_over_replicas(per_example: Any) -> Any:

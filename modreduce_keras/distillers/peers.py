@@ -62,7 +62,8 @@ class PeerDistiller(BaseDistiller):
         teacher_input: The teacher's input, if it differs from the students'; see `Distiller`.
         criterion: Validation metric that decides which student is the best, without the student's
             name and `val_`: `"accuracy"`, `"ce"`, ... Defaults to the accuracy if it is compiled,
-            else to the compiled loss.
+            else to the compiled loss. Without either, no student is the best unless a term that
+            validation computes is named, such as `"kd"` or `"online"`.
         criterion_mode: `"max"` or `"min"`. Defaults to `"min"` for losses and errors and to
             `"max"` for the rest.
         teacher_dtype: What a folded copy of the teacher computes in; see `BaseDistiller`. Defaults
@@ -258,6 +259,7 @@ class PeerDistiller(BaseDistiller):
         self._group.output_kind = output_kind(loss, self.student_output().shape)
         made = self._supervision
         self.selection.default = made.names[0] if made else None
+        self.selection.terms = frozenset(term.name for term in self.objective().terms)
 
     def parts_on_outputs(self) -> list[fitting.Part]:
         """Returns what compares outputs, the aggregator and the online loss among them."""
@@ -275,6 +277,11 @@ class PeerDistiller(BaseDistiller):
     def measured(self) -> list[str]:
         """Returns whose logits the compiled metrics are computed on, the ensemble's among them."""
         return [*self.students, ENSEMBLE] if self._has_ensemble else list(self.students)
+
+    def shown_measures(self) -> list[str]:
+        """Returns measures of a student for the progress bar, the criterion first."""
+        criterion = self.selection.criterion
+        return [*([criterion] if criterion else []), *super().shown_measures()]
 
     def names_in_logs(self) -> list[str]:
         """Returns names that a knowledge cannot have, those of the aggregator's logs among them."""

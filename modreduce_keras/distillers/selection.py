@@ -35,6 +35,8 @@ class Selection(keras.layers.Layer):
             )
         self.names, self.criterion, self.mode = names, criterion, mode
         self.default: str | None = None
+        # Set by the distiller: terms of the loss, of which less is better.
+        self.terms: frozenset[str] = frozenset()
         # Signed so that more is better.
         self.scores = self.add_weight(
             shape=(len(names),),
@@ -64,8 +66,8 @@ class Selection(keras.layers.Layer):
         if np.isnan(scores).all():
             raise ValueError(
                 "Which student is the best is not known before a validation: fit with "
-                "validation_data=, or choose one of distiller.students: "
-                f"{self.names}"
+                "validation_data= (and criterion=, where neither a loss nor the accuracy is "
+                f"compiled), or choose one of distiller.students: {self.names}"
             )
         return self.names[int(np.nanargmax(scores))]
 
@@ -79,12 +81,14 @@ class Selection(keras.layers.Layer):
         if not measured:
             return
         criterion = self.criterion or ("accuracy" if "accuracy" in measured else self.default)
+        if criterion is None:  # without labels, nothing tells
+            return
         if criterion not in measured:
             raise ValueError(
                 f"criterion must be a validation metric of the students, one of "
                 f"{sorted(measured)}. Received: criterion={criterion!r}"
             )
-        is_loss = criterion == self.default or criterion.endswith(_LESS_IS_BETTER)
+        is_loss = criterion in self.terms or criterion.endswith(_LESS_IS_BETTER)
         mode = self.mode or ("min" if is_loss else "max")
         sign = 1.0 if mode == "max" else -1.0
         self.scores.assign([sign * float(logs[f"val_{n}/{criterion}"]) for n in self.names])

@@ -49,7 +49,7 @@ class StepModel(keras.Model):
     def logged_values(self, outputs: Outputs) -> dict[str, Any]:
         """Returns values for the logs beside the terms of the objective, by name.
 
-        Called in evaluation as well, where the teacher does not run. To log values of training
+        Called in evaluation as well, where the teacher may not run. To log values of training
         alone, make a `Term` without a weight.
         """
         return {}

@@ -43,7 +43,8 @@ class Teacher(Protocol):
         Args:
             x: The inputs of a batch.
             seen: What each student sees of them.
-            training: Whether any student trains on it; the teacher itself runs alike in any case.
+            training: Whether any student trains on it. The teacher itself runs in inference in any
+                case; layers that make its input augment in training only.
         """
 
     def follow(self) -> bool:

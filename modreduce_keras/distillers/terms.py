@@ -27,7 +27,9 @@ class Term:
         network: The network that it trains (see `GradientPolicy`). Defaults to `None`: that of the
             student, or the only one.
         output: The named output of the model that it is computed on, where there are several.
-        on_labels: Whether it is a compiled loss on labels, which evaluation computes too.
+        on_labels: Whether it is a compiled loss on labels, which evaluation computes in any case.
+        training_only: Whether evaluation never computes it, because it needs something that only
+            training steps have, such as each sample's index in the training data.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Term:
     network: str | None = None
     output: str | None = None
     on_labels: bool = False
+    training_only: bool = False
 
     def __post_init__(self) -> None:
         if is_number(self.weight):
@@ -140,8 +143,16 @@ def knowledge_term(
 
     def compute(found: Outputs) -> Any:
         pair, context = found.arguments_of(student, knowledge)
-        return knowledge(*pair, **context, training=True)
+        return knowledge(*pair, **context, training=found.training)
 
     named = isinstance(knowledge.student, str) and knowledge.student in set(outputs)
     output = str(knowledge.student) if named else None
-    return Term(knowledge.name, compute, lambda: knowledge.weight, owner, student, output)
+    return Term(
+        knowledge.name,
+        compute,
+        lambda: knowledge.weight,
+        owner,
+        student,
+        output,
+        training_only=knowledge.adapter is not None and knowledge.adapter.needs_index,
+    )

@@ -85,3 +85,124 @@ def test_wrong_patterns_are_refused():
         mr.callbacks.ProgressBar([])
     with pytest.raises(TypeError, match=r"names or patterns of them. Received: 3"):
         mr.callbacks.ProgressBar(["loss", 3])
+
+
+STUDENTS = ("response", "feature", "relation")
+SHOWN = [
+    "loss",
+    *(f"{name}/accuracy" for name in (*STUDENTS, "ensemble")),
+    "val_loss",
+    *(f"val_{name}/accuracy" for name in (*STUDENTS, "ensemble")),
+]
+
+
+class Seen(keras.callbacks.Callback):
+    """Notes the names of the logs that it gets."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.in_batch = set(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.in_epoch = set(logs)
+
+
+@pytest.fixture
+def modreduce(net, teacher, cross_entropy):
+    """Compiles a ModReduce of three students, which logs some thirty values."""
+
+    def build(metrics=("accuracy",), loss=cross_entropy, **arguments):
+        modreduce = mr.ModReduce(
+            teacher,
+            {name: net(name) for name in STUDENTS},
+            knowledge={
+                name: [mr.Response("kd"), mr.Relation("rkd_distance", at="logits")]
+                for name in STUDENTS
+            },
+            **arguments,
+        )
+        optimizer = keras.optimizers.SGD(0.1)
+        modreduce.compile(optimizer, loss, metrics=metrics and list(metrics), run_eagerly=True)
+        return modreduce
+
+    return build
+
+
+def last_line(output):
+    """Returns the names of the logs in the line of a bar as it was left."""
+    return logs_of(output.replace("\b", "").replace("\r", "\n").rstrip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("verbose", [1, 2, "auto"])
+def test_fit_shows_the_total_and_accuracies_and_everything_sees_all_logs(
+    modreduce, inputs, labels, tmp_path, capsys, verbose
+):
+    seen, path = Seen(), tmp_path / "logs.csv"
+    callbacks = [seen, keras.callbacks.CSVLogger(path)]
+    data = {"x": inputs, "y": labels, "validation_data": (inputs, labels), "batch_size": 11}
+    history = modreduce().fit(**data, callbacks=callbacks, verbose=verbose).history
+    assert last_line(capsys.readouterr().out) == SHOWN
+    assert len(history) > 26
+    assert {"feature/rkd_distance", "relation/ensemble_weight", "val_feature/ce"} <= set(history)
+    assert seen.in_epoch == set(history)
+    assert seen.in_batch == {name for name in history if not name.startswith("val_")}
+    assert set(path.read_text().splitlines()[0].split(",")) == {"epoch", *history}
+
+
+def test_evaluation_shows_the_total_and_accuracies(modreduce, inputs, labels, capsys):
+    found = modreduce().evaluate(inputs, labels, verbose=2, return_dict=True)
+    assert last_line(capsys.readouterr().out) == SHOWN[:5]
+    assert "feature/ce" in found
+    modreduce().fit(inputs, labels, verbose=0)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("callback", "shown"),
+    [
+        (mr.callbacks.ProgressBar, SHOWN[:5]),
+        (lambda: mr.callbacks.ProgressBar(["*/kd"]), [f"{n}/kd" for n in sorted(STUDENTS)]),
+        (keras.callbacks.ProgbarLogger, None),
+        (lambda: mr.callbacks.ProgressBar("*"), None),
+    ],
+)
+def test_a_bar_that_is_given_takes_the_place(modreduce, inputs, labels, capsys, callback, shown):
+    history = modreduce().fit(inputs, labels, callbacks=[callback()], verbose=2).history
+    assert last_line(capsys.readouterr().out) == (sorted(history) if shown is None else shown)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "more", "measure"),
+    [
+        (["sparse_top_k_categorical_accuracy"], {}, "sparse_top_k_categorical_accuracy"),
+        ([keras.metrics.SparseCategoricalAccuracy("hits"), "accuracy"], {}, "accuracy"),
+        ([keras.metrics.SparseCategoricalAccuracy("hits")], {"criterion": "ce"}, "ce"),
+        (None, {}, "ce"),
+    ],
+)
+def test_each_student_shows_one_measure(modreduce, inputs, labels, capsys, metrics, more, measure):
+    modreduce(metrics, **more).fit(inputs, labels, verbose=2)
+    expected = [f"{name}/{measure}" for name in (*STUDENTS, "ensemble")]
+    assert last_line(capsys.readouterr().out) == ["loss", *expected]
+
+
+def test_students_may_have_metrics_of_their_own_and_other_callbacks_add_logs(
+    modreduce, inputs, labels, capsys
+):
+    model = modreduce(None)
+    top = keras.metrics.SparseTopKCategoricalAccuracy(2, name="top2")
+    metrics = {"response": [top], "feature": ["accuracy"]}
+    model.compile("sgd", model.loss, metrics=metrics, run_eagerly=True)
+    rate = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)
+    callbacks = [mr.callbacks.PeerMonitor(inputs), rate]
+    model.fit(inputs, labels, callbacks=callbacks, verbose=2)
+    assert last_line(capsys.readouterr().out) == [
+        *("loss", "response/top2", "feature/accuracy", "relation/ce", "ensemble/ce"),
+        *("diversity", "agreement", "learning_rate"),
+    ]
+
+
+def test_a_distiller_of_one_student_shows_all_logs(net, teacher, inputs, labels, capsys):
+    distiller = mr.Distiller(net("student"), teacher, [mr.Response("kd")])
+    distiller.compile("sgd", "mse", run_eagerly=True)
+    distiller.fit(inputs, np.eye(3)[labels], verbose=2)
+    assert last_line(capsys.readouterr().out) == ["kd", "loss", "mean_squared_error"]
