@@ -199,7 +199,8 @@ class MeanTeacher(ConsistencyDistiller):
     `SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)`.
 
     Logs: `ce`, `consistency` and the compiled metrics, all for the model and not for its mean
-    teacher.
+    teacher. With `compile(evaluate_knowledge=True)`, validation compares the two models as well, in
+    inference and without the noise of `teacher_input`, and `val_loss` is the total above.
 
     Args:
         model: The model to train, with logits (batch, classes) as its output. It should contain
@@ -323,7 +324,8 @@ class TemporalEnsembling(ConsistencyDistiller):
     To include unlabelled samples, give them the label -1 and compile with
     `SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)`.
 
-    Logs: `ce`, `consistency` and the compiled metrics.
+    Logs: `ce`, `consistency` and the compiled metrics. Validation has no earlier predictions, so
+    `val_loss` is the loss on the labels, and `compile(evaluate_knowledge=True)` raises an error.
 
     Args:
         model: The model to train, with logits (batch, classes) as its output. It or the data should

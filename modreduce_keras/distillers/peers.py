@@ -37,6 +37,9 @@ class PeerDistiller(BaseDistiller):
     The aggregator turns the students' logits z into a target t_i for each student, and usually
     into an ensemble z_e. No gradient flows through the targets.
 
+    With `compile(loss=None)` or `compile(evaluate_knowledge=True)`, `val_loss` is this total;
+    otherwise it is the sum of the CE_i.
+
     Args:
         students: At least two models with equal numbers of classes: a dict by name, a list of
             models with different names, or the result of `mr.models.branch`: peers that share

@@ -46,7 +46,9 @@ class SelfDistiller(BaseDistiller):
 
     Logs: `stage1/ce`, `stage1/kd`, `stage1/hint` (the distance), `stage1/accuracy` and so on for
     the exit at `"stage1"`, `final/ce` and `final/accuracy` for the network itself, `ensemble/...`
-    for the mean of all logits, which is not part of the loss.
+    for the mean of all logits, which is not part of the loss. With
+    `compile(evaluate_knowledge=True)`, validation logs `kd` and `hint` too, and `val_loss` is the
+    total above; otherwise it is the sum of the losses on the labels.
 
     Args:
         model: Functional or Sequential model to logits (batch, classes).

@@ -39,6 +39,15 @@ def labels():
 
 
 @pytest.fixture
+def held_out():
+    """Eleven other images to validate on, with labels and weights."""
+    random = np.random.default_rng(1)
+    images = random.normal(size=(11, 8, 8, 1)).astype("float32")
+    weights = random.uniform(0.0, 2.0, size=11).astype("float32")
+    return images, np.arange(11) % 3, weights
+
+
+@pytest.fixture
 def cross_entropy():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
