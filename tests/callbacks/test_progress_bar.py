@@ -112,8 +112,8 @@ def modreduce(net, teacher, cross_entropy):
 
     def build(metrics=("accuracy",), loss=cross_entropy, **arguments):
         modreduce = mr.ModReduce(
-            teacher,
-            {name: net(name) for name in STUDENTS},
+            teacher=teacher,
+            students={name: net(name) for name in STUDENTS},
             knowledge={
                 name: [mr.Response("kd"), mr.Relation("rkd_distance", at="logits")]
                 for name in STUDENTS
@@ -202,7 +202,7 @@ def test_students_may_have_metrics_of_their_own_and_other_callbacks_add_logs(
 
 
 def test_a_distiller_of_one_student_shows_all_logs(net, teacher, inputs, labels, capsys):
-    distiller = mr.Distiller(net("student"), teacher, [mr.Response("kd")])
+    distiller = mr.Distiller(student=net("student"), teacher=teacher, knowledge="kd")
     distiller.compile("sgd", "mse", run_eagerly=True)
     distiller.fit(inputs, np.eye(3)[labels], verbose=2)
     assert last_line(capsys.readouterr().out) == ["kd", "loss", "mean_squared_error"]

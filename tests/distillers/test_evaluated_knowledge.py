@@ -165,7 +165,11 @@ def modreduce(net, teacher):
     knowledge = {"a": [mr.Response("kd")], "b": [mr.Feature("hint", at="stage2")]}
     views = {name: L.RandomFlip(seed=i) for i, name in enumerate(students)}
     return mr.ModReduce(
-        teacher, students, knowledge=knowledge, aggregator="okddip", student_inputs=views
+        teacher=teacher,
+        students=students,
+        knowledge=knowledge,
+        aggregator="okddip",
+        student_inputs=views,
     )
 
 
@@ -258,8 +262,8 @@ def test_modreduce_without_labels_has_the_sum_of_its_weighted_terms(net, teacher
     students = {name: net(name=name) for name in ("a", "b")}
     knowledge = {"a": [mr.Response("kd", weight=2.0)], "b": [mr.Response("kd", name="soft")]}
     model = mr.ModReduce(
-        teacher, students, knowledge=knowledge, aggregator="mean", online_weight=0.2,
-        multipliers={"a": 10.0},
+        teacher=teacher, students=students, knowledge=knowledge, aggregator="mean",
+        online_weight=0.2, multipliers={"a": 10.0},
     )  # fmt: skip
     model.compile("sgd", None)
     logs = model.fit(images, validation_data=(held_out[0],), verbose=0).history
