@@ -3,8 +3,8 @@ r"""Online methods on the embedded sample: what each of them gives for the same 
 As in `examples/quickstart.py`, a teacher sees 8,500 images, and students of 6,386 parameters see
 1,000 of them. The methods:
 
-- `plain`, `kd`, `shake`: one student, on the labels; with KD from the teacher; with KD and SHAKE,
-  whose shadow head on the teacher learns from the student too;
+- `plain`, `kd`, `dkd`, `dist`, `shake`: one student, on the labels; with KD, DKD or DIST from the
+  teacher; with KD and SHAKE, whose shadow head on the teacher learns from the student too;
 - `peers/...`: three students without a teacher, and an aggregator;
 - `branches/...`: the same, with a trunk that they share (the first stage);
 - `modreduce/...`: three students distilled from the teacher (KD; KD and FitNets' hint; KD and RKD's
@@ -130,10 +130,10 @@ def plain(teacher, setting) -> Trainee:
     return Trainee(network("student"))
 
 
-def kd(teacher, setting) -> Trainee:
-    return Trainee(
-        mr.Distiller(student=network("student"), teacher=teacher, knowledge=[mr.Response("kd")])
-    )
+def response(teacher, setting, *, loss: str) -> Trainee:
+    """A student that learns from the labels and the teacher's logits."""
+    knowledge = [mr.Response(loss)]
+    return Trainee(mr.Distiller(student=network("student"), teacher=teacher, knowledge=knowledge))
 
 
 def shake(teacher, setting) -> Trainee:
@@ -201,7 +201,7 @@ def past_passes(distiller: mr.PeerDistiller) -> int:
 
 METHODS: dict[str, Callable[[keras.Model, Setting], Trainee]] = {
     "plain": plain,
-    "kd": kd,
+    **{name: partial(response, loss=name) for name in ("kd", "dkd", "dist")},
     "shake": shake,
     "peers/none": partial(peers, aggregator=None),
     **{
