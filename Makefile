@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-next test-slow lint format generate benchmark clean
+.PHONY: demo test test-next test-slow lint format generate docs docs-test benchmark clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python examples/quickstart.py
@@ -37,6 +37,14 @@ generate: $(VENV)/test.installed
 	$(BIN)/python tools/namespaces.py
 	$(BIN)/python docs/methods.py
 
+# The site, in site/. Links, anchors and docstrings are checked: a warning is an error.
+docs: $(VENV)/docs.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# Every code block of the README and the site, at tiny size.
+docs-test: $(VENV)/test.installed
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m docs tests/docs
+
 benchmark: $(VENV)/test.installed
 	$(BIN)/python benchmarks/step_overhead.py
 
@@ -48,4 +56,4 @@ $(VENV)/%.installed: setup.py | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-next build *.egg-info
+	rm -rf $(VENV) .venv-next build site *.egg-info

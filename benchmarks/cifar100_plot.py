@@ -4,7 +4,7 @@
     python benchmarks/cifar100_plot.py --rows=benchmarks/results/cifar100_paper.jsonl
 
 On the left every method's deployed student, a dot for each seed, and the ensembles; on the right
-the validation accuracy of some of them over the epochs. The figure lies beside the rows.
+the validation accuracy of some of them over the epochs. The figure has the name of the rows.
 """
 
 import statistics
@@ -18,6 +18,7 @@ from modreduce_keras.callbacks import plots
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("rows", str(common.RESULTS / "cifar100_small.jsonl"), "The file of the rows")
+flags.DEFINE_string("figures", str(common.FIGURES), "The folder of the figures")
 
 FAMILIES = {
     "labels alone": ("plain",),
@@ -91,13 +92,13 @@ def main(_) -> None:
     runs = runs_of(rows)
     pairs = list(dict.fromkeys(pair for pair, _, _ in runs))
     for pair in pairs:
-        path = Path(FLAGS.rows).with_suffix("")
+        path = Path(FLAGS.figures) / Path(FLAGS.rows).stem
         if len(pairs) > 1:
             path = path.with_name(f"{path.name}_{pair.replace(':', '_')}")
         title = f"CIFAR-100, {pair.replace(':', ' → ')}"
         methods = {name: ended(own) for name, own in by_method(runs, pair).items()}
         methods = {name: own for name, own in methods.items() if own}
-        draw(methods, title, path.with_suffix(".png"))
+        draw(methods, title, path.with_name(f"{path.name}.png"))
 
 
 if __name__ == "__main__":

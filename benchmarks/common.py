@@ -21,6 +21,7 @@ import numpy as np
 
 # TensorFlow and Keras are imported where they are used: the tables are made without them.
 RESULTS = Path(__file__).parent / "results"
+FIGURES = Path(__file__).parents[1] / "docs" / "images"
 LOGS_TOLERANCE, MOVE_TOLERANCE = 1e-4, 1e-3
 _PACKAGES = ("tensorflow", "keras", "modreduce-keras")
 

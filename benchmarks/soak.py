@@ -69,7 +69,7 @@ flags.DEFINE_float("limit", 0.5, "MiB in 1,000 steps that count as growth", lowe
 flags.DEFINE_bool("model_checkpoint", False, "With Keras' ModelCheckpoint, which grows")
 flags.DEFINE_integer("seed", 0, "Seed of weights and order")
 flags.DEFINE_string("output", str(common.RESULTS / "soak.jsonl"), "The row goes here")
-flags.DEFINE_string("figure", str(common.RESULTS / "soak.png"), "The figure goes here")
+flags.DEFINE_string("figure", str(common.FIGURES / "soak.png"), "The figure goes here")
 
 STUDENTS = ("response", "feature", "relation")
 CLASSES, SHAPE = 10, (14, 14, 1)

@@ -1,11 +1,11 @@
-"""Writes the tables of README.md and docs/cifar100.md from rows; a number in them is never typed.
+"""Writes the tables of README.md and of docs/ from rows; a number in them is never typed.
 
-    python benchmarks/tables.py            rewrites both
+    python benchmarks/tables.py            rewrites all pages
     python benchmarks/tables.py --check    fails if one is not up to date
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. A benchmark adds its own with
 a function from rows to Markdown under its NAME in `TABLES`; the rows are those of
-`results/NAME.jsonl`, oldest first.
+`results/NAME.jsonl`, oldest first. A table of several files is in `OF_SEVERAL`.
 """
 
 import re
@@ -24,10 +24,16 @@ from cifar100_tables import (
     cifar100_paper,
     cifar100_small,
 )
+from recommended_table import FILES, recommended
 
 FLAGS = flags.FLAGS
 ROOT = Path(__file__).parents[1]
-PAGES = [str(ROOT / "README.md"), str(ROOT / "docs" / "cifar100.md")]
+MARK = "<!-- table:"
+PAGES = [
+    str(page)
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    if MARK in page.read_text("utf-8")
+]
 flags.DEFINE_bool("check", False, "Write nothing; fail if a page is not up to date")
 flags.DEFINE_multi_string("page", PAGES, "The files to rewrite")
 flags.DEFINE_string("results", str(common.RESULTS), "The folder of the rows")
@@ -103,8 +109,8 @@ def online_cost(rows: list[Row]) -> str:
 def online_table(rows: list[Row]) -> str:
     """Returns a line for each method: its seeds' mean and standard deviation, and its cost.
 
-    Of several settings, the last one that was run counts. Costs are relative to plain training
-    from the same seed.
+    Of several settings, the last one that was run counts. Times are relative to plain training
+    from the same seed, where one run of the benchmark has both.
     """
     settings = ("epochs", "labels", "teacher_epochs", "learning_rate", "online_weight")
     rows = [row for row in rows if all(row[name] == rows[-1][name] for name in settings)]
@@ -123,7 +129,11 @@ def online_table(rows: list[Row]) -> str:
     for method in dict.fromkeys(method for method, _ in runs):
         own = [row for (name, _), row in runs.items() if name == method]
         plain = [(row, runs.get(("plain", row["seed"]))) for row in own]
-        costs = [row["seconds"] / other["seconds"] for row, other in plain if other]
+        costs = [
+            row["seconds"] / other["seconds"]
+            for row, other in plain
+            if other and (row["device"], row["commit"]) == (other["device"], other["commit"])
+        ]
         cells = [method]
         for kind in ("test", "ensemble_test", "softmax_ensemble_test"):
             percents = [100 * row[kind] for row in own if row[kind] is not None]
@@ -304,6 +314,11 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
 }
 
 
+OF_SEVERAL: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, list[Row]]], str]]] = {
+    "recommended": (FILES, recommended),
+}
+"""Tables from the rows of several files: their names, and a function from rows by name."""
+
 WITHOUT_ROWS = {"cifar100_paper"}
 """Tables that say something before anything was run: what was published."""
 
@@ -315,19 +330,26 @@ def render(page: str, results: Path) -> str:
         ValueError: If the page has no place for any table, or a place for an unknown one.
     """
     marked = {match[2] for match in _MARKED.finditer(page)}
-    if not marked or not marked <= set(TABLES):
+    known = {*TABLES, *OF_SEVERAL}
+    if not marked or not marked <= known:
         raise ValueError(
             "A page must have places, <!-- table:NAME --> to <!-- /table -->, for some of "
-            f"{sorted(TABLES)}. Received: places for {sorted(marked)}"
+            f"{sorted(known)}. Received: places for {sorted(marked)}"
         )
 
     def table(match: re.Match) -> str:
         start, name, _, end = match.groups()
-        rows = common.read_rows(results / f"{name}.jsonl")
-        told = TABLES[name](rows) if rows or name in WITHOUT_ROWS else "*Not measured yet.*"
-        return f"{start}{told}\n{end}"
+        return f"{start}{_table(name, results)}\n{end}"
 
     return _MARKED.sub(table, page)
+
+
+def _table(name: str, results: Path) -> str:
+    if name in OF_SEVERAL:
+        files, made_of = OF_SEVERAL[name]
+        return made_of({file: common.read_rows(results / f"{file}.jsonl") for file in files})
+    rows = common.read_rows(results / f"{name}.jsonl")
+    return TABLES[name](rows) if rows or name in WITHOUT_ROWS else "*Not measured yet.*"
 
 
 def main(_) -> None:

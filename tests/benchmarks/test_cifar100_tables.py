@@ -196,7 +196,8 @@ def test_the_figure_shows_every_method(tables, tmp_path, monkeypatch):
     monkeypatch.setattr(
         figure.Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
     )
-    cifar100_plot.FLAGS(["cifar100_plot.py", f"--rows={tmp_path / 'rows.jsonl'}"])
+    files = [f"--rows={tmp_path / 'rows.jsonl'}", f"--figures={tmp_path}"]
+    cifar100_plot.FLAGS(["cifar100_plot.py", *files])
     cifar100_plot.main([])
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
     left, right = drawn[0].axes

@@ -1,7 +1,9 @@
-"""The README's tables: made from rows, put between markers, and checked."""
+"""The tables of the README and the site: made from rows, put between markers, and checked."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -89,6 +91,49 @@ def test_without_rows_the_table_says_so(tables, tmp_path):
 def test_markers_must_be_those_of_tables(tables, results, readme):
     with pytest.raises(ValueError, match=r"must have places.*for some of \['cifar100_input', 'c"):
         tables.render(readme, results)
+
+
+def test_the_pages_are_up_to_date_and_show_every_table(tables):
+    shown = set()
+    for page in map(Path, tables.PAGES):
+        text = page.read_text("utf-8")
+        assert tables.render(text, tables.common.RESULTS) == text, (
+            f"{page.name} is not up to date: run python benchmarks/tables.py"
+        )
+        shown |= set(re.findall(f"{tables.MARK}(\\w+)", text))
+    assert shown == {*tables.TABLES, *tables.OF_SEVERAL}
+
+
+def test_the_table_that_recommends(tables, tmp_path):
+    import common
+
+    cifar100 = {"pair": "a:b", "epochs": 1, "samples": 1, "augmentations": 1, "batch": 1}
+    cifar100 |= {"rate": 1, "validation_images": 1, "students_test": None}
+    three = {"test": 0.9, "students_test": {"a": 0.3, "b": 0.5}}
+    rows = [
+        {**cifar100, "method": "plain", "seed": 1, "test": 0.25},
+        {**cifar100, "method": "plain", "seed": 2, "test": 0.35},
+        {**cifar100, "method": "dist", "seed": 1, "test": 0.35},
+        {**cifar100, "method": "dist", "seed": 2, "test": 0.47},
+        {**cifar100, "method": "three/kd", "seed": 2, **three},
+        {**cifar100, "method": "crd", "seed": 1, "test": None},
+    ]
+    common.append_rows(tmp_path / "cifar100_small.jsonl", rows)
+    online = {"epochs": 2, "labels": 1, "teacher_epochs": 1, "learning_rate": 1, "online_weight": 1}
+    rows = [
+        {**online, "epochs": 1, "method": "kd", "seed": 1, "test": 0.0},
+        {**online, "method": "plain", "seed": 1, "test": 0.5},
+        {**online, "method": "kd", "seed": 1, "test": 0.54},
+        {**online, "method": "dist", "seed": 3, "test": 0.9},
+    ]
+    common.append_rows(tmp_path / "online_table.jsonl", rows)
+    rows = [{"method": "kd"}, {"method": "dist", "ratio_median": 1.126}]
+    common.append_rows(tmp_path / "method_cost.jsonl", rows)
+    page = "<!-- table:recommended -->\n<!-- /table -->"
+    lines = tables.render(page, tmp_path).splitlines()
+    assert lines[3] == '| `"dist"` | +11.0 ± 1.4 |  | 1.13 x |'
+    assert '| `"kd"` | +5.0 | +4.0 | 1.00 x |' in lines
+    assert '| `"crd"` |  |  |  |' in lines
 
 
 def test_the_table_of_rkd(tables):
