@@ -143,6 +143,20 @@ def test_a_teacher_may_come_from_outside_of_the_scope(two_replicas, random):
     assert set(logs) == {"loss", "ce", "kd"}
 
 
+def test_replicas_evaluate_outside_of_graphs(two_replicas, random):
+    """Sizes of tensors are Python integers there, which TensorFlow does not sum over replicas."""
+    with two_replicas.scope():
+        distiller = mr.Distiller(student=net("small"), teacher=net("large"), knowledge="kd")
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        distiller.compile("sgd", loss, metrics=["accuracy"], run_eagerly=True)
+    x, y = random.normal(size=(4, 4)).astype("float32"), np.array([0, 1, 0, 1])
+    found = distiller.evaluate(x, y, verbose=0, return_dict=True)
+    logits = keras.ops.convert_to_numpy(distiller.student(x))
+    expected = float(loss(y, logits))
+    np.testing.assert_allclose(found["ce"], expected, rtol=1e-5)
+    np.testing.assert_allclose(found["accuracy"], np.mean(logits.argmax(-1) == y))
+
+
 def test_a_distiller_from_outside_of_the_scope_is_named(two_replicas, random):
     distiller = compiled(
         mr.Distiller(student=net("small"), teacher=net("large"), knowledge=[mr.Response("kd")])

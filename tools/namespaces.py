@@ -57,6 +57,7 @@ NAMESPACES = [
             "wide_resnet": "models.wide_resnet",
             "Branches": "models.branch",
             "branch": "models.branch",
+            "as_logits": "models.logits",
             "copy_model": "models.clones",
             "copy_state": "copying",
             "exits": "models.exits",

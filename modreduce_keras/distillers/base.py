@@ -764,6 +764,7 @@ class BaseDistiller(StepModel):
                 f"guard where compile(on_nonfinite=) asks for it. Received: {policy!r}, "
                 f"{on_nonfinite=}"
             )
+        checks.require_networks(terms, list(policy.networks), list(self.students))
         self.policy = policy
         self.policy.transform = self.transform_gradients
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from modreduce_keras.arguments import is_number, require_choice
-from modreduce_keras.calls import shown
+from modreduce_keras.calls import did_you_mean, shown
 from modreduce_keras.data.teacher_cache import TeacherCache
 from modreduce_keras.models.folding import DTYPES
 from modreduce_keras.models.graph import to_float
@@ -202,6 +202,25 @@ def require_online_loss(loss: Any) -> None:
         + ("" if loss.needs_teacher else ", needs no teacher")
         + ")"
     )
+
+
+def require_networks(terms: Iterable[Any], networks: list[str], students: list[str]) -> None:
+    """Raises if a weighted term trains a network that there is not.
+
+    Args:
+        terms: The terms.
+        networks: Names of the networks; of students that share a trunk, there is one for all.
+        students: Names of the students.
+    """
+    known = list(dict.fromkeys([*students, *networks]))
+    for term in terms:
+        # The exits of one network count as students in the logs.
+        unknown = term.network not in (None, term.student, *known)
+        if term.weight is not None and unknown:
+            raise ValueError(
+                f"network of the {term.described} must be one of {known}."
+                f"{did_you_mean(str(term.network), known)} Received: network={term.network!r}"
+            )
 
 
 def repeated(names: list[str]) -> list[str]:

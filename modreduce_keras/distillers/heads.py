@@ -117,7 +117,9 @@ class Heads:
         read = "" if tap is None else f" at {tap!r}"
         raise ValueError(
             f"The {role} {model.name!r} ends in a softmax or sigmoid{read}, but distillation needs "
-            "logits: its temperature divides them. End the model in a linear layer "
+            "logits: its temperature divides them. "
+            + _copied_by(model, role.partition(" ")[0], tap)
+            + "End the model in a linear layer "
             "(keras.layers.Dense(classes)) and train with from_logits=True; of a trained model "
             + _remedy(model, role.partition(" ")[0], tap, found)
         )
@@ -177,6 +179,12 @@ def require_logits(model: keras.Model, role: str, *, plain_numbers: bool = False
 def compares_plain_numbers(loss: Any) -> bool:
     """Returns whether a loss on outputs takes them as they are: logits or a regression's."""
     return getattr(loss, "least_classes", 2) == 1 and not hasattr(loss, "temperature")
+
+
+def _copied_by(model: keras.Model, role: str, tap: str | None) -> str:
+    """Returns the advice of a copy that gives logits; `""` where there is none."""
+    is_one = tap is None and len(_graph_outputs(model)) == 1
+    return f"mr.models.as_logits({role}) is a copy that gives them. " if is_one else ""
 
 
 # By the graph

@@ -40,7 +40,8 @@ def num_replicas() -> int:
 def sum_over_replicas(value: Any) -> Tensor:
     """Returns the sum of a tensor over all replicas; the tensor itself where there is one."""
     context = _replica_context()
-    return value if context is None else context.all_reduce("SUM", value)
+    # Outside of graphs, sizes of tensors are Python integers.
+    return value if context is None else context.all_reduce("SUM", ops.convert_to_tensor(value))
 
 
 def share_over_replicas(mask: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from modreduce_keras.models.clones import copy_model
 from modreduce_keras.models.convnet import convnet
 from modreduce_keras.models.exits import exits
 from modreduce_keras.models.folding import fold
+from modreduce_keras.models.logits import as_logits
 from modreduce_keras.models.mobilenet_v2 import mobilenet_v2
 from modreduce_keras.models.quantization import quantize_aware
 from modreduce_keras.models.resnet import (
@@ -64,6 +65,7 @@ __all__ = [
     "wide_resnet",
     "Branches",
     "branch",
+    "as_logits",
     "copy_model",
     "copy_state",
     "exits",

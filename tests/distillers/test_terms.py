@@ -86,6 +86,13 @@ def test_values_that_are_not_one_for_each_example_are_refused(
         distiller.train_on_batch(images, labels)
 
 
+def test_a_network_that_there_is_not_is_refused(peers):
+    message = r"network of the term 'own' must be one of \['a', 'b', 'aggregator'\]"
+    with pytest.raises(ValueError, match=rf"{message}.* Did you mean 'aggregator'.*'agregator'"):
+        peers(Term("own", mean_square, 1.0, network="agregator"))
+    peers(Term("own", mean_square, None, network="agregator"))  # only logged
+
+
 @pytest.mark.parametrize(("argument", "given"), [("compute", 1.0), ("weight", "much")])
 def test_what_is_no_function_is_refused(argument, given):
     arguments = {"compute": mean_square, "weight": 1.0, argument: given}
