@@ -195,24 +195,6 @@ def test_9_arguments_of_keras_distillation(student, teacher):
     np.testing.assert_allclose(found, (3.0, 0.3, 0.7), rtol=1e-6)
 
 
-def test_9_the_answer_to_keras_distillation_has_the_same_loss(student, teacher):
-    """Keras' own class computes the value, on the same models and batch."""
-    keras_form = keras.distillation.Distiller(
-        teacher, student, LogitsDistillation(temperature=3.0), student_loss_weight=0.7
-    )
-    keras_form.compile("sgd", loss=LOGITS, run_eagerly=True)
-    before = [v.numpy() for v in student.weights]
-    expected = keras_form.train_on_batch(X, Y, return_dict=True)["loss"]
-    for variable, value in zip(student.weights, before, strict=True):
-        variable.assign(value)
-    knowledge = [mr.Response(mr.losses.KD(temperature=3.0), weight=0.3)]
-    ours = mr.Distiller(
-        student=student, teacher=teacher, knowledge=knowledge, supervised_weight=0.7
-    )
-    found = compiled(ours).train_on_batch(X, Y, return_dict=True)["loss"]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
-
-
 def test_10_arguments_of_the_example_of_keras_io(student, teacher):
     distiller = mr.Distiller(student=student, teacher=teacher)
     message = mend(
