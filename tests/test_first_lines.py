@@ -243,6 +243,16 @@ def test_12_metrics(metric, student, teacher):
     assert len(logs) == 3 + len(given)
 
 
+def test_13_early_stopping_without_labels(student, teacher):
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge="kd")
+    distiller.compile("sgd", run_eagerly=True)
+    stop = keras.callbacks.EarlyStopping("val_loss", patience=0, min_delta=1e9)
+    data = {"validation_data": (X,), "batch_size": 8, "verbose": 0}
+    history = distiller.fit(X, epochs=3, callbacks=[stop], **data).history
+    assert len(history["val_loss"]) == 2
+    np.testing.assert_allclose(history["val_loss"], history["val_kd"], rtol=1e-5)
+
+
 def test_14_taps_of_a_nested_backbone(teacher):
     inputs = keras.Input((8, 8, 1))
     maps = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="block_5_conv")(inputs)
