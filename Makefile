@@ -32,10 +32,11 @@ format: $(VENV)/test.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Lists of components and docs/methods.md; the tests say whether they are up to date.
+# Lists of components, docs/methods.md and the guides as notebooks; the tests say whether they are up to date.
 generate: $(VENV)/test.installed
 	$(BIN)/python tools/namespaces.py
 	$(BIN)/python docs/methods.py
+	$(BIN)/python docs/notebooks.py
 
 # The site, in site/. Links, anchors and docstrings are checked: a warning is an error.
 docs: $(VENV)/docs.installed
