@@ -472,3 +472,20 @@ def retry_queue(oracle: Any) -> list[str]:
     Relies on `Oracle._retry_queue`, as seen in KerasTuner 1.4.8.
     """
     return oracle._retry_queue
+
+
+def is_compiled_by_xla(tensor: Any) -> bool:
+    """Returns whether the graph in which a tensor of TensorFlow is computed is compiled by XLA.
+
+    Relies on `Graph._get_control_flow_context`, in which `tf.function(jit_compile=True)` is, and on
+    `FuncGraph.outer_graph`. False for eager tensors.
+    """
+    graph = getattr(tensor, "graph", None)
+    while graph is not None:
+        context = graph._get_control_flow_context()
+        while context is not None:
+            if context.IsXLAContext():
+                return True
+            context = context.outer_context
+        graph = getattr(graph, "outer_graph", None)
+    return False

@@ -577,3 +577,23 @@ def test_the_saver_and_nobody_else_is_told(tmp_path):
         with h5py.File(tmp_path / "model.weights.h5") as file:
             assert "held" in file
             assert "a_view" not in file
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_is_compiled_by_xla(compiled):
+    import tensorflow as tf
+
+    found = []
+
+    @tf.function(jit_compile=compiled)
+    def outer(x):
+        return tf.while_loop(lambda i, x: i < 2, inner, (0, x))[1]
+
+    def inner(i, x):
+        found.append(keras_internals.is_compiled_by_xla(x))
+        return i + 1, x * 2.0
+
+    eager = tf.ones(2)
+    np.testing.assert_array_equal(outer(eager), [4.0, 4.0])
+    assert set(found) == {compiled}
+    assert not keras_internals.is_compiled_by_xla(eager)

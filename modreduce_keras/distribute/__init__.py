@@ -1,5 +1,6 @@
 """Distributed training: strategies for devices and machines, and operations across replicas."""
 
+from modreduce_keras.distribute.chunks import by_chunks
 from modreduce_keras.distribute.graph_checks import checked_in_graph, known
 from modreduce_keras.distribute.lost_workers import telling_of_lost_workers
 from modreduce_keras.distribute.replicas import (
@@ -37,6 +38,7 @@ __all__ = [
     "cluster_config",
     "average_over_replicas",
     "batch_of_this_machine",
+    "by_chunks",
     "gather_over_replicas",
     "gather_with_gradient",
     "is_multi_worker",

@@ -212,16 +212,19 @@ class Loss(keras.losses.Loss):
                 type(self).__name__, teacher, [] if self.student_extras else student
             )
         if teacher is not None:
-            teacher = float32(teacher)
+            teacher = self._cast(teacher)
             if not self.teacher_learns:
                 teacher = keras.tree.map_structure(ops.stop_gradient, teacher)
-        student = float32(student)
+        student = self._cast(student)
         if given.get("mask") is None:
             return teacher, student, given
         teacher, student, mask = self._masked(teacher, student, given.pop("mask"))
         if self.over_positions is not None or self.takes_mask:
             given["mask"] = mask
         return teacher, student, given
+
+    def _cast(self, tensors: Tensor) -> Tensor:
+        return float32(tensors)
 
     def _masked(
         self, teacher: Tensor, student: Tensor, mask: Tensor | None

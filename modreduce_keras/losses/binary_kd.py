@@ -49,6 +49,7 @@ class BinaryKD(ResponseLoss):
         a problem of many labels into binary ones.
     """
 
+    independent_positions = True
     least_classes = 1
     output_kinds = (LOGIT, LABELS)
     temperature = Knob(positive=True)

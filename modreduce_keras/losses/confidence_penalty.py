@@ -42,6 +42,7 @@ class ConfidencePenalty(ResponseLoss):
         2017, without the threshold and the annealing that it tries: `weight=` takes a schedule.
     """
 
+    independent_positions = True
     default_weight = 0.1
     needs_teacher = False
     output_kinds = (CLASSES,)

@@ -56,6 +56,7 @@ class CTKD(ResponseLoss):
     default_adapter = "learnt_temperature"
     student_extras = 1
     output_kinds = (CLASSES,)
+    independent_positions = True
     minimum = Knob(positive=True)
     span = Knob()
 
@@ -90,5 +91,8 @@ class CTKD(ResponseLoss):
             teacher,
             raw,
         )
+        return self.by_rows(self._at, teacher, logits, None, mask, raw), mask
+
+    def _at(self, teacher: Tensor, student: Tensor, labels: Any, mask: Any, raw: Tensor) -> Tensor:
         temperature = self.minimum + self.span * ops.sigmoid(raw)
-        return tempered_divergence(teacher, logits, temperature), mask
+        return tempered_divergence(teacher, student, temperature)

@@ -54,6 +54,7 @@ class DKD(SoftenedLoss):
     """
 
     symbols: ClassVar = {"alpha": "target_weight", "beta": "nontarget_weight"}
+    independent_positions = True
     needs_labels = True
     target_weight = Knob()
     nontarget_weight = Knob()

@@ -47,6 +47,8 @@ class KD(SoftenedLoss):
         Logit Standardization in Knowledge Distillation, 2024.
     """
 
+    independent_positions = True
+
     def per_position(
         self,
         teacher: Tensor,

@@ -36,6 +36,7 @@ class LogitL1(ResponseLoss):
         the place of squares.
     """
 
+    independent_positions = True
     least_classes = 1
 
     def per_position(

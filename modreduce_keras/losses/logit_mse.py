@@ -32,6 +32,7 @@ class LogitMSE(ResponseLoss):
         Ba and Caruana, Do Deep Nets Really Need to be Deep?, 2014.
     """
 
+    independent_positions = True
     least_classes = 1
 
     def per_position(

@@ -50,6 +50,7 @@ class NKD(ResponseLoss):
     """
 
     symbols: ClassVar = {"gamma": "nontarget_weight"}
+    independent_positions = True
     needs_labels = True
     output_kinds = (CLASSES,)
     nontarget_weight = Knob()

@@ -1,17 +1,23 @@
 """The base of the losses on logits: the student's against the teacher's, position by position."""
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+import keras
 from keras import ops
 
 from modreduce_keras.arguments import require_bool
+from modreduce_keras.distribute import by_chunks
 from modreduce_keras.knobs import Knob
 from modreduce_keras.labels import classes_of_one_hot, in_range
 from modreduce_keras.losses.base import Loss, fits
-from modreduce_keras.ops import standardized, zeroed
+from modreduce_keras.ops import float32, standardized, zeroed
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.typing import Tensor
+
+_LARGE = 4096
+"""Classes above which logits are compared a few positions at a time."""
 
 
 class ResponseLoss(Loss):
@@ -34,7 +40,10 @@ class ResponseLoss(Loss):
     is not defined for them.
 
     To add a loss, write `per_position`. Most compare softmax probabilities, which a single logit
-    does not have.
+    does not have. Where the value at a position depends on the logits of that position alone, say
+    so with `independent_positions = True`, beside `per_position`: with more than 4,096 classes, it
+    is then called for a few positions at a time, and again for the gradient, so that a training
+    step needs the memory of the gradient and little more. Eager steps need twice that.
 
     Raises:
         ValueError: If the shapes differ, or labels that a loss needs are missing or no classes.
@@ -44,6 +53,29 @@ class ResponseLoss(Loss):
     one_feature = True
     over_positions = "mean"
     least_classes: ClassVar[int] = 2
+    independent_positions: ClassVar[bool] = False
+    """Whether `per_position` may be called for some of the positions at a time."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # What a base class says of its own method says nothing of another one.
+        if "per_position" in vars(cls) and "independent_positions" not in vars(cls):
+            cls.independent_positions = False
+
+    def _is_large(self, logits: Any) -> bool:
+        """Returns whether logits are compared a few positions at a time."""
+        return (
+            self.independent_positions
+            and not self._gives_samples()
+            and (logits.shape[-1] or 0) > _LARGE
+            and keras.backend.is_float_dtype(logits.dtype)
+        )
+
+    def _cast(self, tensors: Tensor) -> Tensor:
+        """Returns tensors as float32; large ones as they are, which are cast in chunks."""
+        return keras.tree.map_structure(
+            lambda z: ops.convert_to_tensor(z) if self._is_large(z) else float32(z), tensors
+        )
 
     def _positions(
         self,
@@ -56,10 +88,46 @@ class ResponseLoss(Loss):
         valid = None
         if labels is not None:
             labels, valid = in_range(labels, student.shape[-1], type(self).__name__)
-        values = self.per_position(teacher, student, labels, mask)
+        values = self.by_rows(self.per_position, teacher, student, labels, mask)
         # NaN, as Keras' cross-entropy has it on an accelerator, and not the loss of another class.
         values = values if valid is None else ops.where(valid, values, math.nan)
         return values, mask
+
+    def by_rows(
+        self,
+        function: Callable[..., Tensor],
+        teacher: Tensor | None,
+        student: Tensor,
+        labels: Tensor | None,
+        mask: Tensor | None,
+        *others: Tensor,
+    ) -> Tensor:
+        """Returns the values per position, of large logits computed a few positions at a time.
+
+        Args:
+            function: `per_position`, or a function of its arguments and the others.
+            teacher: As returned by `checked`.
+            student: As returned by `checked`.
+            labels: As returned by `checked`.
+            mask: As returned by `checked`.
+            *others: Further tensors that are learnt, (batch, ..., features), float32.
+        """
+
+        def compare(teacher: Any, labels: Any, mask: Any, student: Any, *others: Any) -> Tensor:
+            teacher, student = self.prepared(teacher, student, mask)
+            return function(teacher, student, labels, mask, *others)
+
+        if not self._is_large(student):
+            return compare(teacher, labels, mask, student, *others)
+        axes = len(student.shape) - 1
+
+        def rows(tensor: Any) -> Any:
+            return None if tensor is None else ops.reshape(tensor, (-1, *tensor.shape[axes:]))
+
+        values = by_chunks(
+            compare, [rows(teacher), rows(labels), rows(mask)], [*map(rows, (student, *others))]
+        )
+        return ops.reshape(values, ops.shape(student)[:-1])
 
     def per_position(
         self,
@@ -87,7 +155,7 @@ class ResponseLoss(Loss):
         labels: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> tuple[Any, Any, Any, Any]:
-        """Returns the arguments of `per_position`, or raises if their shapes do not fit."""
+        """Returns the arguments of `by_rows`, or raises if their shapes do not fit."""
         if self.needs_teacher:
             self._require_logits(teacher, student)
         else:
@@ -99,11 +167,16 @@ class ResponseLoss(Loss):
         labels = None if labels is None else self._indices(labels, student, mask)
         if mask is None:
             return teacher, student, labels, None
-        # Infinite logits of padding would give a gradient of NaN if they were only left out later.
-        student = zeroed(student, mask)
-        teacher = None if teacher is None else zeroed(teacher, mask)
         labels = None if labels is None else ops.where(mask, labels, 0)
         return teacher, student, labels, mask
+
+    def prepared(
+        self, teacher: Tensor | None, student: Tensor, mask: Tensor | None
+    ) -> tuple[Any, Tensor]:
+        """Returns the logits as `per_position` takes them: float32, and zero where the mask is."""
+        # Infinite logits of padding would give a gradient of NaN if they were only left out later.
+        student = zeroed(float32(student), mask)
+        return None if teacher is None else zeroed(float32(teacher), mask), student
 
     def _require_batch(self, shapes: Any) -> None:
         """Leaves it to `checked`, by which all axes are equal."""
@@ -180,14 +253,10 @@ class SoftenedLoss(ResponseLoss):
         self.temperature = temperature
         self.standardize = require_bool("standardize", standardize)
 
-    def checked(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> tuple[Any, Any, Any, Any]:
-        teacher, student, labels, mask = super().checked(teacher, student, labels, mask)
+    def prepared(
+        self, teacher: Tensor | None, student: Tensor, mask: Tensor | None
+    ) -> tuple[Any, Tensor]:
+        teacher, student = super().prepared(teacher, student, mask)
         if self.standardize:
             teacher, student = standardized(teacher), standardized(student)
-        return teacher, student, labels, mask
+        return teacher, student

@@ -77,6 +77,7 @@ class TeacherFree(ResponseLoss):
         cross-entropy.
     """
 
+    independent_positions = True
     default_weight = 0.1
     needs_labels = True
     needs_teacher = False

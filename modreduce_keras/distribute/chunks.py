@@ -1,0 +1,105 @@
+"""Chunks: a function of the rows of large tensors, computed for a few rows at a time.
+
+TensorFlow is imported where it is used, as in `replicas`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from modreduce_keras.distribute.replicas import on_tensorflow
+from modreduce_keras.keras_internals import is_compiled_by_xla
+
+_ELEMENTS = 2**18
+"""Elements of the largest tensor in a chunk: what is made of them stays in a processor's cache."""
+
+Function = Callable[..., Any]
+
+
+def by_chunks(function: Function, constants: Sequence[Any], learnt: Sequence[Any]) -> Any:
+    """Returns `function(*constants, *learnt)`, and keeps nothing for the gradient but the inputs.
+
+    Each chunk of rows is computed again for the gradient. What a compiled step needs beside the
+    inputs is the gradient itself and what the function makes of one chunk; an eager one needs the
+    gradient twice. Gradients of any order are those of the function. XLA fuses what the function
+    does, and other backends have no such loop: there the function is called once.
+
+    Args:
+        function: Returns values, (n,), float32. Each depends on the same row of the tensors alone.
+        constants: Tensors, (n, ...), which get no gradient, or `None`.
+        learnt: Tensors of floats, (n, ...), the largest first.
+    """
+    if not on_tensorflow() or is_compiled_by_xla(learnt[0]):
+        return function(*constants, *learnt)
+    import tensorflow as tf
+
+    fixed = len(constants)
+
+    def first_order(upstream: Any, *tensors: Any) -> list[Any]:
+        with tf.GradientTape() as tape:
+            tape.watch(tensors[fixed:])
+            values = function(*tensors)
+        return tape.gradient(values, list(tensors[fixed:]), upstream, _ZERO)
+
+    @tf.custom_gradient
+    def gradient(upstream: Any, *learnt: Any) -> Any:
+        def second_order(*upstream_of_gradient: Any) -> Any:
+            given = [upstream, *learnt]
+            with tf.GradientTape() as tape:
+                tape.watch(given)
+                gradients = first_order(upstream, *constants, *learnt)
+            return tape.gradient(gradients, given, list(upstream_of_gradient), _ZERO)
+
+        made = _each_chunk(first_order, [upstream, *constants, *learnt], learnt)
+        return tuple(made), second_order
+
+    @tf.custom_gradient
+    def values(*learnt: Any) -> Any:
+        # Without a gradient, or an eager tape would keep what is made here.
+        tensors = [*constants, *map(tf.stop_gradient, learnt)]
+        like = tf.zeros_like(learnt[0][..., 0], "float32")
+        (made,) = _each_chunk(lambda *chunk: [function(*chunk)], tensors, [like])
+        return made, lambda upstream: gradient(upstream, *learnt)
+
+    return values(*learnt)
+
+
+_ZERO = "zero"
+"""What unconnected gradients are."""
+
+
+def _each_chunk(function: Function, tensors: Sequence[Any], likes: Sequence[Any]) -> list[Any]:
+    """Returns what a function makes of chunks of tensors, put together.
+
+    Args:
+        function: Returns a list of tensors, (k, ...), from chunks of the tensors.
+        tensors: (n, ...), or `None`.
+        likes: Tensors of the shapes and dtypes of the results, (n, ...).
+    """
+    import tensorflow as tf
+
+    present = [tensor for tensor in tensors if tensor is not None]
+    widest = max(math.prod(tensor.shape[1:]) for tensor in present)
+    rows = max(1, _ELEMENTS // widest)
+    number = tf.shape(present[0])[0]
+
+    def made_of(start: Any) -> list[Any]:
+        chunk = [None if tensor is None else tensor[start : start + rows] for tensor in tensors]
+        return function(*chunk)
+
+    if tf.executing_eagerly():
+        chunks = [made_of(start) for start in range(0, max(1, int(number)), rows)]
+        return [tf.concat(several, axis=0) for several in zip(*chunks, strict=True)]
+
+    def write(start: Any, *written: Any) -> Any:
+        index = tf.range(start, tf.minimum(start + rows, number))[:, None]
+        # Other operations that update rows copy the whole tensor on a CPU.
+        add = tf.raw_ops.ScatterNdNonAliasingAdd
+        pairs = zip(written, made_of(start), strict=True)
+        return start + rows, *(add(input=old, indices=index, updates=new) for old, new in pairs)
+
+    zeros = [tf.zeros_like(like) for like in likes]
+    _, *made = tf.while_loop(
+        lambda start, *_: start < number, write, (0, *zeros), parallel_iterations=1
+    )
+    return made
