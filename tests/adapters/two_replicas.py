@@ -39,14 +39,27 @@ def net(width):
     return keras.Model(inputs, keras.layers.Dense(3)(hidden))
 
 
-def train(adapter, strategy, data):
-    """Returns the logs and all weights after training under a strategy."""
+def train(adapter, strategy, datasets):
+    """Trains a distiller under a strategy and returns the logs and all weights for each data.
+
+    Each training begins with the same state, by one distiller: a new one would be traced anew.
+    """
     keras.utils.set_random_seed(5)
     with strategy.scope():
         crd = mr.Relation("crd", at="hidden", adapter=adapter(), weight=1.0)
         distiller = mr.Distiller(student=net(4), teacher=net(7), knowledge=[crd])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile(keras.optimizers.SGD(0.05), loss)
+    state = [*distiller.variables, *distiller.optimizer.variables]
+    begin, runs = [variable.numpy() for variable in state], []
+    for data in datasets:
+        for variable, value in zip(state, begin, strict=True):
+            variable.assign(value)
+        runs.append(fitted(distiller, strategy, data))
+    return runs
+
+
+def fitted(distiller, strategy, data):
     logs = distiller.fit(data, epochs=2, shuffle=False, verbose=0).history
     weights = {f"{i}: {weight.name}": weight.numpy() for i, weight in enumerate(distiller.weights)}
     if isinstance(strategy, tf.distribute.MirroredStrategy):
@@ -57,21 +70,25 @@ def train(adapter, strategy, data):
     return logs, weights
 
 
-def compare(adapter, examples):
+def dataset(examples):
     """Batches of 8: the last one has 5 or 1 examples, so one shard is uneven or empty."""
     x = np.random.default_rng(0).normal(size=(examples, 6)).astype("float32")
     samples = tf.data.Dataset.from_tensor_slices((x, np.arange(examples) % 3))
-    data = mr.data.with_index(samples).batch(8)
-    one_logs, one = train(adapter, tf.distribute.OneDeviceStrategy("CPU:0"), data)
-    two_logs, two = train(adapter, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), data)
-    for name, weight in one.items():
-        np.testing.assert_allclose(two[name], weight, atol=1e-6, err_msg=name)
-    for name, values in one_logs.items():
-        np.testing.assert_allclose(two_logs[name], values, rtol=1e-5, err_msg=name)
+    return mr.data.with_index(samples).batch(8)
+
+
+def compare(adapter, *examples):
+    data = [dataset(number) for number in examples]
+    by_one = train(adapter, tf.distribute.OneDeviceStrategy("CPU:0"), data)
+    by_two = train(adapter, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), data)
+    for (one_logs, one), (two_logs, two) in zip(by_one, by_two, strict=True):
+        for name, weight in one.items():
+            np.testing.assert_allclose(two[name], weight, atol=1e-6, err_msg=name)
+        for name, values in one_logs.items():
+            np.testing.assert_allclose(two_logs[name], values, rtol=1e-5, err_msg=name)
 
 
 if __name__ == "__main__":
     [cpu] = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    for examples in (13, 9):
-        compare(ADAPTERS[sys.argv[1]], examples)
+    compare(ADAPTERS[sys.argv[1]], 13, 9)

@@ -143,8 +143,11 @@ def dataset(examples: int, name: str) -> tf.data.Dataset:
     return (mr.data.with_index(data) if name == "crd" else data).batch(8)
 
 
-def train(name: str, strategy: tf.distribute.Strategy, data: tf.data.Dataset, epochs=3):
-    """Returns the logs and the weights after training under a strategy."""
+def train(name: str, strategy: tf.distribute.Strategy, *datasets: tf.data.Dataset, epochs=3):
+    """Trains a distiller under a strategy and returns the logs and the weights for each data.
+
+    Each training begins with the same state, by one distiller: a new one would be traced anew.
+    """
     keras.utils.set_random_seed(5)
     with strategy.scope():
         distiller = BUILDERS[name]()
@@ -155,7 +158,18 @@ def train(name: str, strategy: tf.distribute.Strategy, data: tf.data.Dataset, ep
             metrics=["accuracy"],
             on_nonfinite="skip" if name == "skipping" else None,
         )
-    stage = {}
+    state = [*distiller.variables, *distiller.optimizer.variables]
+    begin, runs = [variable.numpy() for variable in state], []
+    for data in datasets:
+        for variable, value in zip(state, begin, strict=True):
+            variable.assign(value)
+        runs.append(fitted(name, distiller, data, epochs))
+    return runs
+
+
+def fitted(name: str, distiller, data: tf.data.Dataset, epochs: int):
+    """Returns the logs and the weights after training on some data."""
+    stage, before = {}, dict(distiller.skipped_steps)
     if any(one.pretrains for one in distiller.all_knowledge()):
         # Outside of the scope, as fit is; and fit insists on it under every strategy.
         try:
@@ -168,13 +182,19 @@ def train(name: str, strategy: tf.distribute.Strategy, data: tf.data.Dataset, ep
     logs = distiller.fit(data, epochs=epochs, validation_data=validation, shuffle=False, verbose=0)
     assert distiller.get_config()["supervised_weight"] == 1.0
     if name == "skipping":
-        assert distiller.skipped_steps == {"student": epochs}, distiller.skipped_steps
+        skipped = distiller.skipped_steps["student"] - before.get("student", 0)
+        assert skipped == epochs, distiller.skipped_steps
     history = logs.history | {f"stage/{name}": values for name, values in stage.items()}
     return history, [variable.numpy() for variable in distiller.variables]
 
 
-def assert_same(one, other):
+def assert_same(runs, others):
     """Raises unless logs and weights are the same within what sums in another order differ by."""
+    for run, other in zip(runs, others, strict=True):
+        assert_same_run(run, other)
+
+
+def assert_same_run(one, other):
     (one_logs, one_weights), (other_logs, other_weights) = one, other
     for first, second in zip(one_weights, other_weights, strict=True):
         np.testing.assert_allclose(second, first, atol=1e-6)

@@ -10,15 +10,14 @@ import distributed_training as training
 import tensorflow as tf
 
 
-def compare(name: str, examples: int) -> None:
-    data = training.dataset(examples, name)
-    one = training.train(name, tf.distribute.OneDeviceStrategy("CPU:0"), data)
-    two = training.train(name, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), data)
+def compare(name: str, *examples: int) -> None:
+    data = [training.dataset(number, name) for number in examples]
+    one = training.train(name, tf.distribute.OneDeviceStrategy("CPU:0"), *data)
+    two = training.train(name, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), *data)
     training.assert_same(one, two)
 
 
 if __name__ == "__main__":
     [cpu] = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    for examples in (13, 9):
-        compare(sys.argv[1], examples)
+    compare(sys.argv[1], 13, 9)

@@ -28,7 +28,7 @@ def work(folder: Path, names: list[str]) -> None:
     worker = strategy.cluster_resolver.task_id
     for name in names:
         data = training.dataset(examples_of(name), name)
-        logs, weights = training.train(name, strategy, data)
+        [(logs, weights)] = training.train(name, strategy, data)
         np.savez(
             folder / f"{name}_{worker}.npz", *weights, **{f"log {k}": v for k, v in logs.items()}
         )
@@ -65,12 +65,12 @@ def compare(names: list[str]) -> None:
         start_two(folder, names)
         for name in names:
             data = training.dataset(examples_of(name), name)
-            one = training.train(name, tf.distribute.OneDeviceStrategy("CPU:0"), data)
+            [one] = training.train(name, tf.distribute.OneDeviceStrategy("CPU:0"), data)
             for worker in range(2):
                 with np.load(Path(folder) / f"{name}_{worker}.npz") as arrays:
                     logs = {k[4:]: arrays[k] for k in arrays if k.startswith("log ")}
                     weights = [arrays[f"arr_{place}"] for place in range(len(one[1]))]
-                training.assert_same(one, (logs, weights))
+                training.assert_same_run(one, (logs, weights))
 
 
 if __name__ == "__main__":
