@@ -11,6 +11,7 @@ import keras
 from modreduce_keras import knobs
 from modreduce_keras.calls import answering
 from modreduce_keras.distillers import (
+    balance,
     checks,
     compiling,
     evaluating,
@@ -145,6 +146,7 @@ class BaseDistiller(StepModel):
         self.scales_loss = True
         self._loss_scales: LossScales | None = None
         self._fuses_normalization, self._checks_steps, self._evaluating = True, False, False
+        self._watches_balance = False
         self._evaluates_knowledge, self._has_warned, self._is_fitting = False, False, False
         self._arrival = teacher_files.Arrival()
         self._teacher_input, self._student_inputs = teacher_input, dict(student_inputs or {})
@@ -579,9 +581,38 @@ class BaseDistiller(StepModel):
             super().make_train_function(force=force)
         finally:
             self._checks_steps = False
-        if self.policy.guard is not None and self.train_function is not made:
+        if self.train_function is made:
+            return made
+        if self.policy.guard is not None:
             self.train_function = self.policy.guard.watching(self.train_function)
+        if self._watches_balance:
+            self._watches_balance = False
+            self.train_function = balance.watching(self.train_function, self)
         return self.train_function
+
+    def balance(self, data: Any) -> balance.Balance:
+        """Returns what each weighted term has of a batch, in the loss and in the gradient.
+
+        The pass is that of a training step, and changes nothing: weights, statistics, memories of
+        adapters, metrics and the random numbers of layers stay as they are. (`tf.random` and
+        `keras.random` without a seed draw from generators of the process.) A weight that makes a
+        term as large as the others is their value, or their gradient, divided by its own.
+
+        Args:
+            data: A batch as of a dataset: `(x, y)`, `(x, y, sample_weight)` or `x` alone.
+
+        Returns:
+            A dict from the name of each term to its `value` (the mean over the batch, without the
+            weight), its `weight`, and its shares, from 0 to 1, of the `loss` (of the weighted
+            values without their signs) and of the `gradient` (of the norms of the gradients by
+            the weights of the network that the term trains, without those of adapters). The shares
+            of a network add up to 1. Printed, it is a table.
+
+        Raises:
+            ValueError: If the distiller is not compiled, or trains on several replicas.
+        """
+        teacher = self._forward.teacher
+        return balance.measured(self, data, teacher.models if teacher else [])
 
     def around_step(self, step: Any) -> Any:
         """Checks batches before a step that XLA compiles, because XLA drops checks in the graph."""
@@ -724,6 +755,7 @@ class BaseDistiller(StepModel):
         self._evaluates_knowledge = evaluating.evaluates_knowledge(evaluate_knowledge, made)
         self._has_warned = False
         self._fuses_normalization, self.scales_loss = fused_normalization, auto_scale_loss
+        self._watches_balance = True
         groups = self.variable_groups()
         optimizer, schedules = taken_apart(optimizer, groups)
         metrics = compiling.metrics_for_keras(self, metrics, loss, made)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from modreduce_keras.distillers.batch import Batch
 from modreduce_keras.distillers.checks import repeated
 from modreduce_keras.distillers.forward import ENSEMBLE, Outputs
 from modreduce_keras.distillers.gradients import GradientPolicy
@@ -83,6 +84,11 @@ class Objective:
         terms = [term for term in self.terms if training or self._is_evaluated(term)]
         return {term: term.values(outputs) for term in terms}
 
+    def outputs_of(self, batch: Batch) -> set[str]:
+        """Returns the names of the outputs that sample weights of a batch may be given by."""
+        labelled = batch.y if isinstance(batch.y, Mapping) else ()
+        return {*self._outputs, *labelled}
+
     def weights(self) -> dict[str, Any]:
         """Returns the weight of every term of the loss by its name in the logs."""
         return {term.log_name: term.weight() for term in self.terms if term.weight is not None}
@@ -115,8 +121,7 @@ class Objective:
         """
         batch, values = outputs.batch, self.values(outputs, training)
         as_in_training = training or self.evaluates_all
-        labelled = batch.y if isinstance(batch.y, Mapping) else ()
-        weighted = by_sample_weight(values, batch.sample_weight, {*self._outputs, *labelled})
+        weighted = by_sample_weight(values, batch.sample_weight, self.outputs_of(batch))
         named = {term.log_name: value for term, value in weighted.items()}
         finite_only, examples = policy.skips, batch.examples
         self._trackers.update({**named, **logs}, examples, finite_only=finite_only)

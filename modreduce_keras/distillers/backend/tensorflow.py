@@ -48,9 +48,18 @@ def _as_images(x: Any, size: Any) -> tuple[Any, Any]:
     return images, tf.reduce_prod(size[:-1])
 
 
-def gradient_tape() -> Any:
-    """Returns a context that records operations, whose `gradient(loss, variables)` is wanted."""
-    return tf.GradientTape()
+def gradient_tape(*, persistent: bool = False) -> Any:
+    """Returns a context that records operations, whose `gradient(loss, variables)` is wanted.
+
+    Args:
+        persistent: Whether it is wanted of several losses.
+    """
+    return tf.GradientTape(persistent=persistent)
+
+
+def global_norm(gradients: Sequence[Any]) -> float:
+    """Returns the norm of all gradients together; those that are `None` count as zero."""
+    return float(tf.linalg.global_norm(gradients))
 
 
 def values(variables: Sequence[keras.Variable]) -> list[Any]:
