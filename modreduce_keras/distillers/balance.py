@@ -183,10 +183,17 @@ def watching(step: Callable[..., Any], distiller: Any) -> Callable[..., Any]:
         step: The training function.
         distiller: The distiller that trains.
     """
+    looked = False
 
     def first(*args: Any, **kwargs: Any) -> Any:
+        nonlocal looked
         logs = step(*args, **kwargs)
-        distiller.train_function = step
+        # A callback may have put a step of its own in its place, around this one.
+        if distiller.train_function is first:
+            distiller.train_function = step
+        if looked:
+            return logs
+        looked = True
         losses = {
             distiller.log_name(student, one.name): one.loss
             for student, several in distiller.knowledge.items()

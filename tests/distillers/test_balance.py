@@ -102,11 +102,11 @@ def test_it_needs_to_be_compiled():
         distiller.balance((X, Y))
 
 
-def warned(distiller, **arguments):
+def warned(distiller):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
-            distiller.fit(X, Y, batch_size=4, verbose=0, **arguments)
+            distiller.fit(X, Y, batch_size=4, verbose=0)
     texts = [str(one.message) for one in caught]
     return [text for text in texts if text.startswith("On the first batch")]
 
@@ -137,3 +137,23 @@ def test_the_warning_neither_traces_again_nor_stays_in_the_way():
     assert distiller.train_function is function
     with pytest.raises(mr.NonFiniteError):
         distiller.fit(np.full_like(X, np.inf), Y, verbose=0)
+
+
+def test_a_step_that_a_callback_puts_around_it_stays():
+    class Counted(keras.callbacks.Callback):
+        calls = 0
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 0:
+                inner = self.model.train_function
+
+                def counted(iterator):
+                    self.calls += 1
+                    return inner(iterator)
+
+                self.model.train_function = counted
+
+    distiller, callback = made(hint=1e4), Counted()
+    with pytest.warns(UserWarning, match="On the first batch the term 'hint'"):
+        distiller.fit(X, Y, batch_size=4, epochs=2, callbacks=[callback], verbose=0)
+    assert callback.calls == 4
