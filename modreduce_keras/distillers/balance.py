@@ -89,7 +89,7 @@ def measured(distiller: Any, data: Any, teachers: Sequence[keras.Model]) -> Bala
         gradients = tape.gradient(scaled[term], _variables(policy.networks[network]))
         scale = scales.get(network, 1.0)
         norms[term] = backend.global_norm(gradients) / scale
-        values[term] = float(ops.convert_to_numpy(value)), float(term.weight())
+        values[term] = float(ops.convert_to_numpy(value)), weight_of(term)
         networks[term] = network
     return Balance(_parts(values, norms, networks))
 
@@ -134,6 +134,11 @@ def _unchanged(models: Sequence[keras.Model]) -> Iterator[None]:
 # What `fit` says
 
 
+def weight_of(term: Term) -> float:
+    """Returns the present weight of a term, also of one whose variable each replica has."""
+    return float(ops.convert_to_numpy(ops.convert_to_tensor(term.weight())))
+
+
 def warning_of(terms: Sequence[Term], losses: Mapping[str, Loss], logs: Mapping[str, Any]) -> str:
     """Returns what to say of the first batch, where one term outweighs all others; else `""`.
 
@@ -143,7 +148,7 @@ def warning_of(terms: Sequence[Term], losses: Mapping[str, Loss], logs: Mapping[
         logs: The unweighted means of the batch, by name.
     """
     weighted = [term for term in terms if term.weight is not None and term.log_name in logs]
-    weights = {term: float(term.weight()) for term in weighted}
+    weights = {term: weight_of(term) for term in weighted}
     sizes = {t: abs(w * float(logs[t.log_name])) for t, w in weights.items() if w > 0}
     for term, size in sizes.items():
         others = {t: s for t, s in sizes.items() if t is not term and t.student == term.student}

@@ -237,7 +237,7 @@ MISTAKES = [
     Mistake(
         "the best student before a validation",
         lambda b: b.group().best_student,
-        r"not known before a validation: fit with validation_data=, .*\['a', 'b'\]",
+        r"not known before a validation: fit with validation_data= .*\['a', 'b'\]",
     ),
     Mistake(
         "no students",
