@@ -136,7 +136,7 @@ def _unchanged(models: Sequence[keras.Model]) -> Iterator[None]:
 
 def weight_of(term: Term) -> float:
     """Returns the present weight of a term, also of one whose variable each replica has."""
-    return float(ops.convert_to_numpy(ops.convert_to_tensor(term.weight())))
+    return float(ops.convert_to_numpy(1.0 * term.weight()))
 
 
 def warning_of(terms: Sequence[Term], losses: Mapping[str, Loss], logs: Mapping[str, Any]) -> str:
