@@ -116,6 +116,13 @@ def unused(component: Any) -> Any:
         return component
     try:
         config = keras.saving.serialize_keras_object(component)
-        return keras.saving.deserialize_keras_object(config)
+        return keras.saving.deserialize_keras_object(_unbuilt(config))
     except (TypeError, ValueError, NotImplementedError):
         return component
+
+
+def _unbuilt(config: Any) -> Any:
+    """Returns a config without the shapes of the models that its layers were built for."""
+    if isinstance(config, dict):
+        return {key: _unbuilt(value) for key, value in config.items() if key != "build_config"}
+    return [_unbuilt(one) for one in config] if isinstance(config, list) else config

@@ -389,6 +389,8 @@ def test_adapters_that_a_failed_distiller_has_built_are_made_anew(net, teacher):
     assert hint.adapter.built
     made = mr.Distiller(student=net((4, 12)), teacher=teacher, knowledge=[hint])
     assert made.knowledge["student"][0].adapter.weights[0].shape[-2] == 12
+    again = mr.Distiller(student=net((4, 10)), teacher=teacher, knowledge=made.knowledge["student"])
+    assert again.knowledge["student"][0].adapter.weights[0].shape[-2] == 10
 
 
 def test_a_loss_may_be_shared_unless_it_follows_a_schedule(net, teacher):
