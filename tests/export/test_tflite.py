@@ -245,7 +245,7 @@ def test_an_unbuilt_student_is_refused(refused):
 
 @pytest.mark.parametrize("student", [None, "student.keras", layers.Dense(3)])
 def test_other_things_are_refused(student, refused):
-    refused(student, "student must be a keras.Model. Received", TypeError)
+    refused(student, r"student must be a keras\.Model\..*Received", TypeError)
 
 
 @pytest.mark.parametrize("name", ["student", "student.lite", "student.keras"])
