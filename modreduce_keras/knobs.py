@@ -34,6 +34,9 @@ class Knob:
             are never accepted.
     """
 
+    also = ""
+    """Words that a subclass takes too, for messages: `", 'word'"`."""
+
     def __init__(self, *, positive: bool = False) -> None:
         self.positive = positive
 
@@ -92,7 +95,8 @@ class Knob:
         try:
             return registry.get("schedule", value, Schedule)
         except ValueError as error:
-            raise ValueError(f"{self.name} of {owner}: {error} (a number is no string)") from error
+            expected = f"a number{self.also} or a schedule; a number is no string"
+            raise ValueError(f"{self.name} of {owner}: {error} ({expected})") from error
         except TypeError as error:
             raise ValueError(
                 "A schedule needs its arguments, such as mr.schedules.Linear(0, 1, steps=1000) or "
@@ -109,7 +113,7 @@ class Knob:
             return number
         expected = "a positive number" if self.positive else "a number that is not negative"
         raise ValueError(
-            f"{self.name} of {owner} must be {expected}, or a schedule (one of "
+            f"{self.name} of {owner} must be {expected}{self.also}, or a schedule (one of "
             f"{list(registry.components('schedule'))} or an instance). "
             f"Received: {self.name}={received}"
         )

@@ -12,6 +12,7 @@ from modreduce_keras import losses
 from modreduce_keras.command import methods
 from modreduce_keras.command.mistakes import MistakeError, did_you_mean
 from modreduce_keras.knowledge.shorthand import default_knowledge
+from modreduce_keras.knowledge.weight import BALANCED
 from modreduce_keras.output_kind import CLASSES, LOGIT, REGRESSION
 from modreduce_keras.registry import components
 
@@ -82,10 +83,11 @@ def _parts(text: str) -> dict[str, Any]:
         raise MistakeError(f"--knowledge must be {name} without a layer. Received: {text!r}.")
     weight = match["weight"]
     try:
-        weight = None if weight is None else float(weight)
+        weight = weight if weight in (None, BALANCED) else float(weight)
     except ValueError:
         raise MistakeError(
-            f"The weight in --knowledge={name}=WEIGHT must be a number. Received: {text!r}."
+            f"The weight in --knowledge={name}=WEIGHT must be a number or balanced. "
+            f"Received: {text!r}."
         ) from None
     return {**match.groupdict(), "name": name, "kind": method["kind"], "weight": weight}
 

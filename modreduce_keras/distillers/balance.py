@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from modreduce_keras.distillers import balanced
 from modreduce_keras.distillers.backend import tensorflow as backend
 from modreduce_keras.distillers.batch import Batch
 from modreduce_keras.distillers.sample_weights import by_sample_weight
@@ -78,9 +79,11 @@ def measured(distiller: Any, data: Any, teachers: Sequence[keras.Model]) -> Bala
             found = by_sample_weight(
                 objective.values(outputs), batch.sample_weight, objective.outputs_of(batch)
             )
+            balanced.settle(found)
         terms = {term: ops.mean(v) for term, v in found.items() if term.weight is not None}
+        weights = {term: weight_of(term) for term in terms}
         scaled = {
-            term: policy.scaled(term.trains, term.weight() * value) for term, value in terms.items()
+            term: policy.scaled(term.trains, weights[term] * value) for term, value in terms.items()
         }
     scales = policy.present_scales()
     values, norms, networks = {}, {}, {}
@@ -89,7 +92,7 @@ def measured(distiller: Any, data: Any, teachers: Sequence[keras.Model]) -> Bala
         gradients = tape.gradient(scaled[term], _variables(policy.networks[network]))
         scale = scales.get(network, 1.0)
         norms[term] = backend.global_norm(gradients) / scale
-        values[term] = float(ops.convert_to_numpy(value)), weight_of(term)
+        values[term] = float(ops.convert_to_numpy(value)), weights[term]
         networks[term] = network
     return Balance(_parts(values, norms, networks))
 
@@ -160,9 +163,10 @@ def warning_of(terms: Sequence[Term], losses: Mapping[str, Loss], logs: Mapping[
         return (
             f"On the first batch the term {term.log_name!r} is {size / total:.0f} times all others "
             f"together: {size:.3g} of {size + total:.3g}, with the weight {weights[term]:.3g}. The "
-            "others hardly count then. Lower its weight (weight= of the knowledge, "
-            "supervised_weight= for labels); print(distiller.balance((x, y))) shows the shares "
-            "of all terms in the loss and in the gradient."
+            "others hardly count then. Lower its weight (weight= of the knowledge, or "
+            "weight='balanced'; supervised_weight= for labels); "
+            "print(distiller.balance((x, y))) shows the shares of all terms in the loss and in the "
+            "gradient."
         )
     return ""
 

@@ -12,6 +12,7 @@ from modreduce_keras import knobs
 from modreduce_keras.calls import answering
 from modreduce_keras.distillers import (
     balance,
+    balanced,
     checks,
     compiling,
     evaluating,
@@ -375,7 +376,10 @@ class BaseDistiller(StepModel):
         return {term.log_name: value for term, value in values.items()}
 
     def term_weights(self) -> dict[str, Any]:
-        """Returns the weight of every term, scalars in the graph."""
+        """Returns the weight of every term, scalars in the graph.
+
+        A weight that is `"balanced"` is 0 until a training step has set it.
+        """
         return self.objective().weights()
 
     def test_step(self, data: Any) -> Any:
@@ -499,9 +503,11 @@ class BaseDistiller(StepModel):
         self._is_fitting = True
         try:
             with lost, validation.told(), validation.telling_callbacks(given["callbacks"]):
-                return super().fit(*call.args, **call.kwargs)
+                history = super().fit(*call.args, **call.kwargs)
         finally:
             self._is_fitting = False
+        balanced.warn_of_unset(self.objective().terms)
+        return history
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates the students, as `keras.Model.evaluate` does.
@@ -511,6 +517,7 @@ class BaseDistiller(StepModel):
         call = _bound(super().evaluate, args, kwargs)
         given = call.arguments
         validation.require_data(self, given)
+        self._require_weights()
         if self._evaluates_knowledge and not self._is_fitting:
             self._follow()
             self._warn_of_left_out()
@@ -521,6 +528,11 @@ class BaseDistiller(StepModel):
                 return super().evaluate(*call.args, **call.kwargs)
         finally:
             self._evaluating = False
+
+    def _require_weights(self) -> None:
+        """Raises if an evaluation, other than that of `fit`, needs a weight that is not set."""
+        if self._evaluates_knowledge and not self._is_fitting:
+            balanced.require_set(self.objective().terms)
 
     def _warn_of_left_out(self) -> None:
         """Says once for each `compile` which terms the loss of an evaluation is without."""
@@ -542,6 +554,7 @@ class BaseDistiller(StepModel):
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates one batch, as `keras.Model.test_on_batch` does."""
         validation.require_batch(self, _arguments(super().test_on_batch, args, kwargs))
+        self._require_weights()
         with validation.told():
             return super().test_on_batch(*args, **kwargs)
 
@@ -596,7 +609,8 @@ class BaseDistiller(StepModel):
         The pass is that of a training step, and changes nothing: weights, statistics, memories of
         adapters, metrics and the random numbers of layers stay as they are. (`tf.random` and
         `keras.random` without a seed draw from generators of the process.) A weight that makes a
-        term as large as the others is their value, or their gradient, divided by its own.
+        term as large as the others is their value, or their gradient, divided by its own. A weight
+        that is `"balanced"` and not set yet is shown as this batch would set it.
 
         Args:
             data: A batch as of a dataset: `(x, y)`, `(x, y, sample_weight)` or `x` alone.
@@ -788,6 +802,7 @@ class BaseDistiller(StepModel):
                 f"build_terms of {owner} must return a list of modreduce_keras.distillers.Term. "
                 f"Received: {terms!r}"
             )
+        balanced.require_measure(terms, [one for _, one in self.joint_knowledge()])
         self._objective = self._built_objective(terms)
         policy = self.build_gradient_policy(schedules, on_nonfinite)
         if not isinstance(policy, GradientPolicy) or (on_nonfinite and policy.guard is None):

@@ -217,7 +217,7 @@ class ModReduce(PeerDistiller):
         offline = 1.0 - self.online_weight
         if name not in self.multipliers:
             return offline
-        weights = [one.weight for one in self.knowledge[str(name)] if not one.staged]
+        weights = [one.weight_in_loss() for one in self.knowledge[str(name)] if not one.staged]
         return offline * self.multipliers[name] / (1.0 + sum(weights))
 
     def get_config(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from modreduce_keras.distillers import balanced
 from modreduce_keras.distillers.batch import Batch
 from modreduce_keras.distillers.checks import repeated
 from modreduce_keras.distillers.forward import ENSEMBLE, Outputs
@@ -122,6 +123,8 @@ class Objective:
         batch, values = outputs.batch, self.values(outputs, training)
         as_in_training = training or self.evaluates_all
         weighted = by_sample_weight(values, batch.sample_weight, self.outputs_of(batch))
+        if training:
+            balanced.settle(weighted)
         named = {term.log_name: value for term, value in weighted.items()}
         finite_only, examples = policy.skips, batch.examples
         self._trackers.update({**named, **logs}, examples, finite_only=finite_only)

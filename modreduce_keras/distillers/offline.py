@@ -27,11 +27,11 @@ class Distiller(BaseDistiller):
             teacher (`"confidence_penalty"`).
         knowledge: What the student learns from the teacher: `Response`, `Feature` and `Relation`;
             losses or their names (`"kd"`); a list of those; or a dict from the name of a loss to
-            its weight (`{"kd": 0.9, "hint": 100}`). A loss on relations that comes without taps
-            compares what the last Dense layer of each model reads, a loss on feature maps the last
-            ones of each model. Knowledge that has served another distiller is copied, with fresh
-            adapters, and `distiller.knowledge` has the copy. Defaults to `None`: `"dist"`; `"kd"`
-            for two classes and `"binary_kd"` for one logit.
+            its weight (`{"kd": 0.9, "hint": "balanced"}`). A loss on relations that comes without
+            taps compares what the last Dense layer of each model reads, a loss on feature maps the
+            last ones of each model. Knowledge that has served another distiller is copied, with
+            fresh adapters, and `distiller.knowledge` has the copy. Defaults to `None`: `"dist"`;
+            `"kd"` for two classes and `"binary_kd"` for one logit.
         teacher_input: The teacher's input, if it differs from the student's: a function of the
             inputs (a Keras layer that resizes or normalizes), or a key of a dict `x` whose entry
             is for the teacher only; see `BaseDistiller`. Defaults to `None`.

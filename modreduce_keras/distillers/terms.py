@@ -30,6 +30,8 @@ class Term:
         on_labels: Whether it is a compiled loss on labels, which evaluation computes in any case.
         training_only: Whether evaluation never computes it, because it needs something that only
             training steps have, such as each sample's index in the training data.
+        knowledge: The knowledge whose term it is, if it is that of one.
+        unscaled: The weight without the factors of `scaled`. Defaults to the weight.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Term:
     output: str | None = None
     on_labels: bool = False
     training_only: bool = False
+    knowledge: Knowledge | None = None
+    unscaled: Any = None
 
     def __post_init__(self) -> None:
         if is_number(self.weight):
@@ -52,6 +56,8 @@ class Term:
                     f"{argument} of the {self.described} must be a function"
                     f"{', a number or None' if argument == 'weight' else ''}. Received: {given!r}"
                 )
+        if self.unscaled is None:
+            object.__setattr__(self, "unscaled", self.weight)
 
     @property
     def trains(self) -> str | None:
@@ -150,9 +156,10 @@ def knowledge_term(
     return Term(
         knowledge.name,
         compute,
-        lambda: knowledge.weight,
+        knowledge.weight_in_loss,
         owner,
         student,
         output,
         training_only=knowledge.adapter is not None and knowledge.adapter.needs_index,
+        knowledge=knowledge,
     )

@@ -10,8 +10,8 @@ from modreduce_keras import calls, knobs, registry
 from modreduce_keras.adapters.base import Adapter
 from modreduce_keras.arguments import require_bool
 from modreduce_keras.distribute import share_over_replicas
-from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import masks
+from modreduce_keras.knowledge.weight import BALANCED, Weight
 from modreduce_keras.losses.base import Loss, require_one_feature
 from modreduce_keras.losses.keras_loss import loss_from
 from modreduce_keras.ops import reduced, spread
@@ -41,14 +41,25 @@ class Knowledge(keras.layers.Layer):
             are left out affect neither the value nor the gradient. Losses and adapters that
             cannot leave positions out raise an error for masks, as does a knowledge whose
             features have lost the mask that their model makes.
-        weight: Weight of the term: a number that is not negative, or a schedule. Defaults to the
-            loss's own default weight. Can be changed between epochs: `knowledge.weight = 0.5`.
+        weight: Weight of the term: a number that is not negative, a schedule, or `"balanced"`.
+            Defaults to the loss's own default weight. Can be changed between epochs:
+            `knowledge.weight = 0.5`.
+
+            `"balanced"` is a number that the first training step sets, so that on its batch the
+            weighted term is as large as the weighted terms on the labels of the student (all
+            together; without signs); with `loss=None` as large as the student's knowledge with
+            given weights. Each of several balanced terms becomes that large. The number then
+            stays, also through `compile` and for other data, and is saved with the weights; a copy
+            from the config begins without one. A batch on which it would not be from above 0 to
+            1,000,000, because a term is 0 or not finite, sets nothing: until a later one does, the
+            term counts 0, and `fit` warns if none did. Before that, reading `knowledge.weight`
+            raises a `ValueError`. `knowledge.weight = "balanced"` lets the next step set it anew.
         staged: Whether the term is trained in a separate stage (`distiller.pretrain`) and not in
             `fit`. Defaults to what the method does.
         name: Name of the term in the logs. Defaults to the name of the loss.
     """
 
-    weight = Knob()
+    weight = Weight()
 
     def __init__(
         self,
@@ -87,6 +98,12 @@ class Knowledge(keras.layers.Layer):
                 f"The adapter {self.adapter.identifier!r} has a stage of its own before training, "
                 "so its loss cannot have one too. Received: staged=True"
             )
+        if self.staged and self.is_balanced:
+            raise ValueError(
+                f"weight={BALANCED!r} compares with the terms of fit, and {self.loss.name!r} is "
+                "trained in a stage of its own: give a number, or staged=False. "
+                f"Received: weight={weight!r} of a staged knowledge"
+            )
         if self.staged and not isinstance(weight, (int, float, type(None))):
             raise ValueError(
                 "A stage of its own is trained with one weight, because schedules follow the steps "
@@ -114,6 +131,24 @@ class Knowledge(keras.layers.Layer):
                 "models or student='stage2', teacher='stage3'. "
                 f"Received: at={at!r}, student={student!r}, teacher={teacher!r}"
             )
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether the weight was given as `"balanced"`."""
+        return Knowledge.weight.is_balanced(self)
+
+    @property
+    def has_no_weight(self) -> bool:
+        """Whether a balanced weight is still to be set."""
+        return Knowledge.weight.is_unset(self)
+
+    def weight_in_loss(self) -> Any:
+        """Returns the weight, a scalar in the graph; 0 while a balanced one is still to be set."""
+        return Knowledge.weight.in_loss(self)
+
+    def settle_weight(self, value: Any) -> None:
+        """Sets a balanced weight to a scalar in the graph, if it has no value yet."""
+        Knowledge.weight.settle(self, value)
 
     @property
     def output_kinds(self) -> tuple[str, ...] | None:

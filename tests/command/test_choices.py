@@ -56,7 +56,7 @@ def test_temperature_is_given_to_those_that_have_one():
     [
         ("hintt@a", "Received: 'hintt'. Did you mean 'hint'?"),
         ("kd@a", "must be kd without a layer"),
-        ("kd=much", "must be a number"),
+        ("kd=much", "must be a number or balanced"),
         ("@a", "must be NAME, NAME=WEIGHT or"),
         ("crd@a", "needs the sample index"),
         ("fsp@a", "needs a stage of its own"),

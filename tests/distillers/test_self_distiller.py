@@ -355,7 +355,10 @@ def softmax_head():
         ({"feature_weight": -1}, "feature_weight of SelfDistiller must be .* Received: .*=-1"),
         ({"variant": "maps"}, "variant must be one of .*'reference', 'paper'.*variant='maps'"),
         ({"model": softmax_head()}, "The model 'convnet' ends in a softmax or sigmoid"),
-        ({"model": "resnet20"}, "The model must be a keras.Model. Load it: .* Received: 'resnet20'"),
+        (
+            {"model": "resnet20"},
+            "The model must be a keras.Model. Load it: .* Received: 'resnet20'",
+        ),
     ],
     ids=str,
 )

@@ -52,7 +52,7 @@ MISTAKES = [
     Mistake(
         "a weight in quotation marks",
         lambda b: mr.Response("kd", weight="0.9"),
-        r"weight of Response: Unknown schedule .* Received: '0.9' \(a number is no string\)",
+        r"weight of Response: Unknown schedule .* Received: '0.9' .*a number is no string\)",
     ),
     Mistake(
         "a schedule by its name alone",
