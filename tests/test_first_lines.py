@@ -95,7 +95,9 @@ def test_3_what_is_no_knowledge(student, teacher):
         return lambda: mr.Distiller(student=student, teacher=teacher, knowledge=knowledge)
 
     assert "Did you mean 'rkd_angle' or 'rkd_distance'" in mend(made("rkd"), ValueError)
-    assert "mr.Feature('fsp', at=...)" in mend(made("fsp"), ValueError)
+    assert "mr.Feature('fsp', student='LAYER', teacher='LAYER', weight=50)]" in mend(
+        made("fsp"), ValueError
+    )
     assert "{'kd': 0.9, 'hint': 100}" in mend(made({"student": ["kd"]}), TypeError)
 
 

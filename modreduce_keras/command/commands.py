@@ -13,6 +13,7 @@ FORMATS = ("float32", "float16", "dynamic", "int8", "onnx", "saved_model")
 AUTO = "auto"
 PIXELS = (AUTO, "0..1", "-1..1", "0..255")
 SAMPLE = "fashion_sample"
+MODEL_FILE, NAME_OR_MODEL_FILE = "FILE.keras", "NAME|FILE.keras"
 
 
 @dataclass(frozen=True)
@@ -170,13 +171,13 @@ DISTILL = Command(
     "again.",
     {
         "What to train": (
-            Flag("teacher", STRING, "The trained model.", "FILE.keras", required=True),
+            Flag("teacher", STRING, "The trained model.", MODEL_FILE, required=True),
             Flag(
                 "student",
                 STRING,
                 "The model to train: a name of keras.applications or mr.models, such as "
                 "mobilenet_v3_small or resnet20, for a new one; or a file.",
-                "NAME|FILE.keras",
+                NAME_OR_MODEL_FILE,
                 required=True,
             ),
             DATA,
@@ -244,7 +245,7 @@ EXPORT = Command(
     "test data, and writes what was found beside it. int8 files are calibrated with training data.",
     {
         "What to export": (
-            Flag("student", STRING, "The model.", "FILE.keras", required=True),
+            Flag("student", STRING, "The model.", MODEL_FILE, required=True),
             DATA,
             Flag("out", STRING, "Folder to write to.", "FOLDER", required=True),
         ),
@@ -261,7 +262,7 @@ REPORT = Command(
     "calibration, and the classes and images where they differ.",
     {
         "What to compare": (
-            Flag("teacher", STRING, "The model to compare with; it may be missing.", "FILE.keras"),
+            Flag("teacher", STRING, "The model to compare with; it may be missing.", MODEL_FILE),
             Flag(
                 "student",
                 LIST,

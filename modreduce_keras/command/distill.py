@@ -10,7 +10,7 @@ import keras
 from modreduce_keras import reporting
 from modreduce_keras._version import __version__
 from modreduce_keras.callbacks import Resume
-from modreduce_keras.command import choices, networks, outputs, tasks
+from modreduce_keras.command import choices, model_files, networks, outputs, tasks
 from modreduce_keras.command.commands import AUTO
 from modreduce_keras.command.mistakes import FailedError, MistakeError
 from modreduce_keras.command.settings import Settings
@@ -34,7 +34,7 @@ def run(given: dict[str, Any]) -> None:
     settings = Settings(Path(given["out"]), given)
     # Slips of the pen are told before anything is loaded.
     choices.parsed(given["knowledge"])
-    if not networks.is_file(given["student"]):
+    if not model_files.is_file(given["student"]):
         networks.found(given["student"])
     teacher, student, task = _build(given, settings)
     knowledge = choices.knowledge(given["knowledge"], given["temperature"], task.kind, student)
@@ -112,7 +112,7 @@ def _build(
     """Returns the teacher, a new student, and what both are to answer."""
     teacher = networks.load(given["teacher"], "teacher")
     student = given["student"]
-    if networks.is_file(student):
+    if model_files.is_file(student):
         model = networks.load(student, "student")
         shape = tasks.shape_of_inputs(model, given["image_size"], "student")
     else:

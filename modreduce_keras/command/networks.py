@@ -1,19 +1,18 @@
 """Networks: loads teachers and students, and builds new students by name."""
 
 import inspect
-from pathlib import Path
 from typing import Any
 
 import keras
 
 from modreduce_keras import models
 from modreduce_keras.command.mistakes import MistakeError, did_you_mean, one_line
+from modreduce_keras.command.model_files import require_file
 from modreduce_keras.data.sources import PIXELS
 from modreduce_keras.distillers import checks, heads
 from modreduce_keras.keras_internals import calls_of, history_of
 from modreduce_keras.registry import components
 
-SUFFIXES = (".keras", ".h5")
 KERAS, OURS = "keras", "mr"
 _MOST_OF_A_MESSAGE = 300
 
@@ -28,17 +27,7 @@ def load(path: str, role: str) -> keras.Model:
     Raises:
         MistakeError: If there is no such file, or it cannot be used.
     """
-    file = Path(path)
-    if not file.is_file():
-        there = sorted(one.name for one in file.parent.glob("*") if one.suffix in SUFFIXES)
-        raise MistakeError(
-            f"--{role} must be a saved model, and there is no file {path!r}."
-            + did_you_mean(file.name, there)
-        )
-    if file.suffix not in SUFFIXES:
-        raise MistakeError(
-            f"--{role} must be a file that model.save('{role}.keras') writes. Received: {path!r}."
-        )
+    file = require_file(path, role)
     try:
         model = keras.saving.load_model(file, compile=False)
     except Exception as error:  # Keras raises what the file's content happens to raise
@@ -78,11 +67,6 @@ def input_shape(model: keras.Model) -> tuple[int | None, ...]:
 def units(model: keras.Model) -> int:
     """Returns how many outputs a model has for a sample."""
     return int(model.output_shape[-1])
-
-
-def is_file(student: str) -> bool:
-    """Returns whether a student is a file rather than a name."""
-    return student.endswith(SUFFIXES) or "/" in student
 
 
 def build(student: str, shape: tuple[int, ...], classes: int, pixels: str) -> keras.Model:

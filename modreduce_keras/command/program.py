@@ -12,8 +12,16 @@ from absl import flags
 
 from modreduce_keras._version import __version__
 from modreduce_keras.command import pages
-from modreduce_keras.command.commands import COMMANDS, DISTILL, METHODS, Command
+from modreduce_keras.command.commands import (
+    COMMANDS,
+    DISTILL,
+    METHODS,
+    MODEL_FILE,
+    NAME_OR_MODEL_FILE,
+    Command,
+)
 from modreduce_keras.command.mistakes import FailedError, MistakeError, did_you_mean, one_line
+from modreduce_keras.command.model_files import is_file, require_file
 
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 _ERRORS = 2
@@ -75,6 +83,19 @@ def parsed(command: Command, arguments: Sequence[str]) -> tuple[dict[str, Any], 
     return {flag.name: values[flag.name].value for flag in command.flags}, words
 
 
+def require_model_files(command: Command, given: dict[str, Any]) -> None:
+    """Raises if a saved model is not there; Keras, which loads it, takes seconds to import.
+
+    Raises:
+        MistakeError: If a file is missing or of another kind.
+    """
+    for flag in command.flags:
+        value = given[flag.name]
+        may_be_name = flag.value == NAME_OR_MODEL_FILE
+        if value and (flag.value == MODEL_FILE or (may_be_name and is_file(value))):
+            require_file(value, flag.name)
+
+
 def _run(command: Command, arguments: list[str], before_work: Callable[[], None]) -> int:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     if any(word in HELP for word in arguments[:end]):
@@ -91,6 +112,7 @@ def _run(command: Command, arguments: list[str], before_work: Callable[[], None]
 
             methods.run(given, words)
         else:
+            require_model_files(command, given)
             with _quiet(given["traceback"]):
                 before_work()
                 work = importlib.import_module(f"modreduce_keras.command.{command.name}")

@@ -184,10 +184,13 @@ def require_students(students: Any) -> None:
             raise TypeError(f"{expected}. Received: a list with {student!r}")
 
 
-def require_by_student(argument: str, given: Any) -> None:
+def require_by_student(argument: str, given: Any, example: str) -> None:
     """Raises unless an argument is a dict from student, or `None`."""
     if given is not None and not isinstance(given, Mapping):
-        raise TypeError(f"{argument} must be a dict from student. Received: {given!r}")
+        raise TypeError(
+            f"{argument} must be a dict from student, such as {argument}={example}. "
+            f"Received: {given!r}"
+        )
 
 
 def require_online_loss(loss: Any) -> None:

@@ -144,7 +144,7 @@ class ModReduce(PeerDistiller):
             dtype=dtype,
             trainable=trainable,
         )
-        checks.require_by_student("multipliers", multipliers)
+        checks.require_by_student("multipliers", multipliers, "{'a': 3.0}")
         self.multipliers = dict(multipliers or {})
         wrong = {
             name: multiplier

@@ -387,7 +387,7 @@ def _named(students: Any) -> dict[str, keras.Model]:
 
 def _checked_knowledge(knowledge: Any, students: Any, teacher: Any) -> dict[str, list[Knowledge]]:
     """Returns the knowledge by student, or says what does not go together."""
-    checks.require_by_student("knowledge", knowledge)
+    checks.require_by_student("knowledge", knowledge, "{'a': 'kd', 'b': 'dist'}")
     checks.require_teacher(teacher)
     unknown = sorted(set(knowledge or {}) - set(students))
     if unknown:

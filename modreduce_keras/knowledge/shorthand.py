@@ -100,9 +100,11 @@ def _taps(loss: Loss, student: Any, teacher: Any) -> dict[str, str]:
         else f"the {loss.default_feature} cannot be told for each model"
     )
     raise ValueError(
-        f"The loss {loss.name!r} needs the layers that it compares, as {reason}: "
-        f"mr.{KINDS[loss.kind].__name__}({loss.name!r}, at=...), or student=... and teacher=...; "
-        f"help(mr.losses.{type(loss).__name__}) says which. Received: knowledge={loss.name!r}"
+        f"The loss {loss.name!r} needs the layers that it compares, as {reason}. Give a list with "
+        f"knowledge=[..., mr.{KINDS[loss.kind].__name__}({loss.name!r}, student='LAYER', "
+        f"teacher='LAYER', weight={loss.default_weight:g})], or at='LAYER' where both have the "
+        f"name; help(mr.losses.{type(loss).__name__}) says which layers. Received: "
+        f"knowledge={loss.name!r}"
     )
 
 

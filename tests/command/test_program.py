@@ -156,8 +156,11 @@ def test_words_may_stand_before_and_behind_flags():
         (program.FailedError("too few"), 1, "modreduce export: too few"),
     ],
 )
-def test_errors_of_the_work_are_told_in_one_line(error, code, line, capsys, monkeypatch):
+def test_errors_of_the_work_are_told_in_one_line(error, code, line, capsys, monkeypatch, tmp_path):
     from modreduce_keras.command import export
+
+    monkeypatch.chdir(tmp_path)
+    Path("s.keras").touch()
 
     def run(given):
         raise error
@@ -176,3 +179,19 @@ def test_pages_are_as_wide_as_the_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "70")
     lines = pages.page(DISTILL).split("Examples:")[0].splitlines()
     assert max(map(len, lines)) <= 70
+
+
+def test_a_missing_model_is_told_before_keras_is_imported(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("teacher.keras").touch()
+
+    def imported():
+        raise AssertionError("the work has begun")
+
+    arguments = ["--student=resnet20", "--data=photos", "--out=runs/a"]
+    code = program.main(["distill", "--teacher=techer.keras", *arguments], before_work=imported)
+    assert code == program.MISTAKE
+    assert "no file 'techer.keras'. Did you mean 'teacher.keras'?" in capsys.readouterr().err
+    arguments[0] = "--student=student.h5"
+    assert program.main(["distill", "--teacher=teacher.keras", *arguments], before_work=imported)
+    assert "--student must be a saved model" in capsys.readouterr().err

@@ -254,7 +254,7 @@ MISTAKES = [
     Mistake(
         "a list of knowledge for several students",
         lambda b: b.group(teacher=b.net(), knowledge=[mr.Response()]),
-        r"knowledge must be a dict from student. Received: \[<",
+        r"knowledge must be a dict from student, .* Received: \[<",
         TypeError,
     ),
     Mistake(
