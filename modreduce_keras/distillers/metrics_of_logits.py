@@ -52,6 +52,7 @@ _THRESHOLDED = (
     _metrics.TrueNegatives,
     _metrics.TruePositives,
 )
+_ELEMENTWISE = (_metrics.AUC, _metrics.CategoricalCrossentropy, *_THRESHOLDED)
 _FUNCTIONS = (
     _metrics.binary_accuracy,
     _metrics.binary_crossentropy,
@@ -82,11 +83,28 @@ class OfProbabilities(keras.metrics.Metric):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Adds a batch of logits."""
+        self._require_one_hot(y_true, y_pred)
         probabilities = self.activation(float32(y_pred))
         mask = mask_of(y_pred)
         if mask is not None:
             set_mask(probabilities, mask)
         self.metric.update_state(y_true, probabilities, sample_weight=sample_weight)
+
+    def _require_one_hot(self, y_true: Any, y_pred: Any) -> None:
+        """Raises if a metric that compares each output with a label of its own gets class indices.
+
+        Keras' own error is about `segment_ids`.
+        """
+        labels, outputs = tuple(ops.shape(y_true)), tuple(ops.shape(y_pred))
+        indices = len(labels) < len(outputs) or labels[-1:] == (1,)
+        if indices and outputs[-1] != 1 and isinstance(self.metric, _ELEMENTWISE):
+            raise ValueError(
+                f"The metric {self.name!r} compares each class with a label of its own, so the "
+                "labels must be one-hot: dataset.map(lambda x, y: (x, keras.ops.one_hot(y, "
+                f"{outputs[-1]}))) and CategoricalCrossentropy(from_logits=True) as the loss; or "
+                f"take metrics=['accuracy']. Received: labels of shape {labels} for outputs of "
+                f"shape {outputs}"
+            )
 
     def reset_state(self) -> None:
         """Forgets what came."""

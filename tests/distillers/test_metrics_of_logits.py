@@ -190,6 +190,21 @@ def test_classes_keep_their_accuracy_and_get_a_softmax(random, x):
     assert result["m"] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["AUC", "Precision", "CategoricalCrossentropy"])
+@pytest.mark.parametrize("form", [np.ravel, lambda y: y[:, None]])
+def test_metrics_that_need_one_hot_labels_say_so(name, form, random, x):
+    classes = random.integers(0, 3, 24)
+    distiller = distilled(dense_net(3), SPARSE, [getattr(M, name)()])
+    with pytest.raises(ValueError, match=r"labels must be one-hot: .*ops.one_hot.* Received"):
+        evaluated(distiller, x, form(classes))
+    one_hot = np.eye(3)[classes].astype("float32")
+    distiller = distilled(distiller.student, ONE_HOT, [getattr(M, name)(name="of_ours")])
+    by_keras = getattr(M, name)()
+    by_keras.update_state(one_hot, softmax(logits_of(distiller.student, x)).astype("float32"))
+    found = evaluated(distiller, x, one_hot)["of_ours"]
+    assert found == pytest.approx(float(by_keras.result()), rel=1e-5)
+
+
 def test_students_that_give_probabilities_keep_the_metrics_of_keras(random, x):
     y, student = yes_or_no(random, 24, 5), dense_net(5, tf.nn.sigmoid)
     metrics = ["accuracy", M.AUC(name="auc"), M.Precision(name="precision")]
