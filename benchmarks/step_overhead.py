@@ -135,7 +135,7 @@ def ours(pair, *knowledge, on_batch=False, fused=True):
 
 def keras_distillation(pair, *losses):
     distiller = keras.distillation.Distiller(
-        student=pair.copy("teacher"), teacher=pair.copy("student"), knowledge=list(losses)
+        teacher=pair.copy("teacher"), student=pair.copy("student"), distillation_losses=list(losses)
     )
     return _in_keras(pair, distiller, distiller.student)
 

@@ -24,7 +24,11 @@ from tests.support.trainings.resumable import (
     uninterrupted,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Its random layer is a state that has to go on, too.
+    pytest.mark.filterwarnings("ignore:The student .* changes its inputs at random"),
+]
 
 
 @pytest.mark.parametrize(

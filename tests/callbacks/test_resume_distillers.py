@@ -5,7 +5,11 @@ import pytest
 
 from tests.support.trainings.resumable import Interrupt, StoppedError, different, state, train
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Its random layer is a state that has to go on, too.
+    pytest.mark.filterwarnings("ignore:The student .* changes its inputs at random"),
+]
 
 KINDS = ["distiller", "modreduce", "pcl", "plain"]
 
