@@ -42,11 +42,9 @@ def main(arguments: Sequence[str], *, before_work: Callable[[], None] = lambda: 
     """
     first = arguments[0] if arguments else "--help"
     if first in (*HELP, "help") and len(arguments) < 2:
-        print(pages.overview())
-        return DONE
+        return _printed(pages.overview())
     if first == "--version":
-        print(f"modreduce_keras {__version__}")
-        return DONE
+        return _printed(f"modreduce_keras {__version__}")
     if first == "help":
         first, arguments = arguments[1], [arguments[1], "--help"]
     if first not in COMMANDS:
@@ -99,8 +97,7 @@ def require_model_files(command: Command, given: dict[str, Any]) -> None:
 def _run(command: Command, arguments: list[str], before_work: Callable[[], None]) -> int:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     if any(word in HELP for word in arguments[:end]):
-        print(pages.page(command))
-        return DONE
+        return _printed(pages.page(command))
     name = f"modreduce {command.name}"
     try:
         given, words = parsed(command, arguments)
@@ -120,9 +117,8 @@ def _run(command: Command, arguments: list[str], before_work: Callable[[], None]
     except KeyboardInterrupt:
         more = " The same command continues." if command is DISTILL else ""
         return _told(name, f"interrupted.{more}", INTERRUPTED)
-    except BrokenPipeError:  # the reader of the output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+    except BrokenPipeError:
+        return _unread()
     except FailedError as error:
         return _told(name, one_line(error), FAILED)
     except (MistakeError, ValueError, TypeError, ImportError, OSError, RuntimeError) as error:
@@ -151,6 +147,20 @@ def _quiet(says_all: bool) -> Iterator[None]:
         os.dup2(kept, _ERRORS)
         os.close(kept)
         os.close(nowhere)
+
+
+def _printed(text: str) -> int:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        return _unread()
+    return DONE
+
+
+def _unread() -> int:
+    """Ends without an error where the reader of the output has left, as in `... | head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return DONE
 
 
 def _told(name: str, message: str, code: int = MISTAKE) -> int:

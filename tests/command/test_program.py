@@ -195,3 +195,13 @@ def test_a_missing_model_is_told_before_keras_is_imported(capsys, tmp_path, monk
     arguments[0] = "--student=student.h5"
     assert program.main(["distill", "--teacher=teacher.keras", *arguments], before_work=imported)
     assert "--student must be a saved model" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    command = [sys.executable, "-m", "modreduce_launcher", "distill", "--help"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        complaint = process.stderr.read()
+    assert (process.returncode, complaint) == (0, b"")
