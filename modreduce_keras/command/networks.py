@@ -10,7 +10,6 @@ from modreduce_keras.command.mistakes import MistakeError, did_you_mean, one_lin
 from modreduce_keras.command.model_files import require_file
 from modreduce_keras.data.sources import PIXELS
 from modreduce_keras.distillers import checks, heads
-from modreduce_keras.keras_internals import calls_of, history_of
 from modreduce_keras.registry import components
 
 KERAS, OURS = "keras", "mr"
@@ -48,13 +47,7 @@ def _with_logits(model: keras.Model) -> keras.Model:
     outputs = getattr(model, "outputs", None) or []
     if head not in (heads.SOFTMAX, heads.SIGMOID) or len(outputs) != 1:
         return model
-    last, call, _ = history_of(outputs[0])
-    if getattr(last, "activation", None) in (keras.activations.softmax, keras.activations.sigmoid):
-        last.activation = keras.activations.linear
-        return model
-    if isinstance(last, keras.layers.Softmax):
-        specs = checks.input_specs(model)
-        return keras.Model(specs, calls_of(last)[call].inputs[0], name=model.name)
+    model = models.as_logits(model)
     heads.require_logits(model, "teacher")  # says how to make them
     return model
 

@@ -319,7 +319,7 @@ class BaseDistiller(StepModel):
         return progress.shown(names, self.measured(), self.shown_measures())
 
     def shown_measures(self) -> list[str]:
-        """Returns measures of a student, of which the progress bar shows the first that is logged.
+        """Returns measures of a student; the progress bar shows the first one that is logged.
 
         These are the accuracy, the other compiled metrics, and the compiled loss.
         """
@@ -604,13 +604,12 @@ class BaseDistiller(StepModel):
         return self.train_function
 
     def balance(self, data: Any) -> balance.Balance:
-        """Returns what each weighted term has of a batch, in the loss and in the gradient.
+        """Returns the share of each weighted term in the loss and in the gradient, for one batch.
 
-        The pass is that of a training step, and changes nothing: weights, statistics, memories of
-        adapters, metrics and the random numbers of layers stay as they are. (`tf.random` and
-        `keras.random` without a seed draw from generators of the process.) A weight that makes a
-        term as large as the others is their value, or their gradient, divided by its own. A weight
-        that is `"balanced"` and not set yet is shown as this batch would set it.
+        It runs a training step without the update. Nothing changes: weights, statistics, memories
+        of adapters, metrics and the random numbers of layers stay as they are. (`tf.random` and
+        `keras.random` without a seed draw from generators of the process.) A weight that is
+        `"balanced"` and not set yet is shown as this batch would set it.
 
         Args:
             data: A batch as of a dataset: `(x, y)`, `(x, y, sample_weight)` or `x` alone.

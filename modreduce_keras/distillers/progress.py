@@ -1,4 +1,4 @@
-"""Progress: shows those of a distiller's many logs that a person reads."""
+"""Progress bar: shows a few of a distiller's many logs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

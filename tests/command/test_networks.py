@@ -45,11 +45,24 @@ def test_logits_stay(tmp_path, random):
     np.testing.assert_array_equal(loaded(x), model(x))
 
 
+def test_a_softmax_that_is_an_operation_is_taken_off(tmp_path, random):
+    inputs = keras.Input((4,))
+    logits = layers.Dense(3)(inputs)
+    model = keras.Model(inputs, keras.ops.softmax(logits))
+    loaded = networks.load(saved(tmp_path, model), "teacher")
+    x = random.normal(size=(5, 4)).astype("float32")
+    np.testing.assert_array_equal(loaded(x), keras.Model(inputs, logits)(x))
+
+
 def test_other_ends_are_refused_with_the_mend(tmp_path):
     inputs = keras.Input((4,))
-    outputs = keras.ops.softmax(layers.Dense(3)(inputs))
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Softmax()])
+    with pytest.raises(ValueError, match=r"nested model.*keras\.Model\(inputs, logits\)"):
+        networks.load(saved(tmp_path, keras.Model(inputs, inner(inputs))), "teacher")
+    ends = [layers.Dense(3, activation="softmax")(inputs) for _ in range(2)]
+    average = keras.Model(inputs, layers.Average()(ends))
     with pytest.raises(ValueError, match="ends in a softmax or sigmoid"):
-        networks.load(saved(tmp_path, keras.Model(inputs, outputs)), "teacher")
+        networks.load(saved(tmp_path, average), "teacher")
 
 
 def test_files_that_cannot_be_used(tmp_path):
