@@ -147,15 +147,16 @@ def modreduce(
     task: Task,
     *,
     aggregator: Any,
+    names: Sequence[str] = KINDS,
+    knowledge: Callable[[Task], dict[str, list[mr.Knowledge]]] = paper_knowledge,
     multipliers: dict[str, float] | None = mr.ModReduce.PAPER_MULTIPLIERS,
-    semckd_weight: float | None = None,
 ) -> Trainee:
-    """ModReduce with the paper's knowledge, multipliers and growth of the online weight."""
-    students = {name: task.network(name) for name in KINDS}
+    """ModReduce, by default with the paper's knowledge; its growth of the online weight."""
+    students = {name: task.network(name) for name in names}
     model = mr.ModReduce(
         teacher=task.teacher,
         students=students,
-        knowledge=paper_knowledge(task, semckd_weight),
+        knowledge=knowledge(task),
         multipliers=multipliers,
         aggregator=aggregator,
         steps=task.protocol.steps,
@@ -182,8 +183,9 @@ def three(
     return Trainee(model, 3.0, teachers=1)
 
 
-def three_by_kd(task: Task) -> dict[str, list[mr.Knowledge]]:
-    return {name: [mr.Response("kd")] for name in ALIKE}
+def three_by(task: Task, *, loss: str) -> dict[str, list[mr.Knowledge]]:
+    """The same knowledge for each of three students."""
+    return {name: [mr.Response(loss)] for name in ALIKE}
 
 
 def branches(task: Task, *, aggregator: str, number: int = 3, views: bool = False) -> Trainee:
@@ -243,9 +245,20 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
         for name in AGGREGATORS
     },
     "modreduce/weighted_average, even": partial(
-        modreduce, aggregator="weighted_average", multipliers=None, semckd_weight=100.0
+        modreduce,
+        aggregator="weighted_average",
+        knowledge=partial(paper_knowledge, semckd_weight=100.0),
+        multipliers=None,
     ),
-    "three/kd": partial(three, names=ALIKE, knowledge=three_by_kd),
+    "modreduce/weighted_average, dist": partial(
+        modreduce,
+        aggregator="weighted_average",
+        names=ALIKE,
+        knowledge=partial(three_by, loss="dist"),
+        multipliers=None,
+    ),
+    "three/kd": partial(three, names=ALIKE, knowledge=partial(three_by, loss="kd")),
+    "three/dist": partial(three, names=ALIKE, knowledge=partial(three_by, loss="dist")),
     "three/kinds": partial(
         three,
         names=KINDS,

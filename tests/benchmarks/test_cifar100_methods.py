@@ -71,8 +71,9 @@ def made(methods, task, name, students, teachers, views=1):
 
 def test_every_method_is_tested(methods):
     modreduce = [f"modreduce/{name}" for name in PASSES]
-    even = "modreduce/weighted_average, even"
-    several = ["plain", *SINGLE, *modreduce, even, "three/kd", "three/kinds", *PEERS]
+    others = [f"modreduce/weighted_average, {name}" for name in ("even", "dist")]
+    three = ["three/kd", "three/dist", "three/kinds"]
+    several = ["plain", *SINGLE, *modreduce, *others, *three, *PEERS]
     assert list(methods.METHODS) == several
 
 
@@ -135,9 +136,21 @@ def test_students_that_do_not_meet_learn_what_those_of_modreduce_do(methods, tas
     )
     assert float(model.online_weight) == 0.0
     assert model.multipliers == {"response": 10.0, "feature": 100.0, "relation": 1.0}
-    alike = made(methods, task, "three/kd", 3, 1)
-    assert [k.name for k in alike.all_knowledge()] == ["kd"] * 3
-    assert (float(alike.online_weight), alike.multipliers) == (0.0, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "online"),
+    [
+        ("three/kd", "kd", 0.0),
+        ("three/dist", "dist", 0.0),
+        ("modreduce/weighted_average, dist", "dist", 0.01),
+    ],
+)
+def test_three_students_may_learn_by_the_same_loss(methods, task, name, loss, online):
+    model = made(methods, task, name, 3, 1)
+    assert [k.name for k in model.all_knowledge()] == [loss] * 3
+    assert float(model.online_weight) == pytest.approx(online)
+    assert model.multipliers == {}
 
 
 @pytest.mark.parametrize("name", PEERS)
