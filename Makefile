@@ -35,7 +35,7 @@ format: $(VENV)/test.installed
 # Lists of components, docs/methods.md and the guides as notebooks; the tests say whether they are up to date.
 generate: $(VENV)/test.installed
 	$(BIN)/python tools/namespaces.py
-	$(BIN)/python docs/methods.py
+	$(BIN)/python -m docs.methods
 	$(BIN)/python docs/notebooks.py
 
 # The site, in site/. Links, anchors and docstrings are checked: a warning is an error.
@@ -47,7 +47,7 @@ docs-test: $(VENV)/test.installed
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m docs tests/docs
 
 benchmark: $(VENV)/test.installed
-	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python -m benchmarks.speed.step_overhead
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -23,6 +23,24 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results"
 FIGURES = Path(__file__).parents[1] / "docs" / "images"
 LOGS_TOLERANCE, MOVE_TOLERANCE = 1e-4, 1e-3
+MOVED = {
+    "cifar100": "cifar100.train",
+    "cifar100_input": "cifar100.input",
+    "cifar100_kills": "cifar100.kills",
+    "export_zoo": "export.zoo",
+    "fifty_steps": "accuracy.fifty_steps",
+    "guard_cost": "speed.guard_cost",
+    "method_cost": "speed.method_cost",
+    "online_cost": "speed.online_cost",
+    "online_table": "accuracy.online_table",
+    "precision": "accuracy.precision",
+    "quantized_distillation": "accuracy.quantized_distillation",
+    "rkd_memory": "speed.rkd_memory",
+    "soak": "checks.soak",
+    "step_overhead": "speed.step_overhead",
+    "teacher_cache": "speed.teacher_cache",
+}
+"""Where the scripts are that rows name by `benchmarks/SCRIPT.py`."""
 _PACKAGES = ("tensorflow", "keras", "modreduce-keras")
 
 
@@ -187,10 +205,9 @@ def paired_ratios(times: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 def metadata(seed: int) -> dict[str, Any]:
     """Returns what every row says about its run: when, by which command, of what, on what."""
-    script = Path(sys.argv[0])
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", f"{script.parent.name}/{script.name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", *_program(), *sys.argv[1:]]),
         "commit": _commit(),
         "seed": seed,
         "device": _device(),
@@ -207,10 +224,17 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a JSON-lines file, oldest first; none where there is no file."""
+    """Returns the rows of a JSON-lines file, oldest first; none where there is no file.
+
+    Rows from before the benchmarks had folders have the command that runs theirs now.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+    return [
+        {**row, "command": _present_command(row["command"])} if "command" in row else row
+        for row in rows
+    ]
 
 
 def latest(rows: Iterable[Mapping[str, Any]], *keys: str) -> list[Mapping[str, Any]]:
@@ -230,6 +254,25 @@ def origins(rows: Iterable[Mapping[str, Any]], *settings: str) -> list[str]:
             f"{' at ' + row['commit'] if row['commit'] else ''}, {row['date'][:10]}."
             for row in rows
         )
+    )
+
+
+def _program() -> list[str]:
+    """Returns what Python was told to run: `-m` and a module, or a file."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["-m", spec.name] if spec else [Path(sys.argv[0]).name]
+
+
+def _present_command(command: str) -> str:
+    command = re.sub(
+        r"^python benchmarks/(\w+)\.py",
+        lambda match: f"python -m benchmarks.{MOVED[match[1]]}",
+        command,
+    )
+    return re.sub(
+        r"benchmarks/configurations/cifar100_(?=\w+\.txt)",
+        "benchmarks/cifar100/configurations/",
+        command,
     )
 
 

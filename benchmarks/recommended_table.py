@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import common
-from cifar100_tables import ended, runs_of
+from benchmarks import common
+from benchmarks.cifar100.tables import ended, runs_of
 
 Row = Mapping[str, Any]
 

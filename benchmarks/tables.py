@@ -1,7 +1,7 @@
 """Writes the tables of README.md and of docs/ from rows; a number in them is never typed.
 
-    python benchmarks/tables.py            rewrites all pages
-    python benchmarks/tables.py --check    fails if one is not up to date
+    python -m benchmarks.tables            rewrites all pages
+    python -m benchmarks.tables --check    fails if one is not up to date
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. A benchmark adds its own with
 a function from rows to Markdown under its NAME in `TABLES`; the rows are those of
@@ -15,16 +15,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import common
 from absl import app, flags
-from cifar100_tables import (
+
+from benchmarks import common
+from benchmarks.cifar100.tables import (
     cifar100_input,
     cifar100_kills,
     cifar100_middle,
     cifar100_paper,
     cifar100_small,
 )
-from recommended_table import FILES, recommended
+from benchmarks.recommended_table import FILES, recommended
 
 FLAGS = flags.FLAGS
 ROOT = Path(__file__).parents[1]
@@ -359,7 +360,7 @@ def main(_) -> None:
         if made == present:
             continue
         if FLAGS.check:
-            sys.exit(f"{path.name} is not up to date: run python benchmarks/tables.py")
+            sys.exit(f"{path.name} is not up to date: run python -m benchmarks.tables")
         path.write_text(made, "utf-8")
 
 

@@ -1,12 +1,12 @@
 """Writes the catalogue of methods, docs/methods.md, from the registry; nothing in it is typed.
 
-    python docs/methods.py            rewrites docs/methods.md
-    python docs/methods.py --check    fails if docs/methods.md is not up to date
+    python -m docs.methods            rewrites docs/methods.md
+    python -m docs.methods --check    fails if docs/methods.md is not up to date
 
 The same goes into a file of the package, which `modreduce methods` prints.
 
 Names, equations and references are read from the classes and their docstrings, costs from the
-rows of `benchmarks/method_cost.py`, and the kind of check from the tests.
+rows of `benchmarks/speed/method_cost.py`, and the kind of check from the tests.
 """
 
 import inspect
@@ -17,12 +17,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-import common
 from absl import app, flags
 
 import modreduce_keras as mr
+from benchmarks import common
 from modreduce_keras.registry import components
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +37,7 @@ flags.DEFINE_string("results", str(common.RESULTS), "The folder of the rows")
 HEADER = """\
 # Methods
 
-`python docs/methods.py` writes this page from the registry; `--check` says whether it is up to
+`python -m docs.methods` writes this page from the registry; `--check` says whether it is up to
 date. It is made, not edited: names, equations and references come from the classes and their
 docstrings (`help(mr.losses.KD)` explains each symbol), and so do the default weights, arguments
 and adapters.
@@ -265,7 +263,7 @@ def main(_) -> None:
         if path.exists() and path.read_text("utf-8") == text:
             continue
         if FLAGS.check:
-            sys.exit(f"{path.name} is not up to date: run python docs/methods.py")
+            sys.exit(f"{path.name} is not up to date: run python -m docs.methods")
         path.write_text(text, "utf-8")
 
 

@@ -252,7 +252,6 @@ def import_without_lists() -> None:
 
     A file that was moved, and is listed where it was, would otherwise stop the import.
     """
-    sys.path.insert(0, str(ROOT))
     _empty_package(PACKAGE)
     registry = importlib.import_module(f"{PACKAGE}.registry")
     for namespace in NAMESPACES:

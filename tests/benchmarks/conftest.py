@@ -1,17 +1,30 @@
-"""Makes the benchmarks importable: they are scripts beside each other, not a package."""
+"""Runs benchmarks as programs, and forgets those that a test has imported."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def benchmarks(monkeypatch, forgets_flags):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    yield BENCHMARKS
-    # Several define flags of the same name, so none may outlive its test.
-    for script in BENCHMARKS.glob("*.py"):
-        sys.modules.pop(script.stem, None)
+def _forgets_benchmarks(forgets_flags):
+    """Several benchmarks define flags of the same name, so none may outlive its test."""
+    yield
+    for name in [*sys.modules]:
+        if name.partition(".")[0] == "benchmarks":
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def run_benchmark():
+    """Returns a function that runs a module of `benchmarks` with flags and returns its output."""
+
+    def run(module: str, *flags: str) -> str:
+        command = [sys.executable, "-m", f"benchmarks.{module}", *flags]
+        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        return done.stdout
+
+    return run

@@ -1,7 +1,10 @@
 """Interleaving and its statistics."""
 
+import importlib.util
 import re
 import subprocess
+import sys
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import tensorflow as tf
 
 @pytest.fixture
 def common():
-    import common
+    from benchmarks import common
 
     return common
 
@@ -61,6 +64,24 @@ def test_rows_are_appended_and_read_back(common, tmp_path):
     common.append_rows(path, [{"a": 1}, {"a": None}])
     common.append_rows(path, [{"a": "é"}])
     assert common.read_rows(path) == [{"a": 1}, {"a": None}, {"a": "é"}]
+
+
+def test_the_command_of_a_row_is_the_module_that_runs(common, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/where/soak.py", "--steps=2", "--note=a b"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("benchmarks.soak", None))
+    command = common.metadata(0)["command"]
+    assert command == "python -m benchmarks.soak --steps=2 '--note=a b'"
+
+
+def test_rows_from_before_the_folders_name_the_command_of_today(common):
+    rows = [row for path in common.RESULTS.glob("*.jsonl") for row in common.read_rows(path)]
+    modules = {row["command"].split()[2] for row in rows}
+    assert {"benchmarks.cifar100.train", "benchmarks.speed.step_overhead"} <= modules
+    for module in modules:
+        assert importlib.util.find_spec(module), module
+    flagfiles = {re.search(r"--flagfile=(\S+)|$", row["command"])[1] for row in rows} - {None}
+    assert flagfiles
+    assert all((common.RESULTS.parents[1] / path).is_file() for path in flagfiles)
 
 
 def test_resident_peak_sees_arrays_and_only_those_of_the_call(common):

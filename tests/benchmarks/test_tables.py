@@ -14,7 +14,7 @@ RUN = {
     "batch": 64,
     "rounds": 15,
     "steps": 2,
-    "command": "python benchmarks/step_overhead.py",
+    "command": "python -m benchmarks.speed.step_overhead",
     **ABOUT,
 }
 
@@ -30,14 +30,14 @@ def row(pair, contender, ms, ratio_to=None, ratio=1.0, **others):
 
 @pytest.fixture
 def tables():
-    import tables
+    from benchmarks import tables
 
     return tables
 
 
 @pytest.fixture
 def results(tmp_path):
-    import common
+    from benchmarks import common
 
     rows = [
         row("a:b", "KD, by hand", 999.0, commit="old", date="2029-01-01T00:00:00+00:00"),
@@ -61,7 +61,7 @@ def test_latest_rows_stand_between_the_markers(tables, results):
         "| a → b | KD, later | 300 (299 to 302) |  |\n"
         "| c → d | KD, by hand | 50 (49 to 52) |  |\n"
         "\n"
-        "`python benchmarks/step_overhead.py` (batch 64, rounds 15, steps 2) on 2 x CPU, "
+        "`python -m benchmarks.speed.step_overhead` (batch 64, rounds 15, steps 2) on 2 x CPU, "
         "TensorFlow 2.21.0, Keras 3.15.1, Python 3.11.7, modreduce_keras 0.1.0 at abc, "
         "2030-01-02.\n"
         "<!-- /table -->\n\nThe end.\n"
@@ -98,14 +98,14 @@ def test_the_pages_are_up_to_date_and_show_every_table(tables):
     for page in map(Path, tables.PAGES):
         text = page.read_text("utf-8")
         assert tables.render(text, tables.common.RESULTS) == text, (
-            f"{page.name} is not up to date: run python benchmarks/tables.py"
+            f"{page.name} is not up to date: run python -m benchmarks.tables"
         )
         shown |= set(re.findall(f"{tables.MARK}(\\w+)", text))
     assert shown == {*tables.TABLES, *tables.OF_SEVERAL}
 
 
 def test_the_table_that_recommends(tables, tmp_path):
-    import common
+    from benchmarks import common
 
     cifar100 = {"pair": "a:b", "epochs": 1, "samples": 1, "augmentations": 1, "batch": 1}
     cifar100 |= {"rate": 1, "validation_images": 1, "students_test": None}
@@ -146,7 +146,9 @@ def test_the_table_of_rkd(tables):
     made = tables.rkd_memory(rows).splitlines()
     assert made[2] == "| 64 | published | 9 (8 to 10) |  | 812 |  |"
     assert made[3] == "| 64 | ours | 9 (8 to 10) | 0.25 (0.20 to 0.30) | 93 | 0.11 |"
-    assert made[5].startswith("`python benchmarks/step_overhead.py` (batch 64, rounds 15, steps 2)")
+    assert made[5].startswith(
+        "`python -m benchmarks.speed.step_overhead` (batch 64, rounds 15, steps 2)"
+    )
 
 
 def test_the_table_of_the_guard(tables):
@@ -157,7 +159,9 @@ def test_the_table_of_the_guard(tables):
     made = tables.guard_cost(rows).splitlines()
     assert made[2] == "| memory | 640,000 | without | 9 (8 to 10) |  |"
     assert made[3] == "| memory | 640,000 | with | 9 (8 to 10) | 1.02 (1.00 to 1.03) |"
-    assert made[5].startswith("`python benchmarks/step_overhead.py` (student s, negatives 9, ")
+    assert made[5].startswith(
+        "`python -m benchmarks.speed.step_overhead` (student s, negatives 9, "
+    )
 
 
 def test_the_table_of_online_costs(tables):
@@ -325,15 +329,15 @@ def test_the_table_of_exports(tables):
     assert "representative 100, images 300, repeats 9" in made[-1]
 
 
-def test_command_writes_and_checks(benchmarks, results):
+def test_command_writes_and_checks(results):
     readme = results / "README.md"
     readme.write_text(README, "utf-8")
-    command = [sys.executable, str(benchmarks / "tables.py")]
+    command = [sys.executable, "-m", "benchmarks.tables"]
     command += [f"--page={readme}", f"--results={results}"]
 
     stale = subprocess.run([*command, "--check"], capture_output=True, text=True)
     assert stale.returncode == 1
-    assert "README.md is not up to date: run python benchmarks/tables.py" in stale.stderr
+    assert "README.md is not up to date: run python -m benchmarks.tables" in stale.stderr
     assert readme.read_text("utf-8") == README
 
     subprocess.run(command, check=True)

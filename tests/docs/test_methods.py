@@ -3,7 +3,6 @@
 import importlib.util
 import inspect
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,13 @@ RUN = {
     "samples": 50_000,
     "rounds": 10,
     "steps": 1,
-    "command": "python benchmarks/method_cost.py",
+    "command": "python -m benchmarks.speed.method_cost",
     **ABOUT,
 }
 
 
 @pytest.fixture
-def methods(forgets_flags, monkeypatch):
-    monkeypatch.setattr(sys, "path", [*sys.path])
+def methods(forgets_flags):
     spec = importlib.util.spec_from_file_location("docs_methods", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -150,9 +148,10 @@ def test_costs(methods):
     assert cells(page, "crd")[6] == ("1.50 x, -1 MiB, 49 MiB held; `crd_shared` 1.25 x, +40 MiB")
     assert cells(page, "dkd")[6] == "not measured"
     assert page.endswith(
-        "## Where the costs come from\n\n`python benchmarks/method_cost.py` (teacher resnet56, "
-        "student resnet20, batch 64, samples 50000, rounds 10, steps 1) on 2 x CPU, TensorFlow "
-        "2.21.0, Keras 3.15.1, Python 3.11.7, modreduce_keras 0.1.0 at abc, 2030-01-02.\n"
+        "## Where the costs come from\n\n`python -m benchmarks.speed.method_cost` "
+        "(teacher resnet56, student resnet20, batch 64, samples 50000, rounds 10, steps 1) "
+        "on 2 x CPU, TensorFlow 2.21.0, Keras 3.15.1, Python 3.11.7, modreduce_keras 0.1.0 at abc, "
+        "2030-01-02.\n"
     )
 
 

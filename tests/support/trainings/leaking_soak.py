@@ -1,15 +1,10 @@
 """The soak with a callback that keeps a MiB in each step and has the validation traced anew."""
 
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-
-import soak
 from absl import app
+
+from benchmarks.checks import soak
 
 
 class Leak(keras.callbacks.Callback):

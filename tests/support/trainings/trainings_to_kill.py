@@ -1,4 +1,4 @@
-"""What stands in for `benchmarks/cifar100_kills.train`: processes that can be killed, or not."""
+"""Stand-ins for `train` in `benchmarks/cifar100/kills.py`: they can be killed, or not."""
 
 import time
 from pathlib import Path

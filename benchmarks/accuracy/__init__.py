@@ -1,0 +1,1 @@
+"""What students reach on small data sets."""

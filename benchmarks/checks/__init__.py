@@ -1,0 +1,1 @@
+"""Long runs that look for defects: combinations drawn at random, and a soak."""

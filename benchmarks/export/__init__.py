@@ -1,0 +1,1 @@
+"""Files for devices: their sizes, agreement and speed."""

@@ -1,0 +1,1 @@
+"""The site's pages, and the scripts that write some of them."""
