@@ -1,6 +1,7 @@
 """Tensor helpers that losses and aggregators share, in `keras.ops` only."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -282,7 +283,7 @@ def _pooling_matrix(size: int, target: int) -> np.ndarray:
 
 
 def adaptive_average_pool(maps: Tensor, *sizes: int) -> Tensor:
-    """Returns feature maps averaged down to (batch, *sizes, channels).
+    """Returns feature maps averaged to (batch, *sizes, channels).
 
     Window `i` of `n` covers the positions from floor(i · size / n) to ceil((i + 1) · size / n).
 
@@ -302,12 +303,45 @@ def adaptive_average_pool(maps: Tensor, *sizes: int) -> Tensor:
     return maps
 
 
-def pooled_to_match(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def mask_at(mask: Tensor, sizes: Sequence[int], keep: str = "any") -> Tensor:
+    """Returns a mask of positions at other sizes, (batch, *sizes), bool.
+
+    Args:
+        mask: (batch, positions...), bool, of known sizes.
+        sizes: A size for each axis of positions, smaller or larger.
+        keep: Which windows of `adaptive_average_pool` are kept: those of which `"any"` position
+            is, or those of which `"all"` are.
+    """
+    counted = mask if keep == "any" else ops.logical_not(mask)
+    share = adaptive_average_pool(ops.cast(counted, "float32")[..., None], *sizes)[..., 0]
+    return share > 0 if keep == "any" else ops.equal(share, 0)
+
+
+def _averaged(maps: Tensor, sizes: Sequence[int], kept: Tensor | None) -> Tensor:
+    """Returns maps at smaller sizes, averaged over the positions that are kept."""
+    if tuple(maps.shape[1:-1]) == tuple(sizes):
+        return maps
+    kept = filled(kept, maps[..., 0])
+    if kept is None:
+        return adaptive_average_pool(maps, *sizes)
+    share = adaptive_average_pool(ops.cast(kept, maps.dtype)[..., None], *sizes)
+    return adaptive_average_pool(zeroed(maps, kept), *sizes) * safe_reciprocal(share)
+
+
+def pooled_to_match(
+    first: Tensor, second: Tensor, kept: Sequence[Tensor | None] = (None, None)
+) -> tuple[Tensor, Tensor]:
     """Returns two sets of feature maps, each averaged down to the smaller size along each axis.
+
+    This is how maps of any two sizes are compared everywhere: by adaptive average pooling, along
+    each axis of the larger of the two, the teacher's or the student's. Nothing is interpolated,
+    because a value between two positions of the smaller map says nothing new.
 
     Args:
         first: (batch, positions..., channels): sequences, maps or volumes.
         second: Of the same rank; its channels may differ.
+        kept: Masks of both, (batch, positions...) and bool, or `None`. Averages are then over the
+            positions that are kept; a window without any gives 0. `mask_at` tells which do.
 
     Returns:
         Both, of equal sizes.
@@ -327,11 +361,7 @@ def pooled_to_match(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         )
     sizes = tuple(min(pair) for pair in pairs)
 
-    def pooled(maps: Tensor) -> Tensor:
-        same = tuple(maps.shape[1:-1]) == sizes
-        return maps if same else adaptive_average_pool(maps, *sizes)
-
-    return pooled(first), pooled(second)
+    return _averaged(first, sizes, kept[0]), _averaged(second, sizes, kept[1])
 
 
 def scale_gradient(tensor: Tensor, factor: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 from keras import ops
 
 from modreduce_keras.adapters.classifier_base import ClassifierAdapter, classifier_of
+from modreduce_keras.adapters.map_base import are_several
 from modreduce_keras.ops import float32
 from modreduce_keras.registry import register
 from modreduce_keras.typing import Tensor
@@ -25,11 +26,11 @@ class ClassAttention(ClassifierAdapter):
         trainable: See `Adapter`.
 
     Call arguments:
-        student: The student's last maps, (batch, height, width, channels).
-        teacher: The teacher's last maps.
+        student: The student's last maps, (batch, height, width, channels), or of another rank.
+        teacher: The teacher's last maps, of the same rank.
 
     Returns:
-        Two maps (batch, height, width, classes), the student's and the teacher's.
+        Two maps (batch, height, width, classes), the student's and the teacher's, of their sizes.
 
     Raises:
         ValueError: If no models were adopted, one does not end in a Dense layer that takes the
@@ -66,10 +67,11 @@ class ClassAttention(ClassifierAdapter):
     def build(self, student_shape: Any, teacher_shape: Any) -> None:
         shapes = {"student": student_shape, "teacher": teacher_shape}
         for role, shape in shapes.items():
-            if len(shape) != 4:
+            if not are_several([shape]):
                 raise ValueError(
-                    "ClassAttention needs maps (batch, height, width, channels): the tap before "
-                    f"the pooling, such as 'stage3'. Received: {role} of shape {tuple(shape)}"
+                    "ClassAttention needs maps (batch, height, width, channels), or sequences "
+                    "(batch, length, channels), of known size: the tap before the pooling, such as "
+                    f"'stage3'. Received: {role} of shape {tuple(shape)}"
                 )
         if self._classifiers is None:
             return

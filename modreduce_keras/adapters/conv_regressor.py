@@ -7,7 +7,7 @@ import keras
 from modreduce_keras.adapters.base import Adapter
 from modreduce_keras.adapters.map_base import RANKS, convolution, is_known, is_pointwise
 from modreduce_keras.adapters.normalization import normalization_layer
-from modreduce_keras.ops import filled
+from modreduce_keras.ops import filled, mask_at, pooled_to_match
 from modreduce_keras.registry import register
 from modreduce_keras.typing import Tensor
 
@@ -19,12 +19,14 @@ class ConvRegressor(Adapter):
     By the ratio of the sizes: a 3×3 convolution of stride 2 (the student's map is twice as
     large), a transposed 4×4 convolution of stride 2 (half as large), or a convolution without
     padding whose kernel covers the difference (1×1 for equal sizes); then batch normalization
-    and ReLU.
+    and ReLU. Where the student's map is smaller along an axis, but not by half, both maps are first
+    averaged down to the smaller size along each axis, and the convolution is 1×1.
 
     Sequences (batch, length, channels) and volumes have the same convolutions in one and in three
     dimensions. Sequences of unknown length count as equally long: 1×1 is then a dense layer on the
-    channels of each token. At equal sizes the regressor takes masks: each position is regressed by
-    itself, and the batch normalization's statistics are those of the positions that are kept.
+    channels of each token. With a 1×1 convolution the regressor takes masks: each position is
+    regressed by itself, averages are over the positions that are kept, and so are the batch
+    normalization's statistics.
 
     Args:
         batch_normalization: Whether one follows the convolution, as in the published
@@ -37,14 +39,14 @@ class ConvRegressor(Adapter):
 
     Call arguments:
         student: (batch, height, width, channels), or of another rank.
-        teacher: Of the student's rank, returned as it is.
+        teacher: Of the student's rank.
 
     Returns:
-        The regressed student map, of the teacher's shape, and the teacher map.
+        The regressed student map and the teacher map, of equal shapes: the teacher's, or where
+        both are averaged down, the smaller sizes and the teacher's channels.
 
     Raises:
-        ValueError: If the features are not maps of one rank, or the student's is smaller than the
-            teacher's but not by a factor of two.
+        ValueError: If the features are not maps of one rank.
 
     Example:
         >>> import numpy as np
@@ -54,7 +56,8 @@ class ConvRegressor(Adapter):
 
     Reference:
         Romero et al., FitNets: Hints for Thin Deep Nets, 2015; the three cases as in the
-        published code of Tian et al., Contrastive Representation Distillation, 2020.
+        published code of Tian et al., Contrastive Representation Distillation, 2020. Other sizes
+        are ours.
     """
 
     one_feature = True
@@ -86,7 +89,17 @@ class ConvRegressor(Adapter):
                 )
                 + f"Received: student of shape {shapes[0]} and teacher of shape {shapes[1]}"
             )
-        arguments = self._convolution(*(shape[1:-1] for shape in shapes))
+        # The length of sequences may be unknown: then it is the same.
+        sizes = [
+            (a or b or 1, b or a or 1) for a, b in zip(*(s[1:-1] for s in shapes), strict=True)
+        ]
+        fitting = _convolution(sizes)
+        self.averages = fitting is None
+        arguments = fitting or {"size": 1, "padding": "valid"}
+        if self.averages:
+            student_shape, teacher_shape = (
+                (shape[0], *map(min, sizes), shape[-1]) for shape in shapes
+            )
         filters = teacher_shape[-1]
         self.convolution = convolution(
             len(student_shape), filters, dtype=self.dtype_policy, name="convolution", **arguments
@@ -99,28 +112,26 @@ class ConvRegressor(Adapter):
             self.normalization = normalization_layer(self.dtype_policy, "normalization")
             self.normalization.build((*teacher_shape[:-1], filters))
 
-    @staticmethod
-    def _convolution(student: Tensor, teacher: Tensor) -> dict[str, Any]:
-        # The length of sequences may be unknown: then it is the same.
-        pairs = [(a or b or 1, b or a or 1) for a, b in zip(student, teacher, strict=True)]
-        if all(a == 2 * b for a, b in pairs):
-            return {"size": 3, "strides": 2, "padding": "same"}
-        if all(b == 2 * a for a, b in pairs):
-            return {"size": 4, "strides": 2, "padding": "same", "transposed": True}
-        if all(a >= b for a, b in pairs):
-            return {"size": tuple(1 + a - b for a, b in pairs), "padding": "valid"}
-        names = {1: "(length)", 2: "(height, width)"}.get(len(pairs), "sizes")
-        raise ValueError(
-            "ConvRegressor needs a student map of at least the teacher's size, or of half of it; "
-            "adapter='channel_projector' keeps the student's size, and the loss averages the "
-            f"larger maps down. Received: student {names}={student}, teacher {names}={teacher}"
-        )
-
     def call(
         self, student: Tensor, teacher: Tensor, training: bool | None = None, kept: Any = None
     ) -> Any:
+        mask, of_teacher = map((kept or {}).get, ("student", "teacher"))
+        if self.averages:
+            student, teacher = pooled_to_match(student, teacher, (mask, of_teacher))
+            mask = None if mask is None else mask_at(mask, student.shape[1:-1])
         regressed = self.convolution(student)
         if self.normalization is not None:
-            mask = filled((kept or {}).get("student"), regressed[..., 0])
+            mask = filled(mask, regressed[..., 0])
             regressed = self.normalization(regressed, training=training, mask=mask)
         return (keras.ops.relu(regressed) if self.use_relu else regressed), teacher
+
+
+def _convolution(sizes: list[tuple[int, int]]) -> dict[str, Any] | None:
+    """Returns the convolution between (student, teacher) sizes, `None` where there is none."""
+    if all(a == 2 * b for a, b in sizes):
+        return {"size": 3, "strides": 2, "padding": "same"}
+    if all(b == 2 * a for a, b in sizes):
+        return {"size": 4, "strides": 2, "padding": "same", "transposed": True}
+    if all(a >= b for a, b in sizes):
+        return {"size": tuple(1 + a - b for a, b in sizes), "padding": "valid"}
+    return None

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from modreduce_keras.adapters.map_base import MapAdapter
+from modreduce_keras.adapters.map_base import RANKS, MapAdapter, convolution
 from modreduce_keras.adapters.normalization import normalization_layer
 from modreduce_keras.arguments import is_number
 from modreduce_keras.ops import float32, per_sample_mean
@@ -20,26 +20,35 @@ class ConvolutionChain(keras.layers.Layer):
         self, widths: list[int], *, transposed: bool, batch_normalization: bool, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        kind = keras.layers.Conv2DTranspose if transposed else keras.layers.Conv2D
+        self.widths, self.transposed = widths, transposed
+        self.batch_normalization = batch_normalization
+
+    def build(self, shape: Any) -> None:
         self.convolutions = [
-            kind(width, 3, padding="same", dtype=self.dtype_policy, name=f"convolution_{i}")
-            for i, width in enumerate(widths)
+            convolution(
+                len(shape),
+                width,
+                3,
+                transposed=self.transposed,
+                padding="same",
+                dtype=self.dtype_policy,
+                name=f"convolution_{i}",
+            )
+            for i, width in enumerate(self.widths)
         ]
         self.normalizations = [
             normalization_layer(self.dtype_policy, f"normalization_{i}")
-            for i in range(len(widths) if batch_normalization else 0)
+            for i in range(len(self.widths) if self.batch_normalization else 0)
         ]
-
-    def build(self, shape: Any) -> None:
-        for i, convolution in enumerate(self.convolutions):
-            convolution.build(shape)
-            shape = (*shape[:-1], convolution.filters)
+        for i, (layer, width) in enumerate(zip(self.convolutions, self.widths, strict=True)):
+            layer.build(shape)
+            shape = (*shape[:-1], width)
             if self.normalizations:
                 self.normalizations[i].build(shape)
 
     def call(self, maps: Tensor, training: bool | None = None) -> Any:
-        for i, convolution in enumerate(self.convolutions):
-            maps = convolution(maps)
+        for i, layer in enumerate(self.convolutions):
+            maps = layer(maps)
             if self.normalizations:
                 maps = self.normalizations[i](maps, training=training)
             maps = ops.leaky_relu(maps, 0.1)
@@ -61,6 +70,7 @@ class Factors(MapAdapter):
 
     Encoder and translator are three 3×3 convolutions with batch normalization and LeakyReLU 0.1,
     the first as wide as its input; the decoder mirrors the encoder with transposed convolutions.
+    Sequences and volumes have the same convolutions in one and in three dimensions.
 
     Args:
         rate: Channels of the factors per channel of the teacher, positive. Defaults to 0.5.
@@ -94,6 +104,7 @@ class Factors(MapAdapter):
     """
 
     one_feature = True
+    ranks = RANKS
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
-from modreduce_keras.adapters.map_base import are_several
+from modreduce_keras.adapters.map_base import are_several, convolution
 from modreduce_keras.adapters.normalization import normalization_layer
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.ops import float32, pooled_to_match, unit
@@ -25,7 +25,8 @@ class LayerAttention(Adapter):
     resembles the others in each layer. u and v are a dense layer, ReLU and a dense layer scaled
     to unit length, in float32. Each pair of layers has a regressor from the student's channels to
     the teacher's (1×1, 3×3 and 1×1 convolutions of twice the teacher's channels in the middle,
-    with batch normalization and ReLU between them), at the smaller of both sizes.
+    with batch normalization and ReLU between them), at the smaller of both sizes. Sequences and
+    volumes have the same convolutions in one and in three dimensions.
 
     A dense layer on rows of the (batch, batch) matrix needs a fixed width, `batch_size`. Smaller
     batches are padded with zeros, and of larger ones only the first `batch_size` columns count,
@@ -84,13 +85,15 @@ class LayerAttention(Adapter):
             )
 
     def build(self, student_shape: Any, teacher_shape: Any) -> None:
-        for shapes in (student_shape, teacher_shape):
-            if not are_several(shapes):
-                raise ValueError(
-                    "LayerAttention needs lists of maps (batch, height, width, channels), such as "
-                    "at=['stage1', 'stage2', 'stage3']. Received: student of shape "
-                    f"{student_shape} and teacher of shape {teacher_shape}"
-                )
+        sides = student_shape, teacher_shape
+        known = all(map(are_several, sides))
+        if not known or len({len(shape) for side in sides for shape in side}) > 1:
+            raise ValueError(
+                "LayerAttention needs lists of maps (batch, height, width, channels), or sequences "
+                "(batch, length, channels), of one rank and of known size (models whose inputs "
+                "have a full shape), such as at=['stage1', 'stage2', 'stage3']. Received: student "
+                f"of shape {student_shape} and teacher of shape {teacher_shape}"
+            )
         self.queries = [self._embedding(f"query_{i}") for i in range(len(student_shape))]
         self.keys = [self._embedding(f"key_{j}") for j in range(len(teacher_shape))]
         self.regressors = [
@@ -105,19 +108,18 @@ class LayerAttention(Adapter):
         return embedding
 
     def _regressor(self, student_shape: Any, teacher_shape: Any, name: str | None) -> Any:
-        channels = teacher_shape[-1]
+        channels, rank = teacher_shape[-1], len(teacher_shape)
+        policy = self.dtype_policy
         layers = []
         for size in (1, 3):
             layers += [
-                keras.layers.Conv2D(
-                    2 * channels, size, padding="same", use_bias=False, dtype=self.dtype_policy
-                ),
-                normalization_layer(self.dtype_policy),
-                keras.layers.ReLU(dtype=self.dtype_policy),
+                convolution(rank, 2 * channels, size, padding="same", use_bias=False, dtype=policy),
+                normalization_layer(policy),
+                keras.layers.ReLU(dtype=policy),
             ]
-        layers.append(keras.layers.Conv2D(channels, 1, use_bias=False, dtype=self.dtype_policy))
+        layers.append(convolution(rank, channels, 1, use_bias=False, dtype=policy))
         regressor = keras.Sequential(layers, name=name)
-        least = [min(pair) for pair in zip(student_shape[1:3], teacher_shape[1:3], strict=True)]
+        least = map(min, zip(student_shape[1:-1], teacher_shape[1:-1], strict=True))
         regressor.build((None, *least, student_shape[-1]))
         return regressor
 

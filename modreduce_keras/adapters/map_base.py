@@ -93,7 +93,7 @@ def is_known(shape: Any, ranks: Sequence[int] = (4,)) -> bool:
     return all(isinstance(size, int) for size in sizes)
 
 
-def are_several(shapes: Any, ranks: Sequence[int] = (4,)) -> bool:
-    """Returns whether these are the shapes of a list of features of known size."""
+def are_several(shapes: Any, ranks: Sequence[int] = RANKS) -> bool:
+    """Returns whether these are the shapes of a list of features, of which all sizes are known."""
     several = isinstance(shapes, (list, tuple)) and len(shapes) > 0
-    return several and all(is_known(shape, ranks) for shape in shapes)
+    return several and all(is_known(one, ranks) and None not in one[1:] for one in shapes)

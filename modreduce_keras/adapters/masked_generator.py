@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from modreduce_keras.adapters.map_base import MapAdapter
+from modreduce_keras.adapters.map_base import RANKS, MapAdapter, convolution
 from modreduce_keras.arguments import is_number, require_choice, require_integer
 from modreduce_keras.ops import pooled_to_match
 from modreduce_keras.registry import register
@@ -23,7 +23,8 @@ class MaskedGenerator(MapAdapter):
 
     In training, every position (or channel) of every sample is set to zero with probability
     `ratio`, anew in each step; otherwise nothing is masked. Maps of unequal height or width are
-    averaged down to the smaller one first.
+    averaged down to the smaller one first. Sequences and volumes have the same convolutions in one
+    and in three dimensions.
 
     Args:
         ratio: Probability of being masked, at least 0 and below 1. Defaults to 0.5.
@@ -58,6 +59,7 @@ class MaskedGenerator(MapAdapter):
     """
 
     one_feature = True
+    ranks = RANKS
 
     def __init__(
         self,
@@ -90,7 +92,8 @@ class MaskedGenerator(MapAdapter):
     def _convolution(
         self, filters: Any, size: Any, shape: Any, name: str | None, activation: Any = None
     ) -> Any:
-        convolution = keras.layers.Conv2D(
+        layer = convolution(
+            len(shape),
             filters,
             size,
             padding="same",
@@ -98,18 +101,19 @@ class MaskedGenerator(MapAdapter):
             dtype=self.dtype_policy,
             name=name,
         )
-        convolution.build(shape)
-        return convolution
+        layer.build(shape)
+        return layer
 
     def call(self, student: Tensor, teacher: Tensor, training: bool | None = None) -> Any:
         maps, teacher = pooled_to_match(student, teacher)
         if self.alignment is not None:
             maps = self.alignment(maps)
         if training:
-            batch, height, width, channels = ops.shape(maps)
-            alike = (1, 1, channels) if self.mask == "channels" else (height, width, 1)
+            batch, *positions, channels = ops.shape(maps)
+            by_channel = self.mask == "channels"
+            alike = (*[1] * len(positions), channels) if by_channel else (*positions, 1)
             kept = keras.random.uniform((batch, *alike), seed=self.random) >= self.ratio
             maps = maps * ops.cast(kept, maps.dtype)
-        for convolution in self.generation:
-            maps = convolution(maps)
+        for layer in self.generation:
+            maps = layer(maps)
         return maps, teacher

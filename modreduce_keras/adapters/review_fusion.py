@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
-from modreduce_keras.adapters.map_base import are_several
+from modreduce_keras.adapters.map_base import RANKS, are_several, convolution
 from modreduce_keras.adapters.normalization import normalization_layer
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.registry import register
@@ -21,10 +21,11 @@ class ReviewFusion(Adapter):
     x = a ⊙ conv_1×1(f) + b ⊙ y, (a, b) = σ(conv_1×1([conv_1×1(f), y])), output = conv_3×3(x)
 
     from the deepest stage to the first, where y is the x of the next deeper stage, brought to the
-    size of f (there is none at the deepest: x is its convolution). a and b are one number for
-    each position. The first 1×1 convolution leads to `channels`, the 3×3 one to the teacher's; both
+    size of f (there is none at the deepest: x is its convolution). a and b are one number for each
+    position. The first 1×1 convolution leads to `channels`, the 3×3 one to the teacher's; both
     are followed by batch normalization, and x is brought to the teacher's size in between. Sizes
-    change by repeating the nearest value.
+    change by repeating the nearest value. Sequences and volumes have the same convolutions in one
+    and in three dimensions.
 
     Args:
         channels: Channels of x, shared by all stages. Defaults to `None`: those of the student's
@@ -35,7 +36,8 @@ class ReviewFusion(Adapter):
 
     Call arguments:
         student: List of features from the first stage to the deepest: maps (batch, height, width,
-            channels) or vectors (batch, features), which count as maps of one place.
+            channels), all of one rank, or vectors (batch, features), which count as maps of one
+            place.
         teacher: List of features, as many.
 
     Returns:
@@ -71,57 +73,74 @@ class ReviewFusion(Adapter):
 
     def build(self, student_shape: Any, teacher_shape: Any) -> None:
         sides = (student_shape, teacher_shape)
-        known = all(are_several(side, ranks=(2, 4)) for side in sides)
-        if not known or len(student_shape) != len(teacher_shape):
+        known = all(are_several(side, ranks=(2, *RANKS)) for side in sides)
+        ranks = {len(shape) for side in sides for shape in side} - {2} if known else set()
+        if not known or len(student_shape) != len(teacher_shape) or len(ranks) > 1:
             raise ValueError(
-                "ReviewFusion needs two lists of maps (batch, height, width, channels) or vectors "
-                "(batch, features) of known size, as many of the student as of the teacher, such "
-                "as at=['stage1', 'stage2', 'stage3']. Received: student of shape "
-                f"{student_shape} and teacher of shape {teacher_shape}"
+                "ReviewFusion needs two lists of maps (batch, height, width, channels), sequences "
+                "(batch, length, channels) or vectors (batch, features) of known size, all maps of "
+                "one rank, as many of the student as of the teacher, such as at=['stage1', "
+                f"'stage2', 'stage3']. Received: student of shape {student_shape} and teacher of "
+                f"shape {teacher_shape}"
             )
+        self.rank = max(ranks, default=4)
         width = self.channels or min(512, student_shape[-1][-1])
         deepest = len(student_shape) - 1
         self.stages = []
         for i, (one, other) in enumerate(zip(student_shape, teacher_shape, strict=True)):
             stage = _Stage(
                 width,
-                output_size=other[1:-1] or (1, 1),
+                rank=self.rank,
+                output_size=other[1:-1] or (1,) * (self.rank - 2),
                 output_channels=other[-1],
                 fuses=i < deepest,
                 dtype=self.dtype_policy,
                 name=f"stage_{i}",
             )
-            stage.build((None, None, None, one[-1]))
+            stage.build((*[None] * (self.rank - 1), one[-1]))
             self.stages.append(stage)
 
     def call(self, student: Tensor, teacher: Tensor, training: bool | None = None) -> Any:
         outputs, deeper = [], None
         for stage, feature in zip(self.stages[::-1], student[::-1], strict=True):
-            output, deeper = stage(_as_map(feature), deeper, training=training)
+            output, deeper = stage(self._as_map(feature), deeper, training=training)
             outputs.append(output)
-        return outputs[::-1], [_as_map(feature) for feature in teacher]
+        return outputs[::-1], [self._as_map(feature) for feature in teacher]
+
+    def _as_map(self, feature: Tensor) -> Any:
+        while len(feature.shape) < self.rank:
+            feature = ops.expand_dims(feature, 1)
+        return feature
 
 
 class _Stage(keras.layers.Layer):
     """The fusion of one stage: returns its output and what the stage before it reviews."""
 
     def __init__(
-        self, channels: Any, *, output_size: Any, output_channels: Any, fuses: bool, **kwargs: Any
+        self,
+        channels: Any,
+        *,
+        rank: int,
+        output_size: Any,
+        output_channels: Any,
+        fuses: bool,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.output_size = tuple(output_size)
+        self.rank, self.channels, self.output_size = rank, channels, tuple(output_size)
         self.reduction = self._normalized(channels, 1)
         self.expansion = self._normalized(output_channels, 3)
         self.attention = None
         if fuses:
-            self.attention = keras.layers.Conv2D(
-                2, 1, activation="sigmoid", dtype=self.dtype_policy, name="attention"
+            self.attention = convolution(
+                rank, 2, 1, activation="sigmoid", dtype=self.dtype_policy, name="attention"
             )
 
     def _normalized(self, filters: Any, size: Any) -> Any:
         return keras.Sequential(
             [
-                keras.layers.Conv2D(
+                convolution(
+                    self.rank,
                     filters,
                     size,
                     padding="same",
@@ -134,16 +153,15 @@ class _Stage(keras.layers.Layer):
         )
 
     def build(self, shape: Any) -> None:
-        channels = self.reduction.layers[0].filters
         self.reduction.build(shape)
-        self.expansion.build((*shape[:3], channels))
+        self.expansion.build((*shape[:-1], self.channels))
         if self.attention is not None:
-            self.attention.build((*shape[:3], 2 * channels))
+            self.attention.build((*shape[:-1], 2 * self.channels))
 
     def call(self, feature: Tensor, deeper: Any, training: bool | None = None) -> Any:
         mixed = self.reduction(feature, training=training)
         if self.attention is not None:
-            deeper = _resized(deeper, mixed.shape[1:3])
+            deeper = _resized(deeper, mixed.shape[1:-1])
             shares = self.attention(ops.concatenate([mixed, deeper], axis=-1))
             mixed = mixed * shares[..., :1] + deeper * shares[..., 1:]
         mixed = _resized(mixed, self.output_size)
@@ -151,13 +169,9 @@ class _Stage(keras.layers.Layer):
 
 
 def _resized(maps: Tensor, sizes: Any) -> Any:
-    """Returns maps at another height and width; position `i` of `n` copies floor(i · size / n)."""
+    """Returns maps at other sizes; position `i` of `n` copies floor(i · size / n)."""
     for axis, target in enumerate(sizes, start=1):
         size = maps.shape[axis]
         if size != target:
             maps = ops.take(maps, np.arange(target) * size // target, axis=axis)
     return maps
-
-
-def _as_map(feature: Tensor) -> Any:
-    return feature if len(feature.shape) == 4 else feature[:, None, None, :]

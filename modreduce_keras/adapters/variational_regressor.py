@@ -105,7 +105,8 @@ class VariationalRegressor(MapAdapter):
     def call(
         self, student: Tensor, teacher: Tensor, training: bool | None = None, kept: Any = None
     ) -> Any:
-        mean, teacher = pooled_to_match(student, teacher)
+        masks = [(kept or {}).get(side) for side in ("student", "teacher")]
+        mean, teacher = pooled_to_match(student, teacher, masks)
         for layer in self.convolutions:
             mean = layer(mean)
         log_variance = ops.log(ops.softplus(self.log_scale) + self.smallest_variance)

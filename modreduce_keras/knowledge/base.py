@@ -37,7 +37,9 @@ class Knowledge(keras.layers.Layer):
             keras-hub), pass a key of the inputs, such as `"padding_mask"`, or a function of the
             inputs, registered with Keras so that it can be saved. The mask is 0 or `False` at
             positions to leave out, (batch, ...) of all or of the leading axes of the features'
-            positions, and replaces the Keras masks. `False` counts all positions. Positions that
+            positions, and replaces the Keras masks. Where the features differ in size, it is of
+            one side's positions, and of the other side those count that lie wholly in what it
+            keeps. `False` counts all positions. Positions that
             are left out affect neither the value nor the gradient. Losses and adapters that
             cannot leave positions out raise an error for masks, as does a knowledge whose
             features have lost the mask that their model makes.
@@ -270,6 +272,8 @@ class Knowledge(keras.layers.Layer):
                 student, teacher = masks.applied(kept, student, teacher)
             student, teacher = self.adapter(student, teacher, training=training, **more)
             kept = kept if self.adapter.keeps_positions else None
+        if kept is not None and self.loss.matches_sizes:
+            student, teacher, kept = masks.matched(kept, student, teacher)
         if kept is not None and self.loss.ignores_zeros:
             student, teacher = masks.applied(kept, student, teacher)
             kept = None

@@ -10,7 +10,7 @@ from keras import ops
 from modreduce_keras.held import Held
 from modreduce_keras.keras_internals import flatten_layers, mask_of
 from modreduce_keras.losses.base import fits
-from modreduce_keras.ops import zeroed
+from modreduce_keras.ops import as_list, mask_at, pooled_to_match, zeroed
 from modreduce_keras.symbolic import output_spec
 from modreduce_keras.typing import Tensor
 
@@ -119,7 +119,7 @@ def kept(owner: str, pair: tuple[Any, Any], masks: tuple[Any, Any], own: Any) ->
         ValueError: If a mask does not fit the positions that a feature has.
     """
     if own is not None:
-        masks = own, own
+        masks = _on_both(own, pair)
     if masks[0] is None and masks[1] is None:
         return None
     for side, feature in zip(("student", "teacher"), pair, strict=True):
@@ -143,6 +143,19 @@ def kept(owner: str, pair: tuple[Any, Any], masks: tuple[Any, Any], own: Any) ->
         for side, own_positions, mask in zip(sides, positions, masks, strict=True)
     }
     return {side: mask for side, mask in fitting.items() if mask is not None} or None
+
+
+def _on_both(mask: Any, pair: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Returns a mask for each side, where it is of one side's positions and the sizes differ."""
+    sizes = mask.shape[1:]
+    positions = [_positions(feature) for feature in pair]
+    of_one = any(fits(sizes, side) and side for side in positions)
+
+    def at(side: tuple) -> Any:
+        resizes = of_one and len(side) == len(sizes) and not fits(sizes, side)
+        return mask_at(mask, side, keep="all") if resizes and None not in sizes else mask
+
+    return at(positions[0]), at(positions[1])
 
 
 def _alike(one: tuple, other: tuple) -> bool:
@@ -188,6 +201,39 @@ def applied(kept: dict[str, Any], student: Any, teacher: Any) -> tuple[Any, Any]
     """Returns both features, zero at the positions that do not count."""
     student = zeroed(student, kept.get("student"))
     return student, None if teacher is None else zeroed(teacher, kept.get("teacher"))
+
+
+def matched(kept: dict[str, Any], student: Any, teacher: Any) -> tuple[Any, Any, Kept]:
+    """Returns both features and their masks at one size, the smaller one along each axis.
+
+    Averages are over the positions that are kept, and those of the result count that have one on
+    each side. Features that an adapter has averaged down take their masks along.
+    """
+    if len(kept) < 2:
+        return student, teacher, kept
+    of_student = _following(kept["student"], student)
+    of_teacher = _following(kept["teacher"], teacher)
+    if not fits(of_student.shape, of_teacher.shape):
+        # What follows the student's maps in a list, such as a variance, has no positions.
+        students, teachers = as_list(student), as_list(teacher)
+        pairs = [
+            pooled_to_match(*pair, (of_student, of_teacher))
+            for pair in zip(students, teachers, strict=False)
+        ]
+        for index, (one, other) in enumerate(pairs):
+            students[index], teachers[index] = one, other
+        of_student, of_teacher = (_following(mask, students) for mask in (of_student, of_teacher))
+        student = keras.tree.pack_sequence_as(student, students)
+        teacher = keras.tree.pack_sequence_as(teacher, teachers)
+    is_one = of_student is of_teacher
+    both = of_student if is_one else ops.logical_and(of_student, of_teacher)
+    return student, teacher, {"student": both, "teacher": both}
+
+
+def _following(mask: Any, feature: Any) -> Any:
+    """Returns a mask at the positions of a feature that was averaged down."""
+    sizes = _positions(feature)[: len(mask.shape) - 1]
+    return mask if fits(mask.shape[1:], sizes) else mask_at(mask, sizes)
 
 
 def common(owner: str, kept: Kept) -> Any:

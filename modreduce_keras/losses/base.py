@@ -85,6 +85,9 @@ class Loss(keras.losses.Loss, NamedArguments):
     `"mean"` or `"sum"`; `None` where `per_sample` is written instead."""
     ignores_zeros: ClassVar[bool] = False
     """Whether positions that are zero on both sides do not affect the value."""
+    matches_sizes: ClassVar[bool] = False
+    """Whether it averages the larger of two features down to the smaller one, along each axis, by
+    `ops.pooled_to_match`. Where masks leave positions out, they are left out of these averages."""
     one_feature: ClassVar[bool] = False
     """Whether it compares one feature of each model, and does not take lists of features."""
     teacher_learns: ClassVar[bool] = False

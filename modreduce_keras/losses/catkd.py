@@ -27,8 +27,9 @@ class CATKD(Loss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's class activation maps, (batch, height, width, classes).
-        y_pred: The student's; height and width may differ.
+        y_true: The teacher's class activation maps, (batch, height, width, classes), or of another
+            rank.
+        y_pred: The student's, of the same rank; height and width may differ.
 
     Returns:
         (batch,), float32; 0 where the averaged maps of each class are proportional.
@@ -65,14 +66,15 @@ class CATKD(Loss):
 
     def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
         self.require(
-            len(teacher.shape) == len(student.shape) == 4
-            and teacher.shape[-1] == student.shape[-1],
-            "class activation maps (batch, height, width, classes) of equally many classes",
+            len(teacher.shape) == len(student.shape) > 2 and teacher.shape[-1] == student.shape[-1],
+            "class activation maps (batch, height, width, classes), or (batch, length, classes), "
+            "of equally many classes",
             teacher,
             student,
         )
+        cells = [self.resolution] * (len(teacher.shape) - 2)
         attention = [
-            unit(adaptive_average_pool(maps, self.resolution, self.resolution), axis=(1, 2))
+            unit(adaptive_average_pool(maps, *cells), axis=tuple(range(1, 1 + len(cells))))
             for maps in (teacher, student)
         ]
         return per_sample_mean(ops.square(attention[1] - attention[0]))

@@ -58,6 +58,7 @@ class Hint(Loss):
     default_feature: ClassVar[str | None] = "last feature maps"
     default_weight = 100.0
     default_adapter = "conv_regressor"
+    matches_sizes = True
     one_feature = True
     over_positions = "mean"
 

@@ -13,8 +13,9 @@ class MapLoss(Loss):
     """Base class of losses on two sets of maps, (batch, height, width, channels).
 
     Sequences, (batch, length, channels), and volumes are maps of other ranks. Maps of unequal
-    length, height or width are averaged down to the smaller one first, and unless a loss compares
-    channel with channel, the numbers of channels may differ too. `y_true` may be a dict of
+    length, height or width, in any ratio and either way, are averaged down to the smaller size
+    along each axis first, and unless a loss compares channel with channel, the numbers of channels
+    may differ too. `y_true` may be a dict of
     `"teacher"` and `"mask"`, the positions that count, (batch, ...); both sides then have the same
     positions.
 
@@ -23,6 +24,7 @@ class MapLoss(Loss):
     """
 
     default_feature: ClassVar[str | None] = "last feature maps"
+    matches_sizes = True
     one_feature = True
     equal_channels: ClassVar[bool] = False
     """Whether channel is compared with channel, so that both need as many."""

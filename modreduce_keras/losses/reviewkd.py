@@ -23,7 +23,7 @@ class ReviewKD(Loss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's maps, a list of (batch, height, width, channels).
+        y_true: The teacher's maps, a list of (batch, height, width, channels), or of another rank.
         y_pred: The student's maps, of the same shapes.
 
     Returns:
@@ -58,17 +58,18 @@ class ReviewKD(Loss):
 
     def _stage(self, teacher: Tensor, student: Tensor) -> Tensor:
         self.require(
-            len(teacher.shape) == 4 and teacher.shape[1:] == student.shape[1:],
-            "maps (batch, height, width, channels) of equal shape in each stage",
+            len(teacher.shape) > 2 and teacher.shape[1:] == student.shape[1:],
+            "maps (batch, height, width, channels), or sequences (batch, length, channels), of "
+            "equal shape in each stage",
             teacher,
             student,
         )
-        difference = student - teacher
+        difference, sizes = student - teacher, student.shape[1:-1]
         value, weight, total = per_sample_mean(ops.square(difference)), 1.0, 1.0
         for size in (4, 2, 1):
-            if size < min(difference.shape[1:3]):
+            if size < min(sizes):
                 weight /= 2.0
                 total += weight
-                pooled = adaptive_average_pool(difference, size, size)
+                pooled = adaptive_average_pool(difference, *[size] * len(sizes))
                 value = value + weight * per_sample_mean(ops.square(pooled))
         return value / total

@@ -387,7 +387,7 @@ def test_a_key_that_the_inputs_do_not_have_is_refused(tokens):
 
 
 def test_student_and_teacher_of_other_lengths(tokens, random):
-    """Relations take a mask of each side; losses by position need one."""
+    """Relations take a mask of each side; losses of maps average over what is kept."""
     inputs = keras.Input((LENGTH,), dtype="int32")
     x = L.Embedding(12, 4, mask_zero=True)(inputs)
     shorter = L.Dense(4, name="block")(Every2nd()(x))
@@ -399,8 +399,21 @@ def test_student_and_teacher_of_other_lengths(tokens, random):
     a, b = (g / np.linalg.norm(g, axis=1, keepdims=True) for g in grams)
     built = distiller(student, teacher, "sp")
     np.testing.assert_allclose(logged(built, tokens), ((a - b) ** 2).mean(), rtol=1e-4)
+    pairs = zeroed_pairs(sides[1], kept[1])
+    squares = ((features_of(student, tokens) - pairs) ** 2).mean(-1)
+    both = kept[0] & kept[1].reshape(*kept[0].shape, 2).any(-1)
+    built = distiller(student, teacher, "hint", adapter=None)
+    np.testing.assert_allclose(logged(built, tokens), squares[both].mean(), rtol=1e-4)
+    of_keras = mr.Feature(keras.losses.MeanSquaredError(), at="block")
     with pytest.raises(ValueError, match="student and the teacher need the same positions"):
-        distiller(student, teacher, "hint", adapter=None)
+        mr.Distiller(student=student, teacher=teacher, knowledge=[of_keras])
+
+
+def zeroed_pairs(features, kept):
+    """Returns the mean of each two neighbouring tokens over those that are kept."""
+    weights = kept.reshape(len(kept), -1, 2, 1).astype("float64")
+    tokens = features.reshape(len(kept), -1, 2, features.shape[-1])
+    return (tokens * weights).sum(2) / np.maximum(weights.sum(2), 1)
 
 
 class Every2nd(L.Layer):
