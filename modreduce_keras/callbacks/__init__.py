@@ -1,10 +1,11 @@
-"""Callbacks: watch students while they train, and resume a training that was killed."""
+"""Callbacks: watch and store students while they train, and resume a training that was killed."""
 
 from modreduce_keras.callbacks.peer_monitor import PeerMonitor
 from modreduce_keras.callbacks.progress_bar import ProgressBar
 from modreduce_keras.callbacks.resume import Resume
+from modreduce_keras.callbacks.student_checkpoint import StudentCheckpoint
 
-__all__ = ["PeerMonitor", "ProgressBar", "Resume"]
+__all__ = ["PeerMonitor", "ProgressBar", "Resume", "StudentCheckpoint"]
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,7 @@
 """Selection: which of several students is the best, by validation."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
@@ -73,25 +73,35 @@ class Selection(keras.layers.Layer):
 
     def note(self, logs: Mapping[str, Any]) -> None:
         """Takes the scores from the logs of an epoch, if a validation was among them."""
+        found = self.found(logs)
+        if found:
+            self.scores.assign(list(found.values()))
+
+    def found(self, logs: Mapping[str, Any]) -> dict[str, float]:
+        """Returns each student's score, more is better; `{}` where the logs have none."""
         measured = {
             name.removeprefix(f"val_{self.names[0]}/")
             for name in logs
             if name.startswith(f"val_{self.names[0]}/")
         }
         if not measured:
-            return
+            return {}
         criterion = self.criterion or ("accuracy" if "accuracy" in measured else self.default)
         if criterion is None:  # without labels, nothing tells
-            return
+            return {}
         if criterion not in measured:
             raise ValueError(
                 f"criterion must be a validation metric of the students, one of "
                 f"{sorted(measured)}. Received: criterion={criterion!r}"
             )
-        is_loss = criterion in self.terms or criterion.endswith(_LESS_IS_BETTER)
-        mode = self.mode or ("min" if is_loss else "max")
+        mode = self.mode or ("min" if is_less_better(criterion, self.terms) else "max")
         sign = 1.0 if mode == "max" else -1.0
-        self.scores.assign([sign * float(logs[f"val_{n}/{criterion}"]) for n in self.names])
+        return {n: sign * float(logs[f"val_{n}/{criterion}"]) for n in self.names}
+
+
+def is_less_better(criterion: str, terms: Collection[str]) -> bool:
+    """Returns whether less of a measure is better, by its name and those of a loss's terms."""
+    return criterion in terms or criterion.endswith(_LESS_IS_BETTER)
 
 
 class BestStudent(keras.callbacks.Callback):

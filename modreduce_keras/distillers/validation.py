@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -208,6 +209,16 @@ def _require_callbacks(given: Any) -> None:
     wrong = [one for one in several if not isinstance(one, keras.callbacks.Callback)]
     if wrong:
         raise TypeError(f"callbacks must be a list of Keras callbacks. Received: {wrong}")
+    for one in several:
+        if isinstance(one, keras.callbacks.ModelCheckpoint):
+            whole = "adapters and optimizer" if one.save_weights_only else "teacher and adapters"
+            warnings.warn(
+                f"ModelCheckpoint writes the whole distiller, with its {whole}, which is more than "
+                "is deployed: mr.callbacks.StudentCheckpoint('best.keras', save_best_only=True) "
+                "writes the student alone, and mr.callbacks.Resume('run') what training goes on "
+                "from.",
+                stacklevel=2,
+            )
 
 
 @contextlib.contextmanager

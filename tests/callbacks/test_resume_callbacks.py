@@ -294,6 +294,7 @@ def averages():
         "nan",
     ],
 )
+@pytest.mark.filterwarnings("ignore:ModelCheckpoint writes the whole distiller")
 @slowly_both
 def test_callbacks_of_keras(build, make, optimizer, tmp_path):
     def run(name, seed, **arguments):

@@ -83,6 +83,7 @@ def test_stopping_leaves_the_weights_of_before_the_step(new_distiller, batches, 
     assert all(np.isfinite(value).all() for value in state(distiller))
 
 
+@pytest.mark.filterwarnings("ignore:ModelCheckpoint writes the whole distiller")
 def test_nothing_is_saved_after_a_stop(new_distiller, batches, tmp_path):
     distiller = new_distiller(on_nonfinite="stop")
     every_batch = keras.callbacks.ModelCheckpoint(
