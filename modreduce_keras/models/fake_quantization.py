@@ -120,6 +120,8 @@ class FakeQuantize(keras.layers.Layer):
         inputs: Any shape.
         pooled: Whether they are means of what has been rounded here. These are rounded as integers
             are, halves away from 0, where 0 is the middle of the levels.
+        interpolated: Whether they lie between numbers that have been rounded here. Halves of these
+            are rounded up.
 
     Returns:
         The same shape.
@@ -139,9 +141,10 @@ class FakeQuantize(keras.layers.Layer):
             )
         self.supports_masking = True
 
-    def call(self, inputs: Any, pooled: bool = False) -> Any:
+    def call(self, inputs: Any, pooled: bool = False, interpolated: bool = False) -> Any:
         """Returns the rounded inputs."""
-        return _rounding(pooled)(inputs, self.minimum, self.maximum)
+        inputs = ops.cast(inputs, self.compute_dtype)
+        return _rounding(pooled, interpolated)(inputs, self.minimum, self.maximum)
 
     def compute_output_shape(self, input_shape: Shape) -> Any:
         """Returns the shape of the inputs."""
@@ -171,7 +174,7 @@ class LearntFakeQuantize(keras.layers.Layer):
     Call arguments:
         inputs: Any shape.
         training: Whether the ends move.
-        pooled: As for `FakeQuantize`; these do not move the ends.
+        pooled, interpolated: As for `FakeQuantize`; these do not move the ends.
 
     Returns:
         The same shape.
@@ -212,15 +215,22 @@ class LearntFakeQuantize(keras.layers.Layer):
         low, high = self.ends
         return FakeQuantize(minimum=low, maximum=high, name=self.name, **kwargs)
 
-    def call(self, inputs: Any, training: bool | None = None, pooled: bool = False) -> Any:
+    def call(
+        self,
+        inputs: Any,
+        training: bool | None = None,
+        pooled: bool = False,
+        interpolated: bool = False,
+    ) -> Any:
         """Returns the rounded inputs."""
         if self.is_calibrating:
             self._widen(inputs)
             return inputs
-        if training and self.trainable and not pooled:
+        if training and self.trainable and not pooled and not interpolated:
             self._follow(inputs)
         low, high = ops.convert_to_tensor(self.minimum), ops.convert_to_tensor(self.maximum)
-        return ops.where(low < high, _rounding(pooled)(inputs, low, high), inputs)
+        rounded = _rounding(pooled, interpolated)(inputs, low, high)
+        return ops.where(low < high, rounded, inputs)
 
     def _follow(self, inputs: Any) -> None:
         keep = ops.where(self.minimum < self.maximum, self.momentum, 0.0)
@@ -275,18 +285,27 @@ def _round_between(inputs: Any, low: Tensor, high: Tensor) -> Any:
     return keras.quantizers.fake_quant_with_min_max_vars(inputs, low, high, _ACTIVATION_BITS)
 
 
-def _rounding(pooled: bool) -> Any:
-    return _round_means_between if pooled else _round_between
+def _rounding(pooled: bool, interpolated: bool) -> Any:
+    if not pooled and not interpolated:
+        return _round_between
+    rounded = _half_away if pooled else _half_up
+    return lambda inputs, low, high: _round_integers_between(inputs, low, high, rounded)
 
 
-def _round_means_between(inputs: Any, low: Tensor, high: Tensor) -> Any:
-    """Rounds means of rounded numbers between the same ends, as an int8 file's pooling does."""
+def _half_away(levels: Any) -> Any:
+    return ops.sign(levels) * ops.floor(ops.abs(levels) + 0.5 + _NEARLY)
+
+
+def _half_up(levels: Any) -> Any:
+    return ops.floor(levels + 0.5 + _NEARLY)
+
+
+def _round_integers_between(inputs: Any, low: Tensor, high: Tensor, rounded: Any) -> Any:
+    """Rounds what was computed from numbers rounded between the same ends, as int8 kernels do."""
     values = ops.cast(inputs, "float32")
     largest = 2**_ACTIVATION_BITS - 1
     # Both ends at 0 give zeros, which nobody takes then.
     step = ops.maximum((high - low) / largest, 1e-30)
     zero = ops.floor(-low / step + 0.5) - 2 ** (_ACTIVATION_BITS - 1)
-    levels = ops.convert_to_tensor(values / step + zero)
-    rounded = ops.sign(levels) * ops.floor(ops.abs(levels) + 0.5 + _NEARLY)
-    rounded = (rounded - zero) * step
-    return inputs + ops.stop_gradient(ops.cast(rounded, inputs.dtype) - inputs)
+    levels = (rounded(ops.convert_to_tensor(values / step + zero)) - zero) * step
+    return inputs + ops.stop_gradient(ops.cast(levels, inputs.dtype) - inputs)

@@ -10,6 +10,7 @@ from keras import ops
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.copying import KERAS_LAYERS, copy_state, is_adapted
 from modreduce_keras.keras_internals import flatten_layers
+from modreduce_keras.models.affine import Affine, constants_of, is_affine_in_integers
 from modreduce_keras.models.clones import draws_kept, rebuilt
 from modreduce_keras.models.fake_quantization import (
     FakeQuantizedKernel,
@@ -20,7 +21,6 @@ from modreduce_keras.models.fake_quantization import (
 from modreduce_keras.models.graph import Graph, functional, new_inputs
 from modreduce_keras.models.kernels import along_outputs, has_kernel, kernel_of
 from modreduce_keras.models.same_outputs import require_same_outputs
-from modreduce_keras.typing import Shape
 
 DTYPES = ("float32", "bfloat16", "float16")
 _TOLERANCE, _TOLERANCE_IN_HALF = 0.02, 0.5
@@ -28,53 +28,6 @@ _TOLERANCE, _TOLERANCE_IN_HALF = 0.02, 0.5
 
 Some accelerators round float32 in convolutions.
 """
-
-
-@keras.saving.register_keras_serializable(package="modreduce_keras")
-class Affine(keras.layers.Layer):
-    """Multiplies by a constant for each channel and adds another: a folded normalization.
-
-    Args:
-        axis: Axis of the channels.
-        is_convolution: Whether it runs as a 1×1 convolution of each channel, which is one
-            operation, as integers need it. Inputs are then (batch, height, width, channels).
-        **kwargs: `name` and `dtype`, as for every Keras layer.
-
-    Call arguments:
-        inputs: (batch, ..., channels, ...).
-
-    Returns:
-        The same shape.
-    """
-
-    def __init__(self, axis: int = -1, *, is_convolution: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.axis = axis
-        self.is_convolution = is_convolution
-
-    def build(self, input_shape: Shape) -> None:
-        """Creates the two constants, from the shape of the inputs."""
-        self._broadcast: list[int | None] = [1] * len(input_shape)
-        self._broadcast[self.axis] = input_shape[self.axis]
-        shape = (input_shape[self.axis],)
-        self.scale = self.add_weight(shape=shape, initializer="ones", name="scale", trainable=False)
-        self.offset = self.add_weight(
-            shape=shape, initializer="zeros", name="offset", trainable=False
-        )
-
-    def call(self, inputs: Any) -> Any:
-        """Returns the inputs times the scale plus the offset."""
-        scale = ops.convert_to_tensor(self.scale)
-        offset = ops.reshape(ops.convert_to_tensor(self.offset), self._broadcast)
-        if self.is_convolution:
-            kernel = ops.reshape(scale, (1, 1, -1, 1))
-            return ops.depthwise_conv(inputs, kernel, padding="valid") + offset
-        return inputs * ops.reshape(scale, self._broadcast) + offset
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments."""
-        own = {"axis": self.axis, "is_convolution": self.is_convolution}
-        return {**super().get_config(), **own}
 
 
 def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = ()) -> keras.Model:
@@ -194,10 +147,11 @@ class _Folder:
         return copy
 
     def _rebuilt(self, layer: keras.layers.Layer, dtype: str, gets_bias: bool) -> Any:
-        if type(layer) is keras.layers.BatchNormalization:
-            # What stands for it computes on maps, with channels last, in one operation.
-            as_one = self._is_integer and is_per_channel(layer)
-            return Affine(layer.axis, is_convolution=as_one, name=layer.name, dtype=dtype)
+        # With channels last, integers take one operation.
+        as_one = self._is_integer and is_affine_in_integers(layer)
+        if as_one or type(layer) is keras.layers.BatchNormalization:
+            axis = getattr(layer, "axis", -1) if not as_one else -1
+            return Affine(axis, is_convolution=as_one, name=layer.name, dtype=dtype)
         if isinstance(layer, LearntFakeQuantize):
             return layer.fixed(dtype=dtype)
         layer = _unwrapped(layer)
@@ -237,11 +191,6 @@ def normalized_layer(layer: keras.layers.Layer, graph: Graph) -> keras.layers.La
     return source if fits else None
 
 
-def is_per_channel(normalization: keras.layers.BatchNormalization) -> bool:
-    """Returns whether a normalization is one of maps (batch, height, width, channels)."""
-    return len(normalization.output.shape) == 4 and normalization.axis in (-1, 3)
-
-
 def _unwrapped(layer: keras.layers.Layer) -> keras.layers.Layer:
     return layer.layer if isinstance(layer, FakeQuantizedKernel) else layer
 
@@ -273,25 +222,10 @@ def _is_policy(value: Any) -> bool:
     return "float" in str(name)
 
 
-def _constants(normalization: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the scale and the offset of a batch normalization in inference, float64."""
-    mean, variance = (
-        np.asarray(ops.convert_to_numpy(v), "float64")
-        for v in (normalization.moving_mean, normalization.moving_variance)
-    )
-    scale = 1.0 / np.sqrt(variance + normalization.epsilon)
-    if normalization.scale:
-        scale *= np.asarray(ops.convert_to_numpy(normalization.gamma), "float64")
-    offset = -mean * scale
-    if normalization.center:
-        offset += np.asarray(ops.convert_to_numpy(normalization.beta), "float64")
-    return scale, offset
-
-
 def _give_state(layer: keras.layers.Layer, copy: Any, normalization: Any) -> None:
     """Gives the copy of a layer its state, which a normalization may be folded into."""
     if isinstance(copy, Affine):
-        copy.set_weights(_constants(layer))
+        copy.set_weights(constants_of(layer))
     elif normalization is not None or isinstance(layer, FakeQuantizedKernel):
         copy.set_weights(_weights(layer, normalization))
     elif not isinstance(layer, LearntFakeQuantize):
@@ -301,7 +235,8 @@ def _give_state(layer: keras.layers.Layer, copy: Any, normalization: Any) -> Non
 def _weights(layer: keras.layers.Layer, normalization: Any) -> list[np.ndarray]:
     """Returns the weights of a copy whose kernel is rounded, or has a normalization in it."""
     inner = _unwrapped(layer)
-    scale, offset = _constants(normalization) if normalization else (None, 0.0)
+    constants = constants_of(normalization) if normalization else None
+    scale, offset = constants or (None, 0.0)
     kernels: list[Any] = []
     bias: Any = offset
     for variable in inner.weights:

@@ -1,6 +1,5 @@
 """Quantization-aware training: makes a copy of a student that computes like its int8 file."""
 
-import functools
 from collections import Counter
 from typing import Any
 
@@ -11,6 +10,7 @@ from keras import layers, ops
 from modreduce_keras.batches import Batches, split_index, unpack
 from modreduce_keras.copying import copy_state
 from modreduce_keras.keras_internals import operation_of
+from modreduce_keras.models.affine import is_affine_in_integers
 from modreduce_keras.models.clones import rebuilt
 from modreduce_keras.models.fake_quantization import (
     FakeQuantize,
@@ -20,56 +20,25 @@ from modreduce_keras.models.fake_quantization import (
     learnt_ranges,
     require_bits,
 )
-from modreduce_keras.models.folding import is_per_channel, normalized_layer
+from modreduce_keras.models.folding import normalized_layer
 from modreduce_keras.models.graph import Graph, functional, new_inputs
+from modreduce_keras.models.integer_layers import (
+    AFFINE,
+    CHAINED,
+    FIXED,
+    FUSED,
+    KERNEL_LAYERS,
+    MEASURED_FUNCTIONS,
+    PASSED,
+    POOLED,
+    activation_of,
+    function_of,
+    is_constant,
+    unknown,
+)
+from modreduce_keras.models.primitives import primitive
 
-_KERNEL_LAYERS = (
-    layers.Conv1D,
-    layers.Conv2D,
-    layers.Conv2DTranspose,
-    layers.Dense,
-    layers.DepthwiseConv2D,
-)
-_MEASURED = (
-    layers.Add,
-    layers.Concatenate,
-    layers.GlobalAveragePooling1D,
-    layers.GlobalAveragePooling2D,
-    layers.LeakyReLU,
-    layers.Multiply,
-    layers.Subtract,
-)
-"""Layers that compute: the range of what they give is measured."""
-_POOLED = (layers.AveragePooling1D, layers.AveragePooling2D)
-"""Layers whose outputs are rounded in the range of their inputs."""
 _OF_ITS_INPUTS = "the range of the inputs"
-_PASSED = (
-    layers.Cropping2D,
-    layers.Dropout,
-    layers.Flatten,
-    layers.GaussianNoise,
-    layers.GlobalMaxPooling1D,
-    layers.GlobalMaxPooling2D,
-    layers.Identity,
-    layers.MaxPooling1D,
-    layers.MaxPooling2D,
-    layers.Permute,
-    layers.Reshape,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.ZeroPadding1D,
-    layers.ZeroPadding2D,
-)
-"""Layers whose outputs have the range of their inputs."""
-_PASSED_OPERATIONS = ["Reshape", "Split", "Transpose"]
-"""The same, of `keras.ops`."""
-_FUSED = ("linear", "relu", "relu6")
-"""Activations that run as one operation with the layer before them."""
-_MEASURED_ACTIVATIONS = ("leaky_relu", "hard_silu")
-_CHAINED = (layers.Add, layers.Multiply)
-"""Layers of any number of inputs, of which an int8 file takes two at a time."""
-_FIXED = {"sigmoid": (0.0, 255 / 256), "tanh": (-1.0, 127 / 128)}
-"""Activations whose results TFLite stores in a range of its own."""
 
 
 def quantize_aware(
@@ -88,12 +57,16 @@ def quantize_aware(
     The copy starts from the student's weights, and is a Keras model like any other: it trains by
     itself or as a student of any distiller, and `mr.export.to_tflite(..., quantization="int8")`
     exports it in the ranges that it has learnt; as a SavedModel or an ONNX file it rounds in
-    floats. Its layers keep their names, so that taps stay; the student itself is not changed. Best
-    begin with a trained student, and a small learning rate.
+    floats. Layers of which the file makes two operations become two, with a rounding in between:
+    separable convolutions, SiLU (a sigmoid and a product), and activations other than ReLU inside
+    of a convolution or dense layer. The last one has the layer's name. All layers keep their
+    names, so that taps stay; the student itself is not changed. Best begin with a trained student,
+    and a small learning rate.
 
     Args:
-        student: A functional or a built Sequential model, of layers that TFLite computes in int8;
-            others in it may be nested.
+        student: A functional or a built Sequential model, of layers that TFLite computes in int8,
+            such as MobileNet, EfficientNet and NASNet of `keras.applications`; others in it may be
+            nested. Augmentation layers pass: in inference they do nothing.
         bits: Of the weights, 2 to 8. With fewer than 8 they are still stored in int8, of which
             they take 2^bits - 1 values: the file is as large, and compresses better.
         representative: Inputs, arrays or a dataset of batches, `x` or `(x, y)`, that set the
@@ -138,7 +111,7 @@ def quantize_aware(
             "student must not be quantization-aware yet. Received: "
             f"{student.name!r}, which comes from quantize_aware"
         )
-    quantized = _Rewriter(bits).rewrite(student, is_outermost=True)
+    quantized = _Rewriter(bits).rewrite(primitive(student), is_outermost=True)
     if representative is not None:
         _calibrate(quantized, representative)
     return quantized
@@ -164,9 +137,8 @@ class _Rewriter:
         ranges: dict[int, Any] = {}
         if is_outermost:
             for tensor in keras.tree.flatten(inputs):
-                name = operation_of(tensor).name
-                if "float" in tensor.dtype:
-                    quantizer = _learnt(name)
+                quantizer = _of_input(tensor)
+                if quantizer is not None:
                     rounded[id(tensor)] = quantizer(tensor)
                     ranges[id(rounded[id(tensor)])] = quantizer
         made: dict[int, Any] = {}
@@ -179,16 +151,18 @@ class _Rewriter:
                 new = self.rewrite(layer)
             else:
                 new = made[layer.name] = rebuilt(layer)
-                if type(layer) in _KERNEL_LAYERS:
+                if type(layer) in KERNEL_LAYERS:
                     new = FakeQuantizedKernel(new, bits=self._bits)
             self._made[id(layer)] = new
             return new
 
         def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
             args = keras.tree.map_structure(lambda x: rounded.get(id(x), x), args)
-            if type(layer) in _CHAINED:
+            if type(layer) in CHAINED:
                 args = (_pairs(layer, args[0]), *args[1:])
-            if type(layer) in _POOLED and id(args[0]) not in ranges:
+            if function_of(layer) in MEASURED_FUNCTIONS:
+                args = tuple(_rounded_constant(one) for one in args)
+            if quantizers[layer.name] is _OF_ITS_INPUTS and id(args[0]) not in ranges:
                 # Of another model, which has rounded it already.
                 first = _learnt(f"{layer.name}_input")
                 args = (first(args[0]), *args[1:])
@@ -197,13 +171,14 @@ class _Rewriter:
             given: Any = ranges.get(id(keras.tree.flatten(args)[0]))
             quantizer: Any = quantizers[layer.name]
             if quantizer is _OF_ITS_INPUTS:
-                outputs, quantizer = given(outputs, pooled=True), given
+                how = "interpolated" if type(layer) is layers.UpSampling2D else "pooled"
+                outputs, quantizer = given(outputs, **{how: True}), given
             elif quantizer is not None:
                 calls[layer.name] += 1
                 again = calls[layer.name] > 1
                 quantizer = quantizer(f"{layer.name}_{calls[layer.name]}" if again else layer.name)
                 outputs = quantizer(outputs)
-            elif type(layer) in (*_POOLED, *_PASSED) or not isinstance(layer, layers.Layer):
+            elif type(layer) in (*POOLED, *PASSED) or not isinstance(layer, layers.Layer):
                 quantizer = given
             if quantizer is not None:
                 ranges.update({id(one): quantizer for one in keras.tree.flatten(outputs)})
@@ -218,11 +193,14 @@ class _Rewriter:
         return copy
 
 
-@functools.cache
-def _passed_operations() -> set[type]:
-    given = keras.KerasTensor((None, 2, 2))
-    made = ops.reshape(given, (-1, 4)), ops.split(given, 2)[0], ops.transpose(given)
-    return {type(operation_of(tensor)) for tensor in made}
+def _of_input(tensor: Any) -> Any:
+    """Returns what rounds an input of the student; `None` for integers that are no images."""
+    name = operation_of(tensor).name
+    if "float" in tensor.dtype:
+        return _learnt(name)
+    if tensor.dtype == "uint8":
+        return FakeQuantize(minimum=0.0, maximum=255.0, name=f"{name}_range")
+    return None
 
 
 def _quantizer(layer: keras.Operation, graph: Graph) -> Any:
@@ -231,46 +209,28 @@ def _quantizer(layer: keras.Operation, graph: Graph) -> Any:
     It is called with a name, or is `_OF_ITS_INPUTS`, where there is one that has made the inputs.
     """
     kind = type(layer)
-    if kind in _POOLED:
+    if kind in POOLED:
         return None if _is_fused_pool(layer, graph) else _OF_ITS_INPUTS
     if _is_relu(layer) and _is_fused_pool(graph.source(layer), graph):
         return _OF_ITS_INPUTS
-    if kind in _PASSED or isinstance(layer, layers.InputLayer):
+    if kind is layers.UpSampling2D and layer.interpolation == "bilinear":
+        return _OF_ITS_INPUTS
+    if kind in PASSED or isinstance(layer, (layers.InputLayer, keras.Model)):
         return None
-    if not isinstance(layer, layers.Layer):
-        if kind in _passed_operations():
-            return None
-        raise _unknown(layer, f"a function of keras.ops, which is not one of {_PASSED_OPERATIONS}")
-    if isinstance(layer, keras.Model):
-        if not getattr(layer, "inputs", None):
-            raise _unknown(layer, "and is a model that cannot be taken apart")
+    if not isinstance(layer, layers.Layer) and function_of(layer) not in MEASURED_FUNCTIONS:
         return None
-    activation = _activation(layer)
-    if kind in _KERNEL_LAYERS:
-        if activation not in _FUSED:
-            raise _unknown(layer, f"with activation={activation!r}: make it a layer of its own")
-        if kind is layers.Dense and len(layer.output.shape) != 2:
-            raise _unknown(layer, "on several places at once: take Conv1D or Conv2D of size 1")
-    elif kind is layers.BatchNormalization:
-        if not normalized_layer(layer, graph) and not is_per_channel(layer):
-            raise _unknown(
-                layer,
-                "and neither follows a convolution or dense layer nor stands on "
-                "maps (batch, height, width, channels)",
-            )
-    elif kind in (layers.Activation, layers.ReLU):
-        if activation in _FIXED:
-            low, high = _FIXED[activation]
-            return lambda name: FakeQuantize(minimum=low, maximum=high, name=f"{name}_range")
-        if activation not in (*_FUSED, *_MEASURED_ACTIVATIONS):
-            known = sorted({*_FUSED, *_MEASURED_ACTIVATIONS, *_FIXED})
-            raise _unknown(layer, f"with an activation that is not one of {known}: {activation!r}")
-    elif kind not in _MEASURED:
-        others = (layers.BatchNormalization, layers.Activation, layers.ReLU)
-        known = sorted(
-            one.__name__ for one in (*_KERNEL_LAYERS, *_MEASURED, *_POOLED, *_PASSED, *others)
+    activation = activation_of(layer)
+    follows = normalized_layer(layer, graph)
+    is_affine = kind in AFFINE or activation == "hard_sigmoid"
+    if is_affine and not follows and not is_affine_in_integers(layer):
+        raise unknown(
+            layer,
+            "which does not multiply by and add one known number for each channel of the last "
+            "axis, or whose inputs have sizes that are not known",
         )
-        raise _unknown(layer, f"which is not one of {known}")
+    if activation in FIXED:
+        low, high = FIXED[activation]
+        return lambda name: FakeQuantize(minimum=low, maximum=high, name=f"{name}_range")
     return None if _is_fused(layer, graph) or _is_joined(layer, graph) else _learnt
 
 
@@ -293,14 +253,14 @@ def _is_joined(operation: keras.Operation, graph: Graph) -> bool:
     What it joins has that range in the file.
     """
     reader = graph.only_reader(operation)
-    while type(reader) in _PASSED:
+    while type(reader) in PASSED:
         reader = graph.only_reader(reader)
     return type(reader) is layers.Concatenate
 
 
 def _is_relu(layer: keras.Operation | None) -> bool:
     """Returns whether a layer runs as one operation with what it reads."""
-    return type(layer) in (layers.Activation, layers.ReLU) and _activation(layer) in _FUSED
+    return type(layer) in (layers.Activation, layers.ReLU) and activation_of(layer) in FUSED
 
 
 def _is_fused_pool(layer: keras.Operation | None, graph: Graph) -> bool:
@@ -313,29 +273,20 @@ def _is_fused(layer: keras.layers.Layer, graph: Graph) -> bool:
     reader = graph.only_reader(layer)
     if type(reader) is layers.BatchNormalization:
         return normalized_layer(reader, graph) is layer
-    fused = (*_KERNEL_LAYERS, layers.Add, layers.BatchNormalization, layers.Multiply)
-    return (
-        _is_relu(reader)
-        and type(layer) in (*fused, layers.Subtract)
-        and _activation(layer) == "linear"
-    )
+    kinds = (*KERNEL_LAYERS, *AFFINE, layers.Add, layers.Multiply, layers.Subtract)
+    fused = type(layer) in kinds or function_of(layer) in ("Add", "Multiply", "Subtract")
+    return _is_relu(reader) and fused and activation_of(layer) == "linear"
 
 
-def _activation(layer: keras.layers.Layer) -> str:
-    """Returns the name of what a layer does last to each number."""
-    if type(layer) is layers.ReLU:
-        if layer.negative_slope or layer.threshold or layer.max_value not in (None, 6):
-            return f"relu of {layer.get_config()}"
-        return "relu" if layer.max_value is None else "relu6"
-    activation = getattr(layer, "activation", None)
-    return "linear" if activation is None else str(keras.activations.serialize(activation))
-
-
-def _unknown(layer: keras.Operation, problem: str) -> ValueError:
-    return ValueError(
-        "student must be made of layers that int8 files can compute. Received: the layer "
-        f"{layer.name!r} of type {type(layer).__name__}, {problem}"
-    )
+def _rounded_constant(argument: Any) -> Any:
+    """Returns a constant of a computation as the file holds it, in a range of its own."""
+    if not is_constant(argument) or np.ndim(argument) == 0:
+        return argument
+    values = np.asarray(ops.convert_to_numpy(argument), "float32")
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    if low == high:
+        return values
+    return ops.convert_to_numpy(FakeQuantize(minimum=low, maximum=high)(values))
 
 
 def _calibrate(model: keras.Model, representative: Any) -> None:

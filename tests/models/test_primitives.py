@@ -1,0 +1,117 @@
+"""Primitives: students of simpler layers, which compute the same."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from modreduce_keras.models.integer_layers import PASSED
+from modreduce_keras.models.primitives import primitive
+
+SHAPE = (6, 6, 4)
+
+
+def model_of(*stack):
+    return keras.Sequential([keras.Input(SHAPE), *stack])
+
+
+def of(function):
+    inputs = keras.Input(SHAPE)
+    return keras.Model(inputs, function(inputs))
+
+
+def shared(inputs):
+    conv = layers.SeparableConv2D(4, 3, padding="same", activation="silu", name="shared")
+    inner = keras.Input(SHAPE)
+    return keras.Model(inner, conv(inner), name="inner")(conv(inputs))
+
+
+CASES = {
+    "silu": (lambda: model_of(layers.Activation("silu", name="a")), ["a_sigmoid", "a"]),
+    "conv": (
+        lambda: model_of(layers.Conv2D(3, 2, activation="silu", name="a")),
+        ["a_linear", "a_sigmoid", "a"],
+    ),
+    "relu": (lambda: model_of(layers.Conv2D(3, 2, activation="relu", name="a")), ["a"]),
+    "gate": (
+        lambda: model_of(layers.DepthwiseConv2D(3, activation="sigmoid", name="a")),
+        ["a_linear", "a"],
+    ),
+    "separable": (
+        lambda: model_of(
+            layers.SeparableConv2D(
+                3, 3, 2, "same", depth_multiplier=2, use_bias=False, activation="tanh", name="a"
+            )
+        ),
+        ["a_depthwise", "a_linear", "a"],
+    ),
+    "dilated": (
+        lambda: model_of(layers.SeparableConv2D(3, 2, dilation_rate=2, name="a")),
+        ["a_depthwise", "a"],
+    ),
+    "dense on maps": (
+        lambda: model_of(layers.Dense(3, use_bias=False, activation="relu", name="a")),
+        ["a"],
+    ),
+    "dense on rows": (
+        lambda: model_of(
+            layers.Reshape((36, 4), name="r"), layers.Dense(3, activation="gelu", name="a")
+        ),
+        ["r", "a_linear", "a"],
+    ),
+    "functions": (
+        lambda: of(lambda x: ops.silu(ops.relu6(x + 1.0) / 3.0 - ops.hard_sigmoid(x))),
+        None,
+    ),
+    "shared": (lambda: of(shared), None),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_primitives_compute_the_same_with_the_same_weights(name, settled, random):
+    make, names = CASES[name]
+    model = settled(make())
+    parts = primitive(model)
+    images = random.normal(size=(5, *SHAPE)).astype("float32")
+    np.testing.assert_allclose(parts(images), model(images), rtol=1e-5, atol=1e-5)
+    assert parts.count_params() == model.count_params()
+    if names is not None:
+        assert [layer.name for layer in parts.layers[1:]] == names
+
+
+def test_regularizers_and_what_is_frozen_come_along(settled):
+    """The penalty is a sum of squares of weights, computed here from the student's."""
+    l2 = keras.regularizers.L2
+    student = settled(
+        model_of(
+            layers.SeparableConv2D(
+                3, 3, depthwise_regularizer=l2(0.1), pointwise_regularizer=l2(0.2), name="a"
+            ),
+            layers.Dense(2, kernel_regularizer=l2(0.3), name="b"),
+            layers.Conv2D(2, 1, activation="silu", trainable=False),
+        )
+    )
+    parts = primitive(student)
+    first, second = student.layers[0], student.layers[1]
+    weights = (first.depthwise_kernel, 0.1), (first.pointwise_kernel, 0.2), (second.kernel, 0.3)
+    expected = sum(factor * np.square(weight).sum() for weight, factor in weights)
+    np.testing.assert_allclose(sum(parts.losses), expected, rtol=1e-5)
+    assert len(parts.trainable_weights) == len(student.trainable_weights)
+
+
+def test_augmentations_that_pass_give_their_inputs_in_inference(random):
+    images = random.uniform(0, 255, size=(2, 8, 8, 3)).astype("float32")
+    arguments = {
+        **dict.fromkeys(("RandomFlip", "RandomGrayscale", "RandomInvert", "RandAugment"), ()),
+        **{"RandomTranslation": (0.2, 0.2), "RandomShear": (0.2, 0.2), "RandomPosterization": (4,)},
+        **dict.fromkeys(("RandomPerspective", "RandomErasing", "AugMix"), ()),
+    }
+    several = [kind for kind in PASSED if kind.__name__.startswith(("Rand", "AugMix"))]
+    assert len(several) >= 15
+    for kind in several:
+        given = arguments.get(kind.__name__, (0.2,))
+        try:
+            layer = kind(*given)
+        except TypeError:
+            layer = kind()
+        np.testing.assert_allclose(layer(images, training=False), images, err_msg=kind.__name__)
