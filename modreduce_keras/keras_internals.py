@@ -39,6 +39,24 @@ def own_losses(layer: keras.layers.Layer) -> list[Any]:
     return layer._get_own_losses()
 
 
+def constructor_arguments(layer: keras.layers.Layer) -> dict[str, Any] | None:
+    """Returns what a layer was constructed with, or `None` where that is no plain values.
+
+    The name and the precision are those that the layer has, where its constructor takes them.
+
+    Relies on `Operation._auto_config`, from which Keras writes configs of classes that have no
+    `get_config`. It is there for those that have one, too, and knows what theirs may have wrong.
+    """
+    kept = getattr(layer, "_auto_config", None)
+    if kept is None:
+        return None
+    taken = inspect.signature(type(layer)).parameters.values()
+    takes_more = any(one.kind == one.VAR_KEYWORD for one in taken)
+    has = {"name": layer.name, "dtype": keras.dtype_policies.serialize(layer.dtype_policy)}
+    names = {one.name for one in taken}
+    return kept.config | {k: v for k, v in has.items() if takes_more or k in names}
+
+
 def set_unnoticed(layer: keras.layers.Layer, name: str, value: Any) -> None:
     """Sets an attribute so that Keras neither tracks the value nor wraps it.
 

@@ -93,6 +93,21 @@ def test_a_call_that_keras_does_not_notice():
     np.testing.assert_array_equal(layer(np.zeros((1, 3), "float32")), np.zeros((1, 2)))
 
 
+def test_what_a_layer_was_constructed_with():
+    class Scales(keras.layers.Layer):
+        def __init__(self, by, start=0, **kwargs):
+            super().__init__(**kwargs)
+            self.by = by
+
+        def get_config(self):  # It forgets an argument.
+            return {**super().get_config(), "by": self.by}
+
+    made = keras_internals.constructor_arguments(Scales(2.0, name="one", dtype="bfloat16"))
+    assert keras.dtype_policies.get(made.pop("dtype")).name == "bfloat16"
+    assert made == {"by": 2.0, "start": 0, "name": "one"}
+    assert keras_internals.constructor_arguments(Scales(np.zeros(3))) is None
+
+
 # Graphs
 
 

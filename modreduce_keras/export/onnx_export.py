@@ -1,10 +1,13 @@
 """ONNX: exports a student for the runtimes of other frameworks."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from modreduce_keras import whole_files
@@ -75,7 +78,11 @@ def _convert(onnx: Any, tf2onnx: Any, model: keras.Model, inputs: Inputs) -> byt
 
     try:
         with quiet():
-            converted, _ = tf2onnx.convert.from_function(serve, input_signature=specs)
+            with _inlined():  # The converter finds what is traced here.
+                serve.get_concrete_function(*specs)
+            converted, _ = tf2onnx.convert.from_function(
+                serve, input_signature=specs, custom_op_handlers={"Erfc": (_erfc, [])}
+            )
     except Exception as error:  # It raises what it comes across.
         raise _refused(model, error) from error
     nodes = converted.graph.node
@@ -92,6 +99,32 @@ def _convert(onnx: Any, tf2onnx: Any, model: keras.Model, inputs: Inputs) -> byt
     except Exception as error:  # Errors of the checker and of its inference of shapes.
         raise _refused(model, error) from error
     return converted.SerializeToString()
+
+
+@contextlib.contextmanager
+def _inlined() -> Iterator[None]:
+    """Traces functions inside a function as a part of it.
+
+    Keras wraps grouped convolutions in functions that XLA compiles, which the converter keeps as
+    they are.
+    """
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+def _erfc(context: Any, node: Any, name: str, _: Any) -> None:
+    """Converts erfc(x) = 1 - erf(x), which the converter lacks and Keras computes GELU from."""
+    inputs, shapes, dtypes = node.input, node.output_shapes, node.output_dtypes
+    context.remove_node(name)
+    one = context.make_const(f"{name}_one", np.array(1.0, "float32")).output[0]
+    erf = context.make_node("Erf", inputs, shapes=shapes, dtypes=dtypes)
+    context.make_node(
+        "Sub", [one, erf.output[0]], outputs=node.output, name=name, shapes=shapes, dtypes=dtypes
+    )
 
 
 def _refused(model: keras.Model, error: Exception) -> ValueError:

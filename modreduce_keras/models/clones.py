@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from modreduce_keras.copying import copy_state
+from modreduce_keras.keras_internals import constructor_arguments
 from modreduce_keras.models.graph import functional, new_inputs
 from modreduce_keras.models.same_outputs import require_same_outputs
 
@@ -84,6 +85,9 @@ def rebuilt(
 ) -> keras.Operation:
     """Builds a layer again from its config, under the same name.
 
+    Where the config is not what its constructor takes, as of some layers of keras-hub, it is built
+    from what it was constructed with.
+
     Args:
         layer: The layer.
         change: Returns another config for the layer's.
@@ -91,15 +95,27 @@ def rebuilt(
     Raises:
         ValueError: If that fails; the message names the layer.
     """
+
+    def made(config: dict[str, Any]) -> keras.Operation:
+        return type(layer).from_config(config if change is None else change(config))
+
+    config: dict[str, Any] = {}
     try:
         config = layer.get_config()
-        config = config if change is None else change(config)
-        copy = type(layer).from_config(config)
+        copy = made(config)
     except Exception as error:
-        raise ValueError(
-            f"The layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its "
-            f"config: {error}"
-        ) from error
+        is_layer = isinstance(layer, keras.layers.Layer)
+        given = constructor_arguments(layer) if is_layer else None
+        try:
+            if given is None or given == config:
+                raise error
+            config = given
+            copy = made(given)
+        except Exception:
+            raise ValueError(
+                f"The layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its "
+                f"config: {error}"
+            ) from error
     if "name" not in config:  # so Keras writes the configs of classes without `get_config`
         copy.name = layer.name
     return copy

@@ -37,8 +37,9 @@ def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = 
     dense layer of which nothing else is read; elsewhere it becomes one multiplication and one
     addition per channel. The layers keep their names. In a lower precision weights and arithmetic
     are of that dtype; layers that give an output of the model stay in float32, and so do those
-    that were adapted to data (`Normalization`, vocabularies), which come first. All state comes
-    along, see `copy_state`, and the result is compared with the model on a few random inputs.
+    that were adapted to data (`Normalization`, vocabularies), which come first, and custom ones
+    whose constructor takes no dtype. All state comes along, see `copy_state`, and the result is
+    compared with the model on a few random inputs.
 
     A model of `quantize_aware` folds to one of plain layers with rounded weights, between
     roundings in the ranges that it has learnt.
@@ -55,9 +56,9 @@ def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = 
 
     Raises:
         ValueError: If the model is neither, the dtype is another one, a layer cannot be rebuilt
-            from its config (Lambda layers and custom ones without `get_config`) or in that dtype,
-            its state cannot be copied, the outputs are others than the model's, or the model is
-            quantization-aware and has seen nothing yet.
+            from its config or the arguments that it was made with (Lambda layers, and some custom
+            ones), or in that dtype, its state cannot be copied, the outputs are others than the
+            model's, or the model is quantization-aware and has seen nothing yet.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr

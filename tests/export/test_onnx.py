@@ -42,6 +42,12 @@ def lstm():
     return keras.Model(inputs, layers.Dense(CLASSES)(layers.LSTM(4)(inputs)))
 
 
+def grouped():
+    inputs = keras.Input((6, 6, 4))
+    maps = layers.Conv2D(8, 3, groups=2, activation="gelu")(inputs)
+    return keras.Model(inputs, layers.Dense(CLASSES)(layers.GlobalAveragePooling2D()(maps)))
+
+
 KINDS = {
     "convnet": (convnet, lambda random: images(random)),
     "branch": (
@@ -53,6 +59,8 @@ KINDS = {
         lambda random: images(random),
     ),
     "recurrent": (lstm, lambda random: random.normal(size=(9, 5, 3))),
+    # Keras compiles such convolutions with XLA, and computes GELU from erfc.
+    "grouped convolutions and GELU": (grouped, lambda random: random.normal(size=(9, 6, 6, 4))),
     "integers of any length": (words, lambda random: random.integers(0, 7, (9, 11))),
 }
 

@@ -197,14 +197,44 @@ def test_what_cannot_be_folded():
         mr.models.fold(mr.models.get("resnet8", num_classes=2), dtype="half")
 
     class Custom(layers.Layer):
-        def __init__(self, units):
+        def __init__(self, times):
             super().__init__()
-            self.dense = layers.Dense(units)
+            self.times = times
 
         def call(self, inputs):
-            return self.dense(inputs)
+            return self.times * inputs
 
     inputs = keras.Input((3,))
-    model = keras.Model(inputs, Custom(2)(inputs), name="own")
+    model = keras.Model(inputs, Custom(np.ones(3, "float32"))(inputs), name="own")
     with pytest.raises(ValueError, match=r"'own' cannot be folded: The layer 'custom' \(Custom\)"):
         mr.models.fold(model)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Doubled(layers.Layer):
+    """A layer whose config is not what its constructor takes, as some of keras-hub are."""
+
+    def __init__(self, times, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(3, dtype=self.dtype_policy)
+        self.times = times
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, inputs):
+        return self.times * self.dense(inputs)
+
+    def get_config(self):
+        return {**super().get_config(), "units": 3}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_layers_of_a_faulty_config_are_built_as_they_were(dtype, random):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(Doubled(2, name="doubled")(inputs)))
+    folded = mr.models.fold(model, dtype=dtype)
+    assert folded.get_layer("doubled").compute_dtype == dtype
+    x = random.normal(size=(5, 4)).astype("float32")
+    tolerance = 1e-6 if dtype == "float32" else 0.05
+    np.testing.assert_allclose(folded(x), model(x), atol=tolerance)
