@@ -10,14 +10,8 @@ import keras
 import numpy as np
 
 import modreduce_keras as mr
-from benchmarks.matrix.architectures import (
-    Architecture,
-    Data,
-    calibrate,
-    data_for,
-    read,
-    teacher_for,
-)
+from benchmarks.matrix.architectures import Architecture
+from benchmarks.matrix.inputs import Data, calibrate, data_for, read, teacher_for
 from modreduce_keras.taps import paths_of
 
 TRAIN, TEST, REPRESENTATIVE, BATCH = 160, 60, 48, 16
@@ -129,7 +123,7 @@ def _logged(distiller: Any, case: Case) -> tuple[dict[str, float], Any]:
     return logs, batch
 
 
-def _trained(distiller: Any, student: keras.Model, case: Case, down_from: Any = None) -> float:
+def _trained(distiller: Any, student: keras.Model, case: Case) -> float:
     """Returns the share of a student's trainable variables that a training step changes."""
     wanted = student.trainable_variables
     before = [np.array(variable) for variable in wanted]
@@ -162,10 +156,13 @@ def student_hint(case: Case) -> Cell:
     logs, batch = _logged(distiller, case)
     taps = [
         tap[0] if isinstance(tap, list) else tap
-        for tap in (next(iter(distiller.knowledge.values())).taps("student"), next(iter(distiller.knowledge.values())).taps("teacher"))
+        for tap in (
+            distiller.knowledge["student"][0].taps("student"),
+            distiller.knowledge["student"][0].taps("teacher"),
+        )
     ]
     features = [_feature(m, tap, batch) for m, tap in zip((student, teacher), taps, strict=True)]
-    own, wanted = next(iter(distiller.knowledge.values())).adapter(*features)
+    own, wanted = distiller.knowledge["student"][0].adapter(*features)
     own, wanted = (keras.ops.convert_to_numpy(x).astype("float64") for x in (own, wanted))
     value = np.mean((own - wanted) ** 2)
     error = abs(logs["hint"] - value) / value
@@ -177,7 +174,10 @@ def student_relation(case: Case) -> Cell:
     """RKD at the embedding: what is logged is the equation."""
     distiller, student, teacher = _distiller(case, {"rkd_distance": 1.0})
     logs, batch = _logged(distiller, case)
-    taps = next(iter(distiller.knowledge.values())).taps("student")[0], next(iter(distiller.knowledge.values())).taps("teacher")[0]
+    taps = (
+        distiller.knowledge["student"][0].taps("student")[0],
+        distiller.knowledge["student"][0].taps("teacher")[0],
+    )
     own, wanted = (
         _relative_distances(keras.ops.convert_to_numpy(_feature(m, tap, batch)))
         for m, tap in zip((student, teacher), taps, strict=True)
