@@ -1,6 +1,6 @@
 """Everything private of Keras and TensorFlow that the package relies on, in one place.
 
-Each function says what it relies on, and `tests/test_keras_internals.py` has a test for each that
+Each function says what it relies on, and `tests/keras_internals` has a test for each that
 fails when Keras changes it. All of it was seen in Keras 3.15.1 and TensorFlow 2.21.0. Other
 modules touch nothing private, which ruff's rule SLF001 enforces. What is private in TensorFlow's
 converter is in `export/tensorflow_internals.py`, as this module imports Keras alone.

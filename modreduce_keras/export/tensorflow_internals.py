@@ -1,7 +1,7 @@
 """Everything private of TensorFlow's TFLite converter that the export relies on.
 
 As in `modreduce_keras/keras_internals.py`, each function says what it relies on, and has a test in
-`tests/test_keras_internals.py`. All of it was seen in TensorFlow 2.21.0.
+`tests/keras_internals`. All of it was seen in TensorFlow 2.21.0.
 """
 
 from collections.abc import Sequence

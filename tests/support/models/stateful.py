@@ -4,6 +4,7 @@ import pathlib
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from keras import layers, ops
 
@@ -148,3 +149,64 @@ MAKERS = {
     "asset": OfNumbers(Asset),
 }
 """Everything that can be copied whole, by name."""
+
+
+every_state = pytest.mark.parametrize("state", MAKERS)
+
+
+def outputs(model, state):
+    return np.asarray(model(MAKERS[state].data, training=False))
+
+
+def maps(layer):
+    """Returns a model of maps with a layer behind `"stage1"`."""
+    inputs = keras.Input((4, 4, 1))
+    stage = layers.Conv2D(4, 3, padding="same", activation="relu", name="stage1")(inputs)
+    values = layers.Rescaling(1.0)(layer(stage))
+    values = layers.Conv2D(5, 1, activation="relu", name="stage2")(values)
+    return keras.Model(inputs, end(layers.GlobalAveragePooling2D()(values)))
+
+
+def adapted(layer):
+    layer.adapt(NUMBERS[:, :4])
+    return layer
+
+
+ON_MAPS = {
+    "normalization": lambda: adapted(layers.Normalization(name="stateful")),
+    "given": lambda: layers.Normalization(mean=[1.0, 2, 3, 4], variance=[1.0, 4, 9, 9]),
+    "discretization": lambda: adapted(layers.Discretization(num_bins=3, dtype="float32")),
+    "derived": lambda: adapted(Derived(name="stateful")),
+    "asset": lambda: adapted(Asset(name="stateful")),
+}
+
+
+@keras.saving.register_keras_serializable(package="stateful")
+class Subclassed(keras.Model):
+    """A model that cannot be taken apart, with layers that have a state."""
+
+    def __init__(self, first, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.last = first, layers.Dense(3)
+
+    def build(self, shape):
+        if not self.first.built:
+            self.first.build(shape)
+        self.last.build(shape)
+
+    def call(self, inputs, training=None):
+        return self.last(self.first(inputs))
+
+    def get_config(self):
+        first = keras.saving.serialize_keras_object(self.first)
+        return {**super().get_config(), "first": first}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("first")), **config)
+
+
+def subclassed(layer):
+    model = Subclassed(adapted(layer))
+    model(NUMBERS)
+    return model

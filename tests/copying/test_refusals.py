@@ -1,0 +1,159 @@
+"""What cannot be copied is named; what cannot be folded runs as it was given."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import modreduce_keras as mr
+from tests.support.models.stateful import (
+    NUMBERS,
+    Forgetful,
+    OfNumbers,
+    adapted,
+    end,
+    maps,
+    subclassed,
+)
+from tests.support.models.stateful_distillers import distiller, distiller_of
+
+
+def test_what_a_layer_keeps_nowhere_is_named():
+    model = OfNumbers(Forgetful)()
+    message = r"gives other outputs than the model itself, from the layer 'stateful' \(Forgetful\)"
+    for copy in (
+        mr.models.copy_model,
+        mr.models.fold,
+        lambda model: mr.models.fold(model, dtype="bfloat16"),
+        lambda model: mr.models.branch(model, at="hidden"),
+        lambda model: mr.MeanTeacher(model).mean_teacher(),
+    ):
+        with pytest.raises(ValueError, match=message):
+            copy(model)
+    with pytest.raises(ValueError, match=message):
+        mr.models.reuse_classifier(
+            student=maps(layers.ReLU()),
+            teacher=maps(adapted(Forgetful(name="stateful"))),
+            student_at="stage1",
+            teacher_at="stage1",
+        )
+
+
+@pytest.fixture
+def served(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
+    model.export(str(tmp_path / "served"), verbose=False)
+    return OfNumbers(layers.TFSMLayer, filepath=str(tmp_path / "served"))()
+
+
+def test_a_saved_model_in_a_model_is_named(served, tmp_path):
+    for copy in (
+        mr.models.copy_model,
+        mr.models.fold,
+        lambda model: mr.models.branch(model, at="hidden"),
+        lambda model: mr.MeanTeacher(model).mean_teacher(),
+    ):
+        with pytest.raises(ValueError, match=r"The layer 'stateful' \(TFSMLayer\) cannot be rebu"):
+            copy(served)
+    made = distiller(served, "normalization")
+    with pytest.raises(ValueError, match=r"cannot hold this one: The layer 'stateful'.*SavedModel"):
+        made.save(tmp_path / "distiller.keras")
+    # What the message advises.
+    made.student.save(tmp_path / "student.keras")
+    made.save_weights(tmp_path / "distiller.weights.h5")
+    made.load_weights(tmp_path / "distiller.weights.h5")
+    # What runs as it was given does run.
+    exported = mr.export.to_saved_model(served, tmp_path / "exported")
+    loaded = tf.saved_model.load(str(exported))
+    got = loaded.serve({"numbers": NUMBERS})["logits"]
+    np.testing.assert_allclose(got, served(NUMBERS), rtol=1e-6)
+
+
+@keras.saving.register_keras_serializable(package="stateful")
+class NoConfig(layers.Layer):
+    def get_config(self):
+        raise AttributeError("'NoConfig' object has no attribute 'units'")
+
+    def call(self, inputs):
+        return 2.0 * inputs
+
+
+class OfFunction(layers.Layer):
+    """Takes what Keras can write in no config."""
+
+    def __init__(self, function, **kwargs):
+        super().__init__(**kwargs)
+        self.function = function
+
+    def call(self, inputs):
+        return self.function(inputs)
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        mr.models.copy_model,
+        mr.models.fold,
+        lambda model: mr.models.branch(model, at="stage1"),
+        lambda model: mr.models.branch(model, at="stage2"),
+        lambda model: mr.MeanTeacher(model).mean_teacher(),
+        lambda model: mr.models.reuse_classifier(
+            student=maps(layers.ReLU()), teacher=model, student_at="stage1", teacher_at="stage1"
+        ),
+    ],
+    ids=["copy_model", "fold", "head", "trunk", "mean_teacher", "reuse"],
+)
+@pytest.mark.parametrize("kind", [NoConfig, OfFunction])
+def test_a_layer_without_a_config_is_named(kind, copy):
+    arguments = [] if kind is NoConfig else [lambda inputs: 2.0 * inputs]
+    message = f"The layer 'foreign' .{kind.__name__}. cannot be rebuilt"
+    with pytest.raises(ValueError, match=message):
+        copy(maps(kind(*arguments, name="foreign")))
+
+
+class OwnInit(layers.Layer):
+    """Has an `__init__` and no `get_config`: Keras then writes a config without the name."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = 3.0
+
+    def call(self, inputs):
+        return self.factor * inputs
+
+
+def test_layers_without_a_config_of_their_own_keep_their_names():
+    inputs = keras.Input((4,))
+    trunk = layers.Dense(3, name="stage1")(OwnInit()(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(OwnInit()(trunk)))
+    names = [layer.name for layer in model.layers]
+    for copy in (mr.models.copy_model(model), mr.models.fold(model)):
+        assert [layer.name for layer in copy.layers] == names
+        np.testing.assert_array_equal(copy(NUMBERS), model(NUMBERS))
+    branches = mr.models.branch(model, at="stage1", branches=2)
+    kept = keras.Model(inputs, trunk)
+    np.testing.assert_array_equal(branches.trunk(NUMBERS), kept(NUMBERS))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_whatever_cannot_be_folded_runs_as_given(dtype, served):
+    recurrent = keras.Sequential(
+        [keras.Input((4, 2)), layers.LSTM(3, name="recurrent"), layers.Dense(3)], name="recurrent"
+    )
+    inputs = keras.Input((4,))
+    foreign = keras.Model(inputs, end(NoConfig(name="foreign")(inputs)), name="foreign")
+    # TensorFlow draws no orthogonal kernels in bfloat16.
+    unfoldable = [foreign, served, *([recurrent] if dtype == "bfloat16" else [])]
+    for teacher in unfoldable:
+        x = NUMBERS if teacher is not recurrent else np.ones((16, 4, 2), "float32")
+        student = keras.Sequential([keras.Input(x.shape[1:]), layers.Flatten(), layers.Dense(3)])
+        with pytest.warns(UserWarning, match="which runs as it was given"):
+            made = distiller_of(student, teacher, dtype)
+        assert made.teacher is teacher
+        made.fit(x, np.arange(16) % 3, verbose=0)
+
+
+def test_a_subclassed_model_that_keeps_its_state_nowhere_is_refused():
+    with pytest.raises(ValueError, match="gives other outputs than the model itself"):
+        mr.models.copy_model(subclassed(Forgetful()))
