@@ -703,6 +703,11 @@ class BaseDistiller(StepModel):
         Args:
             optimizer: One optimizer for everything that trains, or a dict with one for each
                 group: the students by name, and `"aggregator"` where there is one that learns.
+                Layers of a student may have their own, under their name, their path through
+                nested models or a pattern of these (`"logits"`, `"backbone/block_1"`,
+                `"block_*"`); the innermost layer with a key decides, and the key of the student
+                (`"student"`, where there is one) is for the rest and the adapters:
+                `{"logits": Adam(1e-3), "student": Adam(1e-5)}`.
             loss: Loss on the labels, the same for every student, or `None` to train on the
                 teacher's outputs alone. For a student that returns a dict, a dict by output.
             metrics: List of metrics; each student gets its own copy. With several students also a
@@ -773,7 +778,7 @@ class BaseDistiller(StepModel):
         optimizer, schedules = taken_apart(optimizer, groups)
         metrics = compiling.metrics_for_keras(self, metrics, loss, made)
         weighted_metrics = compiling.metrics_for_keras(self, weighted_metrics, loss, made)
-        optimizer = optimizers.resolve(optimizer, groups)
+        optimizer = optimizers.resolve(optimizer, groups, self.students)
         validation.require_metrics(
             [metrics, weighted_metrics], self.all_knowledge(), self.names_in_logs()
         )

@@ -1,6 +1,6 @@
 """Loss scales: keep gradients within the range of float16, with one scale for each network."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -102,7 +102,7 @@ class LossScales(keras.layers.Layer):
         self.skipped.assign(self.skipped + ops.cast(skipped, "int64"))
 
 
-def taken_apart(optimizer: Any, groups: Iterable[str]) -> tuple[Any, dict[str, Schedule]]:
+def taken_apart(optimizer: Any, groups: Collection[str]) -> tuple[Any, dict[str, Schedule]]:
     """Returns what `compile` was given without Keras' own loss scaling, and how that was set.
 
     Args:
@@ -111,6 +111,13 @@ def taken_apart(optimizer: Any, groups: Iterable[str]) -> tuple[Any, dict[str, S
     """
     if isinstance(optimizer, Mapping):
         parts = {name: taken_apart(one, [name]) for name, one in optimizer.items()}
+        misplaced = [name for name, (_, own) in parts.items() if own and name not in groups]
+        if misplaced:
+            raise ValueError(
+                "A loss scale is that of a whole student: give the LossScaleOptimizer under the "
+                f"key of the student, one of {sorted(groups)}, and layers plain optimizers. "
+                f"Received: one for the layers {misplaced}"
+            )
         schedules = {name: one for _, own in parts.values() for name, one in own.items()}
         return {name: inner for name, (inner, _) in parts.items()}, schedules
     if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):

@@ -1,7 +1,8 @@
-"""Several optimizers in one distiller: one for each group of variables."""
+"""Several optimizers in one distiller: one for each group of variables, or layers of a student."""
 
 import collections
-from collections.abc import Iterable, Mapping
+import fnmatch
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -37,28 +38,29 @@ def groups(
     return {**by_group, TRUNK: list(shared.values())} if shared else by_group
 
 
-def resolve(optimizer: Any, groups: Mapping[str, list[keras.Variable]]) -> Any:
+def resolve(
+    optimizer: Any,
+    groups: Mapping[str, list[keras.Variable]],
+    students: Mapping[str, keras.Model],
+) -> Any:
     """Returns the one Keras optimizer that trains every group.
 
     Args:
-        optimizer: What Keras takes, for all groups; or a dict from group to that.
+        optimizer: What Keras takes, for all groups; or a dict from group, or layers of a student,
+            to that.
         groups: Variables by group: one group a student, and `"aggregator"`.
+        students: The students, by name.
 
     Returns:
         The given optimizer, or a `keras.optimizers.MultiOptimizer` for a dict.
 
     Raises:
-        ValueError: If the dict's keys are not the groups that have variables, or two groups
-            share one optimizer object.
+        ValueError: If a key of the dict has no variables or a variable no key, or two keys share
+            one optimizer object or claim the same layer.
     """
     if not isinstance(optimizer, Mapping):
         return optimizer
-    trained = {name for name, variables in groups.items() if variables}
-    if set(optimizer) != trained:
-        raise ValueError(
-            "optimizer must be one optimizer for all, or a dict with one for each of "
-            f"{sorted(trained)}. Received: a dict with the keys {sorted(optimizer)}"
-        )
+    groups = _claimed(list(optimizer), groups, students)
     by_group = {name: keras.optimizers.get(given) for name, given in optimizer.items()}
     if len({id(resolved) for resolved in by_group.values()}) < len(by_group):
         raise ValueError(
@@ -66,6 +68,77 @@ def resolve(optimizer: Any, groups: Mapping[str, list[keras.Variable]]) -> Any:
             f"several of {sorted(by_group)}"
         )
     return keras.optimizers.MultiOptimizer(GroupSelector(by_group, groups))
+
+
+def _claimed(
+    keys: Collection[str],
+    groups: Mapping[str, list[keras.Variable]],
+    students: Mapping[str, keras.Model],
+) -> dict[str, list[keras.Variable]]:
+    """Returns the trainable variables by key: the innermost layer that has a key decides."""
+    # By variable: how deep its layer lies, and the keys of it.
+    claims: dict[int, tuple[int, set[str]]] = {
+        id(variable): (0, {name} & set(keys))
+        for name, variables in groups.items()
+        for variable in variables
+    }
+    names = set()
+    for student in students.values():
+        for depth, path, layer in _layers(student):
+            matching = {key for key in keys if key not in groups and _names(key, path)}
+            names |= matching
+            matching = {key for key in matching if not _is_pattern(key)} or matching
+            for variable in layer.trainable_variables if matching else ():
+                found, others = claims.get(id(variable), (0, set()))
+                others = others if found == depth else set()
+                claims[id(variable)] = depth, others | matching
+    by_key: dict[str, list[keras.Variable]] = {key: [] for key in keys}
+    unclaimed: list[keras.Variable] = []
+    for variable in [variable for variables in groups.values() for variable in variables]:
+        claiming = sorted(claims[id(variable)][1])
+        if len(claiming) > 1:
+            raise ValueError(
+                "Each layer needs one key of the dict optimizer=. Received: the keys "
+                f"{claiming}, which all claim {variable.path!r}"
+            )
+        (by_key[claiming[0]] if claiming else unclaimed).append(variable)
+    idle = [key for key, variables in by_key.items() if not variables]
+    if idle or unclaimed:
+        problems = {
+            f"{sorted(set(idle) - names)} name neither a group nor a layer": set(idle) - names,
+            f"{sorted(set(idle) & names)} name layers without weights that train, or whose weights "
+            "other keys claim": set(idle) & names,
+            f"no key is for {len(unclaimed)} weights, such as "
+            f"{[variable.path for variable in unclaimed[:3]]}": unclaimed,
+        }
+        raise ValueError(
+            "optimizer must be one optimizer for all, or a dict with one for each of "
+            f"{sorted(name for name, variables in groups.items() if variables)}; layers of a "
+            "student may have their own ('logits', 'backbone/block_1', 'block_*'), and its key is "
+            f"then for the rest. Received: a dict with the keys {sorted(keys)}, where "
+            + ", and ".join(problem for problem, holds in problems.items() if holds)
+        )
+    return by_key
+
+
+def _layers(
+    layer: keras.layers.Layer, depth: int = 1, within: str = ""
+) -> Iterator[tuple[int, str, keras.layers.Layer]]:
+    """Returns the layers inside a layer, each with its depth and its path."""
+    for inner in keras_internals.flatten_layers(layer, include_self=False, recursive=False):
+        path = f"{within}{inner.name}"
+        yield depth, path, inner
+        yield from _layers(inner, depth + 1, f"{path}/")
+
+
+def _names(key: str, path: str) -> bool:
+    """Returns whether a key is a layer's path, or its name, or a pattern of one of these."""
+    own = path if "/" in key else path.rpartition("/")[2]
+    return fnmatch.fnmatchcase(own, key)
+
+
+def _is_pattern(key: str) -> bool:
+    return any(sign in key for sign in "*?[")
 
 
 class GroupSelector:

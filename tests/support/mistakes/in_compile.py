@@ -100,12 +100,12 @@ MISTAKES = [
         lambda b: b.compiled(
             b.group(aggregator="weighted_average"), optimizer={"a": "sgd", "b": "sgd"}
         ),
-        r"one for each of \['a', 'aggregator', 'b'\]. Received: .* keys \['a', 'b'\]",
+        r"one for each of \['a', 'aggregator', 'b'\]; .* keys \['a', 'b'\], where no key is for \d",
     ),
     Mistake(
         "an optimizer for what does not train",
         lambda b: b.compiled(optimizer={"student": "sgd", "teacher": "sgd"}),
-        r"one for each of \['student'\]. Received: .* keys \['student', 'teacher'\]",
+        r"one for each of \['student'\]; .* keys .*, where \['teacher'\] name neither a group nor",
     ),
     Mistake(
         "one optimizer for two students",
