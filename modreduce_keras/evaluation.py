@@ -15,6 +15,7 @@ from modreduce_keras.distillers import checks
 from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.labels import class_indices
 from modreduce_keras.models.exits import FINAL, exit_names
+from modreduce_keras.models.graph import input_specs
 from modreduce_keras.symbolic import output_spec
 from modreduce_keras.typing import Tensor
 
@@ -65,7 +66,7 @@ class _Counter(keras.layers.Layer):
     def __init__(self, model: keras.Model) -> None:
         super().__init__(dtype="float32", autocast=False)
         checks.require_model(model, "model")
-        self.specs = checks.input_specs(model)
+        self.specs = input_specs(model)
         if self.specs is None:
             raise ValueError(
                 f"The model {model.name!r} must be built: start it with keras.Input(shape), or "

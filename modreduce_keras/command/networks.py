@@ -9,7 +9,8 @@ from modreduce_keras import models
 from modreduce_keras.command.mistakes import MistakeError, did_you_mean, one_line
 from modreduce_keras.command.model_files import require_file
 from modreduce_keras.data.sources import PIXELS
-from modreduce_keras.distillers import checks, heads
+from modreduce_keras.models import head_kinds
+from modreduce_keras.models.graph import input_specs
 from modreduce_keras.registry import components
 
 KERAS, OURS = "keras", "mr"
@@ -32,7 +33,7 @@ def load(path: str, role: str) -> keras.Model:
     except Exception as error:  # Keras raises what the file's content happens to raise
         message = one_line(error)[:_MOST_OF_A_MESSAGE]
         raise MistakeError(f"--{role}: {path!r} cannot be loaded: {message}") from error
-    specs = checks.input_specs(model)
+    specs = input_specs(model)
     if specs is None or keras.tree.is_nested(specs):
         raise MistakeError(
             f"--{role} must be a built model with one input; of others, use the Python API. "
@@ -43,18 +44,16 @@ def load(path: str, role: str) -> keras.Model:
 
 def _with_logits(model: keras.Model) -> keras.Model:
     """Returns a loaded model that gives logits: a softmax or sigmoid at its end is taken off."""
-    head = heads.of_model(model).head()
+    head = head_kinds.of_model(model)
     outputs = getattr(model, "outputs", None) or []
-    if head not in (heads.SOFTMAX, heads.SIGMOID) or len(outputs) != 1:
+    if head not in (head_kinds.SOFTMAX, head_kinds.SIGMOID) or len(outputs) != 1:
         return model
-    model = models.as_logits(model)
-    heads.require_logits(model, "teacher")  # says how to make them
-    return model
+    return models.as_logits(model)
 
 
 def input_shape(model: keras.Model) -> tuple[int | None, ...]:
     """Returns the shape of a model's input for one sample."""
-    return tuple(checks.input_specs(model).shape[1:])
+    return tuple(input_specs(model).shape[1:])
 
 
 def units(model: keras.Model) -> int:

@@ -10,7 +10,7 @@ from modreduce_keras.arguments import is_number, require_choice
 from modreduce_keras.calls import did_you_mean, shown
 from modreduce_keras.data.teacher_cache import TeacherCache
 from modreduce_keras.models.folding import DTYPES
-from modreduce_keras.models.graph import to_float
+from modreduce_keras.models.graph import input_specs, to_float
 from modreduce_keras.symbolic import plain_errors
 
 
@@ -72,29 +72,6 @@ def _remedy(model: Any, role: str) -> str:
             "model, and is given as the teacher."
         )
     return ""
-
-
-def input_specs(model: keras.Model) -> Any:
-    """Returns a built model's inputs as symbolic tensors, or `None` where they are not known."""
-    if not model.built:
-        return None
-    if getattr(model, "inputs", None):
-        # Only a functional model's `input` has the structure that calls take.
-        return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    config = model.get_build_config() or {}
-    shapes = config.get("shapes_dict") or {"input_shape": config.get("input_shape")}
-    shape = next(iter(shapes.values()))
-    if shape is None:
-        return None
-    return _map_shapes(lambda shape: keras.KerasTensor((None, *shape[1:]), "float32"), shape)
-
-
-def _map_shapes(function: Any, shapes: Any) -> Any:
-    if isinstance(shapes, dict):
-        return {name: _map_shapes(function, shape) for name, shape in shapes.items()}
-    if shapes and isinstance(shapes[0], (dict, list, tuple)):
-        return [_map_shapes(function, shape) for shape in shapes]
-    return function(tuple(shapes))
 
 
 def ensure_built(model: keras.Model, specs: Any, role: str) -> None:

@@ -7,6 +7,7 @@ import keras
 
 from modreduce_keras.distillers import fitting, heads, metrics_of_logits, student_metrics
 from modreduce_keras.distillers.supervision import NamedSupervision, Supervision, supervision
+from modreduce_keras.models.head_kinds import LOGITS
 from modreduce_keras.output_kind import output_kinds
 
 
@@ -57,5 +58,5 @@ def _is_logits(
     """
     head = heads.of_model(student, output).head(output)
     if head is not None:
-        return head == heads.LOGITS
+        return head == LOGITS
     return made is None or made.from_logits(output) is not False

@@ -15,6 +15,7 @@ from modreduce_keras.distillers.gradients import GradientPolicy
 from modreduce_keras.distillers.optimizers import TRUNK
 from modreduce_keras.labels import classes_of_one_hot
 from modreduce_keras.losses.base import Loss
+from modreduce_keras.models.graph import input_specs
 from modreduce_keras.ops import float32
 from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, REGRESSION, UNKNOWN
 from modreduce_keras.symbolic import output_spec
@@ -142,7 +143,7 @@ class Group:
                 trunk: Any = forward.trunk  # that there is one was required
                 specs[kind] = trunk.branches.trunk.output
             elif kind == "inputs":
-                specs[kind] = checks.input_specs(next(iter(forward.readers.values())).model)
+                specs[kind] = input_specs(next(iter(forward.readers.values())).model)
             elif kind == "labels":
                 specs[kind] = keras.KerasTensor((None,), "int32")
             elif kind == "averages":

@@ -14,6 +14,7 @@ from modreduce_keras.distillers.teacher import fingerprint_of_constants, models_
 from modreduce_keras.fingerprints import fingerprint_of
 from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.folding import fold
+from modreduce_keras.models.graph import input_specs
 from modreduce_keras.models.same_outputs import require_same_outputs
 from modreduce_keras.taps import ModelOutput, TapReader
 
@@ -44,7 +45,7 @@ class Together(keras.Model):
 
     def specs(self) -> Any:
         """Returns the symbolic inputs that `call` takes."""
-        specs = [checks.input_specs(teacher) for teacher in self.teachers]
+        specs = [input_specs(teacher) for teacher in self.teachers]
         return specs if self.own_inputs else specs[0]
 
     def call(self, inputs: Any, training: Any = None) -> Any:
@@ -86,7 +87,7 @@ class LiveTeacher:
                 f"Received: {len(inputs.views)}"
             )
         if isinstance(given, keras.Model):
-            self.model, own = given, checks.input_specs(given)
+            self.model, own = given, input_specs(given)
         else:
             self.model = Together(self.models, own_inputs=inputs.views is not None)
             own = self.model.specs()

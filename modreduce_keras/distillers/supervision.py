@@ -11,6 +11,7 @@ from keras import ops
 from modreduce_keras.distillers import heads
 from modreduce_keras.distribute import share_over_replicas
 from modreduce_keras.keras_internals import mask_of
+from modreduce_keras.models.head_kinds import LOGITS
 from modreduce_keras.ops import filled, float32, reduced, spread
 
 _INDICES = (
@@ -144,7 +145,7 @@ class Supervision:
         """Raises if the loss takes probabilities and the model gives logits, or the reverse."""
         from_logits = self.from_logits()
         found = None if from_logits is None else heads.of_model(model, output).head(output)
-        ends_in_probabilities = found != heads.LOGITS
+        ends_in_probabilities = found != LOGITS
         if found is None or from_logits != ends_in_probabilities:
             return
         head = "probabilities" if ends_in_probabilities else "logits"

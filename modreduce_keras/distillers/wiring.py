@@ -14,6 +14,7 @@ from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.live_teacher import LiveTeacher
 from modreduce_keras.distillers.teacher import Teacher, models_of
 from modreduce_keras.knowledge import Knowledge, Response
+from modreduce_keras.models.graph import input_specs
 from modreduce_keras.symbolic import output_spec
 from modreduce_keras.taps import ModelOutput, TapReader, activations_told
 
@@ -66,10 +67,10 @@ def connect(
         outputs[name] = _checked_student(role, readers[name], own, known)
         if runs is not None:
             _adopt(own, student, runs)
-        inputs, models = checks.input_specs(student), {role: student, **of_teachers}
+        inputs, models = input_specs(student), {role: student, **of_teachers}
         _build_knowledge(own, outputs[name], of_teacher, inputs, models)
     functional = [student for student in students.values() if getattr(student, "inputs", None)]
-    specs = checks.input_specs(functional[0]) if functional else None
+    specs = input_specs(functional[0]) if functional else None
     trunk = branches and SharedTrunk(branches, own_views=bool(views.own))
     return ForwardPass(views, specs, readers, outputs, runs, trunk)
 
@@ -106,7 +107,7 @@ def _checked_student(
 ) -> ModelOutput:
     """Returns a student's symbolic output, in which what responses read is logits."""
     student = reader.model
-    specs = checks.input_specs(student)
+    specs = input_specs(student)
     specs = known if specs is None else specs
     with activations_told([student], role):
         output = reader.specs(specs)
@@ -127,7 +128,7 @@ def _require_built(models: Mapping[str, keras.Model]) -> Any:
     """Returns the symbolic inputs of the last model that has them; models are built for them."""
     for role, model in models.items():
         checks.require_model(model, role)
-    specs = [checks.input_specs(model) for model in models.values()]
+    specs = [input_specs(model) for model in models.values()]
     known = next((spec for spec in reversed(specs) if spec is not None), None)
     for role, model in models.items():
         checks.ensure_built(model, known, role)

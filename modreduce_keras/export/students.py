@@ -14,6 +14,7 @@ from modreduce_keras.keras_internals import flatten_layers, operation_of
 from modreduce_keras.models.branch import Branches
 from modreduce_keras.models.fake_quantization import require_ranges
 from modreduce_keras.models.folding import fold
+from modreduce_keras.models.graph import input_specs
 from modreduce_keras.taps import TapReader
 
 OUTPUT = "logits"
@@ -68,7 +69,7 @@ def require_student(student: Any) -> Inputs:
             f"{student.name!r}"
         )
     checks.require_model(student, "student")
-    structure = checks.input_specs(student)
+    structure = input_specs(student)
     if structure is None:
         raise ValueError(
             f"The student {student.name!r} must be built: start it with keras.Input(shape), or "

@@ -8,7 +8,6 @@ import keras
 import numpy as np
 
 from modreduce_keras.arguments import is_number, require_integer, require_number
-from modreduce_keras.distillers import heads
 from modreduce_keras.export.interpreter import TFLiteFile
 from modreduce_keras.export.judging import Judge, compiled_kind, require_kind
 from modreduce_keras.export.onnx_session import ONNXFile
@@ -16,6 +15,7 @@ from modreduce_keras.export.runnable import RunnableFile, UnusableFileError
 from modreduce_keras.export.samples import batches
 from modreduce_keras.export.served import SavedModelFolder, is_saved_model
 from modreduce_keras.export.students import Inputs, require_student
+from modreduce_keras.models import head_kinds
 from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, REGRESSION
 
 
@@ -214,7 +214,7 @@ def _judge(
 
     def threshold() -> float:
         # A file of a student that ends in a sigmoid puts out probabilities too.
-        return 0.0 if heads.of_model(student).head() in (None, heads.LOGITS) else 0.5
+        return 0.0 if head_kinds.of_model(student) in (None, head_kinds.LOGITS) else 0.5
 
     return Judge("verify", kind, tolerance, threshold)
 

@@ -1,15 +1,15 @@
 """Clones: models built again from the configs of their layers, with the whole state."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 
 from modreduce_keras.copying import copy_state
-from modreduce_keras.keras_internals import constructor_arguments
-from modreduce_keras.models.graph import functional, new_inputs
+from modreduce_keras.keras_internals import constructor_arguments, flatten_layers
+from modreduce_keras.models.graph import defined_by_user, functional, new_inputs
 from modreduce_keras.models.same_outputs import require_same_outputs
 
 
@@ -56,9 +56,39 @@ class Cloner:
     def __init__(self) -> None:
         self._made: dict[int, Any] = {}
         self._originals: list[Any] = []  # So that no id is given to another object.
+        self._others: list[Any] = []
+        self._apart: list[Any] = []
+
+    def replace(
+        self, layer: keras.Operation, other: keras.Operation, within: Iterable[keras.Model]
+    ) -> None:
+        """Puts another operation, of one input, in the place of one.
+
+        Args:
+            layer: What is replaced.
+            other: What takes its place.
+            within: The model that it is in, and those that this is nested in.
+        """
+        self._keep(layer, other)
+        self._others.append(other)
+        self._apart.extend(within)
+
+    def _keep(self, layer: keras.Operation, clone: keras.Operation) -> None:
+        self._made[id(layer)] = clone
+        self._originals.append(layer)
+
+    def _call(self, layer: keras.Operation, *args: Any, **kwargs: Any) -> Any:
+        is_other = any(layer is one for one in self._others)
+        return layer(args[0]) if is_other else layer(*args, **kwargs)
 
     def clone(self, model: keras.Model, inputs: Any = None) -> keras.Model:
-        """Returns the clone of a model, on symbolic inputs of its own where none are given."""
+        """Returns the clone of a model, on symbolic inputs of its own where none are given.
+
+        A model of a class with a config of its own is rebuilt from that; of others the graph is.
+        """
+        own = self._of_own_class(model) if inputs is None else None
+        if own is not None:
+            return own
         if isinstance(model, keras.Sequential) and model.inputs and inputs is None:
             layers = [self.layer(layer) for layer in model.layers]
             return keras.Sequential([new_inputs(functional(model)), *layers], name=model.name)
@@ -69,14 +99,35 @@ class Cloner:
             flat,
             input_tensors=new_inputs(flat) if inputs is None else inputs,
             clone_function=self.layer,
+            call_function=self._call,
         )
+
+    def _of_own_class(self, model: keras.Model) -> keras.Model | None:
+        """Returns the clone of a functional model of a class that rebuilds it, if it is one."""
+        inside = flatten_layers(model, include_self=False)
+        if (
+            not getattr(model, "inputs", None)
+            or not defined_by_user(model, "get_config")
+            or any(model is one for one in self._apart)
+            or any(id(layer) in self._made for layer in inside)
+        ):
+            return None
+        try:
+            copy = _built_as(model, rebuilt(model))
+        except ValueError:
+            return None  # its graph may do
+        made = flatten_layers(copy, include_self=False)
+        if [type(layer) for layer in made] != [type(layer) for layer in inside]:
+            return None
+        for layer, clone in zip(inside, made, strict=True):  # that models around it may use too
+            self._keep(layer, clone)
+        return copy
 
     def layer(self, layer: keras.Operation) -> keras.Operation:
         """Returns the clone of a layer, a nested model or another operation."""
         if id(layer) not in self._made:
             is_model = isinstance(layer, keras.Model)
-            self._made[id(layer)] = self.clone(layer) if is_model else rebuilt(layer)
-            self._originals.append(layer)
+            self._keep(layer, self.clone(layer) if is_model else rebuilt(layer))
         return self._made[id(layer)]
 
 

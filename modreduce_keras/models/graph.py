@@ -30,6 +30,29 @@ def output_units(model: Any) -> int | None:
     return outputs[0].shape[-1] if len(outputs) == 1 else None
 
 
+def input_specs(model: keras.Model) -> Any:
+    """Returns a built model's inputs as symbolic tensors, or `None` where they are not known."""
+    if not model.built:
+        return None
+    if getattr(model, "inputs", None):
+        # Only a functional model's `input` has the structure that calls take.
+        return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    config = model.get_build_config() or {}
+    shapes = config.get("shapes_dict") or {"input_shape": config.get("input_shape")}
+    shape = next(iter(shapes.values()))
+    if shape is None:
+        return None
+    return _map_shapes(lambda shape: keras.KerasTensor((None, *shape[1:]), "float32"), shape)
+
+
+def _map_shapes(function: Any, shapes: Any) -> Any:
+    if isinstance(shapes, dict):
+        return {name: _map_shapes(function, shape) for name, shape in shapes.items()}
+    if shapes and isinstance(shapes[0], (dict, list, tuple)):
+        return [_map_shapes(function, shape) for shape in shapes]
+    return function(tuple(shapes))
+
+
 def new_inputs(model: keras.Model) -> Any:
     """Returns new symbolic inputs that are named and shaped like a functional model's."""
     return keras.tree.map_structure(_like, model.input)

@@ -1,31 +1,44 @@
 """Logits: a model without the softmax or sigmoid that it ends in."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 
-from modreduce_keras.keras_internals import operation_of
-from modreduce_keras.models.clones import copy_model
+from modreduce_keras.copying import copy_state
+from modreduce_keras.keras_internals import calls_of, history_of
+from modreduce_keras.models import head_kinds
+from modreduce_keras.models.clones import Cloner, rebuilt
+from modreduce_keras.models.same_outputs import require_same_outputs
 
-_ENDINGS = (keras.activations.softmax, keras.activations.sigmoid)
+_linear = keras.activations.linear
 
 
 def as_logits(model: keras.Model) -> keras.Model:
     """Copies a model that ends in a softmax or a sigmoid, without that ending.
 
-    Distillation compares logits, and most of `keras.applications` end in probabilities. A student
-    may be copied too, before it is trained. The model itself stays as it is.
+    Distillation compares logits, and most of `keras.applications` end in probabilities. The copy
+    is compared with the model on a few made-up inputs: its outputs, under the ending that was
+    taken away, are the model's (to 1e-6; in half precision to its rounding).
+
+    The weights are copied and not shared, because the activation of a shared layer could not be
+    taken away without changing the given model, which stays as it is. A student is therefore
+    copied before it is trained. To deploy probabilities, put the ending back on the trained copy:
+    `keras.Sequential([logits, keras.layers.Softmax()])`.
 
     Args:
-        model: A functional or a built Sequential model with one output. What ends it is an
-            `activation="softmax"` or `"sigmoid"`, a layer `Activation` or `Softmax`, or
-            `keras.ops.softmax`; it may lie in a nested model, unless it is a `Softmax` there.
+        model: A model with one output: functional, Sequential, of keras-hub, or of a class with
+            `get_config` that returns logits already. What ends it is the activation of its last
+            layer, a layer `Activation` or `Softmax`, or `keras.ops.softmax` or `sigmoid`; it may
+            lie in a nested model.
 
     Returns:
-        A model of the same weights that returns logits. One that returns them already is copied.
+        A model of the same weights that returns logits: a copy where the model returns them
+        already. The copy of a keras-hub task is a functional model of what its preprocessor gives.
 
     Raises:
-        ValueError: If the model is of another kind, or its ending cannot be taken away.
+        ValueError: If the model has no or several outputs, gives probabilities by something that
+            cannot be taken away (the message names the layer), or cannot be copied.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr
@@ -35,32 +48,121 @@ def as_logits(model: keras.Model) -> keras.Model:
         >>> bool(np.allclose(keras.ops.softmax(logits), teacher(np.ones((1, 3)))))
         True
     """
-    outputs = getattr(model, "outputs", None) if isinstance(model, keras.Model) else None
-    if not outputs or len(outputs) != 1:
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(f"as_logits takes a built Keras model. Received: {model!r}")
+    several = getattr(model, "outputs", None) or [None]
+    if len(several) != 1:
         raise ValueError(
-            "as_logits takes a functional or a built Sequential model with one output. "
-            f"Received: {model!r}"
+            "as_logits takes a model with one output; make one of several first: "
+            f"keras.Model(model.input, output). Received: {model.name!r} with {len(several)}"
         )
-    copy = copy_model(model)
-    last, is_outer = operation_of(copy.outputs[0]), True
-    while isinstance(last, keras.Model) and getattr(last, "outputs", None):
-        last, is_outer = operation_of(last.outputs[0]), False
-    if getattr(last, "activation", None) in _ENDINGS:
-        last.activation = keras.activations.linear
-        return copy
-    if not _is_softmax(last):
-        return copy
-    if not is_outer:
-        raise ValueError(
-            f"The {type(last).__name__} that ends {model.name!r} lies in a nested model. Build the "
-            "model without it: keras.Model(inputs, logits)."
-        )
-    inputs: Any = copy.inputs[0] if isinstance(copy, keras.Sequential) else copy.input
-    return keras.Model(inputs, last.input, name=model.name)
+    outputs = head_kinds.graph_outputs(model)
+    ending = ending_of(outputs[0]) if outputs else None
+    found = head_kinds.of_model(model)
+    if found in (None, head_kinds.LOGITS) and not (ending and ending.is_known):
+        ending = None
+    elif ending is None:
+        raise _refusal(model, found)
+    cloner = Cloner()
+    if ending is not None:
+        cloner.replace(ending.holder, ending.without(), within=(model, *ending.models))
+    copy = cloner.clone(model)
+    copy_state(model, copy)
+    try:
+        ended = ending and ending.function
+        require_same_outputs(model, copy, tolerance=1e-6 if ending else 1e-4, after=ended)
+        is_done = ending is None or head_kinds.of_model(copy) in (None, head_kinds.LOGITS)
+    except ValueError as error:
+        if ending is None:
+            raise
+        raise _refusal(model, found, ending) from error
+    if not is_done:
+        raise _refusal(model, found, ending)
+    return copy
 
 
-def _is_softmax(operation: keras.Operation) -> bool:
-    made = keras.ops.softmax(keras.KerasTensor((None, 2)))
-    sigmoid = keras.ops.sigmoid(keras.KerasTensor((None, 2)))
-    kinds = {type(operation_of(made)), type(operation_of(sigmoid)), keras.layers.Softmax}
-    return type(operation) in kinds
+class Ending(NamedTuple):
+    """What ends a model, if it is something that can be taken away.
+
+    Attributes:
+        operation: A layer with an activation, a layer `Softmax`, or an operation.
+        holder: The same, or the wrapper that it is in, such as `TimeDistributed`.
+        models: The nested models that the holder is in, from the outer one down.
+    """
+
+    operation: Any
+    holder: Any
+    models: tuple[keras.Model, ...]
+
+    @property
+    def is_activation(self) -> bool:
+        """Whether it is the activation of a layer."""
+        return getattr(self.operation, "activation", None) is not None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is a softmax or a sigmoid of Keras."""
+        known = head_kinds.by_graph(self.operation)
+        return known in (head_kinds.SOFTMAX, head_kinds.SIGMOID)
+
+    @property
+    def function(self) -> Callable[[Any], Any]:
+        """What it does to logits."""
+        return self.operation.activation if self.is_activation else self.operation
+
+    def without(self) -> keras.Operation:
+        """Returns what takes the holder's place, with fresh weights."""
+        if not self.is_activation:
+            dtype = calls_of(self.operation)[0].outputs[0].dtype
+            return keras.layers.Identity(name=self.operation.name, dtype=dtype)
+
+        def linear(config: dict[str, Any]) -> dict[str, Any]:
+            if self.holder is self.operation:
+                return {**config, "activation": "linear"}
+            inner = config["layer"]
+            inner = {**inner, "config": {**inner["config"], "activation": "linear"}}
+            return {**config, "layer": inner}
+
+        return rebuilt(self.holder, linear)
+
+    def expression(self, name: str) -> str:
+        """Returns the expression of the layer, in a model of this name."""
+        path = [one.name for one in (*self.models, self.holder)]
+        layers = "".join(f".get_layer({one!r})" for one in path)
+        return f"{name}{layers}{'' if self.holder is self.operation else '.layer'}"
+
+
+def ending_of(tensor: keras.KerasTensor, models: tuple[keras.Model, ...] = ()) -> Ending | None:
+    """Returns what a symbolic output of a model ends in, besides layers that pass it on."""
+    operation, call, index = history_of(tensor)
+    if isinstance(operation, keras.Model):
+        outputs = head_kinds.graph_outputs(operation)
+        return ending_of(outputs[index], (*models, operation)) if outputs else None
+    inner = operation.layer if type(operation) in head_kinds.OF_ONE_LAYER else operation
+    if head_kinds.is_ending(inner) or getattr(inner, "activation", _linear) not in (None, _linear):
+        return Ending(inner, operation, models)
+    inputs = calls_of(operation)[call].inputs
+    passes_on = type(operation) in (*head_kinds.PASSES_ON, keras.layers.Activation)
+    return ending_of(inputs[0], models) if passes_on and len(inputs) == 1 else None
+
+
+def _refusal(model: keras.Model, found: str | None, ending: Ending | None = None) -> ValueError:
+    outputs = head_kinds.graph_outputs(model)
+    last = ending.operation if ending else _last(outputs[0]) if outputs else model
+    where = f"{last.name!r} ({type(last).__name__})"
+    remedy = "Have it return what comes before them."
+    if outputs and found in head_kinds.INVERSE:
+        remedy = (
+            "Build the model without them, or take the logits that they come from: p = "
+            f"model.outputs[0]; keras.Model(model.inputs, {head_kinds.INVERSE[found]})."
+        )
+    return ValueError(
+        f"as_logits cannot take off what makes the outputs of {model.name!r} probabilities: it is "
+        f"no softmax or sigmoid at the end that Keras knows. They come from {where}. {remedy}"
+    )
+
+
+def _last(tensor: keras.KerasTensor) -> Any:
+    operation, _, index = history_of(tensor)
+    outputs = head_kinds.graph_outputs(operation)
+    return _last(outputs[index]) if outputs else operation

@@ -1,6 +1,6 @@
 """Checks on a few inputs that a copy of a model gives the same outputs."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import keras
@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.copying import parts
-from modreduce_keras.models.graph import Graph, functional
+from modreduce_keras.models.graph import Graph, functional, input_specs
 
 _SAMPLES = 2
 _SIZES = (8, 32, 64, 224)
@@ -24,6 +24,7 @@ def require_same_outputs(
     *,
     tolerance: float = 1e-4,
     differing: Collection[str] = (),
+    after: Callable[[Any], Any] | None = None,
 ) -> None:
     """Raises if a copy gives other outputs than its original, or none.
 
@@ -36,6 +37,7 @@ def require_same_outputs(
         copy: A model that is to give the same outputs in inference.
         tolerance: How far an output may be off, as a part of the largest one.
         differing: Names of layers that are known to differ inside.
+        after: What the original does to outputs like the copy's, if anything.
 
     Raises:
         ValueError: If the outputs differ; the message names the first layer whose outputs do.
@@ -47,6 +49,7 @@ def require_same_outputs(
         tolerance = max(tolerance, 0.1)
     try:
         received = _run(copy, inputs)
+        received = received if after is None else [ops.convert_to_numpy(after(received[0]))]
     except Exception as error:
         raise ValueError(f"The copy of {original.name!r} does not run: {error}") from error
     if _same(outputs, received, tolerance) or not _same(outputs, _run(original, inputs), 0.0):
@@ -100,7 +103,7 @@ def _close(expected: np.ndarray, received: np.ndarray, tolerance: float) -> bool
 
 def _samples(model: keras.Model) -> Iterator[Any]:
     """Returns inputs that a model may take: random ones, with tokens that its layers know."""
-    specs = _specs(model)
+    specs = input_specs(model)
     if specs is None:
         return
     tokens = [token for layer in parts(model) for token in _tokens(layer)]
@@ -114,15 +117,6 @@ def _samples(model: keras.Model) -> Iterator[Any]:
                 ),
                 specs,
             )
-
-
-def _specs(model: keras.Model) -> Any:
-    if getattr(model, "inputs", None):
-        return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    shape = (model.get_build_config() or {}).get("input_shape")
-    if isinstance(shape, (list, tuple)) and all(isinstance(n, (int, type(None))) for n in shape):
-        return keras.KerasTensor(tuple(shape), "float32")
-    return None
 
 
 def _tokens(layer: keras.layers.Layer) -> list[Any]:

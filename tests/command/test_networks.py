@@ -56,12 +56,9 @@ def test_a_softmax_that_is_an_operation_is_taken_off(tmp_path, random):
 
 def test_other_ends_are_refused_with_the_mend(tmp_path):
     inputs = keras.Input((4,))
-    inner = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Softmax()])
-    with pytest.raises(ValueError, match=r"nested model.*keras\.Model\(inputs, logits\)"):
-        networks.load(saved(tmp_path, keras.Model(inputs, inner(inputs))), "teacher")
     ends = [layers.Dense(3, activation="softmax")(inputs) for _ in range(2)]
     average = keras.Model(inputs, layers.Average()(ends))
-    with pytest.raises(ValueError, match="ends in a softmax or sigmoid"):
+    with pytest.raises(ValueError, match=r"come from 'average\S*' \(Average\).*keras\.ops\.log"):
         networks.load(saved(tmp_path, average), "teacher")
 
 

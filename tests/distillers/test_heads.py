@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.distillers import checks, heads, trials
+from modreduce_keras.distillers import heads
+from modreduce_keras.models import head_kinds, trials
+from modreduce_keras.models.graph import input_specs
 from tests.support.models.headed import (
     LOGITS,
     PROBABILITIES,
@@ -339,7 +341,7 @@ def outputs_of(model, output, inputs):
 def test_the_remedy_in_the_message_gives_the_logits(case, random):
     build, output = OTHERS.get(case) or (PROBABILITIES[case], None)
     model = build()
-    inputs = random.normal(size=(3, *checks.input_specs(model).shape[1:])).astype("float32")
+    inputs = random.normal(size=(3, *input_specs(model).shape[1:])).astype("float32")
     before = outputs_of(model, output, inputs).astype("float64")
     with pytest.raises(ValueError, match="ends in a softmax or sigmoid") as told:
         heads.of_model(model, output).require_logits(model, "teacher", output)
@@ -407,7 +409,9 @@ def test_the_path_of_an_activation_in_a_nested_model(random):
 def runs(monkeypatch):
     """The runs of models on made-up inputs."""
     seen, run = [], trials.outputs_for
-    monkeypatch.setattr(trials, "outputs_for", lambda *given: seen.append(given) or run(*given))
+    monkeypatch.setattr(
+        trials, "outputs_for", lambda *given, **more: seen.append(given) or run(*given, **more)
+    )
     return seen
 
 
@@ -473,14 +477,14 @@ def residual(ending, blocks=24):
     ids=["sum", "normalized", "pooled"],
 )
 def test_every_operation_of_a_graph_is_looked_at_once(ending, monkeypatch):
-    visits, look = [], heads._of_operation
+    visits, look = [], head_kinds._of_operation
 
     def counted(*given):
         visits.append(given)
         assert len(visits) < 500
         return look(*given)
 
-    monkeypatch.setattr(heads, "_of_operation", counted)
+    monkeypatch.setattr(head_kinds, "_of_operation", counted)
     assert heads.of_model(residual(ending)).head() == heads.LOGITS
     assert len(visits) <= 24 * 5 + 4
 

@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import modreduce_keras as mr
+from tests.support.models.headed import LOGITS, PROBABILITIES
 
 L = keras.layers
 
@@ -12,6 +14,25 @@ L = keras.layers
 def nested(**arguments):
     head = keras.Sequential([keras.Input((4,)), L.Dense(3, **arguments)], name="head")
     return keras.Sequential([keras.Input((5,)), L.Dense(4, activation="relu"), head])
+
+
+def nested_softmax():
+    inner = keras.Sequential([keras.Input((5,)), L.Dense(3), L.Softmax()])
+    return keras.Sequential([keras.Input((5,)), inner, L.Dropout(0.5)])
+
+
+@keras.saving.register_keras_serializable("tests")
+class Task(keras.Model):
+    """A functional model of a class of its own, as those of keras-hub."""
+
+    def __init__(self, activation, **arguments):
+        inputs = keras.Input((5,))
+        backbone = keras.Sequential([keras.Input((5,)), L.Dense(4, "relu")], name="backbone")
+        super().__init__(inputs, L.Dense(3, activation=activation)(backbone(inputs)), **arguments)
+        self.activation = activation
+
+    def get_config(self):
+        return {"activation": self.activation}
 
 
 def by_ops():
@@ -27,6 +48,12 @@ MODELS = {
     "layer": lambda: keras.Sequential([keras.Input((5,)), L.Dense(3), L.Softmax()]),
     "operation": by_ops,
     "nested": lambda: nested(activation="softmax"),
+    "nested layer": lambda: nested_softmax(),
+    "nested operation": lambda: keras.Sequential([keras.Input((5,)), by_ops()]),
+    "activation of TensorFlow": lambda: keras.Sequential(
+        [keras.Input((5,)), L.Dense(3, activation=tf.nn.softmax)]
+    ),
+    "task": lambda: Task(activation="softmax"),
 }
 
 
@@ -55,9 +82,69 @@ def test_a_sigmoid_goes_and_logits_stay(random):
     np.testing.assert_array_equal(mr.models.as_logits(model)(x), model(x))
 
 
-def test_what_cannot_be_taken_apart_is_refused():
-    with pytest.raises(ValueError, match=r"as_logits takes a functional .* Received: 'teacher'"):
+def test_a_copy_of_a_model_of_its_own_class_is_one():
+    assert type(mr.models.copy_model(Task(activation=None))) is Task
+    nested = keras.Sequential([keras.Input((5,)), Task(activation=None), L.Softmax()])
+    assert type(mr.models.as_logits(nested).layers[0]) is Task
+
+
+# Those that their configs do not describe cannot be copied.
+@pytest.mark.parametrize("kind", ["log of probabilities", "ReLU", "tanh", "subclassed", "scaled"])
+def test_a_model_that_gives_logits_is_copied(kind):
+    model = LOGITS[kind]()
+    copy = mr.models.as_logits(model)
+    assert copy is not model
+    x = np.arange(8.0, dtype="float32").reshape(2, 4)
+    np.testing.assert_array_equal(copy(x), model(x))
+
+
+REFUSED = {
+    "Lambda": r"come from 'lambda\S*' \(Lambda\)",
+    "operations": r"'\S*divide\S*' \(\w+\)",
+    "clipped": r"'\S*clip\S*' \(Clip\)",
+    "smoothed": r"'add\S*' \(Add\)",
+    "layer of one's own": r"'clipped\S*' \(Clipped\)",
+    "Dense of one's own": r"'softmax_dense\S*' \(SoftmaxDense\)",
+    "functional with a call of its own": r"\(OwnCall\)",
+    "average of softmaxes": r"'average\S*' \(Average\)",
+    "average of sigmoids": r"'average\S*' \(Average\)",
+    "subclassed softmax": r"\(Subclassed\). Have it return",
+    "normalized before": None,
+}
+
+
+@pytest.mark.parametrize("kind", PROBABILITIES)
+def test_probabilities_lose_their_ending_or_are_refused_by_name(kind):
+    model = PROBABILITIES[kind]()
+    x = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")
+    if REFUSED.get(kind):
+        with pytest.raises(ValueError, match=REFUSED[kind]):
+            mr.models.as_logits(model)
+        return
+    try:
+        logits = mr.models.as_logits(model)
+    except ValueError as error:
+        assert "as_logits cannot take off" in str(error)
+        assert kind in ("nested functional with a call of its own", *SUBCLASSED)
+        return
+    found = keras.ops.convert_to_numpy(logits(x))
+    assert np.abs(found.sum(axis=-1) - 1).max() > 1e-2
+
+
+SUBCLASSED = ("subclassed sigmoids", "Sequential around a subclassed")
+
+
+def test_a_softmax_of_another_axis_than_what_follows_is_refused():
+    inputs = keras.Input((2, 3))
+    model = keras.Model(inputs, L.Permute((2, 1))(L.Softmax()(inputs)))
+    with pytest.raises(ValueError, match="as_logits cannot take off"):
+        mr.models.as_logits(model)
+
+
+def test_what_is_no_model_or_has_several_outputs_is_refused():
+    with pytest.raises(ValueError, match=r"as_logits takes a built Keras model.* Received: 'teac"):
         mr.models.as_logits("teacher")
-    inner = keras.Sequential([keras.Input((5,)), L.Dense(3), L.Softmax()])
-    with pytest.raises(ValueError, match=r"The Softmax that ends .* lies in a nested model"):
-        mr.models.as_logits(keras.Sequential([keras.Input((5,)), inner]))
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, [L.Dense(3)(inputs), L.Dense(2)(inputs)])
+    with pytest.raises(ValueError, match=r"with one output; .* with 2$"):
+        mr.models.as_logits(model)

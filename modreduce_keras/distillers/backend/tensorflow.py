@@ -152,8 +152,3 @@ def on_rows(
 
     # Not for an empty batch: TensorFlow's convolutions return it in a wrong shape on the CPU.
     return tuple(tf.cond(tf.reduce_any(selected), run, lambda: list(others)))
-
-
-def strings(array: Any) -> Any:
-    """Returns a tensor of strings, which `keras.ops` does not make."""
-    return tf.constant(array)

@@ -1,16 +1,17 @@
 """Trials: a model run on made-up inputs, to see what its outputs are."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from modreduce_keras.distillers.backend import tensorflow as backend
 from modreduce_keras.keras_internals import flatten_layers
-from modreduce_keras.taps import ModelOutput, TapReader
+
+Run = Callable[[Any], Any]
 
 _FREE_SIZES = (16, 64, 224)
 """Tried one after the other for axes of no fixed size: images want more than sequences."""
@@ -25,37 +26,46 @@ _DRAWS = (
 _MOST_SAMPLES, _MOST_NUMBERS = 8, 2**19
 
 
-def first_outputs(reader: TapReader, specs: Any) -> tuple[Any, ModelOutput] | None:
+def first_outputs(
+    run: Run,
+    model: keras.Model,
+    specs: Any,
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> tuple[Any, Any] | None:
     """Runs a model on the first made-up inputs that it takes; its state stays as it is.
 
     Args:
-        reader: Runs the model.
+        run: Runs the model in inference.
+        model: The model.
         specs: The model's symbolic inputs, or `None` where they are not known.
+        around: Returns a context to run it in.
 
     Returns:
         The inputs and the outputs; `None` where the model takes no made-up inputs.
     """
-    for inputs in _made_up(reader.model, specs):
-        outputs = outputs_for(reader, inputs)
+    for inputs in _made_up(model, specs):
+        outputs = outputs_for(run, inputs, around=around)
         if outputs is not None:
             return inputs, outputs
     return None
 
 
 def outputs_for(
-    reader: TapReader, inputs: Any, weights: Sequence[tuple[keras.Variable, Any]] = ()
-) -> ModelOutput | None:
-    """Runs a model eagerly in inference, with other weights where some are given.
+    run: Run,
+    inputs: Any,
+    weights: Sequence[tuple[keras.Variable, Any]] = (),
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Any:
+    """Runs a model, with other weights where some are given.
 
     Returns:
         Its outputs; `None` where it does not run.
     """
     try:
         # No random state moves, nothing is counted, and no loss is noted.
-        eagerly, stateless = backend.outside_of_graphs(), keras.StatelessScope(list(weights))
-        with eagerly, warnings.catch_warnings(), stateless:
+        with around(), warnings.catch_warnings(), keras.StatelessScope(list(weights)):
             warnings.simplefilter("ignore")
-            return reader(inputs, training=False)
+            return run(inputs)
     except Exception:  # a user's model may raise anything for made-up inputs
         return None
 
@@ -127,7 +137,7 @@ def _vocabulary(model: keras.Model) -> int:
 
 def _array(random: np.random.Generator, shape: tuple[int, ...], dtype: str, words: int) -> Any:
     if dtype == "string":
-        return backend.strings(random.choice(["a", "b c", "1"], shape))
+        return ops.convert_to_tensor(random.choice(["a", "b c", "1"], shape).tolist(), dtype)
     if dtype == "uint8":
         return ops.convert_to_tensor(random.integers(0, 256, shape), dtype)
     if not keras.backend.is_float_dtype(dtype):  # all ones in the first sample: masks keep all
