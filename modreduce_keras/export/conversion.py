@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.export import operations, tensorflow_internals
-from modreduce_keras.export.integer_forms import integer_forms, measure
+from modreduce_keras.export.integer_forms import Form, integer_forms, measure
 from modreduce_keras.export.marks import Marks, is_of, without_marks
+from modreduce_keras.export.masked_softmax import masked_softmaxes
 from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.saved_model import write_saved_model
 from modreduce_keras.export.students import Inputs
@@ -55,8 +56,10 @@ def convert(model: keras.Model, inputs: Inputs, recipe: Recipe) -> bytes:
         ValueError: If the converter refuses the model, or an int8 file would be no such file.
     """
     marks = Marks(model)
-    forms = integer_forms(model) if recipe.samples else {}
-    kept = _kept(marks, [form.layer for form in forms.values()], recipe.allow_float)
+    normalizations = integer_forms(model) if recipe.samples else {}
+    softmaxes = masked_softmaxes(model) if recipe.samples else {}
+    kept = _kept(marks, [form.layer for form in normalizations.values()], recipe.allow_float)
+    forms: dict[int, Form] = {**normalizations, **softmaxes}
     forms = {
         key: form
         for key, form in forms.items()
@@ -121,7 +124,15 @@ def _converted(
         kept = [*kept, *(path for one in wide for path in marks.paths(one)[:1])]
     tensors = operations.computed_tensors(calibrated)
     floats = [one for one in tensors if any(is_of(path, kept) for path in marks.paths(one))]
-    return tensorflow_internals.quantized(calibrated, ends, floats), tensors
+    content = tensorflow_internals.quantized(calibrated, ends, floats)
+    # A range that two tensors have to share is handed on to the one that is left.
+    while recipe.allow_float is True:
+        wide = [one for one in operations.wide_tensors(content, _WIDEST) if one not in floats]
+        if not set(wide) & set(tensors):
+            break
+        floats += wide
+        content = tensorflow_internals.quantized(calibrated, ends, floats)
+    return content, tensors
 
 
 def _one_by_one(samples: list[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -31,8 +31,29 @@ def integer_forms(model: keras.Model) -> dict[int, "IntegerForm"]:
     return found
 
 
-def measure(forms: Collection["IntegerForm"], model: keras.Model, inputs: Iterable[Any]) -> None:
-    """Measures the sums of squares in a model, whose layers the forms stand for meanwhile.
+class Form(Protocol):
+    """What stands for a layer, and measures what the layer is given before.
+
+    Attributes:
+        layer: The layer.
+        is_measuring: Whether it measures.
+    """
+
+    layer: keras.layers.Layer
+    is_measuring: bool
+
+    def next_pass(self) -> None:
+        """Begins with the first call of the layer again."""
+
+    def end_measuring(self) -> None:
+        """Takes over what has been measured."""
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns what the layer gives."""
+
+
+def measure(forms: Collection[Form], model: keras.Model, inputs: Iterable[Any]) -> None:
+    """Measures what layers of a model are given, which the forms stand for meanwhile.
 
     Args:
         forms: Of layers of the model.

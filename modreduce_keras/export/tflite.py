@@ -76,8 +76,9 @@ def to_tflite(
         ValueError: If the student is a distiller or a branched model (export one of its students),
             has several outputs, is in another precision and cannot be rebuilt, or has an operation
             that TFLite does not support, at all or in integers; if activations have no range that
-            int8 can represent, as in masked attention; if `representative` is missing, not needed,
-            has too few samples or does not fit the student; or if another argument is out of range.
+            int8 can represent, as where something else than Keras' `Softmax` masks scores; if
+            `representative` is missing, not needed, has too few samples or does not fit the
+            student; or if another argument is out of range.
         FileNotFoundError: If the folder of the file is missing.
 
     Example:
