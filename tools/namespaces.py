@@ -67,6 +67,7 @@ NAMESPACES = [
             "import_torch_weights": "models.torch_weights",
             "load_teacher": "models.teachers",
             "reuse_classifier": "models.reuse",
+            "with_classifier": "models.new_head",
         },
     ),
     Namespace(

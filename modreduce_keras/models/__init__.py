@@ -13,6 +13,7 @@ from modreduce_keras.models.exits import exits
 from modreduce_keras.models.folding import fold
 from modreduce_keras.models.logits import as_logits
 from modreduce_keras.models.mobilenet_v2 import mobilenet_v2
+from modreduce_keras.models.new_head import with_classifier
 from modreduce_keras.models.quantization import quantize_aware
 from modreduce_keras.models.resnet import (
     resnet,
@@ -75,6 +76,7 @@ __all__ = [
     "import_torch_weights",
     "load_teacher",
     "reuse_classifier",
+    "with_classifier",
     "get",
 ]
 
