@@ -1,6 +1,9 @@
 """`modreduce distill`, `export` and `report`, on tiny data, with the steps run eagerly."""
 
+import contextlib
+import io
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -44,15 +47,28 @@ def arguments(root, out, *more):
 
 
 @pytest.fixture(scope="module")
-def done(root):
-    return root / "run"
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:keras")
-def test_a_run_writes_all_that_it_promises(root, done, capsys):
+def run(root):
+    """The folder of a finished run, and what the run has printed."""
     more = ("--epochs=3", "--learning_rate=0.05", "--formats=float32", "--batch_size=20")
-    assert program.main(arguments(root, done, *more)) == 0
-    printed = capsys.readouterr().out
+    printed, always = io.StringIO(), property(lambda model: True, lambda model, value: None)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(printed),
+        warnings.catch_warnings(),
+    ):
+        patch.setattr(keras.Model, "run_eagerly", always)
+        warnings.filterwarnings("ignore", category=UserWarning, module="keras")
+        assert program.main(arguments(root, root / "run", *more)) == 0
+    return root / "run", printed.getvalue()
+
+
+@pytest.fixture
+def done(run):
+    return run[0]
+
+
+def test_a_run_writes_all_that_it_promises(root, run):
+    done, printed = run
     assert "Trains small (26 parameters) with the labels and kd from sequential" in printed
     assert "on 60 samples for 3 epochs; validates on 20 held-out samples" in printed
     summary = json.loads((done / distill.SUMMARY).read_text("utf-8"))
