@@ -78,9 +78,16 @@ def of_training(
         "history_epochs": history["history_epochs"],
         "callbacks": state.read(writer),
         "stopped": bool(model.stop_training),
+        "teacher_forms": dict(getattr(model, "teacher_forms", {})),
     }
     others = [(f"{_CALLBACK}/{i}", array) for i, array in enumerate(writer.arrays)]
     return manifest, training_state.arrays(model, metrics=metrics) + others
+
+
+def assign_choices(model: keras.Model, manifest: Mapping[str, Any]) -> None:
+    """Lets a distiller's teacher run as before; checkpoints of earlier versions do not say how."""
+    if manifest.get("teacher_forms"):
+        model.teacher_forms = manifest["teacher_forms"]
 
 
 def assign_callbacks(

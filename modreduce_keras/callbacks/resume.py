@@ -195,6 +195,7 @@ class Resume(keras.callbacks.Callback):
         self._manifest, self._arrays = manifest, arrays
         contents.require_same(model, self._own, manifest, self._folder.file(self._begin_at))
         training_state.assign(model, arrays, metrics=False)
+        contents.assign_choices(model, manifest)
         return True
 
     @staticmethod

@@ -24,6 +24,7 @@ from modreduce_keras.distillers import (
     saving,
     student_metrics,
     teacher_files,
+    teacher_forms,
     validation,
 )
 from modreduce_keras.distillers.augmentation import warn_of_augmentation
@@ -42,7 +43,11 @@ from modreduce_keras.distillers.supervision import LabelRule, NamedSupervision, 
 from modreduce_keras.distillers.teacher import fingerprint_of_constants
 from modreduce_keras.distillers.terms import Term, knowledge_term, supervised_terms
 from modreduce_keras.distillers.wiring import connect
-from modreduce_keras.distribute import require_in_scope, telling_of_lost_workers
+from modreduce_keras.distribute import (
+    is_multi_worker,
+    require_in_scope,
+    telling_of_lost_workers,
+)
 from modreduce_keras.held import Held
 from modreduce_keras.keras_internals import (
     begin_at,
@@ -100,10 +105,16 @@ class BaseDistiller(StepModel):
             key of a dict `x`. The entry of that key is for the teacher only, and the students get
             the rest (a single remaining entry without the dict). With several teachers also a
             list with one of these or `None` for each. Defaults to `None`.
-        teacher_dtype: `"float32"`, `"bfloat16"` or `"float16"` runs a folded copy of the teacher
-            (`mr.models.fold`) that computes in that dtype. A teacher that cannot be folded, such
-            as a subclassed model, runs as given, with a warning. `None`, the default, runs the
-            teacher itself.
+        teacher_dtype: What the teacher computes in. `None`, the default: its own precision, with
+            its batch normalizations folded into the layers before them where, on the first batch,
+            no output differs by more than 1e-5 of the largest one. Else, and where nothing can be
+            folded (subclassed models), the teacher runs as it is. `"as_given"`: always as it is.
+            `"float32"`, `"bfloat16"` or `"float16"`: a folded copy (`mr.models.fold`) that
+            computes in that dtype, made anew where the teacher's weights have changed when `fit`
+            begins; a teacher that cannot be folded runs as given, with a warning. `"auto"`: the
+            fastest of the default, bfloat16 and float16 on this device, measured on the first
+            batch of `fit`, whose outputs are within 5% of the largest one. On several machines
+            it is the default. `teacher_forms` tells what was chosen.
         supervised_weight: Weight of the compiled loss on the labels: a number that is not
             negative, or a schedule. Defaults to 1.
         student_inputs: The input of each student, by name, if they differ: a function of the
@@ -117,7 +128,6 @@ class BaseDistiller(StepModel):
     """
 
     supervised_weight = Knob()
-    train_function: Any
     _model_views: ClassVar[tuple[str, ...]] = ("teacher", "student", "best_student")
     """Properties that return a model which is stored elsewhere."""
 
@@ -149,6 +159,7 @@ class BaseDistiller(StepModel):
         self._fuses_normalization, self._checks_steps, self._evaluating = True, False, False
         self._watches_balance = False
         self._evaluates_knowledge, self._has_warned, self._is_fitting = False, False, False
+        self._speaks = False
         self._arrival = teacher_files.Arrival()
         self._teacher_input, self._student_inputs = teacher_input, dict(student_inputs or {})
         self.teacher_dtype = teacher_dtype
@@ -188,6 +199,24 @@ class BaseDistiller(StepModel):
     def teacher(self) -> keras.Model | list[keras.Model] | None:
         """The teacher as the user gave it, or `None`."""
         return self._forward.teacher and self._forward.teacher.given
+
+    @property
+    def teacher_forms(self) -> dict[str, str]:
+        """How each teacher runs, by the model's name; `Resume` restores it.
+
+        `"as_given"`: the model itself, as always before the first batch. `"folded"`: the same with
+        its batch normalizations folded. A dtype: a folded copy that computes in it.
+        """
+        teacher = self._forward.teacher
+        forms = zip(teacher.models, teacher.forms, strict=True) if teacher else ()
+        return {model.name: form for model, form in forms}
+
+    @teacher_forms.setter
+    def teacher_forms(self, forms: Mapping[str, str]) -> None:
+        teacher = self._forward.teacher
+        if teacher is not None and set(forms) == set(self.teacher_forms):
+            teacher.settle([forms[model.name] for model in teacher.models])
+            self.test_function = None
 
     def all_knowledge(self) -> list[Knowledge]:
         """Returns the knowledge of all students, in one list."""
@@ -500,12 +529,12 @@ class BaseDistiller(StepModel):
         if given.get("validation_data") is not None or given.get("validation_split"):
             self._warn_of_left_out()
         lost = telling_of_lost_workers(self.distribute_strategy)
-        self._is_fitting = True
+        self._is_fitting, self._speaks = True, given.get("verbose", "auto") not in (0, "0")
         try:
             with lost, validation.told(), validation.telling_callbacks(given["callbacks"]):
                 history = super().fit(*call.args, **call.kwargs)
         finally:
-            self._is_fitting = False
+            self._is_fitting = self._speaks = False
         balanced.warn_of_unset(self.objective().terms)
         return history
 
@@ -635,6 +664,26 @@ class BaseDistiller(StepModel):
         # Evaluation and prediction do not check labels.
         check = self.check_labels if self._checks_steps else lambda labels: labels
         return lambda data: step(validation.checked_batch(data, owners, check))
+
+    def awaits_batch(self) -> bool:
+        """Returns whether how the teacher runs is to be chosen on the first batch."""
+        return self._forward.teacher is not None and self._forward.teacher.awaits_batch
+
+    def look_at(self, data: Any) -> None:
+        """Chooses how the teacher runs, by the first batch."""
+        x, *_ = keras.utils.unpack_x_y_sample_weight(data)
+        before, strategy = self.traced_for(), self.distribute_strategy
+        with strategy.scope():
+            measures = not is_multi_worker(strategy)
+            self._forward.look_at(x, jit_compile=self.jit_compile, measures=measures)
+        if before != self.traced_for():
+            self.test_function = None
+        if self._speaks and self.teacher_dtype == teacher_forms.AUTO:
+            print(teacher_forms.told(self.teacher_forms))
+
+    def traced_for(self) -> Any:
+        """Returns how the teacher runs."""
+        return tuple(self.teacher_forms.values())
 
     def _follow(self) -> None:
         """Drops traced functions whose constant statistics or vocabularies have changed."""

@@ -1,6 +1,6 @@
 """CachedTeacher: a teacher whose outputs come with the batch, from a `mr.data.TeacherCache`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -9,6 +9,7 @@ from modreduce_keras.data.index import teacher_outputs_of
 from modreduce_keras.data.teacher_cache import TeacherCache
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.live_teacher import LiveTeacher
+from modreduce_keras.distillers.teacher_forms import AS_GIVEN
 from modreduce_keras.taps import ModelOutput
 
 
@@ -49,7 +50,8 @@ class CachedTeacher:
                 "itself. Received: a TeacherCache with "
                 + ("teacher_input=" if inputs.teacher_is_apart else "student_inputs=")
             )
-        self._live = LiveTeacher(cache.teacher, taps, inputs, specs=specs)
+        self._live = LiveTeacher(cache.teacher, taps, inputs, AS_GIVEN, specs=specs)
+        self.awaits_batch, self.forms = False, self._live.forms
         self.models, self.model = self._live.models, self._live.model
         self.reader, self.specs = self._live.reader, self._live.specs
         # What the teacher ends with is stored as its output.
@@ -63,6 +65,14 @@ class CachedTeacher:
             )
         self.given = cache
         self._fingerprint = cache.fingerprint()
+
+    def look_at(
+        self, x: Any, seen: Mapping[str, Any], *, jit_compile: bool, measures: bool
+    ) -> None:
+        """Chooses nothing: what is stored are the outputs of the model itself."""
+
+    def settle(self, forms: Sequence[str]) -> None:
+        """Chooses nothing."""
 
     def follow(self) -> bool:
         """Notes which outputs are the teacher's.

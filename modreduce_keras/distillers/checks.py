@@ -9,6 +9,7 @@ import keras
 from modreduce_keras.arguments import is_number, require_choice
 from modreduce_keras.calls import did_you_mean, shown
 from modreduce_keras.data.teacher_cache import TeacherCache
+from modreduce_keras.distillers.teacher_forms import AS_GIVEN, AUTO
 from modreduce_keras.models.folding import DTYPES
 from modreduce_keras.models.graph import input_specs, to_float
 from modreduce_keras.symbolic import plain_errors
@@ -138,7 +139,7 @@ def require_teacher_dtype(dtype: Any, teacher: Any) -> None:
     """Raises unless a teacher is there to run in a dtype, and can."""
     if dtype is None:
         return
-    require_choice("teacher_dtype", dtype, DTYPES)
+    require_choice("teacher_dtype", dtype, (AUTO, *DTYPES, AS_GIVEN))
     if not teacher:
         raise ValueError(
             "teacher_dtype is what a teacher computes in, and there is none. Received: "

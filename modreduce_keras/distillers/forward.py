@@ -99,6 +99,14 @@ class ForwardPass:
         checks.require_float_inputs(inputs, self.specs, models)
         return inputs
 
+    def look_at(self, x: Any, **how: Any) -> None:
+        """Lets the teacher choose how it runs, by the inputs of a batch; see `Teacher`."""
+        try:
+            seen = {name: self.seen_by(name, x) for name in self.readers}
+        except Exception:
+            return  # the step says what is wrong with them
+        self.teacher.look_at(x, seen, **how)
+
     def __call__(
         self, batch: Batch, training: bool | Callable[[str], bool], with_teacher: bool
     ) -> Outputs:

@@ -6,43 +6,31 @@ pass, a `call` lies on each layer that the kernel can stand for.
 """
 
 import contextlib
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
 from modreduce_keras.distillers.backend.tensorflow import normalize_batch
-from modreduce_keras.keras_internals import delete_unnoticed, set_unnoticed
+from modreduce_keras.distillers.replaced_calls import ReplacedCalls
 
 _DTYPES = ("float32", "bfloat16", "float16")
-_passes: dict[int, int] = {}
-_lock = threading.Lock()
+_calls = ReplacedCalls()
 
 
-@contextlib.contextmanager
-def fused_normalization(layers: Iterable[keras.layers.Layer]) -> Iterator[None]:
+def fused_normalization(
+    layers: Iterable[keras.layers.Layer],
+) -> contextlib.AbstractContextManager[None]:
     """Lets the batch normalizations among some layers train by the fused kernel.
 
     Outputs, gradients and moving statistics are Keras' up to rounding. A layer is left alone where
     it does not train, has a mask, normalizes another axis than the last, is synchronized or
     renormalizes, computes in float64, has more than five axes, or is a class of its own with its
     own `call`.
-
-    Replicas are traced in threads that take turns inside one pass, so a layer keeps the fused
-    `call` until the last pass over it has ended.
     """
-    fusible = [layer for layer in layers if _is_fusible(layer)]
-    with _lock:
-        for layer in fusible:
-            _begin(layer)
-    try:
-        yield
-    finally:
-        with _lock:
-            for layer in fusible:
-                _end(layer)
+    return _calls.on({layer: partial(_fused, layer) for layer in layers if _is_fusible(layer)})
 
 
 def _is_fusible(layer: keras.layers.Layer) -> bool:
@@ -50,17 +38,14 @@ def _is_fusible(layer: keras.layers.Layer) -> bool:
         return False
     # A class of its own, or somebody else's `call` on this layer, does what we do not know.
     plain = type(layer).call is keras.layers.BatchNormalization.call
-    plain = plain and ("call" not in vars(layer) or id(layer) in _passes)
+    plain = plain and _calls.is_free(layer)
     last = layer.axis in (-1, layer.input_spec.ndim - 1) and 2 <= layer.input_spec.ndim <= 5
     return plain and last and not layer.synchronized and not layer.renorm
 
 
-def _begin(layer: keras.layers.BatchNormalization) -> None:
-    _passes[id(layer)] = _passes.get(id(layer), 0) + 1
-    if _passes[id(layer)] > 1:
-        return
-    by_keras = layer.call
-
+def _fused(
+    layer: keras.layers.BatchNormalization, by_keras: Callable[..., Any]
+) -> Callable[..., Any]:
     def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         dtype = keras.backend.standardize_dtype(inputs.dtype)
         trains = training and layer.trainable and mask is None
@@ -68,14 +53,7 @@ def _begin(layer: keras.layers.BatchNormalization) -> None:
             return by_keras(inputs, training=training, mask=mask)
         return _normalize(layer, inputs)
 
-    set_unnoticed(layer, "call", call)
-
-
-def _end(layer: keras.layers.BatchNormalization) -> None:
-    _passes[id(layer)] -= 1
-    if _passes[id(layer)] == 0:
-        del _passes[id(layer)]
-        delete_unnoticed(layer, "call")
+    return call
 
 
 def _normalize(layer: keras.layers.BatchNormalization, inputs: Any) -> Any:

@@ -8,9 +8,11 @@ import keras
 from keras import ops
 
 from modreduce_keras.copying import copy_state
-from modreduce_keras.distillers import checks
+from modreduce_keras.distillers import checks, teacher_forms
+from modreduce_keras.distillers.folded_normalization import foldable, folded_normalization
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.teacher import fingerprint_of_constants, models_of
+from modreduce_keras.distillers.teacher_forms import AS_GIVEN, AUTO, FOLDED
 from modreduce_keras.fingerprints import fingerprint_of
 from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.folding import fold
@@ -62,9 +64,14 @@ class LiveTeacher:
         given: The trained model, or a list of them. They are not changed.
         taps: Names of the taps to read.
         inputs: Tells what of a batch the teacher sees.
-        dtype: What a folded copy of the teacher computes in, which then runs in its place; `None`
-            runs the teacher itself. Models that cannot be folded run as they are, with a warning.
+        dtype: `"as_given"` runs the model itself. `"float32"`, `"bfloat16"` and `"float16"` run a
+            folded copy that computes in that dtype; models that cannot be folded run as they are,
+            with a warning. `None` and `"auto"` choose on the first batch; see `look_at`.
         specs: Symbolic inputs of models that do not say what they take.
+
+    Attributes:
+        awaits_batch: Whether how the models run is to be chosen on the next batch.
+        forms: How each model runs; see `teacher_forms`.
 
     Raises:
         ValueError: If there are views for another number of teachers.
@@ -93,11 +100,16 @@ class LiveTeacher:
             own = self.model.specs()
         self.specs = specs if own is None else own
         self.reader = TapReader(self.model, taps, role="teacher")
-        self._inputs = inputs
-        self._dtype: Any = dtype
-        self._folded: dict[int, keras.Model] = {}
-        self._runs = self.reader if dtype is None else self._folded_reader(taps)
-        self._state = self._state_now()
+        self._inputs, self._dtype = inputs, dtype
+        self._copies: dict[tuple[int, str], keras.Model] = {}
+        self._is_undecided = False
+        self._constants = fingerprint_of_constants(self.models)
+        tapped = {id(layer) for layer, _ in self.reader.taps.values()}
+        chooses = dtype in (None, AUTO)
+        self._pairs = [foldable(one, tapped) if chooses else [] for one in self.models]
+        self.awaits_batch = dtype == AUTO or any(self._pairs)
+        self.run_as([AS_GIVEN if chooses else dtype] * len(self.models))
+        self._weights = self._weights_now() if self._copies else None
         # Only functional models declare the dtype of their inputs.
         functional = all(getattr(model, "inputs", None) for model in self.models)
         self._declared = own if functional else None
@@ -118,51 +130,126 @@ class LiveTeacher:
     def __call__(self, seen: Any) -> ModelOutput:
         """Returns the teacher's output and features for what it sees, constants to the gradient."""
         checks.require_float_inputs(seen, self._declared, self.models)
-        output = self._runs(seen, training=False)
+        with folded_normalization(self._folded_pairs):
+            output = self._runs(seen, training=False)
         return ModelOutput(*keras.tree.map_structure(ops.stop_gradient, tuple(output)))
 
-    def _folded_reader(self, taps: list[str]) -> TapReader:
-        for index, model in enumerate(self.models):
+    # How it runs
+
+    def run_as(self, forms: Sequence[str]) -> None:
+        """Runs each model in a form, in what is traced from now on.
+
+        Raises:
+            ValueError: If `"auto"` has chosen a copy of a model and there can be none.
+        """
+        models = [self._in_form(index, form) for index, form in enumerate(forms)]
+        self.forms = [
+            AS_GIVEN if model is own and form != FOLDED else form
+            for model, own, form in zip(models, self.models, forms, strict=True)
+        ]
+        pairs = zip(self._pairs, forms, strict=True)
+        self._folded_pairs = [pair for own, form in pairs if form == FOLDED for pair in own]
+        if all(one is other for one, other in zip(models, self.models, strict=True)):
+            self._runs = self.reader
+            return
+        several = not isinstance(self.given, keras.Model)
+        own = self._inputs.views is not None
+        model = Together(models, own_inputs=own) if several else models[0]
+        self._runs = TapReader(model, list(self.reader.taps), role="teacher")
+
+    def _in_form(self, index: int, form: str) -> keras.Model:
+        model = self.models[index]
+        if form in (AS_GIVEN, FOLDED):
+            return model
+        if (index, form) not in self._copies:
             try:
-                self._folded[index] = fold(model, dtype=self._dtype, taps=taps)
+                self._copies[index, form] = fold(model, dtype=form, taps=list(self.reader.taps))
             except ValueError as error:
+                if self._dtype == AUTO:
+                    raise
                 warnings.warn(
                     f"teacher_dtype={self._dtype!r} does nothing for the teacher {model.name!r}, "
                     f"which runs as it was given: {error}",
                     stacklevel=2,
                 )
-        models = [self._folded.get(index, model) for index, model in enumerate(self.models)]
-        if isinstance(self.given, keras.Model):
-            return TapReader(models[0], taps, role="teacher")
-        together = Together(models, own_inputs=self._inputs.views is not None)
-        return TapReader(together, taps, role="teacher")
+                return model
+        return self._copies[index, form]
 
-    def _state_now(self) -> tuple[str, str]:
-        """Returns hashes of what was folded, and of what is a constant in a traced step."""
-        weights = [v for index in self._folded for v in self.models[index].variables]
-        return fingerprint_of(weights), fingerprint_of_constants(self.models)
+    def look_at(
+        self, x: Any, seen: Mapping[str, Any], *, jit_compile: bool, measures: bool
+    ) -> None:
+        """Chooses how the models run, by their outputs for a batch.
+
+        Args:
+            x: The inputs of the batch.
+            seen: What each student sees of them.
+            jit_compile: Whether XLA compiles the steps.
+            measures: Whether `"auto"` may choose what is fastest here.
+        """
+        lower = self._dtype == AUTO and measures
+        self.awaits_batch, self._weights = False, self._weights_now()
+        candidates = self._candidates(lower)
+        self._is_undecided = not teacher_forms.choose(
+            self, x, seen, candidates, jit_compile=jit_compile
+        )
+        kept = dict(enumerate(self.forms))
+        self._copies = {key: one for key, one in self._copies.items() if kept[key[0]] == key[1]}
+
+    def _candidates(self, lower: bool) -> list[list[str]]:
+        others = teacher_forms.LOWER if lower else ()
+        return [[*([FOLDED] if pairs else []), *others] for pairs in self._pairs]
+
+    def settle(self, forms: Sequence[str]) -> None:
+        """Runs each model in a form that was chosen before, as in a training that goes on."""
+        known = self._candidates(self._dtype == AUTO)
+        if not any(known) or not self._may_be(known, forms):
+            return
+        self.awaits_batch, self._weights = False, self._weights_now()
+        self.run_as(forms)
+
+    @staticmethod
+    def _may_be(known: list[list[str]], forms: Sequence[str]) -> bool:
+        """Returns whether forms of a training are those of this teacher."""
+        return len(known) == len(forms) and all(
+            form in (AS_GIVEN, *own) for own, form in zip(known, forms, strict=True)
+        )
+
+    def _weights_now(self) -> str:
+        """Returns a hash of the weights that copies have, or that a choice was made for."""
+        chosen = [bool(pairs) or self._dtype == AUTO for pairs in self._pairs]
+        copied = {index for index, _ in self._copies}
+        return fingerprint_of(
+            variable
+            for index, model in enumerate(self.models)
+            if index in copied or chosen[index]
+            for variable in model.variables
+        )
 
     def follow(self) -> bool:
-        """Runs the teacher as it is now: folds it anew, if its state is not that of before.
+        """Runs the teacher as it is now: copies and choices are made anew for other weights.
 
         Returns:
             Whether steps have to be traced anew, since statistics or vocabularies have changed.
         """
-        before, self._state = self._state, self._state_now()
-        if before == self._state:
+        before, self._constants = self._constants, fingerprint_of_constants(self.models)
+        weights, self._weights = self._weights, self._weights_now()
+        only_weights = before == self._constants
+        if only_weights and weights in (None, self._weights):
+            self.awaits_batch |= self._is_undecided
             return False
-        taps, only_weights = list(self.reader.taps), before[1] == self._state[1]
-        if self._dtype is not None and not (only_weights and self._fold_again(taps)):
-            self._folded = {}
-            self._runs = self._folded_reader(taps)
+        self.awaits_batch = any(self._candidates(self._dtype == AUTO))
+        if self._copies and not (only_weights and self._fold_again()):
+            self._copies = {}
+            self.run_as(self.forms)
             return True
         return not only_weights
 
-    def _fold_again(self, taps: list[str]) -> bool:
+    def _fold_again(self) -> bool:
         """Gives the folded copies the weights of now, and returns whether that could be done."""
+        taps = list(self.reader.taps)
         try:
-            for index, folded in self._folded.items():
-                fresh = fold(self.models[index], dtype=self._dtype, taps=taps)
+            for (index, form), folded in self._copies.items():
+                fresh = fold(self.models[index], dtype=form, taps=taps)
                 copy_state(fresh, folded)
                 require_same_outputs(fresh, folded)
         except ValueError:

@@ -90,6 +90,18 @@ class Stage(StepModel):
         """Returns the context that the distiller's own steps run in."""
         return self._distiller().kernels()
 
+    def awaits_batch(self) -> bool:
+        """Returns whether the distiller is to see the first batch."""
+        return self._distiller().awaits_batch()
+
+    def look_at(self, data: Any) -> None:
+        """Shows it to the distiller."""
+        self._distiller().look_at(data)
+
+    def traced_for(self) -> Any:
+        """Returns what the distiller has chosen."""
+        return self._distiller().traced_for()
+
     def layers_that_run(self) -> list[keras.layers.Layer]:
         """Returns the layers of the distiller."""
         return self._distiller().layers_that_run()

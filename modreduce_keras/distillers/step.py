@@ -7,11 +7,12 @@ import keras
 
 from modreduce_keras.distillers.backend import tensorflow as backend
 from modreduce_keras.distillers.batch import Batch
+from modreduce_keras.distillers.first_batch import FirstBatch
 from modreduce_keras.distillers.forward import Outputs
 from modreduce_keras.distillers.gradients import GradientPolicy
 from modreduce_keras.distillers.objective import Objective, Result
 from modreduce_keras.distillers.statistics import average_statistics
-from modreduce_keras.distribute import batch_of_this_machine, reducible_logs
+from modreduce_keras.distribute import batch_of_this_replica, reducible_logs
 from modreduce_keras.keras_internals import builds_on_local_batch, flatten_layers, loss_tracker
 
 
@@ -22,6 +23,8 @@ class StepModel(keras.Model):
     A subclass says what runs (`forward_pass`) and what is minimized (`objective`), and may say the
     rest. The step itself is written once, here.
     """
+
+    train_function: Any
 
     def __init__(self, *, name: str | None = None, dtype: Any = None, trainable: bool = True):
         super().__init__(name=name, dtype=dtype, trainable=trainable)
@@ -110,6 +113,31 @@ class StepModel(keras.Model):
         """The metrics that `fit` resets: the loss, every term, the compiled metrics."""
         return super().metrics + (self.objective().metrics if self.compiled else [])
 
+    # The first batch
+
+    def awaits_batch(self) -> bool:
+        """Returns whether the model is to see the first batch, before the step is traced."""
+        return False
+
+    def look_at(self, data: Any) -> None:
+        """Sees the first batch, if it is awaited."""
+
+    def traced_for(self) -> Any:
+        """Returns what was chosen for the step, which is traced anew where it changes."""
+        return ()
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Makes the compiled training step."""
+        made = self.train_function
+        super().make_train_function(force=force)
+        if self.train_function is not made:
+            self.train_function = FirstBatch(self, self.train_function)
+        return self.train_function
+
     def batch_to_build_on(self, iterator: Any) -> Any:
-        """Returns a batch of this machine where there are several, whose mean Keras would take."""
-        return batch_of_this_machine(self.distribute_strategy, iterator)
+        """Returns a batch of this replica, where there are several and Keras would take a mean."""
+        awaited = self.awaits_batch()
+        batch = batch_of_this_replica(self.distribute_strategy, iterator, awaited=awaited)
+        if awaited and batch is not None:
+            self.look_at(batch)
+        return batch

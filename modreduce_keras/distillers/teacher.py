@@ -24,6 +24,8 @@ class Teacher(Protocol):
         model: The one that holds them all.
         reader: Knows the taps.
         specs: Symbolic inputs; `None` where they are not known.
+        awaits_batch: Whether it is to see a batch, before a step is traced.
+        forms: How each model runs; see `teacher_forms`.
     """
 
     given: Any
@@ -31,6 +33,8 @@ class Teacher(Protocol):
     model: keras.Model
     reader: TapReader
     specs: Any
+    awaits_batch: bool
+    forms: list[str]
 
     def specs_of_output(self) -> ModelOutput:
         """Returns the symbolic output, features and masks."""
@@ -46,6 +50,14 @@ class Teacher(Protocol):
             training: Whether any student trains on it. The teacher itself runs in inference in any
                 case; layers that make its input augment in training only.
         """
+
+    def look_at(
+        self, x: Any, seen: Mapping[str, Any], *, jit_compile: bool, measures: bool
+    ) -> None:
+        """Chooses how the models run, by the inputs of a batch."""
+
+    def settle(self, forms: Sequence[str]) -> None:
+        """Lets the models run as was chosen before."""
 
     def follow(self) -> bool:
         """Notes changes of the models, and returns whether steps have to be traced anew."""

@@ -22,7 +22,7 @@ from modreduce_keras.distribute.rows import (
     take_rows,
 )
 from modreduce_keras.distribute.strategies import (
-    batch_of_this_machine,
+    batch_of_this_replica,
     cluster_config,
     is_multi_worker,
     reducible_logs,
@@ -37,7 +37,7 @@ __all__ = [
     "checked_in_graph",
     "cluster_config",
     "average_over_replicas",
-    "batch_of_this_machine",
+    "batch_of_this_replica",
     "by_chunks",
     "gather_over_replicas",
     "gather_with_gradient",

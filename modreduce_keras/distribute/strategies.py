@@ -146,14 +146,19 @@ def is_multi_worker(strategy: Any) -> bool:
     return several and strategy.num_replicas_in_sync > 1
 
 
-def batch_of_this_machine(strategy: Any, iterator: Iterator[Any]) -> Any:
-    """Returns the first batch of this machine; `None` where there are no others.
+def batch_of_this_replica(strategy: Any, iterator: Iterator[Any], *, awaited: bool) -> Any:
+    """Returns the first batch of the first replica of this machine, or `None`.
+
+    It is there where there are several machines, or several replicas and it is awaited. Keras then
+    has the first batch drawn in any case.
 
     Args:
         strategy: The strategy under which `fit` runs.
         iterator: Yields (step, batches) as Keras' trainer does.
+        awaited: Whether the batch is needed.
     """
-    if not is_multi_worker(strategy):
+    several = awaited and strategy.num_replicas_in_sync > 1
+    if not (several or is_multi_worker(strategy)):
         return None
     *_, batches = next(iter(iterator))
     local = strategy.experimental_local_results

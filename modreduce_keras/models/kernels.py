@@ -36,9 +36,12 @@ def input_axes(layer: keras.layers.Layer) -> tuple[int, ...]:
     return tuple(axis for axis in range(rank) if axis not in outputs)
 
 
+def shape_along_outputs(layer: keras.layers.Layer) -> tuple[int, ...]:
+    """Returns the shape in which one number for each output broadcasts to a layer's kernel."""
+    inputs = input_axes(layer)
+    return tuple(1 if axis in inputs else n for axis, n in enumerate(kernel_of(layer).shape))
+
+
 def along_outputs(layer: keras.layers.Layer, values: np.ndarray) -> np.ndarray:
     """Returns one number for each output of a layer, in a shape that broadcasts to its kernel."""
-    shape = list(kernel_of(layer).shape)
-    for axis in input_axes(layer):
-        shape[axis] = 1
-    return values.reshape(shape)
+    return values.reshape(shape_along_outputs(layer))

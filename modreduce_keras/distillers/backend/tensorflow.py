@@ -1,7 +1,10 @@
 """What a training step needs of TensorFlow beside Keras' operations."""
 
+import contextlib
+import functools
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -46,6 +49,76 @@ def _as_images(x: Any, size: Any) -> tuple[Any, Any]:
     else:
         images = tf.reshape(x, (size[0], math.prod(positions), 1, static[-1]))
     return images, tf.reduce_prod(size[:-1])
+
+
+def add_bias(x: Any, bias: Any, *, channels_first: bool) -> Any:
+    """Adds a bias, in one operation with the convolution or the product of matrices before it.
+
+    Args:
+        x: (batch, ..., channels), or (batch, channels, ...).
+        bias: (channels,).
+        channels_first: Whether the channels are the second axis of `x`.
+    """
+    return tf.nn.bias_add(x, bias, data_format="NC..." if channels_first else "N...C")
+
+
+def first_batch(iterator: Any, steps: int) -> tuple[Any, Any]:
+    """Returns the next batch of an iterator, and an iterator that still has it.
+
+    Args:
+        iterator: What a compiled step is given: an iterator of `tf.data`, or any other. It may be
+            of several replicas, whose batches cannot be put back.
+        steps: How many batches the step draws from it.
+
+    Returns:
+        The batch, `None` if it cannot be seen, and the iterator for the next step alone where the
+        first one is of `tf.data`: a compiled step takes it without being traced anew.
+    """
+    if isinstance(iterator, tf.distribute.DistributedIterator):
+        return None, iterator
+    if not isinstance(iterator, tf.data.Iterator):
+        batches = list(itertools.islice(iterator, 1))
+        return (batches[0] if batches else None), itertools.chain(batches, iterator)
+    first = next(iterator, None)
+    if first is None:
+        return None, iterator
+    batches = [first, *itertools.islice(iterator, steps - 1)]
+    # Only the type of the dataset leaves the shapes as open as they were.
+    variants = [
+        tf.data.experimental.to_variant(tf.data.Dataset.from_tensors(batch)) for batch in batches
+    ]
+    datasets = [
+        tf.data.experimental.from_variant(variant, iterator.element_spec) for variant in variants
+    ]
+    return first, iter(functools.reduce(lambda one, other: one.concatenate(other), datasets))
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Lets GPUs multiply float32 as it is, which they round to fewer digits by default."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+def compiled(function: Callable[..., Any], *args: Any, jit_compile: bool) -> Callable[[], Any]:
+    """Returns a function without arguments that runs another one as a graph.
+
+    Args:
+        function: Is traced in the first call.
+        *args: What it is called with.
+        jit_compile: Whether XLA compiles it.
+    """
+    traced = tf.function(function, autograph=False, jit_compile=jit_compile)
+    return lambda: traced(*args)
+
+
+def device_names() -> tuple[str, ...]:
+    """Returns the kinds of devices that there are."""
+    return tuple(sorted({device.device_type for device in tf.config.list_physical_devices()}))
 
 
 def gradient_tape(*, persistent: bool = False) -> Any:

@@ -1,0 +1,156 @@
+"""Teacher forms: how a teacher may run, and which of them does it best on this device.
+
+`"as_given"` is the model itself, `"folded"` the model with its batch normalizations in the layers
+before them, and the name of a dtype a folded copy that computes in it.
+"""
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from modreduce_keras.distillers.backend import tensorflow as backend
+
+AUTO, AS_GIVEN, FOLDED = "auto", "as_given", "folded"
+LOWER = ("bfloat16", "float16")
+EQUAL, CLOSE = 1e-5, 0.05
+"""How far outputs may be off, as a part of the largest one: folded, and in a lower precision."""
+_ROUNDS = 3
+_WORTH = 0.9
+"""A lower precision has to be this much faster."""
+_fastest: dict[Any, str] = {}
+"""What was the fastest in this process, by the model, the batch and the devices."""
+
+
+def choose(
+    teacher: Any,
+    x: Any,
+    seen: Mapping[str, Any],
+    candidates: Sequence[Sequence[str]],
+    *,
+    jit_compile: bool,
+) -> bool:
+    """Lets each model of a teacher run in the first form, or the fastest, that is close to it.
+
+    Models run as given where they fail, in a form or at all: the step says why.
+
+    Args:
+        teacher: The `LiveTeacher`.
+        x: The inputs of a batch.
+        seen: What each student sees of them.
+        candidates: Forms of each model to try.
+        jit_compile: Whether XLA compiles the steps.
+
+    Returns:
+        Whether the models could run.
+    """
+    forms = [AS_GIVEN] * len(teacher.models)
+
+    def outputs(x: Any, seen: Any) -> Any:
+        return teacher.outputs_for(x, seen, training=False)
+
+    def run() -> Any:
+        with _unnoticed():
+            return keras.tree.map_structure(ops.convert_to_numpy, outputs(x, seen))
+
+    def is_close(index: int, form: str) -> bool:
+        try:
+            teacher.run_as([*forms[:index], form, *forms[index + 1 :]])
+            return difference(expected, run()) <= (EQUAL if form == FOLDED else CLOSE)
+        except Exception:
+            return False
+
+    teacher.run_as(forms)
+    try:
+        expected = run()
+    except Exception:
+        return False
+    for index, tried in enumerate(candidates):
+        key = _key(teacher, index, x, tried)
+        known = [_fastest[key]] if key in _fastest else []
+        close = [form for form in known if is_close(index, form)]
+        close = close or [form for form in tried if is_close(index, form)]
+        if close and not known and set(tried) & set(LOWER):
+            steps = {}
+            for form in dict.fromkeys([*([] if FOLDED in close else [AS_GIVEN]), *close]):
+                teacher.run_as([*forms[:index], form, *forms[index + 1 :]])
+                steps[form] = backend.compiled(outputs, x, seen, jit_compile=jit_compile)
+                steps[form]()  # is traced as the teacher runs now
+            close = [_fastest_of(steps)]
+            _fastest[key] = close[0]
+        if close:
+            forms[index] = close[0]
+    teacher.run_as(forms)
+    return True
+
+
+@contextlib.contextmanager
+def _unnoticed() -> Iterator[None]:
+    """Runs models eagerly and exactly; no state changes, and nothing is said."""
+    with (
+        backend.outside_of_graphs(),
+        backend.exact_float32(),
+        warnings.catch_warnings(),
+        keras.StatelessScope(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def difference(expected: Any, received: Any) -> float:
+    """Returns how far arrays are off, as a part of the largest number of each.
+
+    Args:
+        expected: Arrays in any structure.
+        received: Others in the same one; infinitely far off in another one.
+    """
+    pairs = [keras.tree.flatten(side) for side in (expected, received)]
+    keras.tree.assert_same_structure(expected, received)
+    return max((_difference(*pair) for pair in zip(*pairs, strict=True)), default=0.0)
+
+
+def _difference(expected: np.ndarray, received: np.ndarray) -> float:
+    if expected.shape != received.shape:
+        return np.inf
+    if expected.dtype.kind not in "fV":
+        return 0.0 if np.array_equal(expected, received) else np.inf
+    one, other = (np.asarray(array, "float64") for array in (expected, received))
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return np.inf
+    off = np.max(np.abs(one - other), initial=0.0)
+    return float(off / max(np.max(np.abs(one), initial=0.0), 1e-30)) if off else 0.0
+
+
+def _key(teacher: Any, index: int, x: Any, tried: Sequence[str]) -> Any:
+    shapes = tuple((v.shape, str(v.dtype)) for v in teacher.models[index].variables)
+    batch = tuple((tuple(leaf.shape), str(leaf.dtype)) for leaf in keras.tree.flatten(x))
+    taps = (tuple(teacher.reader.taps), tuple(teacher.reader.outputs))
+    return shapes, batch, taps, tuple(tried), backend.device_names()
+
+
+def _fastest_of(steps: Mapping[str, Callable[[], Any]]) -> str:
+    """Returns the form that runs fastest; a lower precision only where it is worth it."""
+    times: dict[str, list[float]] = {form: [] for form in steps}
+    for _ in range(_ROUNDS):
+        for form, step in steps.items():
+            begin = time.perf_counter()
+            ops.convert_to_numpy(keras.tree.flatten(step())[0])  # waits for the device
+            times[form].append(time.perf_counter() - begin)
+    best = {form: min(own) * (1.0 if form in LOWER else _WORTH) for form, own in times.items()}
+    return min(best, key=lambda form: best[form])
+
+
+def told(forms: Mapping[str, str]) -> str:
+    """Returns what was chosen, in one line.
+
+    Args:
+        forms: By the teacher's name.
+    """
+    said = {AS_GIVEN: "runs as given", FOLDED: "runs in its own precision, folded"}
+    parts = [f"{name} {said.get(form, f'runs folded in {form}')}" for name, form in forms.items()]
+    return f"teacher_dtype='auto': {', '.join(parts)}"
