@@ -170,7 +170,7 @@ class Contender:
             student=pair.student(precision.student),
             teacher=pair.teacher,
             knowledge=[mr.Response("kd")],
-            teacher_dtype=precision.teacher,
+            teacher_dtype=precision.teacher or "as_given",
         )
         self.distiller.compile(
             keras.optimizers.SGD(RATE, momentum=MOMENTUM),
@@ -308,7 +308,10 @@ def measure_accuracy(name: str, seed: int, teacher: keras.Model, data: Any) -> d
         student = convnet("student", WIDTHS)
     knowledge = [mr.Response("kd")]
     distiller = mr.Distiller(
-        student=student, teacher=teacher, knowledge=knowledge, teacher_dtype=precision.teacher
+        student=student,
+        teacher=teacher,
+        knowledge=knowledge,
+        teacher_dtype=precision.teacher or "as_given",
     )
     compile_for(distiller, FLAGS.learning_rate, FLAGS.training_steps)
     seen = order(seed)

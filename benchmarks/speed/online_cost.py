@@ -99,7 +99,7 @@ class Scene:
     """What the contenders share: the batch, the teacher, and the weights they start from.
 
     Args:
-        fused: Whether ours run the fused kernel of batch normalizations.
+        fused: Whether ours run the fused kernel of batch normalizations, and the folded teacher.
     """
 
     def __init__(self, fused: bool = True):
@@ -208,6 +208,7 @@ def modreduce(scene: Scene) -> dict[str, Contender]:
         knowledge={name: [mr.Response("kd")] for name in NAMES},
         aggregator="weighted_average",
         online_weight=0.5,
+        teacher_dtype=None if scene.fused else "as_given",
     )
     papers = mr.ModReduce(
         teacher=scene.teacher, students=scene.students(), samples=FLAGS.samples, online_weight=0.5

@@ -13,8 +13,9 @@ momentum), on the same batch, and keeps the same books: the running means of the
 term, and the accuracy, updated and returned by every step (`keras.distillation` keeps the means
 it has). Before anything is timed, the first step by hand and ours must give the same logs and
 move the student equally. In that comparison ours has Keras' own batch normalizations as well: the
-rounding of the fused kernel, which is what is timed, grows through a network. All share one
-teacher, but for `keras.distillation`, which freezes the teacher it is given and so gets a copy.
+rounding of the fused kernel and of the folded teacher, which are what is timed, grows through a
+network. All share one teacher, but for `keras.distillation`, which freezes the teacher it is given
+and so gets a copy.
 
 What `fit` runs for each batch (`train_function` on an iterator) is timed, so no costs of an epoch
 count; the loop by hand reads the same kind of iterator. `train_on_batch`, which takes NumPy
@@ -128,7 +129,10 @@ def student_alone(pair):
 
 def ours(pair, *knowledge, on_batch=False, fused=True):
     distiller = mr.Distiller(
-        student=pair.copy("student"), teacher=pair.teacher, knowledge=list(knowledge)
+        student=pair.copy("student"),
+        teacher=pair.teacher,
+        knowledge=list(knowledge),
+        teacher_dtype=None if fused else "as_given",
     )
     return _in_keras(pair, distiller, distiller.student, on_batch, fused_normalization=fused)
 
@@ -152,7 +156,7 @@ def all_contenders(pair: Pair, fused: bool = True) -> dict[str, Contender]:
 
     Args:
         pair: What they share.
-        fused: Whether ours run the fused kernel of batch normalizations.
+        fused: Whether ours run the fused kernel of batch normalizations, and the folded teacher.
     """
     logits = keras.distillation.LogitsDistillation(4.0, loss=keras.losses.KLDivergence())
     maps = keras.distillation.FeatureDistillation("mse", "stage2", "stage2")

@@ -101,6 +101,8 @@ class ForwardPass:
 
     def look_at(self, x: Any, **how: Any) -> None:
         """Lets the teacher choose how it runs, by the inputs of a batch; see `Teacher`."""
+        if self.teacher is None:
+            return
         try:
             seen = {name: self.seen_by(name, x) for name in self.readers}
         except Exception:

@@ -105,10 +105,10 @@ class LiveTeacher:
         self._is_undecided = False
         self._constants = fingerprint_of_constants(self.models)
         tapped = {id(layer) for layer, _ in self.reader.taps.values()}
-        chooses = dtype in (None, AUTO)
+        chooses = dtype is None or dtype == AUTO
         self._pairs = [foldable(one, tapped) if chooses else [] for one in self.models]
         self.awaits_batch = dtype == AUTO or any(self._pairs)
-        self.run_as([AS_GIVEN if chooses else dtype] * len(self.models))
+        self.run_as([AS_GIVEN if dtype is None or dtype == AUTO else dtype] * len(self.models))
         self._weights = self._weights_now() if self._copies else None
         # Only functional models declare the dtype of their inputs.
         functional = all(getattr(model, "inputs", None) for model in self.models)

@@ -37,8 +37,9 @@ class Distiller(BaseDistiller):
             is for the teacher only; see `BaseDistiller`. Defaults to `None`.
         supervised_weight: Weight of the compiled loss on the labels: a number that is not
             negative, or a schedule. Defaults to 1.
-        teacher_dtype: What a folded copy of the teacher computes in; see `BaseDistiller`. Defaults
-            to `None`: the teacher itself runs.
+        teacher_dtype: What the teacher computes in: `None` (the default, its own precision),
+            `"auto"`, `"float32"`, `"bfloat16"`, `"float16"`, or `"as_given"` to fold nothing; see
+            `BaseDistiller`.
         name: Name of the model. Defaults to that of the class.
         dtype: Dtype policy of the distiller itself. Defaults to the global one.
         trainable: As for every Keras model. Defaults to `True`.

@@ -69,8 +69,9 @@ class PeerDistiller(BaseDistiller):
             validation computes is named, such as `"kd"` or `"online"`.
         criterion_mode: `"max"` or `"min"`. Defaults to `"min"` for losses and errors and to
             `"max"` for the rest.
-        teacher_dtype: What a folded copy of the teacher computes in; see `BaseDistiller`. Defaults
-            to `None`: the teacher itself runs.
+        teacher_dtype: What the teacher computes in: `None` (the default, its own precision),
+            `"auto"`, `"float32"`, `"bfloat16"`, `"float16"`, or `"as_given"` to fold nothing; see
+            `BaseDistiller`.
         name: Name of the model. Defaults to that of the class.
         dtype: Dtype policy of the distiller itself. Defaults to the global one.
         trainable: As for every Keras model. Defaults to `True`.

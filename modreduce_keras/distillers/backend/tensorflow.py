@@ -90,7 +90,8 @@ def first_batch(iterator: Any, steps: int) -> tuple[Any, Any]:
     datasets = [
         tf.data.experimental.from_variant(variant, iterator.element_spec) for variant in variants
     ]
-    return first, iter(functools.reduce(lambda one, other: one.concatenate(other), datasets))
+    joined: Any = functools.reduce(lambda one, other: one.concatenate(other), datasets)
+    return first, iter(joined)
 
 
 @contextlib.contextmanager

@@ -270,7 +270,7 @@ MISTAKES = [
     Mistake(
         "a precision that is none",
         lambda b: b.distiller(mr.Response(), teacher_dtype="half"),
-        r"teacher_dtype must be one of \['float32', 'bfloat16', 'float16'\]. Received: .*'half'",
+        r"teacher_dtype must be one of \['auto', 'float32', .* 'as_given'\]. Received: .*'half'",
     ),
     # ModReduce
     Mistake(
