@@ -18,7 +18,7 @@ from modreduce_keras.distillers.backend.tensorflow import add_bias
 from modreduce_keras.distillers.replaced_calls import ReplacedCalls
 from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.folding import normalized_layer
-from modreduce_keras.models.graph import Graph
+from modreduce_keras.models.graph import Graph, defined_by_user
 from modreduce_keras.models.kernels import has_kernel, kernel_of, shape_along_outputs
 
 Pair = tuple[keras.layers.Layer, keras.layers.BatchNormalization]
@@ -45,7 +45,9 @@ def foldable(model: keras.Model, tapped: Collection[int] = ()) -> list[Pair]:
 
 def _functional(model: keras.layers.Layer) -> Iterator[keras.Model]:
     models = [one for one in flatten_layers(model) if isinstance(one, keras.Model)]
-    return (one for one in models if getattr(one, "inputs", None) and one.built)
+    return (
+        one for one in models if getattr(one, "inputs", None) and not defined_by_user(one, "call")
+    )
 
 
 def _is_plain(layer: keras.layers.Layer, normalization: keras.layers.BatchNormalization) -> bool:
@@ -82,14 +84,14 @@ def _normalized(
     normalization: keras.layers.BatchNormalization,
     by_keras: Callable[..., Any],
 ) -> Callable[..., Any]:
-    def call(inputs: Any) -> Any:
+    def call(inputs: Any, **arguments: Any) -> Any:
         scale, offset = _constants(normalization)
         kernel = kernel_of(layer)
         changed = [(kernel, kernel * ops.reshape(scale, shape_along_outputs(layer)))]
         if layer.use_bias:
             changed.append((layer.bias, layer.bias * scale + offset))
         with keras.StatelessScope(changed):
-            outputs = by_keras(inputs)
+            outputs = by_keras(inputs, **arguments)
         if layer.use_bias:
             return outputs
         first = getattr(layer, "data_format", "channels_last") == "channels_first"

@@ -21,6 +21,7 @@ class ReplacedCalls:
 
     def __init__(self) -> None:
         self._passes: dict[int, int] = {}
+        self._before: dict[int, Callable[..., Any]] = {}
         self._lock = threading.Lock()
 
     def is_free(self, layer: keras.layers.Layer) -> bool:
@@ -38,6 +39,8 @@ class ReplacedCalls:
             for layer, make in makers.items():
                 self._passes[id(layer)] = self._passes.get(id(layer), 0) + 1
                 if self._passes[id(layer)] == 1:
+                    if "call" in vars(layer):  # of an outer pass
+                        self._before[id(layer)] = layer.call
                     set_unnoticed(layer, "call", make(layer.call))
         try:
             yield
@@ -48,3 +51,5 @@ class ReplacedCalls:
                     if self._passes[id(layer)] == 0:
                         del self._passes[id(layer)]
                         delete_unnoticed(layer, "call")
+                        if id(layer) in self._before:
+                            set_unnoticed(layer, "call", self._before.pop(id(layer)))

@@ -65,6 +65,16 @@ def choose(
         except Exception:
             return False
 
+    def measured(index: int, close: Sequence[str]) -> list[str]:
+        steps = {}
+        for form in dict.fromkeys([*([] if FOLDED in close else [AS_GIVEN]), *close]):
+            teacher.run_as([*forms[:index], form, *forms[index + 1 :]])
+            step = backend.compiled(outputs, x, seen, jit_compile=jit_compile)
+            with contextlib.suppress(Exception):
+                step()  # is traced as the teacher runs now
+                steps[form] = step
+        return [_fastest_of(steps)] if steps else []
+
     teacher.run_as(forms)
     try:
         expected = run()
@@ -74,15 +84,12 @@ def choose(
         key = _key(teacher, index, x, tried)
         known = [_fastest[key]] if key in _fastest else []
         close = [form for form in known if is_close(index, form)]
-        close = close or [form for form in tried if is_close(index, form)]
-        if close and not known and set(tried) & set(LOWER):
-            steps = {}
-            for form in dict.fromkeys([*([] if FOLDED in close else [AS_GIVEN]), *close]):
-                teacher.run_as([*forms[:index], form, *forms[index + 1 :]])
-                steps[form] = backend.compiled(outputs, x, seen, jit_compile=jit_compile)
-                steps[form]()  # is traced as the teacher runs now
-            close = [_fastest_of(steps)]
-            _fastest[key] = close[0]
+        if not close:
+            close = [form for form in tried if is_close(index, form)]
+            if close and set(tried) & set(LOWER):
+                close = measured(index, close)
+                if close:
+                    _fastest[key] = close[0]
         if close:
             forms[index] = close[0]
     teacher.run_as(forms)
@@ -128,7 +135,8 @@ def _difference(expected: np.ndarray, received: np.ndarray) -> float:
 
 def _key(teacher: Any, index: int, x: Any, tried: Sequence[str]) -> Any:
     shapes = tuple((v.shape, str(v.dtype)) for v in teacher.models[index].variables)
-    batch = tuple((tuple(leaf.shape), str(leaf.dtype)) for leaf in keras.tree.flatten(x))
+    leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
+    batch = tuple((tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves)
     taps = (tuple(teacher.reader.taps), tuple(teacher.reader.outputs))
     return shapes, batch, taps, tuple(tried), backend.device_names()
 

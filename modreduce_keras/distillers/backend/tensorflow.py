@@ -83,15 +83,18 @@ def first_batch(iterator: Any, steps: int) -> tuple[Any, Any]:
     if first is None:
         return None, iterator
     batches = [first, *itertools.islice(iterator, steps - 1)]
-    # Only the type of the dataset leaves the shapes as open as they were.
-    variants = [
-        tf.data.experimental.to_variant(tf.data.Dataset.from_tensors(batch)) for batch in batches
-    ]
-    datasets = [
-        tf.data.experimental.from_variant(variant, iterator.element_spec) for variant in variants
-    ]
-    joined: Any = functools.reduce(lambda one, other: one.concatenate(other), datasets)
-    return first, iter(joined)
+    try:
+        return first, iter(_dataset(batches, iterator.element_spec))
+    except Exception:  # the step takes these too, traced once more
+        return first, itertools.chain(batches, iterator)
+
+
+def _dataset(batches: Sequence[Any], spec: Any) -> Any:
+    """Returns a dataset of some batches whose shapes are as open as a spec says."""
+    datasets = [tf.data.Dataset.from_tensors(batch) for batch in batches]
+    variants = [tf.data.experimental.to_variant(dataset) for dataset in datasets]
+    opened: list[Any] = [tf.data.experimental.from_variant(variant, spec) for variant in variants]
+    return functools.reduce(lambda one, other: one.concatenate(other), opened)
 
 
 @contextlib.contextmanager
