@@ -10,6 +10,9 @@ from keras import ops
 
 from modreduce_keras.typing import Tensor
 
+_MANY = 1001
+"""Classes from which on a divergence is computed in the form for many."""
+
 
 def tempered_log_softmax(logits: Tensor, temperature: Any) -> Tensor:
     """Returns log softmax(logits / temperature) over the last axis."""
@@ -27,8 +30,8 @@ def kl_divergence(log_target: Tensor, log_prediction: Tensor) -> Tensor:
     difference = log_prediction - log_target
     target = ops.exp(log_target)
     terms = ops.exp(log_prediction) - target - target * difference
-    # Over a thousand classes the rounding averages out, and the exact form would double the time.
-    if (log_target.shape[-1] or 0) <= 1000:
+    # Over many classes the rounding averages out, and the exact form would double the time.
+    if (log_target.shape[-1] or 0) < _MANY:
         is_close = ops.abs(difference) < 1.0
         small = ops.where(is_close, difference, 0.0)
         terms = ops.where(is_close, target * (ops.expm1(small) - small), terms)
@@ -43,11 +46,32 @@ def tempered_divergence(target: Tensor, prediction: Tensor, temperature: Any) ->
         prediction: Logits, (..., classes).
         temperature: T, a number for all or one for each vector of logits, (..., 1).
     """
-    divergence = kl_divergence(
-        tempered_log_softmax(target, temperature), tempered_log_softmax(prediction, temperature)
-    )
+    many = (prediction.shape[-1] or 0) >= _MANY
+    scaled = [ops.convert_to_tensor(logits / temperature) for logits in (target, prediction)]
+    divergence = (_divergence_of_many if many else _divergence)(*scaled)
     squared = ops.square(temperature)
     return (ops.squeeze(squared, -1) if len(squared.shape) else squared) * divergence
+
+
+def _divergence(target: Tensor, prediction: Tensor) -> Tensor:
+    """Returns KL(softmax(target) ‖ softmax(prediction)) over the last axis, from logits."""
+    return kl_divergence(ops.log_softmax(target, axis=-1), ops.log_softmax(prediction, axis=-1))
+
+
+@ops.custom_gradient
+def _divergence_of_many(target: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns what `_divergence` does; the gradient keeps the logits alone, and is short."""
+
+    def gradient(*args: Any, upstream: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        # Given alone, or by name after the inputs: that depends on the backend.
+        upstream = ops.expand_dims(args[-1] if upstream is None else upstream, -1)
+        p_target, p_prediction = ops.softmax(target, axis=-1), ops.softmax(prediction, axis=-1)
+        difference = ops.log_softmax(target, axis=-1) - ops.log_softmax(prediction, axis=-1)
+        mean = ops.sum(p_target * difference, axis=-1, keepdims=True)
+        of_target = upstream * p_target * (difference - mean)
+        return of_target, upstream * (p_prediction - p_target)
+
+    return _divergence(target, prediction), gradient
 
 
 def log_bernoulli(logits: Tensor, temperature: Any) -> Tensor:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.special import rel_entr, softmax
+from scipy.special import log_softmax, rel_entr, softmax
 
 from modreduce_keras import ops
 
@@ -148,6 +148,39 @@ def test_tempered_divergence_takes_a_temperature_for_each_vector(random):
     for index in np.ndindex(4, 2):
         one = ops.tempered_divergence(target[index], prediction[index], temperatures[index][0])
         np.testing.assert_allclose(result[index], one, rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [9, 1300])
+@pytest.mark.parametrize("run", [lambda function: function, tf.function], ids=["eager", "graph"])
+def test_gradients_of_a_tempered_divergence_equal_numpy(run, classes, random):
+    target, prediction = random.normal(scale=3.0, size=(2, 4, classes)).astype("float32")
+    temperature = random.uniform(1.0, 4.0, size=(4, 1)).astype("float32")
+    weights = random.normal(size=4).astype("float32")
+
+    @run
+    def results(*given):
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            values = ops.tempered_divergence(*given)
+            total = tf.reduce_sum(weights * values)
+        return values, *tape.gradient(total, given)
+
+    values, *gradients = results(*map(tf.constant, (target, prediction, temperature)))
+
+    exact = (x.astype("float64") for x in (target, prediction, temperature, weights[:, None]))
+    t, s, tau, w = exact
+    log_p, log_q = log_softmax(t / tau, axis=-1), log_softmax(s / tau, axis=-1)
+    p, q = np.exp(log_p), np.exp(log_q)
+    apart = log_p - log_q
+    kl = np.sum(p * apart, axis=-1, keepdims=True)
+    slope_t, slope_s = p * (apart - kl), q - p
+    by_temperature = 2 * tau * kl - np.sum(t * slope_t + s * slope_s, axis=-1, keepdims=True)
+    expected = [w * tau * slope_t, w * tau * slope_s, w * by_temperature]
+    np.testing.assert_allclose(values, (tau**2 * kl)[:, 0], rtol=1e-6)
+    # The last is a sum whose terms cancel.
+    terms = np.abs(w * t * slope_t).sum(axis=-1, keepdims=True)
+    for made, wanted, size in zip(gradients, expected, [*expected[:2], terms], strict=True):
+        np.testing.assert_allclose(made, wanted, atol=1e-6 * np.abs(size).max(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 5, 4), (3, 2, 5, 4)], ids=str)
