@@ -21,6 +21,7 @@ import numpy as np
 
 # TensorFlow and Keras are imported where they are used: the tables are made without them.
 RESULTS = Path(__file__).parent / "results"
+CPUINFO = Path("/proc/cpuinfo")
 FIGURES = Path(__file__).parents[1] / "docs" / "images"
 LOGS_TOLERANCE, MOVE_TOLERANCE = 1e-4, 1e-3
 MOVED = {
@@ -216,6 +217,31 @@ def metadata(seed: int) -> dict[str, Any]:
     }
 
 
+def has_gpu() -> bool:
+    """Returns whether TensorFlow computes on a GPU."""
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def has_bfloat16() -> bool:
+    """Returns whether what TensorFlow computes on has bfloat16 arithmetic."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        return details.get("compute_capability", (0, 0)) >= (8, 0)
+    text = CPUINFO.read_text("utf-8") if CPUINFO.exists() else ""
+    # The last is that of Arm.
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(text.split())
+
+
+def cores() -> int:
+    """Returns how many of the processor's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Appends rows to a JSON-lines file, one line each."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -306,7 +332,6 @@ def _device() -> str:
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
         return f"{len(gpus)} x {details.get('device_name', 'GPU')}"
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
+    lines = CPUINFO.read_text("utf-8").splitlines() if CPUINFO.exists() else []
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return f"{os.cpu_count()} x {next(models, platform.machine())}"

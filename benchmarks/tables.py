@@ -26,6 +26,7 @@ from benchmarks.cifar100.tables import (
     cifar100_small,
 )
 from benchmarks.recommended_table import FILES, recommended
+from benchmarks.speed.peers.table import peers
 
 FLAGS = flags.FLAGS
 ROOT = Path(__file__).parents[1]
@@ -72,6 +73,20 @@ def rkd_memory(rows: list[Row]) -> str:
     return "\n".join(
         [*common.table(columns, lines), "", *common.origins(latest, "batch", "rounds", "steps")]
     )
+
+
+def large_vocabulary(rows: list[Row]) -> str:
+    """Returns the latest row of each loss, dtype and form."""
+    columns = ["loss", "logits", "form", "milliseconds (quartiles)", "times faster (quartiles)"]
+    columns += ["MiB", "x the student's logits in float32"]
+    lines = []
+    latest = common.latest(rows, "loss", "dtype", "contender")
+    for row in latest:
+        faster = common.told(row, "speedup", 2) if "speedup_median" in row else ""
+        cells = [row["loss"], row["dtype"], row["contender"], common.told(row, "ms", 0), faster]
+        lines.append([*cells, f"{row['mib']:.0f}", f"{row['peak']:.2f}"])
+    settings = ("positions", "classes", "rounds", "steps")
+    return "\n".join([*common.table(columns, lines), "", *common.origins(latest, *settings)])
 
 
 def guard_cost(rows: list[Row]) -> str:
@@ -298,7 +313,9 @@ def teacher_cache(rows: list[Row]) -> str:
 
 TABLES: dict[str, Callable[[list[Row]], str]] = {
     "step_overhead": step_overhead,
+    "peers": peers,
     "rkd_memory": rkd_memory,
+    "large_vocabulary": large_vocabulary,
     "guard_cost": guard_cost,
     "online_cost": online_cost,
     "online_table": online_table,

@@ -29,7 +29,6 @@ mean is from float32's in units of float32's standard deviation.
 
 import contextlib
 import math
-import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,7 +58,6 @@ flags.DEFINE_integer("labels", 1000, "Training images of the students", 64, 8500
 flags.DEFINE_float("learning_rate", 0.02, "Of Adam, at the start of its cosine", lower_bound=0)
 flags.DEFINE_string("output", str(common.RESULTS / "precision.jsonl"), "Rows go here")
 
-CPUINFO = Path("/proc/cpuinfo")
 CLASSES = 100
 RATE, MOMENTUM = 0.01, 0.9
 ATTEMPTS = 30
@@ -112,26 +110,6 @@ def policy(name: str):
         yield
     finally:
         keras.config.set_dtype_policy(before)
-
-
-def has_gpu() -> bool:
-    return bool(tf.config.list_physical_devices("GPU"))
-
-
-def has_bfloat16() -> bool:
-    """Returns whether what TensorFlow computes on has bfloat16 arithmetic."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
-        return details.get("compute_capability", (0, 0)) >= (8, 0)
-    text = CPUINFO.read_text("utf-8") if CPUINFO.exists() else ""
-    # The last is that of Arm.
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(text.split())
-
-
-def cores() -> int:
-    """Returns how many of the processor's cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 # Steps
@@ -219,7 +197,7 @@ def errors(first: tuple[float, np.ndarray], reference: tuple[float, np.ndarray])
 
 def timed() -> list[str]:
     """Returns the names of the precisions whose steps are timed here."""
-    return [n for n, (dtype, _) in PRECISIONS.items() if has_gpu() or dtype != "float16"]
+    return [n for n, (dtype, _) in PRECISIONS.items() if common.has_gpu() or dtype != "float16"]
 
 
 def measure_steps(pair_name: str) -> list[dict[str, Any]]:
@@ -255,7 +233,11 @@ def _described(name: str) -> dict[str, Any]:
 
 def run_steps() -> None:
     sizes = {name: FLAGS[name].value for name in ("batch", "rounds", "steps")}
-    about = {"cores": cores(), "bfloat16": has_bfloat16(), **common.metadata(FLAGS.seed)}
+    about = {
+        "cores": common.cores(),
+        "bfloat16": common.has_bfloat16(),
+        **common.metadata(FLAGS.seed),
+    }
     if not about["bfloat16"]:
         print("No bfloat16 arithmetic here: it is emulated, and its times mean little")
     for pair_name in FLAGS.pair:
@@ -337,7 +319,7 @@ def accuracy(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> flo
 def run_accuracy() -> None:
     settings = ("training_steps", "labels", "teacher_epochs", "learning_rate")
     sizes = {name: FLAGS[name].value for name in settings}
-    about = {"cores": cores(), "bfloat16": has_bfloat16()}
+    about = {"cores": common.cores(), "bfloat16": common.has_bfloat16()}
     data = mr.data.load_sample()
     (images, classes), test = data
     teacher = train_teacher(images[:TRAINING_IMAGES], classes[:TRAINING_IMAGES])

@@ -54,7 +54,7 @@ def test_steps_and_their_errors(precision, run, capsys):
     for row in [reference, *rows.values()]:
         assert row["ms_p25"] <= row["ms_median"] <= row["ms_p75"]
         assert (row["part"], row["batch"], row["rounds"], row["seed"]) == ("steps", 4, 1, 0)
-        assert row["bfloat16"] == precision.has_bfloat16()
+        assert row["bfloat16"] == precision.common.has_bfloat16()
         assert row["cores"] >= 1
     for row in rows.values():
         assert row["ratio_to"] == "float32"
@@ -68,7 +68,7 @@ def test_steps_and_their_errors(precision, run, capsys):
     assert rows[TEACHER]["gradient_error"] < rows[BOTH]["gradient_error"] < 0.3
     assert 0.95 < rows[BOTH]["gradient_cosine"] < rows[TEACHER]["gradient_cosine"] <= 1 + 1e-6
     assert rows[BOTH]["student_policy"] == "mixed_bfloat16"
-    assert ("emulated" in capsys.readouterr().out) != precision.has_bfloat16()
+    assert ("emulated" in capsys.readouterr().out) != precision.common.has_bfloat16()
 
 
 def test_the_first_step_tells_loss_and_gradient(precision, pair):
@@ -160,11 +160,11 @@ def test_summary(precision):
     ("flag", "has"), [("avx512_bf16", True), ("amx_bf16", True), ("avx512_vnni", False)]
 )
 def test_processors_that_have_bfloat16(precision, tmp_path, monkeypatch, flag, has):
-    if precision.has_gpu():
+    if precision.common.has_gpu():
         pytest.skip("There is a GPU, which counts instead of the processor")
     (tmp_path / "cpuinfo").write_text(f"model name : one\nflags : fpu {flag} avx2\n", "utf-8")
-    monkeypatch.setattr(precision, "CPUINFO", tmp_path / "cpuinfo")
-    assert precision.has_bfloat16() is has
+    monkeypatch.setattr(precision.common, "CPUINFO", tmp_path / "cpuinfo")
+    assert precision.common.has_bfloat16() is has
 
 
 @pytest.mark.parametrize(

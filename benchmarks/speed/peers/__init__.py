@@ -1,0 +1,1 @@
+"""The same training steps in other frameworks, run alternately with ours."""
