@@ -302,7 +302,21 @@ def _copy_own(source: keras.layers.Layer, target: keras.layers.Layer) -> None:
         target.bin_boundaries = source.bin_boundaries
         return
     target.load_own_variables(_own_variables(source))
+    for one, other in zip(lora_weights(source), lora_weights(target), strict=False):
+        other.assign(one)
     _copy_assets(source, target)
+
+
+def lora_weights(layer: Any) -> list[keras.Variable]:
+    """Returns the kernel and the low-rank weights of a layer with LoRA; of others nothing.
+
+    Keras saves such a layer with the low-rank weights added to the kernel, and loads zeros for
+    them, which get no gradient.
+    """
+    if not getattr(layer, "lora_enabled", False):
+        return []
+    bias = getattr(layer, "bias", None)
+    return [variable for variable in layer.variables if variable is not bias]
 
 
 def _loads_in_its_own_way(layer: keras.layers.Layer) -> bool:

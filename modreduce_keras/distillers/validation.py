@@ -3,7 +3,7 @@
 import contextlib
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ import numpy as np
 
 from modreduce_keras.arguments import is_number, require_bool, require_choice, require_integer
 from modreduce_keras.batches import INDEX, require_end, split_index
+from modreduce_keras.copying import lora_weights
 from modreduce_keras.data.index import require_batches
 from modreduce_keras.distillers.backend import tensorflow as backend
 from modreduce_keras.distillers.class_weights import require_class_weight
@@ -19,6 +20,7 @@ from modreduce_keras.distillers.metrics_of_logits import metric_named
 from modreduce_keras.distillers.sample_weights import require_alike
 from modreduce_keras.distillers.supervision import LabelRule
 from modreduce_keras.distribute import require_sample_index
+from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.labels import require_in_range
 
@@ -83,6 +85,7 @@ def require_fit(distiller: Any, given: Mapping[str, Any]) -> None:
             f"Received: validation_split={share!r}"
         )
     _require_callbacks(given.get("callbacks"))
+    _warn_of_idle_lora(distiller.students.values())
     require_data(distiller, given, steps="steps_per_epoch")
     validation = given.get("validation_data")
     if isinstance(validation, (tuple, list)) and 1 <= len(validation) <= 3:
@@ -200,6 +203,22 @@ def _require_numbers(name: str, values: Any) -> None:
                 f"{name} must be arrays of numbers, all samples of one shape{strings}. Received: "
                 f"an array of dtype {dtype}"
             )
+
+
+def _warn_of_idle_lora(students: Iterable[keras.Model]) -> None:
+    """Warns of low-rank weights that cannot train, because all of them are zero."""
+    for student in students:
+        for layer in flatten_layers(student):
+            found = [v for v in lora_weights(layer) if v.name.startswith("lora_")]
+            if found and not any(np.any(keras.ops.convert_to_numpy(v)) for v in found):
+                first = f"layer.{found[0].name}"
+                warnings.warn(
+                    f"The LoRA weights of layer {layer.name!r} of {student.name!r} are all zero, "
+                    "as Keras leaves them in a model from a file, where it adds them to the "
+                    f"kernel: they get no gradient. To train them, draw one anew: {first}.assign("
+                    f"keras.initializers.HeUniform()({first}.shape)).",
+                    stacklevel=2,
+                )
 
 
 def _require_callbacks(given: Any) -> None:

@@ -234,3 +234,18 @@ def test_assets_are_files_of_their_own(tmp_path):
     files = copying.save_tables(model, tmp_path)
     (name,) = files
     assert pathlib.Path(name).name == "factor.txt"
+
+
+def test_low_rank_weights_are_copied_and_not_added_to_the_kernel():
+    """Keras would load zeros for both, which never train."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="convolution")(inputs)
+    x = keras.layers.EinsumDense("abcd,de->abce", (6, 6, 5), bias_axes="e", name="einsum")(x)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="dense")(x))
+    for layer in model.layers[1:]:
+        layer.enable_lora(2)
+        last = next(v for v in layer.variables if v.name.endswith("_b"))
+        last.assign(np.ones(last.shape))
+    copy = mr.models.copy_model(model)
+    for one, other in zip(model.variables, copy.variables, strict=True):
+        np.testing.assert_array_equal(one, other)
