@@ -13,7 +13,7 @@ def fit(net, inputs, labels, cross_entropy):
 
     def train(*callbacks, verbose=2, **arguments):
         model = net("model")
-        model.compile("sgd", cross_entropy, metrics=["accuracy"])
+        model.compile("sgd", cross_entropy, metrics=["accuracy"], run_eagerly=True)
         data = {"x": inputs, "y": labels, "validation_data": (inputs, labels), "epochs": 2}
         return model.fit(**data, callbacks=list(callbacks), verbose=verbose, **arguments)
 
@@ -49,7 +49,7 @@ def test_it_is_silent_where_keras_is(fit, capsys):
 
 def test_evaluation_shows_the_chosen_logs_too(net, inputs, labels, cross_entropy, capsys):
     model = net("model")
-    model.compile("sgd", cross_entropy, metrics=["accuracy"])
+    model.compile("sgd", cross_entropy, metrics=["accuracy"], run_eagerly=True)
     model.evaluate(inputs, labels, callbacks=[mr.callbacks.ProgressBar(["acc*"])], verbose=2)
     assert logs_of(capsys.readouterr().out) == ["accuracy"]
 
@@ -75,7 +75,7 @@ def test_every_training_is_checked_anew(fit):
     bar = mr.callbacks.ProgressBar(["val_accuracy"])
     fit(bar, verbose=0)
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    model.compile(loss="mse")
+    model.compile(loss="mse", run_eagerly=True)
     with pytest.raises(ValueError, match="fit none"):
         model.fit(np.ones((1, 1)), np.ones(1), callbacks=[bar], verbose=0)
 
