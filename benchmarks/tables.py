@@ -25,6 +25,7 @@ from benchmarks.cifar100.tables import (
     cifar100_paper,
     cifar100_small,
 )
+from benchmarks.matrix.table import model_matrix
 from benchmarks.recommended_table import FILES, recommended
 from benchmarks.speed.peers.table import peers
 
@@ -324,6 +325,7 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
     "quantized_distillation": quantized_distillation,
     "export_zoo": export_zoo,
     "teacher_cache": teacher_cache,
+    "model_matrix": model_matrix,
     "cifar100_input": cifar100_input,
     "cifar100_kills": cifar100_kills,
     "cifar100_small": cifar100_small,

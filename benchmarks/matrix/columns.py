@@ -2,7 +2,7 @@
 
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +54,14 @@ class Case:
         """The student of quantization-aware training, in the ranges that it has seen."""
         return mr.models.quantize_aware(self.model, representative=self.some(REPRESENTATIVE))
 
+    @functools.cached_property
+    def taught(self) -> dict[str, Cell] | None:
+        """The cells of all knowledge by one distiller, which takes one trace, or `None`."""
+        try:
+            return _taught(self, list(_TERMS))
+        except Exception:
+            return None  # Each by itself tells which one it is.
+
     def some(self, several: int) -> Any:
         """Returns the first training inputs."""
         return keras.tree.map_structure(lambda array: array[:several], self.data.train)
@@ -104,89 +112,63 @@ def teacher_in_half(case: Case) -> Cell:
     return Cell(float(same.mean()), "agreement", same.mean() >= 0.9)
 
 
-def _distiller(case: Case, knowledge: Any) -> tuple[Any, keras.Model, keras.Model]:
+def _taught(case: Case, names: Collection[str]) -> dict[str, Cell]:
+    """Returns the cells of some knowledge, from one distiller that a step is made of as well.
+
+    What is logged of a batch in inference is compared with the equation, in float64.
+    """
     student = case.fresh()
-    names = tuple(student.input) if isinstance(student.input, dict) else ()
-    teacher = teacher_for(case.architecture, names)
-    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=knowledge)
+    inputs = tuple(student.input) if isinstance(student.input, dict) else ()
+    teacher = teacher_for(case.architecture, inputs)
+    knowledge = [mr.Response(mr.losses.KD(temperature=TEMPERATURE))] if "KD" in names else []
+    others = {_TERMS[name]: 1.0 for name in names if name != "KD"}
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[*knowledge, others])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     distiller.compile(keras.optimizers.SGD(0.01), loss, evaluate_knowledge=True)
-    return distiller, student, teacher
-
-
-def _logged(distiller: Any, case: Case) -> tuple[dict[str, float], Any]:
-    """Returns what is logged of one batch in inference, and that batch."""
-    batch = case.some(BATCH)
-    logs = distiller.evaluate(
-        batch, case.data.train_classes[:BATCH], batch_size=BATCH, verbose=0, return_dict=True
-    )
-    return logs, batch
-
-
-def _trained(distiller: Any, student: keras.Model, case: Case) -> float:
-    """Returns the share of a student's trainable variables that a training step changes."""
-    wanted = student.trainable_variables
-    before = [np.array(variable) for variable in wanted]
-    logs = distiller.train_on_batch(
-        case.some(BATCH), case.data.train_classes[:BATCH], return_dict=True
-    )
+    batch, classes = case.some(BATCH), case.data.train_classes[:BATCH]
+    logs = distiller.evaluate(batch, classes, batch_size=BATCH, verbose=0, return_dict=True)
+    cells = {}
+    for name, one in zip(names, distiller.knowledge["student"], strict=True):
+        wanted = _EQUATIONS[name](one, student, teacher, batch)
+        error = float(abs(logs[_TERMS[name]] - wanted) / wanted)
+        note = "" if name == "KD" else f"at {one.taps('student')[0]}"
+        cells[name] = Cell(error, "difference", error <= 1e-3, note)
+    before = [np.array(variable) for variable in student.trainable_variables]
+    logs = distiller.train_on_batch(batch, classes, return_dict=True)
     if not all(np.isfinite(float(value)) for value in logs.values()):
         raise FloatingPointError(f"The logs of a training step are not finite: {logs}")
-    changed = [not np.array_equal(one, np.array(v)) for one, v in zip(before, wanted, strict=True)]
-    return float(np.mean(changed))
+    pairs = zip(before, student.trainable_variables, strict=True)
+    moved = np.mean([not np.array_equal(one, np.array(variable)) for one, variable in pairs])
+    if "KD" in cells and moved < 1:
+        note = f"{100 * moved:.0f} % of the variables change"
+        cells["KD"] = cells["KD"]._replace(holds=cells["KD"].holds and moved > 0.9, note=note)
+    return cells
 
 
-def student_kd(case: Case) -> Cell:
-    """KD: what is logged is the equation, and a step changes all weights."""
-    distiller, student, teacher = _distiller(
-        case, mr.Response(mr.losses.KD(temperature=TEMPERATURE))
-    )
-    logs, batch = _logged(distiller, case)
+def _kd(_: Any, student: keras.Model, teacher: keras.Model, batch: Any) -> float:
     one, other = (_softmax(predicted(m, batch) / TEMPERATURE) for m in (teacher, student))
-    wanted = TEMPERATURE**2 * np.mean(np.sum(one * (np.log(one) - np.log(other)), -1))
-    error = abs(logs["kd"] - wanted) / wanted
-    moved = _trained(distiller, student, case)
-    note = "" if moved == 1.0 else f"{100 * moved:.0f} % of the variables change"
-    return Cell(float(error), "difference", error <= 1e-4 and moved >= 0.9, note)
+    return float(TEMPERATURE**2 * np.mean(np.sum(one * (np.log(one) - np.log(other)), -1)))
 
 
-def student_hint(case: Case) -> Cell:
-    """A hint where it finds the layers itself: what is logged is the equation."""
-    distiller, student, teacher = _distiller(case, {"hint": 1.0})
-    logs, batch = _logged(distiller, case)
-    taps = [
-        tap[0] if isinstance(tap, list) else tap
-        for tap in (
-            distiller.knowledge["student"][0].taps("student"),
-            distiller.knowledge["student"][0].taps("teacher"),
-        )
-    ]
-    features = [_feature(m, tap, batch) for m, tap in zip((student, teacher), taps, strict=True)]
-    own, wanted = distiller.knowledge["student"][0].adapter(*features)
+def _hint(knowledge: Any, student: keras.Model, teacher: keras.Model, batch: Any) -> float:
+    own, wanted = knowledge.adapter(*_features(knowledge, student, teacher, batch))
     own, wanted = (keras.ops.convert_to_numpy(x).astype("float64") for x in (own, wanted))
-    value = np.mean((own - wanted) ** 2)
-    error = abs(logs["hint"] - value) / value
-    _trained(distiller, student, case)
-    return Cell(float(error), "difference", error <= 1e-4, f"at {taps[0]}")
+    return float(np.mean((own - wanted) ** 2))
 
 
-def student_relation(case: Case) -> Cell:
-    """RKD at the embedding: what is logged is the equation."""
-    distiller, student, teacher = _distiller(case, {"rkd_distance": 1.0})
-    logs, batch = _logged(distiller, case)
-    taps = (
-        distiller.knowledge["student"][0].taps("student")[0],
-        distiller.knowledge["student"][0].taps("teacher")[0],
-    )
-    own, wanted = (
-        _relative_distances(keras.ops.convert_to_numpy(_feature(m, tap, batch)))
-        for m, tap in zip((student, teacher), taps, strict=True)
-    )
+def _rkd(knowledge: Any, student: keras.Model, teacher: keras.Model, batch: Any) -> float:
+    features = _features(knowledge, student, teacher, batch)
+    own, wanted = (_relative_distances(keras.ops.convert_to_numpy(x)) for x in features)
     gap = np.abs(own - wanted)
-    value = np.mean(np.where(gap < 1, 0.5 * gap**2, gap - 0.5))
-    error = abs(logs["rkd_distance"] - value) / value
-    _trained(distiller, student, case)
-    return Cell(float(error), "difference", error <= 1e-3, f"at {taps[0]}")
+    return float(np.mean(np.where(gap < 1, 0.5 * gap**2, gap - 0.5)))
+
+
+_TERMS = {"KD": "kd", "hint": "hint", "relation": "rkd_distance"}
+_EQUATIONS = {"KD": _kd, "hint": _hint, "relation": _rkd}
+
+
+def _student(name: str) -> Callable[[Case], Cell]:
+    return lambda case: (case.taught or _taught(case, [name]))[name]
 
 
 def _relative_distances(rows: np.ndarray) -> np.ndarray:
@@ -195,8 +177,14 @@ def _relative_distances(rows: np.ndarray) -> np.ndarray:
     return distances / distances[distances > 0].mean()
 
 
-def _feature(model: keras.Model, tap: str, batch: Any) -> Any:
-    return read(model, dict(paths_of(model))[tap], batch)
+def _features(
+    knowledge: Any, student: keras.Model, teacher: keras.Model, batch: Any
+) -> tuple[Any, Any]:
+    own, wanted = (
+        read(model, dict(paths_of(model))[knowledge.taps(role)[0]], batch)
+        for role, model in {"student": student, "teacher": teacher}.items()
+    )
+    return own, wanted
 
 
 def quantization_aware(case: Case) -> Cell:
@@ -252,9 +240,9 @@ COLUMNS: dict[str, Callable[[Case], Cell]] = {
     "logits": teacher_logits,
     "fold": teacher_folded,
     "bfloat16": teacher_in_half,
-    "KD": student_kd,
-    "hint": student_hint,
-    "relation": student_relation,
+    "KD": _student("KD"),
+    "hint": _student("hint"),
+    "relation": _student("relation"),
     "quantization-aware": quantization_aware,
     "TFLite float32": _file("tflite", 1.0),
     "TFLite float16": _file("tflite", 0.97, quantization="float16"),

@@ -12,6 +12,7 @@ has a row is left out, so a run that was ended goes on.
     python -m benchmarks.matrix.run --architecture=MobileNetV2 --column=fold --again
 """
 
+import importlib.metadata
 import subprocess
 import sys
 import time
@@ -67,6 +68,8 @@ def _in_this_process(name: str, columns: list[str]) -> None:
     about = {"source": architecture.source, "family": architecture.family}
     about |= {"kind": architecture.kind, "parameters": case.model.count_params()}
     about |= common.metadata(0)
+    if architecture.source == "keras-hub":
+        about["keras_hub"] = importlib.metadata.version("keras-hub")
     for column in columns:
         row = measured(name, column, case)
         common.append_rows(Path(FLAGS.output), [{**row, **about}])

@@ -79,12 +79,13 @@ def _convert(onnx: Any, tf2onnx: Any, model: keras.Model, inputs: Inputs) -> byt
     try:
         with quiet():
             with _inlined():  # The converter finds what is traced here.
-                serve.get_concrete_function(*specs)
+                traced = serve.get_concrete_function(*specs)
             converted, _ = tf2onnx.convert.from_function(
                 serve, input_signature=specs, custom_op_handlers={"Erfc": (_erfc, [])}
             )
     except Exception as error:  # It raises what it comes across.
         raise _refused(model, error) from error
+    _store_constants(onnx, converted.graph, traced)
     nodes = converted.graph.node
     # The converter hands on what it does not know.
     lacking = sorted({n.op_type for n in nodes if not onnx.defs.has(n.op_type, n.domain)})
@@ -99,6 +100,16 @@ def _convert(onnx: Any, tf2onnx: Any, model: keras.Model, inputs: Inputs) -> byt
     except Exception as error:  # Errors of the checker and of its inference of shapes.
         raise _refused(model, error) from error
     return converted.SerializeToString()
+
+
+def _store_constants(onnx: Any, graph: Any, traced: Any) -> None:
+    """Stores the tensors that layers hold in a file; the converter makes them inputs."""
+    held = traced.captured_inputs
+    names = [one.name for one in traced.inputs[len(traced.inputs) - len(held) :]]
+    for name, value in zip(names, held, strict=True):
+        for one in [one for one in graph.input if one.name == name]:
+            graph.input.remove(one)
+            graph.initializer.append(onnx.numpy_helper.from_array(value.numpy(), name))
 
 
 @contextlib.contextmanager

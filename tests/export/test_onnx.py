@@ -48,6 +48,22 @@ def grouped():
     return keras.Model(inputs, layers.Dense(CLASSES)(layers.GlobalAveragePooling2D()(maps)))
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Weighs(layers.Layer):
+    """A layer that holds a tensor, which is no variable."""
+
+    def build(self, shape):
+        self.by = keras.ops.arange(1.0, 1.0 + shape[-1])
+
+    def call(self, inputs):
+        return self.by * inputs
+
+
+def holds_a_tensor():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, layers.Dense(CLASSES)(Weighs()(inputs)))
+
+
 KINDS = {
     "convnet": (convnet, lambda random: images(random)),
     "branch": (
@@ -61,6 +77,7 @@ KINDS = {
     "recurrent": (lstm, lambda random: random.normal(size=(9, 5, 3))),
     # Keras compiles such convolutions with XLA, and computes GELU from erfc.
     "grouped convolutions and GELU": (grouped, lambda random: random.normal(size=(9, 6, 6, 4))),
+    "a layer that holds a tensor": (holds_a_tensor, lambda random: random.normal(size=(9, 4))),
     "integers of any length": (words, lambda random: random.integers(0, 7, (9, 11))),
 }
 

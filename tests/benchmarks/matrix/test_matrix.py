@@ -1,0 +1,86 @@
+"""The matrix of architectures: its tables and reasons, and a part of its cells."""
+
+import pytest
+
+import modreduce_keras as mr
+from tests.support.about import ABOUT
+
+
+def row(architecture, column, outcome="holds", **others):
+    source = "keras-hub" if architecture.startswith("hub ") else "keras.applications"
+    own = {"figure": 2e-7, "unit": "difference", "note": ""} if "message" not in others else {}
+    named = {"architecture": architecture, "column": column, "outcome": outcome, "source": source}
+    return {**named, **own, **others, **ABOUT}
+
+
+def test_the_tables_and_their_reasons():
+    from benchmarks.matrix.table import model_matrix
+
+    rows = [
+        row("VGG16", "logits", "raw", message="0"),
+        row("VGG16", "logits"),
+        row("VGG16", "fold", figure=0.0),
+        row("hub BERT", "logits", "refused", message="The student 'bert' has no `head`."),
+        row("hub ViT", "logits", "refused", message="The student 'vit' has no `head`."),
+        row("hub ViT", "TFLite int8", "differs", figure=0.87, unit="agreement"),
+        row("hub ViT", "ONNX", "raw", message="boom at /tmp/tmpx_1/student.onnx"),
+    ]
+    text = model_matrix(rows)
+    assert text.startswith("Architectures: 2 of keras-hub, 1 of keras.applications. ")
+    assert "Of 6 cells 2 hold (33 %), 1 are less exact, 2 are refused" in text
+    assert "and 1 end in another library's error. Not measured yet: 33." in text
+    assert "| VGG16 | 2e-07 | equal |  |" in text
+    assert "| hub BERT | refused (1) |" in text
+    assert "| *87 %* | **raw** (2) |" in text
+    assert "1. hub BERT, hub ViT: `The student '...' has no 'head'.`" in text
+    assert "2. hub ViT: `boom at student.onnx`" in text
+    assert "/tmp" not in text
+
+
+def test_whose_error_it_is():
+    from benchmarks.matrix.run import is_ours
+
+    with pytest.raises(ValueError, match="dtype must be one of") as ours:
+        mr.models.fold(None, dtype="half")
+    assert is_ours(ours.value)
+    with pytest.raises(ValueError, match="invalid literal") as other:
+        int("half")
+    assert not is_ours(other.value)
+
+
+PART = {
+    "MobileNetV2": ["fold"],
+    "MobileNetV3Small": ["logits"],
+    "EfficientNetB0": ["fold"],
+    "VGG16": ["logits", "bfloat16"],
+    "ResNet50V2": ["fold"],
+    "ConvNeXtTiny": ["logits"],
+    "hub ResNet": ["fold"],
+    "hub Xception": ["KD", "hint", "relation"],
+    "hub ViT": ["fold", "ONNX"],
+    "hub DistilBERT": ["TFLite int8"],
+}
+"""The cheapest of a family, where it holds."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PART)
+def test_a_part_of_the_cells(name):
+    if name.startswith("hub "):
+        pytest.importorskip("keras_hub")
+    from benchmarks.matrix.architectures import ARCHITECTURES
+    from benchmarks.matrix.columns import COLUMNS, Case
+
+    case = Case(name, ARCHITECTURES[name])
+    cells = {column: COLUMNS[column](case) for column in PART[name]}
+    assert all(cell.holds for cell in cells.values()), cells
+
+
+def test_the_matrix_is_as_large_as_it_says():
+    from benchmarks.matrix.architectures import ARCHITECTURES
+
+    sources = [one.source for one in ARCHITECTURES.values()]
+    assert sources.count("keras.applications") >= 20
+    assert sources.count("keras-hub") >= 8
+    assert {one.kind for one in ARCHITECTURES.values()} == {"image", "text"}
+    assert set(PART) <= set(ARCHITECTURES)
