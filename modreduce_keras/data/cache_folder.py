@@ -1,9 +1,7 @@
-"""Folder of a teacher cache: checks that it belongs to the cache, and verifies its shards."""
+"""Folder of a teacher cache: checks that it belongs to the cache, and that no shard is missing."""
 
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from modreduce_keras import whole_files
 from modreduce_keras.data import cache_metadata, shards
@@ -49,7 +47,7 @@ class CacheFolder:
         self._require_own()
 
     def open(self) -> shards.Rows:
-        """Returns the rows of all views, verified.
+        """Returns the rows of all views, which are verified when they are read.
 
         Raises:
             UnfilledError: If some are missing.
@@ -65,9 +63,9 @@ class CacheFolder:
             except DamagedError as error:
                 raise DamagedError(f"{error}. cache.fill(dataset) computes it again") from error
             self._require_own_shard(whole[-1])
+        rows = shards.Rows(whole, self._own["views"])
         for view in range(self._own["views"]):
-            own = [one.samples for one in whole if one.view == view]
-            stored = len(np.unique(np.concatenate(own))) if own else 0
+            stored = rows.count(view)
             size = cache_metadata.size_of(self.path, view)
             if not stored or stored != size:
                 name = cache_metadata.complete(self.path, view).name
@@ -76,7 +74,7 @@ class CacheFolder:
                     f"of {'a number unknown' if size is None else size}. "
                     f"cache.fill(dataset) continues it. {name} holds the number of samples"
                 )
-        return shards.Rows(whole, self._own["views"])
+        return rows
 
     def _require_own(self) -> None:
         there = cache_metadata.manifest(self.path)

@@ -63,19 +63,22 @@ class CacheWriter:
 
 
 def readable_shards(folder: Path) -> list[shards.Shard]:
-    """Returns the shards of a folder; what is damaged is removed, with a warning.
+    """Returns the shards of a folder, every row verified; damaged ones are removed with a warning.
 
     Another process may do the same at the same time, and write what was missing anew.
     """
     found = []
     for path in shards.paths(folder):
         try:
-            found.append(shards.read(path))
+            shard = shards.read(path)
+            shards.verify(shard)
         except FileNotFoundError:
             continue
         except DamagedError as error:
             warnings.warn(f"{error}. It is removed and computed again.", stacklevel=3)
             _remove(path)
+        else:
+            found.append(shard)
     return found
 
 
@@ -85,6 +88,6 @@ def _remove(path: Path) -> None:
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}{whole_files.UNFINISHED}")
     with contextlib.suppress(FileNotFoundError):  # removed by another process
         path.replace(aside)
-        if shards.is_whole(aside, path):
+        if shards.is_whole(aside, path.name):
             aside.replace(path)
         aside.unlink(missing_ok=True)

@@ -1,24 +1,25 @@
-"""Shard files: verified once, then read in pieces, with few of them open at a time.
+"""Shard files: read in pieces that are verified whenever they are read, few of them open at a time.
 
 Pieces are read at an offset, not from a memory mapping: if a file is truncated meanwhile, reading
 raises an error, while a mapping would end the process. Files need not stay open either.
 """
 
 import errno
-import hashlib
 import os
 import threading
+import zlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 try:
     import resource
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
-_BLOCK = 2**20
+import numpy as np
+
 _MOST_OPEN = 4096
 _FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -27,72 +28,87 @@ class DamagedError(ValueError):
     """A file is not what was written."""
 
 
-class ShardFile:
-    """A file whose content has to have a checksum, and its pieces.
+class Piece(NamedTuple):
+    """Some rows that follow one another in a file.
 
-    Whether the file has been changed since is looked at whenever it is read: by its size, times
-    and identity, and by the checksum where these are others than before. A change between that
-    look and the reading is noticed at the next reading.
+    Attributes:
+        begin: Where the first of them begins.
+        into: The memory that they fill, (rows, bytes) uint8.
+        checksums: What `zlib.crc32` has to give for each.
+    """
+
+    begin: int
+    into: np.ndarray
+    checksums: Sequence[int]
+
+
+class ShardFile:
+    """A file of rows whose checksums the reader knows.
 
     Args:
         path: The file.
-        sha256: The checksum of its content, in hexadecimal.
+
+    Attributes:
+        size: Its number of bytes.
 
     Raises:
-        DamagedError: If it has another one.
         FileNotFoundError: If it is not there.
     """
 
-    def __init__(self, path: Path, sha256: str) -> None:
-        self.path, self._sha256 = path, sha256
-        _kept.close(path)  # what is open may be one whose place another file has taken
-        file = _kept.open(path)
-        self._state = file.state()
-        if file.sha256() != sha256:
-            _kept.close(path)
-            raise DamagedError(f"{path} has {self._state[0]} bytes whose checksum is wrong")
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.close()  # what is open may be one whose place another file has taken
+        self.size = os.fstat(_kept.open(path).descriptor).st_size
 
-    def read(self, pieces: Iterable[tuple[int, int, Any]]) -> None:
-        """Reads pieces of the file.
-
-        Args:
-            pieces: For each, where it begins, its size, and the array or buffer that it fills.
+    def head(self, size: int) -> bytes:
+        """Returns the first bytes of the file, which nobody has verified.
 
         Raises:
-            DamagedError: If the file is not what it was.
+            DamagedError: If it has less.
         """
-        try:
-            file = self._unchanged()
-            for begin, size, into in pieces:
-                if _read_at(file.descriptor, begin, into) != size:
-                    raise DamagedError(f"it ends before byte {begin + size}")
-        except (DamagedError, OSError) as error:
-            _kept.close(self.path)
+        content = bytearray(min(size, self.size))
+        if _read_at(_kept.open(self.path).descriptor, 0, content) != size:
             raise DamagedError(
-                f"{self.path} has been changed, cut or removed since it was verified ({error}). "
+                f"{self.path} has {self.size} bytes, and {size} in front of its rows"
+            )
+        return bytes(content)
+
+    def read(self, pieces: Iterable[Piece]) -> None:
+        """Reads pieces of the file, in the order given, and verifies each row.
+
+        Raises:
+            DamagedError: If one of them is not what was written.
+        """
+        pieces = list(pieces)
+        try:
+            try:
+                self._read(pieces)
+            except (DamagedError, OSError):
+                # What has taken its place under the same name may be whole.
+                self.close()
+                self._read(pieces)
+        except (DamagedError, OSError) as error:
+            self.close()
+            raise DamagedError(
+                f"{self.path} has been changed, cut or removed since it was written ({error}). "
                 "cache.fill(dataset) computes again what is missing"
             ) from error
 
-    def _unchanged(self) -> "_OpenFile":
-        """Returns the file, verified again where it does not look as before."""
+    def close(self) -> None:
+        """Closes the file, which is opened again when it is read."""
+        _kept.close(self.path)
+
+    def _read(self, pieces: Iterable[Piece]) -> None:
         file = _kept.open(self.path)
-        state = file.state()
-        if state == self._state:
-            return file
-        if file.sha256() != self._sha256:
-            # What has taken its place under the same name may be whole.
-            _kept.close(self.path)
-            file = _kept.open(self.path)
-            state = file.state()
-            if file.sha256() != self._sha256:
-                raise DamagedError("its checksum is wrong")
-        self._state = state
-        return file
-
-
-def sha256_of(path: Path) -> str:
-    """Returns the checksum of a file, in hexadecimal."""
-    return _OpenFile(path).sha256()
+        for begin, into, checksums in pieces:
+            if _read_at(file.descriptor, begin, into) != into.nbytes:
+                raise DamagedError(f"it ends before byte {begin + into.nbytes}")
+            for row, checksum in zip(into, checksums, strict=True):
+                if zlib.crc32(row) != checksum:
+                    raise DamagedError(
+                        f"the checksum of a row among bytes {begin} to {begin + into.nbytes} is "
+                        "wrong"
+                    )
 
 
 class _OpenFile:
@@ -105,20 +121,6 @@ class _OpenFile:
         # There is none where the file could not be opened.
         if hasattr(self, "descriptor"):
             close(self.descriptor)
-
-    def state(self) -> tuple[int, ...]:
-        """Returns size, times and identity: what is another one after a change."""
-        about = os.fstat(self.descriptor)
-        times = about.st_mtime_ns, about.st_ctime_ns
-        return about.st_size, *times, about.st_dev, about.st_ino
-
-    def sha256(self) -> str:
-        """Returns the checksum of the content."""
-        digest, begin, block = hashlib.sha256(), 0, bytearray(_BLOCK)
-        while several := _read_at(self.descriptor, begin, block):
-            digest.update(memoryview(block)[:several])
-            begin += several
-        return digest.hexdigest()
 
 
 class _KeptFiles:

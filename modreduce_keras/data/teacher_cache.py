@@ -18,6 +18,7 @@ from modreduce_keras.data import cache_metadata, shards
 from modreduce_keras.data.cache_folder import CacheFolder, UnfilledError
 from modreduce_keras.data.cache_metadata import DTYPES, WEIGHTS
 from modreduce_keras.data.cache_writer import CacheWriter, readable_shards
+from modreduce_keras.data.checksums import checksums_of
 from modreduce_keras.data.epochs import in_epoch
 from modreduce_keras.data.index import as_index, indexed_batches, indexed_inputs
 from modreduce_keras.data.teacher_outputs import outputs_of, specs_of_outputs
@@ -213,13 +214,13 @@ class TeacherCache:
         flat = [whole[number] for number in chosen]
         stored = [tf.as_dtype(self.dtype)] * len(flat)
 
-        def read(samples: Any, *inputs: Any) -> Any:
-            return self._read(rows, samples, inputs, chosen)
+        def read(samples: Any, checksums: Any) -> Any:
+            return self._read(rows, samples, checksums, chosen)
 
         def attached(*element: Any) -> Any:
             x, *rest = element
             inputs, samples = split_index(x)
-            given = tf.numpy_function(read, [samples, *tf.nest.flatten(inputs)], stored)
+            given = tf.numpy_function(read, [samples, checksums_of(inputs)], stored)
             batch = samples.shape[:1]
             given = [
                 tf.cast(tf.ensure_shape(value, batch + spec.shape[1:]), spec.dtype)
@@ -274,9 +275,8 @@ class TeacherCache:
         for epoch in (self.views, 0):
             with in_epoch(epoch):
                 inputs, samples = next(indexed_batches(dataset.take(1)))
-            flat = [tensor.numpy() for tensor in tf.nest.flatten(inputs)]
             try:
-                stored = self._read(rows, samples, flat)
+                stored = self._read(rows, samples, checksums_of(inputs).numpy())
             except ValueError as error:
                 if epoch == 0:
                     raise
@@ -323,8 +323,7 @@ class TeacherCache:
                         "dataset must end: dataset.take(n) is n batches of it. Received: "
                         f"{several:,} samples of {len(seen):,} indices, which come again and again"
                     )
-                flat = [tensor.numpy() for tensor in tf.nest.flatten(inputs)]
-                checksums, fresh = shards.checksums_of(flat), []
+                checksums, fresh = checksums_of(inputs).numpy(), []
                 pairs = zip(samples.tolist(), checksums.tolist(), strict=True)
                 for index, (sample, checksum) in enumerate(pairs):
                     if sample not in known:
@@ -358,13 +357,13 @@ class TeacherCache:
     def _read(
         self,
         rows: shards.Rows,
-        samples: Any,
-        inputs: Sequence[Any],
+        samples: np.ndarray,
+        checksums: np.ndarray,
         chosen: Sequence[int] | None = None,
     ) -> list[np.ndarray]:
         """Returns the stored outputs of a batch, all or chosen ones; raises if any is missing."""
         samples = as_index(samples)
-        shard, row = rows.find(samples, shards.checksums_of(inputs))
+        shard, row = rows.find(samples, checksums)
         if (shard < 0).any():
             sample = int(samples[shard < 0][0])
             if sample not in rows.samples:

@@ -29,12 +29,49 @@ def test_a_damaged_shard_is_refused_then_computed_again(filled, make):
     path = shards.paths(filled.folder)[0]
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     others = [shards.read(other).samples for other in shards.paths(filled.folder)[1:]]
-    with pytest.raises(DamagedError, match="bytes whose checksum is wrong"):
-        make().attach(data())
-    with pytest.warns(UserWarning, match="checksum is wrong. It is removed and computed again"):
+    with pytest.raises(
+        (DamagedError, tf.errors.InvalidArgumentError),
+        match=rf"{path.name} has been changed, cut or removed .* checksum of a row .* is wrong",
+    ):
+        batches(make().attach(data()), 0)
+    with pytest.warns(UserWarning, match="is wrong.*It is removed and computed again"):
         readable_shards(filled.folder)
     assert make().fill(data()) == VIEWS * SAMPLES - sum(map(len, others))
     make().attach(data())
+
+
+def swapped(path, other):
+    content = path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path, _: os.truncate(path, path.stat().st_size - 1), r" instead of \d+"),
+        (lambda path, _: os.truncate(path, 100), "in front of its rows"),
+        (lambda path, _: os.truncate(path, 0), "in front of its rows"),
+        (lambda path, _: path.write_bytes(bytes(5000)), "whose checksum is wrong"),
+        (swapped, "whose checksum is wrong"),
+    ],
+    ids=["cut", "cut in its head", "empty", "zeros", "swapped"],
+)
+def test_what_is_cut_or_swapped_is_told_by_attach(change, message, filled, make):
+    paths = shards.paths(filled.folder)
+    change(paths[0], paths[-1])
+    with pytest.raises(DamagedError, match=rf"{paths[0].name} has \d+ bytes ?.*{message}"):
+        make().attach(data())
+
+
+def test_a_cache_of_an_earlier_version_is_named_and_left_alone(filled, make):
+    path = shards.paths(filled.folder)[0]
+    path.write_bytes(path.read_bytes().replace(b"shard 2", b"shard 1"))
+    before = content(filled.folder)
+    for use in (make().attach, make().fill):
+        with pytest.raises(ValueError, match=r"\.shard was written by an earlier version"):
+            use(data())
+    assert content(filled.folder) == before
 
 
 def test_a_damaged_shard_that_another_process_has_mended_stays(filled, monkeypatch):
