@@ -300,7 +300,7 @@ def teacher_cache(rows: list[Row]) -> str:
     latest = common.latest(rows, "student", "teacher", "contender")
     for row in latest:
         cells = [
-            f"{row['teacher']} → {row['student']}",
+            f"{row['teacher']} → {row['student']}, {row.get('size', 32)} x {row.get('size', 32)}",
             row["contender"],
             common.told(row, "ms", 0),
             common.told(row, "ratio", 2) if "ratio_median" in row else "",
@@ -310,6 +310,25 @@ def teacher_cache(rows: list[Row]) -> str:
         lines.append(cells)
     settings = ("at", "batch", "images", "views", "rounds", "steps")
     return "\n".join([*common.table(columns, lines), "", *common.origins(latest, *settings)])
+
+
+def cache_attach(rows: list[Row]) -> str:
+    """Returns the latest rows, warm and cold."""
+    columns = ["samples", "files", "gigabytes", "files are", "seconds (quartiles)", "wanted"]
+    latest = common.latest(rows, "samples", "state")
+    lines = [
+        [
+            f"{row['samples']:,}",
+            f"{row['files']:,}",
+            f"{row['gigabytes']:.1f}",
+            "in memory" if row["state"] == "warm" else "on the disk",
+            common.told(row, "seconds", 2),
+            f"≤ {row['wanted']:.0f}",
+        ]
+        for row in latest
+    ]
+    origins = common.origins(latest, "logits", "batch", "rounds")
+    return "\n".join([*common.table(columns, lines), "", *origins])
 
 
 TABLES: dict[str, Callable[[list[Row]], str]] = {
@@ -326,6 +345,7 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
     "export_zoo": export_zoo,
     "teacher_cache": teacher_cache,
     "model_matrix": model_matrix,
+    "cache_attach": cache_attach,
     "cifar100_input": cifar100_input,
     "cifar100_kills": cifar100_kills,
     "cifar100_small": cifar100_small,
