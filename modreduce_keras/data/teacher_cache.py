@@ -55,13 +55,18 @@ class TeacherCache:
 
     Data can be augmented: each sample has `views` augmentations, which repeat every `views` epochs
     (`augmentations=` of `cifar100` and `epoch_shuffle`). The outputs of a sample are found by its
-    index and a checksum of its input. An input that differs in any bit from what the teacher saw
-    raises an error in any batch: another seed, preprocessing or augmentation, other data, or
-    another order of the files.
+    index and a checksum of its input, 64 bits that every bit of every input counts for. An input
+    that differs from what the teacher saw raises an error in any batch: another seed, preprocessing
+    or augmentation, other data, or another order of the files. Labels are not looked at.
 
     Outputs are written in shards of `shard_size` samples, each completely or not at all, and stay
     on the disk: memory holds one shard while the cache is filled, and later the rows of a batch.
     `fill` may be killed at any time and called again; only the unfinished shard is lost.
+
+    `attach` reads the beginning of each shard, and notices shards that are missing, cut or swapped.
+    A row is verified by its checksum whenever it is read, so that a damaged one is an error that
+    names the file, in the batch that reads it. `fill` verifies all rows: to go on with a training,
+    `attach` is enough.
 
     Args:
         folder: Folder of the cache, created if it is missing. Each cache needs its own folder.
@@ -144,7 +149,7 @@ class TeacherCache:
         """Runs the teacher over `views` epochs of the data and stores the outputs that are missing.
 
         Several processes may fill one cache at once: each computes all outputs that it does not
-        find. Damaged files are written again.
+        find. All rows that are there are read and verified; damaged files are written again.
 
         Args:
             dataset: The batches of `(x, y)` for training, with the index: from
@@ -197,10 +202,11 @@ class TeacherCache:
                 no knowledge uses to save time. Defaults to `None`: all.
 
         Raises:
-            ValueError: If a tap is not in the cache; if the cache is not filled, damaged, or of
-                another teacher or other options; or if the first batch of epoch 0 or of epoch
-                `views` has inputs that the teacher has not seen. In a later batch, this is an
-                error of the pipeline, `tf.errors.InvalidArgumentError`, with the same message.
+            ValueError: If a tap is not in the cache; if the cache is not filled, has a damaged
+                file, or is of another teacher, other options or an earlier version; or if the first
+                batch of epoch 0 or of epoch `views` has inputs that the teacher has not seen. In a
+                later batch, unknown inputs and damaged rows are an error of the pipeline,
+                `tf.errors.InvalidArgumentError`, with the same message.
         """
         taps = self.taps if taps is None else self._require_taps(taps)
         specs = indexed_inputs(dataset, "attach")
