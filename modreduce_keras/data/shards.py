@@ -148,11 +148,12 @@ def read(path: Path, name: str | None = None) -> Shard:
         begin += columns[-1].row_size * shape[0]
     if file.size != begin:
         raise DamagedError(f"{path} has {file.size} bytes instead of {begin}")
-    index = (
+    samples, checksums, row_checksums = (
         np.frombuffer(head, dtype, math.prod(shape), first).reshape(shape)
         for dtype, shape, first, _ in columns[:3]
     )
-    return Shard(file, int(view), header.get("teacher"), *index, columns[3:])
+    teacher = header.get("teacher")
+    return Shard(file, int(view), teacher, samples, checksums, row_checksums, columns[3:])
 
 
 def verify(shard: Shard) -> None:
