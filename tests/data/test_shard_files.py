@@ -265,3 +265,21 @@ def test_every_bit_of_an_image_counts():
     content = images.reshape(64, -1).view("uint8")
     content[np.arange(63), bits // 8] ^= (1 << bits % 8).astype("uint8")
     assert len(set(checksums_of(images).numpy().tolist())) == 64
+
+
+@pytest.mark.parametrize("gap", [1, 3, 100, 2**40])
+def test_samples_are_found_whatever_their_indices(gap, tmp_path):
+    own = [gap * (7 + np.random.default_rng(seed).permutation(5 + seed)) for seed in range(2)]
+    for view, samples in enumerate(own):
+        number = len(samples)
+        shards.write(tmp_path, view, samples, samples.astype("uint64") + view, [VALUES[:number]])
+    read = [shards.read(path) for path in shards.paths(tmp_path)]
+    found = shards.Rows(read, 2)
+    np.testing.assert_array_equal(found.samples, np.unique(np.concatenate(own)))
+    assert [found.count(view) for view in range(2)] == [5, 6]
+    for view, samples in enumerate(own):
+        number, row = found.find(samples, samples.astype("uint64") + view)
+        np.testing.assert_array_equal(number, [view] * len(samples))
+        np.testing.assert_array_equal(row, np.arange(len(samples)))
+    others = np.array([0, 6 * gap, 13 * gap, 7 * gap + 1 if gap > 1 else 99])
+    assert (found.find(others, others.astype("uint64"))[0] == -1).all()
