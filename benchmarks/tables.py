@@ -312,25 +312,6 @@ def teacher_cache(rows: list[Row]) -> str:
     return "\n".join([*common.table(columns, lines), "", *common.origins(latest, *settings)])
 
 
-def cache_attach(rows: list[Row]) -> str:
-    """Returns the latest rows, warm and cold."""
-    columns = ["samples", "files", "gigabytes", "files are", "seconds (quartiles)", "wanted"]
-    latest = common.latest(rows, "samples", "state")
-    lines = [
-        [
-            f"{row['samples']:,}",
-            f"{row['files']:,}",
-            f"{row['gigabytes']:.1f}",
-            "in memory" if row["state"] == "warm" else "on the disk",
-            common.told(row, "seconds", 2),
-            f"≤ {row['wanted']:.0f}",
-        ]
-        for row in latest
-    ]
-    origins = common.origins(latest, "logits", "batch", "rounds")
-    return "\n".join([*common.table(columns, lines), "", *origins])
-
-
 TABLES: dict[str, Callable[[list[Row]], str]] = {
     "step_overhead": step_overhead,
     "peers": peers,
@@ -345,7 +326,6 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
     "export_zoo": export_zoo,
     "teacher_cache": teacher_cache,
     "model_matrix": model_matrix,
-    "cache_attach": cache_attach,
     "cifar100_input": cifar100_input,
     "cifar100_kills": cifar100_kills,
     "cifar100_small": cifar100_small,

@@ -362,15 +362,3 @@ def test_the_table_of_the_teacher_cache(tables):
         "| t → s, 32 x 32 | cache | 9 (8 to 10) | 1.04 (1.00 to 1.05) | ≤ 1.10 | 4,161 |",
     ]
     assert "(at stage3, batch 64, images 2048, views 2, rounds 15, steps 2)" in made[6]
-
-
-def test_the_table_of_caches_that_are_opened(tables):
-    sizes = {"samples": 1_250_000, "files": 308, "gigabytes": 5.025, "logits": 1000, "wanted": 2.0}
-    spread = {"seconds_median": 1.1, "seconds_p25": 1.0, "seconds_p75": 1.25}
-    rows = [{**RUN, **sizes, **spread, "state": state} for state in ("warm", "cold")]
-    made = tables.cache_attach(rows).splitlines()
-    assert made[2:4] == [
-        "| 1,250,000 | 308 | 5.0 | in memory | 1.10 (1.00 to 1.25) | ≤ 2 |",
-        "| 1,250,000 | 308 | 5.0 | on the disk | 1.10 (1.00 to 1.25) | ≤ 2 |",
-    ]
-    assert "(logits 1000, batch 64, rounds 15)" in made[5]
