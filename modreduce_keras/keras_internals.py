@@ -291,13 +291,15 @@ def forget_compiled_metrics(model: keras.Model) -> None:
 def builds_on_local_batch(cls: Any) -> Any:
     """Decorates a model class that has a method `batch_to_build_on(iterator)`.
 
-    Before training, Keras builds what depends on data from the first batch of an iterator. The
-    method returns another batch to build it from, or `None` for Keras' own way. Relies on
-    `Trainer._maybe_symbolic_build(iterator=None, data_batch=None)`, which `fit` and others call.
+    Before training under a strategy, Keras draws the first batch of an iterator, to build what
+    depends on data, and begins anew. The method returns another batch to build it from, or `None`
+    for Keras' own way. Relies on `Trainer._maybe_symbolic_build(iterator=None, data_batch=None)`,
+    which `fit` and others call, and on `TensorFlowTrainer._distribute_strategy`.
     """
 
     def _maybe_symbolic_build(self: Any, iterator: Any = None, data_batch: Any = None) -> None:
-        batch = None if iterator is None else self.batch_to_build_on(iterator)
+        draws = iterator is not None and self._distribute_strategy is not None
+        batch = self.batch_to_build_on(iterator) if draws else None
         if batch is not None:
             iterator, data_batch = None, batch
         super(cls, self)._maybe_symbolic_build(iterator, data_batch)

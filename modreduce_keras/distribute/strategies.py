@@ -149,16 +149,14 @@ def is_multi_worker(strategy: Any) -> bool:
 def batch_of_this_replica(strategy: Any, iterator: Iterator[Any], *, awaited: bool) -> Any:
     """Returns the first batch of the first replica of this machine, or `None`.
 
-    It is there where there are several machines, or several replicas and it is awaited. Keras then
-    has the first batch drawn in any case.
+    It is there where there are several machines, or it is awaited.
 
     Args:
         strategy: The strategy under which `fit` runs.
         iterator: Yields (step, batches) as Keras' trainer does.
         awaited: Whether the batch is needed.
     """
-    several = awaited and strategy.num_replicas_in_sync > 1
-    if not (several or is_multi_worker(strategy)):
+    if not (awaited or is_multi_worker(strategy)):
         return None
     *_, batches = next(iter(iterator))
     local = strategy.experimental_local_results

@@ -269,6 +269,13 @@ def test_on_replicas(two_replicas, net, settled, images, labels):
     assert folded["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
+def test_under_a_strategy_of_one_device(net, teacher, images, labels):
+    with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+        distiller = made(net(), teacher)
+    distiller.fit(images, labels, verbose=0)
+    assert distiller.teacher_forms == {"teacher": "folded"}
+
+
 def test_a_resumed_training_has_the_form_of_the_first(
     net, teacher, images, labels, tmp_path, monkeypatch
 ):
