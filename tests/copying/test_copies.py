@@ -112,9 +112,15 @@ def test_a_saved_model_gives_the_same_outputs(tmp_path, state):
 
 
 @every_state
-def test_quantize_aware_names_what_it_cannot_copy(state):
+def test_quantize_aware_copies_a_state_or_names_it(state):
+    model = MAKERS[state]()
+    if state.startswith("normalization"):
+        expected = outputs(model, state)
+        rounded = outputs(mr.quantize_aware(model), state)
+        assert np.abs(rounded - expected).max() <= 0.02 * np.abs(expected).max()
+        return
     with pytest.raises(ValueError, match="Received: the layer 'stateful' of type"):
-        mr.quantize_aware(MAKERS[state]())
+        mr.quantize_aware(model)
 
 
 def test_states_that_do_not_fit_are_named():
