@@ -55,7 +55,6 @@ PART = {
     "VGG16": ["logits", "bfloat16"],
     "ResNet50V2": ["fold"],
     "ConvNeXtTiny": ["logits"],
-    "hub ResNet": ["fold"],
     "hub Xception": ["KD", "hint", "relation"],
     "hub ViT": ["fold", "ONNX"],
     "hub DistilBERT": ["TFLite int8"],
