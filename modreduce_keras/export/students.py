@@ -12,7 +12,7 @@ from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.self_distiller import SelfDistiller
 from modreduce_keras.keras_internals import flatten_layers, operation_of
 from modreduce_keras.models.branch import Branches
-from modreduce_keras.models.fake_quantization import require_ranges
+from modreduce_keras.models.fake_quantization import is_quantization_aware, require_ranges
 from modreduce_keras.models.folding import fold
 from modreduce_keras.models.graph import input_specs
 from modreduce_keras.taps import TapReader
@@ -143,6 +143,8 @@ def inference_model(student: keras.Model) -> keras.Model:
     try:
         return fold(student)
     except ValueError as error:
+        if is_quantization_aware(student):
+            raise  # As it is, it would not be what a file computes.
         reason = error
     dtypes = {layer.compute_dtype for layer in _layers(student)}
     dtypes |= {variable.dtype for variable in student.variables}

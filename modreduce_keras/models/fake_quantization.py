@@ -1,5 +1,8 @@
 """Fake quantization: trainable layers that round weights and activations like an int8 file."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -285,7 +288,26 @@ def _round_between(inputs: Any, low: Tensor, high: Tensor) -> Any:
     return keras.quantizers.fake_quant_with_min_max_vars(inputs, low, high, _ACTIVATION_BITS)
 
 
+@contextlib.contextmanager
+def only_clipping() -> Iterator[None]:
+    """Lets fake quantizations clip activations and not round them.
+
+    In a deep model a difference in the last digit of a float, which rounds the other way, changes
+    what all later layers round. Two models that compute the same are compared without.
+    """
+    token = _ROUNDS.set(False)
+    try:
+        yield
+    finally:
+        _ROUNDS.reset(token)
+
+
+_ROUNDS = contextvars.ContextVar("rounds", default=True)
+
+
 def _rounding(pooled: bool, interpolated: bool) -> Any:
+    if not _ROUNDS.get():
+        return ops.clip
     if not pooled and not interpolated:
         return _round_between
     rounded = _half_away if pooled else _half_up

@@ -151,3 +151,48 @@ def test_the_names_of_layers_and_their_taps_stay(random, settled):
             for model in (student, quantized)
         )
         assert 0 < np.abs(found - expected).max() < 0.05 * np.ptp(expected)
+
+
+def mobilenet():
+    return keras.applications.MobileNetV3Small(
+        input_shape=(32, 32, 3), alpha=0.25, weights=None, classes=5, classifier_activation=None
+    )
+
+
+def efficientnet():
+    return keras.src.applications.efficientnet.EfficientNet(
+        0.2, 0.1, 32, input_shape=(32, 32, 3), weights=None, classes=5, classifier_activation=None
+    )
+
+
+def nasnet():
+    return keras.src.applications.nasnet.NASNet(
+        input_shape=(32, 32, 3),
+        penultimate_filters=48,
+        num_blocks=1,
+        stem_block_filters=4,
+        weights=None,
+        classes=5,
+        classifier_activation=None,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [mobilenet, efficientnet, nasnet])
+def test_networks_of_keras_applications(make, random, tmp_path):
+    """With weights that tell images apart, and statistics of these."""
+    student = make()
+    colours = random.uniform(0, 255, (64, 1, 1, 3))
+    images = (colours * random.uniform(0.5, 1.0, (64, 32, 32, 3))).astype("float32")
+    for layer in student.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.0
+    student(images, training=True)
+    quantized = mr.quantize_aware(student, representative=images)
+    path = mr.export.to_tflite(quantized, tmp_path / "a.tflite", quantization="int8", io="int8")
+    off = levels(quantized, path, images)
+    spread = np.ptp(quantized.predict(images, verbose=0), axis=0).mean()
+    step = Interpreter(str(path)).get_output_details()[0]["quantization"][0]
+    assert spread > 50 * step
+    # What is rounded differently in one layer moves what all later ones round.
+    assert np.sqrt(np.square(off).mean()) < 0.05 * spread / step
