@@ -306,6 +306,15 @@ def test_the_table_of_quantized_distillation(tables):
     assert f"({settings}, teacher_epochs 8, labels 1000)" in made[6]
 
 
+def test_the_table_of_networks_for_phones(tables):
+    made = {"network": "net", "parameters": 1234, "contender": "aware", "bytes": 2050}
+    setting = {"float_steps": 8, "steps": 3, "batch": 2, "teacher_epochs": 1, "images": 9}
+    row = {**RUN, **made, **setting, "agreement": 0.981, "accuracy": 0.5, "keras_accuracy": 0.52}
+    lines = tables.phones([{**row, "agreement": 0.1}, row]).splitlines()
+    assert lines[2] == "| net (1,234) | aware | 98.1 | 50.0 | 52.0 | 2 |"
+    assert "(float_steps 8, steps 3, batch 2, teacher_epochs 1, images 9)" in lines[4]
+
+
 def test_the_table_of_exports(tables):
     def exported(network, parameters, file, size, **found):
         own = {"network": network, "parameters": parameters, "file": file, "bytes": size}

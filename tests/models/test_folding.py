@@ -238,3 +238,26 @@ def test_layers_of_a_faulty_config_are_built_as_they_were(dtype, random):
     x = random.normal(size=(5, 4)).astype("float32")
     tolerance = 1e-6 if dtype == "float32" else 0.05
     np.testing.assert_allclose(folded(x), model(x), atol=tolerance)
+
+
+def test_quantization_aware_models_are_compared_without_rounding(monkeypatch, random):
+    """A value that rounds the other way early on would change what all later layers round."""
+    from modreduce_keras.models import folding
+    from modreduce_keras.models.fake_quantization import FakeQuantize
+
+    seen = []
+    monkeypatch.setattr(
+        folding,
+        "require_same_outputs",
+        lambda *_, **__: seen.append(np.asarray(rounding(np.array([0.1, 9.0], "float32")))),
+    )
+    rounding = FakeQuantize(minimum=-1.0, maximum=1.0)
+    model = mr.models.get("convnet", num_classes=3, widths=(4,), input_shape=(8, 8, 1))
+    images = random.normal(size=(4, 8, 8, 1)).astype("float32")
+    for one in (mr.quantize_aware(model, representative=images), model):
+        mr.models.fold(one)
+    # Levels of 2 / 255, of which 0 is one.
+    rounded = [np.float32(round(0.1 * 127.5) / 127.5), np.float32(1.0)]
+    np.testing.assert_allclose(seen[0], [0.1, 1.0], atol=1e-6)
+    np.testing.assert_allclose(seen[1], rounded, atol=1e-2)
+    assert abs(seen[1][0] - 0.1) > 1e-4
