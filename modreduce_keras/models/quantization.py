@@ -65,8 +65,8 @@ def quantize_aware(
 
     Args:
         student: A functional or a built Sequential model, of layers that TFLite computes in int8,
-            such as MobileNet, EfficientNet and NASNet of `keras.applications`; others in it may be
-            nested. Augmentation layers pass: in inference they do nothing.
+            such as MobileNet and EfficientNet of `keras.applications`; others in it may be nested.
+            Augmentation layers pass: in inference they do nothing.
         bits: Of the weights, 2 to 8. With fewer than 8 they are still stored in int8, of which
             they take 2^bits - 1 values: the file is as large, and compresses better.
         representative: Inputs, arrays or a dataset of batches, `x` or `(x, y)`, that set the
