@@ -8,7 +8,6 @@ import keras
 import numpy as np
 from keras import layers
 
-from modreduce_keras import taps
 from modreduce_keras.arguments import is_number, require_integer
 from modreduce_keras.batches import Batches, split_index, unpack
 from modreduce_keras.distillers import checks
@@ -16,6 +15,7 @@ from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.labels import class_indices
 from modreduce_keras.models.exits import FINAL, exit_names
 from modreduce_keras.models.graph import input_specs
+from modreduce_keras.recording import recording
 from modreduce_keras.symbolic import output_spec
 from modreduce_keras.typing import Tensor
 
@@ -78,10 +78,14 @@ class _Counter(keras.layers.Layer):
         self.shapes: list[list[tuple]] = []
 
     def call(self, inputs: Any) -> Tensor:
-        with taps.recording(self.leaves) as recorded:
+        with recording(self.leaves) as recorded:
             outputs = self.model(inputs, training=False)
         self.shapes = [
-            [tuple(output.shape) for output in keras.tree.flatten(recorded[id(leaf)])]
+            [
+                tuple(output.shape)
+                for record in recorded.calls_of(leaf)
+                for output in keras.tree.flatten(record.output)
+            ]
             for leaf in self.leaves
         ]
         return outputs

@@ -1,7 +1,8 @@
 """Taps: one forward pass of any Keras model -> its output and the features named inside it.
 
 A tap is a layer's name, its path through nested models (`"backbone/stage2"`), or the name of an
-output of a functional model that returns a dict. The feature is what the layer returns. It is
+output of a functional model that returns a dict; where no layer has the name, `"embedding"`,
+`"logits"` or `"stage2"` by the structure of the model. The feature is what the layer returns. It is
 recorded while the model runs, by a `call` that lies on the layer for the length of the pass; the
 model is not rebuilt, runs once, and is left as it was. This is exact for functional, Sequential,
 nested and subclassed models, in graphs and under gradients.
@@ -9,7 +10,6 @@ nested and subclassed models, in graphs and under gradients.
 
 import contextlib
 import functools
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -19,23 +19,15 @@ import keras
 from keras import ops
 
 from modreduce_keras.calls import did_you_mean
-from modreduce_keras.keras_internals import (
-    calls_of,
-    delete_unnoticed,
-    flatten_layers,
-    mask_of,
-    operation_of,
-    set_unnoticed,
-)
+from modreduce_keras.keras_internals import calls_of, flatten_layers, mask_of, operation_of
+from modreduce_keras.models.stages import Places, is_structural
+from modreduce_keras.models.structure import paths_of
+from modreduce_keras.recording import Record, Recording, recording
 from modreduce_keras.symbolic import output_spec
 from modreduce_keras.typing import Tensor
 
 LOGITS = ""
 """The model's output among the masks, as no layer has an empty name."""
-
-_recordings = threading.local()
-_patches: dict[int, "_Patch"] = {}
-_lock = threading.Lock()
 
 
 class ModelOutput(NamedTuple):
@@ -59,7 +51,9 @@ class TapReader:
     Args:
         model: A built Keras model.
         taps: Names of layers, or paths such as `"backbone/stage2"`. Where a layer runs several
-            times in a pass, `"name:0"` means its first call.
+            times in a pass, `"name:0"` means its first call. `"embedding"`, `"logits"` and
+            `"stage1"`, `"stage2"`, ... are found by structure where no layer has the name; see
+            `mr.models.taps`.
         role: What error messages call the model.
 
     Raises:
@@ -84,6 +78,8 @@ class TapReader:
         self.role = role
         taps, outputs = list(taps), named_outputs(model)
         self.outputs = [tap for tap in taps if isinstance(tap, str) and tap in outputs]
+        self._places: dict[int, Places] = {}
+        self._inputs: dict[str, int] = {}
         self.taps = {tap: self._parse(tap) for tap in taps if tap not in self.outputs}
 
     def __call__(self, inputs: Any, training: bool = False) -> ModelOutput:
@@ -110,7 +106,7 @@ class TapReader:
         return [
             tap
             for tap, (tapped, _) in self.taps.items()
-            if tapped in last and len(calls_of(tapped)) == 1
+            if tapped in last and len(calls_of(tapped)) == 1 and tap not in self._inputs
         ]
 
     def _parse(self, tap: str) -> tuple[keras.layers.Layer, int | None]:
@@ -131,13 +127,30 @@ class TapReader:
                 f"Tap {tap!r} of the {self.role} {self.model.name!r} stands for several layers. "
                 f"Give the path of one: {list(found)}"
             )
+        prefix, _, place = name.rpartition("/")
         hint = did_you_mean(name, paths)
+        owner = paths.get(prefix) if prefix else self.model
+        reason = ""
+        if is_structural(place) and isinstance(owner, keras.Model):
+            try:
+                return self._place(tap, owner, place)
+            except ValueError as error:
+                reason, hint = f" By structure it has none: {error}.", ""
         raise ValueError(
-            f"Unknown tap {tap!r} of the {self.role} {self.model.name!r}.{hint} "
+            f"Unknown tap {tap!r} of the {self.role} {self.model.name!r}.{hint}{reason} "
             f"The taps there are: {list(paths)}"
         )
 
-    def read(self, logits: Any, recorded: dict[int, list[Any]]) -> ModelOutput:
+    def _place(self, tap: str, model: keras.Model, name: str) -> tuple[keras.layers.Layer, Any]:
+        """Returns the layer, and its call, at a place of the structure of a model."""
+        if id(model) not in self._places:
+            self._places[id(model)] = Places(model)
+        target = self._places[id(model)].find(name)
+        if target.source is not None:
+            self._inputs[tap] = target.source
+        return target.layer, target.call
+
+    def read(self, logits: Any, recorded: Recording) -> ModelOutput:
         """Returns the output of a pass with the tapped features among what was recorded."""
         features = {tap: self._pick(tap, recorded) for tap in self.taps}
         features |= {name: logits[name] for name in self.outputs}
@@ -145,9 +158,9 @@ class TapReader:
         masks = {name: mask for name, mask in masks.items() if mask is not None}
         return ModelOutput(logits, features, masks)
 
-    def _pick(self, tap: str, recorded: dict[int, list[Any]]) -> Any:
+    def _pick(self, tap: str, recorded: Recording) -> Any:
         layer, call = self.taps[tap]
-        outputs = recorded[id(layer)]
+        outputs = [self._value(tap, record) for record in recorded.calls_of(layer)]
         if call is None and len(outputs) == 1:
             return outputs[0]
         if call is not None and call < len(outputs):
@@ -161,6 +174,11 @@ class TapReader:
                 else "Tap a layer that takes part in the forward pass."
             )
         )
+
+    def _value(self, tap: str, record: Record) -> Any:
+        if tap not in self._inputs:
+            return record.output
+        return [one for one in record.inputs if hasattr(one, "shape")][self._inputs[tap]]
 
 
 def run_together(
@@ -241,71 +259,6 @@ def _expression(model: keras.Model, layer: keras.layers.Layer, name: str) -> str
         if found is not None:
             return found
     return "layer" if name.isidentifier() else None
-
-
-def paths_of(layer: keras.layers.Layer, prefix: str = "") -> Iterator[Any]:
-    """Yields (path, layer) for every layer below one, outer layers first."""
-    for child in flatten_layers(layer, include_self=False, recursive=False):
-        path = prefix + child.name
-        yield path, child
-        yield from paths_of(child, path + "/")
-
-
-@contextlib.contextmanager
-def recording(layers: list[keras.layers.Layer]) -> Iterator[Any]:
-    """Collects what each layer returns, by the layer's id, in the order of the calls.
-
-    Replicas trace in threads of their own that take turns inside one pass, so what is recorded
-    belongs to the thread, and a layer keeps its recorder until the last pass over it has ended.
-    """
-    layers = list({id(layer): layer for layer in layers}.values())
-    outer = getattr(_recordings, "outputs", None)
-    _recordings.outputs = {id(layer): [] for layer in layers}
-    try:
-        for layer in layers:
-            _patch(layer)
-        yield _recordings.outputs
-    finally:
-        for layer in layers:
-            _unpatch(layer)
-        _recordings.outputs = outer
-
-
-class _Patch:
-    """How many passes record a layer now, and the `call` of its own that it had before, if any."""
-
-    def __init__(self, layer: keras.layers.Layer) -> None:
-        self.passes = 0
-        self.own = {name: call for name, call in vars(layer).items() if name == "call"}
-
-
-def _patch(layer: keras.layers.Layer) -> None:
-    with _lock:
-        patch = _patches.setdefault(id(layer), _Patch(layer))
-        patch.passes += 1
-        if patch.passes > 1:
-            return
-        call = layer.call
-
-        def recorder(*args: Any, **kwargs: Any) -> Any:
-            output = call(*args, **kwargs)
-            outputs = getattr(_recordings, "outputs", None) or {}
-            if id(layer) in outputs:
-                outputs[id(layer)].append(output)
-            return output
-
-        set_unnoticed(layer, "call", recorder)
-
-
-def _unpatch(layer: keras.layers.Layer) -> None:
-    with _lock:
-        patch = _patches[id(layer)]
-        patch.passes -= 1
-        if patch.passes == 0:
-            del _patches[id(layer)]
-            delete_unnoticed(layer, "call")
-            for name, call in patch.own.items():
-                set_unnoticed(layer, name, call)
 
 
 class _Probe(keras.layers.Layer):

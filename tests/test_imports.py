@@ -16,11 +16,12 @@ ROOT = Path(modreduce_keras.__file__).parent
 LEVELS = [
     {"calls", "keras_internals"},
     {"_version", "arguments", "copying", "escapes", "fingerprints", "held"}
-    | {"registry", "typing", "whole_files"},
+    | {"recording", "registry", "typing", "whole_files"},
     {"distribute"},
     {"labels"},
     {"batches", "knobs", "ops", "output_kind", "symbolic"},
-    {"schedules", "losses", "metrics", "adapters", "aggregators", "taps", "models"},
+    {"schedules", "losses", "metrics", "adapters", "aggregators", "models"},
+    {"taps"},
     {"knowledge", "data"},
     {"distillers"},
     {"callbacks", "evaluation", "export", "tuning"},
@@ -29,6 +30,7 @@ LEVELS = [
 TOP = len(LEVELS)
 KERAS_ONLY = [
     *("arguments", "calls", "copying", "escapes", "fingerprints", "held", "keras_internals"),
+    *("recording",),
     *("registry", "whole_files", "knobs", "ops", "output_kind", "batches", "schedules", "symbolic"),
     *("losses", "adapters", "aggregators", "taps", "models", "metrics", "knowledge"),
 ]

@@ -38,6 +38,7 @@ from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.loss_scales import LossScales, taken_apart
 from modreduce_keras.distillers.objective import Objective
 from modreduce_keras.distillers.pretraining import pretrain, require_pretrained
+from modreduce_keras.distillers.ranges import warn_of_ranges
 from modreduce_keras.distillers.step import StepModel
 from modreduce_keras.distillers.supervision import LabelRule, NamedSupervision, Supervision
 from modreduce_keras.distillers.teacher import fingerprint_of_constants
@@ -157,7 +158,7 @@ class BaseDistiller(StepModel):
         self.scales_loss = True
         self._loss_scales: LossScales | None = None
         self._fuses_normalization, self._checks_steps, self._evaluating = True, False, False
-        self._watches_balance = False
+        self._watches_balance = self._has_looked = False
         self._evaluates_knowledge, self._has_warned, self._is_fitting = False, False, False
         self._speaks = False
         self._arrival = teacher_files.Arrival()
@@ -525,6 +526,9 @@ class BaseDistiller(StepModel):
         call = _bound(super().fit, args, kwargs)
         given = call.arguments
         validation.require_fit(self, given)
+        if not self._has_looked:
+            self._has_looked = True
+            warn_of_ranges(self._forward, given.get("x"))
         given["callbacks"] = progress.with_bar(given.get("callbacks"), given.get("verbose", "auto"))
         if given.get("validation_data") is not None or given.get("validation_split"):
             self._warn_of_left_out()

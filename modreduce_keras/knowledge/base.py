@@ -19,6 +19,8 @@ from modreduce_keras.taps import LOGITS, ModelOutput
 from modreduce_keras.typing import Tensor
 
 Taps = str | list[str] | None
+AUTO = "auto"
+"""What is given for taps that the distiller is to find."""
 
 
 class Knowledge(keras.layers.Layer):
@@ -26,7 +28,9 @@ class Knowledge(keras.layers.Layer):
 
     Args:
         loss: A `Loss`, its config or its identifier.
-        at: Tap of both models: a layer's name, or a list of them where the loss compares several.
+        at: Tap of both models: a layer's name, or a list of them where the loss compares several;
+            `"embedding"`, `"stage1"`, ... where no layer has the name, see `mr.models.taps`.
+            `"auto"`: the layers that `mr.models.pair` proposes, for this kind of loss.
         student: Tap of the student, instead of `at`.
         teacher: Tap of the teacher, instead of `at`.
         adapter: Layer that makes both comparable: an `Adapter`, its config, its identifier or
@@ -89,6 +93,7 @@ class Knowledge(keras.layers.Layer):
         self._check_taps(at, student, teacher)
         self.student = at if student is None else student
         self.teacher = at if teacher is None else teacher
+        self.auto_taps = [role for role in ("student", "teacher") if getattr(self, role) == AUTO]
         if isinstance(adapter, str) and adapter == "default":
             adapter = loss.default_adapter
         self.adapter = adapter and registry.get("adapter", adapter, Adapter)
@@ -161,6 +166,11 @@ class Knowledge(keras.layers.Layer):
         """Returns the taps read from the `"student"` or from the `"teacher"`."""
         taps = getattr(self, role)
         return [] if taps is None else keras.tree.flatten(taps)
+
+    def set_auto_taps(self, taps: Mapping[str, str]) -> None:
+        """Sets the taps that were given as `"auto"`, by `"student"` and `"teacher"`."""
+        for role, tap in taps.items():
+            setattr(self, role, tap)
 
     def read(self, role: str, output: ModelOutput | None) -> Any:
         """Returns what the loss compares of one model's output: a tensor or a list of tensors."""

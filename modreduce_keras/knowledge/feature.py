@@ -10,7 +10,9 @@ class Feature(Knowledge):
 
     Args:
         loss: A loss on features, its config or its identifier.
-        at: Tap of both models: a layer's name, or a list of them where the loss compares several.
+        at: Tap of both models: a layer's name, a place such as `"stage2"` that is found by
+            structure, a list of those where the loss compares several, or `"auto"`; see
+            `Knowledge`.
         student: Tap of the student, together with `teacher` and instead of `at`.
         teacher: Tap of the teacher. With several teachers: `"name/tap"`.
         adapter: See `Knowledge`.

@@ -9,13 +9,14 @@ from modreduce_keras import knobs, registry
 from modreduce_keras.arguments import is_number
 from modreduce_keras.calls import shown
 from modreduce_keras.knobs import Schedule
-from modreduce_keras.knowledge.base import Knowledge
-from modreduce_keras.knowledge.default_taps import default_tap
+from modreduce_keras.knowledge.base import AUTO, Knowledge
 from modreduce_keras.knowledge.feature import Feature
 from modreduce_keras.knowledge.relation import Relation
 from modreduce_keras.knowledge.response import Response
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.models.graph import output_units
+from modreduce_keras.models.pairs import default_pair
+from modreduce_keras.models.stages import LOGITS
 
 KINDS: dict[str, type[Knowledge]] = {
     "response": Response,
@@ -33,7 +34,8 @@ def resolved(given: Any, student: Any, teacher: Any) -> list[Knowledge]:
 
     Args:
         given: A knowledge, a loss, its name, a list of those, a dict from the name of a loss to a
-            weight, or a config. Losses on features read the taps that `default_tap` finds.
+            weight, or a config. Losses on features, and `at="auto"`, read what
+            `mr.models.pair` proposes.
         student: The student.
         teacher: The teacher, as given to the distiller.
 
@@ -41,7 +43,13 @@ def resolved(given: Any, student: Any, teacher: Any) -> list[Knowledge]:
         TypeError: If something else came.
         ValueError: If the name of a loss is unknown, or a loss needs taps that only the user knows.
     """
-    return [unused(one) for one in _made(given, student, teacher)]
+    knowledge = [unused(one) for one in _made(given, student, teacher)]
+    for one in knowledge:
+        if one.auto_taps:
+            feature = LOGITS if isinstance(one, Response) else one.loss.default_feature
+            found = _taps(one.loss, student, teacher, feature)
+            one.set_auto_taps({role: found[role] for role in one.auto_taps})
+    return knowledge
 
 
 def default_knowledge(student: Any) -> list[Knowledge]:
@@ -87,18 +95,18 @@ def _one(given: Any, arguments: dict[str, Any], student: Any, teacher: Any) -> K
     return KINDS[kind](loss, **arguments)
 
 
-def _taps(loss: Loss, student: Any, teacher: Any) -> dict[str, str]:
+def _taps(loss: Loss, student: Any, teacher: Any, feature: str | None = None) -> dict[str, str]:
     """Returns the taps that a loss on features reads where none are given."""
-    models = {"student": student, "teacher": getattr(teacher, "teacher", teacher)}
-    taps = {role: default_tap(model, loss.default_feature) for role, model in models.items()}
-    found = {role: tap for role, tap in taps.items() if tap is not None}
-    if len(found) == len(models):
-        return found
-    reason = (
-        "it has no default for them"
-        if loss.default_feature is None
-        else f"the {loss.default_feature} cannot be told for each model"
-    )
+    feature = loss.default_feature if feature is None else feature
+    if feature is None and loss.kind == "response":  # a loss of Keras, on any features
+        feature = "last feature maps"
+    reason = "it has no default for them"
+    if feature is not None:
+        try:
+            found = default_pair(getattr(teacher, "teacher", teacher), student, feature)
+            return {"student": found.student, "teacher": found.teacher}
+        except (TypeError, ValueError) as error:
+            reason = f"the {feature} cannot be told for each model ({str(error).rstrip('.')})"
     raise ValueError(
         f"The loss {loss.name!r} needs the layers that it compares, as {reason}. Give a list with "
         f"knowledge=[..., mr.{KINDS[loss.kind].__name__}({loss.name!r}, student='LAYER', "
@@ -118,6 +126,8 @@ def unused(component: Any) -> Any:
         return component
     try:
         config = keras.saving.serialize_keras_object(component)
+        for role in getattr(component, "auto_taps", ()):
+            config["config"][role] = AUTO
         return keras.saving.deserialize_keras_object(_unbuilt(config))
     except (TypeError, ValueError, NotImplementedError):
         return component

@@ -14,6 +14,8 @@ from modreduce_keras.models.folding import fold
 from modreduce_keras.models.logits import as_logits
 from modreduce_keras.models.mobilenet_v2 import mobilenet_v2
 from modreduce_keras.models.new_head import with_classifier
+from modreduce_keras.models.pairs import pair
+from modreduce_keras.models.preprocessing import preprocessing
 from modreduce_keras.models.quantization import quantize_aware
 from modreduce_keras.models.resnet import (
     resnet,
@@ -31,6 +33,7 @@ from modreduce_keras.models.resnet50 import resnet50
 from modreduce_keras.models.reuse import reuse_classifier
 from modreduce_keras.models.shufflenet_v1 import shufflenet_v1
 from modreduce_keras.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_x1_5
+from modreduce_keras.models.tap_table import taps
 from modreduce_keras.models.teachers import import_keras_weights, load_teacher
 from modreduce_keras.models.torch_weights import import_torch_weights
 from modreduce_keras.models.vgg import vgg, vgg8, vgg11, vgg13, vgg16, vgg19
@@ -75,6 +78,9 @@ __all__ = [
     "import_keras_weights",
     "import_torch_weights",
     "load_teacher",
+    "preprocessing",
+    "pair",
+    "taps",
     "reuse_classifier",
     "with_classifier",
     "get",

@@ -23,6 +23,7 @@ from modreduce_keras.models.fake_quantization import (
 from modreduce_keras.models.graph import Graph, functional, new_inputs
 from modreduce_keras.models.kernels import along_outputs, has_kernel, kernel_of
 from modreduce_keras.models.same_outputs import require_same_outputs
+from modreduce_keras.models.stages import layers_at
 
 DTYPES = ("float32", "bfloat16", "float16")
 _TOLERANCE, _TOLERANCE_IN_HALF = 0.02, 0.5
@@ -51,7 +52,8 @@ def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = 
     Args:
         model: A functional or a built Sequential model. Others in it may be nested.
         dtype: `"float32"`, the default, `"bfloat16"` or `"float16"`.
-        taps: Names of layers whose outputs are to be the given model's.
+        taps: Names of layers, or places such as `"stage2"` (see `taps`), whose outputs are to be
+            the given model's.
 
     Returns:
         A functional model for inference (`training=False`).
@@ -92,7 +94,7 @@ def _fold(model: keras.Model, dtype: str, taps: Collection[str]) -> keras.Model:
     if dtype != "float32" and not all(type(layer) in KERAS_LAYERS for layer in layers):
         # In half precision no small difference can be seen.
         _fold(model, "float32", taps)
-    folder = _Folder(dtype, set(taps), is_integer)
+    folder = _Folder(dtype, {*taps, *layers_at(model, taps)}, is_integer)
     copy = folder.fold(model, is_output=True)
     tolerance = _TOLERANCE if dtype == "float32" else _TOLERANCE_IN_HALF
     with only_clipping() if is_integer else contextlib.nullcontext():

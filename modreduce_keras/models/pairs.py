@@ -1,0 +1,153 @@
+"""Pairs: which layers of a teacher and a student are compared where the user names none."""
+
+import math
+from typing import Any, NamedTuple
+
+import keras
+
+from modreduce_keras.arguments import require_choice
+from modreduce_keras.models.stages import EMBEDDING, LOGITS, Places
+from modreduce_keras.models.tables import Table
+
+KINDS = ("feature", "relation", "response")
+_PLACES = {"relation": EMBEDDING, "response": LOGITS}
+_OF_RESOLUTION = 0.25
+"""What a factor of two between strides counts, in the unit of the whole depth of a model."""
+
+
+class Pair(NamedTuple):
+    """Two layers to compare.
+
+    Attributes:
+        student: Tap of the student.
+        teacher: Tap of the teacher.
+        student_shape: Of the student's feature for one sample.
+        teacher_shape: Of the teacher's.
+        why: Why they are a pair.
+    """
+
+    student: str
+    teacher: str
+    student_shape: tuple[int | None, ...] | None
+    teacher_shape: tuple[int | None, ...] | None
+    why: str
+
+
+def pair(teacher: keras.Model, student: keras.Model, kind: str = "feature") -> Table:
+    """Proposes which layers of a teacher and a student to compare, and says why.
+
+    Args:
+        teacher: A built Keras model of any kind.
+        student: Another one.
+        kind: `"feature"`, the default: the stages of the student, each with that stage of the
+            teacher that is nearest in relative depth and in resolution, in order, and the last
+            with the last. `"relation"`: what the classifiers read. `"response"`: the logits.
+
+    Returns:
+        A table with the columns `student`, `teacher`, `student_shape`, `teacher_shape` and `why`,
+        from the first stage to the last. `at="auto"` of a knowledge takes the last row.
+
+    Raises:
+        ValueError: If the kind is unknown, or a model has no such layers; the message says which.
+
+    Example:
+        >>> import modreduce_keras as mr
+        >>> teacher = mr.models.get("resnet20", num_classes=3)
+        >>> student = mr.models.get("resnet8", num_classes=3)
+        >>> [(row.student, row.teacher) for row in mr.models.pair(teacher, student)]
+        [('stage1', 'stage1'), ('stage2', 'stage2'), ('stage3', 'stage3')]
+    """
+    require_choice("kind", kind, KINDS)
+    places = {}
+    for role, model in (("student", student), ("teacher", teacher)):
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"The {role} must be a keras.Model. Received: {model!r}")
+        places[role] = Places(model)
+    rows = _of_stages(places) if kind == "feature" else [_of_place(places, _PLACES[kind])]
+    return Table(rows, ["student", "teacher", "student_shape", "teacher_shape", "why"])
+
+
+def default_pair(teacher: Any, student: Any, feature: str) -> Pair:
+    """Returns the layers whose features a loss compares where the user names none.
+
+    Args:
+        teacher: A built Keras model.
+        student: Another one.
+        feature: `"last feature maps"`, `"embedding"` or `"logits"`.
+
+    Raises:
+        ValueError: If a model has none; the message says which.
+    """
+    kinds = {EMBEDDING: "relation", LOGITS: "response"}
+    return pair(teacher, student, kinds.get(feature, "feature"))[-1]
+
+
+def _of_place(places: dict[str, Places], name: str) -> Pair:
+    found = {}
+    for role, own in places.items():
+        try:
+            found[role] = own.tap(name), _shape(own, own.find(name))
+        except ValueError as error:
+            raise ValueError(f"The {role} {own.model.name!r} has no {name!r}: {error}") from error
+    (student, one), (teacher, other) = found["student"], found["teacher"]
+    why = {EMBEDDING: "what the classifiers read", LOGITS: "the outputs"}[name]
+    return Pair(student, teacher, one, other, why)
+
+
+def _of_stages(places: dict[str, Places]) -> list[Pair]:
+    for role, own in places.items():
+        if not own.stages():
+            raise ValueError(
+                f"The {role} {own.model.name!r} has no stages: no layer gives maps or tokens. "
+                "mr.models.taps shows its layers"
+            )
+    student, teacher = places["student"], places["teacher"]
+    rows = []
+    for (name, one), (other_name, other) in _matched(student, teacher):
+        why = _reason(student, one, teacher, other)
+        taps = student.tap(name), teacher.tap(other_name)
+        rows.append(Pair(*taps, _shape(student, one), _shape(teacher, other), why))
+    return rows
+
+
+def _matched(student: Places, teacher: Places) -> list[tuple[Any, Any]]:
+    """Returns the stages by twos in order, so that depths and resolutions differ least."""
+    ours, theirs = student.stages(), teacher.stages()
+    step = 1 if len(theirs) >= len(ours) else 0
+    best: dict[int, tuple[float, list[int]]] = {}
+    for i, (_, one) in enumerate(ours):
+        costs = [_cost(student, one, teacher, other) for _, other in theirs]
+        found = {}
+        for j, cost in enumerate(costs):
+            if i == len(ours) - 1 and j != len(theirs) - 1:
+                continue
+            before = [best[k] for k in best if k <= j - step] if i else [(0.0, [])]
+            if before:
+                total, chosen = min(before)
+                found[j] = (total + cost, [*chosen, j])
+        best = found
+    _, chosen = min(best.values())
+    return [(ours[i], theirs[j]) for i, j in enumerate(chosen)]
+
+
+def _cost(student: Places, one: Any, teacher: Places, other: Any) -> float:
+    depths = abs(student.depth(one.node) - teacher.depth(other.node))
+    strides = student.stride(one.node), teacher.stride(other.node)
+    if None in strides:
+        return depths
+    ratio = abs(math.log2(max(strides[0] or 1, 1) / max(strides[1] or 1, 1)))
+    return depths + _OF_RESOLUTION * ratio
+
+
+def _reason(student: Places, one: Any, teacher: Places, other: Any) -> str:
+    ours, theirs = student.stride(one.node), teacher.stride(other.node)
+    depths = f"depth {student.depth(one.node):.2f} and {teacher.depth(other.node):.2f}"
+    if None in (ours, theirs):
+        return depths
+    same = f"both at stride {ours}" if ours == theirs else f"strides {ours} and {theirs}"
+    return f"{same}, {depths}"
+
+
+def _shape(places: Places, target: Any) -> tuple[int | None, ...] | None:
+    shape = places.node(target).shape
+    return None if shape is None else shape[1:]

@@ -1,0 +1,284 @@
+"""Tests of what is found by structure: stages, the embedding, the logits, tables and pairs."""
+
+import builtins
+
+import keras
+import numpy as np
+import pytest
+
+import modreduce_keras as mr
+from modreduce_keras.taps import TapReader
+
+L = keras.layers
+OURS = {
+    "resnet8": ["stage1", "stage2", "stage3"],
+    "wrn_16_1": ["stage1", "stage2", "stage3"],
+    "vgg8": ["stage1", "stage2", "stage3", "stage5"],
+    "shufflenet_v1": ["stem", "stage1", "stage2", "stage3"],
+    "convnet": ["stage1", "stage2", "stage3"],
+}
+
+
+def ends(model):
+    return {row.ends: row.path for row in mr.models.taps(model) if row.ends}
+
+
+def transformer(blocks=3, dim=8):
+    x = inputs = keras.Input((16, dim))
+    for _ in range(blocks):
+        h = L.LayerNormalization()(x)
+        x = L.Add()([x, L.MultiHeadAttention(2, 4)(h, h)])
+        h = L.LayerNormalization()(x)
+        x = x + L.Dense(dim)(L.Dense(2 * dim, "gelu")(h))
+    x = L.LayerNormalization()(x)
+    return keras.Model(inputs, L.Dense(3)(x[:, 0]))
+
+
+def u_net():
+    x = inputs = keras.Input((32, 32, 3))
+    skips = []
+    for channels in (4, 8):
+        x = L.Conv2D(channels, 3, padding="same", activation="relu")(x)
+        skips.append(x)
+        x = L.MaxPooling2D()(x)
+    x = L.Conv2D(16, 3, padding="same", activation="relu")(x)
+    for channels, skip in zip((8, 4), reversed(skips), strict=True):
+        x = L.Concatenate()([L.UpSampling2D()(x), skip])
+        x = L.Conv2D(channels, 3, padding="same", activation="relu")(x)
+    return keras.Model(inputs, L.Conv2D(5, 1)(x))
+
+
+class Block(L.Layer):
+    """A layer with layers inside, as keras-hub has them."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.dense, self.norm = L.Dense(8), L.LayerNormalization()
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.norm.build(shape)
+
+    def call(self, x):
+        return self.norm(x + self.dense(x))
+
+
+class Subclassed(keras.Model):
+    """A model whose forward pass is Python code, with operations of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = L.Conv2D(4, 3, strides=2, padding="same")
+        self.first = L.Conv2D(4, 3, padding="same", activation="relu")
+        self.second = L.Conv2D(8, 3, strides=2, padding="same", activation="relu")
+        self.drop, self.head = L.Dropout(0.5), L.Dense(3)
+
+    def call(self, inputs, training=None):
+        x = self.stem(inputs)
+        x = self.second(x + self.first(x))
+        return self.head(self.drop(keras.ops.mean(x, axis=(1, 2)), training=training))
+
+
+def subclassed():
+    model = Subclassed()
+    model(np.zeros((1, 16, 16, 3), "float32"))
+    return model
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_networks_have_the_stages_that_they_name(name):
+    found = ends(mr.models.get(name, num_classes=10))
+    stages = [path for end, path in found.items() if end.startswith("stage")]
+    assert stages == OURS[name]
+    assert found["embedding"] == "embedding"
+    assert found["logits"] == "logits"
+
+
+def test_stages_of_keras_applications():
+    model = keras.applications.MobileNetV2(weights=None, input_shape=(64, 64, 3), classes=7)
+    found = ends(model)
+    stages = {end: path for end, path in found.items() if end.startswith("stage")}
+    assert list(stages.values())[1:] == ["block_2_add", "block_5_add", "block_12_add", "out_relu"]
+    rows = {row.path: row for row in mr.models.taps(model)}
+    assert [rows[path].stride for path in stages.values()] == [2, 4, 8, 16, 32]
+    assert rows[found["embedding"]].shape == (1280,)
+    assert "logits" not in found  # its last layer has the softmax inside
+    with pytest.raises(ValueError, match=r"'logits' .* gives probabilities.*mr\.models\.as_logits"):
+        TapReader(model, ["logits"])
+    assert ends(mr.models.as_logits(model))["logits"] == "predictions"
+
+
+def test_numbers_in_names_do_not_matter_and_nested_models_are_unfolded(random):
+    x = random.normal(size=(2, 16, 16, 3)).astype("float32")
+    for _ in range(2):
+        backbone = keras.Sequential([L.Conv2D(4, 3, strides=2), L.Conv2D(8, 3, strides=2)])
+        layers = [backbone, L.GlobalAveragePooling2D(), L.Dropout(0.5), L.Dense(3)]
+        model = keras.Sequential([keras.Input((16, 16, 3)), *layers])
+        features = TapReader(model, ["stage2", "embedding", "logits"])(x).features
+        np.testing.assert_array_equal(features["stage2"], backbone(x))
+        np.testing.assert_array_equal(features["embedding"], np.mean(backbone(x), axis=(1, 2)))
+        np.testing.assert_array_equal(features["logits"], model(x))
+
+
+def test_a_layer_of_the_name_comes_first():
+    layers = [L.Conv2D(4, 3, name="stage2"), L.Conv2D(4, 3, strides=2), L.Flatten()]
+    model = keras.Sequential([keras.Input((16, 16, 3)), *layers, L.Dense(3, name="embedding")])
+    reader = TapReader(model, ["stage2", "embedding", "stage1"])
+    assert [reader.taps[tap][0].name for tap in ("stage2", "embedding")] == ["stage2", "embedding"]
+    assert reader.taps["stage1"][0].name == "stage2"
+
+
+def test_blocks_of_a_transformer_and_a_token_that_no_layer_gives(random):
+    model = transformer()
+    table = mr.models.taps(model)
+    stages = [row for row in table if row.ends.startswith("stage")]
+    assert len(stages) == 3
+    assert all(row.shape == (16, 8) for row in stages)
+    assert ends(model)["embedding"].startswith("input of dense")
+    x = random.normal(size=(2, 16, 8)).astype("float32")
+    features = TapReader(model, ["stage1", "stage3", "embedding"])(x).features
+    last, head = model.layers[-3], model.layers[-1]
+    after = next(one for one in model.layers if one.name == stages[0].path.split()[-1])
+    inner = keras.Model(model.input, [after.input, last.output])
+    first, normalized = inner(x)
+    np.testing.assert_allclose(features["stage1"], first, atol=1e-6)
+    np.testing.assert_allclose(features["stage3"], normalized, atol=1e-6)
+    np.testing.assert_allclose(features["embedding"], normalized[:, 0], atol=1e-6)
+    assert head.name in ends(model)["logits"]
+
+
+def test_layers_with_layers_inside_are_blocks():
+    inputs = keras.Input((None,), dtype="int32")
+    x = L.Embedding(20, 8)(inputs)
+    for index in range(2):
+        x = Block(name=f"block_{index}")(x)
+    model = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling1D()(x)))
+    found = ends(model)
+    assert [found["stage1"], found["stage2"]] == ["block_0", "block_1"]
+
+
+def test_a_decoder_has_stages_too():
+    shapes = [row.shape[0] for row in mr.models.taps(u_net()) if row.ends.startswith("stage")]
+    assert shapes == [32, 16, 8, 16, 32]
+
+
+def test_a_subclassed_model(random):
+    model = subclassed()
+    x = random.normal(size=(2, 16, 16, 3)).astype("float32")
+    features = TapReader(model, ["stage2", "embedding"])(x, training=True).features
+    pooled = np.mean(features["stage2"], axis=(1, 2))
+    np.testing.assert_allclose(features["embedding"], pooled, atol=1e-6)  # before the dropout
+
+
+def test_what_is_not_there_says_so():
+    model = mr.models.get("convnet", num_classes=3, widths=(4, 8))
+    message = r"Unknown tap 'stage9' of the student 'convnet'\. By structure .* it has 2 stages"
+    with pytest.raises(ValueError, match=message):
+        TapReader(model, ["stage9"], role="student")
+    unbuilt = Subclassed()
+    with pytest.raises(ValueError, match="not built"):
+        mr.models.taps(unbuilt)
+    with pytest.raises(TypeError, match=r"model must be a keras\.Model"):
+        mr.models.taps("model")
+
+
+def test_the_table_prints_and_becomes_markdown_and_a_dataframe(monkeypatch):
+    table = mr.models.taps(mr.models.get("convnet", num_classes=3, widths=(4, 8)))
+    lines = str(table).splitlines()
+    assert lines[0].split() == ["path", "kind", "shape", "stride", "ends"]
+    assert any(
+        line.split() == ["stage1", "ReLU", *["14", "x", "14", "x", "4", "2", "stage1"]]
+        for line in lines
+    )
+    assert "| stage1 | ReLU | 14 x 14 x 4 | 2 | stage1 |" in table.to_markdown()
+    real = builtins.__import__
+
+    def missing(name, *given, **more):
+        if name == "pandas":
+            raise ImportError(name)
+        return real(name, *given, **more)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        table.to_dataframe()
+
+
+def test_pairs_follow_depth_and_resolution():
+    teacher, student = transformer(6), transformer(3, 4)
+    pairs = mr.models.pair(teacher, student)
+    blocks = [row.path for row in mr.models.taps(teacher) if row.ends.startswith("stage")]
+    chosen = ["stage2", "stage4", blocks[-1]]  # every second block, which no layer gives
+    assert [row.teacher for row in pairs] == chosen
+    relation = mr.models.pair(teacher, student, kind="relation")
+    assert [(row.student, row.teacher) for row in relation] == [("embedding", "embedding")]
+    with pytest.raises(ValueError, match="kind must be one of"):
+        mr.models.pair(teacher, student, kind="features")
+
+
+def test_pairs_of_a_phones_network_and_a_residual_one():
+    teacher = mr.models.get("resnet20", num_classes=3)
+    student = mr.models.get("convnet", num_classes=3, widths=(4, 8), input_shape=(32, 32, 3))
+    rows = mr.models.pair(teacher, student)
+    assert [(row.student, row.teacher) for row in rows] == [
+        ("stage1", "stage2"),
+        ("stage2", "stage3"),
+    ]
+    assert rows[1].why.startswith("both at stride 4, depth")
+    with pytest.raises(ValueError, match=r"The student .* has no stages"):
+        mr.models.pair(teacher, keras.Sequential([keras.Input((4,)), L.Dense(3)]))
+
+
+@pytest.fixture
+def images(random):
+    """A batch for the distillers of this file."""
+    return random.normal(size=(4, 28, 28, 1)).astype("float32"), np.arange(4) % 3
+
+
+def test_auto_takes_the_last_pair_and_is_resolved_anew(images):
+    teacher = mr.models.get("convnet", num_classes=3, widths=(4, 8, 16))
+    hint = mr.Feature("hint", at="auto", weight=1.0)
+    for widths, stage in (((4, 8), "stage2"), ((4, 4, 8), "stage3")):
+        student = mr.models.get("convnet", num_classes=3, widths=widths)
+        distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[hint])
+        own = distiller.knowledge["student"][0]
+        assert (own.student, own.teacher) == (stage, "stage3")
+    distiller = mr.Distiller(
+        student=student,
+        teacher=teacher,
+        knowledge=[
+            mr.Relation("rkd_distance", at="auto"),
+            mr.Feature("at", student="stage1", teacher="stage2"),
+        ],
+        teacher_dtype="float32",
+    )
+    relation = distiller.knowledge["student"][0]
+    assert relation.student == relation.teacher == "embedding"
+    distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert np.isfinite(distiller.train_on_batch(*images, return_dict=True)["loss"])
+    with pytest.raises(ValueError, match="needs the layers that it compares"):
+        mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Feature("simkd", at="auto")])
+
+
+def test_a_folded_teacher_is_read_at_its_stages(images):
+    def net(name):
+        layers = [L.Conv2D(4, 3, strides=2), L.BatchNormalization(), L.ReLU(), L.Conv2D(8, 3, 2)]
+        ending = [L.BatchNormalization(), L.GlobalAveragePooling2D(), L.Dense(3)]
+        return keras.Sequential([keras.Input((28, 28, 1)), *layers, *ending], name=name)
+
+    teacher, student = net("teacher"), net("pupil")
+    teacher.layers[1].set_weights([np.full(4, value) for value in (2.0, 1.0, 0.5, 4.0)])
+    taps = {"student": "stage1", "teacher": "stage1"}
+    logs = [
+        mr.Distiller(
+            student=keras.models.clone_model(student),
+            teacher=teacher,
+            knowledge=[mr.Feature("hint", adapter=None, **taps)],
+            teacher_dtype=dtype,
+        )
+        for dtype in (None, "float32")
+    ]
+    for distiller in logs:
+        distiller.students["student"].set_weights(student.get_weights())
+        distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    first, second = [one.evaluate(*images, verbose=0, return_dict=True) for one in logs]
+    assert first == pytest.approx(second, rel=1e-4)
