@@ -17,7 +17,7 @@ _TORCH = "scaled to 0..1, then normalized by the mean and deviation of ImageNet"
 _FAMILIES = (
     # Layers that `keras.applications` gives these names, whatever the model is called.
     ("ResNetV2", {"conv1_conv", "post_bn"}, (-1.0, 1.0), ""),
-    ("ResNet", {"conv1_conv", "conv1_bn", "conv2_block1_1_conv"}, (-123.68, 151.061), _CAFFE),
+    ("ResNet", {"conv1_conv", "conv1_bn", "conv2_block1_out"}, (-123.68, 151.061), _CAFFE),
     ("VGG", {"block1_conv1", "block1_conv2", "block1_pool"}, (-123.68, 151.061), _CAFFE),
     ("MobileNet", {"conv_dw_1", "conv_pw_1"}, (-1.0, 1.0), ""),
     ("MobileNetV2", {"Conv1", "expanded_conv_depthwise"}, (-1.0, 1.0), ""),

@@ -138,12 +138,19 @@ def _structure(model: keras.Model, root: Record, records: list[Record]) -> Struc
     made: dict[int, int] = {}
     nodes: list[Node] = []
     ends: list[float] = []
-    for index, leaf in enumerate(leaves):
+    for leaf in leaves:
         tensors = [one for one in leaf.inputs if hasattr(one, "shape")]
-        # What code of its own, or a cast, has made of an earlier result is none of these.
-        known = given | made
-        sources = [known[id(one)] for one in tensors if id(one) in known]
-        sources = sources or [_latest(nodes, tensors)]
+        for one in tensors:
+            if id(one) not in given and id(one) not in made:
+                # What code of its own, or a cast, has made of an earlier result.
+                before = _latest(nodes, [one])
+                made[id(one)] = len(nodes)
+                nodes.append(Node(keras.Operation(), None, None, [before], tuple(one.shape)))
+                ends.append(-1)
+                if before != INPUT:
+                    ends[before] = made[id(one)]
+        sources = [(given | made)[id(one)] for one in tensors]
+        index = len(nodes)
         for source in sources:
             if source != INPUT:
                 ends[source] = index

@@ -137,7 +137,7 @@ def test_blocks_of_a_transformer_and_a_token_that_no_layer_gives(random):
     assert ends(model)["embedding"].startswith("input of dense")
     x = random.normal(size=(2, 16, 8)).astype("float32")
     features = TapReader(model, ["stage1", "stage3", "embedding"])(x).features
-    last, head = model.layers[-3], model.layers[-1]
+    last, head = model.get_layer(stages[2].path), model.layers[-1]
     after = next(one for one in model.layers if one.name == stages[0].path.split()[-1])
     inner = keras.Model(model.input, [after.input, last.output])
     first, normalized = inner(x)
