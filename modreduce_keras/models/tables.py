@@ -1,6 +1,7 @@
 """Tables that are printed as text, as Markdown, or become a DataFrame."""
 
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from typing import Any
 
 from modreduce_keras.escapes import markdown
@@ -54,12 +55,12 @@ class Table(Sequence[Any]):
             ImportError: If pandas is not installed.
         """
         try:
-            import pandas as pd
+            pandas: Any = import_module("pandas")
         except ImportError as error:
             raise ImportError(
                 "to_dataframe needs pandas, which is not installed: pip install pandas"
             ) from error
-        return pd.DataFrame([row._asdict() for row in self.rows])
+        return pandas.DataFrame([row._asdict() for row in self.rows])
 
     def _cells(self) -> list[list[str]]:
         return [[_shown(getattr(row, column)) for column in self.columns] for row in self.rows]
