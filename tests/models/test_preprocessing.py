@@ -11,6 +11,7 @@ import modreduce_keras as mr
 L = keras.layers
 BYTES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype("float32")
 LABELS = np.arange(4) % 3
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def application(name, size=32, **options):
@@ -88,7 +89,7 @@ def test_fit_warns_once_of_pixels_in_another_range():
 def test_fit_warns_of_nothing_that_may_be_right(random):
     net = mr.models.get("convnet", num_classes=3, widths=(4, 8), input_shape=(32, 32, 3))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         fit(scaled(L.Rescaling(1 / 255)), scaled(), BYTES)
         fit(scaled(), net, BYTES / 255)
         fit(scaled(), net, random.normal(size=BYTES.shape).astype("float32"))
