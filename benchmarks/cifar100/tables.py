@@ -96,7 +96,7 @@ def _best_of_seeds(rows: Sequence[Row]) -> list[float]:
 
 
 def cifar100_middle(rows: list[Row]) -> str:
-    """Returns a line for each method of one student: accuracies, and what it gains over the labels.
+    """Returns a line for each method: accuracies, and what it gains over the labels alone.
 
     A gain is that over the student of the same seed trained on the labels alone, on the same
     images in the same order, from equal weights: its mean over the seeds and the standard error.
@@ -108,6 +108,8 @@ def cifar100_middle(rows: list[Row]) -> str:
         "more than labels alone (± standard error)",
         "seeds with a gain",
         "best of the seeds, %",
+        "mean of its students, %",
+        "own ensemble, %",
         "steps of a student",
         "runs of the teacher",
         "seeds",
@@ -115,8 +117,7 @@ def cifar100_middle(rows: list[Row]) -> str:
     lines = []
     for pair in dict.fromkeys(pair for pair, _, _ in runs):
         for method, own in by_method(runs, pair).items():
-            if all(row["students_test"] is None for row in own):
-                lines.append(_paired_cells(pair, method, own, runs))
+            lines.append(_paired_cells(pair, method, own, runs))
     parts = [*_teachers(runs.values()), *_origins(runs.values())]
     return "\n".join([*common.table(columns, lines), "", *parts])
 
@@ -129,6 +130,8 @@ def _paired_cells(pair: str, method: str, own: Sequence[Row], runs: Mapping[Any,
         mean_and_error(gains),
         f"{sum(gain > 0 for gain in gains)} of {len(gains)}" if gains else "",
         percents(_best_of_seeds(own)),
+        percents([_mean_of_students(row) for row in own]),
+        percents([row["ensemble_test"] for row in own]),
         *_cost(own),
         str(len(own)),
     ]
