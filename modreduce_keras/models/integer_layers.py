@@ -161,7 +161,8 @@ def unknown(layer: keras.Operation, problem: str) -> ValueError:
     """Returns the error that a student has a layer which int8 files do not compute."""
     return ValueError(
         "student must be made of layers that int8 files can compute. Received: the layer "
-        f"{layer.name!r} of type {type(layer).__name__}, {problem}"
+        f"{layer.name!r} of type {type(layer).__name__}, {problem}. Quantize such a student after "
+        "training: mr.export.to_tflite(student, path, quantization='int8', representative=x)"
     )
 
 

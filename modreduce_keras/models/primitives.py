@@ -38,6 +38,7 @@ def primitive(model: keras.Model) -> keras.Model:
     - `Dense` along the last of several axes: a convolution of size 1.
     - SiLU: a sigmoid, then a product.
     - Activations and divisions by functions of `keras.ops`: layers and products.
+    - Convolutions and dense layers with LoRA: the same layers, with the sum as their kernel.
 
     The last part has the name of the layer. Others stay as they are. The given model is not
     changed.
@@ -90,6 +91,11 @@ class _Splitter:
         return self._same(layer)
 
     def _same(self, layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
+        if getattr(layer, "lora_enabled", False):
+            copy = rebuilt(layer, lambda config: {**config, **changes, "lora_rank": None})
+            # With LoRA, `kernel` is the sum that the layer computes with.
+            self._give_weights(copy, [_array(layer.kernel)], layer)
+            return copy
         copy = rebuilt(layer, lambda config: {**config, **changes})
         self._give_states.append(lambda: copy_state(layer, copy))
         return copy

@@ -60,8 +60,8 @@ def quantize_aware(
     floats. Layers of which the file makes two operations become two, with a rounding in between:
     separable convolutions, SiLU (a sigmoid and a product), and activations other than ReLU inside
     of a convolution or dense layer. The last one has the layer's name. All layers keep their
-    names, so that taps stay; the student itself is not changed. Best begin with a trained student,
-    and a small learning rate.
+    names, so that taps stay; the student itself is not changed. Low-rank weights of LoRA are added
+    to the kernels, which then train. Best begin with a trained student, and a small learning rate.
 
     Args:
         student: A functional or a built Sequential model, of layers that TFLite computes in int8,

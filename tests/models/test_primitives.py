@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+import modreduce_keras as mr
 from modreduce_keras.models.integer_layers import PASSED
 from modreduce_keras.models.primitives import primitive
 
@@ -115,3 +116,21 @@ def test_augmentations_that_pass_give_their_inputs_in_inference(random):
         except TypeError:
             layer = kind()
         np.testing.assert_allclose(layer(images, training=False), images, err_msg=kind.__name__)
+
+
+def test_lora_is_added_to_the_kernels():
+    data = np.random.default_rng(0)
+    inputs = keras.Input((6, 6, 2))
+    maps = keras.layers.Conv2D(3, 3, activation="relu", name="conv")(inputs)
+    logits = keras.layers.Dense(4, name="logits")(keras.layers.Flatten()(maps))
+    student = keras.Model(inputs, logits)
+    for name in ("conv", "logits"):
+        layer = student.get_layer(name)
+        layer.enable_lora(2)
+        layer.lora_kernel_b.assign(data.normal(size=layer.lora_kernel_b.shape))
+    x = data.normal(size=(5, 6, 6, 2)).astype("float32")
+    split = primitive(student)
+    np.testing.assert_allclose(split(x), student(x), rtol=1e-5, atol=1e-5)
+    assert len(split.trainable_variables) == 4
+    rounded = mr.quantize_aware(student)(x)
+    assert np.abs(rounded - student(x)).max() <= 0.02 * np.abs(student(x)).max()
