@@ -82,8 +82,7 @@ def test_use_relu_decides_whether_negative_values_stay(random):
     [
         ((12,), (4, 4, 6), "regresses feature maps .*'linear_embedding' takes vectors"),
         ((4, 4, 6), (12,), "regresses feature maps .*'linear_embedding' takes vectors"),
-        ((4, 4, 6), (6, 6, 6), r"at least the teacher's size.*=\(4, 4\), teacher .*=\(6, 6\)"),
-        ((4, 8, 6), (8, 8, 6), r"at least the teacher's size.*=\(4, 8\), teacher .*=\(8, 8\)"),
+        ((4, 6), (4, 4, 6), "regresses feature maps"),
     ],
     ids=str,
 )

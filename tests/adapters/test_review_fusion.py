@@ -122,7 +122,7 @@ def test_channels_that_make_no_sense(channels):
     [
         ((None, 4, 4, 3), (None, 4, 4, 3)),
         ([(None, 4, 4, 3)], [(None, 4, 4, 3), (None, 2, 2, 3)]),
-        ([(None, 4, 3)], [(None, 4, 3)]),
+        ([(None, 4, 3)], [(None, 4, 4, 3)]),
         ([(None, None, None, 3)], [(None, 4, 4, 3)]),
         ([], []),
     ],
