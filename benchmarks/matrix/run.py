@@ -13,6 +13,7 @@ has a row is left out, so a run that was ended goes on.
 """
 
 import importlib.metadata
+import shlex
 import subprocess
 import sys
 import time
@@ -68,6 +69,10 @@ def _in_this_process(name: str, columns: list[str]) -> None:
     about = {"source": architecture.source, "family": architecture.family}
     about |= {"kind": architecture.kind, "parameters": case.model.count_params()}
     about |= common.metadata(0)
+    # The run that a user starts, not the process that it gives this architecture.
+    about["command"] = shlex.join(
+        ["python", "-m", "benchmarks.matrix.run", f"--architecture={name}"]
+    )
     if architecture.source == "keras-hub":
         about["keras_hub"] = importlib.metadata.version("keras-hub")
     for column in columns:
