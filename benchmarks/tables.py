@@ -28,6 +28,7 @@ from benchmarks.cifar100.tables import (
 from benchmarks.matrix.table import model_matrix
 from benchmarks.recommended_table import FILES, recommended
 from benchmarks.speed.peers.table import peers
+from benchmarks.speed.profile_table import profile_step
 
 FLAGS = flags.FLAGS
 ROOT = Path(__file__).parents[1]
@@ -331,6 +332,7 @@ def teacher_cache(rows: list[Row]) -> str:
 TABLES: dict[str, Callable[[list[Row]], str]] = {
     "step_overhead": step_overhead,
     "peers": peers,
+    "profile_step": profile_step,
     "rkd_memory": rkd_memory,
     "large_vocabulary": large_vocabulary,
     "guard_cost": guard_cost,
