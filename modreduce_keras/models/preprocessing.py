@@ -65,10 +65,10 @@ def preprocessing(model: keras.Model) -> Preprocessing | None:
 
     Example:
         >>> import keras, modreduce_keras as mr
-        >>> layers = [keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 127.5, offset=-1.0)]
-        >>> model = keras.Sequential([*layers, keras.layers.Conv2D(4, 3)])
+        >>> scale = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), scale, keras.layers.Conv2D(4, 3)])
         >>> print(mr.models.preprocessing(model))
-        0..255 (the layer 'rescaling')
+        0..255 (the layer 'scale')
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"model must be a keras.Model. Received: {model!r}")
