@@ -106,8 +106,12 @@ class TapReader:
         return [
             tap
             for tap, (tapped, _) in self.taps.items()
-            if tapped in last and len(calls_of(tapped)) == 1 and tap not in self._inputs
+            if tapped in last and len(calls_of(tapped)) == 1 and not self.is_input(tap)
         ]
+
+    def is_input(self, tap: str) -> bool:
+        """Returns whether a tap is what its layer is given, not what it returns."""
+        return tap in self._inputs
 
     def _parse(self, tap: str) -> tuple[keras.layers.Layer, int | None]:
         if not isinstance(tap, str):
@@ -131,7 +135,7 @@ class TapReader:
         hint = did_you_mean(name, paths)
         owner = paths.get(prefix) if prefix else self.model
         reason = ""
-        if is_structural(place) and isinstance(owner, keras.Model):
+        if is_structural(place) and not call and isinstance(owner, keras.Model):
             try:
                 return self._place(tap, owner, place)
             except ValueError as error:
@@ -176,7 +180,7 @@ class TapReader:
         )
 
     def _value(self, tap: str, record: Record) -> Any:
-        if tap not in self._inputs:
+        if not self.is_input(tap):
             return record.output
         return [one for one in record.inputs if hasattr(one, "shape")][self._inputs[tap]]
 

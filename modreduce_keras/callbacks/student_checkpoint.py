@@ -47,7 +47,8 @@ class StudentCheckpoint(keras.callbacks.Callback):
         mode: `"max"` or `"min"`: whether more or less is better. Defaults to `"auto"`: less for
             losses, errors, divergences and the terms of the training, more for everything else.
         save_best_only: Whether to write only what is better than all before. Defaults to `False`:
-            after each epoch. An epoch without validation then has no value, and writes nothing.
+            after each epoch. Without validation an epoch has no value: then nothing is written
+            with `True`, and of several students nothing where the best is to be written.
 
     Raises:
         ValueError: If the path does not end in `.keras` or cannot be formatted, or an argument is
@@ -121,10 +122,11 @@ class StudentCheckpoint(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Warns if nothing was written for want of a validation."""
-        if self.save_best_only and not self._has_written and not self.best:
+        if not self._has_written and not self.best:
+            other = "save_best_only=False" if self.save_best_only else "'{student}' in its path"
             warnings.warn(
                 f"StudentCheckpoint wrote no file: it needs validation_data= in fit for "
-                f"monitor={self.monitor!r}, or save_best_only=False.",
+                f"monitor={self.monitor!r}, or {other}.",
                 stacklevel=2,
             )
 
@@ -226,6 +228,6 @@ def _fields(path: str) -> set[str]:
         return {field for _, field, _, _ in string.Formatter().parse(path) if field is not None}
     except ValueError as error:
         raise ValueError(
-            "filepath must have its places in braces, such as '{epoch:02d}', and braces that are "
-            f"none twice, '{{{{'. Received: filepath={path!r}"
+            "filepath must have its places in braces, such as '{epoch:02d}', and literal braces "
+            f"doubled, '{{{{'. Received: filepath={path!r}"
         ) from error

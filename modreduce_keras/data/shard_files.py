@@ -58,7 +58,8 @@ class ShardFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.close()  # what is open may be one whose place another file has taken
-        self.size = os.fstat(_kept.open(path).descriptor).st_size
+        file = _kept.open(path)  # is closed when nothing refers to it
+        self.size = os.fstat(file.descriptor).st_size
 
     def head(self, size: int) -> bytes:
         """Returns the first bytes of the file, which nobody has verified.
@@ -67,7 +68,8 @@ class ShardFile:
             DamagedError: If it has less.
         """
         content = bytearray(min(size, self.size))
-        if _read_at(_kept.open(self.path).descriptor, 0, content) != size:
+        file = _kept.open(self.path)
+        if _read_at(file.descriptor, 0, content) != size:
             raise DamagedError(
                 f"{self.path} has {self.size} bytes, and {size} in front of its rows"
             )

@@ -55,7 +55,7 @@ class TeacherCache:
 
     Data can be augmented: each sample has `views` augmentations, which repeat every `views` epochs
     (`augmentations=` of `cifar100` and `epoch_shuffle`). The outputs of a sample are found by its
-    index and a checksum of its input, 64 bits that every bit of every input counts for. An input
+    index and a checksum of its input, 64 bits that depend on every bit of every input. An input
     that differs from what the teacher saw raises an error in any batch: another seed, preprocessing
     or augmentation, other data, or another order of the files. Labels are not looked at.
 

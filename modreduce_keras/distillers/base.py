@@ -115,7 +115,8 @@ class BaseDistiller(StepModel):
             begins; a teacher that cannot be folded runs as given, with a warning. `"auto"`: the
             fastest of the default, bfloat16 and float16 on this device, measured on the first
             batch of `fit`, whose outputs are within 5% of the largest one. On several machines
-            it is the default. `teacher_forms` tells what was chosen.
+            it does what `None` does. `train_on_batch` chooses on its first batch too. The property
+            `teacher_forms` tells what was chosen.
         supervised_weight: Weight of the compiled loss on the labels: a number that is not
             negative, or a schedule. Defaults to 1.
         student_inputs: The input of each student, by name, if they differ: a function of the
@@ -205,8 +206,9 @@ class BaseDistiller(StepModel):
     def teacher_forms(self) -> dict[str, str]:
         """How each teacher runs, by the model's name; `Resume` restores it.
 
-        `"as_given"`: the model itself, as always before the first batch. `"folded"`: the same with
-        its batch normalizations folded. A dtype: a folded copy that computes in it.
+        `"as_given"`: the model itself, as always before the first batch unless a dtype was given.
+        `"folded"`: the same with its batch normalizations folded. A dtype: a folded copy that
+        computes in it.
         """
         teacher = self._forward.teacher
         forms = zip(teacher.models, teacher.forms, strict=True) if teacher else ()

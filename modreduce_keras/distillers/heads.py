@@ -37,7 +37,7 @@ class Heads:
         )
 
     def head(self, tap: str | None = None) -> str | None:
-        """Returns what a tap gives, or the model's output; see `models.heads.of_model`."""
+        """Returns what a tap gives, or the model's output; see `models.head_kinds.of_model`."""
         found = of_all(self._looked_at(tap))
         trial = None if found else self._trial()
         if trial is None:
@@ -88,7 +88,8 @@ class Heads:
         if tap in self._reader.outputs:
             model = self._reader.model
             return [named_outputs(model)[tap] if graph_outputs(model) else None]
-        return [self._reader.taps[tap][0]]
+        # What a layer is given says nothing about the layer: it is run and looked at.
+        return [None if self._reader.is_input(tap) else self._reader.taps[tap][0]]
 
 
 def of_model(model: keras.Model, tap: str | None = None) -> Heads:

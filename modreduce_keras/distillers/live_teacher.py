@@ -155,7 +155,8 @@ class LiveTeacher:
         several = not isinstance(self.given, keras.Model)
         own = self._inputs.views is not None
         model = Together(models, own_inputs=own) if several else models[0]
-        self._runs = TapReader(model, list(self.reader.taps), role="teacher")
+        taps = [*self.reader.taps, *self.reader.outputs]
+        self._runs = TapReader(model, taps, role="teacher")
 
     def _in_form(self, index: int, form: str) -> keras.Model:
         model = self.models[index]

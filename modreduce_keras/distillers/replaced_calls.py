@@ -35,21 +35,30 @@ class ReplacedCalls:
         Args:
             makers: By layer, a function from the `call` there is to the one that takes its place.
         """
-        with self._lock:
-            for layer, make in makers.items():
-                self._passes[id(layer)] = self._passes.get(id(layer), 0) + 1
-                if self._passes[id(layer)] == 1:
-                    if "call" in vars(layer):  # of an outer pass
-                        self._before[id(layer)] = layer.call
-                    set_unnoticed(layer, "call", make(layer.call))
+        laid: list[keras.layers.Layer] = []
         try:
+            with self._lock:
+                for layer, make in makers.items():
+                    self._lay(layer, make)
+                    laid.append(layer)
             yield
         finally:
             with self._lock:
-                for layer in makers:
-                    self._passes[id(layer)] -= 1
-                    if self._passes[id(layer)] == 0:
-                        del self._passes[id(layer)]
-                        delete_unnoticed(layer, "call")
-                        if id(layer) in self._before:
-                            set_unnoticed(layer, "call", self._before.pop(id(layer)))
+                for layer in laid:
+                    self._take_off(layer)
+
+    def _lay(self, layer: keras.layers.Layer, make: MakeCall) -> None:
+        if id(layer) not in self._passes:
+            replacement = make(layer.call)
+            if "call" in vars(layer):  # of an outer pass
+                self._before[id(layer)] = layer.call
+            set_unnoticed(layer, "call", replacement)
+        self._passes[id(layer)] = self._passes.get(id(layer), 0) + 1
+
+    def _take_off(self, layer: keras.layers.Layer) -> None:
+        self._passes[id(layer)] -= 1
+        if self._passes[id(layer)] == 0:
+            del self._passes[id(layer)]
+            delete_unnoticed(layer, "call")
+            if id(layer) in self._before:
+                set_unnoticed(layer, "call", self._before.pop(id(layer)))

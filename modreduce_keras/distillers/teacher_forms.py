@@ -81,7 +81,7 @@ def choose(
     except Exception:
         return False
     for index, tried in enumerate(candidates):
-        key = _key(teacher, index, x, tried)
+        key = _key(teacher, index, x, tried, jit_compile)
         known = [_fastest[key]] if key in _fastest else []
         close = [form for form in known if is_close(index, form)]
         if not close:
@@ -133,12 +133,14 @@ def _difference(expected: np.ndarray, received: np.ndarray) -> float:
     return float(off / max(np.max(np.abs(one), initial=0.0), 1e-30)) if off else 0.0
 
 
-def _key(teacher: Any, index: int, x: Any, tried: Sequence[str]) -> Any:
-    shapes = tuple((v.shape, str(v.dtype)) for v in teacher.models[index].variables)
+def _key(teacher: Any, index: int, x: Any, tried: Sequence[str], jit_compile: bool) -> Any:
+    model = teacher.models[index]
+    shapes = tuple((v.shape, str(v.dtype)) for v in model.variables)
     leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
     batch = tuple((tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves)
     taps = (tuple(teacher.reader.taps), tuple(teacher.reader.outputs))
-    return shapes, batch, taps, tuple(tried), backend.device_names()
+    how = (model.dtype_policy.name, tuple(tried), jit_compile)
+    return shapes, batch, taps, how, backend.device_names()
 
 
 def _fastest_of(steps: Mapping[str, Callable[[], Any]]) -> str:

@@ -15,8 +15,8 @@ from modreduce_keras.knowledge.relation import Relation
 from modreduce_keras.knowledge.response import Response
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.models.graph import output_units
-from modreduce_keras.models.pairs import default_pair
-from modreduce_keras.models.stages import LOGITS
+from modreduce_keras.models.pairs import default_pair, pair
+from modreduce_keras.models.stages import EMBEDDING, LOGITS
 
 KINDS: dict[str, type[Knowledge]] = {
     "response": Response,
@@ -48,6 +48,8 @@ def resolved(given: Any, student: Any, teacher: Any) -> list[Knowledge]:
         if one.auto_taps:
             feature = LOGITS if isinstance(one, Response) else one.loss.default_feature
             found = _taps(one.loss, student, teacher, feature)
+            if len(one.auto_taps) == 1 and feature not in (LOGITS, EMBEDDING):
+                found = _facing(one, student, teacher)
             one.set_auto_taps({role: found[role] for role in one.auto_taps})
     return knowledge
 
@@ -113,6 +115,21 @@ def _taps(loss: Loss, student: Any, teacher: Any, feature: str | None = None) ->
         f"teacher='LAYER', weight={loss.default_weight:g})], or at='LAYER' where both have the "
         f"name; help(mr.losses.{type(loss).__name__}) says which layers. Received: "
         f"knowledge={loss.name!r}"
+    )
+
+
+def _facing(knowledge: Knowledge, student: Any, teacher: Any) -> dict[str, str]:
+    """Returns the pair of layers that has the one which the user names."""
+    (side,) = {"student", "teacher"} - set(knowledge.auto_taps)
+    named = getattr(knowledge, side)
+    rows = list(pair(getattr(teacher, "teacher", teacher), student))
+    for row in rows:
+        if getattr(row, side) == named:
+            return {"student": row.student, "teacher": row.teacher}
+    raise ValueError(
+        f"'auto' pairs the ends of stages, of the {side} {[getattr(row, side) for row in rows]} "
+        "(mr.models.pair shows them): name both layers, or one of these. Received: "
+        f"{side}={named!r}"
     )
 
 

@@ -121,7 +121,8 @@ def _features(model: keras.Model) -> Any:
     while _comes_after(operation):
         tensor = source
         operation, source = _computed(tensor)
-    if isinstance(operation, keras.Model) and _features(operation) is not operation.outputs[0]:
+    is_graph = isinstance(operation, keras.Model) and getattr(operation, "outputs", None)
+    if is_graph and _features(operation) is not operation.outputs[0]:
         raise ValueError(
             f"The classifier of {model.name!r} lies in the nested model {operation.name!r}: put "
             "the new one on that, or give at=, the layer whose output it is to read. "

@@ -40,8 +40,9 @@ def pair(teacher: keras.Model, student: keras.Model, kind: str = "feature") -> T
         teacher: A built Keras model of any kind.
         student: Another one.
         kind: `"feature"`, the default: the stages of the student, each with that stage of the
-            teacher that is nearest in relative depth and in resolution, in order, and the last
-            with the last. `"relation"`: what the classifiers read. `"response"`: the logits.
+            teacher that is nearest in relative depth and in resolution. Pairs do not cross, and
+            the last stages are a pair. `"relation"`: what the classifiers read. `"response"`: the
+            logits.
 
     Returns:
         A table with the columns `student`, `teacher`, `student_shape`, `teacher_shape` and `why`,

@@ -131,6 +131,9 @@ def _by_family(model: keras.Model) -> Preprocessing | None:
 def mismatch(model: keras.Model, values: np.ndarray) -> str:
     """Returns how pixels differ from what a model expects, `""` where that is not likely.
 
+    Networks that expect the means of ImageNet taken off are not said to be given too small numbers:
+    from random weights they learn on those as well.
+
     Args:
         model: A built Keras model.
         values: Some of its inputs, (batch, height, width, channels).

@@ -116,9 +116,27 @@ class Places:
         return self.structure.nodes[target.node]
 
     def tap(self, name: str) -> str:
-        """Returns the path of the layer at a place; the name itself where that is no layer."""
+        """Returns the path of the layer at a place; the name itself where that is no layer.
+
+        Raises:
+            ValueError: If there is no such place, or it is no layer and a layer elsewhere has its
+                name, which is what a tap of that name reads.
+        """
         target = self.find(name)
-        return target.shown if target.source is None else name
+        if target.source is None:
+            return target.shown
+        here, nodes = self.node(target), self.structure.nodes
+        alike = {
+            nodes[index].path
+            for index in here.sources
+            if index != INPUT and nodes[index].shape == here.shape
+        }
+        other = [path for path, _ in paths_of(self.model) if path.rpartition("/")[2] == name]
+        if set(other) - alike:
+            raise ValueError(
+                f"it is the result of no layer, and the layer {other[0]!r} has its name"
+            )
+        return name
 
     def depth(self, index: int) -> float:
         """Returns how much of what has weights in a model has run up to a node, from 0 to 1."""
@@ -206,7 +224,9 @@ class Places:
     def _learns(self, index: int) -> bool:
         node = self.structure.nodes[index]
         is_layer = isinstance(node.operation, keras.layers.Layer)
-        return is_layer and bool(node.operation.weights) and "Normalization" not in node.kind
+        # An `Affine` is what folding leaves of a normalization.
+        only_scales = "Normalization" in node.kind or node.kind == "Affine"
+        return is_layer and bool(node.operation.weights) and not only_scales
 
     def _main_path(self) -> list[int]:
         nodes, alive = self.structure.nodes, self.structure.alive()

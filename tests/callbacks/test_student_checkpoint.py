@@ -175,6 +175,8 @@ def test_what_it_refuses_in_training(tmp_path):
         fit(distiller(1), Scores(), make(tmp_path / "{val_f1}.keras"), epochs=1)
     with pytest.warns(UserWarning, match="wrote no file: it needs validation_data"):
         fit(distiller(1), Scores(), make(tmp_path / "a.keras", save_best_only=True), epochs=1)
+    with pytest.warns(UserWarning, match=r"wrote no file.*or '\{student\}' in its path"):
+        fit(peers(), Scores(), make(tmp_path / "a.keras"), epochs=1)
 
 
 @quiet

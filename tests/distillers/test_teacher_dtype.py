@@ -124,3 +124,25 @@ def test_wrong_arguments(net, teacher):
         )
     with pytest.raises(ValueError, match="teacher_dtype is what a teacher computes in, and there"):
         mr.PeerDistiller([net(name="a"), net(name="b")], teacher_dtype="bfloat16")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_a_teacher_of_named_outputs_has_folded_copies(dtype):
+    def net(name):
+        inputs = keras.Input((6,))
+        hidden = keras.layers.BatchNormalization()(keras.layers.Dense(8)(inputs))
+        heads = {one: keras.layers.Dense(3, name=f"{one}_head")(hidden) for one in "ab"}
+        return keras.Model(inputs, heads, name=name)
+
+    student, teacher = net("student"), net("teacher")
+    distiller = mr.Distiller(
+        student=student,
+        teacher=teacher,
+        knowledge=[mr.Response("kd", at="a")],
+        teacher_dtype=dtype,
+    )
+    distiller.compile("sgd", evaluate_knowledge=True)
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    expected = float(mr.losses.KD()(teacher(x)["a"], student(x)["a"]))
+    logs = distiller.evaluate(x, verbose=0, return_dict=True)
+    assert logs["kd"] == pytest.approx(expected, rel=1e-3)

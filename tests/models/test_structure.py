@@ -252,6 +252,83 @@ def test_auto_takes_the_last_pair_and_is_resolved_anew(images):
         mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Feature("simkd", at="auto")])
 
 
+def test_auto_on_one_side_goes_with_the_layer_of_the_other():
+    teacher = mr.models.get("convnet", num_classes=3, widths=(4, 8, 16))
+    student = mr.models.get("convnet", num_classes=3, widths=(4, 4, 8))
+
+    def made(**taps):
+        hint = mr.Feature("hint", weight=1.0, **taps)
+        distiller = mr.Distiller(student=student, teacher=teacher, knowledge=hint)
+        own = distiller.knowledge["student"][0]
+        return own.student, own.teacher
+
+    assert made(student="auto", teacher="stage2") == ("stage2", "stage2")
+    assert made(student="stage1", teacher="auto") == ("stage1", "stage1")
+    with pytest.raises(ValueError, match=r"name both layers, or one of these. .*='logits'"):
+        made(student="auto", teacher="logits")
+
+
+def test_a_token_that_no_layer_gives_is_not_taken_for_the_layer_of_its_place():
+    def net(name):
+        inputs = keras.Input((6,), dtype="int32")
+        tokens = L.Embedding(9, 4, name="embedding")(inputs)
+        tokens = L.LayerNormalization()(L.Dense(4)(tokens))
+        return keras.Model(inputs, L.Dense(3)(tokens[:, 0]), name=name)
+
+    with pytest.raises(ValueError, match="no layer, and the layer 'embedding' has its name"):
+        mr.models.pair(net("t"), net("s"), kind="relation")
+    with pytest.raises(ValueError, match="needs the layers that it compares"):
+        mr.Distiller(student=net("s"), teacher=net("t"), knowledge="rkd_distance")
+
+
+def test_logits_that_an_operation_gives_are_no_probabilities(random):
+    def net(name):
+        inputs = keras.Input((6,))
+        return keras.Model(inputs, L.Softmax()(L.Dense(3)(inputs) * 2.0), name=name)
+
+    student, teacher = net("s"), net("t")
+    knowledge = mr.Response("kd", student="logits", teacher="logits")
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=knowledge)
+    distiller.compile("sgd", evaluate_knowledge=True)
+    x = random.normal(size=(5, 6)).astype("float32")
+    logits = [2 * (x @ m.get_weights()[0] + m.get_weights()[1]) for m in (teacher, student)]
+    expected = float(mr.losses.KD()(*logits))
+    assert distiller.evaluate(x, verbose=0, return_dict=True)["kd"] == pytest.approx(
+        expected, rel=1e-4
+    )
+
+
+def test_a_place_is_no_call_of_a_layer():
+    stack = [L.Conv2D(4, 3, 2), L.Conv2D(8, 3, 2), L.GlobalAveragePooling2D(), L.Dense(3)]
+    model = keras.Sequential([keras.Input((28, 28, 1)), *stack])
+    TapReader(model, ["stage1"])
+    with pytest.raises(ValueError, match="Unknown tap 'stage1:7'"):
+        TapReader(model, ["stage1:7"])
+
+
+def test_what_a_fold_leaves_of_a_normalization_is_no_stage(images):
+    def net(name):
+        stack = [keras.Input((28, 28, 1)), L.BatchNormalization(name="of_data")]
+        for width in (4, 8):
+            stack += [L.Conv2D(width, 3, 2, padding="same"), L.BatchNormalization(), L.ReLU()]
+        return keras.Sequential([*stack, L.GlobalAveragePooling2D(), L.Dense(3)], name=name)
+
+    teacher = net("teacher")
+    features = {}
+    for dtype in ("as_given", "float32"):
+        distiller = mr.Distiller(
+            student=net("student"),
+            teacher=teacher,
+            knowledge=mr.Feature("at", at="stage1"),
+            teacher_dtype=dtype,
+        )
+        x = keras.ops.convert_to_tensor(images[0])
+        outputs = distiller._forward.teacher.outputs_for(x, {"student": x})
+        features[dtype] = np.array(outputs["student"].features["stage1"])
+    assert features["float32"].shape == (4, 14, 14, 4)
+    np.testing.assert_allclose(features["float32"], features["as_given"], rtol=1e-4, atol=1e-5)
+
+
 def test_a_folded_teacher_is_read_at_its_stages(images):
     def net(name):
         layers = [L.Conv2D(4, 3, strides=2), L.BatchNormalization(), L.ReLU(), L.Conv2D(8, 3, 2)]
