@@ -67,7 +67,10 @@ def choose(
 
     def measured(index: int, close: Sequence[str]) -> list[str]:
         steps = {}
-        for form in dict.fromkeys([*([] if FOLDED in close else [AS_GIVEN]), *close]):
+        contenders = list(dict.fromkeys([*([] if FOLDED in close else [AS_GIVEN]), *close]))
+        if len(contenders) == 1:
+            return contenders
+        for form in contenders:
             teacher.run_as([*forms[:index], form, *forms[index + 1 :]])
             step = backend.compiled(outputs, x, seen, jit_compile=jit_compile)
             with contextlib.suppress(Exception):
