@@ -346,7 +346,7 @@ def test_auto_takes_none_whose_outputs_are_far_off(
     monkeypatch.setattr(teacher_forms, "CLOSE", 1e-6)
     distiller = made(net(), teacher, teacher_dtype="auto")
     distiller.train_on_batch(images, labels)
-    assert bfloat16_is_fastest == [["folded"]]
+    assert bfloat16_is_fastest == []  # one candidate is not timed
     assert distiller.teacher_forms == {"teacher": "folded"}
 
 
