@@ -20,7 +20,7 @@ from keras import ops
 
 from modreduce_keras.calls import did_you_mean
 from modreduce_keras.keras_internals import calls_of, flatten_layers, mask_of, operation_of
-from modreduce_keras.models.stages import Places, is_structural
+from modreduce_keras.models.stages import INPUT_OF, Places, is_structural
 from modreduce_keras.models.structure import paths_of
 from modreduce_keras.recording import Record, Recording, recording
 from modreduce_keras.symbolic import output_spec
@@ -132,8 +132,10 @@ class TapReader:
                 f"Give the path of one: {list(found)}"
             )
         prefix, _, place = name.rpartition("/")
-        hint = did_you_mean(name, paths)
         owner = paths.get(prefix) if prefix else self.model
+        hint = did_you_mean(name, [*_places_of(owner), *paths])
+        if tap.startswith(INPUT_OF):
+            hint = " That is no layer's output: tap it as the place that mr.models.taps calls it."
         reason = ""
         if is_structural(place) and not call and isinstance(owner, keras.Model):
             try:
@@ -183,6 +185,14 @@ class TapReader:
         if not self.is_input(tap):
             return record.output
         return [one for one in record.inputs if hasattr(one, "shape")][self._inputs[tap]]
+
+
+def _places_of(model: Any) -> list[str]:
+    """Returns the names of a model's places; of one whose structure cannot be found none."""
+    try:
+        return list(Places(model).found)
+    except (AttributeError, ValueError):
+        return []
 
 
 def run_together(

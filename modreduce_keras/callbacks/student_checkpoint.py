@@ -126,7 +126,7 @@ class StudentCheckpoint(keras.callbacks.Callback):
             other = "save_best_only=False" if self.save_best_only else "'{student}' in its path"
             warnings.warn(
                 f"StudentCheckpoint wrote no file: it needs validation_data= in fit for "
-                f"monitor={self.monitor!r}, or {other}.",
+                f"monitor={self.monitor or 'val_loss'!r}, or {other}.",
                 stacklevel=2,
             )
 
@@ -162,8 +162,9 @@ class StudentCheckpoint(keras.callbacks.Callback):
         }
         missing = sorted(set(names.values()) - set(logs))
         if missing:
+            own = " of each student, without its name, such as 'val_accuracy'" if several else ""
             raise ValueError(
-                f"monitor must be a name in the logs{' of each student' if several else ''}. "
+                f"monitor must be a name in the logs{own}. "
                 f"Received: monitor={monitor!r}, and the logs {sorted(logs)} have no {missing}"
             )
         metric = monitor.removeprefix(_VALIDATION)

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from modreduce_keras import keras_internals
+from modreduce_keras.calls import shown
 
 TRUNK = "trunk"
 """The group of what several students share."""
@@ -60,14 +61,30 @@ def resolve(
     """
     if not isinstance(optimizer, Mapping):
         return optimizer
+    strange = [key for key in optimizer if not isinstance(key, str)]
+    if strange:
+        raise TypeError(
+            "The keys of the dict optimizer= are names of groups or layers, such as "
+            f"{{'logits': keras.optimizers.Adam()}}. Received: {[shown(key) for key in strange]}"
+        )
     groups = _claimed(list(optimizer), groups, students)
-    by_group = {name: keras.optimizers.get(given) for name, given in optimizer.items()}
+    by_group = {name: _optimizer(name, given) for name, given in optimizer.items()}
     if len({id(resolved) for resolved in by_group.values()}) < len(by_group):
         raise ValueError(
             "Each group needs an optimizer object of its own. Received: the same object for "
             f"several of {sorted(by_group)}"
         )
     return keras.optimizers.MultiOptimizer(GroupSelector(by_group, groups))
+
+
+def _optimizer(key: str, given: Any) -> Any:
+    try:
+        return keras.optimizers.get(given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"optimizer[{key!r}] must be an optimizer of Keras, its name or its config. "
+            f"Received: {shown(given)}"
+        ) from error
 
 
 def _claimed(
@@ -103,11 +120,12 @@ def _claimed(
             )
         (by_key[claiming[0]] if claiming else unclaimed).append(variable)
     idle = [key for key, variables in by_key.items() if not variables]
+    names |= set(groups)
     if idle or unclaimed:
         problems = {
             f"{sorted(set(idle) - names)} name neither a group nor a layer": set(idle) - names,
-            f"{sorted(set(idle) & names)} name layers without weights that train, or whose weights "
-            "other keys claim": set(idle) & names,
+            f"nothing is left for {sorted(set(idle) & names)}, whose weights do not train or are "
+            "claimed by other keys: leave these keys out": set(idle) & names,
             f"no key is for {len(unclaimed)} weights, such as "
             f"{[variable.path for variable in unclaimed[:3]]}": unclaimed,
         }

@@ -47,7 +47,7 @@ def resolved(given: Any, student: Any, teacher: Any) -> list[Knowledge]:
     for one in knowledge:
         if one.auto_taps:
             feature = LOGITS if isinstance(one, Response) else one.loss.default_feature
-            found = _taps(one.loss, student, teacher, feature)
+            found = _taps(one.loss, student, teacher, feature, given="at='auto'")
             if len(one.auto_taps) == 1 and feature not in (LOGITS, EMBEDDING):
                 found = _facing(one, student, teacher)
             one.set_auto_taps({role: found[role] for role in one.auto_taps})
@@ -97,7 +97,9 @@ def _one(given: Any, arguments: dict[str, Any], student: Any, teacher: Any) -> K
     return KINDS[kind](loss, **arguments)
 
 
-def _taps(loss: Loss, student: Any, teacher: Any, feature: str | None = None) -> dict[str, str]:
+def _taps(
+    loss: Loss, student: Any, teacher: Any, feature: str | None = None, given: str = ""
+) -> dict[str, str]:
     """Returns the taps that a loss on features reads where none are given."""
     feature = loss.default_feature if feature is None else feature
     if feature is None and loss.kind == "response":  # a loss of Keras, on any features
@@ -114,7 +116,7 @@ def _taps(loss: Loss, student: Any, teacher: Any, feature: str | None = None) ->
         f"knowledge=[..., mr.{KINDS[loss.kind].__name__}({loss.name!r}, student='LAYER', "
         f"teacher='LAYER', weight={loss.default_weight:g})], or at='LAYER' where both have the "
         f"name; help(mr.losses.{type(loss).__name__}) says which layers. Received: "
-        f"knowledge={loss.name!r}"
+        f"{given or f'knowledge={loss.name!r}'}"
     )
 
 

@@ -92,11 +92,12 @@ def to_float(models: Iterable[keras.Model]) -> str:
             if isinstance(layer, scales):
                 return (
                     f"Convert them, and leave the scale to the layer {layer.name!r} of "
-                    f"{model.name!r}: dataset.map(lambda x, y: (tf.cast(x, 'float32'), y))."
+                    f"{model.name!r}: x.astype('float32'), or dataset.map(lambda x, y: "
+                    "(tf.cast(x, 'float32'), y))."
                 )
     return (
         "Convert and scale the images as the teacher was trained, for example "
-        "dataset.map(lambda x, y: (tf.cast(x, 'float32') / 255, y))."
+        "x.astype('float32') / 255, or dataset.map(lambda x, y: (tf.cast(x, 'float32') / 255, y))."
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from modreduce_keras.keras_internals import calls_of, history_of, operation_of
 from modreduce_keras.models import trials
+from modreduce_keras.models.fake_quantization import FakeQuantize, LearntFakeQuantize
 from modreduce_keras.models.graph import defined_by_user, input_specs
 
 LOGITS, SOFTMAX, SIGMOID = "logits", "softmax", "sigmoid"
@@ -35,6 +36,8 @@ WITH_ACTIVATION = {
 }
 OF_ONE_LAYER = {_layers.TimeDistributed, _layers.SpectralNormalization}
 PASSES_ON = {
+    FakeQuantize,
+    LearntFakeQuantize,
     _layers.ActivityRegularization,
     _layers.Dropout,
     _layers.Flatten,
@@ -69,6 +72,7 @@ _OF_ACTIVATION = (
     (_activations.sigmoid, SIGMOID),
 )
 _TOLERANCE = 1e-2  # of half precision
+_VANISHING = 1e-6
 INVERSE = {
     SOFTMAX: "keras.ops.log(keras.ops.maximum(p, 1e-7))",
     SIGMOID: "-keras.ops.log(1 / keras.ops.clip(p, 1e-6, 1 - 1e-6) - 1)",
@@ -226,7 +230,8 @@ def _of_rows(rows: np.ndarray | None) -> str | None:
     if rows is None:
         return None
     rows = rows[~np.isnan(rows).any(axis=1)]
-    if not rows.size:
+    # What vanishes says nothing either: of an untrained model that is deep.
+    if not rows.size or np.abs(rows).max() < _VANISHING:
         return None
     if rows.min() < -1e-5 or rows.max() > 1.0 + 1e-3:
         return LOGITS

@@ -19,6 +19,8 @@ from modreduce_keras.models.structure import (
 )
 
 EMBEDDING, LOGITS = "embedding", "logits"
+INPUT_OF = "input of "
+"""How tables call what a layer is given, where that is the output of no layer."""
 _STRUCTURAL = re.compile(rf"{EMBEDDING}|{LOGITS}|stage[1-9]\d*")
 _MERGES = ("Add", "Average", "Concatenate", "Maximum", "Minimum", "Subtract")
 _KEEPS = (
@@ -55,7 +57,7 @@ class Target(NamedTuple):
     def shown(self) -> str:
         """How tables call it."""
         path = self.path if self.call is None else f"{self.path}:{self.call}"
-        return path if self.source is None else f"input of {path}"
+        return path if self.source is None else f"{INPUT_OF}{path}"
 
 
 def is_structural(name: str) -> bool:

@@ -94,7 +94,11 @@ def structure_of(model: keras.Model) -> Structure:
     """
     specs = input_specs(model)
     if specs is None:
-        raise ValueError("it is not built: call it once on a batch")
+        raise ValueError(
+            "it does not say what it takes"
+            if model.built
+            else "it is not built: call it once on a batch"
+        )
     operations: list[Any] = list(flatten_layers(model))
     for one in [each for each in operations if isinstance(each, keras.Model)]:
         if getattr(one, "inputs", None):

@@ -513,3 +513,14 @@ def test_probabilities_in_half_precision(policy):
         with refused_teacher(model):
             mr.Distiller(student=dense_net(units=100), teacher=model, knowledge=[kd()])
     mr.Distiller(student=dense_net(), teacher=called(Subclassed()), knowledge=[kd()])
+
+
+def test_a_quantization_aware_student_whose_outputs_vanish_gives_logits():
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(3, activation="relu")(inputs)
+    small = keras.initializers.RandomNormal(stddev=1e-12)
+    student = keras.Model(inputs, keras.layers.Dense(3, kernel_initializer=small)(hidden))
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+    aware = mr.quantize_aware(student, representative=x)
+    teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    assert mr.Distiller(student=aware, teacher=teacher, knowledge="kd").student is aware

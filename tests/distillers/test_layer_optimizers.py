@@ -102,7 +102,7 @@ def frozen():
             ["block_?", "block_*", "student"],
             r"the keys \['block_\*', 'block_\?'\], which all claim",
         ),
-        (["backbone", "block_1", "block_2", "head"], r"\['backbone'\] name layers without weights"),
+        (["backbone", "block_1", "block_2", "head"], r"nothing is left for \['backbone'\]"),
     ],
 )
 def test_keys_that_do_not_fit_are_refused(keys, message):
@@ -110,9 +110,21 @@ def test_keys_that_do_not_fit_are_refused(keys, message):
         distiller().compile({key: sgd(0.1) for key in keys}, LOSS)
 
 
+def test_keys_and_optimizers_of_other_types_are_refused():
+    built = distiller()
+    with pytest.raises(
+        TypeError, match=r"keys of the dict optimizer= .* Received: .*the layer 'head'"
+    ):
+        built.compile({built.student.layers[-1]: sgd(0.1)}, LOSS)
+    with pytest.raises(
+        ValueError, match=r"optimizer\['head'\] must be an optimizer .*Received: 0.01"
+    ):
+        built.compile({"head": 0.01, "student": sgd(0.1)}, LOSS)
+
+
 def test_a_frozen_part_stays_and_has_no_optimizer():
     built = distiller(frozen())
-    with pytest.raises(ValueError, match=r"\['backbone'\] name layers without weights that train"):
+    with pytest.raises(ValueError, match=r"nothing is left for \['backbone'\]"):
         built.compile({"backbone": sgd(0.1), "head": sgd(0.1)}, LOSS)
     built.compile({"head": sgd(0.1)}, LOSS)
     body = built.student.get_layer("backbone")

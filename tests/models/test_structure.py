@@ -298,6 +298,16 @@ def test_logits_that_an_operation_gives_are_no_probabilities(random):
     )
 
 
+def test_what_tables_show_and_near_misses_are_named():
+    inputs = keras.Input((8, 8, 2))
+    maps = L.Conv2D(2, 3, padding="same")(inputs) + inputs
+    model = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D(name="pool")(maps)))
+    with pytest.raises(ValueError, match="That is no layer's output: tap it as the place"):
+        TapReader(model, ["input of pool"])
+    with pytest.raises(ValueError, match="Did you mean 'stage1'"):
+        TapReader(model, ["Stage1"])
+
+
 def test_a_place_is_no_call_of_a_layer():
     stack = [L.Conv2D(4, 3, 2), L.Conv2D(8, 3, 2), L.GlobalAveragePooling2D(), L.Dense(3)]
     model = keras.Sequential([keras.Input((28, 28, 1)), *stack])
