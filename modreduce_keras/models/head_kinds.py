@@ -13,7 +13,11 @@ import numpy as np
 
 from modreduce_keras.keras_internals import calls_of, history_of, operation_of
 from modreduce_keras.models import trials
-from modreduce_keras.models.fake_quantization import FakeQuantize, LearntFakeQuantize
+from modreduce_keras.models.fake_quantization import (
+    FakeQuantize,
+    FakeQuantizedKernel,
+    LearntFakeQuantize,
+)
 from modreduce_keras.models.graph import defined_by_user, input_specs
 
 LOGITS, SOFTMAX, SIGMOID = "logits", "softmax", "sigmoid"
@@ -34,7 +38,7 @@ WITH_ACTIVATION = {
     _layers.SeparableConv1D,
     _layers.SeparableConv2D,
 }
-OF_ONE_LAYER = {_layers.TimeDistributed, _layers.SpectralNormalization}
+OF_ONE_LAYER = {_layers.TimeDistributed, _layers.SpectralNormalization, FakeQuantizedKernel}
 PASSES_ON = {
     FakeQuantize,
     LearntFakeQuantize,

@@ -515,12 +515,10 @@ def test_probabilities_in_half_precision(policy):
     mr.Distiller(student=dense_net(), teacher=called(Subclassed()), knowledge=[kd()])
 
 
-def test_a_quantization_aware_student_whose_outputs_vanish_gives_logits():
-    inputs = keras.Input((4,))
-    hidden = keras.layers.Dense(3, activation="relu")(inputs)
-    small = keras.initializers.RandomNormal(stddev=1e-12)
-    student = keras.Model(inputs, keras.layers.Dense(3, kernel_initializer=small)(hidden))
-    x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
-    aware = mr.quantize_aware(student, representative=x)
-    teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    assert mr.Distiller(student=aware, teacher=teacher, knowledge="kd").student is aware
+def test_a_rounded_output_is_what_is_rounded_and_one_that_vanishes_says_nothing():
+    for activation, head in ((None, head_kinds.LOGITS), ("softmax", head_kinds.SOFTMAX)):
+        layers = [keras.Input((4,)), keras.layers.Dense(3, activation=activation)]
+        aware = mr.quantize_aware(keras.Sequential(layers))
+        assert head_kinds.of_all(aware.outputs) == head
+    vanishing = np.linspace(-1e-11, 1e-11, 12).reshape(4, 3)
+    assert head_kinds.by_values(vanishing, [vanishing]) is None
