@@ -37,10 +37,12 @@ def _origin(latest: list[Row]) -> str:
         return ", ".join(sorted({str(row[key]) for row in latest if row.get(key)}))
 
     hub = several("keras_hub")
+    days = sorted({row["date"][:10] for row in latest})
+    dates = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return (
         f"`{COMMAND}` on {several('device')}, TensorFlow {several('tensorflow')}, Keras "
         f"{several('keras')}{', keras-hub ' + hub if hub else ''}, modreduce_keras "
-        f"{several('modreduce_keras')} at {several('commit')}."
+        f"{several('modreduce_keras')}, {dates}."
     )
 
 
