@@ -371,13 +371,14 @@ def pooled_to_match(
         Both, of equal sizes.
 
     Raises:
-        ValueError: If a size is not known, unless it is known of neither.
+        ValueError: If a size is not known. Sequences whose lengths are not known count as equally
+            long.
     """
     pairs = list(zip(first.shape[1:-1], second.shape[1:-1], strict=True))
-    if all(one == other for one, other in pairs):
-        unknown = None in first.shape[1:-1]
-        if not unknown or len(pairs) == 1:
-            return first, second
+    if all(one == other for one, other in pairs) and None not in first.shape[1:-1]:
+        return first, second
+    if len(pairs) == 1 and None in pairs[0]:  # tokens of the same text
+        return first, second
     if any(None in pair for pair in pairs):
         raise ValueError(
             "Feature maps are compared at a known height and width: give the models' inputs a "

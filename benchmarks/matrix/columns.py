@@ -12,6 +12,7 @@ import numpy as np
 import modreduce_keras as mr
 from benchmarks.matrix.architectures import Architecture
 from benchmarks.matrix.inputs import Data, calibrate, data_for, read, teacher_for
+from modreduce_keras.models.stages import Places
 from modreduce_keras.taps import paths_of
 
 TRAIN, TEST, REPRESENTATIVE, BATCH = 160, 60, 48, 16
@@ -180,11 +181,15 @@ def _relative_distances(rows: np.ndarray) -> np.ndarray:
 def _features(
     knowledge: Any, student: keras.Model, teacher: keras.Model, batch: Any
 ) -> tuple[Any, Any]:
-    own, wanted = (
-        read(model, dict(paths_of(model))[knowledge.taps(role)[0]], batch)
-        for role, model in {"student": student, "teacher": teacher}.items()
-    )
-    return own, wanted
+    def feature(role: str, model: keras.Model) -> Any:
+        (tap,) = knowledge.taps(role)
+        layer = dict(paths_of(model)).get(tap)
+        if layer is not None:
+            return read(model, layer, batch)
+        place = Places(model).find(tap)  # the result of no layer, which the next one is given
+        return read(model, place.layer, batch, inputs=place.source is not None)
+
+    return feature("student", student), feature("teacher", teacher)
 
 
 def quantization_aware(case: Case) -> Cell:

@@ -210,3 +210,25 @@ def test_a_masked_hint_is_the_mean_over_what_both_keep(random):
     masks = {side: tf.constant(m) for side, m in zip(("student", "teacher"), kept, strict=True)}
     values = knowledge(tf.constant(student), tf.constant(teacher), kept=masks)
     np.testing.assert_allclose(np.mean(values), squares[both].mean(), rtol=1e-5)
+
+
+def test_a_sequence_of_open_length_goes_with_one_of_a_fixed_length(random):
+    def net(length, width, name):
+        tokens = keras.Input((length,), dtype="int32")
+        hidden = keras.layers.Dense(width, name="hidden")(keras.layers.Embedding(9, 4)(tokens))
+        pooled = keras.layers.GlobalAveragePooling1D()(hidden)
+        return keras.Model(tokens, keras.layers.Dense(3)(pooled), name=name)
+
+    student, teacher = net(None, 5, "student"), net(6, 5, "teacher")
+    hint = mr.Feature("hint", at="hidden", adapter=None)
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=hint)
+    distiller.compile("sgd", evaluate_knowledge=True)
+    x = np.arange(12).reshape(2, 6) % 9
+
+    def hidden(model):
+        (table,), (kernel, bias) = (model.layers[i].get_weights() for i in (1, 2))
+        return table[x] @ kernel + bias
+
+    expected = ((hidden(student) - hidden(teacher)) ** 2).mean()
+    logs = distiller.evaluate(x, verbose=0, return_dict=True)
+    assert logs["hint"] == pytest.approx(expected, rel=1e-5)
