@@ -67,9 +67,10 @@ def _places(shape: Shape) -> int:
 
 def is_affine_in_integers(layer: keras.Operation) -> bool:
     """Returns whether an `Affine` by convolution can stand for a layer of a model."""
+    if constants_of(layer) is None:  # others may have several outputs
+        return False
     shape = layer.output.shape
-    known = shape[-1] is not None and (len(shape) == 4 or None not in shape[1:])
-    return known and constants_of(layer) is not None
+    return shape[-1] is not None and (len(shape) == 4 or None not in shape[1:])
 
 
 def constants_of(layer: keras.Operation) -> tuple[np.ndarray, np.ndarray] | None:
