@@ -115,9 +115,10 @@ def test_a_file_computes_what_its_student_computes(name, random, settled, tmp_pa
     path = mr.export.to_tflite(quantized, tmp_path / "a.tflite", quantization="int8", io="int8")
     off = levels(quantized, path, images)
     assert (off < 0.1).mean() > 0.97
-    # Of a gate that rounds the other way, all positions are off, by more than its own level.
-    assert (off < 1.05).mean() > (0.97 if name == "functions" else 0.999)
-    assert off.max() < 2.5
+    # Sums and products there have wider ranges than the output: one of their levels is several.
+    share, most = (0.97, 6.5) if name == "functions" else (0.999, 2.5)
+    assert (off < 1.05).mean() > share
+    assert off.max() < most
     float_outputs = student.predict(images, verbose=0)
     assert np.abs(quantized.predict(images, verbose=0) - float_outputs).max() < 0.1 * np.ptp(
         float_outputs
