@@ -30,7 +30,8 @@ def profile_step(rows: Sequence[Row]) -> str:
     ]
     lines = [
         [part, kind, *(_told(cells.get((*key, part, kind))) for key in variants)]
-        for part, kind in dict.fromkeys((row["part"], row["kind"]) for row in latest)
+        for part in dict.fromkeys(row["part"] for row in latest)
+        for kind in dict.fromkeys(row["kind"] for row in latest if row["part"] == part)
     ]
     steps = {key: row["step_ms"] for row in latest for key in [_variant(row)]}
     lines.append(["a step", "", *(f"{steps[key]:.0f}" for key in variants)])
