@@ -3,6 +3,7 @@
 import difflib
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -13,13 +14,21 @@ Answer = Callable[[Mapping[str, Any]], str | None]
 """From the arguments of a call, by name, to the call that is meant; `None` if it does not know."""
 
 
-def by_name(written: str, *, why: str, meant: Answer = lambda given: None) -> Any:
+def by_name(
+    written: str,
+    *,
+    why: str,
+    meant: Answer = lambda given: None,
+    former: Callable[[tuple[Any, ...]], dict[str, Any] | None] = lambda given: None,
+) -> Any:
     """Makes a function, or a constructor, refuse arguments by position and of unknown names.
 
     Args:
         written: The call by name, for messages.
         why: Why arguments are not taken by position.
         meant: Answers calls with arguments of unknown names.
+        former: Returns the arguments by name of a call by position as version 0.1 had it, `None`
+            where it is not surely one. Such calls work, with a `DeprecationWarning`.
 
     Returns:
         A decorator that keeps the signature, whose arguments are keyword-only.
@@ -32,6 +41,16 @@ def by_name(written: str, *, why: str, meant: Answer = lambda given: None) -> An
         @functools.wraps(function)
         def called(*args: Any, **kwargs: Any) -> Any:
             owner = type(args[0]).__name__ if held else function.__name__
+            known = former(args[held:]) if len(args) > held else None
+            if known is not None and not set(known) & set(kwargs):
+                taken = ", ".join(f"{name}={shown(value)}" for name, value in known.items())
+                warnings.warn(
+                    f"{owner} takes its arguments by name, {why}: {written}. By position they are "
+                    f"still taken as in version 0.1, and not in the next one: {taken}",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
+                return function(*args[:held], **known, **kwargs)
             if len(args) > held:
                 received = ", ".join(shown(one) for one in args[held:])
                 raise TypeError(

@@ -48,10 +48,20 @@ def test_1_models_by_position(student, teacher):
     for models in [(teacher, student), (student, teacher)]:
         message = mend(lambda models=models: mr.Distiller(*models, ["kd"]), TypeError)
         assert "mr.Distiller(student=..., teacher=..., knowledge=...)" in message
+    larger = net("larger", widths=(16, 32))
+    message = mend(lambda: mr.Distiller(larger, student, [mr.Response("kd")]), TypeError)
+    assert "so that student and teacher are not swapped" in message
     message = mend(lambda: mr.ModReduce(teacher, {"a": student}), TypeError)
     assert "mr.ModReduce(teacher=..., students=...)" in message
     message = mend(lambda: mr.report(teacher, student, path="report"), TypeError)
     assert "mr.report(teacher=..., students=..., data=..., path=...)" in message
+
+
+def test_1_the_order_of_the_former_version_is_told_apart(student):
+    larger = net("larger", widths=(16, 32))
+    with pytest.warns(DeprecationWarning, match="taken as in version 0.1"):
+        distiller = mr.Distiller(student, larger, [mr.Response("kd")])
+    assert (distiller.student, distiller.teacher) == (student, larger)
 
 
 @pytest.mark.parametrize(("classes", "expected"), [(3, "dist"), (2, "kd"), (1, "binary_kd")])

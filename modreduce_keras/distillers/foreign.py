@@ -1,5 +1,6 @@
 """Foreign: calls of other distillation libraries, answered with the call of this one."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import keras
 
 from modreduce_keras import registry
 from modreduce_keras.calls import shown
+from modreduce_keras.knowledge.base import Knowledge
 from modreduce_keras.losses.base import Loss
 
 _KERAS_IO = ("alpha", "temperature", "distillation_loss_fn", "student_loss_fn")
@@ -108,3 +110,25 @@ def _written(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_written, value))}]"
     return shown(value)
+
+
+def former_constructor(given: tuple[Any, ...]) -> dict[str, Any] | None:
+    """Returns the arguments of a `Distiller` by position, as version 0.1 had them.
+
+    That took (student, teacher, knowledge), with a list of knowledge. Other libraries begin with
+    the teacher: a first model that is larger than the second may be one.
+    """
+    if len(given) != 3:
+        return None
+    student, teacher, knowledge = given
+    several = knowledge if isinstance(knowledge, (list, tuple)) else [knowledge]
+    is_former = bool(several) and all(isinstance(one, Knowledge) for one in several)
+    if not is_former or _size(student) > _size(getattr(teacher, "teacher", teacher)):
+        return None
+    return {"student": student, "teacher": teacher, "knowledge": knowledge}
+
+
+def _size(models: Any) -> int:
+    """Returns the number of parameters of a model, or of several."""
+    several = [one for one in keras.tree.flatten(models) if isinstance(one, keras.Model)]
+    return sum(math.prod(v.shape) for model in several for v in model.variables)

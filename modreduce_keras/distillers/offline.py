@@ -8,7 +8,7 @@ from modreduce_keras.calls import by_name
 from modreduce_keras.data import TeacherCache
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.base import BaseDistiller
-from modreduce_keras.distillers.foreign import meant_by_constructor
+from modreduce_keras.distillers.foreign import former_constructor, meant_by_constructor
 from modreduce_keras.knowledge.shorthand import default_knowledge, resolved
 from modreduce_keras.registry import register
 
@@ -69,6 +69,7 @@ class Distiller(BaseDistiller):
         "mr.Distiller(student=..., teacher=..., knowledge=...)",
         why="so that student and teacher are not swapped",
         meant=meant_by_constructor,
+        former=former_constructor,
     )
     def __init__(
         self,

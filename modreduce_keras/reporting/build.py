@@ -42,9 +42,17 @@ class Report(NamedTuple):
     html: Path
 
 
+def _former_report(given: tuple[Any, ...]) -> dict[str, Any] | None:
+    """Returns the arguments of a call by position, where the students are a dict."""
+    names = ("teacher", "students", "exports", "data")
+    is_former = 2 <= len(given) <= len(names) and isinstance(given[1], Mapping)
+    return dict(zip(names, given, strict=False)) if is_former else None
+
+
 @by_name(
     "mr.report(teacher=..., students=..., data=..., path=...)",
     why="so that students and teacher are not swapped",
+    former=_former_report,
 )
 def report(
     *,
