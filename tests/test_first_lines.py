@@ -51,7 +51,7 @@ def test_1_models_by_position(student, teacher):
     larger = net("larger", widths=(16, 32))
     message = mend(lambda: mr.Distiller(larger, student, [mr.Response("kd")]), TypeError)
     assert "so that student and teacher are not swapped" in message
-    message = mend(lambda: mr.ModReduce(teacher, {"a": student}), TypeError)
+    message = mend(lambda: mr.ModReduce(teacher, [student, student]), TypeError)
     assert "mr.ModReduce(teacher=..., students=...)" in message
     message = mend(lambda: mr.report(teacher, student, path="report"), TypeError)
     assert "mr.report(teacher=..., students=..., data=..., path=...)" in message
@@ -62,6 +62,16 @@ def test_1_the_order_of_the_former_version_is_told_apart(student):
     with pytest.warns(DeprecationWarning, match="taken as in version 0.1"):
         distiller = mr.Distiller(student, larger, [mr.Response("kd")])
     assert (distiller.student, distiller.teacher) == (student, larger)
+    with pytest.warns(DeprecationWarning, match="taken as in version 0.1"):
+        knowledge = {name: [mr.Response("kd")] for name in "ab"}
+        modreduce = mr.ModReduce(larger, {"a": student, "b": net("b")}, knowledge=knowledge)
+    assert (modreduce.teacher, modreduce.students["a"]) == (larger, student)
+    for teacher, students in ((None, student), (larger, {"student": student})):
+        with (
+            pytest.warns(DeprecationWarning, match="taken as in version 0.1"),
+            pytest.raises(ValueError, match="repeats must"),
+        ):
+            mr.report(teacher, students, data=(X, Y), path="report", repeats=0)
 
 
 @pytest.mark.parametrize(("classes", "expected"), [(3, "dist"), (2, "kd"), (1, "binary_kd")])

@@ -128,6 +128,12 @@ def former_constructor(given: tuple[Any, ...]) -> dict[str, Any] | None:
     return {"student": student, "teacher": teacher, "knowledge": knowledge}
 
 
+def former_modreduce(given: tuple[Any, ...]) -> dict[str, Any] | None:
+    """Returns the arguments of a `ModReduce` by position: a teacher and a dict of students."""
+    is_former = len(given) == 2 and isinstance(given[1], Mapping)
+    return {"teacher": given[0], "students": given[1]} if is_former else None
+
+
 def _size(models: Any) -> int:
     """Returns the number of parameters of a model, or of several."""
     several = [one for one in keras.tree.flatten(models) if isinstance(one, keras.Model)]

@@ -8,6 +8,7 @@ from modreduce_keras import registry
 from modreduce_keras.arguments import is_number
 from modreduce_keras.calls import by_name
 from modreduce_keras.distillers import checks
+from modreduce_keras.distillers.foreign import former_modreduce
 from modreduce_keras.distillers.peers import PeerDistiller
 from modreduce_keras.distillers.shares import Share
 from modreduce_keras.distillers.terms import Term
@@ -95,6 +96,7 @@ class ModReduce(PeerDistiller):
     @by_name(
         "mr.ModReduce(teacher=..., students=...)",
         why="so that students and teacher are not swapped",
+        former=former_modreduce,
     )
     def __init__(
         self,

@@ -43,10 +43,12 @@ class Report(NamedTuple):
 
 
 def _former_report(given: tuple[Any, ...]) -> dict[str, Any] | None:
-    """Returns the arguments of a call by position, where the students are a dict."""
+    """Returns the arguments of a call by position, where only one model can be the teacher."""
     names = ("teacher", "students", "exports", "data")
-    is_former = 2 <= len(given) <= len(names) and isinstance(given[1], Mapping)
-    return dict(zip(names, given, strict=False)) if is_former else None
+    if not 2 <= len(given) <= len(names):
+        return None
+    is_told = given[0] is None or isinstance(given[1], Mapping)
+    return dict(zip(names, given, strict=False)) if is_told else None
 
 
 @by_name(
