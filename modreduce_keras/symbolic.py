@@ -1,10 +1,12 @@
 """Symbolic runs of layers, with errors for users instead of advice to authors of layers."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+
+from modreduce_keras.held import Held
 
 
 def output_spec(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
@@ -15,6 +17,22 @@ def output_spec(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
     """
     with plain_errors():
         return layer.compute_output_spec(*args, **kwargs)
+
+
+def spec_of(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Returns the symbolic output of a function of tensors, such as a model, without computing."""
+    return output_spec(_Function(function), *args, **kwargs)
+
+
+class _Function(keras.layers.Layer):
+    """Lets Keras run a function symbolically, on inputs of any dtype."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(dtype="float32", autocast=False)
+        self.function = Held(function)
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function()(*args, **kwargs)
 
 
 @contextlib.contextmanager

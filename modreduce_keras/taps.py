@@ -23,8 +23,7 @@ from modreduce_keras.keras_internals import calls_of, flatten_layers, mask_of, o
 from modreduce_keras.models.stages import INPUT_OF, Places, is_structural
 from modreduce_keras.models.structure import paths_of
 from modreduce_keras.recording import Record, Recording, recording
-from modreduce_keras.symbolic import output_spec
-from modreduce_keras.typing import Tensor
+from modreduce_keras.symbolic import spec_of
 
 LOGITS = ""
 """The model's output among the masks, as no layer has an empty name."""
@@ -89,7 +88,7 @@ class TapReader:
 
     def specs(self, inputs: Any) -> ModelOutput:
         """Returns the symbolic output and features for symbolic inputs, without computing."""
-        return output_spec(_Probe(self), inputs)
+        return spec_of(self, inputs)
 
     def output_taps(self) -> list[str]:
         """Returns the taps whose feature is the model's output, of a functional or Sequential one.
@@ -273,14 +272,3 @@ def _expression(model: keras.Model, layer: keras.layers.Layer, name: str) -> str
         if found is not None:
             return found
     return "layer" if name.isidentifier() else None
-
-
-class _Probe(keras.layers.Layer):
-    """Lets Keras run a reader symbolically."""
-
-    def __init__(self, reader: TapReader) -> None:
-        super().__init__(dtype="float32", autocast=False)
-        self.reader = reader
-
-    def call(self, inputs: Any) -> Tensor:
-        return self.reader(inputs, training=False)

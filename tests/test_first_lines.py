@@ -297,7 +297,11 @@ def test_14_taps_of_a_nested_backbone(teacher):
     # Maps of 3 × 3 and 8 × 8: the larger is averaged down.
     hint = mr.Feature("hint", student="odd", teacher="stage1")
     odd = compiled(mr.Distiller(student=wide, teacher=teacher, knowledge=hint))
-    assert np.isfinite(odd.train_on_batch(X, Y, return_dict=True)["hint"])
+    regressed, of_teacher = odd.all_knowledge()[0].adapter(
+        np.ones((2, 3, 3, 2)), np.ones((2, 8, 8, 4))
+    )
+    assert tuple(regressed.shape) == tuple(of_teacher.shape) == (2, 3, 3, 4)
+    assert odd.train_on_batch(X, Y, return_dict=True)["hint"] > 0
 
 
 def test_15_a_cell_that_runs_twice(student, teacher):

@@ -12,7 +12,7 @@ import keras
 from modreduce_keras.keras_internals import flatten_layers, operations_in
 from modreduce_keras.models.graph import input_specs
 from modreduce_keras.recording import Record, recording
-from modreduce_keras.symbolic import output_spec
+from modreduce_keras.symbolic import spec_of
 
 INPUT = -1
 """What stands for the model's inputs among the sources of a node."""
@@ -104,22 +104,11 @@ def structure_of(model: keras.Model) -> Structure:
         if getattr(one, "inputs", None):
             operations += operations_in(one)
     with recording(operations) as recorded:
-        output_spec(_Run(model), keras.tree.map_structure(_closed, specs))
+        spec_of(model, keras.tree.map_structure(_closed, specs), training=False)
     root = next((one for one in recorded.records if one.operation is model), None)
     if root is None:
         raise ValueError("it does not run as a layer")
     return _structure(model, root, recorded.records)
-
-
-class _Run(keras.layers.Layer):
-    """Lets Keras run a model symbolically."""
-
-    def __init__(self, model: keras.Model) -> None:
-        super().__init__(dtype="float32", autocast=False)
-        self.model = model
-
-    def call(self, inputs: Any) -> Any:
-        return self.model(inputs, training=False)
 
 
 def _closed(spec: Any) -> Any:
