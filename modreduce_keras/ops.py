@@ -74,6 +74,13 @@ def _divergence_of_many(target: Tensor, prediction: Tensor) -> tuple[Tensor, Ten
     return _divergence(target, prediction), gradient
 
 
+def log_mixture(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """Returns log(share exp(first) + (1 - share) exp(second)), for a share between 0 and 1."""
+    largest = ops.stop_gradient(ops.maximum(first, second))
+    parts = share * ops.exp(first - largest) + (1.0 - share) * ops.exp(second - largest)
+    return largest + ops.log(parts)
+
+
 def log_bernoulli(logits: Tensor, temperature: Any) -> Tensor:
     """Returns the logarithms of p = sigmoid(logits / temperature) and 1 - p, (..., 2)."""
     scaled = logits / temperature

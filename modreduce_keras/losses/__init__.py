@@ -17,6 +17,7 @@ from modreduce_keras.losses.dist import DIST
 from modreduce_keras.losses.dkd import DKD
 from modreduce_keras.losses.fsp import FSP
 from modreduce_keras.losses.ft import FactorTransfer
+from modreduce_keras.losses.gkd import GKD
 from modreduce_keras.losses.hint import Hint
 from modreduce_keras.losses.ickd import ICKD
 from modreduce_keras.losses.irg import IRG
@@ -31,12 +32,14 @@ from modreduce_keras.losses.nkd import NKD
 from modreduce_keras.losses.nst import NST
 from modreduce_keras.losses.ofd import OFD
 from modreduce_keras.losses.pkt import PKT
+from modreduce_keras.losses.reverse_kl import ReverseKL
 from modreduce_keras.losses.reviewkd import ReviewKD
 from modreduce_keras.losses.rkd_angle import RKDAngle
 from modreduce_keras.losses.rkd_distance import RKDDistance
 from modreduce_keras.losses.semckd import SemCKD
 from modreduce_keras.losses.shake import SHAKE
 from modreduce_keras.losses.simkd import SimKD
+from modreduce_keras.losses.skew_kl import SkewKL
 from modreduce_keras.losses.sp import SimilarityPreserving
 from modreduce_keras.losses.srrl import SRRL
 from modreduce_keras.losses.teacher_free import TeacherFree
@@ -58,6 +61,7 @@ __all__ = [
     "DKD",
     "FSP",
     "FactorTransfer",
+    "GKD",
     "Hint",
     "ICKD",
     "IRG",
@@ -72,12 +76,14 @@ __all__ = [
     "NST",
     "OFD",
     "PKT",
+    "ReverseKL",
     "ReviewKD",
     "RKDAngle",
     "RKDDistance",
     "SemCKD",
     "SHAKE",
     "SimKD",
+    "SkewKL",
     "SimilarityPreserving",
     "SRRL",
     "TeacherFree",

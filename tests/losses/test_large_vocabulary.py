@@ -23,6 +23,9 @@ LOSSES = {
     "logit_mse": mr.losses.LogitMSE,
     "logit_l1": mr.losses.LogitL1,
     "ctkd": mr.losses.CTKD,
+    "reverse_kl": mr.losses.ReverseKL,
+    "gkd": mr.losses.GKD,
+    "skew_kl": mr.losses.SkewKL,
 }
 
 
