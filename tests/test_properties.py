@@ -23,7 +23,11 @@ lengths = st.integers(1, 10_000)
 def schedules(draw):
     """Draws a schedule between two values, and those."""
     start, end, steps = draw(numbers), draw(numbers), draw(lengths)
-    kind = draw(st.sampled_from(["linear", "cosine", "sigmoid_ramp_up", "cut_off", "exponential"]))
+    kind = draw(
+        st.sampled_from(
+            ["linear", "cosine", "sigmoid_ramp_up", "cut_off", "exponential", "polynomial"]
+        )
+    )
     if kind == "sigmoid_ramp_up":
         return mr.schedules.SigmoidRampUp(end, steps=steps), 0.0, end
     if kind == "cut_off":

@@ -32,6 +32,11 @@ PROGRESS = np.minimum(STEPS / 40, 1.0)
             np.select([STEPS < 9, STEPS < 30, STEPS < 50], [8.0, 4.0, 2.0], 1.0),
         ),
         (schedules.Piecewise([], [8.0]), np.full(len(STEPS), 8.0)),
+        (schedules.Polynomial(0.1, 0.8, steps=40), 0.8 - 0.7 * (1 - PROGRESS) ** 3),
+        (
+            schedules.Polynomial(0.0, 0.9, steps=20, begin=12, power=2),
+            0.9 - 0.9 * (1 - np.clip((STEPS - 12) / 20, 0, 1)) ** 2,
+        ),
     ],
     ids=repr,
 )
@@ -58,13 +63,27 @@ def test_a_stair_begins_exactly_at_its_step(stairs, per_stair):
         lambda steps: schedules.SigmoidRampUp(steps=steps),
         lambda steps: schedules.Exponential(0.1, 1.0, steps=steps),
         lambda steps: schedules.CutOff(1.0, steps=steps),
+        lambda steps: schedules.Polynomial(0.0, 1.0, steps=steps),
     ],
-    ids=["linear", "cosine", "sigmoid_ramp_up", "exponential", "cut_off"],
+    ids=["linear", "cosine", "sigmoid_ramp_up", "exponential", "cut_off", "polynomial"],
 )
 def test_steps_that_are_not_positive_are_refused(build, steps):
     message = f"steps must be a positive number of training steps. Received: steps={steps}"
     with pytest.raises(ValueError, match=message):
         build(steps)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"begin": -1}, "begin must be a finite number of at least 0.0. Received: begin=-1"),
+        ({"power": 0}, "power must be a finite number above 0.0. Received: power=0"),
+    ],
+    ids=["begin", "power"],
+)
+def test_a_polynomial_needs_a_curve_that_exists(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        schedules.Polynomial(0.0, 1.0, steps=10, **arguments)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0)])

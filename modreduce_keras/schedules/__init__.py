@@ -16,6 +16,7 @@ from modreduce_keras.schedules.cut_off import CutOff
 from modreduce_keras.schedules.exponential import Exponential
 from modreduce_keras.schedules.linear import Linear
 from modreduce_keras.schedules.piecewise import Piecewise
+from modreduce_keras.schedules.polynomial import Polynomial
 from modreduce_keras.schedules.sigmoid_ramp_up import SigmoidRampUp
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Exponential",
     "Linear",
     "Piecewise",
+    "Polynomial",
     "SigmoidRampUp",
     "get",
 ]

@@ -110,6 +110,7 @@ _ARGUMENTS = {
     ("schedule", "linear"): {"start": 0.1, "end": 2.0, "steps": 10},
     ("schedule", "piecewise"): {"boundaries": [4, 10], "values": [4.0, 2.0, 1.0]},
     ("schedule", "sigmoid_ramp_up"): {"end": 2.0, "steps": 10},
+    ("schedule", "polynomial"): {"start": 0.1, "end": 0.8, "steps": 8, "begin": 2},
 }
 
 
