@@ -22,6 +22,7 @@ from modreduce_keras.adapters.paired_embedding import PairedEmbedding
 from modreduce_keras.adapters.review_fusion import ReviewFusion
 from modreduce_keras.adapters.shadow_head import ShadowHead
 from modreduce_keras.adapters.softmax_regressor import SoftmaxRegressor
+from modreduce_keras.adapters.token_projection import TokenProjection
 from modreduce_keras.adapters.variational_regressor import VariationalRegressor
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "ReviewFusion",
     "ShadowHead",
     "SoftmaxRegressor",
+    "TokenProjection",
     "VariationalRegressor",
     "get",
 ]

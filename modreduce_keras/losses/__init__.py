@@ -11,6 +11,7 @@ from modreduce_keras.losses.catkd import CATKD
 from modreduce_keras.losses.cc import CC
 from modreduce_keras.losses.cka import CKA
 from modreduce_keras.losses.confidence_penalty import ConfidencePenalty
+from modreduce_keras.losses.cosine import CosineDistance
 from modreduce_keras.losses.crd import CRD
 from modreduce_keras.losses.ctkd import CTKD
 from modreduce_keras.losses.dist import DIST
@@ -55,6 +56,7 @@ __all__ = [
     "CC",
     "CKA",
     "ConfidencePenalty",
+    "CosineDistance",
     "CRD",
     "CTKD",
     "DIST",

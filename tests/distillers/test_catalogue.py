@@ -11,6 +11,7 @@ KINDS = {"response": mr.Response, "feature": mr.Feature, "relation": mr.Relation
 STAGES = ["stage1", "stage2"]
 TAPS = {"fsp": STAGES, "reviewkd": STAGES, "semckd": STAGES, "irg": STAGES, "mhgd": STAGES}
 ADAPTERS = {
+    "cosine": lambda: "token_projection",
     "crd": lambda: mr.adapters.get("contrastive_memory", samples=40, negatives=6),
     "semckd": lambda: mr.adapters.get("layer_attention", batch_size=12),
 }
