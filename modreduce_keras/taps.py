@@ -20,6 +20,7 @@ from keras import ops
 
 from modreduce_keras.calls import did_you_mean
 from modreduce_keras.keras_internals import calls_of, flatten_layers, mask_of, operation_of
+from modreduce_keras.models.graph import own_inputs
 from modreduce_keras.models.stages import INPUT_OF, Places, is_structural
 from modreduce_keras.models.structure import paths_of
 from modreduce_keras.recording import Record, Recording, recording
@@ -83,7 +84,7 @@ class TapReader:
 
     def __call__(self, inputs: Any, training: bool = False) -> ModelOutput:
         """Runs the model's forward pass once."""
-        run = partial(self.model, inputs, training=training)
+        run = partial(self.model, own_inputs(self.model, inputs), training=training)
         return run_together({"model": self}, lambda: {"model": run()})["model"]
 
     def specs(self, inputs: Any) -> ModelOutput:

@@ -62,6 +62,8 @@ NAMESPACES = [
             "copy_state": "copying",
             "exits": "models.exits",
             "fold": "models.folding",
+            "gat": "models.graph_networks",
+            "gcn": "models.graph_networks",
             "quantize_aware": "models.quantization",
             "import_keras_weights": "models.teachers",
             "import_torch_weights": "models.torch_weights",

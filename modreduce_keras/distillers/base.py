@@ -61,6 +61,7 @@ from modreduce_keras.keras_internals import (
 )
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge
+from modreduce_keras.models.graph import own_inputs
 
 
 @wraps_step
@@ -376,7 +377,8 @@ class BaseDistiller(StepModel):
         """Returns the logits of the student that `predict` uses."""
         name = self.deployed_name()
         seen = self._forward.seen_by(name, inputs, bool(training))
-        return self.students[name](seen, training=training)
+        student = self.students[name]
+        return student(own_inputs(student, seen), training=training)
 
     def forward(
         self, x: Any, training: bool, with_teacher: bool | None = None, labels: Any = None

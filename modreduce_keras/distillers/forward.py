@@ -67,7 +67,9 @@ class Outputs:
             labels = labels.get(knowledge.student) if isinstance(knowledge.student, str) else None
         kept = knowledge.kept(outputs, knowledge.given_mask(batch.inputs), labels)
         context = {"labels": labels, "index": batch.index, "by_position": batch.by_position}
-        return pair, {**context, "kept": kept}
+        inputs = knowledge.needed_inputs(batch.inputs)
+        more = {} if inputs is None else {"inputs": inputs}
+        return pair, {**context, **more, "kept": kept}
 
 
 @dataclasses.dataclass(frozen=True)

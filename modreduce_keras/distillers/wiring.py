@@ -205,8 +205,10 @@ def _build_knowledge(
             one.require_masks()
         elif not isinstance(one, Response):
             one.require_no_mask_dropped(pair, models)
+        looked_at = one.loss.needed_inputs()
+        more = {"inputs": looked_at} if looked_at else {}
         try:
-            output_spec(one, *pair, labels=labels, index=index, kept=kept)
+            output_spec(one, *pair, labels=labels, index=index, kept=kept, **more)
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"Knowledge {one.name!r} does not fit the models: {error}") from error

@@ -209,6 +209,24 @@ class Knowledge(keras.layers.Layer):
         """Returns the mask from `mask=` for the inputs of a batch, or `None`."""
         return masks.given(self.mask, inputs, self.name)
 
+    def needed_inputs(self, inputs: Any) -> dict[str, Any] | None:
+        """Returns what the loss looks at among the inputs of a batch, by key, or `None`.
+
+        Raises:
+            ValueError: If the inputs do not have it.
+        """
+        keys = list(self.loss.needed_inputs())
+        if not keys:
+            return None
+        missing = [key for key in keys if not (isinstance(inputs, Mapping) and key in inputs)]
+        if missing:
+            has = list(inputs) if isinstance(inputs, Mapping) else "no names"
+            raise ValueError(
+                f"Knowledge {self.name!r} reads {keys} of the inputs, so x must be a dict that has "
+                f"it. Received: x with {has}"
+            )
+        return {key: inputs[key] for key in keys}
+
     def symbolic_mask(self, pair: tuple[Any, Any], inputs: Any) -> Any:
         """Returns that mask symbolically, for the student's and the teacher's feature."""
         return masks.symbolic(self.mask, inputs, pair)
@@ -260,6 +278,7 @@ class Knowledge(keras.layers.Layer):
         index: Tensor | None = None,
         kept: Tensor | None = None,
         by_position: bool = False,
+        inputs: Mapping[str, Tensor] | None = None,
         training: bool | None = None,
     ) -> Tensor:
         """Returns the unweighted values per sample, (batch,), float32.
@@ -272,6 +291,7 @@ class Knowledge(keras.layers.Layer):
             kept: The result of the method `kept`.
             by_position: Whether to return values per position, (batch, ...), where the loss has
                 them: their mean over the positions is the value of the sample.
+            inputs: The result of `needed_inputs`; `None` where the loss needs none.
             training: Whether this is a training step.
         """
         student, teacher = masks.without(student), masks.without(self.one_teacher(teacher))
@@ -293,8 +313,9 @@ class Knowledge(keras.layers.Layer):
                 f"Knowledge {self.name!r} needs labels y (a dict by output, where the student has "
                 "several), and the data have none for it."
             )
-        given = {"teacher": teacher, "labels": labels, "mask": mask}
+        given = {"teacher": teacher, "labels": labels, "mask": mask, "inputs": inputs}
         needed = {
+            "inputs": inputs is not None,
             "teacher": self.loss.needs_teacher,
             "labels": self.loss.needs_labels,
             "mask": mask is not None,

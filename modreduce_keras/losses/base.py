@@ -204,6 +204,13 @@ class Loss(keras.losses.Loss, NamedArguments):
         """Returns whether the loss can leave positions out, exactly."""
         return cls.takes_mask or cls.ignores_zeros or cls.over_positions is not None
 
+    def needed_inputs(self) -> dict[str, keras.KerasTensor]:
+        """Returns the inputs of a batch that the loss looks at, by key: their symbolic shapes.
+
+        `y_true` is then a dict that has them as `"inputs"`, and `per_sample` takes `inputs`.
+        """
+        return {}
+
     def require_masks(self) -> None:
         """Raises unless the loss can leave positions out."""
         if not self.masks():
@@ -244,14 +251,16 @@ class Loss(keras.losses.Loss, NamedArguments):
         """Returns what `y_true` holds by name, or says what is missing."""
         needed = {"teacher"} if self.needs_teacher else set()
         needed |= {"labels"} if self.needs_labels else set()
+        needed |= {"inputs"} if self.needed_inputs() else set()
         optional = {"teacher"} | ({"mask"} if self.masks() else set())
         if isinstance(y_true, dict) and needed <= set(y_true) <= needed | optional:
             return dict(y_true)
-        if needed == {"teacher", "labels"} or isinstance(y_true, dict):
+        if {"labels", "inputs"} & needed and len(needed) > 1 or isinstance(y_true, dict):
             keys = " and ".join(map(repr, sorted(needed, reverse=True))) or "'teacher'"
+            more = [name for name in ("labels", "inputs") if name in needed]
             raise ValueError(
                 f"{type(self).__name__} needs "
-                + ("labels: " if self.needs_labels else "")
+                + (f"{' and '.join(more)}: " if more else "")
                 + f"y_true must be a dict with the keys {keys}"
                 + (" (and 'mask' if one is given)" if self.masks() else "")
                 + f". Received: y_true={y_true}"

@@ -1,12 +1,16 @@
 """Local structure: how alike each node of a graph is to each of its neighbours."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import keras
 import numpy as np
 from keras import ops
 
 from modreduce_keras.arguments import is_number, require_choice, require_integer
 from modreduce_keras.distribute import require_index
+from modreduce_keras.graphs import flat_graph, segment_log_softmax
+from modreduce_keras.losses.base import fits
 from modreduce_keras.losses.relation_base import RelationLoss
 from modreduce_keras.ops import flatten, kl_divergence, pairwise_squared_distances
 from modreduce_keras.registry import register
@@ -25,15 +29,20 @@ class LSP(RelationLoss):
     KL(S_i(s) ‖ S_i(t)), where S_ij = softmax over the neighbours j of node i of k(f_i, f_j), and k
     is exp(-‖a - b‖² / 2σ) ("rbf"), aᵀb ("linear") or (aᵀb + c)^d ("poly")
 
-    The edges are those of the whole graph, so a batch must hold all of its nodes in their order
+    Edges that are given here are those of one graph, whose nodes are the batch, in their order
     (`fit(..., batch_size=number_of_nodes, shuffle=False)`). A node without neighbours counts as 0.
+
+    Where each sample is a graph, features are (batch, nodes, width) and the edges come with the
+    batch: `edges="edges"` reads that key of the inputs, (batch, edges, 2), int, with rows of -1 for
+    padding. The value of a sample is then the mean over its nodes that have neighbours.
 
     A student without a graph of its own (a perceptron on the nodes' features: GLNN) needs no loss
     of its own: it is plain KD, with another input for the teacher (`teacher_input=`).
 
     Args:
         edges: (edges, 2), int: node i, and j that is a neighbour of it. An undirected graph has
-            both directions. Defaults to `None`: all pairs of the batch.
+            both directions. Or the key of the inputs that holds the edges of each sample, a string.
+            Defaults to `None`: all pairs of the batch.
         kernel: `"rbf"`, the default, `"linear"` or `"poly"`.
         bandwidth: σ of `"rbf"`, a positive number. Defaults to 100.
         offset: c of `"poly"`. Defaults to 0.
@@ -44,11 +53,12 @@ class LSP(RelationLoss):
         reduction: See `Loss`.
 
     Call arguments:
-        y_true: The teacher's features of the nodes, (nodes, ...).
+        y_true: The teacher's features of the nodes, (nodes, ...). With a key as `edges`, a dict of
+            them as `"teacher"`, (batch, nodes, ...), and of `"inputs"`, a dict with that key.
         y_pred: The student's, of any size.
 
     Returns:
-        (nodes,), float32; 0 where the local structures agree.
+        (nodes,), or (batch,) with a key as `edges`, float32; 0 where the local structures agree.
 
     Raises:
         ValueError: If an argument is out of range, or an edge leads out of the batch (inside a
@@ -87,21 +97,58 @@ class LSP(RelationLoss):
             raise ValueError(f"bandwidth must be a positive number. Received: {bandwidth=}")
         if not is_number(offset):
             raise ValueError(f"offset must be a number. Received: {offset=}")
-        self.edges = None if edges is None else _checked(edges)
+        self.edges = edges if edges is None or isinstance(edges, str) else _checked(edges)
         self.kernel = require_choice("kernel", kernel, KERNELS)
         self.bandwidth, self.offset = bandwidth, offset
         self.degree = require_integer("degree", degree)
         self.variant = require_choice("variant", variant, VARIANTS)
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
-        structures = [self.relations(flatten(side)) for side in (student, teacher)]
-        if self.variant == "reference":
-            structures.reverse()
+    def needed_inputs(self) -> dict[str, keras.KerasTensor]:
+        """Returns the edges among the inputs of a batch, where `edges` is their key."""
+        if not isinstance(self.edges, str):
+            return {}
+        return {self.edges: keras.KerasTensor((None, None, 2), "int32", name=self.edges)}
+
+    def per_sample(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        if isinstance(self.edges, str):
+            return self._per_graph(teacher, student, inputs[self.edges])
+        of, onto = self._structures(lambda side: self.relations(flatten(side)), teacher, student)
         if self.edges is None:
-            return kl_divergence(*structures)
-        of, onto = structures
+            return kl_divergence(of, onto)
         nodes = ops.shape(student)[0]
         return ops.segment_sum(ops.exp(of) * (of - onto), self.edges[:, 0], num_segments=nodes)
+
+    def _structures(self, structure: Any, teacher: Tensor, student: Tensor) -> list[Tensor]:
+        """Returns log S of both sides, in the order of the divergence."""
+        sides = [structure(student), structure(teacher)]
+        return sides[::-1] if self.variant == "reference" else sides
+
+    def _per_graph(self, teacher: Tensor, student: Tensor, edges: Tensor) -> Tensor:
+        """Returns the mean over the nodes that have neighbours, (batch,)."""
+        for side in (teacher, student):
+            alike = len(side.shape) > 2 and fits(side.shape[:2], teacher.shape[:2])
+            self.require(
+                alike,
+                "features of equal (batch, nodes, ...) where edges is a key",
+                teacher,
+                student,
+            )
+        graph = flat_graph(student, edges)
+
+        def structure(side: Tensor) -> Tensor:
+            rows = flatten(graph.rows(side))
+            return graph.log_shares(self._similarities(rows, graph.source, graph.neighbour))
+
+        of, onto = self._structures(structure, teacher, student)
+        values = graph.by_graph(graph.sums(ops.exp(of) * (of - onto)))
+        counted = ops.cast(graph.by_graph(graph.degrees()) > 0, "float32")
+        return ops.sum(values, axis=1) / ops.maximum(ops.sum(counted, axis=1), 1.0)
 
     def relations(self, embeddings: Tensor) -> Any:
         """Returns log S: (nodes, nodes) for all pairs, else (edges,)."""
@@ -114,20 +161,15 @@ class LSP(RelationLoss):
             return ops.where(own, _NO_NEIGHBOUR, logs)
         message = "edges must lie inside of the batch, which has to hold all nodes of the graph."
         edges = require_index(ops.convert_to_tensor(self.edges), nodes, message)
-        ends = [ops.take(embeddings, edges[:, side], axis=0) for side in (0, 1)]
-        similarities = self._kernel(
-            ops.sum(ends[0] * ends[1], axis=1),
-            lambda: ops.sum(ops.square(ends[0] - ends[1]), axis=1),
-        )
-        return similarities - self._log_sum_exp(similarities, edges[:, 0], nodes)
+        similarities = self._similarities(embeddings, edges[:, 0], edges[:, 1])
+        return segment_log_softmax(similarities, edges[:, 0], nodes)
 
-    @staticmethod
-    def _log_sum_exp(values: Tensor, source: Tensor, nodes: Tensor) -> Tensor:
-        """Returns log Σ exp over the edges of the same source, for each edge."""
-        largest = ops.stop_gradient(ops.segment_max(values, source, num_segments=nodes))
-        largest = ops.take(largest, source, axis=0)
-        total = ops.segment_sum(ops.exp(values - largest), source, num_segments=nodes)
-        return largest + ops.log(ops.take(total, source, axis=0))
+    def _similarities(self, embeddings: Tensor, source: Tensor, neighbour: Tensor) -> Tensor:
+        """Returns the similarity of the two nodes of each edge, (edges,)."""
+        one, other = (ops.take(embeddings, side, axis=0) for side in (source, neighbour))
+        return self._kernel(
+            ops.sum(one * other, axis=1), lambda: ops.sum(ops.square(one - other), axis=1)
+        )
 
     def _kernel(self, dots: Tensor, squared_distances: Tensor) -> Tensor:
         if self.kernel == "rbf":
@@ -136,7 +178,7 @@ class LSP(RelationLoss):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
-        edges = None if self.edges is None else self.edges.tolist()
+        edges = self.edges.tolist() if isinstance(self.edges, np.ndarray) else self.edges
         return {**super().get_config(), "edges": edges}
 
 
@@ -145,7 +187,8 @@ def _checked(edges: Any) -> np.ndarray:
     pairs = array.ndim == 2 and array.shape[1] == 2 and array.dtype.kind in "iu"
     if not (pairs and (array >= 0).all()):
         raise ValueError(
-            "edges must be pairs of nodes (edges, 2), int and not negative, or None. Received: an "
+            "edges must be pairs of nodes (edges, 2), int and not negative, a key of the inputs "
+            "that holds (batch, edges, 2), or None. Received: an "
             f"array of shape {array.shape} and dtype {array.dtype}"
         )
     if len(np.unique(array, axis=0)) < len(array):

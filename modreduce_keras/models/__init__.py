@@ -11,6 +11,7 @@ from modreduce_keras.models.clones import copy_model
 from modreduce_keras.models.convnet import convnet
 from modreduce_keras.models.exits import exits
 from modreduce_keras.models.folding import fold
+from modreduce_keras.models.graph_networks import gat, gcn
 from modreduce_keras.models.logits import as_logits
 from modreduce_keras.models.mobilenet_v2 import mobilenet_v2
 from modreduce_keras.models.new_head import with_classifier
@@ -74,6 +75,8 @@ __all__ = [
     "copy_state",
     "exits",
     "fold",
+    "gat",
+    "gcn",
     "quantize_aware",
     "import_keras_weights",
     "import_torch_weights",

@@ -1,7 +1,7 @@
 """Graph: the layers of a functional or Sequential model, and how they are connected."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -43,6 +43,25 @@ def input_specs(model: keras.Model) -> Any:
     if shape is None:
         return None
     return _map_shapes(lambda shape: keras.KerasTensor((None, *shape[1:]), "float32"), shape)
+
+
+def own_inputs(model: keras.Model, inputs: Any) -> Any:
+    """Returns what a functional model takes of a dict of inputs that has more.
+
+    Keras goes by the order of the keys there, with a warning, and may take another one's tensor.
+    """
+    declared = input_specs(model) if getattr(model, "inputs", None) else None
+    if not isinstance(inputs, Mapping) or declared is None:
+        return inputs
+    if isinstance(declared, Mapping):
+        names = list(declared)
+    else:
+        names = [getattr(one, "name", None) for one in keras.tree.flatten(declared)]
+    if not set(names) < set(inputs):
+        return inputs
+    if isinstance(declared, keras.KerasTensor):
+        return inputs[names[0]]
+    return {name: inputs[name] for name in names}
 
 
 def _map_shapes(function: Any, shapes: Any) -> Any:
