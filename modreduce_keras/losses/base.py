@@ -255,7 +255,7 @@ class Loss(keras.losses.Loss, NamedArguments):
         optional = {"teacher"} | ({"mask"} if self.masks() else set())
         if isinstance(y_true, dict) and needed <= set(y_true) <= needed | optional:
             return dict(y_true)
-        if {"labels", "inputs"} & needed and len(needed) > 1 or isinstance(y_true, dict):
+        if isinstance(y_true, dict) or ({"labels", "inputs"} & needed and len(needed) > 1):
             keys = " and ".join(map(repr, sorted(needed, reverse=True))) or "'teacher'"
             more = [name for name in ("labels", "inputs") if name in needed]
             raise ValueError(

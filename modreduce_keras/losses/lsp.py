@@ -117,7 +117,7 @@ class LSP(RelationLoss):
         inputs: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         if isinstance(self.edges, str):
-            return self._per_graph(teacher, student, inputs[self.edges])
+            return self._per_graph(teacher, student, (inputs or {})[self.edges])
         of, onto = self._structures(lambda side: self.relations(flatten(side)), teacher, student)
         if self.edges is None:
             return kl_divergence(of, onto)
@@ -133,12 +133,8 @@ class LSP(RelationLoss):
         """Returns the mean over the nodes that have neighbours, (batch,)."""
         for side in (teacher, student):
             alike = len(side.shape) > 2 and fits(side.shape[:2], teacher.shape[:2])
-            self.require(
-                alike,
-                "features of equal (batch, nodes, ...) where edges is a key",
-                teacher,
-                student,
-            )
+            expectation = "features of equal (batch, nodes, ...) where edges is a key"
+            self.require(alike, expectation, teacher, student)
         graph = flat_graph(student, edges)
 
         def structure(side: Tensor) -> Tensor:

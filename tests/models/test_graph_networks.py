@@ -1,4 +1,4 @@
-"""Networks on graphs: layers by NumPy, batches as their graphs alone, padding, files, distillation."""
+"""Networks on graphs: layers by NumPy, padding, files, and how they are distilled."""
 
 import keras
 import numpy as np
