@@ -19,7 +19,7 @@ LEVELS = [
     | {"recording", "registry", "typing", "whole_files"},
     {"distribute"},
     {"labels"},
-    {"batches", "knobs", "ops", "output_kind", "symbolic"},
+    {"batches", "graphs", "knobs", "ops", "output_kind", "symbolic"},
     {"schedules", "losses", "metrics", "adapters", "aggregators", "models"},
     {"taps"},
     {"knowledge", "data"},
@@ -30,7 +30,7 @@ LEVELS = [
 TOP = len(LEVELS)
 KERAS_ONLY = [
     *("arguments", "calls", "copying", "escapes", "fingerprints", "held", "keras_internals"),
-    *("recording",),
+    *("graphs", "recording"),
     *("registry", "whole_files", "knobs", "ops", "output_kind", "batches", "schedules", "symbolic"),
     *("losses", "adapters", "aggregators", "taps", "models", "metrics", "knowledge"),
 ]
