@@ -73,6 +73,31 @@ def delete_unnoticed(layer: keras.layers.Layer, name: str) -> None:
     del vars(layer)[name]
 
 
+def call_showing_scores(
+    layer: keras.layers.Layer, call: Callable[..., Any], args: Any, kwargs: Any
+) -> Any:
+    """Returns what a layer's `call` does; attention of Keras computes its scores, and unfused.
+
+    Asked for its scores, it takes the way through its softmax layer and not a fused kernel. Relies
+    on `_flash_attention`, for which it would refuse to.
+    """
+    signature = inspect.signature(type(layer).call)
+    asked = "return_attention_scores"
+    if asked not in signature.parameters or signature.bind(layer, *args, **kwargs).arguments.get(
+        asked
+    ):
+        return call(*args, **kwargs)
+    flash = vars(layer).get("_flash_attention")
+    if flash:
+        set_unnoticed(layer, "_flash_attention", False)
+    try:
+        output, _, *rest = call(*args, **{**kwargs, asked: True})
+    finally:
+        if flash:
+            set_unnoticed(layer, "_flash_attention", flash)
+    return (output, *rest) if rest else output
+
+
 # Graphs of functional models
 
 

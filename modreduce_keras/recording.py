@@ -11,7 +11,11 @@ from typing import Any
 
 import keras
 
-from modreduce_keras.keras_internals import delete_unnoticed, set_unnoticed
+from modreduce_keras.keras_internals import (
+    call_showing_scores,
+    delete_unnoticed,
+    set_unnoticed,
+)
 
 _threads = threading.local()
 _patches: dict[int, "_Patch"] = {}
@@ -42,9 +46,12 @@ class Recording:
         records: In the order in which the operations returned.
     """
 
-    def __init__(self, operations: Iterable[keras.Operation]) -> None:
+    def __init__(
+        self, operations: Iterable[keras.Operation], showing: Iterable[keras.Operation] = ()
+    ) -> None:
         self.records: list[Record] = []
-        self._ids = {id(operation) for operation in operations}
+        self._showing = {id(operation) for operation in showing}
+        self._ids = {id(operation) for operation in operations} | self._showing
         self._running: list[Record] = []
 
     def calls_of(self, operation: keras.Operation) -> list[Record]:
@@ -61,7 +68,10 @@ class Recording:
         record = Record(operation, keras.tree.flatten([args, kwargs]), parent)
         self._running.append(record)
         try:
-            record.output = call(*args, **kwargs)
+            if id(operation) in self._showing:
+                record.output = call_showing_scores(operation, call, args, kwargs)
+            else:
+                record.output = call(*args, **kwargs)
         finally:
             self._running.pop()
         self.records.append(record)
@@ -69,15 +79,21 @@ class Recording:
 
 
 @contextlib.contextmanager
-def recording(operations: Iterable[keras.Operation]) -> Iterator[Recording]:
+def recording(
+    operations: Iterable[keras.Operation], showing: Iterable[keras.layers.Layer] = ()
+) -> Iterator[Recording]:
     """Records the calls of operations.
+
+    Attention layers among `showing` are recorded too, and compute their scores, which a fused
+    kernel would not show, in the layers inside.
 
     Replicas trace in threads of their own that take turns inside one pass, so what is recorded
     belongs to the thread, and an operation keeps its recorder until the last pass over it ended.
     """
-    several = list({id(one): one for one in operations}.values())
+    operations, showing = list(operations), list(showing)
+    several = list({id(one): one for one in [*operations, *showing]}.values())
     outer = getattr(_threads, "recording", None)
-    _threads.recording = Recording(several)
+    _threads.recording = Recording(several, showing)
     try:
         for one in several:
             _patch(one)

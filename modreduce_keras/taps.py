@@ -2,7 +2,8 @@
 
 A tap is a layer's name, its path through nested models (`"backbone/stage2"`), or the name of an
 output of a functional model that returns a dict; where no layer has the name, `"embedding"`,
-`"logits"` or `"stage2"` by the structure of the model. The feature is what the layer returns. It is
+`"logits"` or `"stage2"` by the structure of the model. The feature is what the layer returns; with
+`"attention_scores"` behind it, the attention map that is computed in it. It is
 recorded while the model runs, by a `call` that lies on the layer for the length of the pass; the
 model is not rebuilt, runs once, and is left as it was. This is exact for functional, Sequential,
 nested and subclassed models, in graphs and under gradients.
@@ -20,6 +21,7 @@ from keras import ops
 
 from modreduce_keras.calls import did_you_mean
 from modreduce_keras.keras_internals import calls_of, flatten_layers, mask_of, operation_of
+from modreduce_keras.models import attention
 from modreduce_keras.models.graph import own_inputs
 from modreduce_keras.models.stages import INPUT_OF, Places, is_structural
 from modreduce_keras.models.structure import paths_of
@@ -54,6 +56,16 @@ class TapReader:
             times in a pass, `"name:0"` means its first call. `"embedding"`, `"logits"` and
             `"stage1"`, `"stage2"`, ... are found by structure where no layer has the name; see
             `mr.models.taps`.
+
+            `"encoder_2/attention_scores"` is the attention map of `encoder_2`, which is a
+            `MultiHeadAttention` or `GroupQueryAttention`, a subclass of one, a layer of keras-hub
+            like them, or a block with one in it: the probabilities, (batch, heads, queries, keys),
+            before dropout. They are what the layer computes its output with; where it would use a
+            fused kernel, it uses its softmax for this pass. `"encoder_2/attention_logits"` are the
+            logits of that softmax, 0 where the layer's mask hides a key from a query. The mask of
+            both is that of the pairs, (batch, queries, keys). `"query"`, `"key"` and `"value"`
+            behind the path of a `MultiHeadAttention` are layers in it, (batch, tokens, heads,
+            width).
         role: What error messages call the model.
 
     Raises:
@@ -80,6 +92,7 @@ class TapReader:
         self.outputs = [tap for tap in taps if isinstance(tap, str) and tap in outputs]
         self._places: dict[int, Places] = {}
         self._inputs: dict[str, int] = {}
+        self._maps: dict[str, tuple[str, keras.layers.Layer]] = {}
         self.taps = {tap: self._parse(tap) for tap in taps if tap not in self.outputs}
 
     def __call__(self, inputs: Any, training: bool = False) -> ModelOutput:
@@ -111,7 +124,11 @@ class TapReader:
 
     def is_input(self, tap: str) -> bool:
         """Returns whether a tap is what its layer is given, not what it returns."""
-        return tap in self._inputs
+        return tap in self._inputs or self._maps.get(tap, ("",))[0] == attention.LOGITS
+
+    def showing(self) -> list[keras.layers.Layer]:
+        """Returns the attention layers whose maps are read."""
+        return [layer for _, layer in self._maps.values()]
 
     def _parse(self, tap: str) -> tuple[keras.layers.Layer, int | None]:
         if not isinstance(tap, str):
@@ -132,6 +149,8 @@ class TapReader:
                 f"Give the path of one: {list(found)}"
             )
         prefix, _, place = name.rpartition("/")
+        if place in attention.MAPS:
+            return self._map(tap, prefix, place), int(call) if call else None
         owner = paths.get(prefix) if prefix else self.model
         hint = did_you_mean(name, [*_places_of(owner), *paths])
         if tap.startswith(INPUT_OF):
@@ -142,10 +161,22 @@ class TapReader:
                 return self._place(tap, owner, place)
             except ValueError as error:
                 reason, hint = f" By structure it has none: {error}.", ""
+        maps = [f"{one.path}/{attention.SCORES}" for one in attention.attentions(self.model)]
         raise ValueError(
             f"Unknown tap {tap!r} of the {self.role} {self.model.name!r}.{hint}{reason} "
-            f"The taps there are: {list(paths)}"
+            f"The taps there are: {[*paths, *maps]}"
         )
+
+    def _map(self, tap: str, prefix: str, name: str) -> keras.layers.Layer:
+        """Returns the softmax layer that gives an attention map."""
+        try:
+            found = attention.find(self.model, prefix)
+        except ValueError as error:
+            raise ValueError(
+                f"Unknown tap {tap!r} of the {self.role} {self.model.name!r}: {error}"
+            ) from error
+        self._maps[tap] = name, found.layer
+        return found.softmax
 
     def _place(self, tap: str, model: keras.Model, name: str) -> tuple[keras.layers.Layer, Any]:
         """Returns the layer, and its call, at a place of the structure of a model."""
@@ -158,25 +189,33 @@ class TapReader:
 
     def read(self, logits: Any, recorded: Recording) -> ModelOutput:
         """Returns the output of a pass with the tapped features among what was recorded."""
-        features = {tap: self._pick(tap, recorded) for tap in self.taps}
+        records = {tap: self._pick(tap, recorded) for tap in self.taps}
+        maps = {tap: attention.shown(self._maps[tap][0], records[tap]) for tap in self._maps}
+        features = {
+            tap: maps[tap][0] if tap in maps else self._value(tap, record)
+            for tap, record in records.items()
+        }
         features |= {name: logits[name] for name in self.outputs}
         masks = {name: _mask_of(value) for name, value in {**features, LOGITS: logits}.items()}
+        masks |= {tap: pairs for tap, (_, pairs) in maps.items()}
         masks = {name: mask for name, mask in masks.items() if mask is not None}
         return ModelOutput(logits, features, masks)
 
-    def _pick(self, tap: str, recorded: Recording) -> Any:
+    def _pick(self, tap: str, recorded: Recording) -> Record:
         layer, call = self.taps[tap]
-        outputs = [self._value(tap, record) for record in recorded.calls_of(layer)]
-        if call is None and len(outputs) == 1:
-            return outputs[0]
-        if call is not None and call < len(outputs):
-            return outputs[call]
+        records = recorded.calls_of(layer)
+        if call is None and len(records) == 1:
+            return records[0]
+        if call is not None and call < len(records):
+            return records[call]
+        name = tap.rpartition(":")[0] or tap
+        name = name if tap in self._maps else layer.name
         raise ValueError(
-            f"Tap {tap!r} of the {self.role} {self.model.name!r} ran {len(outputs)} times in one "
+            f"Tap {tap!r} of the {self.role} {self.model.name!r} ran {len(records)} times in one "
             "forward pass. "
             + (
-                f"Choose one call of {[f'{layer.name}:{i}' for i in range(len(outputs))]}."
-                if outputs
+                f"Choose one call of {[f'{name}:{i}' for i in range(len(records))]}."
+                if records
                 else "Tap a layer that takes part in the forward pass."
             )
         )
@@ -208,7 +247,8 @@ def run_together(
         Each model's output and tapped features, by name.
     """
     tapped = [layer for reader in readers.values() for layer, _ in reader.taps.values()]
-    with recording(tapped) as recorded:
+    showing = [layer for reader in readers.values() for layer in reader.showing()]
+    with recording(tapped, showing) as recorded:
         outputs = run()
     return {name: reader.read(outputs[name], recorded) for name, reader in readers.items()}
 

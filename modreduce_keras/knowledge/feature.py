@@ -11,8 +11,8 @@ class Feature(Knowledge):
     Args:
         loss: A loss on features, its config or its identifier.
         at: Tap of both models: a layer's name, a place such as `"stage2"` that is found by
-            structure, a list of those where the loss compares several, or `"auto"`; see
-            `Knowledge`.
+            structure, `"encoder_2/attention_scores"` for an attention map (see `mr.TapReader`), a
+            list of those where the loss compares several, or `"auto"`; see `Knowledge`.
         student: Tap of the student, together with `teacher` and instead of `at`.
         teacher: Tap of the teacher. With several teachers: `"name/tap"`.
         adapter: See `Knowledge`.

@@ -37,7 +37,8 @@ def taps(model: keras.Model) -> Table:
     Dense layer reads, without dropout, and `"logits"` the output, before a layer of its own that
     makes it probabilities. They are found by the structure of the model, and not by the names and
     numbers that Keras gives layers, and every `at=`, `student=` and `teacher=` of a knowledge takes
-    them where no layer has that name.
+    them where no layer has that name. Attention maps are computed inside of layers and have no
+    rows: see `mr.TapReader`.
 
     Args:
         model: A built Keras model of any kind. Nested models are unfolded; a layer with layers

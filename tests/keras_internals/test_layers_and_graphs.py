@@ -43,6 +43,21 @@ def test_layers_in_layers(kind):
     assert outer not in below
 
 
+@pytest.mark.parametrize("flash", [False, True])
+def test_an_attention_layer_computes_its_scores_where_it_would_not(flash, random):
+    layer = keras.layers.MultiHeadAttention(2, 3)
+    x = random.normal(size=(1, 4, 6)).astype("float32")
+    expected, softmax = layer(x, x), []
+    layer._flash_attention = flash
+    layer._softmax.call = lambda *args, call=layer._softmax.call, **kwargs: (
+        softmax.append(args) or call(*args, **kwargs)
+    )
+    shown = keras_internals.call_showing_scores(layer, layer.call, (x, x), {})
+    np.testing.assert_allclose(shown, expected, rtol=1e-5, atol=1e-6)
+    assert len(softmax) == 1
+    assert layer._flash_attention is flash
+
+
 def test_losses_that_a_layer_itself_has_added():
     class Adds(keras.layers.Layer):
         def __init__(self, value, inside=None):
