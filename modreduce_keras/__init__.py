@@ -8,6 +8,7 @@ from modreduce_keras import (
     adapters,
     aggregators,
     callbacks,
+    compression,
     data,
     distribute,
     evaluation,
@@ -18,6 +19,7 @@ from modreduce_keras import (
     schedules,
 )
 from modreduce_keras._version import __version__
+from modreduce_keras.compression import prune, strip
 from modreduce_keras.distillers import (
     BaseDistiller,
     Distiller,
@@ -59,6 +61,7 @@ __all__ = [
     "adapters",
     "aggregators",
     "callbacks",
+    "compression",
     "data",
     "distribute",
     "evaluation",
@@ -66,10 +69,12 @@ __all__ = [
     "losses",
     "metrics",
     "models",
+    "prune",
     "quantize_aware",
     "register",
     "report",
     "schedules",
+    "strip",
     "tuning",
 ]
 

@@ -25,7 +25,7 @@ LEVELS = [
     {"knowledge", "data"},
     {"distillers"},
     {"callbacks", "evaluation", "export", "tuning"},
-    {"reporting"},
+    {"compression", "reporting"},
 ]
 TOP = len(LEVELS)
 KERAS_ONLY = [
@@ -33,6 +33,7 @@ KERAS_ONLY = [
     *("graphs", "recording"),
     *("registry", "whole_files", "knobs", "ops", "output_kind", "batches", "schedules", "symbolic"),
     *("losses", "adapters", "aggregators", "taps", "models", "metrics", "knowledge"),
+    "compression",
 ]
 WITH_TENSORFLOW = ("distribute", "data", "export", "callbacks")
 """Parts that import TensorFlow. The rest is to run on any backend of Keras."""

@@ -135,12 +135,15 @@ if not TYPE_CHECKING:
         raise AttributeError(f"module {{__name__!r}} has no attribute {{name!r}}")
 """
 SUBMODULES = [
-    *("adapters", "aggregators", "callbacks", "data", "distribute", "evaluation", "export"),
+    *("adapters", "aggregators", "callbacks", "compression", "data", "distribute", "evaluation"),
+    "export",
     *("losses", "metrics", "models", "schedules"),
 ]
 """Modules that are public names of the package itself."""
 NAMES = {
     "Knob": "knobs",
+    "prune": "compression",
+    "strip": "compression",
     "TapReader": "taps",
     "quantize_aware": "models",
     "register": "registry",

@@ -10,7 +10,8 @@ from keras import ops
 
 from modreduce_keras.arguments import require_integer, require_number
 from modreduce_keras.keras_internals import flatten_layers
-from modreduce_keras.models.kernels import input_axes, kernel_of
+from modreduce_keras.models.kernel_wrapper import KernelWrapper
+from modreduce_keras.models.kernels import input_axes
 from modreduce_keras.typing import Shape, Tensor
 
 _CELL_LEVELS = 127
@@ -53,13 +54,13 @@ def on_grid(weights: Any, bits: int, axes: tuple[int, ...]) -> Any:
 
 
 @keras.saving.register_keras_serializable(package="modreduce_keras")
-class FakeQuantizedKernel(keras.layers.Wrapper):
+class FakeQuantizedKernel(KernelWrapper):
     """Runs a layer with its kernel rounded to few bits; the stored weights stay in full precision.
 
     The gradient passes the rounding as if it were not there (the straight-through estimator).
 
     Args:
-        layer: A convolution or a dense layer.
+        layer: A convolution or a dense layer, or a `MaskedKernel` around one.
         bits: Of the weights, 2 to 8.
         **kwargs: `name` and `dtype`, which default to those of the layer.
 
@@ -74,33 +75,20 @@ class FakeQuantizedKernel(keras.layers.Wrapper):
     """
 
     def __init__(self, layer: keras.layers.Layer, *, bits: int = 8, **kwargs: Any) -> None:
-        own = {
-            "name": layer.name,
-            "dtype": layer.dtype_policy,
-            "activity_regularizer": layer.activity_regularizer,
-        }
-        super().__init__(layer, **{**own, **kwargs})
+        super().__init__(layer, **kwargs)
         self.bits = require_bits(bits)
-        self.supports_masking = layer.supports_masking
 
-    def rounded_kernel(self) -> Any:
-        """Returns the kernel as it is used, float32."""
-        kernel = ops.cast(ops.convert_to_tensor(kernel_of(self.layer)), self.compute_dtype)
-        return on_grid(ops.cast(kernel, "float32"), self.bits, input_axes(self.layer))
+    def used_kernel(self) -> Any:
+        """Returns the rounded kernel, float32."""
+        kernel = ops.cast(ops.cast(self.given_kernel(), self.compute_dtype), "float32")
+        return on_grid(kernel, self.bits, input_axes(self.plain))
 
-    def call(self, inputs: Any) -> Any:
-        """Returns what the layer gives with the rounded kernel."""
-        kernel = kernel_of(self.layer)
-        error = self.rounded_kernel() - ops.cast(ops.convert_to_tensor(kernel), "float32")
-        # Variables that are not named here would lose what an outer scope has set them to.
-        values = [(variable, variable.value) for variable in self.layer.variables]
-        rounded = ops.cast(ops.convert_to_tensor(kernel), "float32") + ops.stop_gradient(error)
-        with keras.StatelessScope(state_mapping=[*values, (kernel, rounded)]):
-            return self.layer.call(inputs)
+    rounded_kernel = used_kernel
 
-    def compute_output_shape(self, input_shape: Shape) -> Any:
-        """Returns the shape that the layer gives."""
-        return self.layer.compute_output_shape(input_shape)
+    def trained_kernel(self) -> Any:
+        """Returns the same, with the gradient of the kernel that was rounded."""
+        kernel = self.given_kernel()
+        return kernel + ops.stop_gradient(self.used_kernel() - kernel)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""

@@ -14,13 +14,13 @@ from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.affine import Affine, constants_of, is_affine_in_integers
 from modreduce_keras.models.clones import draws_kept, rebuilt
 from modreduce_keras.models.fake_quantization import (
-    FakeQuantizedKernel,
     LearntFakeQuantize,
     is_quantization_aware,
     only_clipping,
     require_ranges,
 )
 from modreduce_keras.models.graph import Graph, functional, new_inputs
+from modreduce_keras.models.kernel_wrapper import KernelWrapper, plain_layer, used_kernel
 from modreduce_keras.models.kernels import along_outputs, has_kernel, kernel_of
 from modreduce_keras.models.same_outputs import require_same_outputs
 from modreduce_keras.models.stages import layers_at
@@ -45,7 +45,8 @@ def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = 
     compared with the model on a few random inputs.
 
     A model of `quantize_aware` folds to one of plain layers with rounded weights, between
-    roundings in the ranges that it has learnt.
+    roundings in the ranges that it has learnt; one of `mr.prune` or `mr.cluster` to one of plain
+    layers with the weights that it uses.
 
     The given model is not changed, and later changes of its weights do not reach the result.
 
@@ -160,7 +161,7 @@ class _Folder:
             return Affine(axis, is_convolution=as_one, name=layer.name, dtype=dtype)
         if isinstance(layer, LearntFakeQuantize):
             return layer.fixed(dtype=dtype)
-        layer = _unwrapped(layer)
+        layer = plain_layer(layer)
         dtype = "float32" if is_adapted(layer) else dtype
 
         def change(config: dict[str, Any]) -> Any:
@@ -192,13 +193,9 @@ def normalized_layer(layer: keras.layers.Layer, graph: Graph) -> keras.layers.La
     source = graph.source(layer)
     if source is None or graph.only_reader(source) is not layer:
         return None
-    inner = _unwrapped(source)
+    inner = plain_layer(source)
     fits = has_kernel(inner) and _linear(inner) and _same_axis(source, inner, layer)
     return source if fits else None
-
-
-def _unwrapped(layer: keras.layers.Layer) -> keras.layers.Layer:
-    return layer.layer if isinstance(layer, FakeQuantizedKernel) else layer
 
 
 def _linear(layer: keras.layers.Layer) -> bool:
@@ -232,15 +229,15 @@ def _give_state(layer: keras.layers.Layer, copy: Any, normalization: Any) -> Non
     """Gives the copy of a layer its state, which a normalization may be folded into."""
     if isinstance(copy, Affine):
         copy.set_weights(constants_of(layer))
-    elif normalization is not None or isinstance(layer, FakeQuantizedKernel):
+    elif normalization is not None or isinstance(layer, KernelWrapper):
         copy.set_weights(_weights(layer, normalization))
     elif not isinstance(layer, LearntFakeQuantize):
         copy_state(layer, copy)
 
 
 def _weights(layer: keras.layers.Layer, normalization: Any) -> list[np.ndarray]:
-    """Returns the weights of a copy whose kernel is rounded, or has a normalization in it."""
-    inner = _unwrapped(layer)
+    """Returns the weights of a copy whose kernel is another one, or has a normalization in it."""
+    inner = plain_layer(layer)
     constants = constants_of(normalization) if normalization else None
     scale, offset = constants or (None, 0.0)
     kernels: list[Any] = []
@@ -252,7 +249,7 @@ def _weights(layer: keras.layers.Layer, normalization: Any) -> list[np.ndarray]:
             continue
         if variable is kernel_of(inner):
             if inner is not layer:
-                value = np.asarray(ops.convert_to_numpy(layer.rounded_kernel()), "float64")
+                value = np.asarray(used_kernel(layer), "float64")
             if scale is not None:
                 value = value * along_outputs(inner, scale)
         kernels.append(value)

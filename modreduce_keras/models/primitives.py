@@ -29,7 +29,7 @@ _ALONG_THE_LAST = {3: layers.Conv1D, 4: layers.Conv2D}
 Part = Callable[..., Any]
 
 
-def primitive(model: keras.Model) -> keras.Model:
+def primitive(model: keras.Model, masks: dict[int, np.ndarray] | None = None) -> keras.Model:
     """Returns a functional model of the same function and state, of simpler layers.
 
     - A convolution or dense layer with an activation that is no ReLU: the layer, then the
@@ -45,17 +45,24 @@ def primitive(model: keras.Model) -> keras.Model:
 
     Args:
         model: A functional or a built Sequential model. Others in it may be nested.
+        masks: Of kernels of which a part is zero, by the `id` of their layer. Those of the new
+            layers are added.
 
     Raises:
         ValueError: If it has a layer that int8 files do not compute.
     """
-    return _Splitter().split(model)
+    return _Splitter({} if masks is None else masks).split(model)
 
 
 class _Splitter:
-    """Rebuilds a model and those nested in it; what models share stays shared."""
+    """Rebuilds a model and those nested in it; what models share stays shared.
 
-    def __init__(self) -> None:
+    Args:
+        masks: Of kernels; those of the new layers are added.
+    """
+
+    def __init__(self, masks: dict[int, np.ndarray]) -> None:
+        self._masks = masks
         self._made: dict[int, Part] = {}
         self._give_states: list[Callable[[], None]] = []
 
@@ -97,6 +104,7 @@ class _Splitter:
             self._give_weights(copy, [_array(layer.kernel)], layer)
             return copy
         copy = rebuilt(layer, lambda config: {**config, **changes})
+        self._keep_mask(layer, copy)
         self._give_states.append(lambda: copy_state(layer, copy))
         return copy
 
@@ -145,10 +153,17 @@ class _Splitter:
         self._give_weights(pointwise, [_array(layer.pointwise_kernel)], layer)
         return _activated(layer, lambda inputs, **_: pointwise(depthwise(inputs)))
 
+    def _keep_mask(self, layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
+        """Notes that a new layer has the kernel of another one."""
+        if id(layer) in self._masks:
+            self._masks[id(copy)] = self._masks[id(layer)]
+
     def _give_weights(
         self, copy: keras.layers.Layer, kernels: list[np.ndarray], of: Any = None
     ) -> None:
         bias = [_array(of.bias)] if of is not None and of.use_bias else []
+        if of is not None:
+            self._keep_mask(of, copy)
         self._give_states.append(lambda: copy.set_weights([*kernels, *bias]))
 
 

@@ -36,7 +36,9 @@ from modreduce_keras.models.integer_layers import (
     is_constant,
     unknown,
 )
+from modreduce_keras.models.kernel_wrapper import MaskedKernel, wrappers_in
 from modreduce_keras.models.primitives import primitive
+from modreduce_keras.models.wrapping import without_wrappers
 
 _OF_ITS_INPUTS = "the range of the inputs"
 
@@ -61,7 +63,9 @@ def quantize_aware(
     separable convolutions, SiLU (a sigmoid and a product), and activations other than ReLU inside
     of a convolution or dense layer. The last one has the layer's name. All layers keep their
     names, so that taps stay; the student itself is not changed. Low-rank weights of LoRA are added
-    to the kernels, which then train. Best begin with a trained student, and a small learning rate.
+    to the kernels, which then train. Weights that `mr.prune` has set to zero stay zero, in the file
+    too; the schedule of the pruning has ended then. Best begin with a trained student, and a small
+    learning rate.
 
     Args:
         student: A functional or a built Sequential model, of layers that TFLite computes in int8,
@@ -111,7 +115,10 @@ def quantize_aware(
             "student must not be quantization-aware yet. Received: "
             f"{student.name!r}, which comes from quantize_aware"
         )
-    quantized = _Rewriter(bits).rewrite(primitive(student), is_outermost=True)
+    _require_no_clusters(student)
+    is_masked = next(wrappers_in(student), None) is not None
+    plain, masks = without_wrappers(student) if is_masked else (student, {})
+    quantized = _Rewriter(bits, masks).rewrite(primitive(plain, masks), is_outermost=True)
     if representative is not None:
         _calibrate(quantized, representative)
     return quantized
@@ -122,10 +129,11 @@ class _Rewriter:
 
     Args:
         bits: Of the weights.
+        masks: Of kernels of which a part is zero, by the `id` of their layer.
     """
 
-    def __init__(self, bits: int) -> None:
-        self._bits = bits
+    def __init__(self, bits: int, masks: dict[int, np.ndarray]) -> None:
+        self._bits, self._masks = bits, masks
         self._made: dict[int, keras.layers.Layer] = {}  # What models share stays shared.
 
     def rewrite(self, model: keras.Model, is_outermost: bool = False) -> keras.Model:
@@ -141,7 +149,8 @@ class _Rewriter:
                 if quantizer is not None:
                     rounded[id(tensor)] = quantizer(tensor)
                     ranges[id(rounded[id(tensor)])] = quantizer
-        made: dict[int, Any] = {}
+        made: dict[str, Any] = {}
+        masked: dict[str, MaskedKernel] = {}
         calls: Counter[str] = Counter()
 
         def rebuild(layer: keras.layers.Layer) -> Any:
@@ -152,6 +161,8 @@ class _Rewriter:
             else:
                 new = made[layer.name] = rebuilt(layer)
                 if type(layer) in KERNEL_LAYERS:
+                    if id(layer) in self._masks:
+                        new = masked[layer.name] = MaskedKernel(new)
                     new = FakeQuantizedKernel(new, bits=self._bits)
             self._made[id(layer)] = new
             return new
@@ -190,7 +201,25 @@ class _Rewriter:
         for layer in model.layers:
             if layer.name in made:
                 copy_state(layer, made[layer.name])
+            if layer.name in masked:
+                mask = masked[layer.name].mask
+                mask.assign(self._masks[id(layer)].reshape(mask.shape))
         return copy
+
+
+def _require_no_clusters(student: keras.Model) -> None:
+    """Raises if a student has wrapped kernels whose weights rounding would not leave as they are.
+
+    Zeros stay zeros; equal weights of different outputs are rounded differently.
+    """
+    for wrapper in wrappers_in(student):
+        if not isinstance(wrapper, MaskedKernel):
+            raise ValueError(
+                "student must not have clustered weights: rounding gives each output levels of its "
+                "own, so clusters would not stay. Quantize the plain model, mr.strip(student), or "
+                f"a pruned student. Received: {student.name!r}, with the layer {wrapper.name!r} "
+                f"of type {type(wrapper).__name__}"
+            )
 
 
 def _of_input(tensor: Any) -> Any:

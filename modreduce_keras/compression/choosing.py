@@ -1,0 +1,118 @@
+"""Choosing: the layers of a student that are pruned or clustered, by name, pattern or kind."""
+
+import fnmatch
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+from keras import layers as keras_layers
+
+from modreduce_keras.calls import did_you_mean
+from modreduce_keras.keras_internals import flatten_layers
+from modreduce_keras.models.kernel_wrapper import KernelWrapper
+from modreduce_keras.models.kernels import has_kernel
+
+_DEPTHWISE = (keras_layers.DepthwiseConv1D, keras_layers.DepthwiseConv2D)
+
+
+def require_model(model: Any, what: str) -> keras.Model:
+    """Returns a model whose layers can be taken apart.
+
+    Raises:
+        TypeError: If something else than a Keras model came.
+        ValueError: If it cannot be taken apart.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"{what} must be a Keras model. Received: {model!r}")
+    if not getattr(model, "inputs", None):
+        raise ValueError(
+            f"{what} must be a functional or a built Sequential model, whose layers can be taken "
+            f"apart (of a distiller: distiller.student). Received: {model!r}"
+        )
+    return model
+
+
+def chosen(model: keras.Model, layers: Any) -> list[keras.layers.Layer]:
+    """Returns the layers with a kernel that are meant.
+
+    Args:
+        model: A functional or a Sequential model.
+        layers: Names, paths (`"block/conv"`), patterns of these, and classes of layers; or `None`
+            for all but depthwise convolutions.
+
+    Raises:
+        ValueError: If one means no layer, or a layer without a kernel that is known.
+    """
+    every = dict(_paths(model))
+    if layers is None:
+        found = [one for one in every.values() if is_plain(one) and type(one) not in _DEPTHWISE]
+        if not found:
+            kinds = sorted({type(one).__name__ for one in every.values()})
+            raise ValueError(
+                "student must have convolutions or dense layers, outside of other layers. "
+                f"Received: {model.name!r} of {kinds}"
+            )
+        return found
+    if isinstance(layers, (str, type)) or not isinstance(layers, Iterable):
+        raise ValueError(
+            "layers must be a list of names and classes of layers, such as ['logits', "
+            f"keras.layers.Conv2D], or None for all. Received: {layers=}"
+        )
+    chosen: dict[int, keras.layers.Layer] = {}
+    for one in layers:
+        chosen |= {id(layer): layer for layer in _meant(model, every, one)}
+    return list(chosen.values())
+
+
+def is_plain(layer: keras.layers.Layer) -> bool:
+    """Returns whether a layer's kernel is known and nothing is added to it."""
+    return has_kernel(layer) and not getattr(layer, "lora_enabled", False)
+
+
+def _paths(model: keras.Model, within: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
+    for layer in model.layers:
+        path = f"{within}{layer.name}"
+        yield path, layer
+        if isinstance(layer, keras.Model) and getattr(layer, "inputs", None):
+            yield from _paths(layer, f"{path}/")
+
+
+def _meant(
+    model: keras.Model, every: dict[str, keras.layers.Layer], one: Any
+) -> list[keras.layers.Layer]:
+    found: list[keras.layers.Layer]
+    if isinstance(one, type):
+        found = [layer for layer in every.values() if type(layer) is one]
+    elif isinstance(one, str):
+        found = [layer for path, layer in every.items() if _names(one, path)]
+    else:
+        raise ValueError(f"layers must be names and classes of layers. Received: {one!r}")
+    if not found:
+        inside = {layer.name for layer in flatten_layers(model)} - {
+            layer.name for layer in every.values()
+        }
+        where = ", which lies inside of another layer and cannot be reached" * (one in inside)
+        hint = did_you_mean(one, list(every)) if isinstance(one, str) and not where else ""
+        raise ValueError(
+            f"layers must mean layers of {model.name!r}.{hint} Received: {one!r}{where}"
+        )
+    for layer in found:
+        if not is_plain(layer):
+            raise ValueError(
+                f"layers must mean convolutions and dense layers, plain ones{_why(layer)}. "
+                f"Received: {layer.name!r} of type {type(layer).__name__}"
+            )
+    return found
+
+
+def _why(layer: keras.layers.Layer) -> str:
+    if isinstance(layer, KernelWrapper):
+        return " (this one is wrapped already: mr.strip the student first)"
+    if getattr(layer, "lora_enabled", False):
+        return " (this one has LoRA weights)"
+    return ""
+
+
+def _names(name: str, path: str) -> bool:
+    own = path if "/" in name else path.rpartition("/")[2]
+    return fnmatch.fnmatchcase(own, name)

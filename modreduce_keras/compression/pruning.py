@@ -1,0 +1,168 @@
+"""Pruning: a copy of a student whose smallest weights become zeros in training, and a plain one."""
+
+from typing import Any
+
+import keras
+
+from modreduce_keras.arguments import require_choice
+from modreduce_keras.compression.choosing import chosen, require_model
+from modreduce_keras.compression.pruned_kernel import PrunedKernel, as_sparsity
+from modreduce_keras.compression.structures import STRUCTURES, TWO_OF_FOUR, fits_two_of_four
+from modreduce_keras.models.fake_quantization import is_quantization_aware
+from modreduce_keras.models.kernel_wrapper import wrappers_in
+from modreduce_keras.models.same_outputs import require_same_outputs
+from modreduce_keras.models.wrapping import with_wrappers, without_wrappers
+
+
+def prune(
+    student: keras.Model,
+    sparsity: Any = 0.5,
+    *,
+    structure: str = "unstructured",
+    score: str = "magnitude",
+    layers: Any = None,
+    every: int = 1,
+    block_size: tuple[int, int] = (1, 4),
+) -> keras.Model:
+    """Builds a copy of a student that trains with some of its weights at zero.
+
+    After each update, the weights of a layer with the smallest scores become zeros:
+
+        zeros = round(sparsity(step) · weights)
+
+    for each layer by itself, where `step` is the number of updates done. The first mask, of step
+    0, is there before the training. Weights that are zero get no gradient and stay zero, whatever
+    an optimizer remembers of them; biases and normalizations are left as they are.
+
+    The copy starts from the student's weights, and is a Keras model like any other: it trains by
+    itself or as a student of any distiller. Masks and step counts are weights that do not train:
+    they are saved, resumed and replicated. Layers keep their names, so that taps stay; the student
+    itself is not changed. `mr.strip` makes a plain model of it, and `mr.quantize_aware` one that
+    rounds too and keeps the zeros. Files are exported from each of the three.
+
+    Zeros make a file smaller only where it is compressed, and faster only where a runtime has
+    kernels for the structure: `mr.prune_channels` makes a model smaller by itself.
+
+    Args:
+        student: A functional or a built Sequential model; others in it may be nested. Best a
+            trained one, with a learning rate smaller than that of its training.
+        sparsity: Share of the weights that are zero, from 0 to below 1, or a schedule of it, such
+            as `mr.schedules.Polynomial(0.0, 0.8, steps=1000)`. Defaults to 0.5.
+        structure: `"unstructured"`, the default: each weight by itself. `"2:4"`: at most two of
+            four consecutive input channels of an output, up to a sparsity of 0.5, as sparse tensor
+            cores take it; layers whose number of input channels is not divisible by 4 are left
+            out. `"block"`: blocks of `block_size` as a whole, those of the smallest mean.
+        score: `"magnitude"`, the default: the absolute value. `"movement"`, for students that are
+            fine-tuned from pretrained weights: scores S that train with the weights W and gather
+            -∂L/∂W · W. Until the first update the mask is that of the magnitude.
+        layers: Which layers: a list of names, paths, patterns (`"stage*"`) and classes
+            (`keras.layers.Conv2D`). Defaults to all dense layers and convolutions but depthwise
+            ones, which have few weights. Layers inside of other layers (attention) are left out.
+        every: Number of updates from one mask to the next. To sort the weights of large layers
+            takes a while. Defaults to 1.
+        block_size: Inputs and outputs of a block. The inputs of a convolution are its positions
+            times its channels. Defaults to `(1, 4)`.
+
+    Returns:
+        A model of the student's kind.
+
+    Raises:
+        TypeError: If the student is no Keras model.
+        ValueError: If it cannot be taken apart, is quantization-aware, or has no such layer; or if
+            an argument is out of range.
+
+    Example:
+        >>> import keras, numpy as np, modreduce_keras as mr
+        >>> student = mr.models.get("convnet", num_classes=3, widths=(4, 8))
+        >>> pruned = mr.prune(student, 0.75)
+        >>> kernel = mr.strip(pruned).get_layer("stage2_conv").kernel
+        >>> float(np.mean(np.asarray(kernel) == 0.0))
+        0.75
+
+    Reference:
+        Zhu and Gupta, To Prune, or Not to Prune, 2018 (magnitude, schedule). There masked weights
+        keep their values; here they are set to zero, and do not come back. Sanh et al., Movement
+        Pruning: Adaptive Sparsity by Fine-Tuning, 2020: as there, weights keep their values and
+        may come back. Mishra et al., Accelerating Sparse Deep Neural Networks, 2021 (2:4).
+    """
+    require_model(student, "student")
+    _require_plain(student)
+    require_choice("structure", structure, STRUCTURES)
+    sparsity = as_sparsity(sparsity)
+    found = chosen(student, layers)
+    if structure == TWO_OF_FOUR:
+        _require_half(sparsity)
+        found = [one for one in found if layers is not None or fits_two_of_four(one)]
+        if not found:
+            raise ValueError(
+                "structure='2:4' needs layers with a number of input channels that is divisible "
+                f"by 4. Received: {student.name!r}, which has none"
+            )
+    given: dict[str, Any] = {"structure": structure, "score": score, "every": every, "block_size": block_size}
+    pruned, wrappers = with_wrappers(
+        student, found, lambda layer: PrunedKernel(layer, sparsity=sparsity, **given)
+    )
+    for wrapper in wrappers:
+        wrapper.start()
+    return pruned
+
+
+def strip(model: keras.Model) -> keras.Model:
+    """Builds a plain Keras model that computes what a pruned or clustered one does.
+
+    Its weights are those that the model uses: zeros where they were pruned, and the values of their
+    clusters. It is loaded without this library.
+
+    Args:
+        model: What `mr.prune` or `mr.cluster` returned, trained or not.
+
+    Returns:
+        A model of the same kind, with layers of the same names.
+
+    Raises:
+        TypeError: If something else than a Keras model came.
+        ValueError: If nothing in it is pruned or clustered, or it is quantization-aware.
+
+    Example:
+        >>> import numpy as np, modreduce_keras as mr
+        >>> pruned = mr.prune(mr.models.get("convnet", num_classes=3, widths=(4, 8)), 0.75)
+        >>> plain = mr.strip(pruned)
+        >>> images = np.ones((2, 28, 28, 1), "float32")
+        >>> bool(np.array_equal(plain(images), pruned(images)))
+        True
+    """
+    require_model(model, "model")
+    if is_quantization_aware(model):
+        raise ValueError(
+            "model must not be quantization-aware: its plain form is its int8 file, "
+            "mr.export.to_tflite(model, path, quantization='int8'), or mr.models.fold(model). "
+            f"Received: {model.name!r}"
+        )
+    if next(wrappers_in(model), None) is None:
+        raise ValueError(
+            "model must come from mr.prune or mr.cluster. Received: "
+            f"{model.name!r}, in which nothing is pruned or clustered"
+        )
+    plain, _ = without_wrappers(model)
+    require_same_outputs(model, plain)
+    return plain
+
+
+def _require_plain(student: keras.Model) -> None:
+    """Raises if a student is rounded or wrapped already."""
+    if is_quantization_aware(student):
+        raise ValueError(
+            "student must not be quantization-aware: prune it first, and round it then, "
+            "mr.quantize_aware(mr.prune(student, ...)), which keeps the zeros. Received: "
+            f"{student.name!r}"
+        )
+
+
+def _require_half(sparsity: Any) -> None:
+    ends = sparsity.landmarks() if hasattr(sparsity, "landmarks") else [0.0]
+    found = [float(sparsity(step)) for step in ends]
+    if max(found) > 0.5:
+        raise ValueError(
+            "structure='2:4' leaves at least half of the weights: sparsity must be at most 0.5. "
+            f"Received: sparsity={sparsity!r}, which is {found} at the steps {ends}"
+        )

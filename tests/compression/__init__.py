@@ -1,0 +1,1 @@
+"""Tests of students with fewer weights, or fewer different ones."""

@@ -1,0 +1,363 @@
+"""Pruned students: masks, updates and gradients against loops in NumPy, saving and devices."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import modreduce_keras as mr
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+CUBIC = mr.schedules.Polynomial(0.1, 0.7, steps=4)
+
+
+def small(**arguments):
+    given = {"num_classes": 3, "widths": (4, 6), "input_shape": (8, 8, 1), **arguments}
+    return mr.models.get("convnet", **given)
+
+
+def dense(**arguments):
+    stack = [layers.Dense(4, name="hidden", **arguments), layers.Dense(3, name="logits")]
+    return keras.Sequential([keras.Input((5,), name="x"), *stack])
+
+
+def distilled(student, optimizer="sgd", **arguments):
+    distiller = mr.Distiller(student=student, teacher=dense(), knowledge=[mr.Response("kd")])
+    distiller.compile(optimizer, LOSS, **arguments)
+    return distiller
+
+
+def pruned_layers(model):
+    return [layer for layer in model.layers if hasattr(layer, "mask")]
+
+
+@pytest.fixture
+def data(random):
+    return random.normal(size=(16, 5)).astype("float32"), np.arange(16) % 3
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize("every", [1, 3])
+def test_masks_follow_the_schedule_at_each_step(every, data):
+    pruned = mr.prune(dense(), CUBIC, every=every)
+    distiller = distilled(pruned, keras.optimizers.Adam(0.1))
+    for step in range(7):
+        for layer in pruned_layers(pruned):
+            assert int(layer.step) == step
+            size = np.prod(layer.mask.shape)
+            zeros = np.rint(float(CUBIC(step - step % every)) * size)
+            assert (~np.asarray(layer.mask)).sum() == zeros
+            assert (np.asarray(layer.layer.kernel) == 0).sum() == zeros
+            np.testing.assert_array_equal(layer.used_kernel(), layer.layer.kernel)
+        distiller.train_on_batch(*data)
+
+
+def gradients(x, y, kernel):
+    """Of the mean cross-entropy of a linear classifier, with respect to its kernel, float64."""
+    powers = np.exp(x @ kernel)
+    return x.T @ (powers / powers.sum(1, keepdims=True) - np.eye(3)[y]) / len(x)
+
+
+def smallest(scores, share):
+    mask = np.ones(scores.size, bool)
+    mask[np.argsort(scores, axis=None, kind="stable")[: int(np.rint(share * scores.size))]] = False
+    return mask.reshape(scores.shape)
+
+
+def linear():
+    return keras.Sequential([keras.Input((5,)), layers.Dense(3, use_bias=False, name="logits")])
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_training_with_momentum_is_that_by_hand(data):
+    """Zeros have no gradient, and what the momentum would add to them is taken away."""
+    x, y = data
+    pruned = mr.prune(linear(), CUBIC)
+    layer = pruned.get_layer("logits")
+    kernel, velocity = np.asarray(layer.layer.kernel, "float64"), 0.0
+    pruned.compile(keras.optimizers.SGD(0.5, momentum=0.9), LOSS)
+    mask = kernel != 0
+    for step in range(1, 7):
+        velocity = 0.9 * velocity - 0.5 * gradients(x, y, kernel) * mask
+        kernel = (kernel + velocity) * mask
+        mask = smallest(np.abs(kernel), float(CUBIC(step)))
+        kernel = kernel * mask
+        pruned.train_on_batch(x, y)
+        np.testing.assert_allclose(layer.layer.kernel, kernel, atol=1e-6)
+        np.testing.assert_array_equal(layer.mask, mask)
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_movement_is_that_by_hand_and_weights_come_back(data):
+    """Scores gather -(gradient of the kernel as used) · kernel, for masked weights as well."""
+    x, y = data
+    student = linear()
+    pruned = mr.prune(student, 0.5, score="movement")
+    layer = pruned.get_layer("logits")
+    kernel, scores = np.asarray(student.get_weights()[0], "float64"), np.zeros((5, 3))
+    mask = smallest(np.abs(kernel), 0.5)
+    np.testing.assert_array_equal(layer.mask, mask)
+    pruned.compile(keras.optimizers.SGD(0.5), LOSS)
+    back = 0
+    for _ in range(5):
+        gradient = gradients(x, y, kernel * mask)
+        scores = scores - 0.5 * gradient * kernel
+        kernel = kernel - 0.5 * gradient * mask
+        back += (smallest(scores, 0.5) & ~mask).sum()
+        mask = smallest(scores, 0.5)
+        pruned.train_on_batch(x, y)
+        np.testing.assert_allclose(layer.scores, scores, atol=1e-6)
+        np.testing.assert_allclose(layer.layer.kernel, kernel, atol=1e-6)
+        np.testing.assert_array_equal(layer.mask, mask)
+    assert back > 0
+    np.testing.assert_allclose(mr.strip(pruned).get_weights()[0], kernel * mask, atol=1e-6)
+
+
+def test_the_copy_starts_from_the_student_and_leaves_it_alone(random, settled):
+    student = settled(small())
+    before = student.get_weights()
+    pruned = mr.prune(student, 0.0)
+    images = random.normal(size=(4, 8, 8, 1)).astype("float32")
+    expected = student.predict(images, verbose=0)
+    np.testing.assert_array_equal(pruned.predict(images, verbose=0), expected)
+    pruned = mr.prune(student, 0.9)
+    for one, other in zip(student.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    kinds = [type(layer).__name__ for layer in pruned.layers]
+    assert kinds.count("PrunedKernel") == 3
+    assert [layer.name for layer in pruned.layers] == [layer.name for layer in student.layers]
+    assert mr.evaluation.multiply_adds(pruned) == mr.evaluation.multiply_adds(student)
+
+
+def test_stripping_gives_a_model_of_keras_alone_that_computes_the_same(random, settled, tmp_path):
+    inner = keras.Sequential([keras.Input((5,)), layers.Dense(4, name="hidden")], name="inner")
+    outer = keras.Input((5,))
+    head = layers.BatchNormalization()(layers.Dense(3, name="logits")(layers.ReLU()(inner(outer))))
+    student = settled(keras.Model(outer, head))
+    pruned = mr.prune(student, 0.6, layers=["inner/hidden", layers.Dense])
+    plain = mr.strip(pruned)
+    assert "modreduce" not in plain.to_json()
+    x = random.normal(size=(4, 5)).astype("float32")
+    np.testing.assert_array_equal(plain(x), pruned(x))
+    assert (np.asarray(plain.get_layer("inner").get_layer("hidden").kernel) == 0).sum() == 12
+    assert (np.asarray(plain.get_layer("logits").kernel) == 0).sum() == 7
+    plain.save(tmp_path / "plain.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "plain.keras")(x), plain(x))
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize("score", ["magnitude", "movement"])
+def test_a_file_holds_masks_and_steps_and_training_goes_on(score, data, tmp_path):
+    pruned = mr.prune(dense(kernel_constraint=keras.constraints.NonNeg()), CUBIC, score=score)
+    pruned.compile(keras.optimizers.SGD(0.05, momentum=0.9), LOSS)
+    pruned.train_on_batch(*data)
+    pruned.save(tmp_path / "student.keras")
+    again = keras.models.load_model(tmp_path / "student.keras")
+    for _ in range(2):
+        for model in (pruned, again):
+            model.train_on_batch(*data)
+    for own, expected in zip(again.get_weights(), pruned.get_weights(), strict=True):
+        np.testing.assert_array_equal(own, expected)
+    assert int(again.get_layer("hidden").step) == 3
+    assert (np.asarray(again.get_layer("hidden").layer.kernel) >= 0).all()
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_a_training_that_is_resumed_is_the_one_that_was_not_stopped(data, tmp_path):
+    def run(epochs, folder):
+        keras.utils.set_random_seed(1)
+        distiller = distilled(mr.prune(dense(), CUBIC), keras.optimizers.Adam(0.05))
+        batches = tf.data.Dataset.from_tensor_slices(data).batch(8)
+        resume = mr.callbacks.Resume(folder)
+        distiller.fit(batches, epochs=epochs, callbacks=[resume], shuffle=False, verbose=0)
+        return distiller.student.get_weights()
+
+    expected = run(3, tmp_path / "whole")
+    run(1, tmp_path / "parts")
+    for own, other in zip(run(3, tmp_path / "parts"), expected, strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
+def test_two_replicas_prune_as_one(two_replicas, data):
+    def run(scope):
+        keras.utils.set_random_seed(1)
+        with scope:
+            distiller = distilled(mr.prune(dense(), CUBIC), keras.optimizers.Adam(0.05))
+        batches = tf.data.Dataset.from_tensors(data).repeat(3)
+        distiller.fit(batches, shuffle=False, verbose=0)
+        return distiller.student.get_weights()
+
+    expected = run(tf.distribute.get_strategy().scope())
+    for own, other in zip(run(two_replicas.scope()), expected, strict=True):
+        np.testing.assert_allclose(own, other, atol=1e-6)
+
+
+@pytest.mark.usefixtures("mixed_float16")
+def test_low_precision_trains_full_weights_with_exact_zeros(data):
+    pruned = mr.prune(dense(), CUBIC)
+    distiller = distilled(pruned, keras.optimizers.Adam(0.05))
+    for _ in range(3):
+        distiller.train_on_batch(*data)
+    hidden = pruned.get_layer("hidden")
+    assert hidden.layer.kernel.dtype == "float32"
+    assert int(hidden.step) == 3
+    zeros = np.rint(float(CUBIC(3)) * 20)
+    assert (np.asarray(hidden.used_kernel()) == 0).sum() == zeros
+    np.testing.assert_array_equal(mr.strip(pruned)(data[0]), pruned(data[0]))
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.filterwarnings("ignore:Step 0 was skipped")
+def test_a_skipped_step_leaves_masks_and_counts(data):
+    pruned = mr.prune(dense(), CUBIC)
+    distiller = distilled(pruned, on_nonfinite="skip")
+    before = pruned.get_weights()
+    data[0][3, 2] = np.inf
+    distiller.train_on_batch(*data)
+    for own, expected in zip(pruned.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(own, expected)
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_a_frozen_layer_keeps_its_mask(data):
+    pruned = mr.prune(dense(), CUBIC)
+    pruned.get_layer("hidden").trainable = False
+    mask = np.asarray(pruned.get_layer("hidden").mask)
+    distilled(pruned).train_on_batch(*data)
+    np.testing.assert_array_equal(pruned.get_layer("hidden").mask, mask)
+    assert (int(pruned.get_layer("hidden").step), int(pruned.get_layer("logits").step)) == (0, 1)
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_rounding_a_pruned_student_keeps_the_zeros_in_its_int8_file(random, settled, tmp_path):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    images = random.normal(size=(40, 8, 8, 4)).astype("float32")
+    stack = [
+        *(layers.Conv2D(8, 3, name="conv"), layers.SeparableConv2D(8, 3, name="separable")),
+        *(layers.Dense(8, "silu", name="dense"), layers.Flatten(), layers.Dense(4, name="logits")),
+    ]
+    student = settled(keras.Sequential([keras.Input((8, 8, 4)), *stack]))
+    pruned = mr.prune(student, structure="2:4")
+    rounded = mr.quantize_aware(pruned, representative=images)
+    rounded.compile(keras.optimizers.SGD(0.01, momentum=0.9), LOSS)
+    for _ in range(2):
+        rounded.train_on_batch(images, np.arange(40) % 4)
+    path = mr.export.to_tflite(rounded, tmp_path / "rounded.tflite", quantization="int8")
+    whole = mr.export.to_tflite(pruned, tmp_path / "pruned.tflite")
+    for file, dtype in ((path, "int8"), (whole, "float32")):
+        runner = interpreter.Interpreter(str(file))
+        runner.allocate_tensors()
+        kernels = []
+        for tensor in runner.get_tensor_details():
+            shape = tuple(tensor["shape"])
+            # Kernels, outputs first; not the depthwise one, nor what is computed.
+            if np.dtype(tensor["dtype"]) == dtype and len(shape) in (2, 4) and shape[0] in (4, 8):
+                kernels.append(runner.get_tensor(tensor["index"]))
+        assert len(kernels) == 4
+        for kernel in kernels:
+            groups = kernel.reshape(-1, 4)
+            assert (groups != 0).sum(axis=1).max() == 2
+
+
+MISTAKES = {
+    "no model": (lambda: mr.prune("student"), TypeError, "student must be a Keras model"),
+    "not built": (
+        lambda: mr.prune(keras.Sequential([layers.Dense(2)])),
+        ValueError,
+        "student must be a functional or a built Sequential model.*distiller.student",
+    ),
+    "all": (lambda: mr.prune(dense(), 1.0), ValueError, "from 0 to below 1 at every step"),
+    "a schedule": (
+        lambda: mr.prune(dense(), mr.schedules.Linear(0.5, 1.5, steps=9)),
+        ValueError,
+        r"at every step. Received: .* which is \[0.5, 1.5\] at the steps \[0.0, 9.0\]",
+    ),
+    "text": (lambda: mr.prune(dense(), "half"), ValueError, "sparsity must be a number"),
+    "structure": (
+        lambda: mr.prune(dense(), structure="rows"),
+        ValueError,
+        r"structure must be one of \['unstructured', '2:4', 'block'\]",
+    ),
+    "score": (lambda: mr.prune(dense(), score="size"), ValueError, "score must be one of"),
+    "every": (lambda: mr.prune(dense(), every=0), ValueError, "every must be a positive integer"),
+    "block": (
+        lambda: mr.prune(dense(), structure="block", block_size=(2,)),
+        ValueError,
+        r"block_size must say \(inputs, outputs\)",
+    ),
+    "five inputs": (
+        lambda: mr.prune(dense(), structure="2:4", layers=["hidden"]),
+        ValueError,
+        r"divisible by 4.*'hidden' \(Dense\) with a kernel of shape \(5, 4\)",
+    ),
+    "no fours": (
+        lambda: mr.prune(linear(), structure="2:4"),
+        ValueError,
+        "structure='2:4' needs layers with a number of input channels that is divisible by 4",
+    ),
+    "three of four": (
+        lambda: mr.prune(dense(), 0.75, structure="2:4"),
+        ValueError,
+        "leaves at least half of the weights.*which is",
+    ),
+    "a name": (
+        lambda: mr.prune(dense(), layers=["hiden"]),
+        ValueError,
+        "layers must mean layers of 'sequential.*Did you mean 'hidden'",
+    ),
+    "one name": (
+        lambda: mr.prune(dense(), layers="hidden"),
+        ValueError,
+        "layers must be a list of names and classes",
+    ),
+    "a number": (lambda: mr.prune(dense(), layers=[3]), ValueError, "names and classes"),
+    "no kernel": (
+        lambda: mr.prune(small(), layers=["stage1_norm"]),
+        ValueError,
+        "must mean convolutions and dense layers.*'stage1_norm' of type BatchNormalization",
+    ),
+    "a kind": (
+        lambda: mr.prune(dense(), layers=[layers.Conv2D]),
+        ValueError,
+        "layers must mean layers of",
+    ),
+    "twice": (
+        lambda: mr.prune(mr.prune(dense()), layers=["hidden"]),
+        ValueError,
+        "wrapped already: mr.strip the student first",
+    ),
+    "nothing to prune": (
+        lambda: mr.prune(keras.Sequential([keras.Input((3,)), layers.ReLU()])),
+        ValueError,
+        r"must have convolutions or dense layers.*of \['ReLU'\]",
+    ),
+    "rounded": (
+        lambda: mr.prune(mr.quantize_aware(dense())),
+        ValueError,
+        r"prune it first, and round it then, mr.quantize_aware\(mr.prune\(student",
+    ),
+    "nothing to strip": (
+        lambda: mr.strip(dense()),
+        ValueError,
+        "must come from mr.prune or mr.cluster.*nothing is pruned or clustered",
+    ),
+    "strip a rounded one": (
+        lambda: mr.strip(mr.quantize_aware(mr.prune(dense()))),
+        ValueError,
+        "its plain form is its int8 file",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_refused_with_what_was_meant(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_lora_is_refused_by_name():
+    student = dense()
+    student.get_layer("hidden").enable_lora(2)
+    with pytest.raises(ValueError, match=r"LoRA weights.*'hidden'"):
+        mr.prune(student, layers=["hidden"])
