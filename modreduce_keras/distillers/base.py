@@ -824,13 +824,7 @@ class BaseDistiller(StepModel):
         }
         validation.require_compile({**given, "loss_weights": loss_weights})
         require_in_scope(self.distribute_strategy, self._parts_to_train())
-        self._compile_arguments = Held(given)
-        made, self._label_checks = compiling.supervised(self, loss)
-        self._supervision = made
-        self._evaluates_knowledge = evaluating.evaluates_knowledge(evaluate_knowledge, made)
-        self._has_warned = False
-        self._fuses_normalization, self.scales_loss = fused_normalization, auto_scale_loss
-        self._watches_balance = True
+        made = self._supervise(given)
         groups = self.variable_groups()
         optimizer, schedules = taken_apart(optimizer, groups)
         metrics = compiling.metrics_for_keras(self, metrics, loss, made)
@@ -854,6 +848,18 @@ class BaseDistiller(StepModel):
         self._prepare_step(schedules if auto_scale_loss else None, on_nonfinite)
         if evaluate_knowledge:
             evaluating.require_evaluable(self.objective())
+
+    def _supervise(self, given: Mapping[str, Any]) -> Any:
+        """Sets the loss on the labels and what else was compiled; returns that loss."""
+        self._compile_arguments = Held(given)
+        made, self._label_checks = compiling.supervised(self, given["loss"])
+        self._supervision = made
+        asked = given["evaluate_knowledge"]
+        self._evaluates_knowledge = evaluating.evaluates_knowledge(asked, made)
+        self._fuses_normalization = given["fused_normalization"]
+        self.scales_loss = given["auto_scale_loss"]
+        self._has_warned, self._watches_balance = False, True
+        return made
 
     def _prepare_step(self, schedules: Mapping[str, Any] | None, on_nonfinite: str | None) -> None:
         """Builds the objective and the gradient policy, as compiled."""

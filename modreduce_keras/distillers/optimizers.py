@@ -119,24 +119,34 @@ def _claimed(
                 f"{claiming}, which all claim {variable.path!r}"
             )
         (by_key[claiming[0]] if claiming else unclaimed).append(variable)
-    idle = [key for key, variables in by_key.items() if not variables]
-    names |= set(groups)
+    idle = {key for key, variables in by_key.items() if not variables}
     if idle or unclaimed:
-        problems = {
-            f"{sorted(set(idle) - names)} name neither a group nor a layer": set(idle) - names,
-            f"nothing is left for {sorted(set(idle) & names)}, whose weights do not train or are "
-            "claimed by other keys: leave these keys out": set(idle) & names,
-            f"no key is for {len(unclaimed)} weights, such as "
-            f"{[variable.path for variable in unclaimed[:3]]}": unclaimed,
-        }
-        raise ValueError(
-            "optimizer must be one optimizer for all, or a dict with one for each of "
-            f"{sorted(name for name, variables in groups.items() if variables)}; layers of a "
-            "student may have their own ('logits', 'backbone/block_1', 'block_*'), and its key is "
-            f"then for the rest. Received: a dict with the keys {sorted(keys)}, where "
-            + ", and ".join(problem for problem, holds in problems.items() if holds)
-        )
+        raise ValueError(_unfit(keys, groups, idle, names | set(groups), unclaimed))
     return by_key
+
+
+def _unfit(
+    keys: Collection[str],
+    groups: Mapping[str, list[keras.Variable]],
+    idle: set[str],
+    names: set[str],
+    unclaimed: list[keras.Variable],
+) -> str:
+    """Returns the message for keys that claim nothing, and weights that no key claims."""
+    problems = {
+        f"{sorted(idle - names)} name neither a group nor a layer": idle - names,
+        f"nothing is left for {sorted(idle & names)}, whose weights do not train or are "
+        "claimed by other keys: leave these keys out": idle & names,
+        f"no key is for {len(unclaimed)} weights, such as "
+        f"{[variable.path for variable in unclaimed[:3]]}": unclaimed,
+    }
+    return (
+        "optimizer must be one optimizer for all, or a dict with one for each of "
+        f"{sorted(name for name, variables in groups.items() if variables)}; layers of a "
+        "student may have their own ('logits', 'backbone/block_1', 'block_*'), and its key is "
+        f"then for the rest. Received: a dict with the keys {sorted(keys)}, where "
+        + ", and ".join(problem for problem, holds in problems.items() if holds)
+    )
 
 
 def _layers(

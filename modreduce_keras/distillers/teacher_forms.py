@@ -49,54 +49,74 @@ def choose(
     Returns:
         Whether the models could run.
     """
-    forms = [AS_GIVEN] * len(teacher.models)
+    trial = _Trial(teacher, x, seen, jit_compile)
+    try:
+        trial.begin()
+    except Exception:
+        return False
+    for index, tried in enumerate(candidates):
+        trial.choose(index, tried)
+    return True
 
-    def outputs(x: Any, seen: Any) -> Any:
-        return teacher.outputs_for(x, seen, training=False)
 
-    def run() -> Any:
+class _Trial:
+    """Runs the models of a teacher in several forms on one batch."""
+
+    def __init__(self, teacher: Any, x: Any, seen: Mapping[str, Any], jit_compile: bool) -> None:
+        self.teacher, self.x, self.seen, self.jit_compile = teacher, x, seen, jit_compile
+        self.forms = [AS_GIVEN] * len(teacher.models)
+        self.expected: Any = None
+
+    def begin(self) -> None:
+        """Runs the models as given."""
+        self.teacher.run_as(self.forms)
+        self.expected = self._run()
+
+    def choose(self, index: int, tried: Sequence[str]) -> None:
+        """Lets one model run in the first form that is close, or in the fastest of these."""
+        key = _key(self.teacher, index, self.x, tried, self.jit_compile)
+        known = [_fastest[key]] if key in _fastest else []
+        close = [form for form in known if self._is_close(index, form)]
+        if not close:
+            close = [form for form in tried if self._is_close(index, form)]
+            if close and set(tried) & set(LOWER):
+                close = self._measured(index, close)
+                if close:
+                    _fastest[key] = close[0]
+        if close:
+            self.forms[index] = close[0]
+        self.teacher.run_as(self.forms)
+
+    def _outputs(self, x: Any, seen: Any) -> Any:
+        return self.teacher.outputs_for(x, seen, training=False)
+
+    def _run(self) -> Any:
         with _unnoticed():
-            return keras.tree.map_structure(ops.convert_to_numpy, outputs(x, seen))
+            return keras.tree.map_structure(ops.convert_to_numpy, self._outputs(self.x, self.seen))
 
-    def is_close(index: int, form: str) -> bool:
+    def _run_as(self, index: int, form: str) -> None:
+        self.teacher.run_as([*self.forms[:index], form, *self.forms[index + 1 :]])
+
+    def _is_close(self, index: int, form: str) -> bool:
         try:
-            teacher.run_as([*forms[:index], form, *forms[index + 1 :]])
-            return difference(expected, run()) <= (EQUAL if form == FOLDED else CLOSE)
+            self._run_as(index, form)
+            return difference(self.expected, self._run()) <= (EQUAL if form == FOLDED else CLOSE)
         except Exception:
             return False
 
-    def measured(index: int, close: Sequence[str]) -> list[str]:
+    def _measured(self, index: int, close: Sequence[str]) -> list[str]:
+        """Returns the fastest of forms, in a list; an empty one where none can be compiled."""
         steps = {}
         contenders = list(dict.fromkeys([*([] if FOLDED in close else [AS_GIVEN]), *close]))
         if len(contenders) == 1:
             return contenders
         for form in contenders:
-            teacher.run_as([*forms[:index], form, *forms[index + 1 :]])
-            step = backend.compiled(outputs, x, seen, jit_compile=jit_compile)
+            self._run_as(index, form)
+            step = backend.compiled(self._outputs, self.x, self.seen, jit_compile=self.jit_compile)
             with contextlib.suppress(Exception):
                 step()  # is traced as the teacher runs now
                 steps[form] = step
         return [_fastest_of(steps)] if steps else []
-
-    teacher.run_as(forms)
-    try:
-        expected = run()
-    except Exception:
-        return False
-    for index, tried in enumerate(candidates):
-        key = _key(teacher, index, x, tried, jit_compile)
-        known = [_fastest[key]] if key in _fastest else []
-        close = [form for form in known if is_close(index, form)]
-        if not close:
-            close = [form for form in tried if is_close(index, form)]
-            if close and set(tried) & set(LOWER):
-                close = measured(index, close)
-                if close:
-                    _fastest[key] = close[0]
-        if close:
-            forms[index] = close[0]
-    teacher.run_as(forms)
-    return True
 
 
 @contextlib.contextmanager
