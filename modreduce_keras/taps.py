@@ -22,6 +22,7 @@ from keras import ops
 from modreduce_keras.calls import did_you_mean
 from modreduce_keras.keras_internals import calls_of, flatten_layers, mask_of, operation_of
 from modreduce_keras.models import attention
+from modreduce_keras.models.function_model import is_only_outputs, no_layers_inside
 from modreduce_keras.models.graph import own_inputs
 from modreduce_keras.models.stages import INPUT_OF, Places, is_structural
 from modreduce_keras.models.structure import paths_of
@@ -148,6 +149,8 @@ class TapReader:
                 f"Tap {tap!r} of the {self.role} {self.model.name!r} stands for several layers. "
                 f"Give the path of one: {list(found)}"
             )
+        if is_only_outputs(self.model):
+            raise ValueError(no_layers_inside(f"the tap {tap!r} of the {self.role}"))
         prefix, _, place = name.rpartition("/")
         if place in attention.MAPS:
             return self._map(tap, prefix, place), int(call) if call else None

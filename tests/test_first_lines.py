@@ -186,9 +186,9 @@ class ScikitLearn:
     ("given", "mending"),
     [
         ("path/to/model.keras", "teacher=keras.saving.load_model('path/to/model.keras')"),
-        (np.zeros((8, 3)), "student.compile(optimizer, loss=mr.losses.KD(temperature=4.0))"),
+        (np.zeros((8, 3)), "teacher=mr.data.TeacherOutputs(logits=array)"),
         (np.zeros((8, 3)), "mr.data.TeacherCache(folder, teacher"),
-        (ScikitLearn(), "np.log(np.maximum(teacher.predict_proba(x), 1e-7))"),
+        (ScikitLearn(), "mr.data.TeacherOutputs(probabilities=model.predict_proba, shape="),
     ],
 )
 def test_8_teachers_that_are_no_models(given, mending, student):
@@ -196,8 +196,10 @@ def test_8_teachers_that_are_no_models(given, mending, student):
 
 
 def test_8_a_student_learns_from_stored_logits_as_the_message_says(student):
-    student.compile("sgd", loss=mr.losses.KD(temperature=4.0), run_eagerly=True)
-    assert np.isfinite(student.fit(X, np.eye(3)[Y], verbose=0).history["loss"][0])
+    teacher = mr.data.TeacherOutputs(logits=np.eye(3)[Y] * 2.0)
+    distiller = mr.Distiller(student=student, teacher=teacher)
+    distiller.compile("sgd", run_eagerly=True)
+    assert np.isfinite(distiller.fit(teacher.attach(X), verbose=0).history["loss"][0])
 
 
 def test_9_arguments_of_keras_distillation(student, teacher):

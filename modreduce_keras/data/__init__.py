@@ -4,6 +4,7 @@ from modreduce_keras.data.cifar import CIFAR100_MEAN, CIFAR100_STD, cifar100
 from modreduce_keras.data.epoch_shuffle import epoch_shuffle
 from modreduce_keras.data.epochs import in_epoch
 from modreduce_keras.data.index import with_index
+from modreduce_keras.data.outputs_only import TeacherOutputs
 from modreduce_keras.data.sample import SAMPLE_CLASSES, load_sample
 from modreduce_keras.data.teacher_cache import TeacherCache
 
@@ -17,6 +18,7 @@ __all__ = [
     "epoch_shuffle",
     "in_epoch",
     "TeacherCache",
+    "TeacherOutputs",
 ]
 
 

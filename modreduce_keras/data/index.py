@@ -132,10 +132,27 @@ def teacher_outputs_of(x: Any) -> dict[str, Any] | None:
     return x.get(TEACHER_OUTPUTS) if is_indexed(x) else None
 
 
-def indexed_inputs(dataset: Any, method: str) -> Any:
+def with_outputs(dataset: tf.data.Dataset, read: Any) -> tf.data.Dataset:
+    """Returns a dataset of indexed batches with a teacher's outputs among the inputs.
+
+    Args:
+        dataset: The batches.
+        read: Returns the outputs, in a dict by fingerprint, for inputs and index of a batch.
+    """
+
+    def attached(*element: Any) -> Any:
+        x, *rest = element
+        inputs, samples = split_index(x)
+        x = {INPUTS: inputs, INDEX: samples, TEACHER_OUTPUTS: read(inputs, samples)}
+        return (x, *rest) if isinstance(dataset.element_spec, tuple) else x
+
+    return dataset.map(attached, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def indexed_inputs(dataset: Any, method: str, owner: str = "cache") -> Any:
     """Returns the specs of a dataset's inputs, or says what is wrong with it."""
     expected = (
-        f"cache.{method}(dataset) takes a tf.data.Dataset of batches with an index, such as "
+        f"{owner}.{method}(dataset) takes a tf.data.Dataset of batches with an index, such as "
         "mr.data.cifar100(index=True) or mr.data.with_index(dataset).batch(64). Received: "
     )
     if not isinstance(dataset, tf.data.Dataset):

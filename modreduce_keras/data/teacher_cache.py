@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from modreduce_keras import whole_files
 from modreduce_keras.arguments import require_choice, require_integer
-from modreduce_keras.batches import INDEX, INPUTS, TEACHER_OUTPUTS, require_end, split_index
+from modreduce_keras.batches import require_end
 from modreduce_keras.copying import fingerprint_of_tables
 from modreduce_keras.data import cache_metadata, shards
 from modreduce_keras.data.cache_folder import CacheFolder, UnfilledError
@@ -20,7 +20,7 @@ from modreduce_keras.data.cache_metadata import DTYPES, WEIGHTS
 from modreduce_keras.data.cache_writer import CacheWriter, readable_shards
 from modreduce_keras.data.checksums import checksums_of
 from modreduce_keras.data.epochs import in_epoch
-from modreduce_keras.data.index import as_index, indexed_batches, indexed_inputs
+from modreduce_keras.data.index import as_index, indexed_batches, indexed_inputs, with_outputs
 from modreduce_keras.data.teacher_outputs import outputs_of, specs_of_outputs
 from modreduce_keras.fingerprints import fingerprint_of
 from modreduce_keras.taps import TapReader
@@ -223,20 +223,16 @@ class TeacherCache:
         def read(samples: Any, checksums: Any) -> Any:
             return self._read(rows, samples, checksums, chosen)
 
-        def attached(*element: Any) -> Any:
-            x, *rest = element
-            inputs, samples = split_index(x)
+        def outputs_of_batch(inputs: Any, samples: Any) -> dict[str, Any]:
             given = tf.numpy_function(read, [samples, checksums_of(inputs)], stored)
             batch = samples.shape[:1]
             given = [
                 tf.cast(tf.ensure_shape(value, batch + spec.shape[1:]), spec.dtype)
                 for value, spec in zip(given, flat, strict=True)
             ]
-            outputs = {key: tf.nest.pack_sequence_as(numbers, given)}
-            x = {INPUTS: inputs, INDEX: samples, TEACHER_OUTPUTS: outputs}
-            return (x, *rest) if isinstance(dataset.element_spec, tuple) else x
+            return {key: tf.nest.pack_sequence_as(numbers, given)}
 
-        return dataset.map(attached, num_parallel_calls=tf.data.AUTOTUNE)
+        return with_outputs(dataset, outputs_of_batch)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialized."""

@@ -180,6 +180,9 @@ class BaseDistiller(StepModel):
                 taps=student_taps,
                 branches=branches,
             )
+        teachers = self._forward.teacher.models if self._forward.teacher else ()
+        # The teacher is no layer of this model, so Keras does not ask it.
+        self.supports_jit = all(one.supports_jit for m in teachers for one in flatten_layers(m))
         self._constants = fingerprint_of_constants(self._models_with_constants())
         warn_of_ignored({f"student {name!r}": student for name, student in students.items()})
         takes_inputs = "student_inputs" in inspect.signature(type(self)).parameters

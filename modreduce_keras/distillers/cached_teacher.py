@@ -1,12 +1,17 @@
-"""CachedTeacher: a teacher whose outputs come with the batch, from a `mr.data.TeacherCache`."""
+"""CachedTeacher: a teacher whose outputs come with the batch.
+
+They are from a `mr.data.TeacherCache`, or all that there is of the teacher
+(`mr.data.TeacherOutputs`).
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
+from modreduce_keras.data import TeacherCache, TeacherOutputs
 from modreduce_keras.data.index import teacher_outputs_of
-from modreduce_keras.data.teacher_cache import TeacherCache
+from modreduce_keras.data.outputs_only import not_attached
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.live_teacher import LiveTeacher
 from modreduce_keras.distillers.teacher_forms import AS_GIVEN
@@ -14,10 +19,12 @@ from modreduce_keras.taps import ModelOutput
 
 
 class CachedTeacher:
-    """Reads a teacher's outputs from the batch. Outside of training it runs where they are missing.
+    """Reads a teacher's outputs from the batch, and runs it where they are missing and it may.
+
+    The model of a cache runs outside of training, a function in any step, and stored outputs never.
 
     Args:
-        cache: The cache, which holds on to the teacher.
+        cache: The cache, which holds on to the teacher; or the outputs of one.
         taps: Names of the taps to read.
         inputs: Tells what of a batch the teacher sees.
         dtype: Has to be `None`: the cache says what is stored.
@@ -30,7 +37,7 @@ class CachedTeacher:
 
     def __init__(
         self,
-        cache: TeacherCache,
+        cache: TeacherCache | TeacherOutputs,
         taps: list[str],
         inputs: Inputs,
         dtype: str | None = None,
@@ -43,13 +50,7 @@ class CachedTeacher:
                 "mr.data.TeacherCache(dtype=) sets the stored dtype. Received: "
                 f"teacher_dtype={dtype!r}"
             )
-        if inputs.teacher_is_apart or inputs.teacher_follows_students:
-            raise ValueError(
-                "A cache has the teacher's outputs for the inputs x of the batch as they are: fill "
-                "it from data that the teacher and the students see alike, or give the teacher "
-                "itself. Received: a TeacherCache with "
-                + ("teacher_input=" if inputs.teacher_is_apart else "student_inputs=")
-            )
+        _require_inputs(cache, inputs)
         self._live = LiveTeacher(cache.teacher, taps, inputs, AS_GIVEN, specs=specs)
         self.awaits_batch, self.forms = False, self._live.forms
         self.models, self.model = self._live.models, self._live.model
@@ -101,12 +102,11 @@ class CachedTeacher:
             ValueError: If it is a batch to train on and has nothing, or that of another cache.
         """
         stored = teacher_outputs_of(x)
-        if stored is None and not training:
+        if stored is None and self._may_run(training):
             return self._live.outputs_for(x, seen)
         if stored is None:
             raise ValueError(
-                "The batch has no outputs of the teacher. Train on cache.attach(dataset), which "
-                f"adds them. Received: x={keras.tree.map_structure(_described, x)}"
+                f"{self._not_attached()} Received: x={keras.tree.map_structure(_described, x)}"
             )
         if self._fingerprint not in stored:
             raise ValueError(
@@ -115,6 +115,9 @@ class CachedTeacher:
                 f"{self._fingerprint!r}"
             )
         logits, features = (stored[self._fingerprint][name] for name in ("logits", "features"))
+        if isinstance(logits, tuple):  # of several teachers
+            logits = list(logits)
+            features = dict(zip(self.given.taps, logits, strict=True))
         features = dict.fromkeys(self._output_taps, logits) | features
         left_out = sorted(set(self.reader.taps) - set(features))
         if left_out:
@@ -125,6 +128,34 @@ class CachedTeacher:
         named = {name: logits[name] for name in self.reader.outputs}
         output = ModelOutput(logits, {tap: features[tap] for tap in self.reader.taps} | named)
         return dict.fromkeys(seen, output)
+
+    def _may_run(self, training: bool) -> bool:
+        return self.given.runs if isinstance(self.given, TeacherOutputs) else not training
+
+    def _not_attached(self) -> str:
+        if isinstance(self.given, TeacherOutputs):
+            return not_attached()
+        return (
+            "The batch has no outputs of the teacher. Train on cache.attach(dataset), which "
+            "adds them."
+        )
+
+
+def _require_inputs(cache: TeacherCache | TeacherOutputs, inputs: Inputs) -> None:
+    """Raises if the teacher would see something else than what its outputs are of."""
+    if isinstance(cache, TeacherOutputs):
+        if inputs.teacher_is_apart and not cache.runs:
+            raise ValueError(
+                "Stored outputs of a teacher need no inputs: leave out teacher_input. "
+                "Received: a TeacherOutputs without a function, with teacher_input="
+            )
+    elif inputs.teacher_is_apart or inputs.teacher_follows_students:
+        raise ValueError(
+            "A cache has the teacher's outputs for the inputs x of the batch as they are: fill "
+            "it from data that the teacher and the students see alike, or give the teacher "
+            "itself. Received: a TeacherCache with "
+            + ("teacher_input=" if inputs.teacher_is_apart else "student_inputs=")
+        )
 
 
 def _described(tensor: Any) -> str:

@@ -8,9 +8,10 @@ import keras
 
 from modreduce_keras.arguments import is_number, require_choice
 from modreduce_keras.calls import did_you_mean, shown
-from modreduce_keras.data.teacher_cache import TeacherCache
+from modreduce_keras.data import TeacherCache, TeacherOutputs
 from modreduce_keras.distillers.teacher_forms import AS_GIVEN, AUTO
 from modreduce_keras.models.folding import DTYPES
+from modreduce_keras.models.function_model import FunctionModel
 from modreduce_keras.models.graph import input_specs, to_float
 from modreduce_keras.symbolic import plain_errors
 
@@ -24,19 +25,19 @@ def require_model(model: Any, role: str) -> None:
 
 
 def require_teacher(teacher: Any) -> None:
-    """Raises unless a model, a list of models, a cache of one or `None` came as a teacher."""
-    if teacher is None or isinstance(teacher, TeacherCache):
+    """Raises unless what came as a teacher is one: models, a cache, outputs alone or `None`."""
+    if teacher is None or isinstance(teacher, (TeacherCache, TeacherOutputs)):
         return
+    if isinstance(teacher, (list, tuple)) and any(isinstance(t, TeacherOutputs) for t in teacher):
+        raise TypeError(
+            "Several teachers of which there are outputs are one TeacherOutputs: "
+            "mr.data.TeacherOutputs(logits=[first, second]). Received: a list with TeacherOutputs"
+        )
     if isinstance(teacher, (list, tuple)) and any(isinstance(t, keras.Model) for t in teacher):
         for one in teacher:
             require_model(one, "teacher")
     elif not (isinstance(teacher, (list, tuple)) and not teacher):
         require_model(teacher, "teacher")
-
-
-_STORED = (
-    "student.compile(optimizer, loss=mr.losses.KD(temperature={})), then student.fit(x, logits)"
-)
 
 
 def _remedy(model: Any, role: str) -> str:
@@ -56,28 +57,27 @@ def _remedy(model: Any, role: str) -> str:
         return ""
     if hasattr(model, "predict_proba"):
         return (
-            " The student learns from stored probabilities by itself: logits = "
-            "np.log(np.maximum(teacher.predict_proba(x), 1e-7)), then "
-            f"{_STORED.format('1.0')}."
+            " Its outputs are a teacher: teacher=mr.data.TeacherOutputs(probabilities="
+            "model.predict_proba, shape=(len(model.classes_),))."
         )
     if hasattr(model, "predict"):
         return (
-            " The student learns from stored predictions by itself: "
-            "student.compile(optimizer, loss='mse'), then student.fit(x, teacher.predict(x))."
+            " Its outputs are a teacher: teacher=mr.data.TeacherOutputs(logits=model.predict, "
+            "shape=(1,)), of a regression for knowledge='logit_mse'."
         )
     leaves = keras.tree.flatten(model)
     if leaves and all(hasattr(leaf, "shape") or is_number(leaf) for leaf in leaves):
         return (
-            f" From stored logits the student learns by itself: {_STORED.format('4.0')}. "
-            "mr.data.TeacherCache(folder, teacher, taps=[...]) stores logits and features of a "
-            "model, and is given as the teacher."
+            " Stored logits are a teacher: teacher=mr.data.TeacherOutputs(logits=array), and "
+            "teacher.attach(x) brings them to the batches. mr.data.TeacherCache(folder, teacher, "
+            "taps=[...]) stores logits and features of a model."
         )
     return ""
 
 
 def ensure_built(model: keras.Model, specs: Any, role: str) -> None:
     """Builds an unbuilt model for the inputs of another one, or says what the user has to do."""
-    if input_specs(model) is not None:
+    if input_specs(model) is not None or isinstance(model, FunctionModel):
         return
     remedy = (
         f"The {role} {model.name!r} is not built, and its inputs cannot be told from the other "

@@ -38,6 +38,8 @@ class Heads:
 
     def head(self, tap: str | None = None) -> str | None:
         """Returns what a tap gives, or the model's output; see `models.head_kinds.of_model`."""
+        if getattr(self._reader.model, "gives_logits", False):
+            return LOGITS
         found = of_all(self._looked_at(tap))
         trial = None if found else self._trial()
         if trial is None:

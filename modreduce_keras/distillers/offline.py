@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from modreduce_keras.calls import by_name
-from modreduce_keras.data import TeacherCache
+from modreduce_keras.data import TeacherCache, TeacherOutputs
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.foreign import former_constructor, meant_by_constructor
@@ -23,8 +23,9 @@ class Distiller(BaseDistiller):
         student: The model to train. Use it after `fit` as `distiller.student`.
         teacher: The trained model to learn from, which is never changed; a list of several with
             different names, where responses compare with their average and the taps of features
-            are `"name/tap"`; or a `mr.data.TeacherCache`. `None` only if no knowledge needs a
-            teacher (`"confidence_penalty"`).
+            are `"name/tap"`; a `mr.data.TeacherCache`; or a `mr.data.TeacherOutputs`, where there
+            are only outputs. `None` only if no knowledge needs a teacher
+            (`"confidence_penalty"`).
         knowledge: What the student learns from the teacher: `Response`, `Feature` and `Relation`;
             losses or their names (`"kd"`); a list of those; or a dict from the name of a loss to
             its weight (`{"kd": 0.9, "hint": "balanced"}`). A loss on relations that comes without
@@ -75,7 +76,7 @@ class Distiller(BaseDistiller):
         self,
         *,
         student: keras.Model,
-        teacher: keras.Model | list[keras.Model] | TeacherCache | None,
+        teacher: keras.Model | list[keras.Model] | TeacherCache | TeacherOutputs | None,
         knowledge: Any = None,
         teacher_input: Any = None,
         supervised_weight: Any = 1.0,

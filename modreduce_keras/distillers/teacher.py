@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import keras
 
 from modreduce_keras.copying import adapted_variables, fingerprint_of_tables
+from modreduce_keras.data.outputs_only import TeacherOutputs
 from modreduce_keras.data.teacher_cache import TeacherCache
 from modreduce_keras.fingerprints import fingerprint_of
 from modreduce_keras.taps import ModelOutput, TapReader
@@ -19,7 +20,7 @@ class Teacher(Protocol):
     """One or several trained models, run or read from a cache.
 
     Attributes:
-        given: What the user gave: a model, a list of them, or a cache.
+        given: What the user gave: a model, a list of them, a cache, or outputs alone.
         models: The models.
         model: The one that holds them all.
         reader: Knows the taps.
@@ -73,9 +74,13 @@ def fingerprint_of_constants(models: Sequence[keras.layers.Layer]) -> str:
 
 
 def models_of(teacher: Any) -> list[keras.Model]:
-    """Returns the models of what is given as a teacher: one, several, a cache of one or `None`."""
+    """Returns the models of what is given as a teacher.
+
+    Args:
+        teacher: A model, several, a cache of one, outputs alone or `None`.
+    """
     if teacher is None:
         return []
-    if isinstance(teacher, TeacherCache):
-        return [teacher.teacher]
+    if isinstance(teacher, (TeacherCache, TeacherOutputs)):
+        teacher = teacher.teacher
     return list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]

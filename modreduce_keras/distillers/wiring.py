@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from modreduce_keras.data.teacher_cache import TeacherCache
+from modreduce_keras.data import TeacherCache, TeacherOutputs
 from modreduce_keras.distillers import checks, heads
 from modreduce_keras.distillers.branching import SharedTrunk
 from modreduce_keras.distillers.cached_teacher import CachedTeacher
@@ -33,7 +33,7 @@ def connect(
 
     Args:
         students: Models to train, by name.
-        teacher: A trained model, several, a cache of one, or `None`.
+        teacher: A trained model, several, a cache of one, outputs alone, or `None`.
         knowledge: What each student learns.
         views: What of a batch each side sees.
         teacher_dtype: What a folded copy of the teacher computes in, if one is to run.
@@ -55,7 +55,8 @@ def connect(
     runs = of_teacher = None
     if teachers:
         everything = [one for several in knowledge.values() for one in several]
-        kind = CachedTeacher if isinstance(teacher, TeacherCache) else LiveTeacher
+        stored = isinstance(teacher, (TeacherCache, TeacherOutputs))
+        kind = CachedTeacher if stored else LiveTeacher
         read = _taps("teacher", everything)
         runs = kind(teacher, read, views, teacher_dtype, specs=known_to_teacher)
         of_teacher = _checked_teacher(runs, everything)

@@ -2,6 +2,7 @@
 
 from modreduce_keras.distribute.chunks import by_chunks
 from modreduce_keras.distribute.graph_checks import checked_in_graph, known
+from modreduce_keras.distribute.host_functions import on_host
 from modreduce_keras.distribute.lost_workers import telling_of_lost_workers
 from modreduce_keras.distribute.replicas import (
     average_over_replicas,
@@ -45,6 +46,7 @@ __all__ = [
     "keeping_overwritten",
     "known",
     "num_replicas",
+    "on_host",
     "place_in_global_batch",
     "reducible_logs",
     "require_in_scope",

@@ -14,6 +14,7 @@ from modreduce_keras.knowledge.feature import Feature
 from modreduce_keras.knowledge.relation import Relation
 from modreduce_keras.knowledge.response import Response
 from modreduce_keras.losses.base import Loss
+from modreduce_keras.models.function_model import is_only_outputs, no_layers_inside
 from modreduce_keras.models.graph import output_units
 from modreduce_keras.models.pairs import default_pair, pair
 from modreduce_keras.models.stages import EMBEDDING, LOGITS
@@ -104,10 +105,12 @@ def _taps(
     feature = loss.default_feature if feature is None else feature
     if feature is None and loss.kind == "response":  # a loss of Keras, on any features
         feature = "last feature maps"
-    reason = "it has no default for them"
+    reason, teacher = "it has no default for them", getattr(teacher, "teacher", teacher)
+    if is_only_outputs(teacher):
+        raise ValueError(no_layers_inside(f"the loss {loss.name!r}, which compares features"))
     if feature is not None:
         try:
-            found = default_pair(getattr(teacher, "teacher", teacher), student, feature)
+            found = default_pair(teacher, student, feature)
             return {"student": found.student, "teacher": found.teacher}
         except (TypeError, ValueError) as error:
             reason = f"the {feature} cannot be told for each model ({str(error).rstrip('.')})"

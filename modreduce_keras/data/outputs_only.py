@@ -1,0 +1,370 @@
+"""TeacherOutputs: a teacher of which there are only outputs, stored or computed by a function."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from modreduce_keras.arguments import require_bool, require_integer, require_number, require_sizes
+from modreduce_keras.batches import INDEX, INPUTS, TEACHER_OUTPUTS
+from modreduce_keras.data import output_rows
+from modreduce_keras.data.index import as_index, indexed_inputs, with_outputs
+from modreduce_keras.models.function_model import FunctionModel
+
+_AT_ONCE = 1024
+"""Samples of arrays that a function is given at a time."""
+_SHAPE = "be the shape of the outputs of one sample, such as (10,)"
+_FORMS = (
+    "TeacherOutputs takes either logits= or probabilities=: an array (samples, ..., classes), the "
+    "path of a .npy or .parquet file, a function of a batch, or a list of those for several "
+    "teachers; or shape= alone, where the outputs come with the data"
+)
+
+
+@keras.saving.register_keras_serializable(package="modreduce_keras")
+class TeacherOutputs:
+    """A teacher of which there are only outputs: predictions in a file, an API, another library.
+
+    It is given to a distiller as its teacher. Stored outputs reach the batches by `attach`, which
+    finds a sample's row by its index:
+
+        teacher = mr.data.TeacherOutputs(probabilities="probabilities.npy")
+        distiller = mr.Distiller(student=student, teacher=teacher, knowledge="kd")
+        distiller.compile(...)
+        distiller.fit(teacher.attach(images), labels)                  # arrays in the same order
+        train = mr.data.with_index(samples).shuffle(1000).batch(64)    # or a dataset
+        distiller.fit(teacher.attach(train))
+
+    A function is called on the inputs of each batch, inside the step:
+
+        teacher = mr.data.TeacherOutputs(probabilities=forest.predict_proba, shape=(3,))
+        distiller.fit(features, labels)
+
+    `attach` calls it beforehand: on arrays once for all epochs, on a dataset in its pipeline.
+    Without `attach` it runs where knowledge is evaluated too (`compile(loss=None)`,
+    `evaluate_knowledge=True`); stored outputs of validation data are attached from a
+    `TeacherOutputs` of their own. Where `evaluate` needs no teacher, neither is needed.
+
+    Probabilities p are made logits: z = log max(p, clip). The softmax of these at a temperature T,
+    p^(1/T) / Σ p^(1/T), is that of the logits which p came from, as softmax(z / T) does not depend
+    on a constant added to z: nothing but what is clipped is lost. Probabilities that are exactly 0,
+    as those of a forest, become `clip`: at T = 4 and the default clip, a class that the teacher
+    rules out has 1.8 % of the weight of the certain one.
+
+    There are no layers inside, so knowledge of features and relations is refused. A saved
+    distiller holds the paths of files and the shape of the outputs, but neither arrays nor
+    functions: it trains on with what is attached to the data, and evaluates and predicts as before.
+
+    Args:
+        logits: The teacher's logits: an array (samples, ..., classes); the path of a `.npy` file,
+            which is memory-mapped, or of a `.parquet` file with a column for each class; a
+            function of the inputs of a batch, which are NumPy arrays, that returns
+            (batch, ..., classes). A list of those for several teachers, which `mr.Response`
+            averages (`list(array)` for an array with an axis of teachers before the samples).
+            Of a regression, plain numbers, for `mr.Response("logit_mse")`.
+        probabilities: The same as probabilities, instead of `logits`: those of classes sum to one.
+        index: The index of the sample that each row is of, (samples,), different whole numbers; the
+            name of a column of a Parquet file. Defaults to `None`: row i is of sample i.
+        shape: Shape of the outputs of one sample, `(classes,)`. Needed for functions and for
+            outputs that come with the data only.
+        teachers: Number of teachers. Defaults to `None`: that of the given outputs, or 1.
+        independent: Whether probabilities are of independent labels, or of one yes or no, and not
+            of classes that exclude one another: z = log max(p, clip) - log max(1 - p, clip), for
+            `"binary_kd"`. Of one column they always are. Defaults to `False`.
+        clip: Smallest probability, above 0 and below 0.1. Defaults to 1e-7.
+
+    Raises:
+        FileNotFoundError: If there is no file at a path.
+        ImportError: If a Parquet file is given and the package pyarrow is missing.
+        ValueError: If an argument is none of these; if outputs in memory, or the first rows of a
+            file, are not finite, are no probabilities, or are probabilities given as `logits`; if
+            several teachers differ in shape; or if an index does not fit. In later rows of a file,
+            and in what a function returns, these are an error of the pipeline or of the step,
+            `tf.errors.InvalidArgumentError`, with the same message.
+
+    Example:
+        >>> import keras, numpy as np, modreduce_keras as mr
+        >>> x, labels = np.ones((8, 4), "float32"), np.arange(8) % 3
+        >>> teacher = mr.data.TeacherOutputs(probabilities=np.full((8, 3), 1 / 3))
+        >>> student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> distiller = mr.Distiller(student=student, teacher=teacher, knowledge="kd")
+        >>> distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> sorted(distiller.fit(teacher.attach(x), labels, verbose=0).history)
+        ['ce', 'kd', 'loss']
+    """
+
+    name = "outputs"
+
+    def __init__(
+        self,
+        *,
+        logits: Any = None,
+        probabilities: Any = None,
+        index: Any = None,
+        shape: Sequence[int] | None = None,
+        teachers: int | None = None,
+        independent: bool = False,
+        clip: float = 1e-7,
+    ) -> None:
+        given = {"logits": logits, "probabilities": probabilities}
+        given = {name: source for name, source in given.items() if source is not None}
+        if len(given) > 1 or not (given or shape is not None):
+            raise ValueError(f"{_FORMS}. Received: {list(given) or 'none of them'}")
+        self.argument, source = next(iter(given.items()), ("logits", None))
+        if require_number("clip", clip, above=0.0) >= 0.1:
+            raise ValueError(f"clip must be above 0 and below 0.1. Received: {clip=}")
+        self.clip = clip
+        self.independent = require_bool("independent", independent)
+        require_integer("teachers", teachers, optional=True)
+        self.sources = list(source) if isinstance(source, (list, tuple)) else [source]
+        if source is None:
+            self.sources *= teachers or 1
+        if teachers is not None and teachers != len(self.sources):
+            raise ValueError(
+                f"teachers must be the number of outputs that are given, {len(self.sources)}. "
+                f"Received: {teachers=}"
+            )
+        self.index = index
+        self._open(None if shape is None else require_sizes("shape", shape, _SHAPE))
+        self.models = [
+            FunctionModel(partial(self._computed, number), self.shape, name=name, gives_logits=True)
+            for number, name in enumerate(self._names())
+        ]
+        for model in self.models:
+            model.supports_jit = not self.runs
+
+    def _open(self, shape: tuple[int, ...] | None) -> None:
+        """Opens what is stored, and sets the shape of a sample's outputs."""
+        self._tables: list[np.ndarray] = []
+        self._index: np.ndarray | None = None
+        stored = [one for one in self.sources if one is not None and not callable(one)]
+        if len(stored) not in (0, len(self.sources)):
+            raise ValueError(f"{_FORMS}. Received: a list of functions and of stored outputs")
+        if not stored:
+            if shape is None:
+                raise ValueError(
+                    "A function does not say what it returns: give the shape of the outputs of one "
+                    "sample, such as shape=(10,) for 10 classes. Received: shape=None"
+                )
+            if self.index is not None:
+                raise ValueError(
+                    f"index is of stored outputs. Received: index={self.index!r} without any"
+                )
+            self.shape = shape
+            self._settle_independent()
+            return
+        opened = [output_rows.opened(one, self.index, self.argument) for one in stored]
+        self._tables, (self._index, *others) = [list(side) for side in zip(*opened, strict=True)]
+        shapes = [table.shape for table in self._tables]
+        if len(set(shapes)) > 1 or any(not np.array_equal(self._index, one) for one in others):
+            raise ValueError(
+                "Several teachers must have outputs of equal shapes for the same samples. "
+                f"Received: {shapes}"
+            )
+        self.shape = tuple(map(int, shapes[0][1:]))
+        if shape not in (None, self.shape):
+            raise ValueError(
+                f"shape must be that of a sample's outputs, {self.shape}. Received: {shape=}"
+            )
+        self._settle_independent()
+        output_rows.require_index(self._index, len(self._tables[0]))
+        for table in self._tables:
+            output_rows.looked_at(table, self.argument, self.independent)
+        self._order = None if self._index is None else np.argsort(self._index)
+
+    def _settle_independent(self) -> None:
+        of_probabilities = self.argument == "probabilities"
+        if self.independent and not of_probabilities and self.sources[0] is not None:
+            raise ValueError(
+                "independent is of probabilities; logits are logits. Received: independent=True "
+                "with logits="
+            )
+        self.independent |= of_probabilities and self.shape[-1] == 1
+
+    def _names(self) -> list[str]:
+        several = len(self.sources) > 1
+        return [f"teacher_{i}" for i in range(len(self.sources))] if several else [self.name]
+
+    @property
+    def runs(self) -> bool:
+        """Whether the outputs are computed by a function."""
+        return callable(self.sources[0])
+
+    @property
+    def teacher(self) -> Any:
+        """What stands for the teacher: a model, or a list of several."""
+        return self.models if len(self.models) > 1 else self.models[0]
+
+    @property
+    def taps(self) -> list[str]:
+        """Names of several teachers, by which `mr.Response(teacher=)` reads one."""
+        return [model.name for model in self.models] if len(self.models) > 1 else []
+
+    def fingerprint(self) -> str:
+        """Returns the key of the outputs in a batch."""
+        return "outputs"
+
+    def rows(self, samples: Any) -> list[np.ndarray]:
+        """Returns the stored logits of samples, (samples, ..., classes), of each teacher.
+
+        Args:
+            samples: The index of each sample, (samples,).
+
+        Raises:
+            ValueError: If there is no row of a sample, or a row is not what it is called.
+        """
+        if not self._tables:
+            raise ValueError(self._without_rows())
+        rows = self._positions(as_index(np.asarray(samples)))
+        return [self._logits(table[rows]) for table in self._tables]
+
+    def attach(self, data: Any) -> Any:
+        """Returns data whose inputs carry the teacher's outputs, to train or validate on.
+
+        Args:
+            data: Arrays of inputs (an array, or several in a list or dict), one sample for each
+                row and in their order; or a `tf.data.Dataset` of batches with an index
+                (`mr.data.with_index(samples).batch(64)`), shuffled or augmented as you like.
+
+        Returns:
+            For arrays a dict of arrays, in place of `x`. For a dataset a dataset.
+
+        Raises:
+            ValueError: If there are not as many rows as samples, the dataset has no index, or there
+                is nothing to attach. A sample of a dataset without a row is an error of the
+                pipeline, `tf.errors.InvalidArgumentError`.
+        """
+        if not (self.runs or self._tables):
+            raise ValueError(self._without_rows())
+        if isinstance(data, tf.data.Dataset):
+            return self._attached_to_dataset(data)
+        leaves = keras.tree.flatten(data)
+        if not leaves or not all(getattr(leaf, "shape", ()) for leaf in leaves):
+            raise ValueError(
+                "attach takes the inputs x as arrays, without labels, or a tf.data.Dataset of "
+                f"batches with an index. Received: {type(data).__name__}"
+            )
+        sizes = {len(leaf) for leaf in leaves}
+        if len(sizes) > 1 or (self._tables and sizes != {len(self._tables[0])}):
+            raise ValueError(
+                "attach needs one sample for each row of outputs, in their order"
+                + (f" ({len(self._tables[0])} rows)" if self._tables else "")
+                + "; a tf.data.Dataset with an index may have others. Received: arrays of "
+                f"{sorted(sizes)} samples"
+            )
+        return self._attached_to_arrays(data, sizes.pop())
+
+    def _attached_to_arrays(self, data: Any, size: int) -> dict[str, Any]:
+        samples = np.arange(size) if self._index is None else self._index
+        if self._tables:
+            logits = self.rows(samples)
+        else:
+            parts = [self._all_computed(data, begin) for begin in range(0, size, _AT_ONCE)]
+            logits = [np.concatenate(own) for own in zip(*parts, strict=True)]
+        return {INPUTS: data, INDEX: samples, TEACHER_OUTPUTS: self._packed(logits)}
+
+    def _all_computed(self, data: Any, begin: int) -> list[np.ndarray]:
+        cut = slice(begin, begin + _AT_ONCE)
+        inputs = keras.tree.map_structure(lambda leaf: np.asarray(leaf[cut]), data)
+        return [model.outputs_of(inputs) for model in self.models]
+
+    def _attached_to_dataset(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        specs = indexed_inputs(dataset, "attach", owner="outputs")
+        several = [tf.float32] * len(self.models)
+
+        def computed(*leaves: np.ndarray) -> list[np.ndarray]:
+            inputs = tf.nest.pack_sequence_as(specs, leaves)
+            return [model.outputs_of(inputs) for model in self.models]
+
+        def read(inputs: Any, samples: Any) -> dict[str, Any]:
+            of_function = computed, tf.nest.flatten(inputs)
+            given = of_function if self.runs else (self.rows, [samples])
+            logits = tf.numpy_function(*given, several)
+            shape = (*samples.shape[:1], *self.shape)
+            return self._packed([tf.ensure_shape(one, shape) for one in logits])
+
+        return with_outputs(dataset, read)
+
+    def _packed(self, logits: Sequence[Any]) -> dict[str, Any]:
+        whole = logits[0] if len(logits) == 1 else tuple(logits)
+        return {self.fingerprint(): {"logits": whole, "features": {}}}
+
+    def _positions(self, samples: np.ndarray) -> np.ndarray:
+        """Returns the row of each sample."""
+        size = len(self._tables[0])
+        if self._index is None:
+            found = samples
+            there = samples < size
+        else:
+            places = np.searchsorted(self._index, samples, sorter=self._order)
+            found = np.asarray(self._order)[np.minimum(places, size - 1)]
+            there = self._index[found] == samples
+        if not there.all():
+            known = f"0 to {size - 1}" if self._index is None else f"the {size} of index="
+            raise ValueError(
+                f"The outputs have no row of the samples {samples[~there][:8].tolist()}: there are "
+                f"rows of {known}. The data have other samples, or another index."
+            )
+        return found
+
+    def _computed(self, number: int, inputs: Any) -> np.ndarray:
+        """Returns the logits that a function computes for a batch."""
+        function: Callable[[Any], Any] | None = self.sources[number] if self.runs else None
+        if function is None:
+            raise ValueError(not_attached())
+        return self._logits(np.asarray(function(inputs)))
+
+    def _logits(self, rows: np.ndarray) -> np.ndarray:
+        if rows.ndim == 1 and self.shape == (1,):
+            rows = rows[:, np.newaxis]
+        rows = np.asarray(rows, "float32")
+        output_rows.require(rows, self.argument, self.independent)
+        if self.argument == "logits":
+            return rows
+        return output_rows.as_logits(rows, self.independent, self.clip)
+
+    def _without_rows(self) -> str:
+        what = "are computed by a function: attach(data) calls it" if self.runs else "are not here"
+        return (
+            f"These outputs {what}. A file holds neither arrays nor functions, and only the paths "
+            "of files: make TeacherOutputs(logits=...) or (probabilities=...) anew and attach its "
+            f"outputs to the data. Received: outputs of shape {self.shape} without rows"
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor arguments; of arrays and functions the shape alone."""
+        by_path = all(map(output_rows.is_path, self.sources)) and isinstance(
+            self.index, (str, type(None))
+        )
+        source = [str(one) for one in self.sources] if by_path else None
+        return {
+            "logits": source if self.argument == "logits" else None,
+            "probabilities": source if self.argument == "probabilities" else None,
+            "index": self.index if by_path else None,
+            "shape": list(self.shape),
+            "teachers": len(self.sources),
+            "independent": bool(self.independent),
+            "clip": self.clip,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "TeacherOutputs":
+        """Returns the outputs that `get_config` describes, without files that are gone."""
+        paths = config["logits"] or config["probabilities"] or []
+        if not all(Path(path).is_file() for path in paths):
+            config = {**config, "logits": None, "probabilities": None, "index": None}
+        return cls(**config)
+
+
+def not_attached() -> str:
+    """Returns the message of a batch that has no outputs of a teacher that cannot run."""
+    return (
+        "The batch has no outputs of the teacher, and stored ones are found by attach: fit on "
+        "outputs.attach(x), labels, or on outputs.attach(dataset). Data on which knowledge is "
+        "validated need the teacher's outputs as well: "
+        "mr.data.TeacherOutputs(logits=...).attach(x_val)"
+    )

@@ -1,0 +1,201 @@
+"""Tests of distillers whose teacher is only outputs, against those that run the teacher."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import modreduce_keras as mr
+
+
+def logits_of(model, x):
+    return model.predict(x, verbose=0)
+
+
+def softmax(logits):
+    shifted = np.exp(logits.astype("float64") - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+@pytest.fixture
+def second(net):
+    return net((5, 7), name="second")
+
+
+@pytest.fixture
+def trained(net, cross_entropy):
+    """Trains a student anew, or two peers, and returns all variables."""
+
+    def train(teacher, x, y=None, peers=False, knowledge="kd"):
+        keras.utils.set_random_seed(3)
+        if peers:
+            students = {name: net(name=name) for name in ("first", "other")}
+            taught = dict.fromkeys(students, knowledge)
+            distiller = mr.ModReduce(teacher=teacher, students=students, knowledge=taught)
+        else:
+            distiller = mr.Distiller(student=net(), teacher=teacher, knowledge=knowledge)
+        distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
+        arguments = {} if y is None else {"y": y, "batch_size": 4}
+        distiller.fit(x, **arguments, epochs=2, shuffle=False, verbose=0)
+        return [variable.numpy() for variable in distiller.variables]
+
+    return train
+
+
+def assert_equal_weights(one, other):
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def outputs_of(kind, teacher, images, tmp_path):
+    logits = logits_of(teacher, images)
+    if kind == "logits":
+        return mr.data.TeacherOutputs(logits=logits)
+    if kind == "probabilities":
+        return mr.data.TeacherOutputs(probabilities=softmax(logits))
+    if kind == "npy":
+        np.save(tmp_path / "logits.npy", logits)
+        return mr.data.TeacherOutputs(logits=tmp_path / "logits.npy")
+
+    def predict_proba(x):
+        assert isinstance(x, np.ndarray)
+        return softmax(teacher(x).numpy())
+
+    return mr.data.TeacherOutputs(probabilities=predict_proba, shape=(3,))
+
+
+@pytest.mark.parametrize(
+    ("kind", "peers"),
+    [
+        ("probabilities", False),
+        ("npy", False),
+        ("function", False),
+        pytest.param("probabilities", True, marks=pytest.mark.slow),
+        pytest.param("function", True, marks=pytest.mark.slow),
+    ],
+)
+def test_the_weights_are_those_with_the_teacher_itself(
+    kind, peers, trained, teacher, images, labels, tmp_path
+):
+    live = trained(teacher, images, labels, peers)
+    outputs = outputs_of(kind, teacher, images, tmp_path)
+    if kind == "function":
+        assert_equal_weights(trained(outputs, images, labels, peers), live)
+    else:
+        assert_equal_weights(trained(outputs, outputs.attach(images), labels, peers), live)
+
+
+@pytest.mark.parametrize("kind", ["probabilities", "function"])
+def test_in_a_dataset_the_index_finds_the_row(kind, trained, teacher, images, labels, tmp_path):
+    samples = tf.data.Dataset.from_tensor_slices((images, labels))
+    indexed = mr.data.with_index(samples).shuffle(12, seed=1, reshuffle_each_iteration=False)
+    outputs = outputs_of(kind, teacher, images, tmp_path)
+    live = trained(teacher, indexed.batch(5))
+    assert_equal_weights(trained(outputs, outputs.attach(indexed.batch(5))), live)
+
+
+@pytest.mark.parametrize(
+    "average", ["probabilities", pytest.param("logits", marks=pytest.mark.slow)]
+)
+def test_several_are_averaged_as_several_models_are(
+    average, trained, teacher, second, images, labels
+):
+    both = [teacher, second]
+    outputs = mr.data.TeacherOutputs(logits=[logits_of(one, images) for one in both])
+
+    def knowledge():
+        return [mr.Response("kd", average=average, teacher_weights=[3.0, 1.0])]
+
+    live = trained(both, images, labels, knowledge=knowledge())
+    attached = outputs.attach(images)
+    assert_equal_weights(trained(outputs, attached, labels, knowledge=knowledge()), live)
+    one = trained(outputs, attached, labels, knowledge=[mr.Response("kd", teacher="teacher_1")])
+    assert_equal_weights(one, trained(second, images, labels))
+
+
+def test_knowledge_is_validated_with_outputs_of_the_validation_data(net, teacher, images, held_out):
+    outputs = mr.data.TeacherOutputs(logits=logits_of(teacher, images))
+    x_val = held_out[0]
+    of_validation = mr.data.TeacherOutputs(logits=logits_of(teacher, x_val))
+    student = net()
+    distiller = mr.Distiller(student=student, teacher=outputs, knowledge="kd")
+    distiller.compile("sgd")
+    attached = of_validation.attach(x_val)
+    history = distiller.fit(outputs.attach(images), validation_data=(attached,), verbose=0).history
+    live = mr.Distiller(student=student, teacher=teacher, knowledge="kd")
+    live.compile("sgd")
+    np.testing.assert_allclose(history["val_kd"][0], live.evaluate(x_val, verbose=0), rtol=1e-4)
+    with pytest.raises(ValueError, match=r"no outputs of the teacher.*attach\(x_val\)"):
+        distiller.evaluate(x_val, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("knowledge", "reader"),
+    [
+        (lambda: [mr.Feature("hint", at="stage2")], "the tap 'stage2' of the teacher"),
+        (lambda: [mr.Relation("rkd_distance", at="auto")], "the loss 'rkd_distance'"),
+        (lambda: "hint", "the loss 'hint'"),
+    ],
+)
+@pytest.mark.parametrize("several", [False, True])
+def test_features_are_refused(knowledge, reader, several, net):
+    logits = np.zeros((4, 3))
+    outputs = mr.data.TeacherOutputs(logits=[logits, logits] if several else logits)
+    with pytest.raises(ValueError, match=rf"response knowledge.*Received: .*{reader}"):
+        mr.Distiller(student=net(), teacher=outputs, knowledge=knowledge())
+
+
+def test_other_classes_and_inputs_of_its_own_are_refused(net, teacher):
+    with pytest.raises(ValueError, match=r"a student with 3 and a teacher with 2"):
+        outputs = mr.data.TeacherOutputs(logits=np.zeros((4, 2)))
+        mr.Distiller(student=net(), teacher=outputs, knowledge="kd")
+    outputs = mr.data.TeacherOutputs(logits=np.zeros((4, 3)))
+    with pytest.raises(ValueError, match="leave out teacher_input"):
+        mr.Distiller(student=net(), teacher=outputs, knowledge="kd", teacher_input="raw")
+    with pytest.raises(TypeError, match=r"one TeacherOutputs: .*logits=\[first, second\]"):
+        mr.Distiller(student=net(), teacher=[teacher, outputs], knowledge="kd")
+
+
+def test_a_function_sees_inputs_of_its_own(net, images, labels, cross_entropy):
+    seen = []
+
+    def function(raw):
+        seen.append(raw.copy())
+        return np.tile(raw[:, :1], (1, 3))
+
+    outputs = mr.data.TeacherOutputs(logits=function, shape=(3,))
+    distiller = mr.Distiller(student=net(), teacher=outputs, knowledge="kd", teacher_input="raw")
+    distiller.compile("sgd", cross_entropy, jit_compile="auto")
+    assert not distiller.jit_compile
+    raw = np.arange(24.0, dtype="float32").reshape(12, 2)
+    distiller.fit({"image": images, "raw": raw}, labels, batch_size=12, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(seen[-1], raw)
+
+
+@pytest.mark.parametrize("kind", ["logits", "npy", "function"])
+def test_a_saved_distiller_trains_on_with_outputs_attached(
+    kind, net, teacher, images, labels, cross_entropy, tmp_path
+):
+    outputs = outputs_of(kind, teacher, images, tmp_path)
+    distiller = mr.Distiller(student=net(), teacher=outputs, knowledge="kd")
+    distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
+    attached = outputs.attach(images)
+    distiller.save(tmp_path / "distiller.keras")
+    loaded = keras.saving.load_model(tmp_path / "distiller.keras")
+    before = loaded.evaluate(images, labels, verbose=0)
+    assert before == pytest.approx(distiller.evaluate(images, labels, verbose=0))
+    if kind == "npy":
+        again = loaded.teacher.attach(images)
+        np.testing.assert_array_equal(
+            again["teacher_outputs"]["outputs"]["logits"], logits_of(teacher, images)
+        )
+    else:
+        with pytest.raises(ValueError, match="holds neither arrays nor functions"):
+            loaded.teacher.attach(images)
+        with pytest.raises(ValueError, match="no outputs of the teacher"):
+            loaded.fit(images, labels, verbose=0)
+    histories = [
+        one.fit(attached, labels, shuffle=False, verbose=0).history for one in (distiller, loaded)
+    ]
+    assert histories[0] == histories[1]
