@@ -12,8 +12,10 @@ from modreduce_keras.arguments import require_bool
 from modreduce_keras.distribute import share_over_replicas
 from modreduce_keras.knowledge import masks
 from modreduce_keras.knowledge.weight import BALANCED, Weight
+from modreduce_keras.losses.attention_base import AttentionLoss
 from modreduce_keras.losses.base import Loss, require_one_feature
 from modreduce_keras.losses.keras_loss import loss_from
+from modreduce_keras.models import attention
 from modreduce_keras.ops import reduced, spread
 from modreduce_keras.taps import LOGITS, ModelOutput
 from modreduce_keras.typing import Tensor
@@ -97,6 +99,7 @@ class Knowledge(keras.layers.Layer):
         if isinstance(adapter, str) and adapter == "default":
             adapter = loss.default_adapter
         self.adapter = adapter and registry.get("adapter", adapter, Adapter)
+        self._check_attention()
         self.mask = masks.checked(mask)
         self.supports_masking = True  # by `kept`, not by Keras' propagation
         self.pretrained = None
@@ -137,6 +140,21 @@ class Knowledge(keras.layers.Layer):
                 f"{type(self).__name__} needs the taps it reads: either at='stage2' for both "
                 "models or student='stage2', teacher='stage3'. "
                 f"Received: at={at!r}, student={student!r}, teacher={teacher!r}"
+            )
+
+    def _check_attention(self) -> None:
+        if self.adapter is not None and isinstance(self.loss, AttentionLoss):
+            raise ValueError(
+                f"{type(self.loss).__name__} compares attention maps as they are, and no adapter "
+                f"passes their masks on: adapter=None. Received: {self.adapter.identifier!r}"
+            )
+        taps = [tap for role in ("student", "teacher") for tap in self.taps(role)]
+        scores = [one for one in taps if str(one).rpartition("/")[2].startswith(attention.SCORES)]
+        if scores and not self.loss.takes_scores:
+            meant = str(scores[0]).replace(attention.SCORES, attention.LOGITS)
+            raise ValueError(
+                f"{type(self.loss).__name__} takes the softmax of attention maps itself, so it "
+                f"reads their logits: {meant!r}. Received: the probabilities {scores[0]!r}"
             )
 
     @property
@@ -203,7 +221,9 @@ class Knowledge(keras.layers.Layer):
         roles = ("student", "teacher")
         pair = tuple(self.read(*side) for side in zip(roles, outputs, strict=True))
         attached = tuple(self._attached(*side) for side in zip(roles, outputs, strict=True))
-        return masks.kept(self.name, pair, attached, own)
+        if own is not None:
+            own = self.loss.given_with_own(own, attached, pair[0])
+        return masks.kept(self.name, pair, attached, own, self.loss.positions)
 
     def given_mask(self, inputs: Any) -> Any:
         """Returns the mask from `mask=` for the inputs of a batch, or `None`."""
@@ -229,7 +249,7 @@ class Knowledge(keras.layers.Layer):
 
     def symbolic_mask(self, pair: tuple[Any, Any], inputs: Any) -> Any:
         """Returns that mask symbolically, for the student's and the teacher's feature."""
-        return masks.symbolic(self.mask, inputs, pair)
+        return masks.symbolic(self.mask, inputs, pair, self.loss.positions)
 
     def require_no_mask_dropped(self, pair: tuple[Any, Any], models: Mapping[str, Any]) -> None:
         """Raises if the features that are read have lost a mask that their model makes.

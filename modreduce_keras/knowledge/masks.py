@@ -9,13 +9,16 @@ from keras import ops
 
 from modreduce_keras.held import Held
 from modreduce_keras.keras_internals import flatten_layers, mask_of
-from modreduce_keras.losses.base import fits
+from modreduce_keras.losses.base import Loss, fits
 from modreduce_keras.ops import as_list, mask_at, pooled_to_match, zeroed
 from modreduce_keras.symbolic import output_spec
 from modreduce_keras.typing import Tensor
 
 Mask = str | Literal[False] | Callable[[Any], Any] | None
 Kept = dict[str, Any] | None
+Axes = Callable[[tuple], tuple]
+between: Axes = Loss.positions
+"""The positions of a feature in general: its sizes between batch and channels."""
 
 
 def checked(mask: Any) -> Mask:
@@ -65,7 +68,7 @@ def given(mask: Mask, inputs: Any, owner: str) -> Any:
     return ops.cast(values, "bool")
 
 
-def symbolic(mask: Mask, inputs: Any, pair: tuple[Any, Any]) -> Any:
+def symbolic(mask: Mask, inputs: Any, pair: tuple[Any, Any], axes: Axes = between) -> Any:
     """Returns the mask that will be given, symbolically.
 
     Args:
@@ -73,6 +76,7 @@ def symbolic(mask: Mask, inputs: Any, pair: tuple[Any, Any]) -> Any:
         inputs: The student's symbolic inputs; a batch may have more, and may have other names.
         pair: The student's and the teacher's feature, of whose positions it is where the inputs
             do not tell.
+        axes: From the shape of a feature to the sizes of its positions.
     """
     if mask is None or mask is False:
         return None
@@ -87,7 +91,8 @@ def symbolic(mask: Mask, inputs: Any, pair: tuple[Any, Any]) -> Any:
         if isinstance(found, keras.KerasTensor):
             return keras.KerasTensor(found.shape, "bool")
     batch, *positions = next(
-        (_shape(feature)[:-1] for feature in pair if _positions(feature)), (None, None)
+        ((_shape(one)[0], *axes(_shape(one))) for one in pair if _positions(one, axes)),
+        (None, None),
     )
     return keras.KerasTensor((batch, *positions), "bool")
 
@@ -103,7 +108,9 @@ class _Function(keras.layers.Layer):
         return self._function()(inputs)
 
 
-def kept(owner: str, pair: tuple[Any, Any], masks: tuple[Any, Any], own: Any) -> Kept:
+def kept(
+    owner: str, pair: tuple[Any, Any], masks: tuple[Any, Any], own: Any, axes: Axes = between
+) -> Kept:
     """Returns the masks of the `"student"`'s and the `"teacher"`'s positions, `None` if all count.
 
     Where both features have the same positions, those count that both masks keep; where only one
@@ -114,22 +121,23 @@ def kept(owner: str, pair: tuple[Any, Any], masks: tuple[Any, Any], own: Any) ->
         pair: The student's and the teacher's feature, `None` without a teacher.
         masks: The masks that Keras has attached to them, or `None`.
         own: The mask that was given, which holds in the place of Keras'; or `None`.
+        axes: From the shape of a feature to the sizes of its positions.
 
     Raises:
         ValueError: If a mask does not fit the positions that a feature has.
     """
     if own is not None:
-        masks = _on_both(own, pair)
+        masks = _on_both(own, pair, axes)
     if masks[0] is None and masks[1] is None:
         return None
     for side, feature in zip(("student", "teacher"), pair, strict=True):
-        if isinstance(feature, (list, tuple)) and len({_positions(one) for one in feature}) > 1:
+        if isinstance(feature, (list, tuple)) and len({_positions(x, axes) for x in feature}) > 1:
             raise ValueError(
                 f"Knowledge {owner!r} reads several taps of the {side}, whose positions a mask "
                 "cannot tell: give each a knowledge of its own, or mask=False, so that all "
                 f"positions count. Received: {len(feature)} features, and a mask"
             )
-    positions = [_positions(feature) for feature in pair]
+    positions = [_positions(feature, axes) for feature in pair]
     if _alike(*positions):
         masks = (masks[0] if own is not None else together(masks),) * 2
     if own is not None and not any(positions):
@@ -145,10 +153,10 @@ def kept(owner: str, pair: tuple[Any, Any], masks: tuple[Any, Any], own: Any) ->
     return {side: mask for side, mask in fitting.items() if mask is not None} or None
 
 
-def _on_both(mask: Any, pair: tuple[Any, Any]) -> tuple[Any, Any]:
+def _on_both(mask: Any, pair: tuple[Any, Any], axes: Axes) -> tuple[Any, Any]:
     """Returns a mask for each side, where it is of one side's positions and the sizes differ."""
     sizes = mask.shape[1:]
-    positions = [_positions(feature) for feature in pair]
+    positions = [_positions(feature, axes) for feature in pair]
     of_one = any(fits(sizes, side) and side for side in positions)
 
     def at(side: tuple) -> Any:
@@ -177,10 +185,10 @@ def _fitting(owner: str, side: str, positions: tuple, mask: Any) -> Any:
     return mask
 
 
-def _positions(feature: Any) -> tuple:
-    """Returns the sizes between batch and channels; of several alike features those of one."""
+def _positions(feature: Any, axes: Axes = between) -> tuple:
+    """Returns the sizes of a feature's positions; of several alike features those of one."""
     shape = _shape(feature)
-    return shape[1:-1] if shape else ()
+    return axes(shape) if shape else ()
 
 
 def _shape(feature: Any) -> tuple:

@@ -28,6 +28,8 @@ from modreduce_keras.losses.logit_mse import LogitMSE
 from modreduce_keras.losses.lsp import LSP
 from modreduce_keras.losses.mgd import MGD
 from modreduce_keras.losses.mhgd import MHGD
+from modreduce_keras.losses.minilm_attention import MiniLMAttention
+from modreduce_keras.losses.minilm_relation import MiniLMRelation
 from modreduce_keras.losses.multi_level import MultiLevel
 from modreduce_keras.losses.nkd import NKD
 from modreduce_keras.losses.nst import NST
@@ -44,6 +46,7 @@ from modreduce_keras.losses.skew_kl import SkewKL
 from modreduce_keras.losses.sp import SimilarityPreserving
 from modreduce_keras.losses.srrl import SRRL
 from modreduce_keras.losses.teacher_free import TeacherFree
+from modreduce_keras.losses.tinybert_attention import TinyBERTAttention
 from modreduce_keras.losses.vid import VID
 from modreduce_keras.losses.vkd import VkD
 
@@ -73,6 +76,8 @@ __all__ = [
     "LSP",
     "MGD",
     "MHGD",
+    "MiniLMAttention",
+    "MiniLMRelation",
     "MultiLevel",
     "NKD",
     "NST",
@@ -89,6 +94,7 @@ __all__ = [
     "SimilarityPreserving",
     "SRRL",
     "TeacherFree",
+    "TinyBERTAttention",
     "VID",
     "VkD",
     "get",

@@ -90,6 +90,8 @@ class Loss(keras.losses.Loss, NamedArguments):
     `ops.pooled_to_match`. Where masks leave positions out, they are left out of these averages."""
     one_feature: ClassVar[bool] = False
     """Whether it compares one feature of each model, and does not take lists of features."""
+    takes_scores: ClassVar[bool] = True
+    """Whether it may read attention maps that are probabilities; if not, it takes their logits."""
     teacher_learns: ClassVar[bool] = False
     """Whether the method also trains an embedding of the teacher's features (never the teacher
     itself). Gradients then flow into `y_true`."""
@@ -198,6 +200,22 @@ class Loss(keras.losses.Loss, NamedArguments):
                 f"mask of shape {tuple(mask.shape)} and a student of shape {tuple(first.shape)} "
                 "(batch, positions..., channels)"
             )
+
+    @staticmethod
+    def positions(shape: Any) -> tuple:
+        """Returns the sizes of the axes that a mask is of, from the shape of a feature."""
+        return tuple(shape)[1:-1]
+
+    @staticmethod
+    def given_with_own(given: Tensor, own: Any, feature: Tensor) -> Tensor:
+        """Returns what counts where a mask is given to a knowledge.
+
+        Args:
+            given: The mask.
+            own: The masks that the student's and the teacher's feature have, or `None` for each.
+            feature: One of these features.
+        """
+        return given
 
     @classmethod
     def masks(cls) -> bool:

@@ -17,7 +17,7 @@ ADAPTERS = {
 }
 LOSSES = {"lsp": lambda: mr.losses.get("lsp", bandwidth=1.0)}  # for embeddings as small as here
 SINGLE_VECTOR = {"vkd"}
-STUDENT_WIDTHS = {"simkd": (4, 8)}
+STUDENT_WIDTHS = dict.fromkeys(("simkd", "minilm_attention", "tinybert_attention"), (4, 8))
 
 
 def knowledge_of(identifier):

@@ -7,6 +7,7 @@ new loss, adapter or schedule is called with something sensible before anything 
 from typing import Any
 
 from modreduce_keras import losses
+from modreduce_keras.losses.attention_base import AttentionLoss
 from modreduce_keras.losses.map_base import MapLoss
 from modreduce_keras.losses.preactivation_base import PreactivationLoss
 from modreduce_keras.losses.relation_base import RelationLoss
@@ -20,6 +21,7 @@ _FAMILIES = {
     RelationLoss: ((12,), (8,)),
     PreactivationLoss: ((8, 8, 6), (4, 4, 6)),
     MapLoss: ((4, 4, 6), (8, 8, 3)),
+    AttentionLoss: ((2, 4, 4), (2, 4, 4)),
     losses.Loss: ((4, 4, 6), (4, 4, 6)),
 }
 _LOSSES = {
@@ -31,6 +33,7 @@ _LOSSES = {
     "irg": ([(6,), (6,)], [(6,), (6,)]),
     "mgd": ((8, 8, 6), (4, 4, 6)),
     "mhgd": ([(2, 5), (2, 5)], [(2, 5), (2, 5)]),
+    "minilm_relation": ((4, 2, 5), (4, 2, 3)),
     "reviewkd": ([(5, 5, 3), (3, 3, 4), (1, 1, 6)], [(5, 5, 3), (3, 3, 4), (1, 1, 6)]),
     "semckd": (
         [(4, 4, 3), (2, 2, 5), (2, 2, 3), (2, 2, 5)],
