@@ -18,6 +18,10 @@ _CLASSES_NEEDED = (
     "needs labels that are class indices or one-hot. Of mixed or smoothed labels give the class "
     "that is meant: y.argmax(axis=-1)."
 )
+_UNLABELLED = (
+    " Samples without a label have -1 where ignore_class=-1 says so: that of keras.losses."
+    "SparseCategoricalCrossentropy, and of mr.Response."
+)
 _DISTRIBUTION_NEEDED = (
     "must have labels that are class indices, or rows that are probabilities of classes, not "
     "negative and of sum one."
@@ -206,7 +210,9 @@ def require_in_range(values: np.ndarray, classes: int, owner: str, ignored: Any 
         wrong &= values != label
     if wrong.any():
         besides = f" (and {sorted(ignored)}, which are ignored)" if ignored else ""
+        found = sorted({value.item() for value in values[wrong]})
+        unlabelled = _UNLABELLED if found == [-1] and not ignored else ""
         raise ValueError(
-            f"{owner} needs labels y that are class indices from 0 to {classes - 1}{besides}. "
-            f"Received: y with {sorted({value.item() for value in values[wrong]})[:8]}"
+            f"{owner} needs labels y that are class indices from 0 to {classes - 1}{besides}."
+            f"{unlabelled} Received: y with {found[:8]}"
         )

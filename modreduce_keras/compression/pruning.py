@@ -98,7 +98,12 @@ def prune(
                 "structure='2:4' needs layers with a number of input channels that is divisible "
                 f"by 4. Received: {student.name!r}, which has none"
             )
-    given: dict[str, Any] = {"structure": structure, "score": score, "every": every, "block_size": block_size}
+    given: dict[str, Any] = {
+        "structure": structure,
+        "score": score,
+        "every": every,
+        "block_size": block_size,
+    }
     pruned, wrappers = with_wrappers(
         student, found, lambda layer: PrunedKernel(layer, sparsity=sparsity, **given)
     )

@@ -770,6 +770,10 @@ class BaseDistiller(StepModel):
                 `{"logits": Adam(1e-3), "student": Adam(1e-5)}`.
             loss: Loss on the labels, the same for every student, or `None` to train on the
                 teacher's outputs alone. For a student that returns a dict, a dict by output.
+                `SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)` trains on
+                labelled and unlabelled samples together: those with label -1 do not count in this
+                loss, which is the mean over the labelled samples of the batch (of all replicas; 0
+                without any), and knowledge counts all.
             metrics: List of metrics; each student gets its own copy. With several students also a
                 dict from student (or `"ensemble"`) to list. Names are interpreted for logits:
                 `"accuracy"` of one logit, or of several independent labels, uses the threshold 0.
@@ -777,7 +781,8 @@ class BaseDistiller(StepModel):
                 `"auc"`, ...) receive probabilities: sigmoids if the loss is binary, else a
                 softmax. Metrics that are set to logits (`AUC(from_logits=True)`,
                 `Precision(thresholds=0)`, `BinaryAccuracy(threshold=0)`), and your own metrics,
-                receive the logits.
+                receive the logits. Samples, and positions, whose label is the `ignore_class` of the
+                loss do not count in metrics that are means: accuracies, cross-entropies, functions.
             weighted_metrics: As `metrics`, weighted by `sample_weight`.
             evaluate_knowledge: Whether `evaluate` and validation compute every term of the
                 training loss, so that `val_loss` is their weighted sum and each term is logged

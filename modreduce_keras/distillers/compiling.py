@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from modreduce_keras.distillers import fitting, heads, metrics_of_logits, student_metrics
+from modreduce_keras.distillers.labelled_metrics import of_labelled
 from modreduce_keras.distillers.supervision import NamedSupervision, Supervision, supervision
 from modreduce_keras.models.head_kinds import LOGITS
 from modreduce_keras.output_kind import output_kinds
@@ -44,7 +45,10 @@ def metrics_for_keras(
         given = student_metrics.for_each_student(given, distiller.measured())
     student = next(iter(distiller.students.values()))  # they are alike
     is_logits = functools.partial(_is_logits, student, made)
-    return metrics_of_logits.for_outputs(given, loss, distiller.student_output(), is_logits)
+    made_of_logits = metrics_of_logits.for_outputs(
+        given, loss, distiller.student_output(), is_logits
+    )
+    return None if given is None else of_labelled(made_of_logits, loss)
 
 
 def _is_logits(
