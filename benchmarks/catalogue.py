@@ -28,8 +28,8 @@ TAPS = {
 
 
 def identifiers() -> list[str]:
-    """Returns the identifiers of all offline methods, by kind."""
-    losses = components("loss")
+    """Returns the identifiers of all offline methods of a classifier, by kind."""
+    losses = {name: cls for name, cls in components("loss").items() if not cls.label_maps}
     return sorted(losses, key=lambda name: (list(KINDS).index(losses[name].kind), name))
 
 

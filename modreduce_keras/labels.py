@@ -216,3 +216,44 @@ def require_in_range(values: np.ndarray, classes: int, owner: str, ignored: Any 
             f"{owner} needs labels y that are class indices from 0 to {classes - 1}{besides}."
             f"{unlabelled} Received: y with {found[:8]}"
         )
+
+
+def map_at(labels: Any, shape: Any, owner: str, kept: Any = None) -> Any:
+    """Returns a map of labels at the size of feature maps: the label in the middle of a position.
+
+    Args:
+        labels: Class indices (batch, positions...) of any size, with a last axis of one, or
+            one-hot.
+        shape: Of the feature maps, (batch, positions..., channels).
+        owner: Who needs them, for the message.
+        kept: The positions of the feature maps that count, (batch, ...), bool, or `None`; where
+            they do not, the label is 0.
+
+    Returns:
+        (batch, positions...), of the dtype of the labels.
+
+    Raises:
+        ValueError: If the labels are no map, or a size is not known.
+    """
+    labels = ops.convert_to_tensor(labels)
+    if len(labels.shape) == len(shape):
+        last = labels.shape[-1]
+        labels = ops.squeeze(labels, -1) if last == 1 else classes_of_one_hot(labels, owner)
+    pairs = list(zip(labels.shape[1:], shape[1:-1], strict=False))
+    alike = all(size == other for size, other in pairs)
+    if len(labels.shape) != len(shape) - 1 or not (alike or all(None not in p for p in pairs)):
+        raise ValueError(
+            f"{owner} needs labels y that are maps of classes, (batch, "
+            f"{', '.join(['height, width'] if len(shape) == 4 else ['positions...'])}), for "
+            f"features of shape {tuple(shape)}, both of known size. Received: labels of shape "
+            f"{tuple(labels.shape)}"
+        )
+    for axis, (size, target) in enumerate(pairs, start=1):
+        if size != target:
+            middle = [(2 * place + 1) * size // (2 * target) for place in range(target)]
+            labels = ops.take(labels, middle, axis=axis)
+    if kept is None:
+        return labels
+    for _ in range(len(labels.shape) - len(kept.shape)):
+        kept = ops.expand_dims(kept, -1)
+    return ops.where(kept, labels, ops.zeros_like(labels))

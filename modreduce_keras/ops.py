@@ -348,8 +348,14 @@ def mask_at(mask: Tensor, sizes: Sequence[int], keep: str = "any") -> Tensor:
     return share > 0 if keep == "any" else ops.equal(share, 0)
 
 
-def _averaged(maps: Tensor, sizes: Sequence[int], kept: Tensor | None) -> Tensor:
-    """Returns maps at smaller sizes, averaged over the positions that are kept."""
+def averaged_to(maps: Tensor, sizes: Sequence[int], kept: Tensor | None = None) -> Tensor:
+    """Returns maps at smaller sizes, averaged over the positions that are kept.
+
+    Args:
+        maps: (batch, positions..., channels), of known sizes.
+        sizes: A size for each axis of positions.
+        kept: (batch, positions...), bool, or `None`. A window without any kept position gives 0.
+    """
     if tuple(maps.shape[1:-1]) == tuple(sizes):
         return maps
     kept = filled(kept, maps[..., 0])
@@ -393,7 +399,7 @@ def pooled_to_match(
         )
     sizes = tuple(min(pair) for pair in pairs)
 
-    return _averaged(first, sizes, kept[0]), _averaged(second, sizes, kept[1])
+    return averaged_to(first, sizes, kept[0]), averaged_to(second, sizes, kept[1])
 
 
 def scale_gradient(tensor: Tensor, factor: Tensor) -> Tensor:

@@ -7,11 +7,10 @@ from typing import Any
 
 import keras
 
-from modreduce_keras import knowledge as kinds
 from modreduce_keras import losses
 from modreduce_keras.command import methods
 from modreduce_keras.command.mistakes import MistakeError, did_you_mean
-from modreduce_keras.knowledge.shorthand import default_knowledge
+from modreduce_keras.knowledge.shorthand import KINDS, default_knowledge
 from modreduce_keras.knowledge.weight import BALANCED
 from modreduce_keras.output_kind import CLASSES, LOGIT, REGRESSION
 from modreduce_keras.registry import components
@@ -20,7 +19,6 @@ OF_NUMBERS = "logit_mse"
 """The method for a regression, where none is named."""
 RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 0.05}
 _FORM = re.compile(r"(?P<name>[^@=]+)(@(?P<at>[^@=]+))?(@(?P<teacher>[^@=]+))?(=(?P<weight>.+))?")
-_CLASSES = {"response": kinds.Response, "feature": kinds.Feature, "relation": kinds.Relation}
 
 
 def knowledge(
@@ -102,7 +100,7 @@ def _one(parts: dict[str, Any], temperature: float | None) -> Any:
         return name if weight is None else {name: weight}  # the distiller finds the layers
     has = temperature is not None and _takes_temperature(name)
     loss = losses.get(name, temperature=temperature) if has else name
-    return _CLASSES[parts["kind"]](loss, **options)
+    return KINDS[parts["kind"]](loss, **options)
 
 
 def _layers(text: str) -> str | list[str]:

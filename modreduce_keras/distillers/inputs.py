@@ -1,7 +1,7 @@
 """Inputs of a distiller: splits a batch into the students' inputs, the teacher's, and the index."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -42,6 +42,17 @@ class Inputs:
                     )
         self._view: Any = teacher_input
         self._keys = {view for view in teachers if isinstance(view, str)}
+        self._by_name = False
+
+    def leave_out(self, keys: Iterable[str], *, by_name: bool) -> None:
+        """Keeps keys of the inputs that no model takes, such as masks, from the models.
+
+        Args:
+            keys: The keys.
+            by_name: Whether models take what is left as a dict, be it of one.
+        """
+        self._keys.update(keys)
+        self._by_name = by_name
 
     @property
     def teacher_is_apart(self) -> bool:
@@ -57,12 +68,13 @@ class Inputs:
         return split_index(x)[0]
 
     def students(self, x: Any) -> Any:
-        """Returns what the students see: the inputs without what is the teacher's alone."""
+        """Returns what the students see: without what is the teacher's or a mask's alone."""
         x, _ = split_index(x)
         if not (self._keys and isinstance(x, dict) and self._keys & set(x)):
             return x
         rest = {key: value for key, value in x.items() if key not in self._keys}
-        return next(iter(rest.values())) if len(rest) == 1 else rest
+        alone = len(rest) == 1 and not self._by_name
+        return next(iter(rest.values())) if alone else rest
 
     def student(self, name: str, x: Any, training: bool) -> Any:
         """Returns what one student sees. Layers that augment do so in training only.

@@ -45,6 +45,7 @@ def connect(
         ValueError: If a model cannot be built, a tap is unknown, or shapes do not fit.
     """
     teachers = models_of(teacher)
+    everything = [one for several in knowledge.values() for one in several]
     roles = {f"student {name!r}": student for name, student in students.items()}
     of_teachers = {
         "teacher" if len(teachers) == 1 else f"teacher {number}": model
@@ -52,9 +53,9 @@ def connect(
     }
     known, known_to_teacher = _require_all_built(roles, of_teachers, views)
     checks.require_distinct({**roles, **of_teachers})
+    _leave_masks_out(views, everything, [*students.values(), *teachers])
     runs = of_teacher = None
     if teachers:
-        everything = [one for several in knowledge.values() for one in several]
         stored = isinstance(teacher, (TeacherCache, TeacherOutputs))
         kind = CachedTeacher if stored else LiveTeacher
         read = _taps("teacher", everything)
@@ -74,6 +75,16 @@ def connect(
     specs = input_specs(functional[0]) if functional else None
     trunk = branches and SharedTrunk(branches, own_views=bool(views.own))
     return ForwardPass(views, specs, readers, outputs, runs, trunk)
+
+
+def _leave_masks_out(views: Inputs, knowledge: list[Knowledge], models: list[keras.Model]) -> None:
+    """Keeps what only masks of knowledge name among the inputs from the models."""
+    specs = [input_specs(model) for model in models]
+    keys = {one.mask for one in knowledge if isinstance(one.mask, str)}
+    if keys and all(spec is not None for spec in specs):
+        by_name = [spec for spec in specs if isinstance(spec, Mapping)]
+        taken = {key for spec in by_name for key in spec}
+        views.leave_out(keys - taken, by_name=bool(by_name))
 
 
 def _require_all_built(
@@ -199,7 +210,8 @@ def _build_knowledge(
         pair = one.read("student", student), one.read("teacher", teacher)
         one.build(*(_shapes(side) for side in pair))
         # A dry run, so that shapes that do not fit are an error here and not in the step.
-        positions = pair[0].shape[:-1] if isinstance(one, Response) else (None,)
+        feature = keras.tree.flatten(pair[0])[0]
+        positions = feature.shape[:-1] if one.reads_label_maps else (None,)
         labels, index = keras.KerasTensor(positions, "int64"), keras.KerasTensor((None,), "int64")
         kept = one.kept((student, teacher), one.symbolic_mask(pair, inputs), labels)
         if kept is not None:

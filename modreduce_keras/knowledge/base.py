@@ -48,7 +48,12 @@ class Knowledge(keras.layers.Layer):
             keeps. `False` counts all positions. Positions that
             are left out affect neither the value nor the gradient. Losses and adapters that
             cannot leave positions out raise an error for masks, as does a knowledge whose
-            features have lost the mask that their model makes.
+            features have lost the mask that their model makes. To `"fgd"`, what is given is the
+            foreground, and leaves nothing out.
+        ignore_class: Label of positions to leave out, such as 255, as in Keras' cross-entropies.
+            The labels are maps, and where features are smaller, those of their positions count
+            that lie wholly in what is labelled otherwise. Defaults to `None`: all positions count,
+            except those that a mask leaves out.
         weight: Weight of the term: a number that is not negative, a schedule, or `"balanced"`.
             Defaults to the loss's own default weight. Can be changed between epochs:
             `knowledge.weight = 0.5`.
@@ -78,6 +83,7 @@ class Knowledge(keras.layers.Layer):
         teacher: Taps = None,
         adapter: Any = "default",
         mask: Any = None,
+        ignore_class: int | None = None,
         weight: Any = None,
         staged: bool | None = None,
         name: str | None = None,
@@ -101,6 +107,7 @@ class Knowledge(keras.layers.Layer):
         self.adapter = adapter and registry.get("adapter", adapter, Adapter)
         self._check_attention()
         self.mask = masks.checked(mask)
+        self.ignore_class = masks.checked_class(ignore_class, loss)
         self.supports_masking = True  # by `kept`, not by Keras' propagation
         self.pretrained = None
         if self.staged and self._adapter_pretrains():
@@ -216,14 +223,33 @@ class Knowledge(keras.layers.Layer):
             own: The result of `given_mask`.
             labels: The labels of the output that is read, or `None`.
         """
-        if self.mask is False:
-            return None
         roles = ("student", "teacher")
         pair = tuple(self.read(*side) for side in zip(roles, outputs, strict=True))
-        attached = tuple(self._attached(*side) for side in zip(roles, outputs, strict=True))
-        if own is not None:
-            own = self.loss.given_with_own(own, attached, pair[0])
-        return masks.kept(self.name, pair, attached, own, self.loss.positions)
+        found = None
+        if self.mask is not False:
+            attached = tuple(self._attached(*side) for side in zip(roles, outputs, strict=True))
+            if own is not None:
+                own = self.loss.given_with_own(own, attached, pair[0])
+            found = masks.kept(self.name, pair, attached, own, self.loss.positions)
+        if self.ignore_class is None:
+            return found
+        if labels is None:
+            raise ValueError(
+                f"Knowledge {self.name!r} has ignore_class={self.ignore_class}, and the data have "
+                "no labels y for what it reads (of several outputs, name the output: at='NAME')."
+            )
+        return self.kept_by_labels(found, pair, labels)
+
+    def kept_by_labels(self, kept: masks.Kept, pair: tuple[Any, Any], labels: Any) -> masks.Kept:
+        """Returns masks by side without the positions whose label is `ignore_class`."""
+        return masks.without_class(
+            self.name, kept, pair, labels, self.ignore_class, self.loss.positions
+        )
+
+    @property
+    def reads_label_maps(self) -> bool:
+        """Whether it takes one label for each position of what it reads."""
+        return self.loss.label_maps or self.ignore_class is not None
 
     def given_mask(self, inputs: Any) -> Any:
         """Returns the mask from `mask=` for the inputs of a batch, or `None`."""
@@ -268,6 +294,8 @@ class Knowledge(keras.layers.Layer):
 
     def require_masks(self) -> None:
         """Raises if the adapter or the loss cannot leave out masked positions."""
+        if self.loss.takes_foreground and self.mask is not None:
+            return
         if self.adapter is not None and not self.adapter.takes_mask:
             known = [name for name, cls in registry.components("adapter").items() if cls.takes_mask]
             raise ValueError(
@@ -315,12 +343,15 @@ class Knowledge(keras.layers.Layer):
             training: Whether this is a training step.
         """
         student, teacher = masks.without(student), masks.without(self.one_teacher(teacher))
+        foreground = None
+        if self.loss.takes_foreground:
+            foreground, kept = masks.common(self.name, kept), None
         if self.adapter is not None:
-            more = {"index": index} if self.adapter.needs_index else {}
+            context = {"index": index} if self.adapter.needs_index else {}
             if kept is not None:
-                more["kept"] = kept
+                context["kept"] = kept
                 student, teacher = masks.applied(kept, student, teacher)
-            student, teacher = self.adapter(student, teacher, training=training, **more)
+            student, teacher = self.adapter(student, teacher, training=training, **context)
             kept = kept if self.adapter.keeps_positions else None
         if kept is not None and self.loss.matches_sizes:
             student, teacher, kept = masks.matched(kept, student, teacher)
@@ -333,14 +364,10 @@ class Knowledge(keras.layers.Layer):
                 f"Knowledge {self.name!r} needs labels y (a dict by output, where the student has "
                 "several), and the data have none for it."
             )
-        given = {"teacher": teacher, "labels": labels, "mask": mask, "inputs": inputs}
-        needed = {
-            "inputs": inputs is not None,
-            "teacher": self.loss.needs_teacher,
-            "labels": self.loss.needs_labels,
-            "mask": mask is not None,
-        }
-        y_true = {key: value for key, value in given.items() if needed[key]}
+        more = {"mask": mask, "foreground": foreground, "inputs": inputs}
+        y_true = {name: given for name, given in more.items() if given is not None}
+        y_true |= {"labels": labels} if self.loss.needs_labels else {}
+        y_true |= {"teacher": teacher} if self.loss.needs_teacher else {}
         y_true = teacher if set(y_true) == {"teacher"} else y_true
         return self.compare(y_true, student, by_position)
 
@@ -389,6 +416,7 @@ class Knowledge(keras.layers.Layer):
             "teacher": self.teacher,
             "adapter": self.adapter and keras.saving.serialize_keras_object(self.adapter),
             "mask": masks.serialized(self.mask),
+            "ignore_class": self.ignore_class,
             "staged": self.staged,
             **knobs.config(self),
         }

@@ -17,6 +17,7 @@ class Feature(Knowledge):
         teacher: Tap of the teacher. With several teachers: `"name/tap"`.
         adapter: See `Knowledge`.
         mask: See `Knowledge`.
+        ignore_class: See `Knowledge`.
         weight: See `Knowledge`.
         staged: See `Knowledge`.
         name: See `Knowledge`.

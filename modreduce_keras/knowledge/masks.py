@@ -7,10 +7,11 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
+from modreduce_keras.arguments import is_number
 from modreduce_keras.held import Held
 from modreduce_keras.keras_internals import flatten_layers, mask_of
 from modreduce_keras.losses.base import Loss, fits
-from modreduce_keras.ops import as_list, mask_at, pooled_to_match, zeroed
+from modreduce_keras.ops import along_positions, as_list, mask_at, pooled_to_match, zeroed
 from modreduce_keras.symbolic import output_spec
 from modreduce_keras.typing import Tensor
 
@@ -40,6 +41,72 @@ def checked(mask: Any) -> Mask:
 def serialized(mask: Mask) -> Any:
     """Returns a mask for a config."""
     return keras.saving.serialize_keras_object(mask) if callable(mask) else mask
+
+
+def checked_class(ignore_class: Any, loss: Any) -> int | None:
+    """Returns `ignore_class` as it was given, as an integer.
+
+    Raises:
+        ValueError: If it is no integer, or the loss takes a foreground.
+    """
+    if ignore_class is None:
+        return None
+    if not (is_number(ignore_class) and ignore_class == int(ignore_class)):
+        raise ValueError(
+            f"ignore_class must be an integer label or None. Received: {ignore_class=}"
+        )
+    if loss.takes_foreground:
+        raise ValueError(
+            f"{type(loss).__name__} leaves no positions out: its mask= tells the foreground. "
+            f"Received: {ignore_class=}"
+        )
+    return int(ignore_class)
+
+
+def without_class(
+    owner: str,
+    kept: "Kept",
+    pair: tuple[Any, Any],
+    labels: Any,
+    ignore_class: int | None,
+    axes: Axes,
+) -> "Kept":
+    """Returns masks by side without the positions that have a label.
+
+    Args:
+        owner: Name of the knowledge.
+        kept: The masks (batch, ...) by side, or `None` for all.
+        pair: The student's and the teacher's feature, `None` without a teacher.
+        labels: Class indices of maps, (batch, ...) of any size, or (batch, ..., 1).
+        ignore_class: The label.
+        axes: Which axes of the features are positions; see `Loss.positions`.
+
+    Raises:
+        ValueError: If the features have no positions, or the labels are no maps of theirs.
+    """
+    _require_alike(owner, pair, axes)
+    positions = [_positions(feature, axes) for feature in pair]
+    number = max(map(len, positions))
+    if len(labels.shape) == number + 2 and labels.shape[-1] == 1:
+        labels = ops.squeeze(labels, axis=-1)
+    sizes = labels.shape[1:]
+    same = all(fits(sizes, side) for side in positions if side)
+    known = None not in sizes and all(None not in side for side in positions)
+    if not number or len(sizes) != number or not (same or known):
+        raise ValueError(
+            f"ignore_class of knowledge {owner!r} needs labels y that are maps of classes, one for "
+            "each position of features of known size (or its pixels). Received: labels of shape "
+            f"{tuple(labels.shape)} and features of shapes {[_shape(feature) for feature in pair]}"
+        )
+    counted = ops.not_equal(labels, ignore_class)
+    result = {}
+    for side, own in zip(("student", "teacher"), positions, strict=True):
+        if own:
+            mask = counted if fits(sizes, own) else mask_at(counted, own, keep="all")
+            others = (kept or {}).get(side)
+            both = others is not None
+            result[side] = ops.logical_and(mask, along_positions(others, mask)) if both else mask
+    return result
 
 
 def given(mask: Mask, inputs: Any, owner: str) -> Any:
@@ -130,13 +197,7 @@ def kept(
         masks = _on_both(own, pair, axes)
     if masks[0] is None and masks[1] is None:
         return None
-    for side, feature in zip(("student", "teacher"), pair, strict=True):
-        if isinstance(feature, (list, tuple)) and len({_positions(x, axes) for x in feature}) > 1:
-            raise ValueError(
-                f"Knowledge {owner!r} reads several taps of the {side}, whose positions a mask "
-                "cannot tell: give each a knowledge of its own, or mask=False, so that all "
-                f"positions count. Received: {len(feature)} features, and a mask"
-            )
+    _require_alike(owner, pair, axes)
     positions = [_positions(feature, axes) for feature in pair]
     if _alike(*positions):
         masks = (masks[0] if own is not None else together(masks),) * 2
@@ -151,6 +212,17 @@ def kept(
         for side, own_positions, mask in zip(sides, positions, masks, strict=True)
     }
     return {side: mask for side, mask in fitting.items() if mask is not None} or None
+
+
+def _require_alike(owner: str, pair: tuple[Any, Any], axes: Axes) -> None:
+    """Raises if a side has several features whose positions differ."""
+    for side, feature in zip(("student", "teacher"), pair, strict=True):
+        if isinstance(feature, (list, tuple)) and len({_positions(x, axes) for x in feature}) > 1:
+            raise ValueError(
+                f"Knowledge {owner!r} reads several taps of the {side}, whose positions a mask "
+                "cannot tell: give each a knowledge of its own, or mask=False, so that all "
+                f"positions count. Received: {len(feature)} features, and a mask"
+            )
 
 
 def _on_both(mask: Any, pair: tuple[Any, Any], axes: Axes) -> tuple[Any, Any]:

@@ -33,6 +33,7 @@ class Relation(Knowledge):
         adapter: See `Knowledge`.
         mask: See `Knowledge`. Positions that a mask leaves out enter as zeros, which add nothing
             to products and distances, or are left out of means over positions.
+        ignore_class: See `Knowledge`.
         weight: See `Knowledge`.
         staged: See `Knowledge`.
         name: See `Knowledge`.
@@ -56,6 +57,7 @@ class Relation(Knowledge):
         teacher: Taps = None,
         adapter: Any = "default",
         mask: Any = None,
+        ignore_class: int | None = None,
         weight: Any = None,
         staged: bool | None = None,
         name: str | None = None,
@@ -68,6 +70,7 @@ class Relation(Knowledge):
             teacher=teacher,
             adapter=adapter,
             mask=mask,
+            ignore_class=ignore_class,
             weight=weight,
             staged=staged,
             name=name,

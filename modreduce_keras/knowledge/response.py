@@ -14,6 +14,7 @@ from modreduce_keras.knowledge import masks
 from modreduce_keras.knowledge.base import Knowledge, Taps
 from modreduce_keras.labels import classes_of_one_hot
 from modreduce_keras.losses.base import fits, require_one_feature
+from modreduce_keras.losses.keras_loss import loss_from
 from modreduce_keras.ops import filled, float32, log_bernoulli, tempered_log_softmax
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
@@ -48,14 +49,15 @@ class Response(Knowledge):
         student: As `at`, for the student only.
         teacher: As `at`, for the teacher only. With several teachers: the name of one, or a list
             of names. Defaults to all.
-        adapter: See `Knowledge`.
+        adapter: See `Knowledge`. Defaults to that of a loss on logits, and to `None` for other
+            losses.
         mask: See `Knowledge`.
         average: What is averaged over several teachers: `"probabilities"` or `"logits"`. Defaults
             to probabilities, and to logits where the loss compares plain numbers.
         teacher_weights: Positive weights of several teachers, which are scaled to sum to one.
             Defaults to equal weights.
-        ignore_class: Label of positions to leave out, as in Keras' cross-entropies. Defaults to
-            `None`: all positions count, except those that a mask leaves out.
+        ignore_class: See `Knowledge`. The labels are those of the positions of the logits, as class
+            indices or one-hot.
         weight: See `Knowledge`.
         staged: See `Knowledge`.
         name: See `Knowledge`.
@@ -80,9 +82,13 @@ class Response(Knowledge):
         average: str | None = None,
         teacher_weights: Sequence[float] | None = None,
         ignore_class: int | None = None,
+        adapter: Any = "default",
         **kwargs: Any,
     ) -> None:
-        super().__init__(loss, **kwargs)
+        loss = loss_from(loss)
+        if loss.kind != "response" and isinstance(adapter, str) and adapter == "default":
+            adapter = None  # logits are as wide as each other
+        super().__init__(loss, adapter=adapter, ignore_class=ignore_class, **kwargs)
         self._require_logits_compared()
         if average not in (None, "probabilities", "logits"):
             raise ValueError(
@@ -96,15 +102,7 @@ class Response(Knowledge):
                     f"None. Received: {teacher_weights=}"
                 )
             teacher_weights = list(map(float, teacher_weights))
-        if ignore_class is not None:
-            whole = is_number(ignore_class) and ignore_class == int(ignore_class)
-            if not whole:
-                raise ValueError(
-                    f"ignore_class must be an integer label or None. Received: {ignore_class=}"
-                )
-            ignore_class = int(ignore_class)
-        self.average, self.ignore_class = average, ignore_class
-        self.teacher_weights = teacher_weights
+        self.average, self.teacher_weights = average, teacher_weights
         self._several = False
 
     def _require_logits_compared(self) -> None:
@@ -178,16 +176,14 @@ class Response(Knowledge):
             f"student with positions {student} and a teacher with {teacher}"
         )
 
-    def kept(self, outputs: Tensor, own: Any = None, labels: Tensor | None = None) -> Any:
-        kept = super().kept(outputs, own, labels)
-        if self.ignore_class is None:
-            return kept
-        student = self.read("student", outputs[0])
-        if labels is None:
-            raise ValueError(
-                f"Knowledge {self.name!r} has ignore_class={self.ignore_class}, and the data have "
-                "no labels y for what it reads (of several outputs, name the output: at='NAME')."
-            )
+    @property
+    def reads_label_maps(self) -> bool:
+        """Whether it takes one label for each position of what it reads."""
+        return True
+
+    def kept_by_labels(self, kept: Any, pair: tuple[Any, Any], labels: Tensor) -> Any:
+        """Returns masks without the positions whose label, of the logits, is `ignore_class`."""
+        student = pair[0]
         common = None if kept is None else masks.common(self.name, kept)
         if len(labels.shape) == len(student.shape) and labels.shape[-1] == 1:
             labels = ops.squeeze(labels, axis=-1)
@@ -243,5 +239,4 @@ class Response(Knowledge):
             **super().get_config(),
             "average": self.average,
             "teacher_weights": self.teacher_weights,
-            "ignore_class": self.ignore_class,
         }

@@ -14,13 +14,17 @@ from modreduce_keras.losses.confidence_penalty import ConfidencePenalty
 from modreduce_keras.losses.cosine import CosineDistance
 from modreduce_keras.losses.crd import CRD
 from modreduce_keras.losses.ctkd import CTKD
+from modreduce_keras.losses.cwd import CWD
 from modreduce_keras.losses.dist import DIST
 from modreduce_keras.losses.dkd import DKD
+from modreduce_keras.losses.fgd import FGD
+from modreduce_keras.losses.fgfi import FGFI
 from modreduce_keras.losses.fsp import FSP
 from modreduce_keras.losses.ft import FactorTransfer
 from modreduce_keras.losses.gkd import GKD
 from modreduce_keras.losses.hint import Hint
 from modreduce_keras.losses.ickd import ICKD
+from modreduce_keras.losses.ifvd import IFVD
 from modreduce_keras.losses.irg import IRG
 from modreduce_keras.losses.kd import KD
 from modreduce_keras.losses.logit_l1 import LogitL1
@@ -34,6 +38,8 @@ from modreduce_keras.losses.multi_level import MultiLevel
 from modreduce_keras.losses.nkd import NKD
 from modreduce_keras.losses.nst import NST
 from modreduce_keras.losses.ofd import OFD
+from modreduce_keras.losses.pairwise import Pairwise
+from modreduce_keras.losses.pkd import PKD
 from modreduce_keras.losses.pkt import PKT
 from modreduce_keras.losses.reverse_kl import ReverseKL
 from modreduce_keras.losses.reviewkd import ReviewKD
@@ -62,13 +68,17 @@ __all__ = [
     "CosineDistance",
     "CRD",
     "CTKD",
+    "CWD",
     "DIST",
     "DKD",
+    "FGD",
+    "FGFI",
     "FSP",
     "FactorTransfer",
     "GKD",
     "Hint",
     "ICKD",
+    "IFVD",
     "IRG",
     "KD",
     "LogitL1",
@@ -82,6 +92,8 @@ __all__ = [
     "NKD",
     "NST",
     "OFD",
+    "Pairwise",
+    "PKD",
     "PKT",
     "ReverseKL",
     "ReviewKD",

@@ -73,6 +73,8 @@ class Loss(keras.losses.Loss, NamedArguments):
     """Identifier of the adapter that is used with the loss by default, if there is one."""
     needs_labels: bool = False
     """Whether `y_true` is a dict with `"teacher"` and `"labels"`."""
+    label_maps: ClassVar[bool] = False
+    """Whether the labels are maps, one label for each position, whose size may be another."""
     takes_soft_labels: ClassVar[bool] = False
     """Whether the labels may also be probabilities of the classes, such as smoothed labels."""
     needs_teacher: ClassVar[bool] = True
@@ -80,6 +82,9 @@ class Loss(keras.losses.Loss, NamedArguments):
     the labels, which are then `y_true`)."""
     takes_mask: ClassVar[bool] = False
     """Whether `per_sample` takes an argument `mask=None`, which is true where positions count."""
+    takes_foreground: ClassVar[bool] = False
+    """Whether `per_sample` takes an argument `foreground=None`, (batch, ...): `mask=` of a
+    knowledge then tells foreground from background, and leaves nothing out."""
     over_positions: str | None = None
     """How values per position become the value of a sample, where `per_position` gives them:
     `"mean"` or `"sum"`; `None` where `per_sample` is written instead."""
@@ -271,6 +276,7 @@ class Loss(keras.losses.Loss, NamedArguments):
         needed |= {"labels"} if self.needs_labels else set()
         needed |= {"inputs"} if self.needed_inputs() else set()
         optional = {"teacher"} | ({"mask"} if self.masks() else set())
+        optional |= {"foreground"} if self.takes_foreground else set()
         if isinstance(y_true, dict) and needed <= set(y_true) <= needed | optional:
             return dict(y_true)
         if isinstance(y_true, dict) or ({"labels", "inputs"} & needed and len(needed) > 1):

@@ -117,6 +117,12 @@ def knowledge_of(loss):
     return kind(loss, **taps)
 
 
+def labels(loss, pair):
+    if not loss.label_maps:
+        return tf.range(4) % 3
+    return np.indices(pair[1].shape[:-1]).sum(axis=0) % 3
+
+
 def built(loss, student, teacher):
     """Returns a knowledge that is built for two models, and the features that it reads."""
     knowledge, features = knowledge_of(loss), []
@@ -144,7 +150,9 @@ def test_every_loss_on_features_takes_any_two_sizes_or_says_what_to_do(case, ran
         )
         with tf.GradientTape() as tape:
             tape.watch(pair[0])
-            values = knowledge(*pair, labels=tf.range(4) % 3, index=tf.range(4), training=True)
+            values = knowledge(
+                *pair, labels=labels(knowledge.loss, pair), index=tf.range(4), training=True
+            )
             total = tf.reduce_sum(values)
         slopes = tf.nest.flatten(tape.gradient(total, pair[0]))
         assert values.shape == (4,), loss
@@ -153,7 +161,8 @@ def test_every_loss_on_features_takes_any_two_sizes_or_says_what_to_do(case, ran
     assert refused == REFUSED.get(case, set())
 
 
-MASKED = ["ab", "at", "hint", "ickd", "nst", "ofd", "simkd", "vid"]
+MASKED = ["ab", "at", "cwd", "fgfi", "hint", "ickd", "nst", "ofd", "simkd", "vid"]
+MASKED += ["pairwise", "pkd"]
 
 
 @pytest.mark.parametrize("of_one_side", [False, True], ids=["of both", "of the student"])

@@ -35,19 +35,24 @@ def knowledge_of(identifier):
 
 
 def supervision(loss, cross_entropy, labels):
-    """Returns the loss on the labels and the labels: of classes, or of independent labels."""
+    """Returns the loss on the labels and the labels: of classes, of pixels, or independent ones."""
+    if loss.label_maps:
+        return cross_entropy, (labels[:, None, None] + np.indices((8, 8)).sum(axis=0)) % 3
     if "classes" in (loss.output_kinds or ("classes",)):
         return cross_entropy, labels
     return keras.losses.BinaryCrossentropy(from_logits=True), np.eye(3)[labels]
 
 
-def network(widths):
+def network(widths, of_pixels=False):
     """Builds a network of two stages, with as many taps as any method reads."""
     inputs = keras.Input((8, 8, 1))
     maps = inputs
     for stage, width in enumerate(widths, start=1):
         maps = keras.layers.Conv2D(width, 3, strides=stage, padding="same")(maps)
         maps = keras.layers.LeakyReLU(name=f"stage{stage}")(maps)
+    if of_pixels:
+        maps = keras.layers.UpSampling2D()(maps)
+        return keras.Model(inputs, keras.layers.Dense(3, name="logits")(maps))
     embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(maps)
     return keras.Model(inputs, keras.layers.Dense(3, name="logits")(embedding))
 
@@ -58,8 +63,8 @@ def test_the_term_is_the_loss_of_what_taps_and_adapter_give_and_moves_the_adapte
 ):
     knowledge = knowledge_of(identifier)
     loss = knowledge.loss
-    student = network(STUDENT_WIDTHS.get(identifier, (4, 6)))
-    teacher = network((5, 8)) if loss.needs_teacher else None
+    student = network(STUDENT_WIDTHS.get(identifier, (4, 6)), loss.label_maps)
+    teacher = network((5, 8), loss.label_maps) if loss.needs_teacher else None
     distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[knowledge])
     cross_entropy, labels = supervision(loss, cross_entropy, labels)
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
