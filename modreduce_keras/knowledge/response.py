@@ -1,7 +1,7 @@
 """Response knowledge: compares the student's outputs with those of one or several teachers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -9,13 +9,20 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras import calls
-from modreduce_keras.arguments import is_number
+from modreduce_keras.arguments import is_number, require_number
+from modreduce_keras.knowledge import disagreement as measures
 from modreduce_keras.knowledge import masks
 from modreduce_keras.knowledge.base import Knowledge, Taps
 from modreduce_keras.labels import classes_of_one_hot
 from modreduce_keras.losses.base import fits, require_one_feature
 from modreduce_keras.losses.keras_loss import loss_from
-from modreduce_keras.ops import filled, float32, log_bernoulli, tempered_log_softmax
+from modreduce_keras.ops import (
+    filled,
+    float32,
+    log_bernoulli,
+    per_sample_mean,
+    tempered_log_softmax,
+)
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
 from modreduce_keras.typing import Tensor
@@ -56,6 +63,13 @@ class Response(Knowledge):
             to probabilities, and to logits where the loss compares plain numbers.
         teacher_weights: Positive weights of several teachers, which are scaled to sum to one.
             Defaults to equal weights.
+        disagreement: How much less samples count on which several teachers disagree: a number β
+            above 0. The value of a sample (of a position) is multiplied by exp(-β D), where
+            D = H(Σ_i w_i p_i) - Σ_i w_i H(p_i) ≥ 0 is the Jensen-Shannon divergence of the
+            teachers' probabilities p_i = softmax(z_i), in nats, at most log of their number; of
+            independent labels the mean of it over the labels. Where the loss compares plain
+            numbers, D = Σ_i w_i (z_i - Σ_j w_j z_j)², the mean over the numbers. The loss on labels
+            counts as before. Defaults to `None`: all samples count alike.
         ignore_class: See `Knowledge`. The labels are those of the positions of the logits, as class
             indices or one-hot.
         weight: See `Knowledge`.
@@ -72,7 +86,9 @@ class Response(Knowledge):
         2.0
 
     Reference:
-        Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
+        Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015. Houlsby et
+        al., Bayesian Active Learning for Classification and Preference Learning, 2011, for the
+        measure of disagreement.
     """
 
     def __init__(
@@ -82,6 +98,7 @@ class Response(Knowledge):
         average: str | None = None,
         teacher_weights: Sequence[float] | None = None,
         ignore_class: int | None = None,
+        disagreement: float | None = None,
         adapter: Any = "default",
         **kwargs: Any,
     ) -> None:
@@ -103,6 +120,9 @@ class Response(Knowledge):
                 )
             teacher_weights = list(map(float, teacher_weights))
         self.average, self.teacher_weights = average, teacher_weights
+        if disagreement is not None:
+            require_number("disagreement", disagreement, above=0.0)
+        self.disagreement = disagreement
         self._several = False
 
     def _require_logits_compared(self) -> None:
@@ -135,6 +155,12 @@ class Response(Knowledge):
                 "has none: choose average='logits', or for a logit of yes or no "
                 "mr.Response('binary_kd'). Received: average='probabilities' and teachers with "
                 f"outputs of shapes {[tuple(shape) for shape in teacher_shape]}"
+            )
+        if self.disagreement is not None and not several:
+            raise ValueError(
+                f"Knowledge {self.name!r} weighs samples by how much several teachers disagree, "
+                "and there is one: leave out disagreement, or give the distiller a list of "
+                f"teachers. Received: disagreement={self.disagreement}"
             )
         if self.teacher_weights is not None:
             number = len(teacher_shape) if several else 1
@@ -218,9 +244,42 @@ class Response(Knowledge):
         of_any = self.loss.output_kinds is None
         return not of_any or getattr(self.loss, "least_classes", 2) > 1
 
-    def _averaged(self, teachers: Any) -> Any:
+    def call(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor | None = None,
+        index: Tensor | None = None,
+        kept: Tensor | None = None,
+        by_position: bool = False,
+        inputs: Mapping[str, Tensor] | None = None,
+        training: bool | None = None,
+    ) -> Tensor:
+        """Returns the unweighted values per sample, (batch,), float32; see `Knowledge`."""
+        given: dict[str, Any] = {"labels": labels, "index": index, "kept": kept}
+        given |= {"inputs": inputs, "training": training}
+        if self.disagreement is None:
+            return super().call(student, teacher, by_position=by_position, **given)
+        values = super().call(student, teacher, by_position=True, **given)
+        agreement = ops.exp(-self.disagreement * self._disagreement(float32(teacher)))
+        has_positions = len(agreement.shape) == len(values.shape)
+        values = values * (agreement if has_positions else per_sample_mean(agreement))
+        return values if by_position else per_sample_mean(values)
+
+    def _disagreement(self, teachers: list[Tensor]) -> Tensor:
+        kinds, shares = self.loss.output_kinds, self._shares(teachers)
+        if kinds is None and getattr(self.loss, "least_classes", 2) == 1:
+            return measures.of_numbers(teachers, shares)
+        of_labels = kinds is not None and CLASSES not in kinds
+        measure = measures.of_labels if of_labels else measures.of_classes
+        return ops.stop_gradient(measure(teachers, shares))
+
+    def _shares(self, teachers: Any) -> list[float]:
         weights = self.teacher_weights or [1.0] * len(teachers)
-        shares = [weight / sum(weights) for weight in weights]
+        return [weight / sum(weights) for weight in weights]
+
+    def _averaged(self, teachers: Any) -> Any:
+        shares = self._shares(teachers)
         if not self._averages_probabilities():
             return sum(share * logits for share, logits in zip(shares, teachers, strict=True))
         temperature = getattr(self.loss, "temperature", 1.0)
@@ -239,4 +298,5 @@ class Response(Knowledge):
             **super().get_config(),
             "average": self.average,
             "teacher_weights": self.teacher_weights,
+            "disagreement": self.disagreement,
         }
