@@ -19,7 +19,7 @@ from modreduce_keras import (
     schedules,
 )
 from modreduce_keras._version import __version__
-from modreduce_keras.compression import prune, strip
+from modreduce_keras.compression import prune, prune_channels, strip
 from modreduce_keras.distillers import (
     BaseDistiller,
     Distiller,
@@ -70,6 +70,7 @@ __all__ = [
     "metrics",
     "models",
     "prune",
+    "prune_channels",
     "quantize_aware",
     "register",
     "report",

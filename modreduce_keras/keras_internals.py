@@ -170,6 +170,16 @@ def calls_in(model: keras.Model) -> set[int]:
     return {id(node) for level in graph._nodes_by_depth.values() for node in level}
 
 
+def calls_in_order(model: keras.Model) -> list[Call]:
+    """Returns the calls that make up a functional model, each after those whose results it takes.
+
+    Those of the inputs are left out. Relies on `Function._nodes_by_depth`, of lists whose depths
+    fall towards the outputs, and on `Node.is_input`.
+    """
+    levels = sorted(model._nodes_by_depth.items(), reverse=True)
+    return [_call(node) for _, level in levels for node in level if not node.is_input]
+
+
 def operations_in(model: keras.Model) -> list[keras.Operation]:
     """Returns the operations of a functional or a built Sequential model.
 

@@ -143,6 +143,7 @@ SUBMODULES = [
 NAMES = {
     "Knob": "knobs",
     "prune": "compression",
+    "prune_channels": "compression",
     "strip": "compression",
     "TapReader": "taps",
     "quantize_aware": "models",

@@ -1,8 +1,9 @@
 """Compression: students with fewer weights, or fewer different ones, under any distiller."""
 
+from modreduce_keras.compression.channels import prune_channels
 from modreduce_keras.compression.pruning import prune, strip
 
-__all__ = ["prune", "strip"]
+__all__ = ["prune", "prune_channels", "strip"]
 
 
 def __dir__() -> list[str]:

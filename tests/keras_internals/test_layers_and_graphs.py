@@ -152,6 +152,18 @@ def test_calls_in_a_model_and_its_operations(kind):
     assert operations[1] is layer
 
 
+def test_calls_in_their_order():
+    inputs = keras.Input((2,))
+    shared = keras.layers.Dense(2, name="shared")
+    first = shared(inputs)
+    joined = keras.layers.Add(name="add")([keras.layers.ReLU(name="relu")(first), first])
+    model = keras.Model(inputs, shared(joined))
+    shared(first)  # in no model
+    calls = keras_internals.calls_in_order(model)
+    assert [one.operation.name for one in calls] == ["shared", "relu", "add", "shared"]
+    assert {one.key for one in calls} < keras_internals.calls_in(model)
+
+
 @pytest.mark.parametrize("symbolic", [False, True])
 def test_masks(symbolic):
     tokens = keras.Input((3,), dtype="int32") if symbolic else tf.constant([[1, 0, 2]])

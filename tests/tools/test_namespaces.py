@@ -32,7 +32,7 @@ OF_THE_PACKAGE = {
     *("Feature", "Knowledge", "Relation", "Response", "__version__"),
     *("adapters", "aggregators", "callbacks", "data", "distribute", "evaluation", "export"),
     *("losses", "metrics", "models", "schedules", "tuning"),
-    *("compression", "prune", "quantize_aware", "register", "report", "strip"),
+    *("compression", "prune", "prune_channels", "quantize_aware", "register", "report", "strip"),
 }
 
 
