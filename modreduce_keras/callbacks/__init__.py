@@ -1,11 +1,19 @@
 """Callbacks: watch and store students while they train, and resume a training that was killed."""
 
+from modreduce_keras.callbacks.embedding_probes import LinearProbe, NearestNeighbors
 from modreduce_keras.callbacks.peer_monitor import PeerMonitor
 from modreduce_keras.callbacks.progress_bar import ProgressBar
 from modreduce_keras.callbacks.resume import Resume
 from modreduce_keras.callbacks.student_checkpoint import StudentCheckpoint
 
-__all__ = ["PeerMonitor", "ProgressBar", "Resume", "StudentCheckpoint"]
+__all__ = [
+    "LinearProbe",
+    "NearestNeighbors",
+    "PeerMonitor",
+    "ProgressBar",
+    "Resume",
+    "StudentCheckpoint",
+]
 
 
 def __dir__() -> list[str]:
