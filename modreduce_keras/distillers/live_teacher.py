@@ -107,8 +107,8 @@ class LiveTeacher:
         tapped = {id(layer) for layer, _ in self.reader.taps.values()}
         chooses = dtype is None or dtype == AUTO
         self._pairs = [foldable(one, tapped) if chooses else [] for one in self.models]
-        self.awaits_batch = dtype == AUTO or any(self._pairs)
         self.run_as([AS_GIVEN if dtype is None or dtype == AUTO else dtype] * len(self.models))
+        self.awaits_batch = dtype == AUTO or any(self._pairs) or self._may_overflow()
         self._weights = self._weights_now() if self._copies else None
         # Only functional models declare the dtype of their inputs.
         functional = all(getattr(model, "inputs", None) for model in self.models)
@@ -187,14 +187,21 @@ class LiveTeacher:
             jit_compile: Whether XLA compiles the steps.
             measures: Whether `"auto"` may choose what is fastest here.
         """
-        lower = self._dtype == AUTO and measures
         self.awaits_batch, self._weights = False, self._weights_now()
+        if self._may_overflow():
+            teacher_forms.require_finite(self, x, seen, str(self._dtype))
+            return
+        lower = self._dtype == AUTO and measures
         candidates = self._candidates(lower)
         self._is_undecided = not teacher_forms.choose(
             self, x, seen, candidates, jit_compile=jit_compile
         )
         kept = dict(enumerate(self.forms))
         self._copies = {key: one for key, one in self._copies.items() if kept[key[0]] == key[1]}
+
+    def _may_overflow(self) -> bool:
+        """Returns whether the user has asked for a range smaller than that of float32."""
+        return self._dtype == "float16" and bool(self._copies)
 
     def _candidates(self, lower: bool) -> list[list[str]]:
         others = teacher_forms.LOWER if lower else ()
@@ -238,7 +245,7 @@ class LiveTeacher:
         if only_weights and weights in (None, self._weights):
             self.awaits_batch |= self._is_undecided
             return False
-        self.awaits_batch = any(self._candidates(self._dtype == AUTO))
+        self.awaits_batch = any(self._candidates(self._dtype == AUTO)) or self._may_overflow()
         if self._copies and not (only_weights and self._fold_again()):
             self._copies = {}
             self.run_as(self.forms)

@@ -5,6 +5,7 @@ before them, and the name of a dtype a folded copy that computes in it.
 """
 
 import contextlib
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,6 +60,36 @@ def choose(
     return True
 
 
+def require_finite(teacher: Any, x: Any, seen: Mapping[str, Any], dtype: str) -> None:
+    """Raises if a teacher's outputs overflow in a lower precision, and as given do not.
+
+    Args:
+        teacher: The `LiveTeacher`, which runs in that precision.
+        x: The inputs of a batch.
+        seen: What each student sees of them.
+        dtype: The precision.
+
+    Raises:
+        ValueError: If an output is finite as given alone.
+    """
+    forms, trial = teacher.forms, _Trial(teacher, x, seen, False)
+    try:
+        trial.begin()
+        teacher.run_as(forms)
+        own = trial.run()
+    except Exception:
+        return  # the step says why
+    finally:
+        teacher.run_as(forms)
+    if difference(trial.expected, own) == math.inf and math.isfinite(_largest(trial.expected)):
+        raise ValueError(
+            f"The outputs of the teacher overflow in {dtype}: as given the largest is "
+            f"{_largest(trial.expected):.3g} on the first batch, and in {dtype} some are not "
+            "finite. teacher_dtype='bfloat16' has the range of float32, and 'auto' takes what is "
+            f"fast and close. Received: teacher_dtype={dtype!r}"
+        )
+
+
 class _Trial:
     """Runs the models of a teacher in several forms on one batch."""
 
@@ -70,7 +101,7 @@ class _Trial:
     def begin(self) -> None:
         """Runs the models as given."""
         self.teacher.run_as(self.forms)
-        self.expected = self._run()
+        self.expected = self.run()
 
     def choose(self, index: int, tried: Sequence[str]) -> None:
         """Lets one model run in the first form that is close, or in the fastest of these."""
@@ -90,7 +121,8 @@ class _Trial:
     def _outputs(self, x: Any, seen: Any) -> Any:
         return self.teacher.outputs_for(x, seen, training=False)
 
-    def _run(self) -> Any:
+    def run(self) -> Any:
+        """Returns the outputs of the teacher as it runs now."""
         with _unnoticed():
             return keras.tree.map_structure(ops.convert_to_numpy, self._outputs(self.x, self.seen))
 
@@ -100,7 +132,7 @@ class _Trial:
     def _is_close(self, index: int, form: str) -> bool:
         try:
             self._run_as(index, form)
-            return difference(self.expected, self._run()) <= (EQUAL if form == FOLDED else CLOSE)
+            return difference(self.expected, self.run()) <= (EQUAL if form == FOLDED else CLOSE)
         except Exception:
             return False
 
@@ -142,6 +174,12 @@ def difference(expected: Any, received: Any) -> float:
     pairs = [keras.tree.flatten(side) for side in (expected, received)]
     keras.tree.assert_same_structure(expected, received)
     return max((_difference(*pair) for pair in zip(*pairs, strict=True)), default=0.0)
+
+
+def _largest(arrays: Any) -> float:
+    """Returns the largest absolute number; not finite where one is not."""
+    floats = [one for one in keras.tree.flatten(arrays) if one.dtype.kind in "fV"]
+    return max((float(np.abs(one.astype("float64")).max(initial=0.0)) for one in floats), default=0)
 
 
 def _difference(expected: np.ndarray, received: np.ndarray) -> float:

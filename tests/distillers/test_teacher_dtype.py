@@ -146,3 +146,23 @@ def test_a_teacher_of_named_outputs_has_folded_copies(dtype):
     expected = float(mr.losses.KD()(teacher(x)["a"], student(x)["a"]))
     logs = distiller.evaluate(x, verbose=0, return_dict=True)
     assert logs["kd"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_an_overflow_in_float16_is_told(images, labels, cross_entropy):
+    """The largest number of float16 is 65,504."""
+
+    def sums(name):
+        inputs = keras.Input(images.shape[1:])
+        flat = keras.layers.Flatten()(inputs)
+        hidden = keras.layers.Dense(4, kernel_initializer="ones")(flat)
+        return keras.Model(inputs, keras.layers.Dense(3)(hidden * 1e-4), name=name)
+
+    for scale, overflows in ((1.0, False), (1e4, True)):
+        distiller = mr.Distiller(student=sums("s"), teacher=sums("t"), teacher_dtype="float16")
+        distiller.compile("sgd", cross_entropy)
+        data = scale * np.abs(images), labels % 3
+        if not overflows:
+            assert np.isfinite(distiller.fit(*data, verbose=0).history["loss"]).all()
+            continue
+        with pytest.raises(ValueError, match=r"overflow in float16.*teacher_dtype='bfloat16'"):
+            distiller.fit(*data, verbose=0)
