@@ -19,7 +19,7 @@ LEVELS = [
     | {"recording", "registry", "typing", "whole_files"},
     {"distribute"},
     {"labels"},
-    {"batches", "graphs", "knobs", "ops", "output_kind", "symbolic"},
+    {"batches", "graphs", "knobs", "ops", "output_kind", "symbolic", "top_k"},
     {"schedules", "losses", "metrics", "adapters", "aggregators", "models"},
     {"taps"},
     {"knowledge", "data"},
@@ -32,6 +32,7 @@ KERAS_ONLY = [
     *("arguments", "calls", "copying", "escapes", "fingerprints", "held", "keras_internals"),
     *("graphs", "recording"),
     *("registry", "whole_files", "knobs", "ops", "output_kind", "batches", "schedules", "symbolic"),
+    "top_k",
     *("losses", "adapters", "aggregators", "taps", "models", "metrics", "knowledge"),
     "compression",
 ]

@@ -1,5 +1,6 @@
 """Folder of a teacher cache: checks that it belongs to the cache, and that no shard is missing."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ class CacheFolder:
     Args:
         path: The folder.
         own: What the cache is of, as its file says it: hash of the teacher's weights, taps, shapes
-            and dtypes of the outputs, number of views, and the dtype of what is stored.
+            and dtypes of the outputs, number of views, the dtype of what is stored, and `top_k`.
+        arrays: Shape of a row and dtype of each array of a shard.
     """
 
-    def __init__(self, path: Path, own: dict[str, Any]) -> None:
-        self.path, self._own = path, own
+    def __init__(
+        self, path: Path, own: dict[str, Any], arrays: Sequence[tuple[list[int], str]]
+    ) -> None:
+        self.path, self._own, self._arrays = path, own, arrays
 
     def claim(self) -> None:
         """Makes the folder one of this cache, of however many processes that do so at once.
@@ -96,8 +100,8 @@ class CacheFolder:
         own, views = self._own, self._own["views"]
         mine = {
             WEIGHTS: own[WEIGHTS],
-            "shapes": [shape for shape, _ in own["outputs"]],
-            "dtypes": [own["dtype"]],
+            "shapes": [shape for shape, _ in self._arrays],
+            "dtypes": sorted({dtype for _, dtype in self._arrays}),
             "views": views,
         }
         there = {

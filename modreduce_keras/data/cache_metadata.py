@@ -10,6 +10,7 @@ from modreduce_keras import whole_files
 MANIFEST = "cache.json"
 DTYPES = ("float32", "float16")
 WEIGHTS = "teacher's weights"
+TOP_K = "top_k"
 
 
 def manifest(folder: Path) -> dict[str, Any] | None:
@@ -94,4 +95,5 @@ _FIELDS = {
     "outputs": _is_specs,
     "views": lambda value: _is_size(value) and value > 0,
     "dtype": DTYPES.__contains__,
+    TOP_K: lambda value: value is None or (_is_size(value) and value > 0),  # `None` in older files
 }

@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,28 @@ class CacheWriter:
     Args:
         folder: Where the shards are written.
         view: The view that the outputs are of.
-        dtype: What they are stored in.
+        dtypes: What each of them is stored in.
         shard_size: Number of samples in a shard.
         teacher: The teacher's name, for messages.
         weights: A hash of the teacher's weights, which each shard says.
     """
 
     def __init__(
-        self, folder: Path, view: int, dtype: str, shard_size: int, teacher: str, weights: str
+        self,
+        folder: Path,
+        view: int,
+        dtypes: Sequence[str],
+        shard_size: int,
+        teacher: str,
+        weights: str,
     ) -> None:
-        self._folder, self._view, self._dtype, self._size = folder, view, dtype, shard_size
+        self._folder, self._view, self._dtypes, self._size = folder, view, dtypes, shard_size
         self._teacher, self._weights, self._rows = teacher, weights, 0
         self._parts: list[Any] = []
 
     def add(self, samples: np.ndarray, checksums: np.ndarray, outputs: list[np.ndarray]) -> None:
         """Takes the outputs of some samples, and writes what fills a shard."""
-        self._parts.append((samples, checksums, *map(self._stored, outputs)))
+        self._parts.append((samples, checksums, *map(self._stored, outputs, self._dtypes)))
         self._rows += len(samples)
         self.write()
 
@@ -51,9 +58,9 @@ class CacheWriter:
         self._rows -= end
         self._parts = [tuple(array[end:] for array in arrays)] if self._rows else []
 
-    def _stored(self, values: np.ndarray) -> np.ndarray:
+    def _stored(self, values: np.ndarray, dtype: str) -> np.ndarray:
         with np.errstate(over="ignore"):
-            stored = values.astype(self._dtype)
+            stored = values.astype(dtype)
         if np.isfinite(values).all() and not np.isfinite(stored).all():
             raise ValueError(
                 f"The teacher {self._teacher!r} gives values up to {np.abs(values).max():.3g}, "

@@ -14,17 +14,22 @@ from modreduce_keras import whole_files
 from modreduce_keras.arguments import require_choice, require_integer
 from modreduce_keras.batches import require_end
 from modreduce_keras.copying import fingerprint_of_tables
-from modreduce_keras.data import cache_metadata, shards
+from modreduce_keras.data import shards
+from modreduce_keras.data.cache_filling import fill_view
 from modreduce_keras.data.cache_folder import CacheFolder, UnfilledError
-from modreduce_keras.data.cache_metadata import DTYPES, WEIGHTS
+from modreduce_keras.data.cache_metadata import DTYPES, TOP_K, WEIGHTS
+from modreduce_keras.data.cache_size import size_of
 from modreduce_keras.data.cache_writer import CacheWriter, readable_shards
 from modreduce_keras.data.checksums import checksums_of
 from modreduce_keras.data.epochs import in_epoch
 from modreduce_keras.data.index import as_index, indexed_batches, indexed_inputs, with_outputs
+from modreduce_keras.data.stored_outputs import StoredOutputs
 from modreduce_keras.data.teacher_outputs import outputs_of, specs_of_outputs
 from modreduce_keras.fingerprints import fingerprint_of
 from modreduce_keras.taps import TapReader
 
+RESTS = ("one", "renormalized")
+"""What the classes become that are not stored."""
 _TOLERANCE = 0.01
 """How far a teacher's outputs may be from stored ones, as a part of the largest of them."""
 
@@ -34,8 +39,6 @@ _OTHER_DATA = (
     "own in another folder."
 )
 _ATTEMPTS = 3
-_MOST_VISITS, _ALWAYS_READ = 10, 1_000
-"""Samples that are read of a dataset in which the same ones come again and again."""
 
 
 @keras.saving.register_keras_serializable(package="modreduce_keras")
@@ -68,6 +71,15 @@ class TeacherCache:
     names the file, in the batch that reads it. `fill` verifies all rows: to go on with a training,
     `attach` is enough.
 
+    With `top_k`, the log probabilities of the k most likely classes of each position are stored,
+    and of all others together: 2 to 8 bytes a class (`bytes_per_token` tells). The student is
+    compared on these k + 1 outcomes: its logits of the k classes, and the log-sum-exp of its
+    others. With a temperature of 1 that is the exact divergence of what both say of the outcomes;
+    how the teacher's rest is shared out is not taught. At other temperatures the outcomes are
+    softened as if they were k + 1 classes. Losses that compare probabilities position by position
+    can do that, such as `"kd"`, `"reverse_kl"`, `"gkd"`, `"skew_kl"` and `"dkd"`. Outside of
+    training the teacher runs, and all classes are compared.
+
     Args:
         folder: Folder of the cache, created if it is missing. Each cache needs its own folder.
         teacher: The trained model. The cache stores a hash of its weights: another teacher needs
@@ -78,6 +90,12 @@ class TeacherCache:
         views: Number of augmentations of each sample. Defaults to 1.
         dtype: Dtype of stored outputs, `"float32"` (the default) or `"float16"`, which takes half
             the space and rounds to 11 bits. Training gets them in the teacher's own dtype.
+        top_k: How many of the logits of each position are stored: of large vocabularies, where all
+            would take 100 KB or more for a token. At most the number of classes, which stores them
+            as without it. Defaults to `None`: all.
+        rest: With `top_k`, what becomes of the classes that are not stored: `"one"` (the default)
+            compares them as one class that has the probability of all of them, and
+            `"renormalized"` leaves them out on both sides. May differ from when it was filled.
         shard_size: Number of samples in a file. Defaults to 4,096.
 
     Raises:
@@ -113,6 +131,8 @@ class TeacherCache:
         taps: Sequence[str] = (),
         views: int = 1,
         dtype: str = "float32",
+        top_k: int | None = None,
+        rest: str = "one",
         shard_size: int = 4096,
     ) -> None:
         if not isinstance(folder, (str, Path)) or not str(folder):
@@ -129,6 +149,8 @@ class TeacherCache:
             raise ValueError(f"folder must be the path of a folder. Received: {folder=} (a file)")
         self.views = require_integer("views", views)
         self.dtype = require_choice("dtype", dtype, DTYPES)
+        self.top_k = require_integer("top_k", top_k, optional=True)
+        self.rest = require_choice("rest", rest, RESTS)
         self.shard_size = require_integer("shard_size", shard_size)
         self._reader = TapReader(teacher, self.taps, role="teacher")
 
@@ -137,12 +159,39 @@ class TeacherCache:
         """The teacher's name."""
         return self.teacher.name
 
+    @property
+    def bytes_per_token(self) -> float:
+        """How much of the disk each token takes, or each other position of the logits, in bytes.
+
+        All files are counted, and with them the taps and the checksums.
+
+        Raises:
+            ValueError: If the cache is not filled, or a file is damaged.
+        """
+        return size_of(self.folder).bytes_per_token
+
+    def summary(self) -> str:
+        """Returns in words what is stored, and how much it takes.
+
+        Raises:
+            ValueError: If the cache is not filled, or a file is damaged.
+        """
+        size = size_of(self.folder)
+        logits = "all logits" if self.top_k is None else f"the {self.top_k} largest logits"
+        return (
+            f"Cache of {self.name!r} in {self.folder}: {size.rows:,} samples (in {self.views} "
+            f"views) of {size.tokens:,} tokens; {logits} in {self.dtype}, taps {self.taps}; "
+            f"{size.bytes_per_token:,.0f} bytes a token, {size.size / 1e6:,.1f} MB in "
+            f"{size.files} files"
+        )
+
     def fingerprint(self) -> str:
         """Returns a hash of the teacher's current weights and of the options.
 
         Batches from `attach` contain it, so that a distiller can reject those of another cache.
         """
         parts = [self._hash_of_teacher(), self.taps, self.views, self.dtype]
+        parts += [] if self.top_k is None else [self.top_k]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def fill(self, dataset: tf.data.Dataset) -> int:
@@ -165,19 +214,21 @@ class TeacherCache:
                 repeat after `views` epochs.
             OSError: If a file cannot be written; it names the file. Call `fill` again to continue.
         """
-        outputs = specs_of_outputs(self._reader, indexed_inputs(dataset, "fill"))
+        stored = self._stored(indexed_inputs(dataset, "fill"))
         require_end("dataset", dataset)
         self.folder.mkdir(parents=True, exist_ok=True)
-        place = self._place(outputs)
+        place = self._place(stored)
         place.claim()
         whole_files.remove_abandoned(self.folder)
         run = tf.function(
-            lambda inputs: tf.nest.flatten(outputs_of(self._reader, inputs)), reduce_retracing=True
+            lambda inputs: stored.encoded(outputs_of(self._reader, inputs)), reduce_retracing=True
         )
         ran, rows, attempts = 0, None, 0
         while rows is None:
             there = readable_shards(self.folder)
-            ran += sum(self._fill_view(view, dataset, there, run) for view in range(self.views))
+            for view in range(self.views):
+                pending = self._writer(view, stored)
+                ran += fill_view(self.folder, view, dataset, there, run, pending, self._unknown)
             attempts += 1
             try:
                 rows = place.open()
@@ -185,7 +236,7 @@ class TeacherCache:
                 # Another process has removed a damaged file that this one had counted on.
                 if attempts == _ATTEMPTS:
                     raise
-        self._require_fitting(dataset, rows)
+        self._require_fitting(dataset, rows, stored)
         return ran
 
     def attach(
@@ -209,28 +260,27 @@ class TeacherCache:
                 `tf.errors.InvalidArgumentError`, with the same message.
         """
         taps = self.taps if taps is None else self._require_taps(taps)
-        specs = indexed_inputs(dataset, "attach")
-        outputs = specs_of_outputs(self._reader, specs)
-        rows = self._place(outputs).open()
-        self._require_fitting(dataset, rows)
-        key, whole = self.fingerprint(), tf.nest.flatten(outputs)
-        numbers = tf.nest.pack_sequence_as(outputs, list(range(len(whole))))
-        numbers["features"] = {tap: numbers["features"][tap] for tap in taps}
-        chosen = tf.nest.flatten(numbers)
-        flat = [whole[number] for number in chosen]
-        stored = [tf.as_dtype(self.dtype)] * len(flat)
+        stored = self._stored(indexed_inputs(dataset, "attach"))
+        rows = self._place(stored).open()
+        self._require_fitting(dataset, rows, stored)
+        key, chosen = self.fingerprint(), stored.chosen(taps)
+        arrays = stored.arrays_of(chosen)
+        specs = [stored.specs[number] for number in arrays]
 
         def read(samples: Any, checksums: Any) -> Any:
-            return self._read(rows, samples, checksums, chosen)
+            return self._read(rows, samples, checksums, arrays)
 
         def outputs_of_batch(inputs: Any, samples: Any) -> dict[str, Any]:
-            given = tf.numpy_function(read, [samples, checksums_of(inputs)], stored)
-            batch = samples.shape[:1]
+            dtypes, batch = [spec.dtype for spec in specs], samples.shape[:1]
             given = [
-                tf.cast(tf.ensure_shape(value, batch + spec.shape[1:]), spec.dtype)
-                for value, spec in zip(given, flat, strict=True)
+                tf.ensure_shape(array, batch + spec.shape[1:])
+                for array, spec in zip(
+                    tf.numpy_function(read, [samples, checksums_of(inputs)], dtypes),
+                    specs,
+                    strict=True,
+                )
             ]
-            return {key: tf.nest.pack_sequence_as(numbers, given)}
+            return {key: stored.decoded(chosen, given)}
 
         return with_outputs(dataset, outputs_of_batch)
 
@@ -242,6 +292,8 @@ class TeacherCache:
             "taps": self.taps,
             "views": self.views,
             "dtype": self.dtype,
+            "top_k": self.top_k,
+            "rest": self.rest,
             "shard_size": self.shard_size,
         }
 
@@ -255,20 +307,24 @@ class TeacherCache:
     def _hash_of_teacher(self) -> str:
         return fingerprint_of(self.teacher.weights) + fingerprint_of_tables(self.teacher)
 
-    def _described(self, outputs: Any) -> dict[str, Any]:
-        flat = tf.nest.flatten(outputs)
-        return {
+    def _stored(self, inputs: Any) -> StoredOutputs:
+        """Returns how the outputs for inputs of these specs are stored."""
+        return StoredOutputs(specs_of_outputs(self._reader, inputs), self.dtype, self.top_k)
+
+    def _place(self, stored: StoredOutputs) -> CacheFolder:
+        own = {
             WEIGHTS: self._hash_of_teacher(),
             "taps": self.taps,
-            "outputs": [[list(spec.shape[1:]), spec.dtype.name] for spec in flat],
+            "outputs": stored.described(),
             "views": self.views,
             "dtype": self.dtype,
+            TOP_K: self.top_k,
         }
+        return CacheFolder(self.folder, own, stored.arrays())
 
-    def _place(self, outputs: Any) -> CacheFolder:
-        return CacheFolder(self.folder, self._described(outputs))
-
-    def _require_fitting(self, dataset: tf.data.Dataset, rows: shards.Rows) -> None:
+    def _require_fitting(
+        self, dataset: tf.data.Dataset, rows: shards.Rows, stored: StoredOutputs
+    ) -> None:
         """Raises unless the data's first batches are known, and the teacher gives what is stored.
 
         The weights alone do not tell a teacher: what has none (a layer that normalizes, an
@@ -278,7 +334,7 @@ class TeacherCache:
             with in_epoch(epoch):
                 inputs, samples = next(indexed_batches(dataset.take(1)))
             try:
-                stored = self._read(rows, samples, checksums_of(inputs).numpy())
+                there = self._read(rows, samples, checksums_of(inputs).numpy())
             except ValueError as error:
                 if epoch == 0:
                     raise
@@ -287,63 +343,14 @@ class TeacherCache:
                     f"mr.data.cifar100(augmentations={self.views}) and of "
                     f"mr.data.epoch_shuffle(augmentations={self.views}) do. Epoch {epoch}: {error}"
                 ) from error
-        for own, there in zip(
-            tf.nest.flatten(outputs_of(self._reader, inputs)), stored, strict=True
-        ):
-            own, there = tf.cast(own, "float32").numpy(), there.astype("float32")
-            if np.max(np.abs(own - there)) > _TOLERANCE * np.max(np.abs(own)):
+        for own, found in stored.pairs(outputs_of(self._reader, inputs), there):
+            own, found = tf.cast(own, "float32").numpy(), found.astype("float32")
+            if np.max(np.abs(own - found)) > _TOLERANCE * np.max(np.abs(own)):
                 raise ValueError(
                     f"The cache in {self.folder} is of another teacher: the weights are the same, "
                     f"but {self.name!r} gives other outputs than those stored. Its architecture "
                     "or its preprocessing has changed. Give this one a folder of its own."
                 )
-
-    def _fill_view(self, view: int, dataset: Any, there: list[shards.Shard], run: Any) -> int:
-        """Runs the teacher for one view and returns for how many samples."""
-        known = {
-            sample: checksum
-            for shard in there
-            if shard.view == view
-            for sample, checksum in zip(
-                shard.samples.tolist(), shard.checksums.tolist(), strict=True
-            )
-        }
-        try:
-            size = cache_metadata.size_of(self.folder, view)
-        except ValueError:  # damaged, and written anew below
-            size = None
-        if known and size == len(known):
-            return 0  # `_require_fitting` looks at the data
-        before, pending = len(known), self._writer(view)
-        seen, several = set(), 0
-        with in_epoch(view):
-            for inputs, samples in indexed_batches(dataset):
-                seen.update(samples.tolist())
-                several += len(samples)
-                if several > _MOST_VISITS * len(seen) + _ALWAYS_READ:
-                    raise ValueError(
-                        "dataset must end: dataset.take(n) is n batches of it. Received: "
-                        f"{several:,} samples of {len(seen):,} indices, which come again and again"
-                    )
-                checksums, fresh = checksums_of(inputs).numpy(), []
-                pairs = zip(samples.tolist(), checksums.tolist(), strict=True)
-                for index, (sample, checksum) in enumerate(pairs):
-                    if sample not in known:
-                        fresh.append(index)
-                    elif known[sample] != checksum:
-                        raise ValueError(
-                            f"{self._unknown(sample)} Or two samples have the same index"
-                        )
-                    known[sample] = checksum
-                if fresh:
-                    # The whole batch, so that its size is always the same.
-                    outputs = [tf.cast(value, "float32").numpy()[fresh] for value in run(inputs)]
-                    pending.add(samples[fresh], checksums[fresh], outputs)
-        if not several:
-            raise ValueError("dataset must have samples. Received: none")
-        pending.write(everything=True)
-        cache_metadata.write_size(self.folder, view, len(known))
-        return len(known) - before
 
     def _require_taps(self, taps: Any) -> list[str]:
         if isinstance(taps, str) or not set(taps) <= set(self.taps):
@@ -352,9 +359,9 @@ class TeacherCache:
             )
         return list(taps)
 
-    def _writer(self, view: int) -> CacheWriter:
-        weights = self._hash_of_teacher()
-        return CacheWriter(self.folder, view, self.dtype, self.shard_size, self.name, weights)
+    def _writer(self, view: int, stored: StoredOutputs) -> CacheWriter:
+        dtypes, weights = [dtype for _, dtype in stored.arrays()], self._hash_of_teacher()
+        return CacheWriter(self.folder, view, dtypes, self.shard_size, self.name, weights)
 
     def _read(
         self,

@@ -4,7 +4,7 @@ They are from a `mr.data.TeacherCache`, or all that there is of the teacher
 (`mr.data.TeacherOutputs`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,13 +15,17 @@ from modreduce_keras.data.outputs_only import not_attached
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.live_teacher import LiveTeacher
 from modreduce_keras.distillers.teacher_forms import AS_GIVEN
+from modreduce_keras.knowledge import Knowledge, Response
+from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.taps import ModelOutput
+from modreduce_keras.top_k import TopK
 
 
 class CachedTeacher:
     """Reads a teacher's outputs from the batch, and runs it where they are missing and it may.
 
     The model of a cache runs outside of training, a function in any step, and stored outputs never.
+    Where a cache has the largest logits alone, its model runs outside of training in any case.
 
     Args:
         cache: The cache, which holds on to the teacher; or the outputs of one.
@@ -65,6 +69,9 @@ class CachedTeacher:
                 "mr.data.TeacherCache(taps=)"
             )
         self.given = cache
+        self._top_k, self._rest = None, "one"
+        if isinstance(cache, TeacherCache):
+            self._top_k, self._rest = cache.top_k, cache.rest
         self._fingerprint = cache.fingerprint()
 
     def look_at(
@@ -93,6 +100,40 @@ class CachedTeacher:
         """Returns the teacher's symbolic output and features; masks are not stored."""
         return self._live.specs_of_output()._replace(masks={})
 
+    def require_comparable(self, knowledge: Iterable[Knowledge], output: ModelOutput) -> None:
+        """Raises unless each knowledge can do with as many logits as the cache holds.
+
+        Args:
+            knowledge: What the students learn.
+            output: The teacher's symbolic output.
+        """
+        few = self._few(output.logits)
+        for one in knowledge:
+            taps: set[str | None] = set(one.taps("teacher")) or {None}
+            reason = why_not_few(one, self._rest) if one.loss.needs_teacher else None
+            if reason is not None and few & taps:
+                raise ValueError(
+                    f"Knowledge {one.name!r} cannot learn from the {self._top_k} largest "
+                    f"logits that the cache holds: {reason}. A cache without top_k= holds all. "
+                    f"Received: the loss {one.loss.name!r}"
+                )
+
+    def _few(self, logits: Any) -> set[str | None]:
+        """Returns the taps of which the largest logits are stored; `None` is the output itself."""
+        number, kept = self._top_k, set(self.given.taps)
+        if number is None:
+            return set()
+        if isinstance(logits, Mapping):
+            return {name for name, one in logits.items() if one.shape[-1] > number}
+        return {None, *(self._output_taps - kept)} if logits.shape[-1] > number else set()
+
+    def _taught(self, logits: Any) -> Any:
+        """Returns stored logits, without the rest where it is not to be compared."""
+        if isinstance(logits, Mapping):
+            return {name: self._taught(one) for name, one in logits.items()}
+        leaves_out = isinstance(logits, TopK) and self._rest != "one"
+        return logits.without_rest() if leaves_out else logits
+
     def outputs_for(
         self, x: Any, seen: Mapping[str, Any], training: bool = True
     ) -> dict[str, ModelOutput]:
@@ -102,7 +143,7 @@ class CachedTeacher:
             ValueError: If it is a batch to train on and has nothing, or that of another cache.
         """
         stored = teacher_outputs_of(x)
-        if stored is None and self._may_run(training):
+        if self._may_run(training) and (stored is None or self._top_k is not None):
             return self._live.outputs_for(x, seen)
         if stored is None:
             raise ValueError(
@@ -115,9 +156,10 @@ class CachedTeacher:
                 f"{self._fingerprint!r}"
             )
         logits, features = (stored[self._fingerprint][name] for name in ("logits", "features"))
-        if isinstance(logits, tuple):  # of several teachers
+        if isinstance(logits, tuple) and not isinstance(logits, TopK):  # of several teachers
             logits = list(logits)
             features = dict(zip(self.given.taps, logits, strict=True))
+        logits = self._taught(logits)
         features = dict.fromkeys(self._output_taps, logits) | features
         left_out = sorted(set(self.reader.taps) - set(features))
         if left_out:
@@ -156,6 +198,22 @@ def _require_inputs(cache: TeacherCache | TeacherOutputs, inputs: Inputs) -> Non
             "itself. Received: a TeacherCache with "
             + ("teacher_input=" if inputs.teacher_is_apart else "student_inputs=")
         )
+
+
+def why_not_few(knowledge: Knowledge, rest: str) -> str | None:
+    """Returns why a knowledge cannot compare a few logits of each position; `None` if it can."""
+    loss = knowledge.loss
+    if not isinstance(knowledge, Response) or knowledge.adapter is not None:
+        return "it takes those of all classes as a feature, or its adapter does"
+    if loss.output_kinds != (CLASSES,):
+        return "the loss does not compare probabilities of classes, which are what is stored"
+    if not loss.independent_positions:
+        return "the loss compares positions with one another, whose largest classes differ"
+    if getattr(loss, "standardize", False):
+        return "standardize=True needs mean and standard deviation of all logits"
+    if loss.needs_labels and rest != "one":
+        return "the labelled class may be among those left out, so rest='one' is needed"
+    return None
 
 
 def _described(tensor: Any) -> str:

@@ -61,6 +61,8 @@ def connect(
         read = _taps("teacher", everything)
         runs = kind(teacher, read, views, teacher_dtype, specs=known_to_teacher)
         of_teacher = _checked_teacher(runs, everything)
+        if isinstance(runs, CachedTeacher):
+            runs.require_comparable(everything, of_teacher)
     readers, outputs = {}, {}
     for name, (role, student) in zip(students, roles.items(), strict=True):
         own = knowledge[name]

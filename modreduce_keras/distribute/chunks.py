@@ -17,7 +17,12 @@ starting an operation takes far less time than running it."""
 Function = Callable[..., Any]
 
 
-def by_chunks(function: Function, constants: Sequence[Any], learnt: Sequence[Any]) -> Any:
+def by_chunks(
+    function: Function,
+    constants: Sequence[Any],
+    learnt: Sequence[Any],
+    columns: int | None = None,
+) -> Any:
     """Returns `function(*constants, *learnt)`, and keeps nothing for the gradient but the inputs.
 
     Each chunk of rows is computed again for the gradient. What a compiled step needs beside the
@@ -26,9 +31,12 @@ def by_chunks(function: Function, constants: Sequence[Any], learnt: Sequence[Any
     does, and other backends have no such loop: there the function is called once.
 
     Args:
-        function: Returns values, (n,), float32. Each depends on the same row of the tensors alone.
+        function: Returns values, (n,) or (n, columns), float32. Each depends on the same row of
+            the tensors alone.
         constants: Tensors, (n, ...), which get no gradient, or `None`.
         learnt: Tensors of floats, (n, ...), the largest first.
+        columns: Number of values of each row, at most as many as the first of `learnt` has.
+            Defaults to `None`, one.
     """
     if not on_tensorflow() or is_compiled_by_xla(learnt[0]):
         return function(*constants, *learnt)
@@ -58,7 +66,8 @@ def by_chunks(function: Function, constants: Sequence[Any], learnt: Sequence[Any
     def values(*learnt: Any) -> Any:
         # Without a gradient, or an eager tape would keep what is made here.
         tensors = [*constants, *map(tf.stop_gradient, learnt)]
-        like = tf.zeros_like(learnt[0][..., 0], "float32")
+        one_row = learnt[0][..., 0] if columns is None else learnt[0][..., :columns]
+        like = tf.zeros_like(one_row, "float32")
         (made,) = _each_chunk(lambda *chunk: [function(*chunk)], tensors, [like])
         return made, lambda upstream: gradient(upstream, *learnt)
 

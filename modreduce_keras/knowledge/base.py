@@ -343,6 +343,7 @@ class Knowledge(keras.layers.Layer):
             training: Whether this is a training step.
         """
         student, teacher = masks.without(student), masks.without(self.one_teacher(teacher))
+        student, teacher, labels = self.outcomes(student, teacher, labels)
         foreground = None
         if self.loss.takes_foreground:
             foreground, kept = masks.common(self.name, kept), None
@@ -374,6 +375,10 @@ class Knowledge(keras.layers.Layer):
     def one_teacher(self, teacher: Any) -> Any:
         """Returns the teacher's side of the comparison, from one teacher or several."""
         return teacher
+
+    def outcomes(self, student: Any, teacher: Any, labels: Any) -> tuple[Any, Any, Any]:
+        """Returns both sides and the labels, for the classes that the teacher's side has."""
+        return student, teacher, labels
 
     def compare(self, y_true: Any, y_pred: Any, by_position: bool = False) -> Any:
         """Returns the values per sample, (batch,), or per position if the loss has them."""

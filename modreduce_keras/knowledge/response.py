@@ -25,6 +25,7 @@ from modreduce_keras.ops import (
 )
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
+from modreduce_keras.top_k import TopK
 from modreduce_keras.typing import Tensor
 
 _KD, _BINARY_KD = "mr.losses.KD(temperature=1.0)", "mr.losses.BinaryKD(temperature=1.0)"
@@ -230,6 +231,21 @@ class Response(Knowledge):
     def one_teacher(self, teacher: Tensor) -> Any:
         """Returns the logits of the teacher, or the average of several."""
         return self._averaged(float32(teacher)) if isinstance(teacher, list) else teacher
+
+    def outcomes(self, student: Any, teacher: Any, labels: Any) -> tuple[Any, Any, Any]:
+        if not isinstance(teacher, TopK):
+            return student, teacher, labels
+        if labels is not None and self.loss.needs_labels:
+            if len(labels.shape) == len(student.shape) and labels.shape[-1] == 1:
+                labels = ops.squeeze(labels, axis=-1)
+            if len(labels.shape) == len(student.shape):
+                raise ValueError(
+                    f"Knowledge {self.name!r} compares the largest logits of a cache, and needs "
+                    "labels that are class indices: ops.argmax(labels, axis=-1) gives them. "
+                    f"Received: labels of shape {tuple(labels.shape)}"
+                )
+            labels = teacher.outcome_of(labels, student.shape[-1])
+        return teacher.outcomes_of(student), teacher.logits, labels
 
     @property
     def output_kinds(self) -> tuple[str, ...] | None:
