@@ -133,9 +133,10 @@ class LinearProbe(EmbeddingProbe):
             training begins, if the tap is unknown.
 
     Example:
-        >>> import numpy as np, modreduce_keras as mr
+        >>> import keras, numpy as np, modreduce_keras as mr
         >>> x, y = np.repeat(np.eye(3, dtype="float32"), 4, axis=0), np.repeat(np.arange(3), 4)
-        >>> net = lambda: keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+        >>> dense = keras.layers.Dense
+        >>> net = lambda: keras.Sequential([keras.Input((3,)), dense(8), dense(3)])
         >>> distiller = mr.Distiller(student=net(), teacher=net(), knowledge="kd")
         >>> distiller.compile("sgd")
         >>> probe = mr.callbacks.LinearProbe(x, y, validation_data=(x, y))
@@ -204,9 +205,10 @@ class NearestNeighbors(EmbeddingProbe):
             training begins, if the tap is unknown.
 
     Example:
-        >>> import numpy as np, modreduce_keras as mr
+        >>> import keras, numpy as np, modreduce_keras as mr
         >>> x, y = np.repeat(np.eye(3, dtype="float32"), 4, axis=0), np.repeat(np.arange(3), 4)
-        >>> net = lambda: keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+        >>> dense = keras.layers.Dense
+        >>> net = lambda: keras.Sequential([keras.Input((3,)), dense(8), dense(3)])
         >>> distiller = mr.Distiller(student=net(), teacher=net(), knowledge="kd")
         >>> distiller.compile("sgd")
         >>> neighbors = mr.callbacks.NearestNeighbors(x, y, k=3, validation_data=(x, y))
