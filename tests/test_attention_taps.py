@@ -144,7 +144,7 @@ def test_scores_that_the_model_asks_for_itself_are_left_to_it(x):
     np.testing.assert_array_equal(read.features["encoder/attention_scores"], read.logits[1])
 
 
-@pytest.mark.parametrize("kind", ["causal", "given", "padding"])
+@pytest.mark.parametrize("kind", ["causal", "bool", "int32", "padding"])
 def test_the_mask_is_of_the_pairs_that_the_layer_lets_attend(kind, x):
     attention = ATTENTIONS["fused"]()
     kept = np.arange(LENGTH) < np.array([[5], [2], [3]])
@@ -158,11 +158,11 @@ def test_the_mask_is_of_the_pairs_that_the_layer_lets_attend(kind, x):
         model = model_of(attention, use_causal_mask=True)
         pairs = np.broadcast_to(np.tri(LENGTH, dtype=bool), (3, LENGTH, LENGTH))
     else:
-        inputs, mask = keras.Input((None, WIDTH)), keras.Input((None,), dtype="bool")
+        inputs, mask = keras.Input((None, WIDTH)), keras.Input((None,), dtype=kind)
         model = keras.Model(
             [inputs, mask], attention(inputs, inputs, attention_mask=mask[:, None, :])
         )
-        x, pairs = [x, kept], np.broadcast_to(kept[:, None, :], (3, LENGTH, LENGTH))
+        x, pairs = [x, kept.astype(kind)], np.broadcast_to(kept[:, None, :], (3, LENGTH, LENGTH))
     taps = ["encoder/attention_scores", "encoder/attention_logits"]
     output = mr.TapReader(model, taps)(x)
     logits = logits_of(attention, (x[0] if isinstance(x, list) else x).astype("float64"))

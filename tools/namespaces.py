@@ -70,6 +70,7 @@ NAMESPACES = [
             "load_teacher": "models.teachers",
             "preprocessing": "models.preprocessing",
             "pair": "models.pairs",
+            "shallower": "models.shallower",
             "taps": "models.tap_table",
             "reuse_classifier": "models.reuse",
             "with_classifier": "models.new_head",

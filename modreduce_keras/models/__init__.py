@@ -32,6 +32,7 @@ from modreduce_keras.models.resnet import (
 )
 from modreduce_keras.models.resnet50 import resnet50
 from modreduce_keras.models.reuse import reuse_classifier
+from modreduce_keras.models.shallower import shallower
 from modreduce_keras.models.shufflenet_v1 import shufflenet_v1
 from modreduce_keras.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_x1_5
 from modreduce_keras.models.tap_table import taps
@@ -83,6 +84,7 @@ __all__ = [
     "load_teacher",
     "preprocessing",
     "pair",
+    "shallower",
     "taps",
     "reuse_classifier",
     "with_classifier",

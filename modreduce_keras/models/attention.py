@@ -93,8 +93,7 @@ def shown(name: str, record: Record) -> tuple[Tensor, Tensor | None]:
     logits, *masks = [one for one in record.inputs if hasattr(one, "shape")]
     if not masks or len(logits.shape) != 4:
         return (record.output if name == SCORES else logits), None
-    mask = masks[0]
-    mask = mask if keras.backend.standardize_dtype(mask.dtype) == "bool" else mask > 0.5
+    mask = ops.cast(masks[0], "float32") > 0.5  # as the softmax layer takes it
     while len(mask.shape) < 4:
         mask = ops.expand_dims(mask, 0)
     batch, _, queries, keys = ops.shape(logits)

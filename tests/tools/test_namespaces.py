@@ -70,7 +70,7 @@ def test_models_are_networks_and_what_is_done_to_them():
         *("Branches", "branch", "copy_model", "copy_state", "exits", "fold", "quantize_aware"),
         *("gat", "gcn"),
         *("import_keras_weights", "import_torch_weights", "load_teacher", "reuse_classifier"),
-        *("as_logits", "pair", "preprocessing", "taps", "with_classifier"),
+        *("as_logits", "pair", "preprocessing", "shallower", "taps", "with_classifier"),
     }
 
 

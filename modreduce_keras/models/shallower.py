@@ -1,0 +1,217 @@
+"""Shallower models: students that begin with some of the layers of their teacher."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from modreduce_keras.arguments import require_integer
+from modreduce_keras.copying import copy_state
+from modreduce_keras.keras_internals import operation_of
+from modreduce_keras.models.clones import Cloner
+from modreduce_keras.models.graph import Graph, defined_by_user, functional, new_inputs
+from modreduce_keras.models.same_outputs import require_same_outputs
+from modreduce_keras.models.stacks import Block, Stack, stack_of
+
+_DEPTH, _BACKBONE, _PREPROCESSOR = "num_layers", "backbone", "preprocessor"
+"""What configs of keras-hub call the number of blocks, the model inside and what is before it."""
+
+
+def shallower(
+    teacher: keras.Model,
+    *,
+    layers: Sequence[int] | None = None,
+    every: int | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """Builds a student of some of the blocks of a teacher, with the teacher's weights.
+
+    The teacher is a stack of like blocks: transformer layers, residual blocks of one size, dense
+    layers. Each may be one layer or many, in a functional or Sequential model or in one that is
+    nested in it, such as the backbone of a classifier. What comes before and after the blocks
+    stays. All state is copied and nothing shared.
+
+    Models of keras-hub stay such: backbones with another `num_layers`, and tasks. Others become
+    plain functional or Sequential models, whose layers have the teacher's names.
+
+    Args:
+        teacher: A functional or a built Sequential model.
+        layers: Numbers of the blocks to keep, counted from 0, in their order.
+        every: Keeps each block whose number it divides: `every=2` is `layers=[0, 2, 4, ...]`, as
+            DistilBERT is initialised.
+        name: Name of the result. Defaults to the teacher's.
+
+    Returns:
+        The student, not compiled.
+
+    Raises:
+        ValueError: If neither or both of `layers` and `every` are given, they name no blocks that
+            there are, or the teacher is not one chain of like blocks; the message says what it is.
+
+    Example:
+        >>> import keras, modreduce_keras as mr
+        >>> blocks = [keras.layers.Dense(8, activation="relu", name=f"block_{i}") for i in range(4)]
+        >>> ends = keras.layers.Dense(8, name="first"), keras.layers.Dense(3, name="logits")
+        >>> teacher = keras.Sequential([keras.Input((5,)), ends[0], *blocks, ends[1]])
+        >>> student = mr.models.shallower(teacher, every=2)
+        >>> [layer.name for layer in student.layers]
+        ['first', 'block_0', 'block_2', 'logits']
+
+    Reference:
+        Sanh et al., DistilBERT, a distilled version of BERT, 2019.
+    """
+    if not isinstance(teacher, keras.Model):
+        raise TypeError(f"teacher must be a keras.Model. Received: {teacher!r}")
+    if (layers is None) == (every is None):
+        raise ValueError(
+            "shallower takes either layers=[0, 2, 4], the blocks to keep, or every=2. Received: "
+            f"{layers=}, {every=}"
+        )
+    try:
+        stack = stack_of(teacher)
+    except ValueError as error:
+        raise ValueError(
+            f"shallower takes one stack of like blocks, and {error}. mr.models.taps shows the "
+            f"layers. Received: teacher={teacher.name!r}"
+        ) from error
+    kept = _kept(layers, every, len(stack.blocks))
+    student = _shortened(teacher, stack, kept)
+    if name is not None:
+        student.name = name
+    return student
+
+
+def _kept(layers: Sequence[int] | None, every: int | None, number: int) -> list[int]:
+    """Returns the numbers of the blocks to keep, or says what is wrong with them."""
+    if layers is None:
+        return list(range(0, number, require_integer("every", every)))
+    kept = list(layers)
+    are_numbers = all(isinstance(one, int) and 0 <= one < number for one in kept)
+    if not (kept and are_numbers and kept == sorted(set(kept))):
+        raise ValueError(
+            f"layers must be numbers of the {number} blocks of the teacher, from 0 to "
+            f"{number - 1}, each once and in their order. Received: {layers=}"
+        )
+    return kept
+
+
+def _shortened(teacher: keras.Model, stack: Stack, kept: list[int]) -> keras.Model:
+    inner, *outer = stack.within
+    new = _shortened_class(inner, _without(inner, stack, kept), stack, kept)
+    for model in outer:
+        new = _around(model, inner, new)
+        inner = model
+    return new
+
+
+def _without(model: keras.Model, stack: Stack, kept: list[int]) -> keras.Model:
+    """Returns the clone of the model that a stack is in, without the blocks that are left out."""
+    left_out = [block for i, block in enumerate(stack.blocks) if i not in kept]
+    dropped = {id(one): one for block in left_out for one in block.operations}
+    cloner = Cloner()
+    if isinstance(model, keras.Sequential):
+        layers = [cloner.layer(one) for one in model.layers if id(one) not in dropped]
+        new = keras.Sequential([new_inputs(functional(model)), *layers], name=model.name)
+    else:
+        new = _rewired(model, left_out, dropped, cloner)
+    for layer in model.layers:
+        if id(layer) not in dropped and not isinstance(layer, keras.layers.InputLayer):
+            copy_state(layer, cloner.layer(layer))
+    return new
+
+
+class _Dropped:
+    """Stands for an operation that is left out, while a graph is cloned."""
+
+    def __init__(self, operation: keras.Operation) -> None:
+        self.operation = operation
+
+
+def _rewired(
+    model: keras.Model, left_out: list[Block], dropped: dict[int, Any], cloner: Cloner
+) -> keras.Model:
+    """Returns a clone of a graph in which each block left out passes on what it is given."""
+    model = functional(model)  # which is not compiled
+    graph, inputs = Graph(model), new_inputs(model)
+    made = {id(one): new for one, new in zip(model.inputs, keras.tree.flatten(inputs), strict=True)}
+    passing = {id(operation_of(block.exit)): block.entry for block in left_out}
+    originals: dict[int, keras.Operation] = {}
+
+    def clone(operation: keras.Operation) -> Any:
+        if id(operation) in dropped:
+            return _Dropped(operation)
+        new = cloner.layer(operation)
+        originals[id(new)] = operation
+        return new
+
+    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        is_dropped = isinstance(operation, _Dropped)
+        original = operation.operation if is_dropped else originals[id(operation)]
+        before = graph.output_of(original)
+        if not is_dropped:
+            outputs = operation(*args, **kwargs)
+        elif id(original) in passing:
+            outputs = made[id(passing[id(original)])]
+        else:
+            return before  # nothing reads it
+        if before is not None:
+            flat = zip(before, keras.tree.flatten(outputs), strict=True)
+            made.update({id(one): new for one, new in flat})
+        return outputs
+
+    return keras.models.clone_model(
+        model, input_tensors=inputs, clone_function=clone, call_function=call
+    )
+
+
+def _around(model: keras.Model, inner: keras.Model, new: keras.Model) -> keras.Model:
+    """Returns the clone of a model with another one in the place of one that is nested in it."""
+    cloner = Cloner()
+    cloner.replace(inner, new, within=[model])
+    clone = cloner.clone(model)
+    others = [one for one in model.layers if one is not inner]
+    others = [one for one in others if not isinstance(one, keras.layers.InputLayer)]
+    for layer in others:
+        copy_state(layer, cloner.layer(layer))
+    if getattr(model, _BACKBONE, None) is not inner:
+        return clone
+    given = {_BACKBONE: new, _PREPROCESSOR: getattr(model, _PREPROCESSOR, None)}
+    fresh = _of_class(model, given)
+    return fresh if fresh is not None and _takes(clone, fresh) else clone
+
+
+def _shortened_class(
+    model: keras.Model, new: keras.Model, stack: Stack, kept: list[int]
+) -> keras.Model:
+    """Returns a shortened model in the class of its original, where its config has `num_layers`.
+
+    It is the plain functional one where the class makes something else of that than the blocks
+    that are kept.
+    """
+    config = model.get_config() if defined_by_user(model, "get_config") else {}
+    if config.get(_DEPTH) != len(stack.blocks):
+        return new
+    fresh = _of_class(model, {_DEPTH: len(kept)})
+    return fresh if fresh is not None and _takes(new, fresh) else new
+
+
+def _of_class(model: keras.Model, changes: dict[str, Any]) -> keras.Model | None:
+    """Returns a new model of a class from its config with changes, `None` if there is none."""
+    if not defined_by_user(model, "get_config"):
+        return None
+    try:
+        config = model.get_config()
+        known = {name: one for name, one in changes.items() if name in config}
+        return type(model).from_config({**config, **known})
+    except Exception:
+        return None  # its graph is what was asked for
+
+
+def _takes(source: keras.Model, target: keras.Model) -> bool:
+    """Gives a model the state of another one; returns whether it then gives the same outputs."""
+    try:
+        copy_state(source, target)
+        require_same_outputs(source, target)
+    except ValueError:
+        return False
+    return True
