@@ -19,7 +19,7 @@ from modreduce_keras import (
     schedules,
 )
 from modreduce_keras._version import __version__
-from modreduce_keras.compression import prune, prune_channels, strip
+from modreduce_keras.compression import cluster, prune, prune_channels, strip
 from modreduce_keras.distillers import (
     BaseDistiller,
     Distiller,
@@ -61,6 +61,7 @@ __all__ = [
     "adapters",
     "aggregators",
     "callbacks",
+    "cluster",
     "compression",
     "data",
     "distribute",

@@ -143,6 +143,7 @@ SUBMODULES = [
 """Modules that are public names of the package itself."""
 NAMES = {
     "Knob": "knobs",
+    "cluster": "compression",
     "prune": "compression",
     "prune_channels": "compression",
     "strip": "compression",

@@ -9,7 +9,8 @@ from keras import layers as keras_layers
 
 from modreduce_keras.calls import did_you_mean
 from modreduce_keras.keras_internals import flatten_layers
-from modreduce_keras.models.kernel_wrapper import KernelWrapper
+from modreduce_keras.models.fake_quantization import is_quantization_aware
+from modreduce_keras.models.kernel_wrapper import wrappers_in
 from modreduce_keras.models.kernels import has_kernel
 
 _DEPTHWISE = (keras_layers.DepthwiseConv1D, keras_layers.DepthwiseConv2D)
@@ -28,6 +29,30 @@ def require_model(model: Any, what: str) -> keras.Model:
         raise ValueError(
             f"{what} must be a functional or a built Sequential model, whose layers can be taken "
             f"apart (of a distiller: distiller.student). Received: {model!r}"
+        )
+    return model
+
+
+def require_plain(student: Any, what: str) -> keras.Model:
+    """Returns a model that can be taken apart, and in which nothing is rounded or wrapped.
+
+    Raises:
+        TypeError: If something else than a Keras model came.
+        ValueError: If it is another one.
+    """
+    model = require_model(student, what)
+    if is_quantization_aware(model):
+        raise ValueError(
+            f"{what} must not be quantization-aware: round it last, such as by "
+            "mr.quantize_aware(mr.prune(student, ...)), which keeps the zeros. Received: "
+            f"{model.name!r}"
+        )
+    wrapper = next(wrappers_in(model), None)
+    if wrapper is not None:
+        raise ValueError(
+            f"{what} must not be pruned or clustered yet: give its plain model, "
+            f"mr.strip({what}). Received: {model.name!r}, with the layer {wrapper.name!r} of type "
+            f"{type(wrapper).__name__}"
         )
     return model
 
@@ -106,8 +131,6 @@ def _meant(
 
 
 def _why(layer: keras.layers.Layer) -> str:
-    if isinstance(layer, KernelWrapper):
-        return " (this one is wrapped already: mr.strip the student first)"
     if getattr(layer, "lora_enabled", False):
         return " (this one has LoRA weights)"
     return ""

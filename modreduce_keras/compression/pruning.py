@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from modreduce_keras.arguments import require_choice
-from modreduce_keras.compression.choosing import chosen, require_model
+from modreduce_keras.compression.choosing import chosen, require_model, require_plain
 from modreduce_keras.compression.pruned_kernel import PrunedKernel, as_sparsity
 from modreduce_keras.compression.structures import STRUCTURES, TWO_OF_FOUR, fits_two_of_four
 from modreduce_keras.models.fake_quantization import is_quantization_aware
@@ -68,8 +68,8 @@ def prune(
 
     Raises:
         TypeError: If the student is no Keras model.
-        ValueError: If it cannot be taken apart, is quantization-aware, or has no such layer; or if
-            an argument is out of range.
+        ValueError: If it cannot be taken apart, is pruned, clustered or quantization-aware, or has
+            no such layer; or if an argument is out of range.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr
@@ -85,8 +85,7 @@ def prune(
         Pruning: Adaptive Sparsity by Fine-Tuning, 2020: as there, weights keep their values and
         may come back. Mishra et al., Accelerating Sparse Deep Neural Networks, 2021 (2:4).
     """
-    require_model(student, "student")
-    _require_plain(student)
+    require_plain(student, "student")
     require_choice("structure", structure, STRUCTURES)
     sparsity = as_sparsity(sparsity)
     found = chosen(student, layers)
@@ -151,16 +150,6 @@ def strip(model: keras.Model) -> keras.Model:
     plain, _ = without_wrappers(model)
     require_same_outputs(model, plain)
     return plain
-
-
-def _require_plain(student: keras.Model) -> None:
-    """Raises if a student is rounded or wrapped already."""
-    if is_quantization_aware(student):
-        raise ValueError(
-            "student must not be quantization-aware: prune it first, and round it then, "
-            "mr.quantize_aware(mr.prune(student, ...)), which keeps the zeros. Received: "
-            f"{student.name!r}"
-        )
 
 
 def _require_half(sparsity: Any) -> None:

@@ -325,7 +325,7 @@ MISTAKES = {
     "twice": (
         lambda: mr.prune(mr.prune(dense()), layers=["hidden"]),
         ValueError,
-        "wrapped already: mr.strip the student first",
+        r"must not be pruned or clustered yet.*mr.strip\(student\).*'hidden' of type PrunedKernel",
     ),
     "nothing to prune": (
         lambda: mr.prune(keras.Sequential([keras.Input((3,)), layers.ReLU()])),
@@ -335,7 +335,7 @@ MISTAKES = {
     "rounded": (
         lambda: mr.prune(mr.quantize_aware(dense())),
         ValueError,
-        r"prune it first, and round it then, mr.quantize_aware\(mr.prune\(student",
+        r"round it last, such as by mr.quantize_aware\(mr.prune\(student",
     ),
     "nothing to strip": (
         lambda: mr.strip(dense()),

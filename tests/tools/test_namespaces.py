@@ -32,7 +32,16 @@ OF_THE_PACKAGE = {
     *("Feature", "Knowledge", "Relation", "Response", "__version__"),
     *("adapters", "aggregators", "callbacks", "data", "distribute", "evaluation", "export"),
     *("losses", "metrics", "models", "schedules", "tuning"),
-    *("compression", "prune", "prune_channels", "quantize_aware", "register", "report", "strip"),
+    *(
+        "cluster",
+        "compression",
+        "prune",
+        "prune_channels",
+        "quantize_aware",
+        "register",
+        "report",
+        "strip",
+    ),
 }
 
 
