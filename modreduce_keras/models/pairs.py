@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import keras
 
-from modreduce_keras.arguments import require_choice
+from modreduce_keras.arguments import require_choice, require_integer
+from modreduce_keras.models.attention import SCORES, attentions
 from modreduce_keras.models.stages import EMBEDDING, LOGITS, Places
 from modreduce_keras.models.tables import Table
 
-KINDS = ("feature", "relation", "response")
+KINDS = ("feature", "relation", "response", "attention")
 _PLACES = {"relation": EMBEDDING, "response": LOGITS}
 _OF_RESOLUTION = 0.25
 """What a factor of two between strides counts, in the unit of the whole depth of a model."""
@@ -33,7 +34,9 @@ class Pair(NamedTuple):
     why: str
 
 
-def pair(teacher: keras.Model, student: keras.Model, kind: str = "feature") -> Table:
+def pair(
+    teacher: keras.Model, student: keras.Model, kind: str = "feature", *, every: int | None = None
+) -> Table:
     """Proposes which layers of a teacher and a student to compare, and says why.
 
     Args:
@@ -42,14 +45,20 @@ def pair(teacher: keras.Model, student: keras.Model, kind: str = "feature") -> T
         kind: `"feature"`, the default: the stages of the student, each with that stage of the
             teacher that is nearest in relative depth and in resolution. Pairs do not cross, and
             the last stages are a pair. `"relation"`: what the classifiers read. `"response"`: the
-            logits.
+            logits. `"attention"`: the attention maps, evenly, the last with the last; replace
+            `attention_scores` by `attention_logits` for losses that read these.
+        every: Of stages and attention maps, pairs number i of the student with number `every` · i
+            of the teacher, counted from 1: `every=2` pairs the layers of a 6-layer BERT with
+            layers 2, 4, ... 12 of a 12-layer one, as TinyBERT and `shallower(..., every=2)` want
+            it. Defaults to `None`: as above.
 
     Returns:
         A table with the columns `student`, `teacher`, `student_shape`, `teacher_shape` and `why`,
         from the first stage to the last. `at="auto"` of a knowledge takes the last row.
 
     Raises:
-        ValueError: If the kind is unknown, or a model has no such layers; the message says which.
+        ValueError: If the kind is unknown, or a model has no such layers, or not as many; the
+            message says which.
 
     Example:
         >>> import modreduce_keras as mr
@@ -59,12 +68,25 @@ def pair(teacher: keras.Model, student: keras.Model, kind: str = "feature") -> T
         [('stage1', 'stage1'), ('stage2', 'stage2'), ('stage3', 'stage3')]
     """
     require_choice("kind", kind, KINDS)
+    if every is not None:
+        require_integer("every", every)
+        if kind in _PLACES:
+            raise ValueError(
+                f"every= is a step between stages or attention maps, and {kind!r} compares one "
+                f"place of each model. Received: {every=}"
+            )
     places = {}
     for role, model in (("student", student), ("teacher", teacher)):
         if not isinstance(model, keras.Model):
             raise TypeError(f"The {role} must be a keras.Model. Received: {model!r}")
-        places[role] = Places(model)
-    rows = _of_stages(places) if kind == "feature" else [_of_place(places, _PLACES[kind])]
+        if kind != "attention":
+            places[role] = Places(model)
+    if kind == "attention":
+        rows = _of_attention(student, teacher, every)
+    else:
+        rows = (
+            _of_stages(places, every) if kind == "feature" else [_of_place(places, _PLACES[kind])]
+        )
     return Table(rows, ["student", "teacher", "student_shape", "teacher_shape", "why"])
 
 
@@ -95,7 +117,34 @@ def _of_place(places: dict[str, Places], name: str) -> Pair:
     return Pair(student, teacher, one, other, why)
 
 
-def _of_stages(places: dict[str, Places]) -> list[Pair]:
+def _of_attention(student: keras.Model, teacher: keras.Model, every: int | None) -> list[Pair]:
+    maps = {"student": attentions(student), "teacher": attentions(teacher)}
+    for role, model in (("student", student), ("teacher", teacher)):
+        if not maps[role]:
+            raise ValueError(f"The {role} {model.name!r} has no attention layer")
+    ours, theirs = maps["student"], maps["teacher"]
+    ratio = len(theirs) / len(ours) if every is None else every
+    _require_enough("attention maps", len(ours), len(theirs), every)
+    rows = []
+    for i, one in enumerate(ours, 1):
+        number = max(1, round(i * ratio))
+        why = f"number {i} and {number} of {len(theirs)}"
+        taps = f"{one.path}/{SCORES}", f"{theirs[number - 1].path}/{SCORES}"
+        rows.append(Pair(*taps, None, None, why))
+    return rows
+
+
+def _require_enough(what: str, ours: int, theirs: int, every: int | None) -> None:
+    """Raises if the teacher has not as many layers as pairs of every n-th need."""
+    if every is not None and every * ours > theirs:
+        raise ValueError(
+            f"every={every} pairs number {ours} of the student's {what} with number {every * ours} "
+            f"of the teacher's, which has {theirs}. Received: {every=}, where at most "
+            f"{theirs // ours} does"
+        )
+
+
+def _of_stages(places: dict[str, Places], every: int | None) -> list[Pair]:
     for role, own in places.items():
         if not own.stages():
             raise ValueError(
@@ -104,7 +153,13 @@ def _of_stages(places: dict[str, Places]) -> list[Pair]:
             )
     student, teacher = places["student"], places["teacher"]
     rows = []
-    for (name, one), (other_name, other) in _matched(student, teacher):
+    if every is None:
+        matched = _matched(student, teacher)
+    else:
+        ours, theirs = student.stages(), teacher.stages()
+        _require_enough("stages", len(ours), len(theirs), every)
+        matched = list(zip(ours, theirs[every - 1 :: every], strict=False))
+    for (name, one), (other_name, other) in matched:
         why = _reason(student, one, teacher, other)
         taps = student.tap(name), teacher.tap(other_name)
         rows.append(Pair(*taps, _shape(student, one), _shape(teacher, other), why))
