@@ -29,7 +29,11 @@ TAPS = {
 
 def identifiers() -> list[str]:
     """Returns the identifiers of all offline methods of a classifier, by kind."""
-    losses = {name: cls for name, cls in components("loss").items() if not cls.label_maps}
+    losses = {
+        name: cls
+        for name, cls in components("loss").items()
+        if not (cls.label_maps or cls.label_numbers)
+    }
     return sorted(losses, key=lambda name: (list(KINDS).index(losses[name].kind), name))
 
 

@@ -10,6 +10,8 @@ from keras import ops
 
 from modreduce_keras.typing import Tensor
 
+LEFT_OUT = -1e30
+"""Far below every logit, and still finite when it is multiplied by a probability of zero."""
 _MANY = 1001
 """Classes from which on a divergence is computed in the form for many."""
 
@@ -17,6 +19,19 @@ _MANY = 1001
 def tempered_log_softmax(logits: Tensor, temperature: Any) -> Tensor:
     """Returns log softmax(logits / temperature) over the last axis."""
     return ops.log_softmax(logits / temperature, axis=-1)
+
+
+def log_softmax_of_kept(logits: Tensor, kept: Tensor | None) -> Tensor:
+    """Returns log softmax over the entries of the last axis that are kept; others are `LEFT_OUT`.
+
+    Args:
+        logits: (...), float32.
+        kept: Bool, of a shape that broadcasts to it; `None` keeps all.
+    """
+    if kept is None:
+        return ops.log_softmax(logits, axis=-1)
+    logs = ops.log_softmax(ops.where(kept, logits, LEFT_OUT), axis=-1)
+    return ops.where(kept, logs, LEFT_OUT)
 
 
 def kl_divergence(log_target: Tensor, log_prediction: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def label_rules(
     if len(shape) != 2:  # with positions, a mask may leave out what is no class
         return rules
     for one in knowledge:
-        if one.loss.needs_labels:
+        if one.loss.needs_labels and not one.loss.label_numbers:
             ignored: set[Any] = {getattr(one, "ignore_class", None)} - {None}
             rules.append(_rule(f"Knowledge {one.name!r}", shape, ignored, one.loss))
     if "labels" in getattr(aggregator, "needs", ()):

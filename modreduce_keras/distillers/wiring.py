@@ -212,9 +212,8 @@ def _build_knowledge(
         pair = one.read("student", student), one.read("teacher", teacher)
         one.build(*(_shapes(side) for side in pair))
         # A dry run, so that shapes that do not fit are an error here and not in the step.
-        feature = keras.tree.flatten(pair[0])[0]
-        positions = feature.shape[:-1] if one.reads_label_maps else (None,)
-        labels, index = keras.KerasTensor(positions, "int64"), keras.KerasTensor((None,), "int64")
+        index = keras.KerasTensor((None,), "int64")
+        labels = one.symbolic_labels(keras.tree.flatten(pair[0])[0])
         kept = one.kept((student, teacher), one.symbolic_mask(pair, inputs), labels)
         if kept is not None:
             one.require_masks()

@@ -246,10 +246,12 @@ class Knowledge(keras.layers.Layer):
             self.name, kept, pair, labels, self.ignore_class, self.loss.positions
         )
 
-    @property
-    def reads_label_maps(self) -> bool:
-        """Whether it takes one label for each position of what it reads."""
-        return self.loss.label_maps or self.ignore_class is not None
+    def symbolic_labels(self, feature: Any) -> keras.KerasTensor:
+        """Returns symbolic labels as they fit the student's feature that it reads."""
+        if self.loss.label_numbers:
+            return keras.KerasTensor(feature.shape, "float32")
+        by_position = self.loss.label_maps or self.ignore_class is not None
+        return keras.KerasTensor(feature.shape[:-1] if by_position else (None,), "int64")
 
     def given_mask(self, inputs: Any) -> Any:
         """Returns the mask from `mask=` for the inputs of a batch, or `None`."""

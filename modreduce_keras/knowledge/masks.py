@@ -55,6 +55,11 @@ def checked_class(ignore_class: Any, loss: Any) -> int | None:
         raise ValueError(
             f"ignore_class must be an integer label or None. Received: {ignore_class=}"
         )
+    if loss.label_numbers:
+        raise ValueError(
+            f"{type(loss).__name__} has labels that are numbers, and no class among them to "
+            f"leave out. Received: {ignore_class=}"
+        )
     if loss.takes_foreground:
         raise ValueError(
             f"{type(loss).__name__} leaves no positions out: its mask= tells the foreground. "

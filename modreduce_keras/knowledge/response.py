@@ -203,10 +203,11 @@ class Response(Knowledge):
             f"student with positions {student} and a teacher with {teacher}"
         )
 
-    @property
-    def reads_label_maps(self) -> bool:
-        """Whether it takes one label for each position of what it reads."""
-        return True
+    def symbolic_labels(self, feature: Any) -> keras.KerasTensor:
+        """Returns symbolic labels, one for each position, or number, of the logits."""
+        numbers = self.loss.label_numbers
+        shape = feature.shape if numbers else feature.shape[:-1]
+        return keras.KerasTensor(shape, "float32" if numbers else "int64")
 
     def kept_by_labels(self, kept: Any, pair: tuple[Any, Any], labels: Tensor) -> Any:
         """Returns masks without the positions whose label, of the logits, is `ignore_class`."""

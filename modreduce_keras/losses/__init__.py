@@ -27,9 +27,11 @@ from modreduce_keras.losses.ickd import ICKD
 from modreduce_keras.losses.ifvd import IFVD
 from modreduce_keras.losses.irg import IRG
 from modreduce_keras.losses.kd import KD
+from modreduce_keras.losses.listwise import Listwise
 from modreduce_keras.losses.logit_l1 import LogitL1
 from modreduce_keras.losses.logit_mse import LogitMSE
 from modreduce_keras.losses.lsp import LSP
+from modreduce_keras.losses.margin_mse import MarginMSE
 from modreduce_keras.losses.mgd import MGD
 from modreduce_keras.losses.mhgd import MHGD
 from modreduce_keras.losses.minilm_attention import MiniLMAttention
@@ -51,6 +53,7 @@ from modreduce_keras.losses.simkd import SimKD
 from modreduce_keras.losses.skew_kl import SkewKL
 from modreduce_keras.losses.sp import SimilarityPreserving
 from modreduce_keras.losses.srrl import SRRL
+from modreduce_keras.losses.teacher_bounded import TeacherBounded
 from modreduce_keras.losses.teacher_free import TeacherFree
 from modreduce_keras.losses.tinybert_attention import TinyBERTAttention
 from modreduce_keras.losses.vid import VID
@@ -81,9 +84,11 @@ __all__ = [
     "IFVD",
     "IRG",
     "KD",
+    "Listwise",
     "LogitL1",
     "LogitMSE",
     "LSP",
+    "MarginMSE",
     "MGD",
     "MHGD",
     "MiniLMAttention",
@@ -105,6 +110,7 @@ __all__ = [
     "SkewKL",
     "SimilarityPreserving",
     "SRRL",
+    "TeacherBounded",
     "TeacherFree",
     "TinyBERTAttention",
     "VID",

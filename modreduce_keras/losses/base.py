@@ -75,6 +75,8 @@ class Loss(keras.losses.Loss, NamedArguments):
     """Whether `y_true` is a dict with `"teacher"` and `"labels"`."""
     label_maps: ClassVar[bool] = False
     """Whether the labels are maps, one label for each position, whose size may be another."""
+    label_numbers: ClassVar[bool] = False
+    """Whether the labels are numbers, of the shape of the outputs, and no classes."""
     takes_soft_labels: ClassVar[bool] = False
     """Whether the labels may also be probabilities of the classes, such as smoothed labels."""
     needs_teacher: ClassVar[bool] = True

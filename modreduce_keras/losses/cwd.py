@@ -6,12 +6,9 @@ from keras import ops
 
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.map_base import MapLoss, by_position
-from modreduce_keras.ops import filled, kl_divergence, tempered_log_softmax
+from modreduce_keras.ops import filled, kl_divergence, log_softmax_of_kept
 from modreduce_keras.registry import register
 from modreduce_keras.typing import Tensor
-
-# Far below every activation, and still finite when multiplied by a probability of zero.
-_LEFT_OUT = -1e30
 
 
 @register("loss", "cwd")
@@ -76,8 +73,6 @@ class CWD(MapLoss):
     def _log_over_positions(self, maps: Tensor, kept: Tensor | None) -> Tensor:
         """Returns log p, (batch, channels, positions)."""
         activity = ops.transpose(by_position(maps), (0, 2, 1))
-        if kept is None:
-            return tempered_log_softmax(activity, self.temperature)
-        kept = ops.reshape(kept, (ops.shape(maps)[0], 1, -1))
-        logs = tempered_log_softmax(ops.where(kept, activity, _LEFT_OUT), self.temperature)
-        return ops.where(kept, logs, _LEFT_OUT)
+        if kept is not None:
+            kept = ops.reshape(kept, (ops.shape(maps)[0], 1, -1))
+        return log_softmax_of_kept(activity / self.temperature, kept)

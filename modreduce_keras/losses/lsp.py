@@ -12,14 +12,17 @@ from modreduce_keras.distribute import require_index
 from modreduce_keras.graphs import flat_graph, segment_log_softmax
 from modreduce_keras.losses.base import fits
 from modreduce_keras.losses.relation_base import RelationLoss
-from modreduce_keras.ops import flatten, kl_divergence, pairwise_squared_distances
+from modreduce_keras.ops import (
+    flatten,
+    kl_divergence,
+    log_softmax_of_kept,
+    pairwise_squared_distances,
+)
 from modreduce_keras.registry import register
 from modreduce_keras.typing import Tensor
 
 KERNELS = ("rbf", "linear", "poly")
 VARIANTS = ("paper", "reference")
-# Far below every similarity, and still finite when multiplied by a probability of zero.
-_NO_NEIGHBOUR = -1e30
 
 
 @register("loss", "lsp")
@@ -153,8 +156,7 @@ class LSP(RelationLoss):
             dots = ops.matmul(embeddings, ops.transpose(embeddings))
             similarities = self._kernel(dots, lambda: pairwise_squared_distances(embeddings))
             own = ops.cast(ops.eye(nodes), "bool")
-            logs = ops.log_softmax(ops.where(own, _NO_NEIGHBOUR, similarities), axis=-1)
-            return ops.where(own, _NO_NEIGHBOUR, logs)
+            return log_softmax_of_kept(similarities, ops.logical_not(own))
         message = "edges must lie inside of the batch, which has to hold all nodes of the graph."
         edges = require_index(ops.convert_to_tensor(self.edges), nodes, message)
         similarities = self._similarities(embeddings, edges[:, 0], edges[:, 1])

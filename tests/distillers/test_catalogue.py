@@ -38,6 +38,8 @@ def supervision(loss, cross_entropy, labels):
     """Returns the loss on the labels and the labels: of classes, of pixels, or independent ones."""
     if loss.label_maps:
         return cross_entropy, (labels[:, None, None] + np.indices((8, 8)).sum(axis=0)) % 3
+    if loss.label_numbers:
+        return keras.losses.MeanSquaredError(), np.eye(3, dtype="float32")[labels]
     if "classes" in (loss.output_kinds or ("classes",)):
         return cross_entropy, labels
     return keras.losses.BinaryCrossentropy(from_logits=True), np.eye(3)[labels]
@@ -96,7 +98,10 @@ def test_the_term_is_the_loss_of_what_taps_and_adapter_give_and_moves_the_adapte
     logs = distiller.train_on_batch(x, labels, return_dict=True)
     assert abs(expected) > 1e-6
     np.testing.assert_allclose(logs[identifier], expected, rtol=1e-3)
-    weighted = logs["ce"] + loss.default_weight * logs[identifier]
+    weighted = (
+        logs["mean_squared_error" if loss.label_numbers else "ce"]
+        + loss.default_weight * logs[identifier]
+    )
     np.testing.assert_allclose(logs["loss"], weighted, rtol=1e-5)
     for variable, value in zip(knowledge.trainable_variables, before, strict=True):
         # A bias before batch normalization has no effect.

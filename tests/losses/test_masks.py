@@ -34,6 +34,8 @@ def call(loss, teacher, student, mask=None):
     given = {} if mask is None else {"mask": mask}
     if loss.label_maps:
         given["labels"] = np.indices(student.shape[:-1]).sum(axis=0) % 2
+    if loss.label_numbers:
+        given["labels"] = np.broadcast_to(np.arange(4.0), teacher.shape)
     return loss.call({"teacher": teacher, **given} if given else teacher, student)
 
 
@@ -45,8 +47,8 @@ def features(random):
 
 
 def test_these_losses_take_masks():
-    expected = "ab at cc cka cosine cwd fgfi ft hint ickd ifvd lsp mgd minilm_relation nst ofd"
-    expected += " pairwise pkd pkt rkd_angle rkd_distance simkd sp vid"
+    expected = "ab at cc cka cosine cwd fgfi ft hint ickd ifvd listwise lsp mgd minilm_relation"
+    expected += " nst ofd pairwise pkd pkt rkd_angle rkd_distance simkd sp teacher_bounded vid"
     assert sorted(MASKED) == expected.split()
 
 
