@@ -29,6 +29,7 @@ SIZES = {
     r"\b8500\b": "48",
     r"\bepochs(\s*=\s*)\d+": r"epochs\g<1>1",
     r"\bbatch_size=\d+": "batch_size=16",
+    r"\bmax_iter=\d+": "max_iter=2",
     r"\bmax_trials=\d+": "max_trials=1",
     r"\bnegatives=\d+": "negatives=4",
     r"\(224, 224\)": "(32, 32)",
