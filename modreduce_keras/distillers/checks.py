@@ -10,9 +10,10 @@ from modreduce_keras.arguments import is_number, require_choice
 from modreduce_keras.calls import did_you_mean, shown
 from modreduce_keras.data import TeacherCache, TeacherOutputs
 from modreduce_keras.distillers.teacher_forms import AS_GIVEN, AUTO
+from modreduce_keras.losses.base import fits
 from modreduce_keras.models.folding import DTYPES
 from modreduce_keras.models.function_model import FunctionModel
-from modreduce_keras.models.graph import input_specs, to_float
+from modreduce_keras.models.graph import input_specs, own_inputs, to_float
 from modreduce_keras.symbolic import plain_errors
 
 
@@ -119,6 +120,28 @@ def require_float_inputs(inputs: Any, specs: Any, models: Iterable[keras.Model] 
             raise ValueError(
                 f"The models take float inputs. Received: x of dtype {dtype}. {to_float(models)}"
             )
+
+
+def require_equal_inputs(student: keras.Model, teacher: keras.Model) -> None:
+    """Raises if a student and its teacher, who see the same, declare inputs of unequal sizes."""
+    given, own = input_specs(student), input_specs(teacher)
+    own, given = own_inputs(student, own), own_inputs(teacher, given)
+    sides = [keras.tree.flatten(side) for side in (given, own)]
+    by_name = isinstance(given, Mapping) and isinstance(own, Mapping) and set(given) != set(own)
+    if None in (given, own) or by_name or len(sides[0]) != len(sides[1]):
+        return
+    for seen, spec in zip(*sides, strict=True):
+        # Keras adds or takes away a last axis of size one.
+        if len(seen.shape) != len(spec.shape) or fits(seen.shape, spec.shape):
+            continue
+        shape = tuple(spec.shape)
+        is_image = len(shape) == 4 and shape[-1] == seen.shape[-1] and None not in shape[1:3]
+        view = f"keras.layers.Resizing{shape[1:3]}" if is_image else "a function of the inputs"
+        raise ValueError(
+            f"The student {student.name!r} takes inputs of shape {tuple(seen.shape)}, and the "
+            f"teacher {teacher.name!r} of shape {shape}: say what the teacher sees, "
+            f"teacher_input={view}, or the key of the inputs that are the teacher's"
+        )
 
 
 def require_knowledge_and_teacher(teacher: Any, knowledge: list[Any]) -> None:

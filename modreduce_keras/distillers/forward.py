@@ -12,6 +12,7 @@ from modreduce_keras.distillers.branching import SharedTrunk
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.teacher import Teacher
 from modreduce_keras.knowledge import Knowledge
+from modreduce_keras.models.graph import own_inputs
 from modreduce_keras.taps import ModelOutput, TapReader
 
 ENSEMBLE = "ensemble"
@@ -98,7 +99,8 @@ class ForwardPass:
         inputs = self.views.student(student, x, training)
         models = [reader.model for reader in self.readers.values()]
         models += self.teacher.models if self.teacher else []
-        checks.require_float_inputs(inputs, self.specs, models)
+        own = own_inputs(self.readers[student].model, inputs)
+        checks.require_float_inputs(own, self.specs, models)
         return inputs
 
     def look_at(self, x: Any, **how: Any) -> None:

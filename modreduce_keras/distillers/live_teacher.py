@@ -16,7 +16,7 @@ from modreduce_keras.distillers.teacher_forms import AS_GIVEN, AUTO, FOLDED
 from modreduce_keras.fingerprints import fingerprint_of
 from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.folding import fold
-from modreduce_keras.models.graph import input_specs
+from modreduce_keras.models.graph import input_specs, own_inputs
 from modreduce_keras.models.same_outputs import require_same_outputs
 from modreduce_keras.taps import ModelOutput, TapReader
 
@@ -129,6 +129,7 @@ class LiveTeacher:
 
     def __call__(self, seen: Any) -> ModelOutput:
         """Returns the teacher's output and features for what it sees, constants to the gradient."""
+        seen = own_inputs(self.model, seen)
         checks.require_float_inputs(seen, self._declared, self.models)
         with folded_normalization(self._folded_pairs):
             output = self._runs(seen, training=False)

@@ -1,5 +1,6 @@
 """Wiring: builds the forward pass of a distiller from symbolic features, before any training."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -59,6 +60,9 @@ def connect(
         stored = isinstance(teacher, (TeacherCache, TeacherOutputs))
         kind = CachedTeacher if stored else LiveTeacher
         read = _taps("teacher", everything)
+        if not (stored or views.teacher_is_apart or views.own):
+            for pair in itertools.product(students.values(), teachers):
+                checks.require_equal_inputs(*pair)
         runs = kind(teacher, read, views, teacher_dtype, specs=known_to_teacher)
         of_teacher = _checked_teacher(runs, everything)
         if isinstance(runs, CachedTeacher):

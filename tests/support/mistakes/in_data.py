@@ -39,7 +39,7 @@ MISTAKES = [
     Mistake(
         "labels of -1 without ignore_class",
         lambda b: b.fit(y=b.labels - 1),
-        NO_CLASS + r"\[-1\]",
+        r"class indices from 0 to 2\. Samples without a label have -1 .* Received: y with \[-1\]",
     ),
     Mistake(
         "labels of -1 where another is ignored",

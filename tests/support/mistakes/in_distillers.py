@@ -121,6 +121,17 @@ MISTAKES = [
         TypeError,
     ),
     Mistake(
+        "a teacher of another size",
+        lambda b: b.distiller(teacher=b.net(size=16, name="t")),
+        r"takes inputs of shape \(None, 8, 8, 1\), and the teacher 't' of shape \(None, 16, 16, 1\)"
+        r".* teacher_input=keras.layers.Resizing\(16, 16\)",
+    ),
+    Mistake(
+        "a teacher of other channels",
+        lambda b: b.distiller(teacher=b.net(channels=3, name="t")),
+        r"the teacher 't' of shape .* teacher_input=a function of the inputs",
+    ),
+    Mistake(
         "two inputs for one teacher",
         lambda b: b.distiller(teacher_input=["a", "b"]),
         r"teacher_input must have one entry for each of 1 teachers. Received: 2",
