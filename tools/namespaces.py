@@ -62,6 +62,8 @@ NAMESPACES = [
             "copy_state": "copying",
             "exits": "models.exits",
             "fold": "models.folding",
+            "from_onnx": "models.onnx_models",
+            "from_saved_model": "models.saved_models",
             "gat": "models.graph_networks",
             "gcn": "models.graph_networks",
             "quantize_aware": "models.quantization",

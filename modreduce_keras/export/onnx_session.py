@@ -6,11 +6,7 @@ from typing import Any
 import numpy as np
 
 from modreduce_keras.export.runnable import RunnableFile, Tensor
-
-_FATAL = 4
-"""Its logger's highest level: errors are raised anyway."""
-_DTYPES = {"float": "float32", "double": "float64"}
-"""ONNX Runtime's names of types that NumPy names otherwise."""
+from modreduce_keras.models import onnx_runtime
 
 
 class ONNXFile(RunnableFile):
@@ -28,14 +24,10 @@ class ONNXFile(RunnableFile):
     def __init__(self, path: Path, threads: int) -> None:
         super().__init__(path)
         self.threads = threads
-        runtime = _require_runtime()
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = _FATAL
         try:
-            self._session = runtime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnx_runtime.opened(path, "verify runs", threads)
+        except ImportError:
+            raise
         except Exception as error:  # Its errors have no class in common.
             raise self._unusable(f"ONNX Runtime cannot read it: {error}") from error
         outputs = [one.name for one in self._session.get_outputs()]
@@ -54,22 +46,10 @@ class ONNXFile(RunnableFile):
         return output
 
 
-def _require_runtime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(
-            "verify runs .onnx files with ONNX Runtime, whose package onnxruntime is missing: "
-            "pip install 'modreduce-keras[onnx]'"
-        ) from error
-    return onnxruntime
-
-
 def _tensor(details: Any) -> Tensor:
-    kind = details.type.removeprefix("tensor(").removesuffix(")")
-    shape = tuple(size if isinstance(size, int) else -1 for size in details.shape)
+    shape = tuple(-1 if size is None else size for size in onnx_runtime.shape_of(details))
     try:
-        dtype = np.dtype(_DTYPES.get(kind, kind))
+        dtype = np.dtype(onnx_runtime.dtype_of(details))
     except TypeError:
         # Strings, sequences and the like, which no student takes.
         dtype = np.dtype(object)

@@ -15,6 +15,7 @@ from modreduce_keras.models.graph_networks import gat, gcn
 from modreduce_keras.models.logits import as_logits
 from modreduce_keras.models.mobilenet_v2 import mobilenet_v2
 from modreduce_keras.models.new_head import with_classifier
+from modreduce_keras.models.onnx_models import from_onnx
 from modreduce_keras.models.pairs import pair
 from modreduce_keras.models.preprocessing import preprocessing
 from modreduce_keras.models.quantization import quantize_aware
@@ -32,6 +33,7 @@ from modreduce_keras.models.resnet import (
 )
 from modreduce_keras.models.resnet50 import resnet50
 from modreduce_keras.models.reuse import reuse_classifier
+from modreduce_keras.models.saved_models import from_saved_model
 from modreduce_keras.models.shallower import shallower
 from modreduce_keras.models.shufflenet_v1 import shufflenet_v1
 from modreduce_keras.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_x1_5
@@ -76,6 +78,8 @@ __all__ = [
     "copy_state",
     "exits",
     "fold",
+    "from_onnx",
+    "from_saved_model",
     "gat",
     "gcn",
     "quantize_aware",

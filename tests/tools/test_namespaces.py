@@ -77,7 +77,7 @@ def test_models_are_networks_and_what_is_done_to_them():
     assert shown - registered("model") == {
         *("resnet", "vgg", "wide_resnet", "get"),
         *("Branches", "branch", "copy_model", "copy_state", "exits", "fold", "quantize_aware"),
-        *("gat", "gcn"),
+        *("from_onnx", "from_saved_model", "gat", "gcn"),
         *("import_keras_weights", "import_torch_weights", "load_teacher", "reuse_classifier"),
         *("as_logits", "pair", "preprocessing", "shallower", "taps", "with_classifier"),
     }
