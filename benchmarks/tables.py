@@ -18,6 +18,7 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks import common
+from benchmarks.accuracy.data_free_table import data_free
 from benchmarks.cifar100.tables import (
     cifar100_input,
     cifar100_kills,
@@ -341,6 +342,7 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
     "soak": soak,
     "precision": precision,
     "quantized_distillation": quantized_distillation,
+    "data_free": data_free,
     "export_zoo": export_zoo,
     "phones": phones,
     "teacher_cache": teacher_cache,

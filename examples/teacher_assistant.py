@@ -2,8 +2,8 @@
 
 A student that is much smaller than its teacher may learn better from a network nearer to its own
 size. So an assistant learns from the teacher, and the student from the assistant; more assistants
-make a longer chain, from large to small. Each link is one `mr.Distiller`: what was the student of
-one is the teacher of the next.
+make a longer chain, from large to small (`mr.TeacherAssistantChain`). Each link is one
+`mr.Distiller`: what was the student of one is the teacher of the next.
 
     python examples/teacher_assistant.py
     python examples/teacher_assistant.py --assistant=32,64,64 --assistant=16,32,64
@@ -45,6 +45,7 @@ flags.DEFINE_float("temperature", 4.0, "Temperature of KD.", lower_bound=0.1)
 TEACHER, ASSISTANT, STUDENT = (128, 3e-3), (64, 1e-2), (32, 2e-2)  # batch size, learning rate
 
 Split = tuple[np.ndarray, np.ndarray]  # images, classes
+Trained = keras.Model | mr.TeacherAssistantChain
 
 
 def network(widths: str, name: str, seed: int) -> keras.Model:
@@ -54,16 +55,13 @@ def network(widths: str, name: str, seed: int) -> keras.Model:
     return mr.models.get("convnet", num_classes=10, widths=stages, name=name)
 
 
-def taught_by(teacher: keras.Model | None, network: keras.Model) -> keras.Model:
-    """Returns what to train: the network itself, or the distiller around it and its teacher."""
-    if teacher is None:
-        return network
-    kd = mr.losses.KD(temperature=FLAGS.temperature)
-    return mr.Distiller(student=network, teacher=teacher, knowledge=[mr.Response(kd)])
+def kd() -> mr.Response:
+    """Returns what each network learns from the one before."""
+    return mr.Response(mr.losses.KD(temperature=FLAGS.temperature))
 
 
-def train(model: keras.Model, data: Split, epochs: int, batch: int, rate: float) -> None:
-    """Compiles and fits a network or a distiller."""
+def train(model: Trained, data: Split, epochs: int, batch: int, rate: float) -> None:
+    """Compiles and fits a network, a distiller or a chain of them."""
     steps = epochs * math.ceil(len(data[0]) / batch)
     model.compile(
         optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)),
@@ -74,19 +72,22 @@ def train(model: keras.Model, data: Split, epochs: int, batch: int, rate: float)
 
 def train_chain(data: Split) -> list[keras.Model]:
     """Returns the teacher and its assistants, each distilled from the one before."""
-    chain: list[keras.Model] = []
-    for link, widths in enumerate([FLAGS.teacher, *FLAGS.assistant]):
-        model = network(widths, f"assistant{link}" if link else "teacher", seed=0)
-        budget = ASSISTANT if link else TEACHER
-        train(taught_by(chain[-1] if link else None, model), data, FLAGS.teacher_epochs, *budget)
-        chain.append(model)
-    return chain
+    teacher = network(FLAGS.teacher, "teacher", seed=0)
+    train(teacher, data, FLAGS.teacher_epochs, *TEACHER)
+    assistants = [
+        network(widths, f"assistant{link}", seed=0)
+        for link, widths in enumerate(FLAGS.assistant, start=1)
+    ]
+    chain = mr.TeacherAssistantChain(teacher=teacher, students=assistants, knowledge=kd())
+    train(chain, data, FLAGS.teacher_epochs, *ASSISTANT)
+    return [teacher, *assistants]
 
 
 def train_student(teacher: keras.Model | None, data: Split, seed: int) -> keras.Model:
     """Returns a student that learns from a network of the chain or from the labels alone."""
     student = network(FLAGS.student, "student", seed)
-    train(taught_by(teacher, student), data, FLAGS.epochs, *STUDENT)
+    taught = teacher and mr.Distiller(student=student, teacher=teacher, knowledge=kd())
+    train(taught or student, data, FLAGS.epochs, *STUDENT)
     return student
 
 

@@ -22,6 +22,7 @@ from modreduce_keras._version import __version__
 from modreduce_keras.compression import cluster, prune, prune_channels, strip
 from modreduce_keras.distillers import (
     BaseDistiller,
+    DataFreeDistiller,
     Distiller,
     EarlyExit,
     MeanTeacher,
@@ -29,6 +30,7 @@ from modreduce_keras.distillers import (
     NonFiniteError,
     PeerDistiller,
     SelfDistiller,
+    TeacherAssistantChain,
     TemporalEnsembling,
 )
 from modreduce_keras.knobs import Knob
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BaseDistiller",
+    "DataFreeDistiller",
     "Distiller",
     "EarlyExit",
     "Feature",
@@ -56,6 +59,7 @@ __all__ = [
     "Response",
     "SelfDistiller",
     "TapReader",
+    "TeacherAssistantChain",
     "TemporalEnsembling",
     "__version__",
     "adapters",

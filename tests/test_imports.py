@@ -24,8 +24,8 @@ LEVELS = [
     {"taps"},
     {"knowledge", "data"},
     {"distillers"},
-    {"callbacks", "evaluation", "export", "tuning"},
-    {"compression", "reporting"},
+    {"callbacks", "evaluation", "export"},
+    {"compression", "reporting", "tuning"},
 ]
 TOP = len(LEVELS)
 KERAS_ONLY = [

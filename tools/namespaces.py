@@ -66,12 +66,12 @@ NAMESPACES = [
             "from_saved_model": "models.saved_models",
             "gat": "models.graph_networks",
             "gcn": "models.graph_networks",
+            "image_generator": "models.image_generator",
             "quantize_aware": "models.quantization",
             "import_keras_weights": "models.teachers",
             "import_torch_weights": "models.torch_weights",
             "load_teacher": "models.teachers",
             "preprocessing": "models.preprocessing",
-            "low_rank": "models.low_rank",
             "pair": "models.pairs",
             "shallower": "models.shallower",
             "taps": "models.tap_table",
@@ -92,11 +92,15 @@ NAMESPACES = [
         gets=False,
         more={
             "Batch": "distillers.batch",
+            "DAFL": "distillers.generation",
             "EarlyExit": "distillers.early_exit",
+            "Generation": "distillers.generation",
             "GradientPolicy": "distillers.gradients",
             "NonFiniteError": "distillers.guard",
             "Outputs": "distillers.forward",
+            "TeacherAssistantChain": "distillers.assistants",
             "Term": "distillers.terms",
+            "ZSKT": "distillers.generation",
         },
     ),
 ]
@@ -158,7 +162,7 @@ NAMES = {
 """Further public names of the package itself, and the module that defines each."""
 SHOWN = ("knowledge", "distillers")
 """Packages whose components are public names of the package itself."""
-HIDDEN = {"Batch", "GradientPolicy", "Outputs", "Term"}
+HIDDEN = {"Batch", "DAFL", "Generation", "GradientPolicy", "Outputs", "Term", "ZSKT"}
 """Their names that are not."""
 
 DIR = """\

@@ -1,12 +1,14 @@
 """Callbacks: watch and store students while they train, and resume a training that was killed."""
 
 from modreduce_keras.callbacks.embedding_probes import LinearProbe, NearestNeighbors
+from modreduce_keras.callbacks.generated_images import GeneratedImages
 from modreduce_keras.callbacks.peer_monitor import PeerMonitor
 from modreduce_keras.callbacks.progress_bar import ProgressBar
 from modreduce_keras.callbacks.resume import Resume
 from modreduce_keras.callbacks.student_checkpoint import StudentCheckpoint
 
 __all__ = [
+    "GeneratedImages",
     "LinearProbe",
     "NearestNeighbors",
     "PeerMonitor",

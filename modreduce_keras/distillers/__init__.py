@@ -2,11 +2,14 @@
 
 # Written by `make generate` from the registry.
 
+from modreduce_keras.distillers.assistants import TeacherAssistantChain
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.batch import Batch
 from modreduce_keras.distillers.consistency import MeanTeacher, TemporalEnsembling
+from modreduce_keras.distillers.data_free import DataFreeDistiller
 from modreduce_keras.distillers.early_exit import EarlyExit
 from modreduce_keras.distillers.forward import Outputs
+from modreduce_keras.distillers.generation import DAFL, ZSKT, Generation
 from modreduce_keras.distillers.gradients import GradientPolicy
 from modreduce_keras.distillers.guard import NonFiniteError
 from modreduce_keras.distillers.modreduce import ModReduce
@@ -17,6 +20,7 @@ from modreduce_keras.distillers.terms import Term
 
 __all__ = [
     "BaseDistiller",
+    "DataFreeDistiller",
     "Distiller",
     "MeanTeacher",
     "ModReduce",
@@ -24,11 +28,15 @@ __all__ = [
     "SelfDistiller",
     "TemporalEnsembling",
     "Batch",
+    "DAFL",
     "EarlyExit",
+    "Generation",
     "GradientPolicy",
     "NonFiniteError",
     "Outputs",
+    "TeacherAssistantChain",
     "Term",
+    "ZSKT",
 ]
 
 

@@ -124,6 +124,7 @@ class BaseDistiller(StepModel):
             inputs or a key of them, as for the teacher. A teacher without `teacher_input` then
             runs on the input of each student.
         student_taps: Taps of the students to read in addition to those of the knowledge, by name.
+        teacher_taps: Taps of the teacher to read in addition to those of the knowledge.
         branches: The branched model of the students, if they share a trunk.
         name: Name of the model. Defaults to that of the class.
         dtype: Its dtype policy. Defaults to the global one.
@@ -145,6 +146,7 @@ class BaseDistiller(StepModel):
         supervised_weight: Any = 1.0,
         student_inputs: Mapping[str, Any] | None = None,
         student_taps: Mapping[str, list[str]] | None = None,
+        teacher_taps: Sequence[str] = (),
         branches: Any = None,
         name: str | None = None,
         dtype: Any = None,
@@ -178,6 +180,7 @@ class BaseDistiller(StepModel):
                 Inputs(teacher_input, student_inputs),
                 teacher_dtype=teacher_dtype,
                 taps=student_taps,
+                teacher_taps=teacher_taps,
                 branches=branches,
             )
         teachers = self._forward.teacher.models if self._forward.teacher else ()

@@ -1,7 +1,7 @@
 """ForwardPass: runs the students and the teacher of a distiller once, and returns their outputs."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import keras
@@ -33,6 +33,7 @@ class Outputs:
         extra: What a distiller has added: targets and logs of an aggregator, a consistency target.
         ensemble: Logits of the students' ensemble; `None` where there is none.
         training: Whether it is a training step.
+        networks: Names of the networks that the step trains; `None`: all.
     """
 
     batch: Batch
@@ -43,6 +44,11 @@ class Outputs:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ensemble: Any = None
     training: bool = True
+    networks: Collection[str] | None = None
+
+    def trains(self, network: str | None) -> bool:
+        """Returns whether the step trains a network."""
+        return self.networks is None or network in self.networks
 
     def replace(self, **changes: Any) -> "Outputs":
         """Returns outputs that differ in some attributes."""

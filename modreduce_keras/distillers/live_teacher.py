@@ -130,10 +130,13 @@ class LiveTeacher:
     def __call__(self, seen: Any) -> ModelOutput:
         """Returns the teacher's output and features for what it sees, constants to the gradient."""
         seen = own_inputs(self.model, seen)
+        return constant(self.with_gradient(seen))
+
+    def with_gradient(self, seen: Any) -> ModelOutput:
+        """Returns the same, through which gradients reach what it sees."""
         checks.require_float_inputs(seen, self._declared, self.models)
         with folded_normalization(self._folded_pairs):
-            output = self._runs(seen, training=False)
-        return ModelOutput(*keras.tree.map_structure(ops.stop_gradient, tuple(output)))
+            return self._runs(seen, training=False)
 
     # How it runs
 
@@ -273,3 +276,8 @@ class LiveTeacher:
             if tapped & {id(layer) for layer in layers}:
                 return model
         return self.models[0]
+
+
+def constant(output: ModelOutput) -> ModelOutput:
+    """Returns an output that is constant to the gradient."""
+    return ModelOutput(*keras.tree.map_structure(ops.stop_gradient, tuple(output)))

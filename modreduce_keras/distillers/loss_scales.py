@@ -87,13 +87,15 @@ class LossScales(keras.layers.Layer):
         skipped = ops.convert_to_numpy(ops.convert_to_tensor(self.skipped))
         return {name: int(number) for name, number in zip(self.names, skipped, strict=True)}
 
-    def follow(self, skipped: Any) -> None:
+    def follow(self, skipped: Any, idle: Any = False) -> None:
         """Updates the scales after a step.
 
         Args:
             skipped: Whether the step of each network was skipped, (networks,).
+            idle: Whether the step was none of the network's. Defaults to `False`.
         """
-        finite_steps = ops.where(skipped, 0, self.finite_steps + 1)
+        skipped = ops.logical_and(skipped, ops.logical_not(idle))
+        finite_steps = ops.where(skipped, 0, self.finite_steps + ops.where(idle, 0, 1))
         grows = ops.equal(finite_steps, self._growth_steps)
         factor = ops.where(skipped, 0.5, ops.where(grows, 2.0, 1.0))
         scale = ops.clip(self.scale * ops.cast(factor, "float32"), SMALLEST, LARGEST)

@@ -81,8 +81,12 @@ class Objective:
         return term.on_labels or (self.evaluates_all and in_loss)
 
     def values(self, outputs: Outputs, training: bool = True) -> dict[Term, Any]:
-        """Returns the unweighted values of every term, or of those that evaluation computes."""
+        """Returns the unweighted values of every term, or of those that evaluation computes.
+
+        Terms of networks that the step does not train are left out.
+        """
         terms = [term for term in self.terms if training or self._is_evaluated(term)]
+        terms = [term for term in terms if outputs.trains(term.trains)]
         return {term: term.values(outputs) for term in terms}
 
     def outputs_of(self, batch: Batch) -> set[str]:

@@ -77,6 +77,13 @@ def resolve(
     return keras.optimizers.MultiOptimizer(GroupSelector(by_group, groups))
 
 
+def copy_of(optimizer: Any) -> Any:
+    """Returns a fresh optimizer like a given one; a name or a config is its own copy."""
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        return optimizer
+    return keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+
+
 def _optimizer(key: str, given: Any) -> Any:
     try:
         return keras.optimizers.get(given)

@@ -11,7 +11,7 @@ from modreduce_keras.distillers.teacher import models_of
 from modreduce_keras.registry import deserialized
 
 _HDF5 = (".h5", ".hdf5")
-_STUDENTS = ("model", "student", "students")
+_STUDENTS = ("model", "student", "students", "generator")
 """Arguments of distillers that are models to train."""
 
 

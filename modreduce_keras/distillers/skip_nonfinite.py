@@ -112,7 +112,9 @@ class SkipNonFinite(GradientPolicy):
 
     def apply(self, optimizer: Any, gradients: Any, terms: Any, before: Any) -> None:
         """Updates the variables of every network whose step is finite on all replicas."""
-        skipped = self._skipped(gradients, terms)
+        skipped, idle = self._skipped(gradients, terms), self._idle(gradients)
+        # What a step does not update has run in it, and may have counted what is not finite.
+        skipped = ops.logical_or(skipped, ops.logical_and(idle, ops.any(skipped)))
         applied = [
             (None if gradient is None else self._applied(gradient, variable, skipped), variable)
             for gradient, variable in gradients
@@ -133,7 +135,12 @@ class SkipNonFinite(GradientPolicy):
             backend.run_if(any_skipped, take_back_rows)
         else:  # replicas write together, which no branch of a graph can
             take_back_rows()
-        self.scales.follow(skipped)
+        self.scales.follow(skipped, idle)
+
+    def _idle(self, gradients: Any) -> np.ndarray:
+        """Returns which networks a step does not update, (networks,)."""
+        updated = {self.owner[id(variable)] for _, variable in gradients}
+        return np.array([index not in updated for index in range(len(self.names))])
 
     def _skipped(self, gradients: Any, terms: Any) -> Any:
         """Returns which networks are skipped, (networks,), and lets the guard note why."""
@@ -155,7 +162,10 @@ class SkipNonFinite(GradientPolicy):
         # A bad gradient is reported only if every term is finite.
         unexplained = ops.logical_and(bad_gradients, ops.logical_not(ops.any(bad_terms)))
         halted = self.guard.halted()
-        found = ops.concatenate([bad_terms, unexplained])
+        by_name = {term.log_name: bad_terms[index] for index, (term, _) in enumerate(terms)}
+        every = self.guard.names[: -len(self.names)]
+        noted = ops.stack([ops.cast(by_name.get(name, False), "bool") for name in every])
+        found = ops.concatenate([noted, unexplained])
         self.guard.note(ops.logical_and(found, ops.logical_not(halted)), self._step)
         if self.guard.mode == STOP:
             skipped = ops.logical_or(skipped, ops.logical_or(halted, ops.any(found)))

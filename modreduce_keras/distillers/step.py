@@ -71,7 +71,15 @@ class StepModel(keras.Model):
 
     def applicable(self, gradients: list[Any]) -> list[tuple[Any, keras.Variable]]:
         """Returns the gradients to apply, with their variables."""
-        return list(zip(gradients, self.trainable_variables, strict=True))
+        return list(zip(gradients, self.updated_variables(), strict=True))
+
+    def updated_variables(self) -> list[keras.Variable]:
+        """Returns the variables that this step updates: all that `fit` trains."""
+        return self.trainable_variables
+
+    def updater(self) -> Any:
+        """Returns what updates them: the optimizer, or something else with `apply_gradients`."""
+        return self.optimizer
 
     def after_step(self) -> None:
         """Runs at the end of a training step, after the update."""
@@ -84,8 +92,8 @@ class StepModel(keras.Model):
             outputs = self.forward_pass(batch, training=True, with_teacher=True)
             result = self.computed(outputs, training=True)
             loss = self.optimizer.scale_loss(result.loss)
-        gradients = self.applicable(tape.gradient(loss, self.trainable_variables))
-        self.policy.apply(self.optimizer, gradients, result.terms, before)
+        gradients = self.applicable(tape.gradient(loss, self.updated_variables()))
+        self.policy.apply(self.updater(), gradients, result.terms, before)
         average_statistics(self.layers_that_run())
         self.step.assign_add(1)
         self.after_step()

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -28,6 +29,7 @@ def connect(
     *,
     teacher_dtype: str | None = None,
     taps: Mapping[str, list[str]] | None = None,
+    teacher_taps: Sequence[str] = (),
     branches: Any = None,
 ) -> ForwardPass:
     """Checks and builds everything a distiller runs.
@@ -39,6 +41,7 @@ def connect(
         views: What of a batch each side sees.
         teacher_dtype: What a folded copy of the teacher computes in, if one is to run.
         taps: Further taps of the students to read, by student.
+        teacher_taps: Further taps of the teacher to read.
         branches: The branched model that the students are of, if they are.
 
     Raises:
@@ -63,6 +66,7 @@ def connect(
         if not (stored or views.teacher_is_apart or views.own):
             for pair in itertools.product(students.values(), teachers):
                 checks.require_equal_inputs(*pair)
+        read = [*_taps("teacher", everything), *teacher_taps]
         runs = kind(teacher, read, views, teacher_dtype, specs=known_to_teacher)
         of_teacher = _checked_teacher(runs, everything)
         if isinstance(runs, CachedTeacher):

@@ -12,8 +12,8 @@ from modreduce_keras.models.convnet import convnet
 from modreduce_keras.models.exits import exits
 from modreduce_keras.models.folding import fold
 from modreduce_keras.models.graph_networks import gat, gcn
+from modreduce_keras.models.image_generator import image_generator
 from modreduce_keras.models.logits import as_logits
-from modreduce_keras.models.low_rank import low_rank
 from modreduce_keras.models.mobilenet_v2 import mobilenet_v2
 from modreduce_keras.models.new_head import with_classifier
 from modreduce_keras.models.onnx_models import from_onnx
@@ -83,12 +83,12 @@ __all__ = [
     "from_saved_model",
     "gat",
     "gcn",
+    "image_generator",
     "quantize_aware",
     "import_keras_weights",
     "import_torch_weights",
     "load_teacher",
     "preprocessing",
-    "low_rank",
     "pair",
     "shallower",
     "taps",

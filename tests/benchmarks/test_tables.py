@@ -244,6 +244,20 @@ def test_the_table_of_online_methods(tables):
     assert f"({settings})" in made[6]
 
 
+def test_the_table_of_training_without_data(tables):
+    about = {"updates": 5, "batch": 2, "inverted": 3, "teacher": 0.875, "command": "c"}
+    about |= {"commit": "a" * 40, "device": "CPU", "date": "2026-01-01", "tensorflow": "2.21.0"}
+    about |= {"keras": "3.15.1", "modreduce_keras": "0.2.0", "python": "3.11.7"}
+    rows = [
+        {**about, "method": method, "seed": seed, "accuracy": accuracy, "seconds": 10.0 * seed}
+        for method, seed, accuracy in [("data", 1, 0.8), ("zskt", 1, 0.5), ("zskt", 2, 0.6)]
+    ]
+    old = {**rows[0], "updates": 4, "method": "noise"}
+    made = tables.data_free([old, *rows]).splitlines()
+    assert made[0] == "The teacher: 87.5 %."
+    assert made[4:6] == ["| data | 80.0 | 10 | 1 |", "| zskt | 55.0 ± 7.1 | 15 | 2 |"]
+
+
 def test_the_table_of_precision(tables):
     step = {"part": "steps", "bfloat16": False, "cores": 1}
     errors = {"loss_error": 1.04e-4, "gradient_error": 0.0823, "gradient_cosine": 0.99664}

@@ -12,6 +12,7 @@ import modreduce_keras as mr
 
 WIDTH, CLASSES = 6, 3
 PAIR = ("response", "feature")
+DATA_FREE = ("zskt", "dafl")
 
 
 def dense_net(width, name=None):
@@ -112,6 +113,33 @@ def one():
     return mr.PeerDistiller(branches, aggregator="one")
 
 
+def data_free(method):
+    """A generator and a student, in turns or together."""
+    inputs = keras.Input((WIDTH,))
+    hidden = keras.layers.Dense(9, activation="tanh")(inputs)
+    generator = keras.Model(inputs, keras.layers.Reshape((3, 3, 1))(hidden), name="generator")
+    models = [image_net(width) for width in (4, 7)]
+    return mr.DataFreeDistiller(
+        student=models[0], teacher=models[1], generator=generator, method=method
+    )
+
+
+def image_net(width):
+    inputs = keras.Input((3, 3, 1))
+    hidden = keras.layers.Dense(width, activation="tanh", kernel_regularizer="l2", name="hidden")(
+        keras.layers.Flatten()(inputs)
+    )
+    return keras.Model(inputs, keras.layers.Dense(CLASSES)(hidden))
+
+
+def zskt():
+    return data_free(mr.distillers.ZSKT(student_updates=1))
+
+
+def dafl():
+    return data_free("dafl")
+
+
 BUILDERS = {
     "offline": offline,
     "skipping": skipping,
@@ -122,6 +150,8 @@ BUILDERS = {
     "modreduce": modreduce,
     "modreduce_one": modreduce_one,
     "one": one,
+    "zskt": zskt,
+    "dafl": dafl,
     "okddip": okddip,
     "pcl": pcl,
 }
@@ -139,6 +169,8 @@ def dataset(examples: int, name: str) -> tf.data.Dataset:
         kept = np.arange(WIDTH) < rng.integers(1, WIDTH + 1, size=(examples, 1))
         x = (rng.normal(size=(examples, WIDTH, 2)) * kept[..., None]).astype("float32")
         labels, weights = rng.integers(CLASSES, size=kept.shape), rng.uniform(size=kept.shape)
+    if name in DATA_FREE:
+        return tf.data.Dataset.from_tensor_slices(x).batch(8)
     data = tf.data.Dataset.from_tensor_slices((x, labels, weights))
     return (mr.data.with_index(data) if name == "crd" else data).batch(8)
 
@@ -154,7 +186,7 @@ def train(name: str, strategy: tf.distribute.Strategy, *datasets: tf.data.Datase
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile(
             keras.optimizers.SGD(0.05, momentum=0.9),
-            loss,
+            None if name in DATA_FREE else loss,
             metrics=["accuracy"],
             on_nonfinite="skip" if name == "skipping" else None,
         )
@@ -179,8 +211,11 @@ def fitted(name: str, distiller, data: tf.data.Dataset, epochs: int):
             assert "must be trained in a stage" in str(error), error
         stage = distiller.pretrain(data, optimizer=keras.optimizers.SGD(0.05), verbose=0).history
     validation = None if name in ("crd", "skipping") else data
+    if name in DATA_FREE:
+        images = np.linspace(-1.0, 1.0, 10 * 9, dtype="float32").reshape(10, 3, 3, 1)
+        validation = tf.data.Dataset.from_tensor_slices((images, np.arange(10) % 3)).batch(8)
     logs = distiller.fit(data, epochs=epochs, validation_data=validation, shuffle=False, verbose=0)
-    assert distiller.get_config()["supervised_weight"] == 1.0
+    assert name in DATA_FREE or distiller.get_config()["supervised_weight"] == 1.0
     if name == "skipping":
         skipped = distiller.skipped_steps["student"] - before.get("student", 0)
         assert skipped == epochs, distiller.skipped_steps

@@ -27,6 +27,8 @@ DISTILLERS = [
     "skipping",
     "tokens",
     "staged",
+    "zskt",
+    "dafl",
 ]
 
 
