@@ -67,11 +67,10 @@ class Outputs:
         self, student: str, knowledge: Knowledge
     ) -> tuple[tuple[Any, Any], dict[str, Any]]:
         """Returns what a knowledge is called with: (student, teacher), and the rest by name."""
-        labels, batch = self.batch.y, self.batch
+        batch = self.batch
         outputs = self.students[student], self.teacher.get(student)
         pair = knowledge.read("student", outputs[0]), knowledge.read("teacher", outputs[1])
-        if isinstance(labels, Mapping):  # by output, where the student has several
-            labels = labels.get(knowledge.student) if isinstance(knowledge.student, str) else None
+        labels = knowledge.labels_of(batch.y)
         kept = knowledge.kept(outputs, knowledge.given_mask(batch.inputs), labels)
         context = {"labels": labels, "index": batch.index, "by_position": batch.by_position}
         inputs = knowledge.needed_inputs(batch.inputs)

@@ -151,8 +151,8 @@ def knowledge_term(
         pair, context = found.arguments_of(student, knowledge)
         return knowledge(*pair, **context, training=found.training)
 
-    named = isinstance(knowledge.student, str) and knowledge.student in set(outputs)
-    output = str(knowledge.student) if named else None
+    named = knowledge.student if knowledge.labels is None else knowledge.labels
+    output = named if isinstance(named, str) and named in set(outputs) else None
     return Term(
         knowledge.name,
         compute,

@@ -219,6 +219,7 @@ def _build_knowledge(
     for one in knowledge:
         pair = one.read("student", student), one.read("teacher", teacher)
         one.build(*(_shapes(side) for side in pair))
+        _require_output(one, student.logits)
         # A dry run, so that shapes that do not fit are an error here and not in the step.
         index = keras.KerasTensor((None,), "int64")
         labels = one.symbolic_labels(keras.tree.flatten(pair[0])[0])
@@ -234,6 +235,17 @@ def _build_knowledge(
         except (TypeError, ValueError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"Knowledge {one.name!r} does not fit the models: {error}") from error
+
+
+def _require_output(knowledge: Knowledge, outputs: Any) -> None:
+    """Raises if a knowledge takes the labels of an output that the student does not have."""
+    named = list(outputs) if isinstance(outputs, Mapping) else []
+    if knowledge.labels is not None and knowledge.labels not in named:
+        raise ValueError(
+            f"labels of knowledge {knowledge.name!r} must name one of the student's outputs, "
+            f"{named if named else 'which has one without a name: leave it out'}. "
+            f"Received: labels={knowledge.labels!r}"
+        )
 
 
 def _shapes(side: Any) -> Any:

@@ -6,16 +6,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from modreduce_keras import calls, knobs, registry
+from modreduce_keras import knobs, registry
 from modreduce_keras.adapters.base import Adapter
 from modreduce_keras.arguments import require_bool
 from modreduce_keras.distribute import share_over_replicas
-from modreduce_keras.knowledge import masks
-from modreduce_keras.knowledge.weight import BALANCED, Weight
-from modreduce_keras.losses.attention_base import AttentionLoss
-from modreduce_keras.losses.base import Loss, require_one_feature
+from modreduce_keras.knowledge import label_choice, masks, refusals
+from modreduce_keras.knowledge.weight import Weight
+from modreduce_keras.losses.base import require_one_feature
 from modreduce_keras.losses.keras_loss import loss_from
-from modreduce_keras.models import attention
 from modreduce_keras.ops import reduced, spread
 from modreduce_keras.taps import LOGITS, ModelOutput
 from modreduce_keras.typing import Tensor
@@ -54,6 +52,8 @@ class Knowledge(keras.layers.Layer):
             The labels are maps, and where features are smaller, those of their positions count
             that lie wholly in what is labelled otherwise. Defaults to `None`: all positions count,
             except those that a mask leaves out.
+        labels: Name of the student's output whose labels it takes, where there are several and it
+            takes labels. Defaults to the output that it reads.
         weight: Weight of the term: a number that is not negative, a schedule, or `"balanced"`.
             Defaults to the loss's own default weight. Can be changed between epochs:
             `knowledge.weight = 0.5`.
@@ -84,13 +84,14 @@ class Knowledge(keras.layers.Layer):
         adapter: Any = "default",
         mask: Any = None,
         ignore_class: int | None = None,
+        labels: str | None = None,
         weight: Any = None,
         staged: bool | None = None,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
         loss = loss_from(loss)
-        self._refuse_arguments_of(loss, kwargs)
+        refusals.require_no_arguments_of(loss, kwargs, type(self).__name__)
         kwargs.setdefault("dtype", "float32")
         super().__init__(name=name or loss.name, **kwargs)
         self.loss = loss
@@ -105,40 +106,17 @@ class Knowledge(keras.layers.Layer):
         if isinstance(adapter, str) and adapter == "default":
             adapter = loss.default_adapter
         self.adapter = adapter and registry.get("adapter", adapter, Adapter)
-        self._check_attention()
+        taps = [tap for role in ("student", "teacher") for tap in self.taps(role)]
+        refusals.require_attention(loss, self.adapter, taps)
         self.mask = masks.checked(mask)
-        self.ignore_class = masks.checked_class(ignore_class, loss)
+        self.ignore_class = label_choice.checked_class(ignore_class, loss)
+        self.labels = label_choice.checked_output(labels, loss, self.ignore_class)
         self.supports_masking = True  # by `kept`, not by Keras' propagation
         self.pretrained = None
-        if self.staged and self._adapter_pretrains():
-            raise ValueError(
-                f"The adapter {self.adapter.identifier!r} has a stage of its own before training, "
-                "so its loss cannot have one too. Received: staged=True"
-            )
-        if self.staged and self.is_balanced:
-            raise ValueError(
-                f"weight={BALANCED!r} compares with the terms of fit, and {self.loss.name!r} is "
-                "trained in a stage of its own: give a number, or staged=False. "
-                f"Received: weight={weight!r} of a staged knowledge"
-            )
-        if self.staged and not isinstance(weight, (int, float, type(None))):
-            raise ValueError(
-                "A stage of its own is trained with one weight, because schedules follow the steps "
-                f"of fit. Received: weight={weight!r} of a staged knowledge"
-            )
+        if self.staged:
+            refusals.require_stage(self, weight, adapter_pretrains=self._adapter_pretrains())
         if self.pretrains:
             self.pretrained = keras.Variable(0.0, trainable=False, name="pretrained")
-
-    def _refuse_arguments_of(self, loss: Loss, given: Mapping[str, Any]) -> None:
-        named = {name: loss.argument_named(name) for name in given}
-        meant = {name: argument for name, argument in named.items() if argument is not None}
-        if meant:
-            written = ", ".join(f"{a}={calls.shown(given[name])}" for name, a in meant.items())
-            raise ValueError(
-                f"{', '.join(meant)} must be given to the loss and not to {type(self).__name__}: "
-                f"mr.{type(self).__name__}(mr.losses.{type(loss).__name__}({written})). "
-                f"Received: { {name: given[name] for name in meant} }"
-            )
 
     def _check_taps(self, at: Taps, student: Taps, teacher: Taps) -> None:
         both, neither = student and teacher, student is None and teacher is None
@@ -147,21 +125,6 @@ class Knowledge(keras.layers.Layer):
                 f"{type(self).__name__} needs the taps it reads: either at='stage2' for both "
                 "models or student='stage2', teacher='stage3'. "
                 f"Received: at={at!r}, student={student!r}, teacher={teacher!r}"
-            )
-
-    def _check_attention(self) -> None:
-        if self.adapter is not None and isinstance(self.loss, AttentionLoss):
-            raise ValueError(
-                f"{type(self.loss).__name__} compares attention maps as they are, and no adapter "
-                f"passes their masks on: adapter=None. Received: {self.adapter.identifier!r}"
-            )
-        taps = [tap for role in ("student", "teacher") for tap in self.taps(role)]
-        scores = [one for one in taps if str(one).rpartition("/")[2].startswith(attention.SCORES)]
-        if scores and not self.loss.takes_scores:
-            meant = str(scores[0]).replace(attention.SCORES, attention.LOGITS)
-            raise ValueError(
-                f"{type(self.loss).__name__} takes the softmax of attention maps itself, so it "
-                f"reads their logits: {meant!r}. Received: the probabilities {scores[0]!r}"
             )
 
     @property
@@ -236,7 +199,7 @@ class Knowledge(keras.layers.Layer):
         if labels is None:
             raise ValueError(
                 f"Knowledge {self.name!r} has ignore_class={self.ignore_class}, and the data have "
-                "no labels y for what it reads (of several outputs, name the output: at='NAME')."
+                "no labels y for what it reads (of several outputs, name one: labels='NAME')."
             )
         return self.kept_by_labels(found, pair, labels)
 
@@ -248,10 +211,12 @@ class Knowledge(keras.layers.Layer):
 
     def symbolic_labels(self, feature: Any) -> keras.KerasTensor:
         """Returns symbolic labels as they fit the student's feature that it reads."""
-        if self.loss.label_numbers:
-            return keras.KerasTensor(feature.shape, "float32")
         by_position = self.loss.label_maps or self.ignore_class is not None
-        return keras.KerasTensor(feature.shape[:-1] if by_position else (None,), "int64")
+        return label_choice.symbolic(self.loss, feature.shape, by_position)
+
+    def labels_of(self, labels: Any) -> Any:
+        """Returns the labels that it takes, of those of a batch, or `None`."""
+        return label_choice.of_output(self.name, self.labels, self.student, labels)
 
     def given_mask(self, inputs: Any) -> Any:
         """Returns the mask from `mask=` for the inputs of a batch, or `None`."""
@@ -364,8 +329,8 @@ class Knowledge(keras.layers.Layer):
         mask = masks.common(self.name, kept)
         if self.loss.needs_labels and labels is None:
             raise ValueError(
-                f"Knowledge {self.name!r} needs labels y (a dict by output, where the student has "
-                "several), and the data have none for it."
+                f"Knowledge {self.name!r} needs labels y (of several outputs, labels='NAME' names "
+                "one), and the data have none for it."
             )
         more = {"mask": mask, "foreground": foreground, "inputs": inputs}
         y_true = {name: given for name, given in more.items() if given is not None}
@@ -424,6 +389,7 @@ class Knowledge(keras.layers.Layer):
             "adapter": self.adapter and keras.saving.serialize_keras_object(self.adapter),
             "mask": masks.serialized(self.mask),
             "ignore_class": self.ignore_class,
+            "labels": self.labels,
             "staged": self.staged,
             **knobs.config(self),
         }

@@ -18,6 +18,7 @@ class Feature(Knowledge):
         adapter: See `Knowledge`.
         mask: See `Knowledge`.
         ignore_class: See `Knowledge`.
+        labels: See `Knowledge`.
         weight: See `Knowledge`.
         staged: See `Knowledge`.
         name: See `Knowledge`.

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from modreduce_keras.arguments import is_number
 from modreduce_keras.held import Held
 from modreduce_keras.keras_internals import flatten_layers, mask_of
 from modreduce_keras.losses.base import Loss, fits
@@ -41,31 +40,6 @@ def checked(mask: Any) -> Mask:
 def serialized(mask: Mask) -> Any:
     """Returns a mask for a config."""
     return keras.saving.serialize_keras_object(mask) if callable(mask) else mask
-
-
-def checked_class(ignore_class: Any, loss: Any) -> int | None:
-    """Returns `ignore_class` as it was given, as an integer.
-
-    Raises:
-        ValueError: If it is no integer, or the loss takes a foreground.
-    """
-    if ignore_class is None:
-        return None
-    if not (is_number(ignore_class) and ignore_class == int(ignore_class)):
-        raise ValueError(
-            f"ignore_class must be an integer label or None. Received: {ignore_class=}"
-        )
-    if loss.label_numbers:
-        raise ValueError(
-            f"{type(loss).__name__} has labels that are numbers, and no class among them to "
-            f"leave out. Received: {ignore_class=}"
-        )
-    if loss.takes_foreground:
-        raise ValueError(
-            f"{type(loss).__name__} leaves no positions out: its mask= tells the foreground. "
-            f"Received: {ignore_class=}"
-        )
-    return int(ignore_class)
 
 
 def without_class(

@@ -34,6 +34,7 @@ class Relation(Knowledge):
         mask: See `Knowledge`. Positions that a mask leaves out enter as zeros, which add nothing
             to products and distances, or are left out of means over positions.
         ignore_class: See `Knowledge`.
+        labels: See `Knowledge`.
         weight: See `Knowledge`.
         staged: See `Knowledge`.
         name: See `Knowledge`.
@@ -58,6 +59,7 @@ class Relation(Knowledge):
         adapter: Any = "default",
         mask: Any = None,
         ignore_class: int | None = None,
+        labels: str | None = None,
         weight: Any = None,
         staged: bool | None = None,
         name: str | None = None,
@@ -71,6 +73,7 @@ class Relation(Knowledge):
             adapter=adapter,
             mask=mask,
             ignore_class=ignore_class,
+            labels=labels,
             weight=weight,
             staged=staged,
             name=name,

@@ -11,7 +11,7 @@ from keras import ops
 from modreduce_keras import calls
 from modreduce_keras.arguments import is_number, require_number
 from modreduce_keras.knowledge import disagreement as measures
-from modreduce_keras.knowledge import masks
+from modreduce_keras.knowledge import label_choice, masks
 from modreduce_keras.knowledge.base import Knowledge, Taps
 from modreduce_keras.labels import classes_of_one_hot
 from modreduce_keras.losses.base import fits, require_one_feature
@@ -205,9 +205,7 @@ class Response(Knowledge):
 
     def symbolic_labels(self, feature: Any) -> keras.KerasTensor:
         """Returns symbolic labels, one for each position, or number, of the logits."""
-        numbers = self.loss.label_numbers
-        shape = feature.shape if numbers else feature.shape[:-1]
-        return keras.KerasTensor(shape, "float32" if numbers else "int64")
+        return label_choice.symbolic(self.loss, feature.shape, by_position=True)
 
     def kept_by_labels(self, kept: Any, pair: tuple[Any, Any], labels: Tensor) -> Any:
         """Returns masks without the positions whose label, of the logits, is `ignore_class`."""

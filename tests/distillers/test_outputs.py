@@ -201,12 +201,74 @@ def test_what_reads_all_outputs_at_once_is_refused(net, sparse, cross_entropy):
         plain.compile("sgd", sparse)
 
 
+def scene(width):
+    """A network that says what each pixel is and what the whole image is, under names."""
+    image = keras.Input((8, 8, 1), name="image")
+    maps = keras.layers.Conv2D(width, 3, 2, "same", activation="tanh", name="maps")(image)
+    pixels = keras.layers.Dense(3)(keras.layers.UpSampling2D()(maps))
+    kind = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(maps))
+    return keras.Model({"image": image}, {"pixels": pixels, "kind": kind})
+
+
+def test_each_knowledge_takes_the_labels_and_the_mask_of_its_own(images, labels, sparse, random):
+    student, teacher = scene(4), scene(6)
+    knowledge = [
+        mr.Response("kd", at="kind"),
+        mr.Response("cwd", at="pixels", mask="inside"),
+        mr.Feature("ifvd", at="maps", ignore_class=255, labels="pixels"),
+        mr.Feature("pairwise", at="maps", mask="near"),
+    ]
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=knowledge)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
+    distiller.compile(keras.optimizers.SGD(0.0), {"pixels": loss, "kind": loss})
+    pixels = random.integers(3, size=(12, 8, 8))
+    pixels[:, 5:] = 255
+    masks = {name: random.random((12, size, size)) < 0.6 for name, size in MASKS.items()}
+    x, y = {"image": images, **masks}, {"pixels": pixels, "kind": labels}
+    logs = distiller.train_on_batch(x, y, return_dict=True)
+
+    both = [mr.TapReader(model, ["maps"])({"image": images}) for model in (teacher, student)]
+    outputs = {name: [one.logits[name] for one in both] for name in ("pixels", "kind")}
+    maps = [one.features["maps"] for one in both]
+    wholly = np.arange(4) < 2  # rows of 2 pixels, none of which is ignored
+    wholly = np.broadcast_to(wholly[:, None], (12, 4, 4))
+    given = {
+        "kd": (outputs["kind"], {}),
+        "cwd": (outputs["pixels"], {"mask": masks["inside"]}),
+        "ifvd": (maps, {"mask": wholly, "labels": pixels[:, 1::2, 1::2]}),
+        "pairwise": (maps, {"mask": masks["near"]}),
+    }
+    for name, (pair, more) in given.items():
+        expected = np.mean(mr.losses.get(name).call({"teacher": pair[0], **more}, pair[1]))
+        assert logs[name] == pytest.approx(expected, rel=1e-4), name
+
+
+MASKS = {"inside": 8, "near": 4}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": "pixel"}, r"must name one of the student's outputs, \['pixels', 'kind'\]"),
+        ({"labels": 3}, "labels must be the name of an output"),
+        ({"labels": "pixels", "loss": "hint"}, "labels= would do nothing: 'hint' takes no labels"),
+    ],
+)
+def test_labels_of_what_is_no_output_are_refused(arguments, message):
+    loss = arguments.pop("loss", "ifvd")
+    with pytest.raises(ValueError, match=message):
+        knowledge = mr.Feature(loss, at="maps", **arguments)
+        mr.Distiller(student=scene(4), teacher=scene(6), knowledge=[knowledge])
+
+
 def test_labels_that_are_missing_are_named(images, labels, sparse):
     distiller = mr.Distiller(
         student=two_heads(4), teacher=two_heads(8), knowledge=[mr.Response("dkd", at="shade")]
     )
     distiller.compile("sgd", {"shape": sparse["shape"]})
-    with pytest.raises(ValueError, match=r"Knowledge 'dkd' needs labels y \(a dict by output"):
+    with pytest.raises(
+        ValueError, match=r"'dkd' needs labels y \(of several outputs, labels="
+    ):
         distiller.train_on_batch(images, {"shape": labels})
     with pytest.raises(ValueError, match=r"labels of several outputs must be a dict that has"):
         distiller.train_on_batch(images, labels)
