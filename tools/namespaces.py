@@ -72,6 +72,7 @@ NAMESPACES = [
             "import_torch_weights": "models.torch_weights",
             "load_teacher": "models.teachers",
             "preprocessing": "models.preprocessing",
+            "low_rank": "models.low_rank",
             "pair": "models.pairs",
             "shallower": "models.shallower",
             "taps": "models.tap_table",

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import layers as of_keras
 
-from modreduce_keras.compression.choosing import is_plain
 from modreduce_keras.keras_internals import Call, calls_in_order, operation_of
+from modreduce_keras.models.choosing import is_plain
 from modreduce_keras.models.integer_layers import ACTIVATION_FUNCTIONS, function_of
 
 DEPTHWISE = (of_keras.DepthwiseConv1D, of_keras.DepthwiseConv2D)

@@ -14,7 +14,6 @@ from modreduce_keras.compression.channel_graph import (
     is_producer,
     tied_producers,
 )
-from modreduce_keras.compression.choosing import chosen, require_model
 from modreduce_keras.compression.slicing import (
     multiply_adds_of,
     output_norms,
@@ -22,6 +21,7 @@ from modreduce_keras.compression.slicing import (
     sliced_weights,
 )
 from modreduce_keras.copying import copy_state
+from modreduce_keras.models.choosing import chosen, require_model
 from modreduce_keras.models.clones import draws_kept, rebuilt
 from modreduce_keras.models.graph import functional, new_inputs
 from modreduce_keras.models.integer_layers import is_constant

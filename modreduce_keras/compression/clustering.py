@@ -8,9 +8,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from modreduce_keras.compression.choosing import chosen, require_model, require_plain
 from modreduce_keras.compression.clustered_kernel import ClusteredKernel
 from modreduce_keras.compression.pruning import strip
+from modreduce_keras.models.choosing import chosen, require_model, require_plain
 from modreduce_keras.models.kernel_wrapper import wrappers_in
 from modreduce_keras.models.wrapping import with_wrappers
 

@@ -5,9 +5,9 @@ from typing import Any
 import keras
 
 from modreduce_keras.arguments import require_choice
-from modreduce_keras.compression.choosing import chosen, require_model, require_plain
 from modreduce_keras.compression.pruned_kernel import PrunedKernel, as_sparsity
 from modreduce_keras.compression.structures import STRUCTURES, TWO_OF_FOUR, fits_two_of_four
+from modreduce_keras.models.choosing import chosen, require_model, require_plain
 from modreduce_keras.models.fake_quantization import is_quantization_aware
 from modreduce_keras.models.kernel_wrapper import wrappers_in
 from modreduce_keras.models.same_outputs import require_same_outputs

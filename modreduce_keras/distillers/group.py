@@ -13,23 +13,26 @@ from modreduce_keras.distillers import checks, heads
 from modreduce_keras.distillers.forward import ForwardPass, Outputs
 from modreduce_keras.distillers.gradients import GradientPolicy
 from modreduce_keras.distillers.optimizers import TRUNK
+from modreduce_keras.knowledge import masks
+from modreduce_keras.knowledge.base import compared
 from modreduce_keras.labels import classes_of_one_hot
-from modreduce_keras.losses.base import Loss
+from modreduce_keras.losses.base import Loss, fits
 from modreduce_keras.models.graph import input_specs
 from modreduce_keras.ops import float32
 from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, REGRESSION, UNKNOWN
 from modreduce_keras.symbolic import output_spec
+from modreduce_keras.taps import LOGITS
 
 AGGREGATOR = "aggregator"
 """The network, and the group of variables, of the aggregator."""
-KINDS = (
-    *("features", "trunk", "inputs", "labels", "averages", "temperature"),
-    *("independent", "plain_numbers"),
-)
+_OF_SAMPLES = ("features", "trunk", "inputs")
+KINDS = (*_OF_SAMPLES, "labels", "averages", "temperature", "independent", "plain_numbers")
 
 
 class Group:
     """The peers as an aggregator sees them.
+
+    Where samples have positions (tokens, pixels), each position is one example to the aggregator.
 
     A plain object: the distiller holds what has weights.
 
@@ -69,22 +72,37 @@ class Group:
                 f"mr.losses.KD(temperature=3.0). Received: online_loss={loss.name!r}"
             )
         self.aggregator, self.loss, self._taps = aggregator, loss, taps
+        self._has_positions = self._require_alike(forward)
         self._classes = self._number_of_classes(forward, heads.compares_plain_numbers(loss))
         # Set by the distiller: what the compiled loss says of the outputs.
         self.output_kind = UNKNOWN
         # Set by the distiller, which owns it, where the aggregator needs averages.
         self.past: Any = None
 
+    def _require_alike(self, forward: ForwardPass) -> bool:
+        """Returns whether the peers' logits have positions, or raises if the peers differ."""
+        shapes = {}
+        for name, reader in forward.readers.items():
+            output = forward.outputs[name].logits
+            checks.require_single_output(output, reader.model, f"student {name!r}")
+            shapes[name] = tuple(output.shape)
+        first = next(iter(shapes.values()))
+        if any(len(shape) < 2 or not fits(shape[:-1], first[:-1]) for shape in shapes.values()):
+            raise ValueError(
+                "Peers teach one another by logits (batch, classes), or (batch, ..., classes) of "
+                f"equal positions. Received: outputs of shapes {shapes}"
+            )
+        of_samples = [kind for kind in self.aggregator.needs if kind in _OF_SAMPLES]
+        if len(first) > 2 and of_samples:
+            raise ValueError(
+                f"{_name(self.aggregator)} looks at {of_samples} of whole samples, and takes "
+                "logits (batch, classes): aggregator='mean', 'weighted_average' or 'mutual' take "
+                f"those of tokens and pixels. Received: outputs of shapes {shapes}"
+            )
+        return len(first) > 2
+
     @staticmethod
     def _number_of_classes(forward: ForwardPass, plain_numbers: bool) -> int:
-        for name, reader in forward.readers.items():
-            output, role = forward.outputs[name].logits, f"student {name!r}"
-            checks.require_single_output(output, reader.model, role)
-            if len(output.shape) != 2:
-                raise ValueError(
-                    "Peers teach one another by logits (batch, classes). Received: "
-                    f"{role} with an output of shape {tuple(output.shape)}"
-                )
         classes = {name: output.logits.shape[-1] for name, output in forward.outputs.items()}
         if len(set(classes.values())) > 1:
             raise ValueError(
@@ -178,7 +196,11 @@ class Group:
         students = outputs.students.items()
         logits = [_given(name, own.logits, policy) for name, own in students]
         needed = {kind: self._needed(kind, outputs, policy) for kind in self.aggregator.needs}
-        return self.aggregator(ops.stack(logits, axis=1), **needed, training=training)
+        rows = ops.stack([_as_rows(one) for one in logits], axis=1)
+        group = self.aggregator(rows, **needed, training=training)
+        if "ensemble" in group:
+            group["ensemble"] = ops.reshape(group["ensemble"], ops.shape(logits[0]))
+        return group
 
     def _needed(self, kind: str, outputs: Outputs, policy: GradientPolicy) -> Any:
         students = outputs.students.items()
@@ -197,7 +219,7 @@ class Group:
             return self._plain_numbers()
         if kind == "averages":
             past = [float32(self.past(outputs.seen[name], model=name)) for name, _ in students]
-            return ops.stack(past, axis=1)
+            return ops.stack([_as_rows(one) for one in past], axis=1)
         return float32(ops.convert_to_tensor(self.loss.temperature))
 
     def _independent(self) -> bool:
@@ -221,6 +243,9 @@ class Group:
                 f"one-hot (batch, {self._classes}). Received: y={labels!r}"
             )
         labels = ops.convert_to_tensor(labels)
+        if self._has_positions:
+            whole = len(labels.shape) > 2
+            labels = _as_rows(labels) if whole else ops.reshape(labels, (-1,))
         if len(labels.shape) == 2:
             if labels.shape[-1] == self._classes and self._classes > 1:
                 if self.aggregator.takes_soft_labels:
@@ -241,6 +266,8 @@ class Group:
         index = list(outputs.students).index(name)
         logits, target = float32(outputs.students[name].logits), targets[:, index]
         loss: Callable[[Any, Any], Any] = self.loss.call
+        if self._has_positions:
+            loss = self._by_position(outputs)
         if self.aggregator.trains_through_targets:
             loss = self.loss.per_sample
             target = policy.crossing(target, back_from=name, into=AGGREGATOR)
@@ -253,6 +280,17 @@ class Group:
             ops.cast(weights[index, source], "float32") * loss(target[:, source], logits)
             for source in sources
         )
+
+    def _by_position(self, outputs: Outputs) -> Callable[[Any, Any], Any]:
+        """Returns the online loss of logits with positions, without those that are masked."""
+        mask = masks.together([own.masks.get(LOGITS) for own in outputs.students.values()])
+
+        def loss(target: Any, logits: Any) -> Any:
+            target = ops.reshape(target, ops.shape(logits))
+            y_true = target if mask is None else {"teacher": target, "mask": mask}
+            return compared(self.loss, y_true, logits, outputs.batch.by_position)
+
+        return loss
 
 
 class _DryRun(keras.layers.Layer):
@@ -269,6 +307,11 @@ class _DryRun(keras.layers.Layer):
 def _given(student: str, value: Any, policy: GradientPolicy) -> Any:
     """Returns what a student gives to the aggregator, float32."""
     return policy.crossing(float32(value), back_from=AGGREGATOR, into=student)
+
+
+def _as_rows(values: Any) -> Any:
+    """Returns (batch, ..., classes) as (examples, classes)."""
+    return ops.reshape(values, (-1, values.shape[-1]))
 
 
 def _name(aggregator: Aggregator) -> str:

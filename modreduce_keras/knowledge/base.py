@@ -349,10 +349,7 @@ class Knowledge(keras.layers.Layer):
 
     def compare(self, y_true: Any, y_pred: Any, by_position: bool = False) -> Any:
         """Returns the values per sample, (batch,), or per position if the loss has them."""
-        values, mask = self.loss.by_position(y_true, y_pred)
-        share = None if mask is None else share_over_replicas(mask)
-        reduce = spread if by_position else reduced
-        return reduce(values, mask, self.loss.over_positions or "mean", share)
+        return compared(self.loss, y_true, y_pred, by_position)
 
     @property
     def pretrains(self) -> bool:
@@ -393,3 +390,20 @@ class Knowledge(keras.layers.Layer):
             "staged": self.staged,
             **knobs.config(self),
         }
+
+
+def compared(loss: Loss, y_true: Any, y_pred: Any, by_position: bool = False) -> Any:
+    """Returns the values of a loss, (batch,), or (batch, positions...) if it has them.
+
+    Positions that a mask keeps are scaled by the inverse of their share on all replicas.
+
+    Args:
+        loss: The loss.
+        y_true: See `Loss.call`.
+        y_pred: See `Loss.call`.
+        by_position: Whether values per position are wanted.
+    """
+    values, mask = loss.by_position(y_true, y_pred)
+    share = None if mask is None else share_over_replicas(mask)
+    reduce = spread if by_position else reduced
+    return reduce(values, mask, loss.over_positions or "mean", share)

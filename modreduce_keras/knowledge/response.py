@@ -29,6 +29,10 @@ from modreduce_keras.top_k import TopK
 from modreduce_keras.typing import Tensor
 
 _KD, _BINARY_KD = "mr.losses.KD(temperature=1.0)", "mr.losses.BinaryKD(temperature=1.0)"
+_VOCABULARIES = (
+    "If they are vocabularies, these differ, and a token of one is another word in the other: give "
+    "the student the teacher's tokenizer, or train it on text that the teacher writes. "
+)
 _OF_PROBABILITIES = {
     "BinaryCrossentropy": _BINARY_KD,
     "BinaryFocalCrossentropy": _BINARY_KD,
@@ -174,8 +178,8 @@ class Response(Knowledge):
             if student_shape[-1] != shape[-1]:
                 raise ValueError(
                     f"Knowledge {self.name!r} compares logits, so student and teacher need the "
-                    f"same number of classes. Received: a student with {student_shape[-1]} and a "
-                    f"teacher with {shape[-1]}"
+                    f"same number of classes. {_VOCABULARIES if len(shape) == 3 else ''}Received: "
+                    f"a student with {student_shape[-1]} and a teacher with {shape[-1]}"
                 )
             self._check_positions(tuple(student_shape[1:-1]), tuple(shape[1:-1]))
 

@@ -14,6 +14,7 @@ from modreduce_keras.models.folding import fold
 from modreduce_keras.models.graph_networks import gat, gcn
 from modreduce_keras.models.image_generator import image_generator
 from modreduce_keras.models.logits import as_logits
+from modreduce_keras.models.low_rank import low_rank
 from modreduce_keras.models.mobilenet_v2 import mobilenet_v2
 from modreduce_keras.models.new_head import with_classifier
 from modreduce_keras.models.onnx_models import from_onnx
@@ -89,6 +90,7 @@ __all__ = [
     "import_torch_weights",
     "load_teacher",
     "preprocessing",
+    "low_rank",
     "pair",
     "shallower",
     "taps",
