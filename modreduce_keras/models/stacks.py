@@ -2,6 +2,7 @@
 
 A block is what stands between two tensors that everything passes through, but for side inputs
 that every block reads, such as a mask. It may be one layer, or many that are merged by residuals.
+What Keras computes of masks of its own, which are bool, runs beside the blocks and is in none.
 """
 
 import math
@@ -148,21 +149,39 @@ def _alive(model: keras.Model, calls: list[Call]) -> list[set[int]]:
     alive = [{id(tensor) for tensor in model.outputs}]
     for call in reversed(calls):
         made = {id(tensor) for tensor in call.outputs}
-        alive.append((alive[-1] - made) | {id(tensor) for tensor in call.inputs})
+        read = {id(tensor) for tensor in call.inputs if not _is_bool(tensor)}
+        alive.append((alive[-1] - made) | (set() if _is_mask(call) else read))
     return alive[::-1]
+
+
+def _is_bool(tensor: Any) -> bool:
+    return keras.backend.standardize_dtype(tensor.dtype) == "bool"
+
+
+def _is_mask(call: Call) -> bool:
+    """Returns whether a call makes masks, which are no part of what the blocks pass on."""
+    return bool(call.outputs) and all(map(_is_bool, call.outputs))
 
 
 def _segment(calls: list[Call], entry: Any, end: Any, runs: Mapping[int, int]) -> _Segment:
     names: dict[int, Any] = {id(entry): "entry"}
     likeness: list[Any] = [entry.shape == end.shape and entry.dtype == end.dtype]
+    operations = []
     for call in calls:
         one = call.operation
-        read = tuple(names.get(id(tensor), id(tensor)) for tensor in call.inputs)
+        if _is_mask(call):
+            if any(id(tensor) in names for tensor in call.inputs):
+                likeness.append(call.key)  # it cannot stay without the block
+            continue
+        read = tuple(
+            "mask" if _is_bool(tensor) else names.get(id(tensor), id(tensor))
+            for tensor in call.inputs
+        )
         shapes = tuple(tuple(weight.shape) for weight in getattr(one, "weights", ()))
         shared = call.key if runs[id(one)] > 1 else None  # what is shared is like nothing else
         likeness.append((type(one), _config(one), shapes, read, shared))
         names |= {id(tensor): len(names) + i for i, tensor in enumerate(call.outputs)}
-    operations = [call.operation for call in calls]
+        operations.append(one)
     weights = [weight for one in operations for weight in getattr(one, "weights", ())]
     size = sum(math.prod(weight.shape) for weight in weights)
     return _Segment(Block(entry, end, operations), tuple(likeness), size)

@@ -132,7 +132,14 @@ def _structure(model: keras.Model, root: Record, records: list[Record]) -> Struc
     nodes: list[Node] = []
     ends: list[float] = []
     for leaf in leaves:
-        tensors = [one for one in leaf.inputs if hasattr(one, "shape")]
+        outputs = [one for one in keras.tree.flatten(leaf.output) if hasattr(one, "shape")]
+        if outputs and all(map(_is_bool, outputs)):
+            continue  # a mask, which Keras passes on beside the results
+        tensors = [
+            one
+            for one in leaf.inputs
+            if hasattr(one, "shape") and (id(one) in given or id(one) in made or not _is_bool(one))
+        ]
         for one in tensors:
             if id(one) not in given and id(one) not in made:
                 # What code of its own, or a cast, has made of an earlier result.
@@ -150,7 +157,6 @@ def _structure(model: keras.Model, root: Record, records: list[Record]) -> Struc
         called = order.get(id(leaf.operation), 0)
         order[id(leaf.operation)] = called + 1
         call = called if totals[id(leaf.operation)] > 1 else None
-        outputs = [one for one in keras.tree.flatten(leaf.output) if hasattr(one, "shape")]
         shape = tuple(outputs[0].shape) if len(outputs) == 1 else None
         path = paths.get(id(leaf.operation))
         nodes.append(Node(leaf.operation, path, call, sources, shape))
@@ -168,6 +174,10 @@ def _structure(model: keras.Model, root: Record, records: list[Record]) -> Struc
     images = [shape[:-1] for shape in sizes if len(shape) > 1]
     seen = next(iter(images), next((shape for shape in sizes if len(shape) == 1), None))
     return Structure(nodes, ends, output, seen)
+
+
+def _is_bool(tensor: Any) -> bool:
+    return keras.backend.standardize_dtype(tensor.dtype) == "bool"
 
 
 def _latest(nodes: list[Node], tensors: list[Any]) -> int:

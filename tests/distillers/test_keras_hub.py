@@ -11,13 +11,11 @@ import modreduce_keras as mr
 
 pytestmark = pytest.mark.slow
 
-WORDS = [
-    *["the", "quick", "brown", "fox", "jumped", "over", "a", "lazy", "dog", "and", "ran", "away"]
-]
+WORDS = ["the", "quick", "brown", "fox", "jumped", "over", "a", "lazy", "dog", "and", "ran"]
 TEXTS = [
     "the quick brown fox jumped over the lazy dog",
     "a fox ran",
-    "the dog jumped and ran away over a fox",
+    "the dog jumped and ran over a fox",
     "lazy",
 ]
 LABELS = np.array([0, 1, 0, 1])

@@ -8,14 +8,14 @@ import modreduce_keras as mr
 
 
 def transformer(blocks, width):
-    """A functional transformer of `blocks` blocks, of which the last layer is `"out{number}"`."""
+    """A functional transformer whose blocks end in `"out{number}"`, with masks beside them."""
     inputs = keras.Input((5,), dtype="int32")
-    x = layers.Embedding(9, width, name="embedding")(inputs)
+    x = layers.Embedding(9, width, mask_zero=True, name="embedding")(inputs)
     for i in range(1, blocks + 1):
         attention = layers.MultiHeadAttention(2, width // 2, name=f"attention{i}")
-        x = layers.LayerNormalization(name=f"mid{i}")(x + attention(x, x))
+        x = layers.LayerNormalization(name=f"mid{i}")(layers.Add()([x, attention(x, x)]))
         y = layers.Dense(width, name=f"dense{i}")(layers.Dense(2 * width, name=f"wide{i}")(x))
-        x = layers.LayerNormalization(name=f"out{i}")(x + y)
+        x = layers.LayerNormalization(name=f"out{i}")(layers.Add()([x, y]))
     return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
 
 

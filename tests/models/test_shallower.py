@@ -44,6 +44,19 @@ def after_norm(x, mask, name):
     return layers.LayerNormalization(name=f"{name}_norm2")(x + y)
 
 
+def masked(x, mask, name):
+    """A block beside which Keras computes masks."""
+    attention = layers.MultiHeadAttention(HEADS, WIDTH // HEADS, name=f"{name}_attention")
+    x = layers.LayerNormalization(name=f"{name}_norm1")(layers.Add()([x, attention(x, x)]))
+    y = layers.Dense(WIDTH, name=f"{name}_dense")(x)
+    return layers.LayerNormalization(name=f"{name}_norm2")(layers.Add()([x, y]))
+
+
+def recurrent(x, mask, name):
+    """A layer that is given the mask of Keras."""
+    return layers.GRU(WIDTH, return_sequences=True, name=name)(x)
+
+
 def one_layer(x, mask, name):
     return Encoder(name=name)(x, padding_mask=mask)
 
@@ -52,7 +65,9 @@ def dense(x, mask, name):
     return layers.Dense(WIDTH, activation="tanh", name=name)(x)
 
 
-BLOCKS = {one.__name__: one for one in (before_norm, after_norm, one_layer, dense)}
+BLOCKS = {
+    one.__name__: one for one in (before_norm, after_norm, masked, recurrent, one_layer, dense)
+}
 every_block = pytest.mark.parametrize("kind", BLOCKS)
 
 
@@ -60,12 +75,14 @@ def network(kind, blocks):
     """A network on tokens whose blocks have the names of the numbers in `blocks`."""
     ids = keras.Input((None,), dtype="int32", name="token_ids")
     mask = keras.Input((None,), dtype="int32", name="padding_mask")
-    x = layers.Embedding(9, WIDTH, name="embedding")(ids)
+    masks = kind in ("masked", "recurrent")
+    x = layers.Embedding(9, WIDTH, mask_zero=masks, name="embedding")(ids)
     x = layers.LayerNormalization(name="embedding_norm")(x)
     for number in blocks:
         x = BLOCKS[kind](x, mask, f"block{number}")
     x = layers.LayerNormalization(name="last_norm")(x) if kind == "before_norm" else x
-    outputs = layers.Dense(3, name="logits")(x[:, 0, :])
+    x = layers.GlobalAveragePooling1D(name="pool")(x) if masks else x[:, 0, :]
+    outputs = layers.Dense(3, name="logits")(x)
     return keras.Model({"token_ids": ids, "padding_mask": mask}, outputs, name="teacher")
 
 
