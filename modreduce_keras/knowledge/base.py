@@ -12,7 +12,7 @@ from modreduce_keras.arguments import require_bool
 from modreduce_keras.distribute import share_over_replicas
 from modreduce_keras.knowledge import label_choice, masks, refusals
 from modreduce_keras.knowledge.weight import Weight
-from modreduce_keras.losses.base import require_one_feature
+from modreduce_keras.losses.base import Loss, require_one_feature
 from modreduce_keras.losses.keras_loss import loss_from
 from modreduce_keras.ops import reduced, spread
 from modreduce_keras.taps import LOGITS, ModelOutput
