@@ -13,12 +13,9 @@ import numpy as np
 
 from modreduce_keras.keras_internals import calls_of, history_of, operation_of
 from modreduce_keras.models import trials
-from modreduce_keras.models.fake_quantization import (
-    FakeQuantize,
-    FakeQuantizedKernel,
-    LearntFakeQuantize,
-)
+from modreduce_keras.models.fake_quantization import FakeQuantize, LearntFakeQuantize
 from modreduce_keras.models.graph import defined_by_user, input_specs
+from modreduce_keras.models.kernel_wrapper import KernelWrapper
 
 LOGITS, SOFTMAX, SIGMOID = "logits", "softmax", "sigmoid"
 
@@ -38,7 +35,7 @@ WITH_ACTIVATION = {
     _layers.SeparableConv1D,
     _layers.SeparableConv2D,
 }
-OF_ONE_LAYER = {_layers.TimeDistributed, _layers.SpectralNormalization, FakeQuantizedKernel}
+OF_ONE_LAYER = {_layers.TimeDistributed, _layers.SpectralNormalization}
 PASSES_ON = {
     FakeQuantize,
     LearntFakeQuantize,
@@ -170,7 +167,7 @@ def _of_operation(operation: Any, inputs: list[Any], seen: dict[int, str | None]
         return _operations()[kind]
     if kind in WITH_ACTIVATION:
         return _of_activation(operation.activation)
-    if kind in OF_ONE_LAYER:
+    if kind in OF_ONE_LAYER or isinstance(operation, KernelWrapper):
         return _of_operation(operation.layer, inputs, seen)
     outputs = graph_outputs(operation)
     if len(outputs) == 1:

@@ -9,6 +9,7 @@ from modreduce_keras.copying import copy_state
 from modreduce_keras.keras_internals import calls_of, history_of
 from modreduce_keras.models import head_kinds
 from modreduce_keras.models.clones import Cloner, rebuilt
+from modreduce_keras.models.kernel_wrapper import KernelWrapper, plain_layer
 from modreduce_keras.models.same_outputs import require_same_outputs
 
 _linear = keras.activations.linear
@@ -138,7 +139,8 @@ def ending_of(tensor: keras.KerasTensor, models: tuple[keras.Model, ...] = ()) -
     if isinstance(operation, keras.Model):
         outputs = head_kinds.graph_outputs(operation)
         return ending_of(outputs[index], (*models, operation)) if outputs else None
-    inner = operation.layer if type(operation) in head_kinds.OF_ONE_LAYER else operation
+    holds = type(operation) in head_kinds.OF_ONE_LAYER or isinstance(operation, KernelWrapper)
+    inner = plain_layer(operation.layer) if holds else operation
     if head_kinds.is_ending(inner) or getattr(inner, "activation", _linear) not in (None, _linear):
         return Ending(inner, operation, models)
     inputs = calls_of(operation)[call].inputs

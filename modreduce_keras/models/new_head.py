@@ -7,6 +7,7 @@ from keras import layers
 
 from modreduce_keras.arguments import is_number, require_integer
 from modreduce_keras.keras_internals import calls_of, history_of
+from modreduce_keras.models.kernel_wrapper import plain_layer
 
 # What may follow the layer that classifies, and changes no class.
 _AFTER = (layers.Flatten, layers.Identity, layers.Reshape, layers.Softmax)
@@ -129,7 +130,8 @@ def _features(model: keras.Model) -> Any:
             f"Received: {model.name!r}"
         )
     kinds = layers.Dense if tensor is output else (layers.Dense, layers.Conv2D)
-    if not (isinstance(operation, kinds) and operation.activation in _ENDINGS):
+    classifier = plain_layer(operation)
+    if not (isinstance(classifier, kinds) and classifier.activation in _ENDINGS):
         return output
     operation, before = _computed(source)
     return before if isinstance(operation, layers.Dropout) else source

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import keras
 
 from modreduce_keras.models import head_kinds
+from modreduce_keras.models.kernel_wrapper import plain_layer
 from modreduce_keras.models.structure import (
     INPUT,
     Node,
@@ -159,7 +160,8 @@ class Places:
         index = self.structure.output
         while index is not None and index != INPUT:
             node = self.structure.nodes[index]
-            if isinstance(node.operation, _CLASSIFIERS) or _is_pointwise(self.structure, index):
+            layer = plain_layer(node.operation)
+            if isinstance(layer, _CLASSIFIERS) or _is_pointwise(self.structure, index):
                 return index
             # Reshaping between a convolution and its softmax; nothing that computes.
             passes = _passes_on(node) or node.kind in ("Reshape", "Flatten", "Cast")
@@ -364,7 +366,8 @@ def _is_pointwise(structure: Structure, index: int) -> bool:
     node = structure.nodes[index]
     source = node.sources[0] if node.sources else INPUT
     sizes = None if source == INPUT else structure.nodes[source].sizes
-    return isinstance(node.operation, _CONVOLUTIONS) and sizes is not None and set(sizes) == {1}
+    is_convolution = isinstance(plain_layer(node.operation), _CONVOLUTIONS)
+    return is_convolution and sizes is not None and set(sizes) == {1}
 
 
 def _is_block(node: Node) -> bool:

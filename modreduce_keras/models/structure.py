@@ -11,6 +11,7 @@ import keras
 
 from modreduce_keras.keras_internals import flatten_layers, operations_in
 from modreduce_keras.models.graph import input_specs
+from modreduce_keras.models.kernel_wrapper import KernelWrapper, plain_layer
 from modreduce_keras.recording import Record, recording
 from modreduce_keras.symbolic import spec_of
 
@@ -39,8 +40,8 @@ class Node(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Name of the class of what runs."""
-        return type(self.operation).__name__
+        """Name of the class of what runs; a rounded or masked kernel makes no other layer."""
+        return type(plain_layer(self.operation)).__name__
 
     @property
     def tap(self) -> str | None:
@@ -204,7 +205,7 @@ def _holds_blocks(records: list[Record]) -> bool:
 
 def is_composite(operation: keras.Operation) -> bool:
     """Returns whether an operation is a layer with layers in it that have weights."""
-    if not isinstance(operation, keras.layers.Layer):
+    if not isinstance(operation, keras.layers.Layer) or isinstance(operation, KernelWrapper):
         return False
     return any(one.weights for one in flatten_layers(operation, include_self=False))
 

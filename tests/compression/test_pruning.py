@@ -361,3 +361,28 @@ def test_lora_is_refused_by_name():
     student.get_layer("hidden").enable_lora(2)
     with pytest.raises(ValueError, match=r"LoRA weights.*'hidden'"):
         mr.prune(student, layers=["hidden"])
+
+
+def foreign(activation=None):
+    inputs = keras.Input((8, 8, 4))
+    maps = layers.Conv2D(4, 3, padding="same", activation="relu", name="one")(inputs)
+    maps = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu", name="two")(maps)
+    maps = layers.GlobalAveragePooling2D(name="mean")(maps)
+    return keras.Model(inputs, layers.Dense(3, activation, name="head")(maps))
+
+
+def test_places_and_heads_are_found_through_the_masks(random, settled):
+    student = settled(foreign("softmax"))
+    pruned = mr.prune(student, 0.5)
+    taps = [[(one.name, one.kind) for one in mr.models.taps(model)] for model in (student, pruned)]
+    assert taps[0] == taps[1]
+    for model in (student, pruned):
+        reader = mr.TapReader(model, ["stage1", "embedding"])
+        assert [layer.name for layer, _ in reader.taps.values()] == ["one", "mean"]
+    images = random.normal(size=(4, 8, 8, 4)).astype("float32")
+    logits = mr.models.as_logits(pruned)
+    np.testing.assert_allclose(keras.ops.softmax(logits(images)), pruned(images), atol=1e-6)
+    assert (np.asarray(logits.get_layer("head").used_kernel()) == 0).sum() == 12
+    other = mr.models.with_classifier(pruned, 5)
+    assert other.output_shape == (None, 5)
+    assert "head" not in [layer.name for layer in other.layers]
