@@ -5,6 +5,7 @@
 from modreduce_keras import registry as _registry
 from modreduce_keras.adapters.attention_heads import AttentionHeads
 from modreduce_keras.adapters.base import Adapter
+from modreduce_keras.adapters.centered_projection import CenteredProjection
 from modreduce_keras.adapters.channel_projector import ChannelProjector
 from modreduce_keras.adapters.class_attention import ClassAttention
 from modreduce_keras.adapters.contrastive_memory import ContrastiveMemory
@@ -28,6 +29,7 @@ from modreduce_keras.adapters.variational_regressor import VariationalRegressor
 __all__ = [
     "Adapter",
     "AttentionHeads",
+    "CenteredProjection",
     "ChannelProjector",
     "ClassAttention",
     "ContrastiveMemory",

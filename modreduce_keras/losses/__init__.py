@@ -15,6 +15,7 @@ from modreduce_keras.losses.cosine import CosineDistance
 from modreduce_keras.losses.crd import CRD
 from modreduce_keras.losses.ctkd import CTKD
 from modreduce_keras.losses.cwd import CWD
+from modreduce_keras.losses.dino import DINO
 from modreduce_keras.losses.dist import DIST
 from modreduce_keras.losses.dkd import DKD
 from modreduce_keras.losses.fgd import FGD
@@ -72,6 +73,7 @@ __all__ = [
     "CRD",
     "CTKD",
     "CWD",
+    "DINO",
     "DIST",
     "DKD",
     "FGD",

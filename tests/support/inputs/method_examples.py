@@ -54,6 +54,7 @@ NOT_ZERO_AT_TEACHER = {
     "ab",
     "confidence_penalty",
     "crd",
+    "dino",
     "nkd",
     "shake",
     "teacher_free",
@@ -68,6 +69,7 @@ _ADAPTERS = {
         ([(4, 4, 3), (2, 2, 5)], [(4, 4, 4), (2, 2, 6)]),
         ([(4,), (3, 5), (6,)], [(3,), (2, 2, 6), (6,)]),
     ],
+    "centered_projection": [((5, 4), (5, 6)), ((4,), (6,))],
     "channel_projector": [((4, 4, 4), (4, 4, 6)), ((5, 4), (5, 6))],
     "class_attention": [((4, 4, 6), (4, 4, 8)), ((5, 5, 6), (3, 3, 8))],
     "conv_regressor": [
