@@ -1,4 +1,4 @@
-"""Program for test_replicas: contrastive adapters with one and with two replicas.
+"""Program for test_replicas: adapters that remember with one and with two replicas.
 
 A collective that fails poisons its process, so each adapter is compared in one of its own.
 Usage: python two_replicas.py NAME, one of ADAPTERS.
@@ -30,6 +30,7 @@ ADAPTERS = {
     "shared": memory(negatives=5, sampling="shared"),
     "queue": queue(negatives=5),
     "in_batch": queue(negatives=None),
+    "centered": mr.adapters.CenteredProjection,
 }
 
 
@@ -46,8 +47,11 @@ def train(adapter, strategy, datasets):
     """
     keras.utils.set_random_seed(5)
     with strategy.scope():
-        crd = mr.Relation("crd", at="hidden", adapter=adapter(), weight=1.0)
-        distiller = mr.Distiller(student=net(4), teacher=net(7), knowledge=[crd])
+        made = adapter()
+        of_crd = not isinstance(made, mr.adapters.CenteredProjection)
+        kind, loss = (mr.Relation, "crd") if of_crd else (mr.Feature, mr.losses.DINO())
+        knowledge = kind(loss, at="hidden", adapter=made, weight=1.0)
+        distiller = mr.Distiller(student=net(4), teacher=net(7), knowledge=[knowledge])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile(keras.optimizers.SGD(0.05), loss)
     state = [*distiller.variables, *distiller.optimizer.variables]
