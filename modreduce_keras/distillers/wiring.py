@@ -1,7 +1,6 @@
 """Wiring: builds the forward pass of a distiller from symbolic features, before any training."""
 
 import itertools
-from collections.abc import Callable, Mapping
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
