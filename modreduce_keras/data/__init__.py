@@ -4,6 +4,7 @@ from modreduce_keras.data.cifar import CIFAR100_MEAN, CIFAR100_STD, cifar100
 from modreduce_keras.data.deep_inversion import deep_inversion
 from modreduce_keras.data.epoch_shuffle import epoch_shuffle
 from modreduce_keras.data.epochs import in_epoch
+from modreduce_keras.data.generated import generated
 from modreduce_keras.data.index import with_index
 from modreduce_keras.data.outputs_only import TeacherOutputs
 from modreduce_keras.data.sample import SAMPLE_CLASSES, load_sample
@@ -24,6 +25,7 @@ __all__ = [
     "sampled",
     "TeacherCache",
     "TeacherOutputs",
+    "generated",
 ]
 
 

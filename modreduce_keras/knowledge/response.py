@@ -31,7 +31,8 @@ from modreduce_keras.typing import Tensor
 _KD, _BINARY_KD = "mr.losses.KD(temperature=1.0)", "mr.losses.BinaryKD(temperature=1.0)"
 _VOCABULARIES = (
     "If they are vocabularies, these differ, and a token of one is another word in the other: give "
-    "the student the teacher's tokenizer, or train it on text that the teacher writes. "
+    "the student the teacher's tokenizer, or train it on text that the teacher writes "
+    "(mr.data.generated). "
 )
 _OF_PROBABILITIES = {
     "BinaryCrossentropy": _BINARY_KD,

@@ -26,6 +26,8 @@ class GKD(SoftenedLoss):
     `beta=1` the loss is these divergences themselves, KL(p_t ‖ p_s) and KL(p_s ‖ p_t). So its size
     jumps there: near the ends, a larger `weight` makes up for the factor β or 1 - β.
 
+    The paper trains on text that the student writes, wholly or in part: see `mr.data.generated`.
+
     Args:
         beta: β, from 0 to 1. Defaults to 0.5, the Jensen-Shannon divergence.
         temperature: T, see `SoftenedLoss`. Defaults to 1.

@@ -17,7 +17,7 @@ class ReverseKL(SoftenedLoss):
 
     MiniLLM minimizes the divergence of whole sequences, which it samples from the student and
     weighs by a policy gradient. This is its divergence of single tokens, at whatever positions the
-    data have.
+    data have; `mr.data.generated` lets the student write the text.
 
     Args:
         temperature: T, see `SoftenedLoss`. Defaults to 1.
