@@ -75,6 +75,7 @@ NAMESPACES = [
             "low_rank": "models.low_rank",
             "pair": "models.pairs",
             "shallower": "models.shallower",
+            "share_layers": "models.shared_layers",
             "taps": "models.tap_table",
             "reuse_classifier": "models.reuse",
             "with_classifier": "models.new_head",

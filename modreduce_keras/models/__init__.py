@@ -37,6 +37,7 @@ from modreduce_keras.models.resnet50 import resnet50
 from modreduce_keras.models.reuse import reuse_classifier
 from modreduce_keras.models.saved_models import from_saved_model
 from modreduce_keras.models.shallower import shallower
+from modreduce_keras.models.shared_layers import share_layers
 from modreduce_keras.models.shufflenet_v1 import shufflenet_v1
 from modreduce_keras.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_x1_5
 from modreduce_keras.models.tap_table import taps
@@ -93,6 +94,7 @@ __all__ = [
     "low_rank",
     "pair",
     "shallower",
+    "share_layers",
     "taps",
     "reuse_classifier",
     "with_classifier",

@@ -80,7 +80,16 @@ def test_models_are_networks_and_what_is_done_to_them():
         *("Branches", "branch", "copy_model", "copy_state", "exits", "fold", "quantize_aware"),
         *("from_onnx", "from_saved_model", "gat", "gcn"),
         *("import_keras_weights", "import_torch_weights", "load_teacher", "reuse_classifier"),
-        *("as_logits", "low_rank", "pair", "preprocessing", "shallower", "taps", "with_classifier"),
+        *(
+            "as_logits",
+            "low_rank",
+            "pair",
+            "preprocessing",
+            "share_layers",
+            "shallower",
+            "taps",
+            "with_classifier",
+        ),
         "image_generator",
     }
 
