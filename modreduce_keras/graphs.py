@@ -35,8 +35,11 @@ class FlatGraph(NamedTuple):
         return self.graphs * self.nodes + 1
 
     def rows(self, features: Tensor) -> Tensor:
-        """Returns (batch, nodes, ...) as (size, ...), zero for the node of the padding."""
-        rows = ops.reshape(features, (-1, *features.shape[2:]))
+        """Returns (batch, nodes, ...) as (size, ...), zero for the node of the padding, float32.
+
+        Sums over many neighbours stall in half precision.
+        """
+        rows = ops.reshape(ops.cast(features, "float32"), (-1, *features.shape[2:]))
         return ops.pad(rows, [(0, 1)] + [(0, 0)] * (len(rows.shape) - 1))
 
     def by_graph(self, rows: Tensor) -> Tensor:
@@ -70,6 +73,20 @@ def flat_graph(features: Tensor, edges: Tensor) -> FlatGraph:
     first = ops.reshape(ops.arange(graphs, dtype="int32") * nodes, (-1, 1, 1))
     flat = ops.reshape(ops.where(kept, edges + first, graphs * nodes), (-1, 2))
     return FlatGraph(flat[:, 0], flat[:, 1], graphs, nodes)
+
+
+def edges_between(edges: Tensor, kept: Tensor) -> Tensor:
+    """Returns edges, (batch, edges, 2), with padding for those with an end that is not kept.
+
+    Args:
+        edges: As in `flat_graph`.
+        kept: (batch, nodes), bool.
+    """
+    edges = ops.cast(edges, "int32")
+    ends = ops.reshape(ops.maximum(edges, 0), (ops.shape(edges)[0], -1))
+    ends = ops.take_along_axis(ops.cast(kept, "int32"), ends, axis=1)
+    inside = ops.all(ops.reshape(ends, ops.shape(edges)) > 0, axis=-1, keepdims=True)
+    return ops.where(inside, edges, -1)
 
 
 def segment_log_softmax(values: Tensor, segments: Tensor, num_segments: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class Loss(keras.losses.Loss, NamedArguments):
     needs_teacher: ClassVar[bool] = True
     """Whether the loss compares with a teacher. If not, it is computed from the student alone (and
     the labels, which are then `y_true`)."""
-    takes_mask: ClassVar[bool] = False
+    takes_mask: bool = False
     """Whether `per_sample` takes an argument `mask=None`, which is true where positions count."""
     takes_foreground: ClassVar[bool] = False
     """Whether `per_sample` takes an argument `foreground=None`, (batch, ...): `mask=` of a
@@ -90,7 +90,7 @@ class Loss(keras.losses.Loss, NamedArguments):
     over_positions: str | None = None
     """How values per position become the value of a sample, where `per_position` gives them:
     `"mean"` or `"sum"`; `None` where `per_sample` is written instead."""
-    ignores_zeros: ClassVar[bool] = False
+    ignores_zeros: bool = False
     """Whether positions that are zero on both sides do not affect the value."""
     matches_sizes: ClassVar[bool] = False
     """Whether it averages the larger of two features down to the smaller one, along each axis, by

@@ -9,7 +9,7 @@ from keras import ops
 
 from modreduce_keras.arguments import is_number, require_choice, require_integer
 from modreduce_keras.distribute import require_index
-from modreduce_keras.graphs import flat_graph, segment_log_softmax
+from modreduce_keras.graphs import edges_between, flat_graph, segment_log_softmax
 from modreduce_keras.losses.base import fits
 from modreduce_keras.losses.relation_base import RelationLoss
 from modreduce_keras.ops import (
@@ -37,7 +37,8 @@ class LSP(RelationLoss):
 
     Where each sample is a graph, features are (batch, nodes, width) and the edges come with the
     batch: `edges="edges"` reads that key of the inputs, (batch, edges, 2), int, with rows of -1 for
-    padding. The value of a sample is then the mean over its nodes that have neighbours.
+    padding. The value of a sample is then the mean over its nodes that have neighbours. A node that
+    a mask leaves out counts neither itself nor as a neighbour.
 
     A student without a graph of its own (a perceptron on the nodes' features: GLNN) needs no loss
     of its own: it is plain KD, with another input for the teacher (`teacher_input=`).
@@ -96,6 +97,9 @@ class LSP(RelationLoss):
         reduction: str | None = "sum_over_batch_size",
     ) -> None:
         super().__init__(name=name, reduction=reduction)
+        # A node that is zero is still a neighbour.
+        self.takes_mask = isinstance(edges, str)
+        self.ignores_zeros = not self.takes_mask
         if not (is_number(bandwidth) and bandwidth > 0):
             raise ValueError(f"bandwidth must be a positive number. Received: {bandwidth=}")
         if not is_number(offset):
@@ -118,9 +122,14 @@ class LSP(RelationLoss):
         student: Tensor,
         labels: Tensor | None = None,
         inputs: Mapping[str, Tensor] | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         if isinstance(self.edges, str):
-            return self._per_graph(teacher, student, (inputs or {})[self.edges])
+            edges = (inputs or {})[self.edges]
+            if mask is not None:
+                kept = ops.any(ops.reshape(mask, (*ops.shape(mask)[:2], -1)), axis=-1)
+                edges = edges_between(edges, kept)
+            return self._per_graph(teacher, student, edges)
         of, onto = self._structures(lambda side: self.relations(flatten(side)), teacher, student)
         if self.edges is None:
             return kl_divergence(of, onto)

@@ -26,6 +26,9 @@ class _GraphLayer(keras.layers.Layer):
     ) -> Any:
         return self.add_weight(name=name, shape=shape, initializer=initializer)
 
+    def _activated(self, sums: Tensor) -> Tensor:
+        return self.activation(ops.cast(sums, self.compute_dtype) + self.bias)
+
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
         activation = keras.activations.serialize(self.activation)
@@ -73,10 +76,10 @@ class GraphConvolution(_GraphLayer):
         """Returns the convolved features."""
         graph = flat_graph(features, edges)
         rows = graph.rows(ops.matmul(features, self.kernel))
-        scale = ops.cast(ops.rsqrt(graph.degrees() + 1.0), rows.dtype)[:, None]
+        scale = ops.rsqrt(graph.degrees() + 1.0)[:, None]
         scaled = rows * scale
         mixed = (graph.sums(ops.take(scaled, graph.neighbour, axis=0)) + scaled) * scale
-        return self.activation(graph.by_graph(mixed) + self.bias)
+        return self._activated(graph.by_graph(mixed))
 
     def compute_output_shape(self, features_shape: Any, edges_shape: Any = None) -> Any:
         """Returns the shape of the output."""
@@ -140,7 +143,8 @@ class GraphAttention(_GraphLayer):
         rows = graph.rows(ops.matmul(features, self.kernel))
         heads = ops.reshape(rows, (-1, self.heads, self.units))
         of_node, of_neighbour = (
-            ops.sum(heads * vector, axis=-1) for vector in (self.own, self.others)
+            ops.sum(heads * ops.cast(vector, "float32"), axis=-1)
+            for vector in (self.own, self.others)
         )
         scores = ops.take(of_node, graph.source, axis=0)
         scores += ops.take(of_neighbour, graph.neighbour, axis=0)
@@ -150,7 +154,7 @@ class GraphAttention(_GraphLayer):
             mixed = ops.reshape(mixed, (-1, self.heads * self.units))
         else:
             mixed = ops.mean(mixed, axis=1)
-        return self.activation(graph.by_graph(mixed) + self.bias)
+        return self._activated(graph.by_graph(mixed))
 
     def _width(self) -> int:
         return self.units * self.heads if self.concatenate else self.units

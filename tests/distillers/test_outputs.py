@@ -266,9 +266,7 @@ def test_labels_that_are_missing_are_named(images, labels, sparse):
         student=two_heads(4), teacher=two_heads(8), knowledge=[mr.Response("dkd", at="shade")]
     )
     distiller.compile("sgd", {"shape": sparse["shape"]})
-    with pytest.raises(
-        ValueError, match=r"'dkd' needs labels y \(of several outputs, labels="
-    ):
+    with pytest.raises(ValueError, match=r"'dkd' needs labels y \(of several outputs, labels="):
         distiller.train_on_batch(images, {"shape": labels})
     with pytest.raises(ValueError, match=r"labels of several outputs must be a dict that has"):
         distiller.train_on_batch(images, labels)

@@ -70,6 +70,23 @@ def test_attention_equals_numpy(features, random, concatenate):
     np.testing.assert_allclose(layer(features, edges), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["convolution", "attention"])
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_a_node_with_many_neighbours_in_half_precision(kind, dtype, random):
+    """A sum of more than 256 ones stalls in bfloat16."""
+    features = random.uniform(0.5, 1.0, (1, 600, 3))
+    edges = np.stack([np.zeros(599, int), np.arange(1, 600)], axis=-1)
+    layer = {"convolution": GraphConvolution, "attention": GraphAttention}[kind](2, dtype=dtype)
+    layer.build(features.shape, edges[None].shape)
+    weights = random_weights(layer, random)
+    if kind == "convolution":
+        expected = numpy_convolution(features[0], edges, *weights)
+    else:
+        expected = numpy_attention(features[0], edges, *weights, True)
+    found = np.asarray(keras.ops.cast(layer(features, edges[None]), "float32"))[0]
+    np.testing.assert_allclose(found[0], expected[0], rtol=0.02, atol=0.02)
+
+
 def test_an_edge_out_of_the_graph_is_an_error(features):
     layer = GraphConvolution(4)
     with pytest.raises(ValueError, match="nodes of their own graph"):
@@ -100,6 +117,18 @@ def test_local_structure_over_the_edges_of_a_batch(features, random, variant):
     np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
     restored = mr.losses.LSP.from_config(loss.get_config())
     assert restored.edges == "edges"
+
+
+def test_a_node_that_is_left_out_is_no_neighbour(features, random):
+    student, edges = random.normal(size=(2, 5, 2)), batch_of(EDGES)[0]
+    kept = np.array([[1, 1, 0, 1, 1], [0, 1, 1, 1, 1]], bool)
+    loss = mr.losses.LSP(edges="edges", kernel="linear")
+    given = {"teacher": features, "inputs": {"edges": edges}}
+    values = loss.call({**given, "mask": kept}, student)
+    for graph, value in enumerate(values):
+        left = [(i, j) for i, j in edges[graph] if i >= 0 and kept[graph, i] and kept[graph, j]]
+        expected = numpy_lsp(features[graph], student[graph], left) if left else 0.0
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_local_structure_says_that_it_needs_the_edges(features):
