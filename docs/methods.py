@@ -171,7 +171,8 @@ def needs(cls: type[mr.losses.Loss]) -> str:
     """Returns what a method needs beyond a teacher's and a student's tensors."""
     adapter = components("adapter").get(cls.default_adapter, mr.adapters.Adapter)
     needed = {
-        "labels": cls.needs_labels,
+        "label maps": cls.label_maps,
+        "labels": cls.needs_labels and not cls.label_maps,
         "no teacher": not cls.needs_teacher,
         "a stage of its own": cls.staged,
     }

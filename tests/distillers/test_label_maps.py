@@ -124,15 +124,24 @@ def test_the_foreground_comes_with_the_inputs_and_no_model_sees_it(loss, named, 
     assert logs[loss] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.graph
 @pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
-def test_ifvd_falls_in_fifty_steps(scenes):
-    """To less than a third, without a loss on the labels."""
+@pytest.mark.parametrize(
+    ("loss", "factor"),
+    [("cwd", 4), ("pairwise", 20), ("ifvd", 6), ("pkd", 3), ("fgfi", 8), ("fgd", 1.5)],
+)
+def test_the_term_falls_in_fifty_steps(loss, factor, scenes, random):
+    """By a factor, without a loss on the labels."""
     images, labels = scenes
-    distiller = compiled([mr.Feature("ifvd", at="block", ignore_class=255)])
-    distiller.compile(keras.optimizers.SGD(0.005, momentum=0.9), loss=None)
-    logs = distiller.fit({"image": images}, labels, epochs=50, batch_size=SAMPLES, verbose=0)
-    assert logs.history["ifvd"][-1] < logs.history["ifvd"][0] / 3
+    of_foreground = loss in ("fgd", "fgfi")
+    x = {"image": images, "foreground": random.random((SAMPLES, 4, 4)) < 0.4}
+    more = {"mask": "foreground"} if of_foreground else {"ignore_class": 255}
+    distiller = compiled([mr.Feature(loss, at="block", **more)])
+    distiller.compile(keras.optimizers.Adam(0.02), loss=None)
+    given = x if of_foreground else {"image": images}
+    logs = distiller.fit(given, labels, epochs=50, batch_size=SAMPLES, verbose=0).history[loss]
+    assert logs[-1] < logs[0] / factor
 
 
 def test_a_mask_of_keras_is_no_foreground(random):

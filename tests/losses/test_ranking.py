@@ -145,6 +145,30 @@ def test_a_bounded_regression_trains_beside_its_labels(random):
     assert logs["teacher_bounded"][0] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("knowledge", "factor"),
+    [
+        (lambda: mr.Response("margin_mse"), 50),
+        (lambda: mr.Relation("listwise", at="hidden"), 30),
+        (lambda: mr.Response("teacher_bounded"), 50),
+    ],
+    ids=["margin_mse", "listwise", "teacher_bounded"],
+)
+@pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
+def test_the_term_falls_in_fifty_steps(knowledge, factor, random):
+    def network():
+        hidden = keras.layers.Dense(16, activation="tanh", name="hidden")
+        return keras.Sequential([keras.Input((6,)), hidden, keras.layers.Dense(3)])
+
+    distiller = mr.Distiller(student=network(), teacher=network(), knowledge=[knowledge()])
+    distiller.compile(keras.optimizers.Adam(0.02), loss=None)
+    x, y = random.normal(size=(32, 6)), random.normal(size=(32, 3))
+    history = distiller.fit(x, y, epochs=50, batch_size=32, verbose=0).history
+    values = history[distiller.all_knowledge()[0].name]
+    assert values[-1] < values[0] / factor
+
+
 def test_what_does_not_fit_is_refused(random):
     teacher = np.ones((4, 3), "float32")
     with pytest.raises(ValueError, match="TeacherBounded needs labels y that are numbers, one for"):
