@@ -141,3 +141,28 @@ def test_a_layer_tapped_for_its_map_is_refused_with_the_tap_of_the_map():
             teacher=network(8, 2),
             knowledge=[mr.Feature("tinybert_attention", at="encoder", mask=False)],
         )
+
+
+FALLS = {
+    "cosine": {"at": "encoder", "adapter": "token_projection"},
+    "hint": {"at": "encoder", "adapter": "token_projection"},
+    "tinybert_attention": {"at": LOGITS},
+    "minilm_attention": {"at": LOGITS},
+    "minilm_relation": {"at": "encoder/value", "mask": not_padding},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.graph
+@pytest.mark.parametrize("identifier", FALLS)
+def test_a_term_halves_in_50_steps(identifier, random):
+    teacher, student = network(8, 2), network(6, 2)
+    for variable in teacher.trainable_variables:
+        variable.assign(random.normal(size=variable.shape))
+    knowledge = mr.Feature(identifier, weight=10.0, **FALLS[identifier])
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[knowledge])
+    distiller.compile(
+        keras.optimizers.Adam(0.03), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    history = distiller.fit(IDS, np.arange(3), epochs=50, verbose=0).history
+    assert history[identifier][-1] < history[identifier][0] / 2
