@@ -75,7 +75,7 @@ class Listwise(RelationLoss):
         self.normalize = require_bool("normalize", normalize)
 
     def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
-        sides = [side if isinstance(side, list) else [side] for side in (teacher, student)]
+        sides = [side if isinstance(side, (list, tuple)) else [side] for side in (teacher, student)]
         numbers = [len(side) for side in sides]
         if numbers not in ([1, 1], [2, 2]):
             raise ValueError(

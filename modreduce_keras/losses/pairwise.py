@@ -23,8 +23,9 @@ class Pairwise(MapLoss):
     larger `granularity` makes them fewer.
 
     Args:
-        granularity: β, positions of a node along each axis; the last one may overlap its
-            neighbour. Defaults to 2, as in the paper; 1 compares all positions.
+        granularity: β, positions of a node along each axis. Where it does not divide the size,
+            there are ⌈size / β⌉ nodes, and some overlap or have a position more. Defaults to 2, as
+            in the paper; 1 compares all positions.
         name: Name of the loss. Defaults to `"pairwise"`.
         reduction: See `Loss`.
 

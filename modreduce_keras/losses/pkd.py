@@ -22,7 +22,8 @@ class PKD(MapLoss):
     can be compared, by the levels of their feature pyramids. A channel without variance is 0 after
     n. The adapter, `"flow_channels"`, is a 1×1 convolution where the numbers of channels differ.
 
-    With a mask, mean and variance are those of the positions that are kept.
+    With a mask, mean and variance are those of the positions that are kept. On several replicas,
+    the batch is each replica's own part.
 
     Args:
         name: Name of the loss. Defaults to `"pkd"`.

@@ -123,11 +123,12 @@ def _of_attention(student: keras.Model, teacher: keras.Model, every: int | None)
         if not maps[role]:
             raise ValueError(f"The {role} {model.name!r} has no attention layer")
     ours, theirs = maps["student"], maps["teacher"]
-    ratio = len(theirs) / len(ours) if every is None else every
     _require_enough("attention maps", len(ours), len(theirs), every)
     rows = []
     for i, one in enumerate(ours, 1):
-        number = max(1, round(i * ratio))
+        # Rounded to the nearest one, halves up.
+        even = (2 * i * len(theirs) + len(ours)) // (2 * len(ours))
+        number = max(1, even) if every is None else i * every
         why = f"number {i} and {number} of {len(theirs)}"
         taps = f"{one.path}/{SCORES}", f"{theirs[number - 1].path}/{SCORES}"
         rows.append(Pair(*taps, None, None, why))

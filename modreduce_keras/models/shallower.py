@@ -38,7 +38,7 @@ def shallower(
         teacher: A functional or a built Sequential model.
         layers: Numbers of the blocks to keep, counted from 0, in their order.
         every: Keeps each block whose number it divides: `every=2` is `layers=[0, 2, 4, ...]`, as
-            DistilBERT is initialised.
+            the paper of DistilBERT has it.
         name: Name of the result. Defaults to the teacher's.
 
     Returns:

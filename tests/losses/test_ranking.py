@@ -71,7 +71,7 @@ def test_lists_of_candidates_are_those_of_kd(random):
     loss = mr.losses.Listwise(temperature=1.0, normalize=False)
     scores = [side[0] @ side[1].T for side in (teacher, student)]
     np.testing.assert_allclose(
-        loss.call(list(teacher), list(student)),
+        loss.call(tuple(teacher), tuple(student)),
         mr.losses.KD(temperature=1.0).call(*scores),
         rtol=1e-4,
         atol=1e-6,

@@ -40,6 +40,8 @@ def test_every_nth_attention_map_and_block_is_paired(every, numbers):
 def test_maps_of_any_depths_are_paired_evenly():
     rows = mr.models.pair(transformer(5, 4), STUDENT, "attention")
     assert [row.teacher[:10] for row in rows] == ["attention2", "attention3", "attention5"]
+    rows = mr.models.pair(TEACHER, transformer(4, 4), "attention")
+    assert [row.teacher[9:10] for row in rows] == ["2", "3", "5", "6"]
 
 
 @pytest.mark.parametrize("kind", ["feature", "attention"])
