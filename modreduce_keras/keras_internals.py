@@ -282,6 +282,26 @@ def trained_by(optimizer: Any) -> list[keras.Variable]:
     return list(optimizer._trainable_variables)
 
 
+def completes_update() -> Any:
+    """Returns whether the optimizer that calls updates weights now; to be asked in a constraint.
+
+    One that accumulates gradients calls constraints on each of its batches. Relies on
+    `BaseOptimizer.apply` calling them before it counts in `_iterations`, and on
+    `gradient_accumulation_steps`.
+
+    Returns:
+        A bool, or a scalar in the graph; `True` where no optimizer of Keras calls.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        optimizer = frame.f_locals.get("self")
+        if frame.f_code.co_name == "apply" and isinstance(optimizer, keras.optimizers.Optimizer):
+            steps = optimizer.gradient_accumulation_steps
+            return True if not steps else (optimizer._iterations + 1) % steps == 0
+        frame = frame.f_back
+    return True
+
+
 # Models in training
 
 

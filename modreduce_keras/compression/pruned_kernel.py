@@ -7,6 +7,7 @@ from keras import ops
 
 from modreduce_keras.arguments import is_number, require_choice, require_integer, require_sizes
 from modreduce_keras.compression.structures import BLOCK, STRUCTURES, Structure
+from modreduce_keras.keras_internals import completes_update
 from modreduce_keras.models.kernel_wrapper import MaskedKernel
 from modreduce_keras.models.kernels import kernel_of
 from modreduce_keras.registry import get
@@ -14,6 +15,7 @@ from modreduce_keras.schedules import Constant
 
 MAGNITUDE, MOVEMENT = "magnitude", "movement"
 SCORES = (MAGNITUDE, MOVEMENT)
+BLOCK_SIZE = (1, 4)
 
 _Schedule: Any = keras.optimizers.schedules.LearningRateSchedule
 
@@ -23,8 +25,9 @@ class PrunedKernel(MaskedKernel):
     """Runs a layer with the weights of smallest score at zero; see `mr.prune`.
 
     After each update of the weights by an optimizer the step count advances, and the mask follows
-    the schedule. It is a part of the graph, as a constraint on the kernel is, so it is the same in
-    every training loop. A frozen layer keeps its mask.
+    the schedule; batches whose gradients are only accumulated are no updates. It is a part of the
+    graph, as a constraint on the kernel is, so it is the same in every training loop. A frozen
+    layer keeps its mask.
 
     Args:
         layer: A convolution or a dense layer.
@@ -50,7 +53,7 @@ class PrunedKernel(MaskedKernel):
         structure: str = STRUCTURES[0],
         score: str = MAGNITUDE,
         every: int = 1,
-        block_size: tuple[int, int] = (1, 4),
+        block_size: tuple[int, int] = BLOCK_SIZE,
         **kwargs: Any,
     ) -> None:
         super().__init__(layer, **kwargs)
@@ -104,7 +107,8 @@ class PrunedKernel(MaskedKernel):
         kernel = ops.convert_to_tensor(kernel)
         if self._constraint is not None:
             kernel = ops.convert_to_tensor(self._constraint(kernel))
-        self.step.assign_add(1)
+        completes = ops.cast(completes_update(), "bool")
+        self.step.assign_add(ops.cast(completes, "int64"))
         sparsity = self.sparsity(ops.convert_to_tensor(self.step))
         mask = ops.convert_to_tensor(self.mask)
         if self.scores is None:
@@ -112,7 +116,7 @@ class PrunedKernel(MaskedKernel):
             kernel = ops.where(mask, kernel, 0.0)
         scores = ops.abs(kernel) if self.scores is None else ops.convert_to_tensor(self.scores)
         mask = ops.cond(
-            self._is_due(mask, sparsity),
+            ops.logical_and(completes, self._is_due(mask, sparsity)),
             lambda: self._units.kept(ops.cast(scores, "float32"), sparsity),
             lambda: mask,
         )
@@ -123,7 +127,10 @@ class PrunedKernel(MaskedKernel):
     def _is_due(self, mask: Any, sparsity: Any) -> Any:
         """Returns whether there is to be another mask."""
         is_due = ops.equal(ops.convert_to_tensor(self.step) % self.every, 0)
-        if self.scores is not None or self.structure == BLOCK:
+        if self.scores is not None:
+            # Where nothing has moved, equal scores say nothing.
+            return ops.logical_and(is_due, ops.any(ops.not_equal(self.scores, 0.0)))
+        if self.structure == BLOCK:
             return is_due
         # As many of the smallest weights as are zero already are those.
         zeros = ops.sum(ops.cast(ops.logical_not(mask), "int32"))
@@ -146,7 +153,8 @@ def as_sparsity(value: Any) -> Any:
     """Returns a sparsity as a schedule.
 
     Raises:
-        ValueError: If it is neither a number nor a schedule, or not from 0 to below 1.
+        ValueError: If it is neither a number nor a schedule whose range is known, or not from 0 to
+            below 1.
     """
     if isinstance(value, (dict, _Schedule)):
         schedule = get("schedule", value, _Schedule)
@@ -158,7 +166,13 @@ def as_sparsity(value: Any) -> Any:
             "schedule of it, such as mr.schedules.Polynomial(0.0, 0.8, steps=1000). "
             f"Received: sparsity={value!r}"
         )
-    ends = schedule.landmarks() if hasattr(schedule, "landmarks") else [0.0]
+    if not hasattr(schedule, "landmarks"):
+        raise ValueError(
+            "sparsity must be a number, or a schedule that tells where it is smallest and largest "
+            "(landmarks), as those of mr.schedules do, such as mr.schedules.Polynomial(0.0, 0.8, "
+            f"steps=1000). Received: sparsity={value!r}"
+        )
+    ends = schedule.landmarks()
     found = [float(schedule(step)) for step in ends]
     if not all(0.0 <= one < 1.0 for one in found):
         raise ValueError(

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 
 from modreduce_keras.arguments import require_choice
-from modreduce_keras.compression.pruned_kernel import PrunedKernel, as_sparsity
-from modreduce_keras.compression.structures import STRUCTURES, TWO_OF_FOUR, fits_two_of_four
+from modreduce_keras.compression.pruned_kernel import BLOCK_SIZE, PrunedKernel, as_sparsity
+from modreduce_keras.compression.structures import BLOCK, STRUCTURES, TWO_OF_FOUR, fits_two_of_four
 from modreduce_keras.models.choosing import chosen, require_model, require_plain
 from modreduce_keras.models.fake_quantization import is_quantization_aware
 from modreduce_keras.models.kernel_wrapper import wrappers_in
@@ -22,7 +22,7 @@ def prune(
     score: str = "magnitude",
     layers: Any = None,
     every: int = 1,
-    block_size: tuple[int, int] = (1, 4),
+    block_size: tuple[int, int] | None = None,
 ) -> keras.Model:
     """Builds a copy of a student that trains with some of its weights at zero.
 
@@ -30,8 +30,9 @@ def prune(
 
         zeros = round(sparsity(step) · weights)
 
-    for each layer by itself, where `step` is the number of updates done. The first mask, of step
-    0, is there before the training. Weights that are zero get no gradient and stay zero, whatever
+    for each layer by itself, where `step` is the number of updates done; with
+    `gradient_accumulation_steps=4`, four batches are one. The first mask, of step 0, is there
+    before the training. Weights that are zero get no gradient and stay zero, whatever
     an optimizer remembers of them; biases and normalizations are left as they are.
 
     The copy starts from the student's weights, and is a Keras model like any other: it trains by
@@ -47,7 +48,8 @@ def prune(
         student: A functional or a built Sequential model; others in it may be nested. Best a
             trained one, with a learning rate smaller than that of its training.
         sparsity: Share of the weights that are zero, from 0 to below 1, or a schedule of it, such
-            as `mr.schedules.Polynomial(0.0, 0.8, steps=1000)`. Defaults to 0.5.
+            as `mr.schedules.Polynomial(0.0, 0.8, steps=1000)`. Schedules of Keras, whose range is
+            not known, are refused. Defaults to 0.5.
         structure: `"unstructured"`, the default: each weight by itself. `"2:4"`: at most two of
             four consecutive input channels of an output, up to a sparsity of 0.5, as sparse tensor
             cores take it; layers whose number of input channels is not divisible by 4 are left
@@ -60,8 +62,8 @@ def prune(
             ones, which have few weights. Layers inside of other layers (attention) are left out.
         every: Number of updates from one mask to the next. To sort the weights of large layers
             takes a while. Defaults to 1.
-        block_size: Inputs and outputs of a block. The inputs of a convolution are its positions
-            times its channels. Defaults to `(1, 4)`.
+        block_size: Inputs and outputs of a block, with `structure="block"`. The inputs of a
+            convolution are its positions times its channels. Defaults to `(1, 4)`.
 
     Returns:
         A model of the student's kind.
@@ -88,6 +90,11 @@ def prune(
     require_plain(student, "student")
     require_choice("structure", structure, STRUCTURES)
     sparsity = as_sparsity(sparsity)
+    if block_size is not None and structure != BLOCK:
+        raise ValueError(
+            "block_size is the size of the blocks of structure='block': give that, or leave it "
+            f"out. Received: {structure=}, {block_size=}"
+        )
     found = chosen(student, layers)
     if structure == TWO_OF_FOUR:
         _require_half(sparsity)
@@ -101,7 +108,7 @@ def prune(
         "structure": structure,
         "score": score,
         "every": every,
-        "block_size": block_size,
+        "block_size": BLOCK_SIZE if block_size is None else block_size,
     }
     pruned, wrappers = with_wrappers(
         student, found, lambda layer: PrunedKernel(layer, sparsity=sparsity, **given)
@@ -153,7 +160,7 @@ def strip(model: keras.Model) -> keras.Model:
 
 
 def _require_half(sparsity: Any) -> None:
-    ends = sparsity.landmarks() if hasattr(sparsity, "landmarks") else [0.0]
+    ends = sparsity.landmarks()
     found = [float(sparsity(step)) for step in ends]
     if max(found) > 0.5:
         raise ValueError(

@@ -114,6 +114,42 @@ def test_movement_is_that_by_hand_and_weights_come_back(data):
     np.testing.assert_allclose(mr.strip(pruned).get_weights()[0], kernel * mask, atol=1e-6)
 
 
+@pytest.mark.parametrize("score", ["magnitude", "movement"])
+def test_batches_that_are_only_accumulated_are_no_updates(score, data):
+    """Two batches of one optimizer step are one batch of both, step for step."""
+    x, y = data
+    runs = []
+    for parts in (1, 2):
+        keras.utils.set_random_seed(0)
+        pruned = mr.prune(linear(), CUBIC, score=score)
+        layer = pruned.get_layer("logits")
+        first, runs = np.asarray(layer.mask), [*runs, []]
+        accumulates = None if parts == 1 else parts
+        pruned.compile(keras.optimizers.SGD(0.5, gradient_accumulation_steps=accumulates), LOSS)
+        for step in range(1, 4):
+            for part in np.split(np.arange(len(x)), parts):
+                before = int(layer.step), np.asarray(layer.mask)
+                pruned.train_on_batch(x[part], y[part])
+                if part[-1] < len(x) - 1:
+                    assert int(layer.step) == before[0] == step - 1
+                    np.testing.assert_array_equal(layer.mask, before[1])
+            runs[-1].append((np.asarray(layer.used_kernel()), np.asarray(layer.mask)))
+            assert int(layer.step) == step
+        assert not np.array_equal(layer.mask, first)
+    for one, other in zip(*runs, strict=True):
+        np.testing.assert_allclose(one[0], other[0], atol=1e-6)
+        np.testing.assert_array_equal(one[1], other[1])
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_weights_that_have_not_moved_keep_their_mask(data):
+    pruned = mr.prune(linear(), 0.5, score="movement")
+    mask = np.asarray(pruned.get_layer("logits").mask)
+    pruned.compile(keras.optimizers.SGD(0.0), LOSS)
+    pruned.train_on_batch(*data)
+    np.testing.assert_array_equal(pruned.get_layer("logits").mask, mask)
+
+
 def test_the_copy_starts_from_the_student_and_leaves_it_alone(random, settled):
     student = settled(small())
     before = student.get_weights()
@@ -272,6 +308,16 @@ MISTAKES = {
         lambda: mr.prune(dense(), mr.schedules.Linear(0.5, 1.5, steps=9)),
         ValueError,
         r"at every step. Received: .* which is \[0.5, 1.5\] at the steps \[0.0, 9.0\]",
+    ),
+    "a schedule of Keras": (
+        lambda: mr.prune(dense(), keras.optimizers.schedules.PolynomialDecay(0.0, 4, 1.5)),
+        ValueError,
+        r"where it is smallest and largest.*such as mr.schedules.Polynomial\(0.0, 0.8",
+    ),
+    "blocks of nothing": (
+        lambda: mr.prune(dense(), block_size=(4, 4)),
+        ValueError,
+        r"structure='block'.*Received: structure='unstructured', block_size=\(4, 4\)",
     ),
     "text": (lambda: mr.prune(dense(), "half"), ValueError, "sparsity must be a number"),
     "structure": (

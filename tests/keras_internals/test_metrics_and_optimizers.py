@@ -104,6 +104,27 @@ def test_variables_of_an_optimizer_are_without_those_inside_it():
     assert list(keras_internals.slots(several)) == []
 
 
+@pytest.mark.parametrize("steps", [None, 3])
+@pytest.mark.parametrize("wrap", [lambda one: one, keras.optimizers.LossScaleOptimizer])
+def test_constraints_are_told_which_batches_update_weights(wrap, steps):
+    told = []
+
+    def note(value):
+        told.append(bool(keras_internals.completes_update()))
+        return value
+
+    variable = keras.Variable(1.0)
+    variable.constraint = note
+    inner = keras.optimizers.SGD(0.5, gradient_accumulation_steps=steps)
+    optimizer, before, updated = wrap(inner), 1.0, []
+    for _ in range(6):
+        optimizer.apply([keras.ops.ones(())], [variable])
+        updated.append(float(variable) != before)
+        before = float(variable)
+    assert told == updated == ([True] * 6 if steps is None else [False, False, True] * 2)
+    assert keras_internals.completes_update() is True
+
+
 def test_the_metric_that_is_logged_as_the_loss():
     model = compiled()
     tracker = keras_internals.loss_tracker(model)
