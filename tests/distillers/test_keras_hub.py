@@ -100,7 +100,9 @@ def test_bert_is_distilled_into_two_layers(models, inputs, narrow, random):
     distiller = mr.Distiller(
         student=student, teacher=teacher, knowledge=[mr.Response("kd"), *hidden, *attention]
     )
-    distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    distiller.compile(
+        keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
     expected = {}
     kept = inputs["padding_mask"].astype(bool)
     pairs = kept[:, :, None] & kept[:, None, :]
