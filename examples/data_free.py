@@ -10,11 +10,11 @@ themselves are optimized until the teacher's batch statistics are those of its t
 
 It trains a teacher on the sample of Fashion-MNIST in the package and takes the images away. Then it
 trains a student by each method, and one on uniform noise for comparison. It prints a table of
-accuracies on 2,000 test images, and saves what the generators make in each epoch, and the students:
-four minutes on two cores.
+accuracies on 2,000 test images, and saves what the generators make in each epoch, and the students.
 
-Expect the methods to be far above noise, and below a student that has the data. What this protects
-of the data, and what it does not, is in the guide "Without the data".
+Fifteen hundred updates are few: the papers train for tens of thousands. Expect a student far below
+one that has the data, and raise --epochs to come nearer. What this protects of the data, and what
+it does not, is in the guide "Without the data".
 
 Micaelli and Storkey, Zero-shot Knowledge Transfer via Adversarial Belief Matching, 2019; Chen et
 al., Data-Free Learning of Student Networks, 2019; Yin et al., Dreaming to Distill, 2020.

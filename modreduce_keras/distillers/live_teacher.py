@@ -129,11 +129,11 @@ class LiveTeacher:
 
     def __call__(self, seen: Any) -> ModelOutput:
         """Returns the teacher's output and features for what it sees, constants to the gradient."""
-        seen = own_inputs(self.model, seen)
         return constant(self.with_gradient(seen))
 
     def with_gradient(self, seen: Any) -> ModelOutput:
         """Returns the same, through which gradients reach what it sees."""
+        seen = own_inputs(self.model, seen)
         checks.require_float_inputs(seen, self._declared, self.models)
         with folded_normalization(self._folded_pairs):
             return self._runs(seen, training=False)

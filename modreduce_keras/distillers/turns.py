@@ -49,6 +49,13 @@ class Updater:
         for inner in self._optimizer.optimizers:
             own = {id(variable) for variable in trained_by(inner)}
             pairs = [pair for pair in gradients if id(pair[1]) in own]
-            if any(gradient is not None for gradient, _ in pairs):
+            if pairs and all(gradient is None for gradient, _ in pairs):
+                raise ValueError(
+                    "No gradient reaches the weights of one network. A generator learns through "
+                    "the teacher (and for ZSKT the student), which must be differentiable: a "
+                    "model of Keras layers, not a file that another runtime runs. Received: no "
+                    f"gradient for {[variable.path for _, variable in pairs[:3]]}"
+                )
+            if pairs:
                 inner.apply_gradients(pairs)
         self._optimizer.iterations.assign_add(1)

@@ -61,11 +61,10 @@ def connect(
     if teachers:
         stored = isinstance(teacher, (TeacherCache, TeacherOutputs))
         kind = CachedTeacher if stored else LiveTeacher
-        read = _taps("teacher", everything)
+        read = [*_taps("teacher", everything), *teacher_taps]
         if not (stored or views.teacher_is_apart or views.own):
             for pair in itertools.product(students.values(), teachers):
                 checks.require_equal_inputs(*pair)
-        read = [*_taps("teacher", everything), *teacher_taps]
         runs = kind(teacher, read, views, teacher_dtype, specs=known_to_teacher)
         of_teacher = _checked_teacher(runs, everything)
         if isinstance(runs, CachedTeacher):

@@ -190,3 +190,33 @@ def _heights(results: Any, rows: Any, name: str) -> tuple[list[float], list[tupl
     few = sorted(set(values)) if len(set(values)) <= 4 else (low, middle, high)
     labels = {height(value): text.format(value) for value in few}
     return [height(value) for value in values], list(labels.items())
+
+
+def front(found: Any, cost: str) -> Any:
+    """Returns a figure of students: the objective over a cost, with a line through the best.
+
+    Args:
+        found: The `FoundStudents`.
+        cost: Name of the cost across.
+    """
+    from matplotlib.ticker import PercentFormatter
+
+    rows = [row for row in found.completed() if row[cost] is not None]
+    best = sorted(found.pareto(cost), key=lambda row: row[cost])
+    figure, axes = _figure(f"{_words(found.objective)} over {_words(cost)}".capitalize(), 7.2)
+    axes.scatter(
+        [row[cost] for row in rows], [row["score"] for row in rows], s=60, color=FAILED, zorder=2
+    )
+    line = [row[cost] for row in best], [row["score"] for row in best]
+    axes.step(*line, where="post", color=INK, linewidth=1.8, zorder=3)
+    axes.scatter(*line, s=90, color=INK, label="Pareto front", zorder=4)
+    if cost in found.budget:
+        axes.axvline(found.budget[cost], color=FAILED, linestyle="--", label="budget")
+    axes.set_xlabel(plot(_words(cost)), fontsize=11, color=INK)
+    axes.set_ylabel(plot(_words(found.objective)), fontsize=11, color=INK)
+    if found.objective.endswith("accuracy"):
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.margins(0.08)
+    axes.legend(frameon=False, fontsize=10, labelcolor=INK)
+    return figure

@@ -31,6 +31,7 @@ SIZES = {
     r"\bepochs(\s*=\s*)\d+": r"epochs\g<1>1",
     r"\bbatch_size=\d+": "batch_size=16",
     r"\bmax_iter=\d+": "max_iter=2",
+    r"\bcandidates=\d+": "candidates=2",
     r"\bmax_trials=\d+": "max_trials=1",
     r"\bnegatives=\d+": "negatives=4",
     r"\(224, 224\)": "(32, 32)",

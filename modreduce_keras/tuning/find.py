@@ -1,0 +1,204 @@
+"""find_student: the best student of a family that keeps within a budget, by a search."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from modreduce_keras.arguments import require_integer
+from modreduce_keras.distillers import Distiller
+from modreduce_keras.distillers.optimizers import copy_of
+from modreduce_keras.tuning.candidates import (
+    Candidate,
+    Family,
+    drawn,
+    first_round,
+    made_by,
+    measured,
+    require_budget,
+)
+from modreduce_keras.tuning.found import FoundStudents
+from modreduce_keras.tuning.search import Search
+
+CANDIDATE = "candidate"
+
+
+def find_student(
+    teacher: Any,
+    family: Family,
+    *,
+    budget: Mapping[str, float],
+    data: Any,
+    validation_data: Any,
+    directory: str | Path,
+    knowledge: Any = None,
+    optimizer: Any = "adam",
+    loss: Any = None,
+    metrics: Any = ("accuracy",),
+    objective: str = "val_loss",
+    direction: str | None = None,
+    candidates: int = 30,
+    epochs: int = 9,
+    factor: int = 3,
+    batch_size: int = 64,
+    threads: int = 1,
+    seed: int = 0,
+    name: str = "find_student",
+    overwrite: bool = False,
+) -> FoundStudents:
+    """Searches a family of students for the one that learns most within a budget.
+
+    First, students are drawn from the family and measured, untrained: multiply-adds, size of the
+    TFLite file (float32), time of one sample in LiteRT. Those over the budget are refused. The
+    others are distilled from the teacher by KerasTuner's Hyperband: many for a few epochs, the best
+    of them for more, as many as its brackets hold: 17 of up to 9 epochs. With fewer students than
+    Hyperband begins with, 9 of up to 9 epochs, all are trained for all epochs.
+
+    The family is a function of KerasTuner's `hp`, which varies what it likes:
+
+        def family(hp):                                     # width, depth and resolution
+            space = mr.tuning.Space(hp)
+            size = hp.Choice("resolution", [14, 28])
+            inner = mr.models.get(
+                "convnet", num_classes=10, input_shape=(size, size, 1),
+                widths=space.width(4, 32, stages=hp.Int("depth", 1, 3)),
+            )
+            inputs = keras.Input((28, 28, 1))
+            return keras.Model(inputs, inner(keras.layers.Resizing(size, size)(inputs)))
+
+    A search that was interrupted goes on; see `Search`.
+
+    Args:
+        teacher: The trained model, as for `mr.Distiller`.
+        family: Function of `hp` that returns a new, built student with logits.
+        budget: The most that a student may cost: `{"kib": 200, "milliseconds": 2.0,
+            "multiply_adds": 5e6}`, or some of these. Milliseconds are those of this machine.
+        data: What `distiller.fit` takes: a dataset, or `(x, y)`.
+        validation_data: What the students are ranked on, as for `fit`.
+        directory: Folder of all searches.
+        knowledge: What students learn from the teacher; see `mr.Distiller`. Defaults to `None`: as
+            there.
+        optimizer: Of each training; it is copied. Defaults to `"adam"`.
+        loss: Loss on the labels, or `None`, the default, to learn from the teacher alone.
+        metrics: Metrics by name, which do not decide unless they are the objective. Defaults to the
+            accuracy.
+        objective: What students are ranked by. Defaults to `"val_loss"`, which is the loss of the
+            training on the validation data, the distance to the teacher in it. `"val_accuracy"`
+            needs labels.
+        direction: As for `Search`. Defaults to `None`.
+        candidates: How many students are drawn from the family. Defaults to 30.
+        epochs: Most epochs that a student is trained for. Defaults to 9.
+        factor: In each round of Hyperband, one of so many goes on. Defaults to 3.
+        batch_size: Of arrays. Defaults to 64.
+        threads: With which LiteRT runs an operation. Defaults to 1.
+        seed: Of what is drawn, and of the search. Defaults to 0.
+        name: Folder of this search in `directory`. Defaults to `"find_student"`.
+        overwrite: Whether to begin anew where there is a search of the name. Defaults to `False`.
+
+    Returns:
+        `FoundStudents`: the best student, trained, as `.student`; all others in `.rows`, with their
+        costs and why they were refused; `.pareto()`, and `.plot("front.png", "kib")`.
+
+    Raises:
+        TypeError: If `family` is no function of `hp` that returns a built Keras model.
+        ValueError: If the budget or another argument is out of range, or no student of the family
+            is within the budget.
+        SearchError: If no training was completed.
+
+    Example:
+        >>> import tempfile, keras, numpy as np, modreduce_keras as mr
+        >>> teacher = mr.models.get("convnet", num_classes=3, widths=(16,), input_shape=(8, 8, 1))
+        >>> def family(hp):
+        ...     width = hp.Choice("width", [2, 4, 64])
+        ...     return mr.models.get(
+        ...         "convnet", num_classes=3, widths=(width,), input_shape=(8, 8, 1)
+        ...     )
+        >>> x, y = np.ones((8, 8, 8, 1), "float32"), np.arange(8) % 3
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = find_student(
+        ...         teacher, family, budget={"multiply_adds": 1000}, data=(x, y),
+        ...         validation_data=(x, y), directory=folder, epochs=1,
+        ...     )
+        >>> [(row["width"], row["refused"]) for row in found.rows if row["refused"]]
+        [(64, 'multiply_adds 9408, over 1000')]
+
+    Reference:
+        Li et al., Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization, 2018.
+    """
+    limits = require_budget(budget)
+    if not callable(family):
+        raise TypeError(f"family must be a function of hp. Received: {family=}")
+    numbers = {"candidates": candidates, "epochs": epochs, "threads": threads}
+    for argument, value in numbers.items():
+        require_integer(argument, value)
+    require_integer("factor", factor, least=2)
+    require_integer("seed", seed, least=0)
+    several = [
+        measured(family, values, limits, threads) for values in drawn(family, candidates, seed)
+    ]
+    within = [index for index, one in enumerate(several) if not one.over]
+    _require_some(several, within, limits)
+
+    def build(hp: Any) -> Distiller:
+        chosen = hp.Choice(CANDIDATE, within, default=within[0], ordered=False)
+        student = made_by(family, several[chosen].values)
+        distiller = Distiller(student=student, teacher=teacher, knowledge=knowledge)
+        distiller.compile(
+            copy_of(optimizer), loss, metrics=list(metrics or ()) or None, evaluate_knowledge=True
+        )
+        return distiller
+
+    halves = epochs >= factor and len(within) >= first_round(epochs, factor)
+    options: dict[str, Any] = (
+        {"max_epochs": epochs, "factor": factor} if halves else {"max_trials": len(within)}
+    )
+    search = Search(
+        build,
+        tuner="hyperband" if halves else "grid",
+        objective=objective,
+        direction=direction,
+        directory=directory,
+        name=name,
+        overwrite=overwrite,
+        seed=seed,
+        **options,
+    )
+    arguments: dict[str, Any] = {"validation_data": validation_data, "verbose": 0}
+    given = data if isinstance(data, tuple) else (data,)
+    if isinstance(data, tuple):
+        arguments["batch_size"] = batch_size
+    search.run(*given, **arguments, **({} if halves else {"epochs": epochs}))
+    return FoundStudents(
+        several,
+        _scores(search),
+        search.best_student(),
+        objective=search.objective.name,
+        direction=search.objective.direction,
+        budget=limits,
+    )
+
+
+def _require_some(several: list[Candidate], within: list[int], limits: Mapping[str, float]) -> None:
+    if not within:
+        told = "; ".join(f"{one.values}: {one.over}" for one in several[:3])
+        raise ValueError(
+            f"No student of the family is within the budget {dict(limits)}, of {len(several)} that "
+            f"were measured: raise it, or let the family have smaller ones. Received: {told}"
+        )
+    if len(within) == 1:
+        warnings.warn(
+            "Only one student of the family is within the budget, so there is nothing to choose "
+            f"from: {several[within[0]].values}",
+            stacklevel=3,
+        )
+
+
+def _scores(search: Search) -> dict[int, tuple[float, int]]:
+    """Returns the best score of each candidate, and the epochs of that training."""
+    sign = 1.0 if search.objective.direction == "max" else -1.0
+    found: dict[int, tuple[float, int]] = {}
+    for row in search.results().completed():
+        index, score = row[CANDIDATE], row["score"]
+        if index not in found or sign * score > sign * found[index][0]:
+            found[index] = (score, row["epoch"])
+    return found
