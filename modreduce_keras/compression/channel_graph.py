@@ -37,6 +37,13 @@ _SAME = (
     of_keras.ActivityRegularization,
 )
 _ELEMENTWISE_FUNCTIONS = ("Add", "Multiply", "Subtract")
+_ELEMENTWISE_ACTIVATIONS = (
+    *("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu"),
+    *("hard_tanh", "leaky_relu", "linear", "log_sigmoid", "mish", "relu", "relu6", "selu"),
+    *("sigmoid", "silu", "soft_shrink", "softplus", "softsign", "sparse_plus", "sparse_sigmoid"),
+    *("squareplus", "tanh", "tanh_shrink", "threshold"),
+)
+"""Of `keras.activations`; the others, such as softmax, mix channels."""
 
 
 class ChannelGraph:
@@ -44,7 +51,7 @@ class ChannelGraph:
 
     The channels of a tensor are its last axis. Convolutions and dense layers make new ones;
     additions tie those of their inputs; other layers pass them on. Those of the model's inputs
-    and outputs are fixed.
+    and outputs are fixed, and those before a softmax or an activation that is not known.
 
     Args:
         model: A functional model without others in it.
@@ -120,6 +127,9 @@ class ChannelGraph:
             self.inputs[id(layer)], self.outputs[id(layer)] = given[0], made[0]
             return
         channels = self._rule(layer)(layer, call, given)
+        if not _is_elementwise(getattr(layer, "activation", None)):
+            # With fewer channels, a softmax would give the others larger shares.
+            self._fixed |= set(channels.tolist())
         if id(layer) in self.inputs:
             self._tie(self.inputs[id(layer)], given[0])
             self._tie(self.outputs[id(layer)], channels)
@@ -170,7 +180,6 @@ class ChannelGraph:
         if layer.axis not in (-1, len(call.outputs[0].shape) - 1):
             raise cannot_follow(layer, f"along the axis {layer.axis}, not the last one")
         if type(layer) is of_keras.Softmax:
-            # With fewer channels, the others would have larger shares.
             self._fixed |= set(given[0].tolist())
         return given[0]
 
@@ -186,6 +195,15 @@ class ChannelGraph:
         if None in before[1:] or after[-1] != math.prod(before[1:]):
             raise cannot_follow(layer, f"from {before} to {after}, which mixes channels")
         return np.tile(given[0], math.prod(before[1:-1]))
+
+
+def _is_elementwise(activation: Any) -> bool:
+    """Returns whether an activation is known to take each number by itself."""
+    if activation is None or type(activation) in (of_keras.ELU, of_keras.LeakyReLU, of_keras.ReLU):
+        return True
+    places = (keras.activations, keras.ops)
+    known = [getattr(one, name, None) for one in places for name in _ELEMENTWISE_ACTIVATIONS]
+    return any(activation is one for one in known)
 
 
 def is_producer(layer: keras.Operation) -> bool:

@@ -21,7 +21,7 @@ from modreduce_keras.compression.slicing import (
     sliced_weights,
 )
 from modreduce_keras.copying import copy_state
-from modreduce_keras.models.choosing import chosen, require_model
+from modreduce_keras.models.choosing import chosen, require_plain
 from modreduce_keras.models.clones import draws_kept, rebuilt
 from modreduce_keras.models.graph import functional, new_inputs
 from modreduce_keras.models.integer_layers import is_constant
@@ -54,7 +54,8 @@ def prune_channels(
         model: A functional or a built Sequential model of convolutions, dense layers, batch
             normalizations, activations, poolings, flattening, and sums, products and joins of
             their results, with channels on the last axis; such as those of `mr.models`, and
-            MobileNet and ResNet of `keras.applications`. Outputs keep all of their channels.
+            MobileNet and ResNet of `keras.applications`. Outputs keep all of their channels, and
+            so does what a softmax reads, or an activation that is not an elementwise one of Keras.
         keep: Share of the channels that remain, above 0 and at most 1.
         multiply_adds: Instead of `keep`: the share of the model's multiply-adds that remains at
             most. Found is the largest `keep`.
@@ -62,7 +63,8 @@ def prune_channels(
             divided by their mean over the filters of the layer. `"scale"`: the absolute
             scale of the normalizations that read it. Tied layers add theirs.
         layers: The layers of which channels may be left out: a list of names, patterns and
-            classes. Tied ones have to be in it as well. Defaults to all.
+            classes. Tied ones have to be in it as well, and depthwise convolutions, which have no
+            channels of their own, cannot be. Defaults to all.
 
     Returns:
         A functional model with layers of the same names, which is loaded without this library.
@@ -70,7 +72,8 @@ def prune_channels(
     Raises:
         TypeError: If something else than a Keras model came.
         ValueError: If it has a layer through which channels cannot be followed, which the message
-            names; if nothing can be left out; or if an argument is out of range.
+            names; if it is pruned, clustered or quantization-aware; if nothing can be left out; or
+            if an argument is out of range.
 
     Example:
         >>> import modreduce_keras as mr
@@ -87,7 +90,7 @@ def prune_channels(
         by the mean, which ties need); Liu et al., Learning Efficient Convolutional Networks
         through Network Slimming, 2017 (`"scale"`; there one threshold serves all layers).
     """
-    require_model(model, "model")
+    require_plain(model, "model")
     require_choice("score", score, SCORES)
     _require_one_share(keep, multiply_adds)
     flat = functional(model)
@@ -110,17 +113,19 @@ class _Plan:
         self.graph = ChannelGraph(model)
         self.roots = self.graph.roots
         fixed = self.graph.fixed
-        allowed = {id(layer) for layer in chosen(model, layers)}
-        self.groups = [
-            own[~fixed[own]]
-            for members, own in tied_producers(self.graph, self.roots)
-            if all(id(layer) in allowed for layer in members)
-        ]
-        self.groups = [own for own in self.groups if len(own)]
+        found = chosen(model, layers, "model")
+        _require_producers(found)
+        tied = tied_producers(self.graph, self.roots)
+        tied = [(members, own[~fixed[own]]) for members, own in tied if not fixed[own].all()]
+        for members, _ in tied:
+            _require_all_or_none(members, found, layers)
+        allowed = {id(layer) for layer in found}
+        self.groups = [own for members, own in tied if id(members[0]) in allowed]
         if not self.groups:
             raise ValueError(
-                "model must have channels that can be left out: those of its outputs, and of "
-                f"layers that are not in layers=, stay. Received: {model.name!r}, {layers=}"
+                "model must have channels that can be left out: those of its outputs, of what a "
+                "softmax or an unknown activation reads, and of layers that are not in layers=, "
+                f"stay. Received: {model.name!r}, {layers=}"
             )
         self.scores = self._scores(score)
 
@@ -208,6 +213,32 @@ class _Plan:
             else:
                 high = middle
         return low
+
+
+def _require_producers(layers: list[keras.layers.Layer]) -> None:
+    """Raises if a layer that is named has no channels of its own."""
+    for layer in layers:
+        if not is_producer(layer):
+            raise ValueError(
+                "layers must mean convolutions and dense layers, whose channels are their own: a "
+                "depthwise one has those of the layer before it, so name that. Received: "
+                f"{layer.name!r} of type {type(layer).__name__}"
+            )
+
+
+def _require_all_or_none(
+    members: list[keras.layers.Layer], named: list[keras.layers.Layer], layers: Any
+) -> None:
+    """Raises if some layers of tied channels are named, and others are not."""
+    names, missing = [
+        [one.name for one in members if any(one is other for other in named) == is_named]
+        for is_named in (True, False)
+    ]
+    if names and missing:
+        raise ValueError(
+            "layers must have all layers whose channels are tied, as those that are added are. "
+            f"Received: {layers=}, with {names} and without {missing}, which are tied to them"
+        )
 
 
 def _rebuilt(model: keras.Model, plan: _Plan, kept: np.ndarray) -> keras.Model:

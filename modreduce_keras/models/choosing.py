@@ -57,13 +57,14 @@ def require_plain(student: Any, what: str) -> keras.Model:
     return model
 
 
-def chosen(model: keras.Model, layers: Any) -> list[keras.layers.Layer]:
+def chosen(model: keras.Model, layers: Any, what: str = "student") -> list[keras.layers.Layer]:
     """Returns the layers with a kernel that are meant.
 
     Args:
         model: A functional or a Sequential model.
         layers: Names, paths (`"block/conv"`), patterns of these, and classes of layers; or `None`
             for all but depthwise convolutions.
+        what: The name of the argument that the model was given as.
 
     Raises:
         ValueError: If one means no layer, or a layer without a kernel that is known.
@@ -74,7 +75,7 @@ def chosen(model: keras.Model, layers: Any) -> list[keras.layers.Layer]:
         if not found:
             kinds = sorted({type(one).__name__ for one in every.values()})
             raise ValueError(
-                "student must have convolutions or dense layers, outside of other layers. "
+                f"{what} must have convolutions or dense layers, outside of other layers. "
                 f"Received: {model.name!r} of {kinds}"
             )
         return found

@@ -75,7 +75,7 @@ def low_rank(
     """
     require_plain(model, "model")
     _require_one(energy, rank)
-    given = [layer for layer in chosen(model, layers) if _can_be_split(layer)]
+    given = [layer for layer in chosen(model, layers, "model") if _can_be_split(layer)]
     factors = {id(layer): found for layer in given if (found := _saving(layer, energy, rank))}
     if not factors:
         raise ValueError(

@@ -144,6 +144,29 @@ def test_layers_that_are_not_named_keep_their_channels():
     assert prune_channels(model, 1.0).count_params() == model.count_params()
 
 
+@keras.saving.register_keras_serializable(package="tests")
+def shares(values):
+    """A function of the whole axis that nobody knows."""
+    return values / ops.sum(values, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("activation", "kept"),
+    [
+        *(("softmax", 8), ("log_softmax", 8), ("sparsemax", 8), (shares, 8)),
+        *(("gelu", 4), ("swish", 4), (ops.tanh, 4), (layers.LeakyReLU(), 4), (None, 4)),
+    ],
+    ids=lambda one: getattr(one, "name", getattr(one, "__name__", None)),
+)
+@pytest.mark.parametrize("is_layer", [False, True])
+def test_what_an_activation_mixes_stays_whole(activation, kept, is_layer):
+    own = [layers.Dense(8, name="mixed"), layers.Activation(activation)]
+    own = own if is_layer else [layers.Dense(8, activation, name="mixed")]
+    stack = [layers.Dense(8, "relu", name="first"), *own, layers.Dense(2)]
+    smaller = prune_channels(keras.Sequential([keras.Input((6,)), *stack]), 0.5)
+    assert [smaller.get_layer(name).units for name in ("first", "mixed")] == [4, kept]
+
+
 def of(*stack):
     return keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2D(8, 3), *stack])
 
@@ -172,6 +195,30 @@ MISTAKES = {
     "only outputs": (
         lambda: prune_channels(sequential(), 0.5, layers=["dense*"]),
         "must have channels that can be left out",
+    ),
+    "only a softmax": (
+        lambda: prune_channels(of(layers.Softmax(), layers.Conv2D(2, 3)), 0.5),
+        "of what a softmax or an unknown activation reads",
+    ),
+    "a part of what is tied": (
+        lambda: prune_channels(MODELS["resnet"](), 0.5, layers=["stage1_1_conv", "stage1_2_conv"]),
+        r"with \['stage1_2_conv'\] and without \['stem_conv'\], which are tied",
+    ),
+    "depthwise": (
+        lambda: prune_channels(of(layers.DepthwiseConv2D(3, name="w")), 0.5, layers=["w"]),
+        "so name that. Received: 'w' of type DepthwiseConv2D",
+    ),
+    **{
+        name: (lambda change=change: prune_channels(change(sequential()), 0.5), message)
+        for name, change, message in (
+            ("pruned", mr.prune, r"model must not be pruned or clustered yet.*mr.strip\(model\)"),
+            ("clustered", mr.cluster, "model must not be pruned or clustered yet"),
+            ("rounded", mr.quantize_aware, "model must not be quantization-aware"),
+        )
+    },
+    "nothing to prune": (
+        lambda: prune_channels(keras.Sequential([keras.Input((3,)), layers.ReLU()]), 0.5),
+        "model must have convolutions or dense layers",
     ),
     "a layer of one's own": (
         lambda: prune_channels(of(Own(name="mine"), layers.Conv2D(2, 3)), 0.5),
