@@ -107,23 +107,24 @@ def looked_at(array: np.ndarray, argument: str, independent: bool) -> None:
     """Raises if outputs are not what they are called; of a file, the first rows are looked at."""
     in_file = isinstance(array, np.memmap)
     for begin in range(0, _CHUNK if in_file else len(array), _CHUNK):
-        rows = np.asarray(array[begin : begin + _CHUNK], "float32")
-        require(rows, argument, independent)
-        if argument == "logits" and rows.shape[-1] > 1 and _are_distributions(rows):
-            raise ValueError(
-                "logits must be logits: each row looks like probabilities, which sum to one. Give "
-                f"them as probabilities=. Received: logits of shape {array.shape}"
-            )
+        require(np.asarray(array[begin : begin + _CHUNK], "float32"), argument, independent)
 
 
 def require(rows: np.ndarray, argument: str, independent: bool) -> None:
-    """Raises unless rows are finite and, of probabilities, those of classes or labels."""
+    """Raises unless rows are finite, and logits or probabilities as they are called."""
     if not np.isfinite(rows).all():
         raise ValueError(
             f"{argument} must be finite numbers. Received: NaN or infinity in "
             f"{(~np.isfinite(rows)).reshape(len(rows), -1).any(axis=1).sum()} of {len(rows)} rows"
         )
     if argument == "logits":
+        # Logits of one position alone may sum to one by chance.
+        several = rows.shape[-1] > 1 and rows.size > rows.shape[-1]
+        if several and _are_distributions(rows):
+            raise ValueError(
+                "logits must be logits: each row looks like probabilities, which sum to one. Give "
+                f"them as probabilities=. Received: logits of shape {rows.shape}"
+            )
         return
     if rows.min() < -_BEYOND or rows.max() > 1 + _BEYOND:
         raise ValueError(

@@ -171,11 +171,18 @@ def test_what_a_function_or_a_later_row_gives_is_checked(tmp_path, monkeypatch):
         wrong.attach(X)
     with pytest.raises(ValueError, match=r"must return an array of shape \(6, 3\).*\(6, 2\)"):
         TeacherOutputs(logits=lambda x: x, shape=(3,)).attach(X)
+    probable = TeacherOutputs(logits=lambda x: PROBABILITIES[: len(x)], shape=(3,))
+    with pytest.raises(ValueError, match=r"looks like probabilities.*probabilities="):
+        probable.attach(X)
+    np.testing.assert_array_equal(rows_of(probable.attach(X[:1])), PROBABILITIES[:1])
     np.save(tmp_path / "z.npy", NAN)
     monkeypatch.setattr("modreduce_keras.data.output_rows._CHUNK", 1)
     outputs = TeacherOutputs(logits=tmp_path / "z.npy")
     with pytest.raises(ValueError, match="NaN or infinity in 1 of 2 rows"):
         outputs.rows([0, 1])
+    np.save(tmp_path / "p.npy", np.concatenate([LOGITS, PROBABILITIES]))
+    with pytest.raises(ValueError, match="looks like probabilities"):
+        TeacherOutputs(logits=tmp_path / "p.npy").rows([6, 7])
 
 
 def test_parquet_without_its_package_is_told(tmp_path, monkeypatch):
