@@ -27,6 +27,7 @@ PAGES = {page: blocks for page, blocks in PAGES.items() if blocks}
 IMAGES = 64
 SIZES = {
     r"\b8500\b": "48",
+    r"\b2000 \* \(LENGTH": "40 * (LENGTH",
     r"\bsteps(_per_epoch)?=\d+": r"steps\g<1>=2",
     r"\bepochs(\s*=\s*)\d+": r"epochs\g<1>1",
     r"\bbatch_size=\d+": "batch_size=16",
