@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from modreduce_keras import distribute
+from modreduce_keras.distribute.host_functions import on_host
 
 
 def test_one_replica_keeps_what_it_has():
@@ -59,3 +60,14 @@ def test_other_backends_have_one_replica_and_write_by_keras_ops(monkeypatch):
     # What is traced has no values to check.
     traced = tf.function(lambda index: distribute.require_index(index, 3, "Wrong."))
     np.testing.assert_array_equal(traced(tf.constant([3])), [3])
+
+
+def test_a_function_on_the_host_is_not_called_for_no_samples():
+    """A replica may get none of the last batch."""
+
+    def function(rows):
+        return np.float32(rows.min(axis=1, keepdims=True))
+
+    run = tf.function(lambda x: on_host(function, x, (1,)))
+    assert run(tf.ones((2, 3))).shape == (2, 1)
+    assert run(tf.ones((0, 3))).shape == (0, 1)

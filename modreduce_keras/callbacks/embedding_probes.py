@@ -1,5 +1,6 @@
 """Embedding probes: what a student's embedding tells of classes, measured with a few labels."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -27,7 +28,8 @@ class EmbeddingProbe(keras.callbacks.Callback):
         validation_data: Held-out samples `(x, y)` whose accuracy is logged.
         at: Tap of the student that is the embedding. Features with positions (maps, sequences) are
             averaged over them.
-        every: Measure after the first epoch, then every `every` epochs, and after the last.
+        every: Measure after the first epoch, then every `every` epochs, and after the last. The
+            logs of the epochs between have the last value.
         batch_size: Batch size of the forward passes.
     """
 
@@ -55,6 +57,7 @@ class EmbeddingProbe(keras.callbacks.Callback):
         self._labelled = _Samples("x", "y", x, y, size)
         self._held_out = _Samples("validation_data x", "validation_data y", *validation_data, size)
         self._embeds: dict[str, Any] = {}
+        self._last: dict[str, float] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Finds the embedding of each student, so that an unknown tap is told at once."""
@@ -68,19 +71,22 @@ class EmbeddingProbe(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measures where it is time to, and adds the accuracies to the logs."""
         is_last = epoch + 1 == self.params.get("epochs")
-        if logs is not None and (epoch % self.every == 0 or is_last):
-            logs.update(self.measure())
+        if epoch % self.every == 0 or is_last or not self._last:
+            self._last = self.measure()
+        if logs is not None:
+            logs.update(self._last)
 
     def measure(self) -> dict[str, float]:
         """Returns the accuracies now, by their names in the logs; once training has begun."""
         return {self._log_name(name): self._accuracy(one) for name, one in self._embeds.items()}
 
     def get_state(self) -> dict[str, Any]:
-        """Returns an empty dict: nothing has to be kept for `Resume`."""
-        return {}
+        """Returns the last accuracies, which `Resume` keeps."""
+        return dict(self._last)
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes what `get_state` returned."""
+        self._last = dict(state)
 
     def predict_classes(
         self, embeddings: np.ndarray, labels: np.ndarray, held_out: np.ndarray
@@ -97,6 +103,8 @@ class EmbeddingProbe(keras.callbacks.Callback):
     def _accuracy(self, embed: Any) -> float:
         pairs = [samples.embedded(embed) for samples in (self._labelled, self._held_out)]
         (embeddings, labels), (held_out, expected) = pairs
+        if not (np.isfinite(embeddings).all() and np.isfinite(held_out).all()):
+            return math.nan  # and not the accuracy of the class that comes first
         found = self.predict_classes(embeddings, labels, held_out)
         return float(np.mean(found == expected))
 
@@ -115,7 +123,8 @@ class LinearProbe(EmbeddingProbe):
 
     The accuracy on the held-out samples is added to the logs as `val_linear_probe_accuracy`
     (`val_STUDENT/linear_probe_accuracy` of several students), so that a student that is trained
-    without labels can be watched, and chosen, by a few. Training does not change.
+    without labels can be watched, and chosen, by a few. Callbacks that read them stand behind it in
+    the list, and take `mode="max"`. NaN where an embedding is not finite. Training does not change.
 
     Args:
         x: Inputs of the labelled samples, as the student takes them: arrays.
@@ -124,8 +133,8 @@ class LinearProbe(EmbeddingProbe):
         at: Tap of the student that is the embedding, averaged over positions if it has some.
             Defaults to `"embedding"`: what the last Dense layer reads.
         l2: Weight of the penalty on the standardized embeddings, above 0. Defaults to 0.01.
-        every: Measure after the first epoch, then every `every` epochs, and after the last.
-            Defaults to 1.
+        every: Measure after the first epoch, then every `every` epochs, and after the last; the
+            logs of the epochs between have the last value. Defaults to 1.
         batch_size: Batch size of the forward passes. Defaults to 256.
 
     Raises:
@@ -185,7 +194,8 @@ class NearestNeighbors(EmbeddingProbe):
     After an epoch a held-out sample gets the class with the most votes of its k nearest labelled
     samples, by the cosine s of the embeddings; a vote counts exp(s / temperature). The accuracy is
     added to the logs as `val_knn_accuracy` (`val_STUDENT/knn_accuracy` of several students).
-    Training does not change.
+    Callbacks that read it stand behind it in the list, and take `mode="max"`. NaN where an
+    embedding is not finite. Training does not change.
 
     Args:
         x: Inputs of the labelled samples, as the student takes them: arrays.
@@ -196,8 +206,8 @@ class NearestNeighbors(EmbeddingProbe):
         temperature: Above 0; smaller ones count the nearest more. Defaults to 0.07.
         at: Tap of the student that is the embedding, averaged over positions if it has some.
             Defaults to `"embedding"`: what the last Dense layer reads.
-        every: Measure after the first epoch, then every `every` epochs, and after the last.
-            Defaults to 1.
+        every: Measure after the first epoch, then every `every` epochs, and after the last; the
+            logs of the epochs between have the last value. Defaults to 1.
         batch_size: Batch size of the forward passes. Defaults to 256.
 
     Raises:

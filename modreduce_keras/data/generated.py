@@ -8,6 +8,7 @@ import numpy as np
 
 from modreduce_keras.arguments import require_integer, require_number
 from modreduce_keras.data.decoding import PADDING, TOKENS, Decoder, inputs_of
+from modreduce_keras.data.epochs import Epochs
 
 
 def generated(
@@ -42,7 +43,10 @@ def generated(
     token among it), and 0 in prompts and padding. So a term is the sum over the written tokens,
     divided by the number of all positions.
 
-    All texts are written at the beginning of an epoch, with the model's weights of that moment.
+    All texts are written at the beginning of an epoch of `fit`, with the model's weights of that
+    moment and with draws that depend on the seed and on the number of the epoch. A run that
+    resumes writes what the uninterrupted one did where the texts of the epoch are due, as they
+    always are with `every=1`, or where the model does not train. Else it writes them at once.
     Without `generate`, the model runs once for each token, on all positions.
 
     Args:
@@ -88,6 +92,11 @@ def generated(
     require_number("temperature", temperature, 0.0)
     pad_token = require_integer("pad_token", pad_token, least=0)
     end_token = require_integer("end_token", end_token, least=0, optional=True)
+    if generate is not None and (temperature != 1.0 or end_token is not None):
+        raise ValueError(
+            "temperature= and end_token= are of the draws that are made without generate=, which "
+            f"draws as it is set up. Received: {temperature=}, {end_token=} beside generate="
+        )
     decode = Decoder(model, temperature, end_token, pad_token)
     write = decode if generate is None else _by(generate, pad_token)
     return _Generated(
@@ -117,7 +126,8 @@ class _Generated(keras.utils.PyDataset):
         super().__init__()
         self._write, self._inputs, self._prompts, self._kept = write, inputs, prompts, kept
         self._every, self._batch_size, self._seed = every, batch_size, seed
-        self._epoch, self._times = -1, 0
+        self._epochs = Epochs()
+        self._begun: int | None = None
         self._texts: tuple[np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -127,7 +137,7 @@ class _Generated(keras.utils.PyDataset):
         if not 0 <= index < len(self):
             raise IndexError(f"There are {len(self)} batches. Received: {index}")
         if self._texts is None:
-            self._texts = self._written()
+            self._texts = self._written(0)
         rows = slice(index * self._batch_size, (index + 1) * self._batch_size)
         tokens, written = (array[rows] for array in self._texts)
         kept = self._kept[rows] | written
@@ -136,14 +146,15 @@ class _Generated(keras.utils.PyDataset):
 
     def on_epoch_begin(self) -> None:
         """Writes the texts anew, if it is time to."""
-        self._epoch += 1
-        due = self._every is not None and self._epoch and self._epoch % self._every == 0
-        if due or self._texts is None:
-            self._texts = self._written()
+        epoch = int(self._epochs())
+        number = 0 if self._every is None else epoch // self._every
+        due = self._every is not None and epoch % self._every == 0
+        # What was read before an epoch has begun may be of other weights: those before a resume.
+        if due or number != self._begun:
+            self._texts, self._begun = self._written(number), number
 
-    def _written(self) -> tuple[np.ndarray, np.ndarray]:
-        random = np.random.default_rng([self._seed, self._times])
-        self._times += 1
+    def _written(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        random = np.random.default_rng([self._seed, number])
         parts = []
         for first in range(0, len(self._prompts), self._batch_size):
             rows = slice(first, first + self._batch_size)

@@ -151,6 +151,11 @@ class TeacherCache:
         self.dtype = require_choice("dtype", dtype, DTYPES)
         self.top_k = require_integer("top_k", top_k, optional=True)
         self.rest = require_choice("rest", rest, RESTS)
+        if top_k is None and rest != RESTS[0]:
+            raise ValueError(
+                f"rest= is what becomes of the classes that top_k= leaves out: give top_k=, or "
+                f"leave out rest=. Received: {rest=} and top_k=None"
+            )
         self.shard_size = require_integer("shard_size", shard_size)
         self._reader = TapReader(teacher, self.taps, role="teacher")
 

@@ -72,15 +72,16 @@ class Group:
                 f"mr.losses.KD(temperature=3.0). Received: online_loss={loss.name!r}"
             )
         self.aggregator, self.loss, self._taps = aggregator, loss, taps
-        self._has_positions = self._require_alike(forward)
+        self._rank = self._require_alike(forward)
+        self._has_positions = self._rank > 2
         self._classes = self._number_of_classes(forward, heads.compares_plain_numbers(loss))
         # Set by the distiller: what the compiled loss says of the outputs.
         self.output_kind = UNKNOWN
         # Set by the distiller, which owns it, where the aggregator needs averages.
         self.past: Any = None
 
-    def _require_alike(self, forward: ForwardPass) -> bool:
-        """Returns whether the peers' logits have positions, or raises if the peers differ."""
+    def _require_alike(self, forward: ForwardPass) -> int:
+        """Returns the rank of the peers' logits, or raises if the peers differ."""
         shapes = {}
         for name, reader in forward.readers.items():
             output = forward.outputs[name].logits
@@ -99,7 +100,7 @@ class Group:
                 "logits (batch, classes): aggregator='mean', 'weighted_average' or 'mutual' take "
                 f"those of tokens and pixels. Received: outputs of shapes {shapes}"
             )
-        return len(first) > 2
+        return len(first)
 
     @staticmethod
     def _number_of_classes(forward: ForwardPass, plain_numbers: bool) -> int:
@@ -244,7 +245,7 @@ class Group:
             )
         labels = ops.convert_to_tensor(labels)
         if self._has_positions:
-            whole = len(labels.shape) > 2
+            whole = len(labels.shape) == self._rank  # one-hot, or with a last axis of one
             labels = _as_rows(labels) if whole else ops.reshape(labels, (-1,))
         if len(labels.shape) == 2:
             if labels.shape[-1] == self._classes and self._classes > 1:

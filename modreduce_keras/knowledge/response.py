@@ -237,7 +237,7 @@ class Response(Knowledge):
         return self._averaged(float32(teacher)) if isinstance(teacher, list) else teacher
 
     def outcomes(self, student: Any, teacher: Any, labels: Any) -> tuple[Any, Any, Any]:
-        if not isinstance(teacher, TopK):
+        if not isinstance(teacher, TopK) or not self.loss.needs_teacher:
             return student, teacher, labels
         if labels is not None and self.loss.needs_labels:
             if len(labels.shape) == len(student.shape) and labels.shape[-1] == 1:

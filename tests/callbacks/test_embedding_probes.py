@@ -114,10 +114,21 @@ def test_it_measures_every_few_epochs_and_a_plain_model_too(tmp_path):
     calls = []
     measure = probe.measure
     probe.measure = lambda: calls.append(1) or measure()
-    distiller.fit(X, callbacks=[probe, resume], epochs=4, verbose=0)
+    measured = distiller.fit(X, callbacks=[probe, resume], epochs=4, verbose=0).history
     assert len(calls) == 3
+    assert len(measured["val_knn_accuracy"]) == 4
     history = student.fit(X, np.zeros((60, 3)), callbacks=[probe], verbose=0).history
     assert "val_knn_accuracy" in history
+
+
+def test_an_embedding_that_is_not_finite_has_no_accuracy():
+    student = net()
+    student.set_weights([np.nan * weight for weight in student.get_weights()])
+    student.compile(keras.optimizers.SGD(0.0), "mse")
+    for probe in (NearestNeighbors, LinearProbe):
+        watched = probe(X, Y, validation_data=VALIDATION)
+        logs = student.fit(X, np.zeros((60, 3)), callbacks=[watched], verbose=0).history
+        assert np.isnan(logs[f"val_{probe.log}"]).all()
 
 
 @pytest.mark.parametrize(

@@ -185,3 +185,26 @@ def test_a_model_of_other_inputs_is_refused():
     model = keras.Model(inputs, L.Concatenate()(list(inputs.values())))
     with pytest.raises(ValueError, match=r"takes tokens, or a dict of .* \['image', 'token_ids'\]"):
         mr.data.generated(model, PROMPTS, length=9)
+
+
+@pytest.mark.parametrize("every", [1, 2, None])
+def test_a_run_that_resumes_writes_the_same(every):
+    """The model does not train here, so that the draws alone tell."""
+
+    class Read(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            found[epoch] = texts_of(data)
+
+    texts = []
+    for begin in (0, 2):
+        found = {}
+        data = mr.data.generated(language_model(4), PROMPTS, length=9, every=every)
+        if begin:
+            texts_of(data)  # what looks at the data before the training
+        model = language_model(4)
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.fit(data, epochs=4, initial_epoch=begin, callbacks=[Read()], verbose=0)
+        texts.append(found)
+    for epoch in (2, 3):
+        np.testing.assert_array_equal(texts[0][epoch], texts[1][epoch])
+    assert (texts[0][0] != texts[0][3]).any() == (every is not None)

@@ -171,3 +171,26 @@ def test_another_vocabulary_is_refused_with_the_reason():
     )
     with pytest.raises(ValueError, match=message):
         mr.Distiller(student=student, teacher=teacher, knowledge="kd")
+
+
+@pytest.mark.parametrize("aggregator", ["kdcl", "codistillation"])
+def test_peers_take_maps_of_class_indices_as_they_take_one_hot_ones(aggregator, random):
+    """Also where a map is as wide as there are classes."""
+
+    def net(name, seed):
+        keras.utils.set_random_seed(seed)
+        inputs = keras.Input((4, 3, 2))
+        return keras.Model(inputs, L.Conv2D(3, 1)(inputs), name=name)
+
+    maps, labels = random.normal(size=(5, 4, 3, 2)), random.integers(0, 3, (5, 4, 3))
+    found = []
+    for one_hot in (False, True):
+        students = [net("a", 1), net("b", 2)]
+        distiller = mr.PeerDistiller(students=students, aggregator=aggregator)
+        kind = "CategoricalCrossentropy" if one_hot else "SparseCategoricalCrossentropy"
+        distiller.compile("sgd", getattr(keras.losses, kind)(from_logits=True))
+        y = np.eye(3, dtype="float32")[labels] if one_hot else labels
+        logs = distiller.fit(maps, y, verbose=0, shuffle=False).history
+        found.append({name: values[0] for name, values in logs.items()})
+    by_kind = [sorted(logs.values()) for logs in found]
+    np.testing.assert_allclose(by_kind[0], by_kind[1], rtol=1e-4)

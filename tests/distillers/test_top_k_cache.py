@@ -113,6 +113,15 @@ def test_values_and_gradients_equal_numpy(
     np.testing.assert_allclose(moved, slopes, atol=1e-4 * np.abs(slopes).max())
 
 
+@pytest.mark.parametrize("loss", ["confidence_penalty", "teacher_free"])
+def test_losses_of_the_student_alone_see_all_classes(loss, teacher, train, tmp_path):
+    cache = mr.data.TeacherCache(tmp_path, teacher, top_k=K)
+    cache.fill(train)
+    whole, _ = history(teacher, train, ["kd", loss])
+    few, _ = history(cache, cache.attach(train), ["kd", loss])
+    assert few[loss] == pytest.approx(whole[loss], rel=0.05)  # KD moves the student otherwise
+
+
 def test_evaluation_compares_all_classes(teacher, train, tmp_path):
     cache = mr.data.TeacherCache(tmp_path, teacher, top_k=K)
     cache.fill(train)
