@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 import modreduce_keras as mr
+from modreduce_keras.losses.attention_base import AttentionLoss
 from modreduce_keras.registry import components
 
 KINDS = {"response": mr.Response, "feature": mr.Feature, "relation": mr.Relation}
@@ -28,13 +29,14 @@ TAPS = {
 
 
 def identifiers() -> list[str]:
-    """Returns the identifiers of all offline methods of a classifier, by kind."""
-    losses = {
-        name: cls
-        for name, cls in components("loss").items()
-        if not (cls.label_maps or cls.label_numbers)
-    }
+    """Returns the identifiers of all offline methods that an image classifier can learn by."""
+    losses = {name: cls for name, cls in components("loss").items() if not _is_of_others(cls)}
     return sorted(losses, key=lambda name: (list(KINDS).index(losses[name].kind), name))
+
+
+def _is_of_others(loss: type) -> bool:
+    """Returns whether a loss needs labels of pixels or numbers, or attention maps."""
+    return loss.label_maps or loss.label_numbers or issubclass(loss, AttentionLoss)
 
 
 def student_for(identifier: str, student: keras.Model, teacher: keras.Model) -> keras.Model:

@@ -22,7 +22,12 @@ COST = (
     "to resnet20, batch 64, two CPU cores). memory: what it takes beyond kd at the peak."
 )
 _WITHOUT_LAYER = ("response",)
-_IN_PYTHON = {"the sample index", "a stage of its own", "an adapter trained first"}
+_IN_PYTHON = {
+    "the sample index",
+    "a stage of its own",
+    "an adapter trained first",
+    "label maps",
+}
 
 
 def load() -> list[dict[str, Any]]:
