@@ -9,16 +9,19 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 from modreduce_keras import ops
+from modreduce_keras.losses.attention_base import AttentionLoss
 from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.registry import components
 
 L = keras.layers
+OF_EQUAL_SHAPES = {"cosine", "dino", "minilm_relation"}
 ON_FEATURES = [
     name
     for name, cls in components("loss").items()
     if cls.__module__.startswith("modreduce_keras.")
     and cls.kind != "response"
-    and not issubclass(cls, ResponseLoss)
+    and not issubclass(cls, (ResponseLoss, AttentionLoss))
+    and name not in OF_EQUAL_SHAPES
 ]
 OF_SEVERAL = {"ab", "fsp", "irg", "mhgd", "ofd", "reviewkd", "semckd"}
 MIXED = (5, 7), (7, 5)
