@@ -47,7 +47,9 @@ class TeacherOutputs:
     `attach` calls it beforehand: on arrays once for all epochs, on a dataset in its pipeline.
     Without `attach` it runs where knowledge is evaluated too (`compile(loss=None)`,
     `evaluate_knowledge=True`); stored outputs of validation data are attached from a
-    `TeacherOutputs` of their own. Where `evaluate` needs no teacher, neither is needed.
+    `TeacherOutputs` of their own. Where `evaluate` needs no teacher, neither is needed. What is
+    attached is of the inputs as they are in the data, so `teacher_input=` and `student_inputs=`
+    are for functions that run inside the step.
 
     Probabilities p are made logits: z = log max(p, clip). The softmax of these at a temperature T,
     p^(1/T) / Σ p^(1/T), is that of the logits which p came from, as softmax(z / T) does not depend
@@ -195,6 +197,11 @@ class TeacherOutputs:
         return callable(self.sources[0])
 
     @property
+    def holds_rows(self) -> bool:
+        """Whether stored outputs are here."""
+        return bool(self._tables)
+
+    @property
     def teacher(self) -> Any:
         """What stands for the teacher: a model, or a list of several."""
         return self.models if len(self.models) > 1 else self.models[0]
@@ -238,7 +245,7 @@ class TeacherOutputs:
                 is nothing to attach. A sample of a dataset without a row is an error of the
                 pipeline, `tf.errors.InvalidArgumentError`.
         """
-        if not (self.runs or self._tables):
+        if not (self.runs or self.holds_rows):
             raise ValueError(self._without_rows())
         if isinstance(data, tf.data.Dataset):
             return self._attached_to_dataset(data)

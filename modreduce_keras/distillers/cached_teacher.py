@@ -54,7 +54,9 @@ class CachedTeacher:
                 "mr.data.TeacherCache(dtype=) sets the stored dtype. Received: "
                 f"teacher_dtype={dtype!r}"
             )
-        _require_inputs(cache, inputs)
+        self._inputs = inputs
+        if isinstance(cache, TeacherCache) or cache.holds_rows:
+            _require_seen_alike(cache, inputs)
         self._live = LiveTeacher(cache.teacher, taps, inputs, AS_GIVEN, specs=specs)
         self.awaits_batch, self.forms = False, self._live.forms
         self.models, self.model = self._live.models, self._live.model
@@ -140,7 +142,8 @@ class CachedTeacher:
         """Returns what the batch has of the teacher, the same for each student.
 
         Raises:
-            ValueError: If it is a batch to train on and has nothing, or that of another cache.
+            ValueError: If it is a batch to train on and has nothing, or that of another cache, or
+                it has outputs and the teacher sees something else than the batch.
         """
         stored = teacher_outputs_of(x)
         if self._may_run(training) and (stored is None or self._top_k is not None):
@@ -149,6 +152,7 @@ class CachedTeacher:
             raise ValueError(
                 f"{self._not_attached()} Received: x={keras.tree.map_structure(_described, x)}"
             )
+        _require_seen_alike(self.given, self._inputs)
         if self._fingerprint not in stored:
             raise ValueError(
                 "The batch has outputs of another cache than the distiller's: another teacher, or "
@@ -183,21 +187,23 @@ class CachedTeacher:
         )
 
 
-def _require_inputs(cache: TeacherCache | TeacherOutputs, inputs: Inputs) -> None:
+def _require_seen_alike(given: TeacherCache | TeacherOutputs, inputs: Inputs) -> None:
     """Raises if the teacher would see something else than what its outputs are of."""
-    if isinstance(cache, TeacherOutputs):
-        if inputs.teacher_is_apart and not cache.runs:
-            raise ValueError(
-                "Stored outputs of a teacher need no inputs: leave out teacher_input. "
-                "Received: a TeacherOutputs without a function, with teacher_input="
-            )
-    elif inputs.teacher_is_apart or inputs.teacher_follows_students:
+    if not (inputs.teacher_is_apart or inputs.teacher_follows_students):
+        return
+    view = "teacher_input=" if inputs.teacher_is_apart else "student_inputs="
+    alike = "for the inputs x of the batch as they are"
+    if isinstance(given, TeacherCache):
         raise ValueError(
-            "A cache has the teacher's outputs for the inputs x of the batch as they are: fill "
-            "it from data that the teacher and the students see alike, or give the teacher "
-            "itself. Received: a TeacherCache with "
-            + ("teacher_input=" if inputs.teacher_is_apart else "student_inputs=")
+            f"A cache has the teacher's outputs {alike}: fill it from data that the teacher and "
+            "the students see alike, or give the teacher itself. Received: a TeacherCache with "
+            + view
         )
+    raise ValueError(
+        f"Stored outputs, and those that attach computes, are {alike}: leave out {view} and make "
+        "what each side sees in the dataset or in the models; or, for a function as the teacher, "
+        f"fit on data without attach. Received: a TeacherOutputs with {view}"
+    )
 
 
 def why_not_few(knowledge: Knowledge, rest: str) -> str | None:

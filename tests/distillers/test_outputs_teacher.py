@@ -151,8 +151,15 @@ def test_other_classes_and_inputs_of_its_own_are_refused(net, teacher):
         outputs = mr.data.TeacherOutputs(logits=np.zeros((4, 2)))
         mr.Distiller(student=net(), teacher=outputs, knowledge="kd")
     outputs = mr.data.TeacherOutputs(logits=np.zeros((4, 3)))
-    with pytest.raises(ValueError, match="leave out teacher_input"):
+    with pytest.raises(ValueError, match="leave out teacher_input="):
         mr.Distiller(student=net(), teacher=outputs, knowledge="kd", teacher_input="raw")
+    with pytest.raises(ValueError, match="leave out student_inputs="):
+        mr.ModReduce(
+            students={"s": net()},
+            teacher=outputs,
+            knowledge={"s": "kd"},
+            student_inputs={"s": keras.layers.Flatten()},
+        )
     with pytest.raises(TypeError, match=r"one TeacherOutputs: .*logits=\[first, second\]"):
         mr.Distiller(student=net(), teacher=[teacher, outputs], knowledge="kd")
 
@@ -171,6 +178,29 @@ def test_a_function_sees_inputs_of_its_own(net, images, labels, cross_entropy):
     raw = np.arange(24.0, dtype="float32").reshape(12, 2)
     distiller.fit({"image": images, "raw": raw}, labels, batch_size=12, shuffle=False, verbose=0)
     np.testing.assert_array_equal(seen[-1], raw)
+
+
+def test_attached_outputs_are_of_the_inputs_as_they_are(net, teacher, images, labels, tmp_path):
+    function = outputs_of("function", teacher, images, tmp_path)
+    view = keras.layers.Rescaling(2.0)
+    distiller = mr.Distiller(student=net(), teacher=function, knowledge="kd", teacher_input=view)
+    distiller.compile(keras.optimizers.SGD(0.1), loss=None)
+    live = mr.Distiller(
+        student=distiller.student, teacher=teacher, knowledge="kd", teacher_input=view
+    )
+    live.compile("sgd")
+    expected = live.evaluate(images, verbose=0)
+    assert distiller.evaluate(images, verbose=0) == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ValueError, match="TeacherOutputs with teacher_input="):
+        distiller.fit(function.attach(images), verbose=0)
+    # What a file has of a function still has the teacher's view, and evaluates the student.
+    distiller.compile("sgd", "mse")
+    distiller.save(tmp_path / "distiller.keras")
+    loaded = keras.saving.load_model(tmp_path / "distiller.keras")
+    expected = distiller.evaluate(images, labels, verbose=0)
+    assert loaded.evaluate(images, labels, verbose=0) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="TeacherOutputs with teacher_input="):
+        loaded.fit(function.attach(images), labels, verbose=0)
 
 
 @pytest.mark.parametrize("kind", ["logits", "npy", "function"])
