@@ -52,6 +52,18 @@ def test_of_equals_exactly_as_many_are_pruned():
     assert kept[scores == 2].all()
 
 
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.98])
+def test_scores_of_any_sign_and_size_are_sorted(sparsity, random):
+    scores = random.normal(size=(8, 6)) * 10.0 ** random.integers(-36, 38, (8, 6))
+    scores = scores.astype("float32")
+    scores[0, :4] = [0.0, -0.0, np.inf, 1e-37]
+    kept = np.asarray(Structure("unstructured", built("dense"), (1, 4)).kept(scores, sparsity))
+    expected = np.ones(48, bool)
+    order = np.argsort(scores, axis=None, kind="stable")
+    expected[order[: int(np.rint(sparsity * 48))]] = False
+    np.testing.assert_array_equal(kept.ravel(), expected)
+
+
 @pytest.mark.parametrize("kind", ["dense", "conv", "transposed", "separable"])
 @pytest.mark.parametrize("sparsity", [0.2, 0.5])
 def test_two_of_four_inputs_are_pruned_those_of_the_smallest_first(kind, sparsity, random):
