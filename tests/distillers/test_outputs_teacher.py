@@ -155,10 +155,10 @@ def test_other_classes_and_inputs_of_its_own_are_refused(net, teacher):
         mr.Distiller(student=net(), teacher=outputs, knowledge="kd", teacher_input="raw")
     with pytest.raises(ValueError, match="leave out student_inputs="):
         mr.ModReduce(
-            students={"s": net()},
+            students={name: net(name=name) for name in "ab"},
             teacher=outputs,
-            knowledge={"s": "kd"},
-            student_inputs={"s": keras.layers.Flatten()},
+            knowledge={"a": "kd", "b": "kd"},
+            student_inputs={"b": keras.layers.GaussianNoise(0.1)},
         )
     with pytest.raises(TypeError, match=r"one TeacherOutputs: .*logits=\[first, second\]"):
         mr.Distiller(student=net(), teacher=[teacher, outputs], knowledge="kd")
@@ -180,7 +180,9 @@ def test_a_function_sees_inputs_of_its_own(net, images, labels, cross_entropy):
     np.testing.assert_array_equal(seen[-1], raw)
 
 
-def test_attached_outputs_are_of_the_inputs_as_they_are(net, teacher, images, labels, tmp_path):
+def test_attached_outputs_are_of_the_inputs_as_they_are(
+    net, teacher, images, labels, cross_entropy, tmp_path
+):
     function = outputs_of("function", teacher, images, tmp_path)
     view = keras.layers.Rescaling(2.0)
     distiller = mr.Distiller(student=net(), teacher=function, knowledge="kd", teacher_input=view)
@@ -194,7 +196,7 @@ def test_attached_outputs_are_of_the_inputs_as_they_are(net, teacher, images, la
     with pytest.raises(ValueError, match="TeacherOutputs with teacher_input="):
         distiller.fit(function.attach(images), verbose=0)
     # What a file has of a function still has the teacher's view, and evaluates the student.
-    distiller.compile("sgd", "mse")
+    distiller.compile("sgd", cross_entropy)
     distiller.save(tmp_path / "distiller.keras")
     loaded = keras.saving.load_model(tmp_path / "distiller.keras")
     expected = distiller.evaluate(images, labels, verbose=0)
