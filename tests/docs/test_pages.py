@@ -28,7 +28,7 @@ IMAGES = 64
 SIZES = {
     r"\b8500\b": "48",
     r"\b2000 \* \(LENGTH": "40 * (LENGTH",
-    r"\bsteps(_per_epoch)?=\d+": r"steps\g<1>=2",
+    r"\bsteps(_per_epoch)?=\d{3,}": r"steps\g<1>=2",
     r"\bepochs(\s*=\s*)\d+": r"epochs\g<1>1",
     r"\bbatch_size=\d+": "batch_size=16",
     r"\bmax_iter=\d+": "max_iter=2",
