@@ -62,6 +62,11 @@ def adam(steps: int) -> keras.optimizers.Optimizer:
     return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(RATE, steps))
 
 
+def cross_entropy() -> keras.losses.Loss:
+    """Returns the loss on labels, which only the teacher learns from."""
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
 def train_teacher() -> tuple[keras.Model, tf.data.Dataset]:
     """Returns the teacher and the test images: the training images are left here."""
     (images, classes), test = mr.data.load_sample()
@@ -69,7 +74,7 @@ def train_teacher() -> tuple[keras.Model, tf.data.Dataset]:
     teacher = network(FLAGS.teacher, "teacher")
     teacher.compile(
         optimizer=adam(FLAGS.teacher_epochs * math.ceil(len(images) / BATCH)),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss=cross_entropy(),
         metrics=["accuracy"],
     )
     teacher.fit(images, classes, batch_size=BATCH, epochs=FLAGS.teacher_epochs, verbose=0)
@@ -140,9 +145,9 @@ def main(_) -> None:
             train_on_generated(method, student, teacher)
         else:
             train_on_images(student, teacher, noise() if method == NOISE else inverted(teacher))
-        student.compile(metrics=["accuracy"])
-        accuracies[method] = student.evaluate(test, verbose=0, return_dict=True)["accuracy"]
         student.save(Path(FLAGS.output) / f"{method}.keras")
+        student.compile(loss=cross_entropy(), metrics=["accuracy"])
+        accuracies[method] = student.evaluate(test, verbose=0, return_dict=True)["accuracy"]
         print(f"{method}: {100 * accuracies[method]:.1f} %", flush=True)
 
     print("\n| student learns on | test accuracy, % |\n|---|---|")
