@@ -14,6 +14,7 @@ from modreduce_keras.batches import INDEX, INPUTS, TEACHER_OUTPUTS
 from modreduce_keras.data import output_rows
 from modreduce_keras.data.index import as_index, indexed_inputs, with_outputs
 from modreduce_keras.models.function_model import FunctionModel
+from modreduce_keras.output_kind import CLASSES, LABELS, LOGIT
 
 _AT_ONCE = 1024
 """Samples of arrays that a function is given at a time."""
@@ -195,6 +196,13 @@ class TeacherOutputs:
     def runs(self) -> bool:
         """Whether the outputs are computed by a function."""
         return callable(self.sources[0])
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of probabilities, see `modreduce_keras.output_kind`; of logits `None`."""
+        if self.independent:
+            return LOGIT if self.shape[-1] == 1 else LABELS
+        return CLASSES if self.argument == "probabilities" else None
 
     @property
     def holds_rows(self) -> bool:

@@ -12,11 +12,12 @@ import keras
 from modreduce_keras.data import TeacherCache, TeacherOutputs
 from modreduce_keras.data.index import teacher_outputs_of
 from modreduce_keras.data.outputs_only import not_attached
+from modreduce_keras.distillers.heads import compares_plain_numbers
 from modreduce_keras.distillers.inputs import Inputs
 from modreduce_keras.distillers.live_teacher import LiveTeacher
 from modreduce_keras.distillers.teacher_forms import AS_GIVEN
 from modreduce_keras.knowledge import Knowledge, Response
-from modreduce_keras.output_kind import CLASSES
+from modreduce_keras.output_kind import CLASSES, UNKNOWN, output_kind
 from modreduce_keras.taps import ModelOutput
 from modreduce_keras.top_k import TopK
 
@@ -103,7 +104,9 @@ class CachedTeacher:
         return self._live.specs_of_output()._replace(masks={})
 
     def require_comparable(self, knowledge: Iterable[Knowledge], output: ModelOutput) -> None:
-        """Raises unless each knowledge can do with as many logits as the cache holds.
+        """Raises unless each knowledge can do with the outputs that there are.
+
+        They may be the largest logits alone, or probabilities of classes or of labels.
 
         Args:
             knowledge: What the students learn.
@@ -111,6 +114,8 @@ class CachedTeacher:
         """
         few = self._few(output.logits)
         for one in knowledge:
+            if isinstance(self.given, TeacherOutputs) and one.loss.needs_teacher:
+                _require_kind(self.given, one)
             taps: set[str | None] = set(one.taps("teacher")) or {None}
             reason = why_not_few(one, self._rest) if one.loss.needs_teacher else None
             if reason is not None and few & taps:
@@ -203,6 +208,43 @@ def _require_seen_alike(given: TeacherCache | TeacherOutputs, inputs: Inputs) ->
         f"Stored outputs, and those that attach computes, are {alike}: leave out {view} and make "
         "what each side sees in the dataset or in the models; or, for a function as the teacher, "
         f"fit on data without attach. Received: a TeacherOutputs with {view}"
+    )
+
+
+def _require_kind(given: TeacherOutputs, knowledge: Knowledge) -> None:
+    """Raises if probabilities are of another kind than a loss compares."""
+    if given.kind is None:
+        return
+    kinds = knowledge.loss.output_kinds
+    if kinds is None and given.kind == CLASSES and _compares_numbers(knowledge.loss):
+        reason = (
+            "takes logits as numbers, and probabilities of classes give them up to a constant "
+            "alone: mr.Response('kd') compares classes, and logits= takes logits or plain numbers"
+        )
+    elif kinds is None or given.kind in kinds:
+        return
+    elif given.kind == CLASSES:
+        reason = (
+            "compares labels that are each yes or no, and the probabilities are of classes that "
+            "exclude one another: mr.Response('kd') compares those, and of independent labels they "
+            "are TeacherOutputs(probabilities=..., independent=True)"
+        )
+    else:
+        reason = (
+            "compares classes that exclude one another, and the probabilities are of independent "
+            "labels, or of one yes or no: mr.Response('binary_kd') compares those"
+        )
+    raise ValueError(
+        f"Knowledge {knowledge.name!r} {reason}. Received: the loss {knowledge.loss.name!r} and "
+        f"probabilities with independent={given.independent}"
+    )
+
+
+def _compares_numbers(loss: Any) -> bool:
+    """Returns whether a loss is known not to take the softmax or sigmoid of logits."""
+    of_keras = getattr(loss, "loss", None)  # one of the user's own may take it
+    return compares_plain_numbers(loss) and (
+        of_keras is None or output_kind(of_keras, (None, 2)) != UNKNOWN
     )
 
 

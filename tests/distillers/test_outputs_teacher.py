@@ -164,6 +164,34 @@ def test_other_classes_and_inputs_of_its_own_are_refused(net, teacher):
         mr.Distiller(student=net(), teacher=[teacher, outputs], knowledge="kd")
 
 
+OF_CLASSES, OF_LABELS = np.full((4, 3), 1 / 3), np.full((4, 3), 0.9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loss", "reason"),
+    [
+        ({"probabilities": OF_CLASSES}, "binary_kd", "exclude one another: .*'kd'.*independent=T"),
+        ({"probabilities": OF_CLASSES}, "logit_mse", "up to a constant alone: .*'kd'.*logits="),
+        ({"probabilities": OF_CLASSES}, keras.losses.Huber(), "up to a constant alone"),
+        ({"probabilities": OF_LABELS, "independent": True}, "kd", "'binary_kd'. compares those"),
+        ({"probabilities": OF_CLASSES}, "kd", None),
+        ({"probabilities": OF_CLASSES}, "margin_mse", None),
+        ({"probabilities": OF_LABELS, "independent": True}, "binary_kd", None),
+        ({"probabilities": OF_LABELS, "independent": True}, "logit_mse", None),
+        ({"logits": OF_LABELS}, "binary_kd", None),
+        ({"shape": (3,)}, "logit_mse", None),
+    ],
+)
+def test_probabilities_of_another_kind_are_refused(arguments, loss, reason, net):
+    outputs = mr.data.TeacherOutputs(**arguments)
+    given = {"student": net(), "teacher": outputs, "knowledge": [mr.Response(loss)]}
+    if reason is None:
+        mr.Distiller(**given)
+        return
+    with pytest.raises(ValueError, match=rf"{reason}.*Received: the loss"):
+        mr.Distiller(**given)
+
+
 def test_a_function_sees_inputs_of_its_own(net, images, labels, cross_entropy):
     seen = []
 
