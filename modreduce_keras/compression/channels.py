@@ -22,7 +22,7 @@ from modreduce_keras.compression.slicing import (
 )
 from modreduce_keras.copying import copy_state
 from modreduce_keras.models.choosing import chosen, require_plain
-from modreduce_keras.models.clones import draws_kept, rebuilt
+from modreduce_keras.models.clones import draws_kept, rebuilt, unfrozen
 from modreduce_keras.models.graph import functional, new_inputs
 from modreduce_keras.models.integer_layers import is_constant
 
@@ -48,7 +48,8 @@ def prune_channels(
     highest score. The model computes what the given one does if the others give zeros.
 
     The result is the start of a student: train it further with the model as its teacher. It is
-    also how a narrower student is made from a teacher's weights.
+    also how a narrower student is made from a teacher's weights. All of its layers train, those
+    that are frozen in the model too.
 
     Args:
         model: A functional or a built Sequential model of convolutions, dense layers, batch
@@ -268,7 +269,7 @@ def _rebuilt(model: keras.Model, plan: _Plan, kept: np.ndarray) -> keras.Model:
             copy_state(layer, new)
         elif layer.weights:
             new.set_weights(sliced_weights(layer, given, stay))
-    return copy
+    return unfrozen(copy)
 
 
 def _require_scalars(layer: keras.Operation, args: Any) -> None:

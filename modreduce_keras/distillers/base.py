@@ -814,11 +814,11 @@ class BaseDistiller(StepModel):
                 `weight` of each knowledge.
 
         Raises:
-            ValueError: If the loss expects probabilities and the students give logits, if
-                `evaluate_knowledge=True` and no such term can be computed in evaluation, if the
-                loss and a knowledge are for different kinds of outputs (such as a binary
-                cross-entropy and `"kd"`, where `"binary_kd"` is right), or if the optimizers do
-                not fit the groups.
+            ValueError: If the loss expects probabilities and the students give logits, if a student
+                has no trainable weights, if `evaluate_knowledge=True` and no such term can be
+                computed in evaluation, if the loss and a knowledge are for different kinds of
+                outputs (such as a binary cross-entropy and `"kd"`, where `"binary_kd"` is right),
+                or if the optimizers do not fit the groups.
         """
         given = {
             "optimizer": optimizer,
@@ -834,6 +834,7 @@ class BaseDistiller(StepModel):
             "auto_scale_loss": auto_scale_loss,
         }
         validation.require_compile({**given, "loss_weights": loss_weights})
+        validation.require_trainable(self.students)
         require_in_scope(self.distribute_strategy, self._parts_to_train())
         made = self._supervise(given)
         groups = self.variable_groups()

@@ -52,6 +52,21 @@ def require_compile(given: Mapping[str, Any]) -> None:
     require_bool("fused_normalization", given["fused_normalization"])
 
 
+def require_trainable(students: Mapping[str, keras.Model]) -> None:
+    """Raises if a student is frozen as a whole."""
+    for name, student in students.items():
+        if student.weights and not student.trainable_weights:
+            given = f"distiller.students[{name!r}]"
+            loop = f"for layer in {given}.layers: layer.trainable = True"
+            # That of the model does nothing where it is set.
+            remedy = loop if student.trainable else f"{given}.trainable = True"
+            raise ValueError(
+                f"The student {name!r} has no trainable weights. Unfreeze it before compile: "
+                f"{remedy}. Received: the model {student.name!r}, all of whose "
+                f"{len(student.weights)} weights are frozen"
+            )
+
+
 def require_metrics(metrics: Any, knowledge: list[Knowledge], logged: list[str]) -> None:
     """Raises if metrics have unknown names, or a knowledge is named as something else in the logs.
 

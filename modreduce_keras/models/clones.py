@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from modreduce_keras.copying import copy_state
+from modreduce_keras.copying import copy_state, lora_weights
 from modreduce_keras.keras_internals import constructor_arguments, flatten_layers
 from modreduce_keras.models.graph import defined_by_user, functional, new_inputs
 from modreduce_keras.models.same_outputs import require_same_outputs
@@ -170,6 +170,19 @@ def rebuilt(
     if "name" not in config:  # so Keras writes the configs of classes without `get_config`
         copy.name = layer.name
     return copy
+
+
+def unfrozen(model: keras.Model) -> keras.Model:
+    """Returns a model in which every layer trains, but for kernels that LoRA adapts.
+
+    Layers that are built again from configs are frozen as those that these are of.
+    """
+    for layer in flatten_layers(model):
+        layer.trainable = True  # which passes over layers inside of one where it is so
+    for layer in flatten_layers(model):
+        for kernel in lora_weights(layer)[:1]:
+            kernel.trainable = False
+    return model
 
 
 @contextmanager

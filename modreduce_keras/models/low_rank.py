@@ -10,7 +10,7 @@ from keras import ops
 from modreduce_keras.arguments import require_integer, require_number
 from modreduce_keras.copying import copy_state
 from modreduce_keras.models.choosing import chosen, require_plain
-from modreduce_keras.models.clones import draws_kept, rebuilt
+from modreduce_keras.models.clones import draws_kept, rebuilt, unfrozen
 from modreduce_keras.models.graph import functional, new_inputs
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D)
@@ -39,7 +39,8 @@ def low_rank(
     name, the bias and the activation of the layer, and the first one that name with `_low`. Layers
     where this takes no fewer multiply-adds stay as they are.
 
-    The result is the start of a student: train it further with the model as its teacher.
+    The result is the start of a student: train it further with the model as its teacher. All of its
+    layers train, those that are frozen in the model too.
 
     Args:
         model: A functional or a built Sequential model; others in it may be nested.
@@ -84,7 +85,7 @@ def low_rank(
             f"{layers=}"
         )
     with draws_kept():
-        return _Splitter(factors).split(model)
+        return unfrozen(_Splitter(factors).split(model))
 
 
 def factors_of(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:

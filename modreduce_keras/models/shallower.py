@@ -8,7 +8,7 @@ import keras
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.copying import copy_state
 from modreduce_keras.keras_internals import operation_of
-from modreduce_keras.models.clones import Cloner
+from modreduce_keras.models.clones import Cloner, unfrozen
 from modreduce_keras.models.graph import Graph, defined_by_user, functional, new_inputs
 from modreduce_keras.models.same_outputs import require_same_outputs
 from modreduce_keras.models.stacks import Block, Stack, stack_of
@@ -29,7 +29,8 @@ def shallower(
     The teacher is a stack of like blocks: transformer layers, residual blocks of one size, dense
     layers. Each may be one layer or many, in a functional or Sequential model or in one that is
     nested in it, such as the backbone of a classifier. What comes before and after the blocks
-    stays. All state is copied and nothing shared.
+    stays. All state is copied and nothing shared. All layers train, those that are frozen in the
+    teacher too.
 
     Models of keras-hub stay such: backbones with another `num_layers`, and tasks. Others become
     plain functional or Sequential models, whose layers have the teacher's names.
@@ -75,7 +76,7 @@ def shallower(
             f"layers. Received: teacher={teacher.name!r}"
         ) from error
     kept = _kept(layers, every, len(stack.blocks))
-    student = _shortened(teacher, stack, kept)
+    student = unfrozen(_shortened(teacher, stack, kept))
     if name is not None:
         student.name = name
     return student

@@ -70,6 +70,23 @@ def test_optimizers_must_fit_the_groups(optimizers, peers, cross_entropy):
         peers.compile(optimizers, cross_entropy)
 
 
+def test_students_that_are_frozen_are_refused_by_name(peers, cross_entropy):
+    peers.students["b"].trainable = False
+    unfreezes = r"student 'b' has no trainable weights.*distiller.students\['b'\].trainable = True"
+    with pytest.raises(ValueError, match=unfreezes):
+        peers.compile("sgd", cross_entropy)
+    peers.students["b"].trainable = True
+    for layer in peers.students["a"].layers:
+        layer.trainable = False
+    with pytest.raises(
+        ValueError, match=r"for layer in distiller.students\['a'\].layers: layer.tr"
+    ):
+        peers.compile("sgd", cross_entropy)
+    for layer in peers.students["a"].layers:
+        layer.trainable = True
+    peers.compile("sgd", cross_entropy)
+
+
 def test_groups_cannot_share_an_optimizer(peers, cross_entropy):
     shared = keras.optimizers.SGD()
     with pytest.raises(ValueError, match=r"an optimizer object of its own"):
