@@ -223,25 +223,26 @@ def map_at(labels: Any, shape: Any, owner: str, kept: Any = None) -> Any:
 
     Args:
         labels: Class indices (batch, positions...) of any size, with a last axis of one, or
-            one-hot.
+            one-hot. Where no middle is, and where `kept` is not, one-hot rows may be anything.
         shape: Of the feature maps, (batch, positions..., channels).
         owner: Who needs them, for the message.
         kept: The positions of the feature maps that count, (batch, ...), bool, or `None`; where
             they do not, the label is 0.
 
     Returns:
-        (batch, positions...), of the dtype of the labels.
+        (batch, positions...), of the dtype of the labels; int32 of one-hot ones.
 
     Raises:
         ValueError: If the labels are no map, or a size is not known.
     """
     labels = ops.convert_to_tensor(labels)
-    if len(labels.shape) == len(shape):
-        last = labels.shape[-1]
-        labels = ops.squeeze(labels, -1) if last == 1 else classes_of_one_hot(labels, owner)
+    one_hot = len(labels.shape) == len(shape) and labels.shape[-1] != 1
+    if len(labels.shape) == len(shape) and not one_hot:
+        labels = ops.squeeze(labels, -1)
     pairs = list(zip(labels.shape[1:], shape[1:-1], strict=False))
     alike = all(size == other for size, other in pairs)
-    if len(labels.shape) != len(shape) - 1 or not (alike or all(None not in p for p in pairs)):
+    fitting = len(labels.shape) == len(shape) - (0 if one_hot else 1)
+    if not fitting or not (alike or all(None not in p for p in pairs)):
         raise ValueError(
             f"{owner} needs labels y that are maps of classes, (batch, "
             f"{', '.join(['height, width'] if len(shape) == 4 else ['positions...'])}), for "
@@ -252,8 +253,7 @@ def map_at(labels: Any, shape: Any, owner: str, kept: Any = None) -> Any:
         if size != target:
             middle = [(2 * place + 1) * size // (2 * target) for place in range(target)]
             labels = ops.take(labels, middle, axis=axis)
-    if kept is None:
-        return labels
-    for _ in range(len(labels.shape) - len(kept.shape)):
+    for _ in range(0 if kept is None else len(shape) - 1 - len(kept.shape)):
         kept = ops.expand_dims(kept, -1)
-    return ops.where(kept, labels, ops.zeros_like(labels))
+    labels = classes_of_one_hot(labels, owner, kept) if one_hot else labels
+    return labels if kept is None else ops.where(kept, labels, ops.zeros_like(labels))

@@ -134,6 +134,23 @@ def test_label_maps_may_be_a_column_or_one_hot(maps, random):
         np.testing.assert_array_equal(other, values[0])
 
 
+@pytest.mark.parametrize("size", [1, 2], ids=["labels of the maps' size", "larger labels"])
+def test_one_hot_label_maps_may_have_rows_of_zeros_where_a_mask_is(size, maps, random):
+    teacher, student, mask = maps
+    labels = random.integers(3, size=SHAPE[:-1])
+    one_hot = np.where(mask[..., None], np.eye(3)[labels], 0.0)
+    given = {"teacher": teacher, "mask": mask, "labels": labels}
+    loss = mr.losses.IFVD(num_classes=3)
+    expected = loss.call(given, student)
+    pixels = np.repeat(np.repeat(one_hot, size, 1), size, 2)
+    pixels[:, ::2, :1] *= 2 - size  # rows of pixels that are in no middle
+    value = loss.call(given | {"labels": pixels}, student)
+    np.testing.assert_array_equal(value, expected)
+    mask[0, 1, 1], one_hot[0, 1, 1] = True, 0.0
+    with pytest.raises(ValueError, match="IFVD must have labels that are class indices or one-hot"):
+        loss.call(given | {"labels": one_hot}, student)
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
