@@ -47,7 +47,7 @@ class Knowledge(keras.layers.Layer):
             are left out affect neither the value nor the gradient. Losses and adapters that
             cannot leave positions out raise an error for masks, as does a knowledge whose
             features have lost the mask that their model makes. To `"fgd"`, what is given is the
-            foreground, and leaves nothing out.
+            foreground, and leaves nothing out: `False` is foreground everywhere.
         ignore_class: Label of positions to leave out, such as 255, as in Keras' cross-entropies.
             The labels are maps, and where features are smaller, those of their positions count
             that lie wholly in what is labelled otherwise. Defaults to `None`: all positions count,
@@ -311,9 +311,7 @@ class Knowledge(keras.layers.Layer):
         """
         student, teacher = masks.without(student), masks.without(self.one_teacher(teacher))
         student, teacher, labels = self.outcomes(student, teacher, labels)
-        foreground = None
-        if self.loss.takes_foreground:
-            foreground, kept = masks.common(self.name, kept), None
+        foreground, kept = (kept, None) if self.loss.takes_foreground else (None, kept)
         if self.adapter is not None:
             context = {"index": index} if self.adapter.needs_index else {}
             if kept is not None:
@@ -332,6 +330,7 @@ class Knowledge(keras.layers.Layer):
                 f"Knowledge {self.name!r} needs labels y (of several outputs, labels='NAME' names "
                 "one), and the data have none for it."
             )
+        foreground = masks.foreground(foreground, student, teacher)
         more = {"mask": mask, "foreground": foreground, "inputs": inputs}
         y_true = {name: given for name, given in more.items() if given is not None}
         y_true |= {"labels": labels} if self.loss.needs_labels else {}

@@ -311,6 +311,32 @@ def common(owner: str, kept: Kept) -> Any:
     return sides[0] if sides else None
 
 
+def foreground(kept: Kept, student: Any, teacher: Any) -> Any:
+    """Returns a mask that leaves nothing out, at the size at which both features are compared.
+
+    Args:
+        kept: The masks (batch, ...) by side, or `None`.
+        student: The student's feature, as the loss is given it.
+        teacher: The teacher's feature.
+
+    Returns:
+        (batch, positions...), bool, or `None`. Positions of the smaller size are in it that lie
+        wholly in what the larger mask keeps.
+    """
+    sides = list((kept or {}).values())
+    if not sides:
+        return None
+    pairs = list(zip(_positions(student), _positions(teacher), strict=False))
+    pairs = pairs[: len(sides[0].shape) - 1]
+    if any(None in pair for pair in pairs):  # of one size, or the loss tells what is wrong
+        return sides[0]
+    sizes = [min(pair) for pair in pairs]
+    for mask in sides:
+        if fits(mask.shape[1:], sizes):
+            return mask
+    return functools.reduce(ops.logical_and, [mask_at(one, sizes, keep="all") for one in sides])
+
+
 def without(feature: Any) -> Any:
     """Returns features whose tensors carry no mask of Keras, which layers would act on."""
     return keras.tree.map_structure(

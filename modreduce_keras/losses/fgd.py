@@ -21,7 +21,8 @@ class FGD(MapLoss):
 
     A and B in the first sum are the teacher's. `mr.Feature("fgd", at="p3", mask="foreground")`
     takes the mask of the foreground from the inputs; here it leaves nothing out. Without a mask,
-    all positions are foreground.
+    all positions are foreground. Where the models' maps differ in size, the mask is of one side's
+    positions, and of the smaller ones those are foreground that lie wholly in it.
 
     Args:
         foreground_weight: α, of the foreground. Defaults to 0.001.

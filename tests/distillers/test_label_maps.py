@@ -124,6 +124,27 @@ def test_the_foreground_comes_with_the_inputs_and_no_model_sees_it(loss, named, 
     assert logs[loss] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize(("own", "others"), [(4, 2), (2, 4)], ids=["larger teacher", "larger"])
+@pytest.mark.parametrize("size", [2, 4], ids=["mask of the smaller maps", "of the larger"])
+def test_the_foreground_of_unequal_maps_is_what_lies_wholly_in_it(own, others, size, scenes):
+    images, labels = scenes
+    foreground = np.zeros((SAMPLES, size, size), bool)
+    foreground[:, : size // 2, : 3 * size // 4] = True  # a window of it, and half of another
+    knowledge = mr.Feature("fgd", at="block", mask="foreground", adapter=None)
+    distiller = compiled([knowledge], (3, own), (3, others))
+    teacher, student = (
+        side.reshape(SAMPLES, 2, side.shape[1] // 2, 2, -1, 3).mean(axis=(2, 4))
+        for side in blocks(distiller, images)
+    )
+    inside = np.zeros((SAMPLES, 2, 2), bool)
+    inside[:, 0, 0] = True
+    given = {"teacher": teacher, "foreground": inside}
+    expected = np.mean(mr.losses.FGD().call(given, student))
+    x = {"image": images, "foreground": foreground}
+    logs = distiller.train_on_batch(x, np.minimum(labels, 2), return_dict=True)
+    assert logs["fgd"] == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.graph
 @pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
