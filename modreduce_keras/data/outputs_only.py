@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.arguments import require_bool, require_integer, require_number, require_sizes
-from modreduce_keras.batches import INDEX, INPUTS, TEACHER_OUTPUTS
+from modreduce_keras.batches import INDEX, INPUTS, TEACHER_OUTPUTS, is_indexed
 from modreduce_keras.data import output_rows
 from modreduce_keras.data.index import as_index, indexed_inputs, with_outputs
 from modreduce_keras.models.function_model import FunctionModel
@@ -71,7 +71,8 @@ class TeacherOutputs:
             Of a regression, plain numbers, for `mr.Response("logit_mse")`.
         probabilities: The same as probabilities, instead of `logits`: those of classes sum to one.
         index: The index of the sample that each row is of, (samples,), different whole numbers; the
-            name of a column of a Parquet file. Defaults to `None`: row i is of sample i.
+            name of a column of a Parquet file. Defaults to `None`: row i is of sample i. Sample i
+            of arrays is `x[i]`.
         shape: Shape of the outputs of one sample, `(classes,)`. Needed for functions and for
             outputs that come with the data only.
         teachers: Number of teachers. Defaults to `None`: that of the given outputs, or 1.
@@ -241,23 +242,30 @@ class TeacherOutputs:
         """Returns data whose inputs carry the teacher's outputs, to train or validate on.
 
         Args:
-            data: Arrays of inputs (an array, or several in a list or dict), one sample for each
-                row and in their order; or a `tf.data.Dataset` of batches with an index
+            data: Arrays of inputs (an array, or several in a list or dict), which hold the samples
+                0, 1, 2, ..., one for each row; or a `tf.data.Dataset` of batches with an index
                 (`mr.data.with_index(samples).batch(64)`), shuffled or augmented as you like.
 
         Returns:
             For arrays a dict of arrays, in place of `x`. For a dataset a dataset.
 
         Raises:
-            ValueError: If there are not as many rows as samples, the dataset has no index, or there
-                is nothing to attach. A sample of a dataset without a row is an error of the
-                pipeline, `tf.errors.InvalidArgumentError`.
+            ValueError: If there are not as many rows as samples, the dataset has no index, labels
+                came along, data have outputs already, or there is nothing to attach. A sample of
+                a dataset without a row is an error of the pipeline,
+                `tf.errors.InvalidArgumentError`.
         """
         if not (self.runs or self.holds_rows):
             raise ValueError(self._without_rows())
         if isinstance(data, tf.data.Dataset):
             return self._attached_to_dataset(data)
         leaves = keras.tree.flatten(data)
+        if isinstance(data, tuple) or is_indexed(data):
+            raise ValueError(
+                "attach takes the inputs x alone, several in a list or dict, and is applied once: "
+                "fit(outputs.attach(x), y, sample_weight=w). Received: "
+                + ("a tuple" if isinstance(data, tuple) else f"data with an index, {list(data)}")
+            )
         if not leaves or not all(getattr(leaf, "shape", ()) for leaf in leaves):
             raise ValueError(
                 "attach takes the inputs x as arrays, without labels, or a tf.data.Dataset of "
@@ -266,7 +274,7 @@ class TeacherOutputs:
         sizes = {len(leaf) for leaf in leaves}
         if len(sizes) > 1 or (self._tables and sizes != {len(self._tables[0])}):
             raise ValueError(
-                "attach needs one sample for each row of outputs, in their order"
+                "attach needs one sample for each row of outputs"
                 + (f" ({len(self._tables[0])} rows)" if self._tables else "")
                 + "; a tf.data.Dataset with an index may have others. Received: arrays of "
                 f"{sorted(sizes)} samples"
@@ -274,7 +282,13 @@ class TeacherOutputs:
         return self._attached_to_arrays(data, sizes.pop())
 
     def _attached_to_arrays(self, data: Any, size: int) -> dict[str, Any]:
-        samples = np.arange(size) if self._index is None else self._index
+        if self._index is not None and self._index.max() >= size:
+            raise ValueError(
+                f"Arrays hold the samples 0 to {size - 1}, and index= has others: attach a "
+                "tf.data.Dataset with the same index, or leave out index= where rows and arrays "
+                f"are in one order. Received: an index up to {self._index.max()}"
+            )
+        samples = np.arange(size)
         if self._tables:
             logits = self.rows(samples)
         else:

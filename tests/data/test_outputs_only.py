@@ -92,8 +92,8 @@ def test_sources_give_the_rows_of_samples(form, tmp_path):
 def test_attach_keeps_rows_with_their_samples():
     several = TeacherOutputs(logits=[LOGITS, -LOGITS], index=[5, 4, 3, 2, 1, 0])
     attached = several.attach({"a": X})
-    np.testing.assert_array_equal(attached["sample_index"], [5, 4, 3, 2, 1, 0])
-    np.testing.assert_array_equal(rows_of(attached)[1], -LOGITS)
+    np.testing.assert_array_equal(attached["sample_index"], np.arange(6))
+    np.testing.assert_array_equal(rows_of(attached)[1], -LOGITS[::-1])
     samples = mr.data.with_index(tf.data.Dataset.from_tensor_slices((X, X[:, 0])))
     for x, _ in several.attach(samples.shuffle(6, seed=2).batch(4)):
         first, second = rows_of(x)
@@ -101,6 +101,17 @@ def test_attach_keeps_rows_with_their_samples():
         np.testing.assert_array_equal(first, expected)
         np.testing.assert_array_equal(second, -expected)
         assert first.shape[1:] == (3,)
+
+
+def test_other_arrays_than_the_samples_are_refused():
+    outputs = TeacherOutputs(logits=LOGITS)
+    with pytest.raises(ValueError, match=r"x alone.*attach\(x\), y.* Received: a tuple"):
+        outputs.attach((X, X[:, 0]))
+    with pytest.raises(ValueError, match=r"applied once.*Received: data with an index"):
+        outputs.attach(outputs.attach(X))
+    of_others = TeacherOutputs(logits=LOGITS, index=[7, 3, 9, 0, 5, 4])
+    with pytest.raises(ValueError, match=r"samples 0 to 5.* leave out index=.*up to 9"):
+        of_others.attach(X)
 
 
 def test_a_function_is_called_by_parts_on_arrays():
