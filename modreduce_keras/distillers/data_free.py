@@ -10,7 +10,7 @@ from keras import ops
 from modreduce_keras import registry
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.data.sampled import noise
-from modreduce_keras.distillers import checks, heads, optimizers
+from modreduce_keras.distillers import checks, generators, optimizers
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.batch import Batch
 from modreduce_keras.distillers.forward import Outputs
@@ -22,9 +22,6 @@ from modreduce_keras.distribute import reducible_logs
 from modreduce_keras.keras_internals import compiled_metrics, loss_tracker
 from modreduce_keras.knowledge import Response
 from modreduce_keras.knowledge.shorthand import resolved
-from modreduce_keras.models.graph import input_specs
-from modreduce_keras.models.image_generator import image_generator
-from modreduce_keras.models.preprocessing import preprocessing
 from modreduce_keras.registry import register
 
 _TEACHER = "teacher"
@@ -136,31 +133,11 @@ class DataFreeDistiller(BaseDistiller):
             dtype=dtype,
             trainable=trainable,
         )
-        self._require_classes(teacher)
-        shape = _image_shape(student)
-        if generator is None:
-            generator = image_generator(shape, image_range=_range(image_range, teacher))
-        elif image_range is not None:
-            raise ValueError(
-                "image_range is for the default generator: give it to mr.models.image_generator, "
-                f"or leave generator= out. Received: {image_range=} with a generator"
-            )
-        _require_generator(generator, shape)
-        self.generator = generator
+        generators.require_classes(student, self.student_output(), teacher)
+        self.generator = generators.generator_for(student, teacher, generator, image_range)
         self._method = resolved_method
         self.seed = require_integer("seed", seed, least=0)
         self.turn = resolved_method.turns[0]
-
-    def _require_classes(self, teacher: keras.Model) -> None:
-        output = self.student_output()
-        checks.require_single_output(output, self.student, "student")
-        if len(output.shape) != 2 or output.shape[-1] < 2:
-            raise ValueError(
-                "A student learns without data from logits (batch, classes) of at least two "
-                f"classes. Received: {self.student.name!r} with output of shape "
-                f"{tuple(output.shape)}"
-            )
-        heads.require_logits(teacher, "teacher")
 
     @property
     def student(self) -> keras.Model:
@@ -388,44 +365,3 @@ class DataFreeDistiller(BaseDistiller):
             "method": serialize(self._method),
             "seed": self.seed,
         }
-
-
-def _image_shape(student: keras.Model) -> tuple[int, int, int]:
-    specs = input_specs(student)
-    shape = None if keras.tree.is_nested(specs) else tuple(specs.shape[1:])
-    if shape is None or len(shape) != 3 or None in shape:
-        received = keras.tree.map_structure(lambda spec: tuple(spec.shape), specs)
-        raise ValueError(
-            "A generator makes images for a student with one input (batch, height, width, "
-            "channels) of known size. Where a distribution of other inputs is known, "
-            "mr.data.sampled(function, steps=100) draws them for mr.Distiller. Received: a student "
-            f"with inputs {received}"
-        )
-    return shape
-
-
-def _range(given: Sequence[float] | None, teacher: keras.Model) -> Sequence[float]:
-    if given is not None:
-        return given
-    found = preprocessing(teacher)
-    if found is None:
-        raise ValueError(
-            f"The teacher {teacher.name!r} does not say which range of pixels it was trained on: "
-            "give image_range=(0.0, 1.0), the lowest and the highest value. Received: "
-            "image_range=None"
-        )
-    return found.range
-
-
-def _require_generator(generator: Any, shape: tuple[int, int, int]) -> None:
-    checks.require_model(generator, GENERATOR)
-    specs = input_specs(generator)
-    single = specs is not None and not keras.tree.is_nested(specs)
-    known = single and len(specs.shape) > 1 and None not in specs.shape[1:]
-    output = tuple(generator.output_shape[1:]) if known else None
-    if output != shape:
-        raise ValueError(
-            "generator must be a built model from noise (batch, n) to images of the student's "
-            f"shape {(None, *shape)}: mr.models.image_generator({shape}, image_range=(0.0, 1.0)). "
-            f"Received: {generator.name!r} with output {output and (None, *output)}"
-        )
