@@ -23,6 +23,8 @@ from modreduce_keras.typing import Tensor
 
 KERNELS = ("rbf", "linear", "poly")
 VARIANTS = ("paper", "reference")
+_OF_KERNEL = {"bandwidth": ("rbf", 100.0), "offset": ("poly", 0.0), "degree": ("poly", 2)}
+"""The kernel that reads an argument, and the default of this."""
 
 
 @register("loss", "lsp")
@@ -65,8 +67,8 @@ class LSP(RelationLoss):
         (nodes,), or (batch,) with a key as `edges`, float32; 0 where the local structures agree.
 
     Raises:
-        ValueError: If an argument is out of range, or an edge leads out of the batch (inside a
-            compiled step, a `tf.errors.InvalidArgumentError`).
+        ValueError: If an argument is out of range or of another kernel, or an edge leads out of the
+            batch (inside a compiled step, a `tf.errors.InvalidArgumentError`).
 
     Example:
         >>> import numpy as np
@@ -109,6 +111,13 @@ class LSP(RelationLoss):
         self.bandwidth, self.offset = bandwidth, offset
         self.degree = require_integer("degree", degree)
         self.variant = require_choice("variant", variant, VARIANTS)
+        for argument, (reader, default) in _OF_KERNEL.items():
+            value = getattr(self, argument)
+            if kernel != reader and value != default:
+                raise ValueError(
+                    f"{argument} is read by kernel={reader!r} alone: give that, or leave it out. "
+                    f"Received: {kernel=}, {argument}={value!r}"
+                )
 
     def needed_inputs(self) -> dict[str, keras.KerasTensor]:
         """Returns the edges among the inputs of a batch, where `edges` is their key."""

@@ -121,6 +121,15 @@ def used_kernel(layer: keras.layers.Layer) -> np.ndarray:
     return ops.convert_to_numpy(kernel_of(layer))
 
 
+def weights_in_use(model: keras.Model) -> list[keras.Variable]:
+    """Returns the weights of a model without those of its wrappers: masks, scores, counts."""
+    own: set[int] = set()
+    for wrapper in wrappers_in(model):
+        own |= {id(weight) for weight in wrapper.weights}
+        own -= {id(weight) for weight in wrapper.plain.weights}
+    return [weight for weight in model.weights if id(weight) not in own]
+
+
 def wrappers_in(model: keras.layers.Layer, kind: type = KernelWrapper) -> Iterator[Any]:
     """Yields the outermost wrappers of a kind in a model, those of nested models included."""
     seen: set[int] = set()

@@ -1,5 +1,6 @@
 """Subjects: the networks and files of a report, checked and ready to run on the same batches."""
 
+import math
 import os
 import statistics
 import time
@@ -18,6 +19,7 @@ from modreduce_keras.export.runnable import RunnableFile, UnusableFileError
 from modreduce_keras.export.served import SavedModelFolder, is_saved_model
 from modreduce_keras.export.students import Inputs, compiled, require_student
 from modreduce_keras.export.verification import VerificationError
+from modreduce_keras.models.kernel_wrapper import weights_in_use
 from modreduce_keras.taps import TapReader
 
 TEACHER, STUDENT, FILE = "teacher", "student", "file"
@@ -55,8 +57,9 @@ class Network:
             )
         self.units: int = shape[1]
         self.model = model
-        self.parameters: int = model.count_params()
-        self.size = sum(_bytes(weight) for weight in model.weights)
+        weights = weights_in_use(model)
+        self.parameters = sum(math.prod(weight.shape) for weight in weights)
+        self.size = sum(_bytes(weight) for weight in weights)
         self.multiply_adds: int | None
         try:
             self.multiply_adds = multiply_adds(model)

@@ -129,6 +129,9 @@ def test_a_distiller_trains_on_all_nodes_of_a_graph(random):
         ({"bandwidth": 0}, "bandwidth must be a positive number. Received: bandwidth=0"),
         ({"offset": "a"}, "offset must be a number. Received: offset='a'"),
         ({"degree": 0.5}, "degree must be a positive integer. Received: degree=0.5"),
+        ({"kernel": "linear", "degree": 5}, "degree is read by kernel='poly' alone.*degree=5"),
+        ({"kernel": "poly", "bandwidth": 3.0}, "by kernel='rbf' alone.*kernel='poly', bandwidth=3"),
+        ({"offset": 1.0}, "offset is read by kernel='poly' alone: give that, or leave it out"),
         ({"edges": [[0.0, 1.0]]}, r"edges must be pairs .* shape \(1, 2\) and dtype float64"),
         ({"edges": [[0, -1]]}, r"edges must be pairs of nodes \(edges, 2\), int and not negative"),
         ({"edges": [[0, 1, 2]]}, r"edges must be pairs .* shape \(1, 3\)"),
@@ -141,7 +144,8 @@ def test_arguments_that_make_no_sense(arguments, message):
 
 
 def test_edges_and_options_survive_the_config(round_trip, pair):
-    options = {"kernel": "poly", "bandwidth": 3.0, "offset": 1.0, "degree": 3}
+    assert round_trip(mr.losses.LSP(bandwidth=3.0)).bandwidth == 3.0
+    options = {"kernel": "poly", "offset": 1.0, "degree": 3}
     loss = mr.losses.LSP(edges=np.array(EDGES), variant="reference", **options)
     again = round_trip(loss)
     config = again.get_config()

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.reporting import measures
+from modreduce_keras.reporting import measures, subjects
 from tests.support.models.exporting import CLASSES
 
 KERAS = ("teacher", "plain", "<i>odd</i> | student_2")
@@ -55,6 +55,22 @@ def test_figures_of_each_network(name, made, data, logits, networks):
     assert figures.size == sum(array.nbytes for array in arrays)
     assert figures.multiply_adds == mr.evaluation.multiply_adds(networks[name])
     assert figures.milliseconds > 0
+
+
+CHANGES = {
+    "pruned": lambda model: mr.prune(model, score="movement"),
+    "clustered": mr.cluster,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_masks_and_the_like_are_no_parameters(change):
+    stack = [keras.layers.Dense(4, "relu"), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((5,)), *stack])
+    changed = change(model)
+    found = subjects.Network("student", "student", "students", changed)
+    assert changed.count_params() > found.parameters == 5 * 4 + 4 + 4 * 3 + 3
+    assert found.size == 4 * found.parameters
 
 
 @pytest.mark.parametrize("name", KERAS[1:])
