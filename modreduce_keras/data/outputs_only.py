@@ -221,8 +221,10 @@ class TeacherOutputs:
         return [model.name for model in self.models] if len(self.models) > 1 else []
 
     def fingerprint(self) -> str:
-        """Returns the key of the outputs in a batch."""
-        return "outputs"
+        """Returns the key of the outputs in a batch: other outputs of the same kind have it too."""
+        # A column of numbers are logits, whatever they came from.
+        independent = self.independent and self.shape[-1] > 1
+        return f"outputs_{len(self.sources)}x{self.shape[-1]}" + "_independent" * independent
 
     def rows(self, samples: Any) -> list[np.ndarray]:
         """Returns the stored logits of samples, (samples, ..., classes), of each teacher.
@@ -235,7 +237,8 @@ class TeacherOutputs:
         """
         if not self._tables:
             raise ValueError(self._without_rows())
-        rows = self._positions(as_index(np.asarray(samples)))
+        size, samples = len(self._tables[0]), as_index(np.asarray(samples))
+        rows = output_rows.found(samples, size, self._index, self._order)
         return [self._logits(table[rows]) for table in self._tables]
 
     def attach(self, data: Any) -> Any:
@@ -321,24 +324,6 @@ class TeacherOutputs:
     def _packed(self, logits: Sequence[Any]) -> dict[str, Any]:
         whole = logits[0] if len(logits) == 1 else tuple(logits)
         return {self.fingerprint(): {"logits": whole, "features": {}}}
-
-    def _positions(self, samples: np.ndarray) -> np.ndarray:
-        """Returns the row of each sample."""
-        size = len(self._tables[0])
-        if self._index is None:
-            found = samples
-            there = samples < size
-        else:
-            places = np.searchsorted(self._index, samples, sorter=self._order)
-            found = np.asarray(self._order)[np.minimum(places, size - 1)]
-            there = self._index[found] == samples
-        if not there.all():
-            known = f"0 to {size - 1}" if self._index is None else f"the {size} of index="
-            raise ValueError(
-                f"The outputs have no row of the samples {samples[~there][:8].tolist()}: there are "
-                f"rows of {known}. The data have other samples, or another index."
-            )
-        return found
 
     def _computed(self, number: int, inputs: Any) -> np.ndarray:
         """Returns the logits that a function computes for a batch."""

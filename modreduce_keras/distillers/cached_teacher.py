@@ -160,8 +160,7 @@ class CachedTeacher:
         _require_seen_alike(self.given, self._inputs)
         if self._fingerprint not in stored:
             raise ValueError(
-                "The batch has outputs of another cache than the distiller's: another teacher, or "
-                f"other taps, views or dtype. Received: fingerprint {list(stored)}, expected "
+                f"{self._other_outputs()} Received: fingerprint {list(stored)}, expected "
                 f"{self._fingerprint!r}"
             )
         logits, features = (stored[self._fingerprint][name] for name in ("logits", "features"))
@@ -182,6 +181,18 @@ class CachedTeacher:
 
     def _may_run(self, training: bool) -> bool:
         return self.given.runs if isinstance(self.given, TeacherOutputs) else not training
+
+    def _other_outputs(self) -> str:
+        if isinstance(self.given, TeacherOutputs):
+            return (
+                "The batch has other outputs than the distiller's teacher: of another number of "
+                "teachers or classes, of independent labels or not, or of a cache. Attach those of "
+                "the distiller's mr.data.TeacherOutputs, or of one with the same arguments."
+            )
+        return (
+            "The batch has outputs of another cache than the distiller's: another teacher, or "
+            "other taps, views or dtype."
+        )
 
     def _not_attached(self) -> str:
         if isinstance(self.given, TeacherOutputs):

@@ -114,6 +114,24 @@ def test_several_are_averaged_as_several_models_are(
     assert_equal_weights(one, trained(second, images, labels))
 
 
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("independent", [True, False])
+def test_outputs_of_another_kind_are_told(number, independent, net, images):
+    rows = np.full((len(images), 3), 1 / 3)
+    outputs = mr.data.TeacherOutputs(probabilities=[rows] * number, independent=independent)
+    knowledge = "binary_kd" if independent else "kd"
+    distiller = mr.Distiller(student=net(), teacher=outputs, knowledge=knowledge)
+    distiller.compile("sgd")
+    other = mr.data.TeacherOutputs(probabilities=[rows] * (3 - number), independent=independent)
+    kind = mr.data.TeacherOutputs(probabilities=[rows] * number, independent=not independent)
+    for one in (other, kind):
+        with pytest.raises(ValueError, match="other outputs than the distiller's teacher"):
+            distiller.fit(one.attach(images), verbose=0)
+    alike = mr.data.TeacherOutputs(probabilities=[rows[:5]] * number, independent=independent)
+    values = distiller.evaluate(alike.attach(images[:5]), verbose=0, return_dict=True)
+    assert knowledge in values
+
+
 def test_knowledge_is_validated_with_outputs_of_the_validation_data(net, teacher, images, held_out):
     outputs = mr.data.TeacherOutputs(logits=logits_of(teacher, images))
     x_val = held_out[0]
@@ -247,9 +265,8 @@ def test_a_saved_distiller_trains_on_with_outputs_attached(
     assert before == pytest.approx(distiller.evaluate(images, labels, verbose=0))
     if kind == "npy":
         again = loaded.teacher.attach(images)
-        np.testing.assert_array_equal(
-            again["teacher_outputs"]["outputs"]["logits"], logits_of(teacher, images)
-        )
+        (stored,) = again["teacher_outputs"].values()
+        np.testing.assert_array_equal(stored["logits"], logits_of(teacher, images))
     else:
         with pytest.raises(ValueError, match="holds neither arrays nor functions"):
             loaded.teacher.attach(images)
