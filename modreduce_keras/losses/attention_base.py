@@ -6,11 +6,8 @@ from typing import Any
 from keras import ops
 
 from modreduce_keras.losses.base import Loss, fits
-from modreduce_keras.ops import kl_divergence
+from modreduce_keras.ops import kl_divergence, log_softmax_of_kept
 from modreduce_keras.typing import Tensor
-
-_HIDDEN = -1e9
-"""The logit of a key that does not count."""
 
 
 class AttentionLoss(Loss):
@@ -101,9 +98,8 @@ def distributions_apart(teacher: Tensor, student: Tensor, kept: Tensor | None = 
     Returns:
         KL(teacher ‖ student), (batch, queries).
     """
-    if kept is not None:
-        teacher, student = (ops.where(kept[:, None], z, _HIDDEN) for z in (teacher, student))
-    logs = [ops.log_softmax(logits, axis=-1) for logits in (teacher, student)]
+    kept = None if kept is None else kept[:, None]
+    logs = [log_softmax_of_kept(logits, kept) for logits in (teacher, student)]
     if teacher.shape[1] != student.shape[1]:
         logs = [
             ops.logsumexp(log, axis=1, keepdims=True) - ops.log(1.0 * log.shape[1]) for log in logs
