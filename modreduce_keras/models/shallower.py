@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.copying import copy_state
@@ -39,7 +40,7 @@ def shallower(
         teacher: A functional or a built Sequential model.
         layers: Numbers of the blocks to keep, counted from 0, in their order.
         every: Keeps each block whose number it divides: `every=2` is `layers=[0, 2, 4, ...]`, as
-            the paper of DistilBERT has it.
+            the paper of DistilBERT has it. Less than the number of blocks.
         name: Name of the result. Defaults to the teacher's.
 
     Returns:
@@ -85,10 +86,20 @@ def shallower(
 def _kept(layers: Sequence[int] | None, every: int | None, number: int) -> list[int]:
     """Returns the numbers of the blocks to keep, or says what is wrong with them."""
     if layers is None:
-        return list(range(0, number, require_integer("every", every)))
-    kept = list(layers)
-    are_numbers = all(isinstance(one, int) and 0 <= one < number for one in kept)
-    if not (kept and are_numbers and kept == sorted(set(kept))):
+        every = require_integer("every", every)
+        if every >= number:
+            raise ValueError(
+                f"every must be less than the {number} blocks of the teacher (layers=[0] keeps the "
+                f"first one alone). Received: {every=}"
+            )
+        return list(range(0, number, every))
+    given = list(layers) if isinstance(layers, (Sequence, np.ndarray)) else []
+    kept = [
+        int(one)
+        for one in given
+        if isinstance(one, (int, np.integer)) and not isinstance(one, bool) and 0 <= one < number
+    ]
+    if not kept or len(kept) < len(given) or kept != sorted(set(kept)):
         raise ValueError(
             f"layers must be numbers of the {number} blocks of the teacher, from 0 to "
             f"{number - 1}, each once and in their order. Received: {layers=}"

@@ -9,16 +9,12 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
 
-from modreduce_keras.keras_internals import (
-    Call,
-    calls_in,
-    calls_of,
-    operations_in,
-)
+from modreduce_keras.keras_internals import Call, calls_in_order, flatten_layers
 from modreduce_keras.models.graph import functional
 
 _OWN = ("name", "seed", "trainable")
@@ -80,13 +76,22 @@ def stack_of(model: keras.Model) -> Stack:
             "the shape that they are given"
         )
     main, *others = found
-    inside = {id(one) for block in main.blocks for one in block.operations}
+    inside = {
+        id(one)
+        for block in main.blocks
+        for operation in block.operations
+        for one in (operation, *_layers_in(operation))
+    }
     for other in others:
         apart = not any(id(one) in inside for block in other.blocks for one in block.operations)
         if apart and other.weights >= _SHARE * main.weights:
             both = " and ".join(f"{len(one.blocks)} from {_first(one)}" for one in (main, other))
             raise ValueError(f"{model.name!r} has several chains of like blocks: {both} on")
     return main
+
+
+def _layers_in(operation: keras.Operation) -> list[keras.layers.Layer]:
+    return flatten_layers(operation) if isinstance(operation, keras.layers.Layer) else []
 
 
 def _first(stack: Stack) -> str:
@@ -96,32 +101,12 @@ def _first(stack: Stack) -> str:
 def _stacks(model: keras.Model, outer: list[keras.Model]) -> Iterator[Stack]:
     within = [model, *outer]
     flat = functional(model) if isinstance(model, keras.Sequential) else model
-    calls = _in_order(flat)
+    calls = calls_in_order(flat)
     for several in _segments(flat, calls):
         yield from _runs(several, within)
     for call in calls:
         if isinstance(call.operation, keras.Model) and getattr(call.operation, "inputs", None):
             yield from _stacks(call.operation, within)
-
-
-def _in_order(model: keras.Model) -> list[Call]:
-    """Returns the calls of a graph, each after those whose results it reads."""
-    keys = calls_in(model)
-    waiting = [call for one in operations_in(model) for call in calls_of(one) if call.key in keys]
-    known = {id(tensor) for tensor in model.inputs}
-    order: list[Call] = []
-    while waiting:
-        rest = []
-        for call in waiting:
-            if all(id(tensor) in known for tensor in call.inputs):
-                known |= {id(tensor) for tensor in call.outputs}
-                order.append(call)
-            else:
-                rest.append(call)
-        if len(rest) == len(waiting):
-            break
-        waiting = rest
-    return [call for call in order if not isinstance(call.operation, keras.layers.InputLayer)]
 
 
 def _segments(model: keras.Model, calls: list[Call]) -> Iterator[list[_Segment]]:
@@ -195,11 +180,18 @@ def _config(operation: keras.Operation) -> str:
         return ""
 
 
-def _plain(config: Any) -> Any:
+def _plain(config: Any, numbers: Mapping[str, int] = MappingProxyType({})) -> Any:
+    """Returns a config without names; `numbers` are those of the layers of the model it is in."""
     if isinstance(config, Mapping):
+        if "input_layers" in config and "layers" in config:
+            numbers = {one["name"]: number for number, one in enumerate(config["layers"])}
         kept = {k: v for k, v in config.items() if k not in _OWN and "initializer" not in str(k)}
-        return {key: _plain(value) for key, value in kept.items()}
-    return [_plain(one) for one in config] if isinstance(config, (list, tuple)) else config
+        return {key: _plain(value, numbers) for key, value in kept.items()}
+    if not isinstance(config, (list, tuple)):
+        return config
+    if len(config) == 3 and isinstance(config[0], str) and config[0] in numbers:
+        return [numbers[config[0]], *config[1:]]  # a result: the name of its layer, two indices
+    return [_plain(one, numbers) for one in config]
 
 
 def _runs(several: list[_Segment], within: list[keras.Model]) -> Iterator[Stack]:

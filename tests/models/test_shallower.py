@@ -223,6 +223,53 @@ def test_a_student_is_saved_loaded_and_distilled(random, tmp_path):
     )
 
 
+def residual(name):
+    """A model of its own, of two like layers."""
+    inputs = keras.Input((WIDTH,))
+    x = layers.Dense(WIDTH, activation="tanh")(layers.Dense(WIDTH, activation="tanh")(inputs))
+    return keras.Model(inputs, layers.Add()([inputs, x]), name=name)
+
+
+def in_a_row(name):
+    inputs = keras.Input((WIDTH,))
+    dense = [layers.Dense(WIDTH, activation="tanh") for _ in range(2)]
+    return keras.Sequential([inputs, *dense], name=name)
+
+
+@pytest.mark.parametrize("build", [residual, in_a_row])
+@pytest.mark.parametrize("outer", ["functional", "sequential"])
+def test_blocks_may_be_models(build, outer, random):
+    ends, blocks = [layers.Dense(WIDTH), layers.Dense(3)], [build(f"block{i}") for i in range(4)]
+    teacher = keras.Sequential([keras.Input((5,)), ends[0], *blocks, ends[1]])
+    if outer == "functional":
+        inputs = keras.Input((5,))
+        teacher = keras.Model(inputs, keras.Sequential(teacher.layers)(inputs))
+        teacher = keras.Model(inputs, keras.ops.tanh(teacher(inputs)))
+    randomized(teacher, random)
+    student = mr.models.shallower(teacher, layers=[1, 2])
+    x = random.normal(size=(2, 5)).astype("float32")
+    expected = ends[1](blocks[2](blocks[1](ends[0](x))))
+    expected = keras.ops.tanh(expected) if outer == "functional" else expected
+    np.testing.assert_allclose(student(x), expected, rtol=1e-5)
+
+
+def test_models_that_compute_something_else_are_no_like_blocks():
+    def block(name, other_way):
+        inputs = keras.Input((WIDTH,))
+        x = layers.Dense(WIDTH)(inputs)
+        return keras.Model(inputs, keras.ops.add(x, x if other_way else inputs), name=name)
+
+    teacher = keras.Sequential([keras.Input((WIDTH,)), block("a", False), block("b", True)])
+    with pytest.raises(ValueError, match="is no chain of like blocks"):
+        mr.models.shallower(teacher, layers=[0])
+
+
+def test_numbers_of_blocks_may_be_those_of_numpy():
+    teacher = network("dense", range(4))
+    student = mr.models.shallower(teacher, layers=np.array([0, 2]))
+    assert [one.name for one in student.layers if "block" in one.name] == ["block0", "block2"]
+
+
 def several_stages():
     return mr.models.get("resnet20", num_classes=3)
 
@@ -271,7 +318,11 @@ def test_what_is_no_stack_of_like_blocks_is_refused(build, message):
         ({"layers": [2, 0]}, "each once and in their order"),
         ({"layers": []}, "layers must be numbers"),
         ({"layers": [0.0]}, "layers must be numbers"),
+        ({"layers": [0, True]}, r"layers must be numbers.*Received: layers=\[0, True\]"),
+        ({"layers": np.array([2, 0], "uint8")}, "each once and in their order"),
+        ({"layers": 2}, "layers must be numbers"),
         ({"every": 0}, "every must be"),
+        ({"every": 4}, r"every must be less than the 4 blocks .*\(layers=\[0\]"),
     ],
 )
 def test_wrong_blocks_are_refused(arguments, message):
