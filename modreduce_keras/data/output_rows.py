@@ -6,11 +6,30 @@ from typing import Any
 
 import numpy as np
 
+from modreduce_keras.arguments import is_number
+from modreduce_keras.calls import shown
+
 _CHUNK = 2**16
 """Rows of an array in memory that are checked at a time; of a file these alone, at the start."""
 _SUM_TOLERANCE = 1e-2  # of half precision, as in `head_kinds`
 _BEYOND = 1e-5
 """How far beyond 0 and 1 rounding may bring a probability."""
+
+
+def of_each_teacher(source: Any, argument: str) -> list[Any]:
+    """Returns the outputs of each teacher: those of one, or several in a list.
+
+    Raises:
+        ValueError: If a list is of numbers, which may be rows or teachers.
+    """
+    if not isinstance(source, (list, tuple)):
+        return [source]
+    if not source or any(isinstance(one, (list, tuple)) or is_number(one) for one in source):
+        raise ValueError(
+            f"{argument} of one teacher must be an array, np.asarray({argument}), and a list has "
+            f"an array, path or function for each of several. Received: {argument}={shown(source)}"
+        )
+    return list(source)
 
 
 def opened(source: Any, index: Any, argument: str) -> tuple[np.ndarray, np.ndarray | None]:

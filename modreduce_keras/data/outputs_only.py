@@ -1,5 +1,6 @@
 """TeacherOutputs: a teacher of which there are only outputs, stored or computed by a function."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -124,7 +125,7 @@ class TeacherOutputs:
         self.clip = clip
         self.independent = require_bool("independent", independent)
         require_integer("teachers", teachers, optional=True)
-        self.sources = list(source) if isinstance(source, (list, tuple)) else [source]
+        self.sources = output_rows.of_each_teacher(source, self.argument)
         if source is None:
             self.sources *= teachers or 1
         if teachers is not None and teachers != len(self.sources):
@@ -367,11 +368,20 @@ class TeacherOutputs:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "TeacherOutputs":
-        """Returns the outputs that `get_config` describes, without files that are gone."""
+        """Returns the outputs that `get_config` describes.
+
+        Files that are gone are left out, and with a warning those that cannot be read or have other
+        content than they had.
+        """
         paths = config["logits"] or config["probabilities"] or []
-        if not all(Path(path).is_file() for path in paths):
-            config = {**config, "logits": None, "probabilities": None, "index": None}
-        return cls(**config)
+        if all(Path(path).is_file() for path in paths):
+            try:
+                return cls(**config)
+            except (ValueError, OSError, EOFError, ImportError) as error:
+                if not paths:
+                    raise
+                warnings.warn(f"Files of a teacher's outputs are not used: {error}", stacklevel=2)
+        return cls(**{**config, "logits": None, "probabilities": None, "index": None})
 
 
 def not_attached() -> str:

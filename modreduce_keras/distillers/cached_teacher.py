@@ -50,11 +50,14 @@ class CachedTeacher:
         specs: Any = None,
     ):
         if dtype is not None:
-            raise ValueError(
+            why = (
                 "A teacher in a cache does not run: teacher_dtype= would do nothing, and "
-                "mr.data.TeacherCache(dtype=) sets the stored dtype. Received: "
-                f"teacher_dtype={dtype!r}"
+                "mr.data.TeacherCache(dtype=) sets the stored dtype."
+                if isinstance(cache, TeacherCache)
+                else "A teacher that is only outputs has no dtype to compute in: leave out "
+                "teacher_dtype."
             )
+            raise ValueError(f"{why} Received: teacher_dtype={dtype!r}")
         self._inputs = inputs
         if isinstance(cache, TeacherCache) or cache.holds_rows:
             _require_seen_alike(cache, inputs)

@@ -153,6 +153,9 @@ NAN = np.where(np.arange(18).reshape(6, 3) == 4, np.nan, LOGITS)
         ({"logits": [np.tanh, LOGITS], "shape": (3,)}, "functions and of stored outputs"),
         ({"logits": np.tanh, "shape": (3,), "index": [1]}, "index is of stored outputs"),
         ({"logits": np.array(["a"])}, "array of numbers"),
+        ({"logits": LOGITS.tolist()}, r"np\.asarray\(logits\)"),
+        ({"probabilities": [0.2, 0.7]}, r"np\.asarray\(probabilities\)"),
+        ({"logits": []}, "for each of several"),
         ({"logits": LOGITS, "clip": 0.5}, "clip must be"),
     ],
 )
@@ -214,8 +217,14 @@ def test_a_config_has_paths_and_shapes(tmp_path):
     np.save(tmp_path / "p.npy", PROBABILITIES)
     config = TeacherOutputs(probabilities=[tmp_path / "p.npy"] * 2, clip=1e-3).get_config()
     assert TeacherOutputs.from_config(config).get_config() == config
-    (tmp_path / "p.npy").unlink()
-    loaded = TeacherOutputs.from_config(config)
-    assert (loaded.shape, len(loaded.models), loaded.clip) == ((3,), 2, 1e-3)
-    with pytest.raises(ValueError, match="holds neither arrays nor functions"):
-        loaded.attach(X)
+    for content in (LOGITS, PROBABILITIES[:, :2], None):
+        if content is None:
+            (tmp_path / "p.npy").unlink()
+            loaded = TeacherOutputs.from_config(config)
+        else:
+            np.save(tmp_path / "p.npy", content)
+            with pytest.warns(UserWarning, match="Files of a teacher's outputs are not used: .* "):
+                loaded = TeacherOutputs.from_config(config)
+        assert (loaded.shape, len(loaded.models), loaded.clip) == ((3,), 2, 1e-3)
+        with pytest.raises(ValueError, match="holds neither arrays nor functions"):
+            loaded.attach(X)

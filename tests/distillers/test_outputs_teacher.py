@@ -178,6 +178,8 @@ def test_other_classes_and_inputs_of_its_own_are_refused(net, teacher):
             knowledge={"a": "kd", "b": "kd"},
             student_inputs={"b": keras.layers.GaussianNoise(0.1)},
         )
+    with pytest.raises(ValueError, match=r"only outputs has no dtype .* leave out teacher_dtype"):
+        mr.Distiller(student=net(), teacher=outputs, knowledge="kd", teacher_dtype="float16")
     with pytest.raises(TypeError, match=r"one TeacherOutputs: .*logits=\[first, second\]"):
         mr.Distiller(student=net(), teacher=[teacher, outputs], knowledge="kd")
 
