@@ -105,7 +105,15 @@ def test_variables_of_an_optimizer_are_without_those_inside_it():
 
 
 @pytest.mark.parametrize("steps", [None, 3])
-@pytest.mark.parametrize("wrap", [lambda one: one, keras.optimizers.LossScaleOptimizer])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda one: one,
+        keras.optimizers.LossScaleOptimizer,
+        lambda one: keras.optimizers.MultiOptimizer(lambda variable: one),
+    ],
+    ids=["alone", "scaled", "one of several"],
+)
 def test_constraints_are_told_which_batches_update_weights(wrap, steps):
     told = []
 
