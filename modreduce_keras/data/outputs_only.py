@@ -79,7 +79,8 @@ class TeacherOutputs:
         teachers: Number of teachers. Defaults to `None`: that of the given outputs, or 1.
         independent: Whether probabilities are of independent labels, or of one yes or no, and not
             of classes that exclude one another: z = log max(p, clip) - log max(1 - p, clip), for
-            `"binary_kd"`. Of one column they always are. Defaults to `False`.
+            `"binary_kd"`. Of one column they always are. A distiller refuses losses that compare
+            the other kind. Defaults to `False`.
         clip: Smallest probability, above 0 and below 0.1. Defaults to 1e-7.
 
     Raises:
