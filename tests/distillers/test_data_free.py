@@ -268,7 +268,9 @@ def test_a_training_goes_on_in_the_middle_of_a_cycle(make, generator, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.graph
-@pytest.mark.parametrize("method", ["zskt", mr.distillers.DAFL(information=2.0)], ids=str)
+@pytest.mark.parametrize(
+    "method", ["zskt", mr.distillers.DAFL(information=2.0)], ids=["zskt", "dafl"]
+)
 def test_a_file_goes_on_training(method, make, tmp_path, images):
     distiller = make(method, keras.optimizers.Adam(0.01))
     arguments = {"steps_per_epoch": 4, "batch_size": 4, "verbose": 0}

@@ -183,7 +183,7 @@ def test_one_hot_labels_are_refused(teacher, train, tmp_path):
         ("dkd", "renormalized", "rest='one' is needed"),
         (mr.Feature("hint", at="dense"), "one", "it takes those of all classes as a feature"),
     ],
-    ids=str,
+    ids=["dist", "logit_mse", "ctkd", "standardized", "dkd", "feature"],
 )
 def test_what_needs_all_logits_is_refused(knowledge, rest, reason, teacher, tmp_path):
     tokens = keras.Input((TOKENS,), dtype="int32")
