@@ -67,6 +67,21 @@ def require_trainable(students: Mapping[str, keras.Model]) -> None:
             )
 
 
+def require_jit(jit_compile: Any, teachers: Iterable[keras.Model]) -> None:
+    """Raises if XLA is to compile teachers that it cannot; Keras would go on without it."""
+    for teacher in teachers if jit_compile is True else ():
+        for one in flatten_layers(teacher):
+            # Keras says so of recurrent layers where there is a GPU; it warns.
+            if not (one.supports_jit or isinstance(one, keras.layers.RNN)):
+                inside = "" if one is teacher else f" with its layer {one.name!r}"
+                raise ValueError(
+                    f"XLA cannot compile the teacher {teacher.name!r}{inside}, as nothing that "
+                    "runs on the host, such as a function. Leave out jit_compile=True, or store "
+                    "the outputs, as mr.data.TeacherOutputs(logits=ARRAY). Received: "
+                    "jit_compile=True"
+                )
+
+
 def require_metrics(metrics: Any, knowledge: list[Knowledge], logged: list[str]) -> None:
     """Raises if metrics have unknown names, or a knowledge is named as something else in the logs.
 

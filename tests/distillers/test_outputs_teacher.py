@@ -212,6 +212,19 @@ def test_probabilities_of_another_kind_are_refused(arguments, loss, reason, net)
         mr.Distiller(**given)
 
 
+def test_xla_compiles_with_stored_outputs_and_not_with_a_function(net, cross_entropy):
+    function, table = lambda x: np.zeros((len(x), 3)), np.zeros((4, 3), "float32")
+    outputs = mr.data.TeacherOutputs(logits=function, shape=(3,))
+    distiller = mr.Distiller(student=net(), teacher=outputs, knowledge="kd")
+    with pytest.raises(ValueError, match="XLA cannot compile the teacher 'outputs', as nothing"):
+        distiller.compile("sgd", cross_entropy, jit_compile=True)
+    distiller.compile("sgd", cross_entropy)
+    outputs = mr.data.TeacherOutputs(logits=table)
+    distiller = mr.Distiller(student=net(), teacher=outputs, knowledge="kd")
+    distiller.compile("sgd", cross_entropy, jit_compile=True)
+    assert distiller.jit_compile
+
+
 def test_a_function_sees_inputs_of_its_own(net, images, labels, cross_entropy):
     seen = []
 
