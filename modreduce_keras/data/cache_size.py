@@ -13,7 +13,8 @@ class CacheSize(NamedTuple):
     Attributes:
         files: The number of shards.
         rows: The number of samples, times views.
-        tokens: The number of positions of a sample's logits; 1 where they have none.
+        tokens: The number of positions of a sample's logits, of all outputs together; an output
+            without any counts 1.
         size: Bytes of all shards.
     """
 
@@ -38,12 +39,10 @@ def size_of(folder: Path) -> CacheSize:
     found = [shards.read(path) for path in shards.paths(folder)] if there else []
     if there is None or not found:
         raise ValueError(f"There is no cache in {folder}. Fill it first: cache.fill(dataset)")
-    # The classes of the largest logits are integers; whole logits come last.
-    cut = [column.shape[1:-1] for column in found[0].columns if column.dtype.kind in "iu"]
-    positions = cut or [tuple(there["outputs"][-1][0][:-1])]
+    outputs = there["outputs"][len(there["taps"]) :]  # those of the taps come first
     return CacheSize(
         files=len(found),
         rows=sum(len(shard.samples) for shard in found),
-        tokens=sum(map(math.prod, positions)),
+        tokens=sum(math.prod(shape[:-1]) for shape, _ in outputs),
         size=sum(shard.file.size for shard in found),
     )

@@ -124,6 +124,19 @@ def test_of_several_outputs_those_of_few_classes_are_stored_whole(tokens, tmp_pa
     np.testing.assert_array_equal(given["logits"]["words"].indices, classes)
 
 
+@pytest.mark.parametrize("top_k", [None, K])
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")], ids=str)
+def test_tokens_are_those_of_all_outputs(top_k, names, tokens, tmp_path):
+    inputs = keras.Input((TOKENS,), dtype="int32")
+    hidden = keras.layers.Embedding(50, 3, name="hidden")(inputs)
+    outputs = keras.layers.Dense(CLASSES)(hidden), keras.layers.Dense(3)(hidden[:, 0])
+    model = keras.Model(inputs, dict(zip(names, outputs, strict=True)))
+    cache = mr.data.TeacherCache(tmp_path, model, taps=["hidden"], top_k=top_k)
+    cache.fill(indexed(tokens))
+    files = sum(path.stat().st_size for path in shards.paths(tmp_path))
+    assert cache.bytes_per_token == files / (len(tokens) * (TOKENS + 1))
+
+
 def test_another_number_is_another_cache_and_another_rest_is_not(teacher, tokens, tmp_path):
     caches = [mr.data.TeacherCache(tmp_path, teacher, top_k=k) for k in (K, 8, None)]
     caches[0].fill(indexed(tokens))
