@@ -132,12 +132,15 @@ def teacher_outputs_of(x: Any) -> dict[str, Any] | None:
     return x.get(TEACHER_OUTPUTS) if is_indexed(x) else None
 
 
-def with_outputs(dataset: tf.data.Dataset, read: Any) -> tf.data.Dataset:
+def with_outputs(
+    dataset: tf.data.Dataset, read: Any, *, in_parallel: bool = True
+) -> tf.data.Dataset:
     """Returns a dataset of indexed batches with a teacher's outputs among the inputs.
 
     Args:
         dataset: The batches.
         read: Returns the outputs, in a dict by fingerprint, for inputs and index of a batch.
+        in_parallel: Whether it may run for several batches at once.
     """
 
     def attached(*element: Any) -> Any:
@@ -146,7 +149,7 @@ def with_outputs(dataset: tf.data.Dataset, read: Any) -> tf.data.Dataset:
         x = {INPUTS: inputs, INDEX: samples, TEACHER_OUTPUTS: read(inputs, samples)}
         return (x, *rest) if isinstance(dataset.element_spec, tuple) else x
 
-    return dataset.map(attached, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.map(attached, num_parallel_calls=tf.data.AUTOTUNE if in_parallel else None)
 
 
 def indexed_inputs(dataset: Any, method: str, owner: str = "cache") -> Any:

@@ -321,7 +321,7 @@ class TeacherOutputs:
             shape = (*samples.shape[:1], *self.shape)
             return self._packed([tf.ensure_shape(one, shape) for one in logits])
 
-        return with_outputs(dataset, read)
+        return with_outputs(dataset, read, in_parallel=not self.runs)
 
     def _packed(self, logits: Sequence[Any]) -> dict[str, Any]:
         whole = logits[0] if len(logits) == 1 else tuple(logits)

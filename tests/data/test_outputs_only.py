@@ -1,6 +1,7 @@
 """Tests of a teacher's outputs from arrays, files and functions, without a distiller."""
 
 import builtins
+import time
 
 import keras
 import numpy as np
@@ -126,6 +127,24 @@ def test_a_function_is_called_by_parts_on_arrays():
     attached = TeacherOutputs(logits=function, shape=(3,)).attach(x)
     assert sizes == [1024, 476]
     np.testing.assert_allclose(rows_of(attached), x @ np.ones((2, 3)), rtol=1e-5)
+
+
+def test_a_function_is_called_for_one_batch_of_a_dataset_at_a_time():
+    running, most = set(), []
+
+    def function(x):
+        running.add(float(x[0, 0]))
+        most.append(len(running))
+        time.sleep(0.01)  # in which another thread would call it
+        running.remove(float(x[0, 0]))
+        return x @ np.ones((1, 3))
+
+    samples = np.arange(32.0, dtype="float32")[:, None]
+    dataset = mr.data.with_index(tf.data.Dataset.from_tensor_slices(samples)).batch(2)
+    attached = list(TeacherOutputs(logits=function, shape=(3,)).attach(dataset))
+    assert most == [1] * 16
+    found = np.concatenate([rows_of(x) for x in attached])
+    np.testing.assert_array_equal(found, samples @ np.ones((1, 3)))
 
 
 NAN = np.where(np.arange(18).reshape(6, 3) == 4, np.nan, LOGITS)
