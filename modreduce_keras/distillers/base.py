@@ -835,8 +835,9 @@ class BaseDistiller(StepModel):
         }
         validation.require_compile({**given, "loss_weights": loss_weights})
         validation.require_trainable(self.students)
-        teacher = self._forward.teacher
-        validation.require_jit(jit_compile, teacher.models if teacher else ())
+        teachers = self._forward.teacher.models if self._forward.teacher else []
+        validation.require_apart(self.students, teachers)
+        validation.require_jit(jit_compile, teachers)
         require_in_scope(self.distribute_strategy, self._parts_to_train())
         made = self._supervise(given)
         groups = self.variable_groups()

@@ -67,6 +67,34 @@ def require_trainable(students: Mapping[str, keras.Model]) -> None:
             )
 
 
+def require_apart(students: Mapping[str, keras.Model], teachers: Iterable[keras.Model]) -> None:
+    """Raises if a student trains layers that are also a teacher's, which must not change."""
+    for teacher in teachers:
+        constant = {id(variable) for variable in teacher.variables}
+        for student in students.values():
+            shared = [
+                layer.name
+                for layer in flatten_layers(student)
+                if not isinstance(layer, keras.Model)
+                and layer.trainable
+                and constant & {id(variable) for variable in _changed(layer)}
+            ]
+            if shared:
+                raise ValueError(
+                    f"The student {student.name!r} shares layers with the teacher "
+                    f"{teacher.name!r}, which training would change. Give it layers of its own, "
+                    f"student = mr.models.copy_model(student), or freeze what is to stay as it is: "
+                    f"trainable = False of the layer, before compile. Received: the shared layers "
+                    f"{shared[:8]}"
+                )
+
+
+def _changed(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Returns the variables that a training step of a layer changes."""
+    statistics = isinstance(layer, keras.layers.BatchNormalization)
+    return layer.variables if statistics else layer.trainable_variables
+
+
 def require_jit(jit_compile: Any, teachers: Iterable[keras.Model]) -> None:
     """Raises if XLA is to compile teachers that it cannot; Keras would go on without it."""
     for teacher in teachers if jit_compile is True else ():
