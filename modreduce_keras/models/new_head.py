@@ -43,7 +43,8 @@ def with_classifier(
     The layers are those of the model, with their weights, and are not copied: the model trains with
     the result, and `model.trainable = False` before the call, or `layer.trainable = False`, keeps
     them as they are. A student of `model` itself needs layers of its own:
-    `mr.models.copy_model(with_classifier(model, 10))`. To train them more slowly than the new layer, give both an optimizer:
+    `mr.models.copy_model(with_classifier(model, 10))`. To train the layers more slowly than the new
+    one, give both an optimizer:
 
         distiller.compile({"logits": Adam(1e-3), "student": Adam(1e-5)}, loss)
 
