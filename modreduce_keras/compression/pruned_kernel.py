@@ -95,6 +95,17 @@ class PrunedKernel(MaskedKernel):
             scores - ops.stop_gradient(scores)
         )
 
+    def unfinished(self) -> str | None:
+        """Returns how far the sparsity is from where it ends; `None` once it is there."""
+        step, last = int(ops.convert_to_numpy(self.step)), max(self.sparsity.landmarks())
+        now, end = (round(float(self.sparsity(one)), 2) for one in (step, last))
+        if step >= last or now >= end:
+            return None
+        return (
+            f"sparsity is {now:.2f} at step {step}, and the schedule ends at {end:.2f} at step "
+            f"{last:.0f}"
+        )
+
     def start(self) -> None:
         """Sets the mask of the first step, by magnitude: there has been no movement yet."""
         kernel = ops.abs(self.given_kernel())

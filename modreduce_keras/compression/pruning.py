@@ -1,5 +1,6 @@
 """Pruning: a copy of a student whose smallest weights become zeros in training, and a plain one."""
 
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -9,7 +10,7 @@ from modreduce_keras.compression.pruned_kernel import BLOCK_SIZE, PrunedKernel, 
 from modreduce_keras.compression.structures import BLOCK, STRUCTURES, TWO_OF_FOUR, fits_two_of_four
 from modreduce_keras.models.choosing import chosen, require_model, require_plain
 from modreduce_keras.models.fake_quantization import is_quantization_aware
-from modreduce_keras.models.kernel_wrapper import wrappers_in
+from modreduce_keras.models.kernel_wrapper import warn_of_unfinished, wrappers_in
 from modreduce_keras.models.same_outputs import require_same_outputs
 from modreduce_keras.models.wrapping import with_wrappers, without_wrappers
 
@@ -49,7 +50,7 @@ def prune(
             trained one, with a learning rate smaller than that of its training.
         sparsity: Share of the weights that are zero, from 0 to below 1, or a schedule of it, such
             as `mr.schedules.Polynomial(0.0, 0.8, steps=1000)`. Schedules of Keras, whose range is
-            not known, are refused. Defaults to 0.5.
+            not known, are refused, and those that fall. Defaults to 0.5.
         structure: `"unstructured"`, the default: each weight by itself. `"2:4"`: at most two of
             four consecutive input channels of an output, up to a sparsity of 0.5, as sparse tensor
             cores take it; layers whose number of input channels is not divisible by 4 are left
@@ -90,6 +91,7 @@ def prune(
     require_plain(student, "student")
     require_choice("structure", structure, STRUCTURES)
     sparsity = as_sparsity(sparsity)
+    _require_no_fall(sparsity)
     if block_size is not None and structure != BLOCK:
         raise ValueError(
             "block_size is the size of the blocks of structure='block': give that, or leave it "
@@ -122,7 +124,8 @@ def strip(model: keras.Model) -> keras.Model:
     """Builds a plain Keras model that computes what a pruned or clustered one does.
 
     Its weights are those that the model uses: zeros where they were pruned, and the values of their
-    clusters. It is loaded without this library.
+    clusters. It is loaded without this library. Before the schedule of a pruning has ended, a
+    warning says how many zeros are still to come.
 
     Args:
         model: What `mr.prune` or `mr.cluster` returned, trained or not.
@@ -154,9 +157,21 @@ def strip(model: keras.Model) -> keras.Model:
             "model must come from mr.prune or mr.cluster. Received: "
             f"{model.name!r}, in which nothing is pruned or clustered"
         )
+    warn_of_unfinished(model)
     plain, _ = without_wrappers(model)
     require_same_outputs(model, plain)
     return plain
+
+
+def _require_no_fall(sparsity: Any) -> None:
+    ends = sorted(sparsity.landmarks())
+    found = [float(sparsity(step)) for step in ends]
+    if any(after < before for before, after in pairwise(found)):
+        raise ValueError(
+            "sparsity must not fall: weights that are zero stay zero. A schedule goes from its "
+            "first value to its second, such as mr.schedules.Polynomial(0.0, 0.8, steps=1000). "
+            f"Received: sparsity={sparsity!r}, which is {found} at the steps {ends}"
+        )
 
 
 def _require_half(sparsity: Any) -> None:

@@ -15,6 +15,7 @@ from modreduce_keras.models.branch import Branches
 from modreduce_keras.models.fake_quantization import is_quantization_aware, require_ranges
 from modreduce_keras.models.folding import fold
 from modreduce_keras.models.graph import input_specs
+from modreduce_keras.models.kernel_wrapper import warn_of_unfinished
 from modreduce_keras.taps import TapReader
 
 OUTPUT = "logits"
@@ -140,6 +141,7 @@ def inference_model(student: keras.Model) -> keras.Model:
             no ranges yet.
     """
     require_ranges(student)
+    warn_of_unfinished(student, stacklevel=4)
     try:
         return fold(student)
     except ValueError as error:

@@ -1,5 +1,6 @@
 """KernelWrapper: runs a layer with another kernel in the place of its own, rounded or masked."""
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,6 +47,10 @@ class KernelWrapper(keras.layers.Wrapper):
     def used_kernel(self) -> Any:
         """Returns the kernel as it is used, float32. To be written by each wrapper."""
         raise NotImplementedError
+
+    def unfinished(self) -> str | None:
+        """Returns what of a schedule is still to come, for messages; `None` where nothing is."""
+        return None
 
     def trained_kernel(self) -> Any:
         """Returns the same values, with the gradient that training is to see."""
@@ -105,6 +110,26 @@ class MaskedKernel(KernelWrapper):
         """Returns the kernel with zeros where the mask is `False`, float32."""
         kernel = self.given_kernel()
         return ops.where(ops.convert_to_tensor(self.mask), kernel, ops.zeros_like(kernel))
+
+
+def unfinished(model: keras.layers.Layer) -> str | None:
+    """Returns what of a schedule of a model's kernels is still to come; `None` if nothing is."""
+    return next((text for one in wrappers_in(model) if (text := one.unfinished())), None)
+
+
+def warn_of_unfinished(model: keras.layers.Layer, stacklevel: int = 3) -> None:
+    """Warns if what is made of a model now is made before a schedule of its kernels has ended.
+
+    Args:
+        model: A model.
+        stacklevel: As of `warnings.warn`. Defaults to 3: the caller of the caller.
+    """
+    text = unfinished(model)
+    if text is not None:
+        warnings.warn(
+            f"{model.name!r} is taken as it is now: its {text}. Train it first",
+            stacklevel=stacklevel,
+        )
 
 
 def plain_layer(layer: keras.layers.Layer) -> keras.layers.Layer:

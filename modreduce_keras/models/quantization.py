@@ -36,7 +36,7 @@ from modreduce_keras.models.integer_layers import (
     is_constant,
     unknown,
 )
-from modreduce_keras.models.kernel_wrapper import MaskedKernel, wrappers_in
+from modreduce_keras.models.kernel_wrapper import MaskedKernel, warn_of_unfinished, wrappers_in
 from modreduce_keras.models.primitives import primitive
 from modreduce_keras.models.wrapping import without_wrappers
 
@@ -64,8 +64,8 @@ def quantize_aware(
     of a convolution or dense layer. The last one has the layer's name. All layers keep their
     names, so that taps stay; the student itself is not changed. Low-rank weights of LoRA are added
     to the kernels, which then train. Weights that `mr.prune` has set to zero stay zero, in the file
-    too; the schedule of the pruning has ended then. Best begin with a trained student, and a small
-    learning rate.
+    too; the schedule of the pruning ends then, with a warning where zeros were still to come. Best
+    begin with a trained student, and a small learning rate.
 
     Args:
         student: A functional or a built Sequential model, of layers that TFLite computes in int8,
@@ -116,6 +116,7 @@ def quantize_aware(
             f"{student.name!r}, which comes from quantize_aware"
         )
     _require_no_clusters(student)
+    warn_of_unfinished(student)
     is_masked = next(wrappers_in(student), None) is not None
     plain, masks = without_wrappers(student) if is_masked else (student, {})
     quantized = _Rewriter(bits, masks).rewrite(primitive(plain, masks), is_outermost=True)

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import modreduce_keras as mr
+from modreduce_keras.export.students import inference_model
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 CUBIC = mr.schedules.Polynomial(0.1, 0.7, steps=4)
@@ -233,12 +234,12 @@ def test_two_replicas_prune_as_one(two_replicas, data):
 def test_low_precision_trains_full_weights_with_exact_zeros(data):
     pruned = mr.prune(dense(), CUBIC)
     distiller = distilled(pruned, keras.optimizers.Adam(0.05))
-    for _ in range(3):
+    for _ in range(4):
         distiller.train_on_batch(*data)
     hidden = pruned.get_layer("hidden")
     assert hidden.layer.kernel.dtype == "float32"
-    assert int(hidden.step) == 3
-    zeros = np.rint(float(CUBIC(3)) * 20)
+    assert int(hidden.step) == 4
+    zeros = np.rint(float(CUBIC(4)) * 20)
     assert (np.asarray(hidden.used_kernel()) == 0).sum() == zeros
     np.testing.assert_array_equal(mr.strip(pruned)(data[0]), pruned(data[0]))
 
@@ -253,6 +254,23 @@ def test_a_skipped_step_leaves_masks_and_counts(data):
     distiller.train_on_batch(*data)
     for own, expected in zip(pruned.get_weights(), before, strict=True):
         np.testing.assert_array_equal(own, expected)
+
+
+EARLY = r"sparsity is 0\.45 at step 1, and the schedule ends at 0\.70 at step 4\. Train it first"
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize("take", [mr.strip, mr.quantize_aware, inference_model])
+def test_a_model_taken_before_the_zeros_are_there_warns_and_later_does_not(take, data):
+    pruned = mr.prune(dense(), CUBIC)
+    pruned.compile("sgd", LOSS)
+    for step in range(1, 5):
+        pruned.train_on_batch(*data)
+        if step == 1:
+            # 0.7 - 0.6 · 0.75³ = 0.447
+            with pytest.warns(UserWarning, match=EARLY):
+                take(pruned)
+    take(pruned)
 
 
 @pytest.mark.usefixtures("eagerly")
@@ -297,6 +315,11 @@ def test_rounding_a_pruned_student_keeps_the_zeros_in_its_int8_file(random, sett
 
 
 MISTAKES = {
+    "falling": (
+        lambda: mr.prune(dense(), mr.schedules.Polynomial(0.8, 0.0, steps=9)),
+        ValueError,
+        r"must not fall.*start=0.8, end=0.0.*at the steps \[0.0, 9.0\]",
+    ),
     "no model": (lambda: mr.prune("student"), TypeError, "student must be a Keras model"),
     "not built": (
         lambda: mr.prune(keras.Sequential([layers.Dense(2)])),
