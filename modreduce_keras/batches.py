@@ -164,6 +164,17 @@ def unpack(batch: Any) -> tuple[Any, Any, Any]:
     return (*batch, None, None)[:3]
 
 
+def may_have_labels(data: Any) -> bool:
+    """Returns `False` of arrays and datasets that are known to have no labels, else `True`."""
+    if is_tf_dataset(data):
+        data = data.element_spec
+    elif isinstance(data, keras.utils.PyDataset):
+        data = data[0]
+    elif not isinstance(data, tuple) and not hasattr(data, "shape"):
+        return True
+    return unpack(data)[1] is not None
+
+
 INPUTS, INDEX, TEACHER_OUTPUTS = "inputs", "sample_index", "teacher_outputs"
 """What inputs with an index consist of, those of `mr.data.with_index` and of a teacher cache."""
 

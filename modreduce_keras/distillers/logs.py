@@ -18,9 +18,20 @@ def update_metrics(metrics: Any, labels: Any, logits: Mapping[str, Any], weight:
         labels: The labels.
         logits: By student.
         weight: Sample weights, or `None`.
+
+    Raises:
+        ValueError: If the data have no labels, and a metric needs them.
     """
-    labels, outputs = student_metrics.as_outputs(labels, logits)
-    metrics.update_state(labels, outputs, of_every_output(weight, labels))
+    given, outputs = student_metrics.as_outputs(labels, logits)
+    try:
+        metrics.update_state(given, outputs, of_every_output(weight, given))
+    except (AttributeError, TypeError, ValueError) as error:
+        if labels is not None:
+            raise
+        raise ValueError(
+            "Metrics are compiled, but the data have no labels y: give fit(x, y) and "
+            "validation_data=(x, y) both, or leave metrics= out of compile. Received: y=None"
+        ) from error
 
 
 def label_rules(

@@ -1,11 +1,16 @@
 """find_student: the best student of a family that keeps within a budget, by a search."""
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from modreduce_keras.arguments import require_integer
+from modreduce_keras.batches import may_have_labels
+from modreduce_keras.calls import shown
 from modreduce_keras.distillers import Distiller
 from modreduce_keras.distillers.optimizers import copy_of
 from modreduce_keras.tuning.candidates import (
@@ -18,9 +23,11 @@ from modreduce_keras.tuning.candidates import (
     require_budget,
 )
 from modreduce_keras.tuning.found import FoundStudents
+from modreduce_keras.tuning.objective import resolve
 from modreduce_keras.tuning.search import Search
 
 CANDIDATE = "candidate"
+_VALIDATION = "val_"
 
 
 def find_student(
@@ -34,7 +41,7 @@ def find_student(
     knowledge: Any = None,
     optimizer: Any = "adam",
     loss: Any = None,
-    metrics: Any = ("accuracy",),
+    metrics: Any = "default",
     objective: str = "val_loss",
     direction: str | None = None,
     candidates: int = 30,
@@ -80,11 +87,11 @@ def find_student(
             there.
         optimizer: Of each training; it is copied. Defaults to `"adam"`.
         loss: Loss on the labels, or `None`, the default, to learn from the teacher alone.
-        metrics: Metrics by name, which do not decide unless they are the objective. Defaults to the
-            accuracy.
-        objective: What students are ranked by. Defaults to `"val_loss"`, which is the loss of the
-            training on the validation data, the distance to the teacher in it. `"val_accuracy"`
-            needs labels.
+        metrics: Metrics by name, which do not decide unless they are the objective. Defaults to
+            `"default"`: the accuracy, where `data` and `validation_data` have labels.
+        objective: What students are ranked by, a value on the validation data. Defaults to
+            `"val_loss"`, which is the loss of the training on these, the distance to the teacher in
+            it. `"val_accuracy"` needs labels.
         direction: As for `Search`. Defaults to `None`.
         candidates: How many students are drawn from the family. Defaults to 30.
         epochs: Most epochs that a student is trained for. Defaults to 9.
@@ -100,7 +107,8 @@ def find_student(
         costs and why they were refused; `.pareto()`, and `.plot("front.png", "kib")`.
 
     Raises:
-        TypeError: If `family` is no function of `hp` that returns a built Keras model.
+        TypeError: If `family` is no function of `hp` that returns a built Keras model, or `teacher`
+            is a function.
         ValueError: If the budget or another argument is out of range, or no student of the family
             is within the budget.
         SearchError: If no training was completed.
@@ -126,8 +134,9 @@ def find_student(
         Li et al., Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization, 2018.
     """
     limits = require_budget(budget)
-    if not callable(family):
-        raise TypeError(f"family must be a function of hp. Received: {family=}")
+    _require_family(teacher, family)
+    _require_on_validation(objective, direction)
+    metrics = _metrics(metrics, data, validation_data)
     numbers = {"candidates": candidates, "epochs": epochs, "threads": threads}
     for argument, value in numbers.items():
         require_integer(argument, value)
@@ -143,9 +152,7 @@ def find_student(
         chosen = hp.Choice(CANDIDATE, within, default=within[0], ordered=False)
         student = made_by(family, several[chosen].values)
         distiller = Distiller(student=student, teacher=teacher, knowledge=knowledge)
-        distiller.compile(
-            copy_of(optimizer), loss, metrics=list(metrics or ()) or None, evaluate_knowledge=True
-        )
+        distiller.compile(copy_of(optimizer), loss, metrics=metrics, evaluate_knowledge=True)
         return distiller
 
     halves = epochs >= factor and len(within) >= first_round(epochs, factor)
@@ -176,6 +183,32 @@ def find_student(
         direction=search.objective.direction,
         budget=limits,
     )
+
+
+def _require_family(teacher: Any, family: Any) -> None:
+    if callable(family) and not isinstance(family, keras.Layer) and not inspect.isroutine(teacher):
+        return
+    raise TypeError(
+        "teacher is the trained model, and family a function of hp that returns a built student: "
+        "mr.tuning.find_student(teacher, family, ...). Received: "
+        f"teacher={shown(teacher)}, family={shown(family)}"
+    )
+
+
+def _require_on_validation(objective: Any, direction: str | None) -> None:
+    name = resolve(objective, direction).name
+    if not name.startswith(_VALIDATION):
+        raise ValueError(
+            "objective must be a value on the validation data, on which students are ranked: "
+            f"objective='{_VALIDATION}{name}'. Received: objective={name!r}"
+        )
+
+
+def _metrics(given: Any, *several: Any) -> list[Any] | None:
+    """Returns the metrics to compile: by default the accuracy where all data have labels."""
+    if isinstance(given, str) and given == "default":
+        return ["accuracy"] if all(map(may_have_labels, several)) else None
+    return list(given or ()) or None
 
 
 def _require_some(several: list[Candidate], within: list[int], limits: Mapping[str, float]) -> None:

@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import modreduce_keras as mr
 from modreduce_keras.tuning import candidates
+from modreduce_keras.tuning import find as find_module
 from modreduce_keras.tuning.candidates import Candidate
 from modreduce_keras.tuning.found import FoundStudents
 
@@ -145,3 +147,43 @@ def test_what_is_wrong_is_said(data, tmp_path):
     arguments = {"budget": {"kib": 1.0}, "data": data, "validation_data": data}
     with pytest.raises(TypeError, match="family must be a function of hp that returns a built"):
         mr.tuning.find_student(net((2,)), lambda hp: None, directory=tmp_path, **arguments)
+
+
+def test_models_and_functions_that_are_swapped_are_told(data, tmp_path):
+    for pair in ((family, net((2,))), (net((2,)), net((4,)))):
+        with pytest.raises(
+            TypeError, match=r"find_student\(teacher, family, .* Received: teacher="
+        ):
+            mr.tuning.find_student(
+                *pair, budget={"kib": 9}, data=data, validation_data=data, directory=tmp_path
+            )
+
+
+def test_an_objective_of_the_training_data_is_refused(data, tmp_path):
+    with pytest.raises(ValueError, match=r"objective='val_accuracy'. Received: objective='acc"):
+        find(data, tmp_path, objective="accuracy")
+
+
+def test_without_labels_there_are_no_metrics_by_default(data):
+    x, _ = data
+    dataset = tf.data.Dataset.from_tensor_slices
+    labelled = (data, dataset(data).batch(4))
+    for unlabelled in (x, (x,), (x, None), dataset(x).batch(4)):
+        assert find_module._metrics("default", labelled[0], unlabelled) is None
+        assert find_module._metrics(["mae"], unlabelled, unlabelled) == ["mae"]
+    assert find_module._metrics("default", *labelled) == ["accuracy"]
+    assert find_module._metrics(None, *labelled) is None
+
+
+def test_a_student_is_found_without_labels(data, tmp_path):
+    keras.utils.set_random_seed(1)
+    found = mr.tuning.find_student(
+        net((6,)),
+        lambda hp: net((hp.Choice("width", [2, 4]),)),
+        budget={"multiply_adds": 1000},
+        data=data[0],
+        validation_data=data[0],
+        directory=tmp_path,
+        epochs=1,
+    )
+    assert sorted(row["width"] for row in found.completed()) == [2, 4]

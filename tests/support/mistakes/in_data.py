@@ -29,8 +29,30 @@ def staged(b):
     return b.compiled(b.distiller(mr.Feature("hint", at="stage1", staged=True)))
 
 
+NO_LABELS = r"Metrics are compiled, but the data have no labels y: .* Received: y=None"
+
+
+def measured(b, **arguments):
+    return b.compiled(loss=None, metrics=["accuracy"], **arguments)
+
+
 MISTAKES = [
     # Labels
+    Mistake(
+        "a metric without labels",
+        lambda b: b.fit(y=None, distiller=measured(b, run_eagerly=False)),
+        NO_LABELS,
+    ),
+    Mistake(
+        "a metric without labels in validation",
+        lambda b: b.fit(distiller=measured(b), validation_data=b.images),
+        NO_LABELS,
+    ),
+    Mistake(
+        "a metric without labels in a dataset",
+        lambda b: measured(b).evaluate(b.dataset().map(lambda x, y: x).batch(3), verbose=0),
+        NO_LABELS,
+    ),
     Mistake(
         "labels that begin at one",
         lambda b: b.fit(y=b.labels + 1),
