@@ -1,40 +1,12 @@
 """Decoding: continues prompts token by token with a causal language model."""
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-TOKENS, PADDING = "token_ids", "padding_mask"
-"""What the inputs of keras-hub's causal models are called."""
-
-
-def inputs_of(model: Any) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """Returns a function from tokens and the mask of those that are no padding to a model's inputs.
-
-    Args:
-        model: A causal language model, or a function of the tokens.
-
-    Raises:
-        ValueError: If the model has other inputs than tokens and perhaps a mask.
-    """
-    declared = getattr(model, "input", None) if getattr(model, "inputs", None) else None
-    if isinstance(declared, Mapping):
-        if not {TOKENS} <= set(declared) <= {TOKENS, PADDING}:
-            raise ValueError(
-                f"A model that writes text takes tokens, or a dict of {TOKENS!r} and {PADDING!r}. "
-                f"Received: a model with the inputs {list(declared)}"
-            )
-        names = list(declared)
-
-        def by_name(tokens: np.ndarray, kept: np.ndarray) -> Any:
-            given = {TOKENS: tokens, PADDING: kept.astype("int32")}
-            return {name: given[name] for name in names}
-
-        return by_name
-    return lambda tokens, kept: tokens
+from modreduce_keras.data.language_models import inputs_of, require_positions, require_unscaled
 
 
 class Decoder:
@@ -57,10 +29,12 @@ class Decoder:
     ) -> None:
         self._temperature, self._end, self._pad = temperature, end_token, pad_token
         self._inputs = inputs_of(model)
+        self._is_checked = False
 
         def logits_at(inputs: Any, position: Any) -> Any:
             # Functions of users have no argument `training`.
             whole = model(inputs, training=False) if _is_layer(model) else model(inputs)
+            require_positions(tuple(whole.shape))
             return tf.cast(whole[:, position], "float32")
 
         self._logits_at = tf.function(logits_at) if _is_layer(model) else logits_at
@@ -85,6 +59,9 @@ class Decoder:
             inputs = self._inputs(tokens[:, :-1], kept[:, :-1])
             inputs = keras.tree.map_structure(tf.constant, inputs)
             logits = np.asarray(self._logits_at(inputs, tf.constant(place - 1)))
+            if not self._is_checked:
+                require_unscaled(logits)
+                self._is_checked = True
             drawn = self._drawn(logits, random)
             tokens[:, place] = np.where(writes, drawn, tokens[:, place])
             kept[:, place] |= writes

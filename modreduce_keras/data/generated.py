@@ -7,8 +7,15 @@ import keras
 import numpy as np
 
 from modreduce_keras.arguments import require_integer, require_number
-from modreduce_keras.data.decoding import PADDING, TOKENS, Decoder, inputs_of
+from modreduce_keras.data.decoding import Decoder
 from modreduce_keras.data.epochs import Epochs
+from modreduce_keras.data.language_models import (
+    PADDING,
+    TOKENS,
+    inputs_of,
+    require_fitting,
+    require_logits,
+)
 
 
 def generated(
@@ -51,10 +58,11 @@ def generated(
 
     Args:
         model: A causal language model: of tokens (batch, length), or of a dict of `"token_ids"` and
-            perhaps `"padding_mask"`, that returns logits (batch, length, vocabulary). Or a function
-            of tokens that does so.
+            perhaps `"padding_mask"`, that returns logits (batch, length, vocabulary), and not
+            probabilities. Or a function of tokens that does so.
         prompts: Tokens of each prompt: a list of lists, or an array (prompts, length).
-        length: Number of tokens in `x`. A prompt and what follows may have one more.
+        length: Number of tokens in `x`; that of the model if its input has a fixed length. A prompt
+            and what follows may have one more.
         every: After how many epochs the texts are written anew. Defaults to 1. `None`: never.
         batch_size: Number of texts in a batch. Defaults to 32.
         temperature: Of the draws; 0 always takes the most likely token. Defaults to 1.
@@ -71,8 +79,9 @@ def generated(
         A `keras.utils.PyDataset`, for `fit` and other loops.
 
     Raises:
-        ValueError: If an argument is out of range, a prompt is empty or leaves no room, or the
-            model takes other inputs.
+        ValueError: If an argument is out of range, a prompt is empty, leaves no room or has tokens
+            that the model does not know, or the model takes other inputs or returns something else
+            than logits.
 
     Example:
         >>> import numpy as np
@@ -97,12 +106,19 @@ def generated(
             "temperature= and end_token= are of the draws that are made without generate=, which "
             f"draws as it is set up. Received: {temperature=}, {end_token=} beside generate="
         )
+    inputs = inputs_of(model)
+    texts, kept = _padded(prompts, length + 1, pad_token)
+    tokens = {"prompts": texts[kept], "end_token": end_token, "pad_token": pad_token}
+    require_fitting(model, length, tokens)
+    if generate is None:  # else the model writes nothing itself
+        require_logits(model)
     decode = Decoder(model, temperature, end_token, pad_token)
     write = decode if generate is None else _by(generate, pad_token)
     return _Generated(
         write,
-        inputs_of(model),
-        *_padded(prompts, length + 1, pad_token),
+        inputs,
+        texts,
+        kept,
         every=require_integer("every", every, optional=True),
         batch_size=require_integer("batch_size", batch_size),
         seed=require_integer("seed", seed, least=0),

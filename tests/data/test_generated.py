@@ -187,6 +187,53 @@ def test_a_model_of_other_inputs_is_refused():
         mr.data.generated(model, PROMPTS, length=9)
 
 
+def test_probabilities_are_refused():
+    logits = language_model(4, "writer", as_dict=False)
+    probabilities = keras.Sequential([logits, L.Softmax()], name="softmax")
+    probabilities(np.ones((1, 3), "int32"))
+    with pytest.raises(
+        ValueError, match=r"as_logits.model. takes.*'softmax', which ends in a soft"
+    ):
+        mr.data.generated(probabilities, PROMPTS, length=9)
+    as_function = mr.data.generated(lambda tokens: probabilities(tokens), PROMPTS, length=9)
+    with pytest.raises(ValueError, match=r"must return keras.ops.log\(p\).*sum to one"):
+        as_function[0]
+    mended = mr.models.as_logits(probabilities)
+    texts = [mr.data.generated(one, PROMPTS, length=9)[0][1].tolist() for one in (mended, logits)]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompts": [[1, 13], [50]]}, r"prompts must be of the tokens .*0 to 12.*\[13, 50\]"),
+        ({"prompts": [[1], [-2]]}, r"prompts with \[-2\]"),
+        ({"end_token": 13}, r"end_token with \[13\]"),
+        ({"pad_token": 13}, r"pad_token with \[13\]"),
+    ],
+    ids=str,
+)
+def test_tokens_that_the_model_does_not_know_are_refused(arguments, message):
+    given = {"prompts": PROMPTS, **arguments}
+    with pytest.raises(ValueError, match=message):
+        mr.data.generated(language_model(4), given.pop("prompts"), length=4, **given)
+
+
+def test_a_model_of_another_length_or_output_is_refused():
+    tokens = keras.Input((8,), dtype="int32")
+    hidden = L.Embedding(VOCABULARY, 4)(tokens)
+    model = keras.Model(tokens, L.Dense(VOCABULARY)(hidden), name="fixed")
+    with pytest.raises(ValueError, match=r"takes: length=8;.*length=12 for 'fixed'.*\(None, 8\)"):
+        mr.data.generated(model, PROMPTS, length=12)
+    assert mr.data.generated(model, PROMPTS, length=8)[0][1].shape == (4, 8)
+    classifier = keras.Model(tokens, L.Dense(3)(L.Flatten()(hidden)))
+    with pytest.raises(ValueError, match=r"logits \(batch, length, .*output of shape \(None, 3\)"):
+        mr.data.generated(classifier, PROMPTS, length=8)
+    data = mr.data.generated(lambda tokens: np.zeros((len(tokens), 3)), PROMPTS, length=8)
+    with pytest.raises(ValueError, match=r"logits \(batch, length, .*output of shape \(4, 3\)"):
+        data[0]
+
+
 @pytest.mark.parametrize("every", [1, 2, None])
 def test_a_run_that_resumes_writes_the_same(every):
     """The model does not train here, so that the draws alone tell."""
