@@ -43,7 +43,8 @@ def cluster(
         clusters: The largest number of different weights of a layer, at least 2. Defaults to 16.
         layers: Which layers: a list of names, paths, patterns (`"stage*"`) and classes
             (`keras.layers.Conv2D`). Defaults to all dense layers and convolutions but depthwise
-            ones, which have few weights. Layers inside of other layers (attention) are left out.
+            ones, which have few weights. Layers inside of other layers (attention) are left out;
+            a warning names subclassed layers and models around kernels, and layers with LoRA.
         keep_zeros: Whether weights that are exactly zero stay zero, as one of the clusters: for
             the plain model of a pruned student. Defaults to `False`.
 

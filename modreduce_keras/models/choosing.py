@@ -1,6 +1,7 @@
 """Choosing: the layers of a student that are pruned or clustered, by name, pattern or kind."""
 
 import fnmatch
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -66,17 +67,29 @@ def chosen(model: keras.Model, layers: Any, what: str = "student") -> list[keras
             for all but depthwise convolutions.
         what: The name of the argument that the model was given as.
 
+    Warns:
+        UserWarning: If `None` leaves out kernels in layers that cannot be taken apart, or with
+            LoRA. Attention is left out without a warning.
+
     Raises:
         ValueError: If one means no layer, or a layer without a kernel that is known.
     """
     every = dict(_paths(model))
     if layers is None:
-        found = [one for one in every.values() if is_plain(one) and type(one) not in _DEPTHWISE]
+        found = [one for one in every.values() if is_plain(one) and _is_large(one)]
+        left = [text for one in every.values() if (text := _left_out(one))]
         if not found:
             kinds = sorted({type(one).__name__ for one in every.values()})
             raise ValueError(
                 f"{what} must have convolutions or dense layers, outside of other layers. "
-                f"Received: {model.name!r} of {kinds}"
+                f"Received: {model.name!r} of {kinds}{f', with {left}' if left else ''}"
+            )
+        if left:
+            warnings.warn(
+                f"Of {model.name!r} these stay as they are: {', '.join(left)}. Build what is "
+                "subclassed as a functional model, or name with layers=[...] the layers that are "
+                "meant.",
+                stacklevel=3,
             )
         return found
     if isinstance(layers, (str, type)) or not isinstance(layers, Iterable):
@@ -93,6 +106,21 @@ def chosen(model: keras.Model, layers: Any, what: str = "student") -> list[keras
 def is_plain(layer: keras.layers.Layer) -> bool:
     """Returns whether a layer's kernel is known and nothing is added to it."""
     return has_kernel(layer) and not getattr(layer, "lora_enabled", False)
+
+
+def _left_out(layer: keras.layers.Layer) -> str | None:
+    """Returns how a layer is named in which kernels are left out; `None` if there are none."""
+    kind = type(layer).__name__
+    if has_kernel(layer):
+        return None if is_plain(layer) else f"{layer.name!r} ({kind} with LoRA)"
+    if (isinstance(layer, keras.Model) and getattr(layer, "inputs", None)) or "Attention" in kind:
+        return None
+    inside = [one for one in flatten_layers(layer, include_self=False) if _is_large(one)]
+    return f"{layer.name!r} ({kind} around {len(inside)} with kernels)" if inside else None
+
+
+def _is_large(layer: keras.layers.Layer) -> bool:
+    return has_kernel(layer) and type(layer) not in _DEPTHWISE
 
 
 def _paths(model: keras.Model, within: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:

@@ -49,7 +49,8 @@ def low_rank(
         rank: Instead of `energy`: r for all layers.
         layers: Which layers: a list of names, paths, patterns (`"stage*"`) and classes. Defaults
             to all of `Dense`, `Conv1D` and `Conv2D`. Those with groups, LoRA or a constraint on
-            the kernel stay as they are.
+            the kernel stay as they are, and those inside of other layers; a warning names
+            subclassed layers and models around kernels, and layers with LoRA.
 
     Returns:
         A functional model, which is loaded without this library.
