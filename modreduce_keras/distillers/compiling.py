@@ -1,6 +1,7 @@
 """What `compile` prepares for a distiller: supervision, checks of labels, metrics for Keras."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -8,6 +9,8 @@ import keras
 from modreduce_keras.distillers import fitting, heads, metrics_of_logits, student_metrics
 from modreduce_keras.distillers.labelled_metrics import of_labelled
 from modreduce_keras.distillers.supervision import NamedSupervision, Supervision, supervision
+from modreduce_keras.knowledge import Knowledge
+from modreduce_keras.knowledge.label_choice import require_ignored
 from modreduce_keras.models.head_kinds import LOGITS
 from modreduce_keras.output_kind import output_kinds
 
@@ -18,16 +21,30 @@ def supervised(
     """Returns the compiled loss, and what the labels have to be.
 
     Raises:
-        ValueError: If the loss does not fit the students' heads, or a part that compares their
-            outputs.
+        ValueError: If the loss does not fit the students' heads, a part that compares their
+            outputs, or what a knowledge takes for labels.
     """
     output, made = distiller.student_output(), None
     if loss:
         made = supervision(loss, output)
         for student in distiller.students.values():
             made.require_fitting_head(student)
+        _require_ignored(distiller.all_knowledge(), made, output)
     kinds = output_kinds(loss, output)
     return made, fitting.require_fitting(distiller.parts_on_outputs(), kinds, loss)
+
+
+def _require_ignored(
+    several: Sequence[Knowledge], made: Supervision | NamedSupervision, output: Any
+) -> None:
+    """Raises if a knowledge takes labels for classes that the loss of their output leaves out."""
+    for rule in made.label_rules(output):
+        shape = (output if rule.output is None else output[rule.output]).shape
+        for one in several:
+            own = one.student if one.labels is None else one.labels
+            if rule.output in (None, own):
+                for ignored in rule.ignored:
+                    require_ignored(one, ignored, rule.classes, on_maps=len(shape) == 4)
 
 
 def metrics_for_keras(

@@ -89,3 +89,33 @@ def symbolic(loss: Loss, shape: tuple, by_position: bool) -> keras.KerasTensor:
     if loss.label_numbers:
         return keras.KerasTensor(shape, "float32")
     return keras.KerasTensor(shape[:-1] if by_position else shape[:1], "int64")
+
+
+def require_ignored(knowledge: Any, ignored: int, classes: int, on_maps: bool) -> None:
+    """Raises if a knowledge takes labels for classes that the compiled loss leaves out.
+
+    A class may be left out by the knowledge alone, such as the background.
+
+    Args:
+        knowledge: The knowledge.
+        ignored: The `ignore_class` of the compiled loss.
+        classes: The number of classes.
+        on_maps: Whether the outputs are maps of images.
+
+    Raises:
+        ValueError: If it does, or leaves out another label that is no class.
+    """
+    loss, own = knowledge.loss, knowledge.ignore_class
+    by_position = loss.label_maps or (on_maps and not loss.label_numbers)
+    known = range(getattr(loss, "num_classes", None) or classes)
+    is_read = loss.needs_labels and by_position and knowledge.mask in (None, False)
+    is_other = own is not None and own not in range(classes)
+    if own == ignored or not (is_other or (is_read and ignored not in known)):
+        return
+    kind, tap = type(knowledge).__name__, knowledge.student
+    at = f", at={tap!r}" if tap is not None and tap == knowledge.teacher else ""
+    raise ValueError(
+        f"Knowledge {knowledge.name!r} must leave out the labels that the compiled loss leaves "
+        f"out: mr.{kind}({loss.name!r}{at}, ignore_class={ignored}). Received: "
+        f"ignore_class={own} beside a loss with ignore_class={ignored}"
+    )

@@ -48,7 +48,7 @@ class LSP(RelationLoss):
     Args:
         edges: (edges, 2), int: node i, and j that is a neighbour of it. An undirected graph has
             both directions. Or the key of the inputs that holds the edges of each sample, a string.
-            Defaults to `None`: all pairs of the batch.
+            Defaults to `None`: all pairs of the batch, of nodes (nodes, width).
         kernel: `"rbf"`, the default, `"linear"` or `"poly"`.
         bandwidth: σ of `"rbf"`, a positive number. Defaults to 100.
         offset: c of `"poly"`. Defaults to 0.
@@ -67,7 +67,8 @@ class LSP(RelationLoss):
         (nodes,), or (batch,) with a key as `edges`, float32; 0 where the local structures agree.
 
     Raises:
-        ValueError: If an argument is out of range or of another kernel, or an edge leads out of the
+        ValueError: If an argument is out of range or of another kernel, if features are
+            (batch, nodes, width) and there are no edges, or an edge leads out of the
             batch (inside a compiled step, a `tf.errors.InvalidArgumentError`).
 
     Example:
@@ -139,6 +140,13 @@ class LSP(RelationLoss):
                 kept = ops.any(ops.reshape(mask, (*ops.shape(mask)[:2], -1)), axis=-1)
                 edges = edges_between(edges, kept)
             return self._per_graph(teacher, student, edges)
+        nodes_alone = self.edges is not None or 3 not in (len(teacher.shape), len(student.shape))
+        expectation = (
+            "edges where each sample is a graph, or it compares graphs with one another: "
+            "mr.losses.LSP(edges='edges') reads that key of the inputs, (batch, edges, 2), and "
+            "without edges features are those of nodes, (nodes, width)"
+        )
+        self.require(nodes_alone, expectation, teacher, student)
         of, onto = self._structures(lambda side: self.relations(flatten(side)), teacher, student)
         if self.edges is None:
             return kl_divergence(of, onto)

@@ -16,6 +16,17 @@ def another_number_of_peers(b):
     return aggregator(GROUP), aggregator(GROUP[:, :2])
 
 
+def segmenting(b, name=None):
+    inputs = keras.Input((8, 8, 1))
+    maps = keras.layers.Conv2D(4, 1, name="maps")(inputs)
+    return keras.Model(inputs, keras.layers.Conv2D(3, 1, name="logits")(maps), name=name)
+
+
+def unlabelled(b, knowledge):
+    distiller = mr.Distiller(student=segmenting(b), teacher=segmenting(b), knowledge=knowledge)
+    return b.compiled(distiller, loss=b.cross_entropy(ignore_class=255))
+
+
 MISTAKES = [
     # Knowledge
     Mistake(
@@ -271,5 +282,26 @@ MISTAKES = [
         "boundaries that descend",
         lambda b: mr.schedules.Piecewise([10, 5], [1.0, 2.0, 3.0]),
         r"boundaries must ascend .* Received: boundaries=\[10, 5\]",
+    ),
+    # Labels that are no class
+    Mistake(
+        "labels that the compiled loss alone ignores",
+        lambda b: unlabelled(b, mr.Feature("ifvd", at="maps")),
+        r"'ifvd' must .*: mr.Feature\('ifvd', at='maps', ignore_class=255\). Received: .*=None",
+    ),
+    Mistake(
+        "labels that the compiled loss alone ignores, in responses",
+        lambda b: unlabelled(b, mr.Response("dkd")),
+        r"'dkd' must .*: mr.Response\('dkd', ignore_class=255\). Received: ignore_class=None",
+    ),
+    Mistake(
+        "another label to ignore than that of the compiled loss",
+        lambda b: unlabelled(b, mr.Response("kd", ignore_class=-1)),
+        r"mr.Response\('kd', ignore_class=255\). Received: ignore_class=-1 beside .*=255",
+    ),
+    Mistake(
+        "graphs without edges",
+        lambda b: mr.losses.LSP()(np.ones((2, 3, 4)), np.ones((2, 3, 4))),
+        r"LSP needs edges where each sample is a graph, .*mr.losses.LSP\(edges='edges'\)",
     ),
 ]
