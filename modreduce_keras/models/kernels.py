@@ -18,6 +18,9 @@ _KERNELS = {
 }
 """By a layer's class: its kernel, and the axes of its outputs."""
 
+LOW_RANK = "_low"
+"""Ending of the name of the first one of the two layers that `low_rank` makes of one."""
+
 
 def has_kernel(layer: keras.layers.Layer) -> bool:
     """Returns whether a layer is one whose kernel is known here."""

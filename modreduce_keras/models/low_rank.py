@@ -12,6 +12,7 @@ from modreduce_keras.copying import copy_state
 from modreduce_keras.models.choosing import chosen, require_plain
 from modreduce_keras.models.clones import draws_kept, rebuilt, unfrozen
 from modreduce_keras.models.graph import functional, new_inputs
+from modreduce_keras.models.kernels import LOW_RANK
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D)
 _ROUNDING = 1e-10
@@ -36,8 +37,9 @@ def low_rank(
 
     A dense layer becomes one of r units, without a bias, and one with the second factor; a
     convolution becomes one of r filters of its size, and one of size 1. The second one has the
-    name, the bias and the activation of the layer, and the first one that name with `_low`. Layers
-    where this takes no fewer multiply-adds stay as they are.
+    name, the bias and the activation of the layer, and the first one that name with `_low`. Of a
+    classifier of two, the tap `"embedding"` is what the first one reads. Layers where this takes no
+    fewer multiply-adds stay as they are.
 
     The result is the start of a student: train it further with the model as its teacher. All of its
     layers train, those that are frozen in the model too.
@@ -182,7 +184,7 @@ class _Splitter:
 def _first_config(layer: Any, config: dict[str, Any], rank: int) -> dict[str, Any]:
     size = "filters" if type(layer) in _CONVOLUTIONS else "units"
     without = dict.fromkeys(("activity_regularizer", "bias_regularizer", "bias_constraint"))
-    own = {"name": f"{layer.name}_low", "use_bias": False, "activation": "linear"}
+    own = {"name": f"{layer.name}{LOW_RANK}", "use_bias": False, "activation": "linear"}
     return {**config, **without, **own, size: rank}
 
 

@@ -10,6 +10,7 @@ import keras
 
 from modreduce_keras.models import head_kinds
 from modreduce_keras.models.kernel_wrapper import plain_layer
+from modreduce_keras.models.kernels import LOW_RANK
 from modreduce_keras.models.structure import (
     INPUT,
     Node,
@@ -172,10 +173,19 @@ class Places:
         head = self._head()
         if head is None:
             return None
-        reader, index = head, self.structure.nodes[head].sources[0]
+        reader = self._first_of_two(head)
+        index = self.structure.nodes[reader].sources[0]
         while index != INPUT and self.structure.nodes[index].kind.endswith(_NO_DRAWS):
             reader, index = index, self.structure.nodes[index].sources[0]
         return None if index == INPUT else self._target(index, reader)
+
+    def _first_of_two(self, head: int) -> int:
+        """Returns the first of the two layers that a classifier of low rank is, or the only one."""
+        index = self.structure.nodes[head].sources[0]
+        if index == INPUT:
+            return head
+        one, other = (plain_layer(self.structure.nodes[i].operation) for i in (index, head))
+        return index if type(one) is type(other) and one.name == other.name + LOW_RANK else head
 
     def _logits(self) -> Target | None:
         index = self.structure.output

@@ -88,6 +88,19 @@ def test_only_what_saves_multiply_adds_is_split(random, settled):
     np.testing.assert_array_equal(thin.get_layer("norm").moving_variance, variance)
 
 
+CHANGES = {"low rank": lambda thin: thin, "pruned": mr.prune}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_the_embedding_is_what_a_classifier_of_low_rank_reads(change, random):
+    stack = [layers.Dense(64, "relu"), layers.Dropout(0.5), layers.Dense(40, name="logits")]
+    thin = change(low_rank(keras.Sequential([keras.Input((8,)), *stack]), rank=3))
+    assert thin.get_layer("logits_low").output.shape == (None, 3)
+    x = random.normal(size=(16, 8)).astype("float32")
+    taps = mr.TapReader(thin, ["embedding"])(x)[1]
+    assert taps["embedding"].shape == (16, 64)
+
+
 def wide():
     return model_of(*MAKERS["dense"])
 
