@@ -175,13 +175,16 @@ def is_one_hot(labels: np.ndarray) -> bool:
     return bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=-1) == 1).all())
 
 
-def class_indices(labels: np.ndarray, shape: tuple[int, ...], owner: str) -> np.ndarray:
+def class_indices(
+    labels: np.ndarray, shape: tuple[int, ...], owner: str, remedy: str = ""
+) -> np.ndarray:
     """Returns labels, whose values are known, as class indices.
 
     Args:
         labels: Class indices (batch, ...) or (batch, ..., 1), or one-hot (batch, ..., classes).
         shape: Of the logits, (batch, ..., classes).
         owner: Who needs them, for the message.
+        remedy: What mends labels out of range, for the message.
 
     Returns:
         (batch, ...), int.
@@ -199,11 +202,13 @@ def class_indices(labels: np.ndarray, shape: tuple[int, ...], owner: str) -> np.
             f"{owner} needs labels that are classes {shape[:-1]} or one-hot {shape}, as the "
             f"logits are. Received: labels of shape {labels.shape}"
         )
-    require_in_range(labels, shape[-1], owner)
+    require_in_range(labels, shape[-1], owner, remedy=remedy)
     return labels.astype("int64")
 
 
-def require_in_range(values: np.ndarray, classes: int, owner: str, ignored: Any = ()) -> None:
+def require_in_range(
+    values: np.ndarray, classes: int, owner: str, ignored: Any = (), remedy: str = ""
+) -> None:
     """Raises unless every label is a class index, or one of those that are ignored."""
     wrong = ~((values >= 0) & (values < classes) & (values == np.floor(values)))
     for label in ignored:
@@ -212,9 +217,10 @@ def require_in_range(values: np.ndarray, classes: int, owner: str, ignored: Any 
         besides = f" (and {sorted(ignored)}, which are ignored)" if ignored else ""
         found = sorted({value.item() for value in values[wrong]})
         unlabelled = _UNLABELLED if found == [-1] and not ignored else ""
+        remedy = f" {remedy}" if remedy else unlabelled
         raise ValueError(
             f"{owner} needs labels y that are class indices from 0 to {classes - 1}{besides}."
-            f"{unlabelled} Received: y with {found[:8]}"
+            f"{remedy} Received: y with {found[:8]}"
         )
 
 

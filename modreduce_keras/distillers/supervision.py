@@ -114,6 +114,15 @@ class Supervision:
                 "The compiled loss needs labels y that are one-hot, of the shape of the logits."
                 f"{remedy} Received: y of shape {shape} for logits {expected}"
             )
+        sizes = zip(shape[1:], expected[1:-1], strict=False)
+        other = any(None not in pair and pair[0] != pair[1] for pair in sizes)
+        if other and (self._takes(_INDICES) or self._takes(_ONE_HOT)):
+            raise ValueError(
+                "The compiled loss needs labels y of the size of the logits, one for each position."
+                " Scale the labels, by the nearest one, or give the student layers such as "
+                "keras.layers.UpSampling2D behind its logits. "
+                f"Received: y of shape {shape} for logits {expected}"
+            )
 
     def __call__(self, labels: Any, logits: Any) -> Any:
         """Returns the values per example, (batch,), float32.

@@ -20,6 +20,10 @@ from modreduce_keras.output_kind import (
 KINDS = (CLASSES, LOGIT, LABELS, REGRESSION, EMBEDDING)
 YES_OR_NO = (LOGIT, LABELS)
 
+_OF_NO_CLASS = (
+    "ignore_class= leaves out positions whose label is no class, such as 255; without labels, "
+    "x alone, the outputs are compared."
+)
 
 Figures: TypeAlias = tuple[Any, Any, Any, Any, Any]
 """What a counter came to: the fields of `Judgement` from `agreement` to `expected_error`."""
@@ -94,14 +98,16 @@ def answers(kind: str, outputs: np.ndarray, threshold: float = 0.0) -> np.ndarra
     return outputs.argmax(axis=-1) if kind == CLASSES else outputs > threshold
 
 
-def truth(kind: str, labels: np.ndarray, shape: tuple[int, ...], owner: str) -> np.ndarray:
-    """Returns what labels say, in the same form.
+def truth(
+    kind: str, labels: np.ndarray, shape: tuple[int, ...], owner: str, remedy: str = ""
+) -> np.ndarray:
+    """Returns what labels say, in the same form; `remedy` mends classes out of range.
 
     Raises:
         ValueError: If they are no classes, or no answers of yes and no, of the outputs' shape.
     """
     if kind == CLASSES:
-        return class_indices(labels, shape, owner)
+        return class_indices(labels, shape, owner, remedy)
     labels = like(labels, shape, owner)
     if not is_yes_or_no(labels):
         raise ValueError(
@@ -130,18 +136,27 @@ class Judge:
         kind: Of the outputs; `None` to tell it by the labels.
         tolerance: Of numbers, in standard deviations of the expected ones, and of directions.
         threshold: Returns where an answer turns from no to yes.
+        ignore_class: Label of positions that accuracies leave out. Defaults to `None`.
     """
 
     def __init__(
-        self, owner: str, kind: str | None, tolerance: float, threshold: Callable[[], float]
+        self,
+        owner: str,
+        kind: str | None,
+        tolerance: float,
+        threshold: Callable[[], float],
+        ignore_class: int | None = None,
     ) -> None:
-        self._owner, self._kind = owner, kind
+        self._owner, self._kind, self._ignored = owner, kind, ignore_class
         self._tolerance, self._threshold = tolerance, threshold
         self._by_kind: dict[str, Any] = {}
         self._largest = 0.0
 
     def add(self, outputs: np.ndarray, expected: np.ndarray, labels: Any) -> None:
         """Compares a batch, of float outputs of equal shape (batch, ..., units)."""
+        kept = None
+        if labels is not None and self._ignored is not None:
+            labels, kept = _without(labels, expected.shape, self._ignored)
         if not self._by_kind:
             shape, owner = expected.shape, self._owner
             kinds = [self._kind] if self._kind else kinds_by_labels(labels, shape, owner)
@@ -149,11 +164,16 @@ class Judge:
         if len(self._by_kind) > 1 and not is_one_hot(labels) and is_yes_or_no(labels):
             del self._by_kind[CLASSES]
         for counter in self._by_kind.values():
-            counter.add(outputs, expected, labels)
+            counter.add(outputs, expected, labels, kept)
         # The maximum of the two would drop a NaN.
         self._largest = float(np.max([self._largest, np.abs(outputs - expected).max()]))
 
     def _counter(self, kind: str) -> Any:
+        if kind != CLASSES and self._ignored is not None:
+            raise ValueError(
+                "ignore_class is for outputs that are logits of classes, kind='classes'. Received: "
+                f"ignore_class={self._ignored} for kind={kind!r}"
+            )
         if kind == REGRESSION:
             return _Numbers(self._owner, self._tolerance)
         if kind == EMBEDDING:
@@ -167,6 +187,20 @@ class Judge:
         return Judgement(kind, *figures, self._largest)
 
 
+def _without(
+    labels: np.ndarray, shape: tuple[int, ...], ignore_class: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns labels with 0 for a class that is ignored, and which are others, (batch, ...)."""
+    if labels.shape == shape:
+        raise ValueError(
+            "ignore_class needs labels y that are class indices, one for each position. Received: "
+            f"{ignore_class=} and one-hot labels of shape {shape}"
+        )
+    labels = labels[..., 0] if labels.shape == (*shape[:-1], 1) else labels
+    kept = labels != ignore_class
+    return np.where(kept, labels, 0), kept
+
+
 class _Answers:
     """Counts answers: of classes, or of yes and no."""
 
@@ -176,16 +210,17 @@ class _Answers:
         self._right: list[np.ndarray] = []
         self._expected_right: list[np.ndarray] = []
 
-    def add(self, outputs: np.ndarray, expected: np.ndarray, labels: Any) -> None:
+    def add(self, outputs: np.ndarray, expected: np.ndarray, labels: Any, kept: Any) -> None:
         finite = np.isfinite(outputs)
         finite = finite.all(axis=-1) if self._kind == CLASSES else finite
         own = answers(self._kind, outputs, self._threshold)
         others = answers(self._kind, expected, self._threshold)
         self._same.append(((own == others) & finite).ravel())
         if labels is not None:
-            right = truth(self._kind, labels, expected.shape, self._owner)
-            self._right.append(((own == right) & finite).ravel())
-            self._expected_right.append((others == right).ravel())
+            right = truth(self._kind, labels, expected.shape, self._owner, _OF_NO_CLASS)
+            counted = np.ones_like(finite) if kept is None else kept
+            self._right.append(((own == right) & finite)[counted])
+            self._expected_right.append((others == right)[counted])
 
     def figures(self) -> Figures:
         return _mean(self._same), _mean(self._right), _mean(self._expected_right), None, None
@@ -201,7 +236,7 @@ class _Numbers:
         self._errors: list[np.ndarray] = []
         self._expected_errors: list[np.ndarray] = []
 
-    def add(self, outputs: np.ndarray, expected: np.ndarray, labels: Any) -> None:
+    def add(self, outputs: np.ndarray, expected: np.ndarray, labels: Any, kept: Any) -> None:
         self._off.append(np.abs(outputs - expected).reshape(-1, expected.shape[-1]))
         self._expected.append(expected.reshape(-1, expected.shape[-1]))
         if labels is not None:
@@ -224,7 +259,7 @@ class _Directions:
         self._tolerance = tolerance
         self._close: list[np.ndarray] = []
 
-    def add(self, outputs: np.ndarray, expected: np.ndarray, labels: Any) -> None:
+    def add(self, outputs: np.ndarray, expected: np.ndarray, labels: Any, kept: Any) -> None:
         own, others = (
             one / np.maximum(np.linalg.norm(one, axis=-1, keepdims=True), 1e-12)
             for one in (outputs.astype("float64"), expected.astype("float64"))
@@ -244,4 +279,5 @@ def spread(numbers: np.ndarray) -> np.ndarray:
 
 
 def _mean(parts: list[np.ndarray]) -> float | None:
-    return float(np.concatenate(parts).mean()) if parts else None
+    every = np.concatenate(parts) if parts else np.empty(0)
+    return float(every.mean()) if every.size else None

@@ -24,8 +24,8 @@ class Verification(NamedTuple):
 
     Attributes:
         agreement: Share of the answers that are the same, see `verify`.
-        accuracy: Share of the file's answers that are right; `None` without labels, and for
-            numbers and embeddings.
+        accuracy: Share of the file's answers that are right; `None` without labels that are
+            counted, and for numbers and embeddings.
         student_accuracy: The same for the student.
         largest_difference: The largest difference between an output of the file and the student's.
         size: Size in bytes of the file, or of all files of a SavedModel.
@@ -70,6 +70,7 @@ def verify(
     *,
     least_agreement: float = 0.97,
     kind: str | None = None,
+    ignore_class: int | None = None,
     tolerance: float = 0.1,
     threads: int | None = None,
     batch_size: int = 256,
@@ -115,6 +116,8 @@ def verify(
             student's compiled loss, or else by the labels: class indices or one-hot rows, rows of
             0 and 1 (several hot), or other numbers. Without labels, several outputs are classes,
             and a single output needs `kind`.
+        ignore_class: Label of positions, such as 255, that accuracies leave out, as in Keras'
+            cross-entropies: of class indices. Agreement is of all positions. Defaults to `None`.
         tolerance: How far numbers and directions may be apart, see above. Defaults to 0.1.
         threads: Number of threads for an operation. Defaults to `None`: one. Not for SavedModels,
             because TensorFlow uses the same threads for the whole process.
@@ -150,6 +153,7 @@ def verify(
     if not (is_number(least_agreement) and 0 <= least_agreement <= 1):
         raise ValueError(f"least_agreement must be from 0 to 1. Received: {least_agreement=}")
     numbers = {"threads": 1 if threads is None else threads}
+    _require_label(ignore_class)
     for name, number in {**numbers, "batch_size": batch_size, "repeats": repeats}.items():
         require_integer(name, number)
     path = _existing(path)
@@ -165,7 +169,7 @@ def verify(
         for x, y in batches("data", data, inputs, batch_size):
             expected, outputs = _outputs(student, inputs, x), file.run(x)
             _require_alike(outputs, expected)
-            judge = judge or _judge(student, kind, expected.shape, tolerance)
+            judge = judge or _judge(student, kind, expected.shape, tolerance, ignore_class)
             judge.add(outputs, expected, y)
             samples += len(expected)
             one = {name: array[:1] for name, array in x.items()}
@@ -207,8 +211,19 @@ _ANSWERS = {
 }
 
 
+def _require_label(ignore_class: Any) -> None:
+    if ignore_class is not None and not (is_number(ignore_class) and ignore_class % 1 == 0):
+        raise ValueError(
+            f"ignore_class must be an integer label or None. Received: {ignore_class=}"
+        )
+
+
 def _judge(
-    student: keras.Model, kind: str | None, shape: tuple[int, ...], tolerance: float
+    student: keras.Model,
+    kind: str | None,
+    shape: tuple[int, ...],
+    tolerance: float,
+    ignore_class: int | None,
 ) -> Judge:
     kind = require_kind(kind, shape) or compiled_kind(student, shape)
 
@@ -216,7 +231,7 @@ def _judge(
         # A file of a student that ends in a sigmoid puts out probabilities too.
         return 0.0 if head_kinds.of_model(student) in (None, head_kinds.LOGITS) else 0.5
 
-    return Judge("verify", kind, tolerance, threshold)
+    return Judge("verify", kind, tolerance, threshold, ignore_class)
 
 
 def _existing(path: str | os.PathLike) -> Path:

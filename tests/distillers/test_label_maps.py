@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import modreduce_keras as mr
+from modreduce_keras.distillers.supervision import Supervision
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
@@ -191,3 +192,16 @@ def test_ignore_class_is_an_integer_and_goes_through_a_config(round_trip):
         mr.Feature("at", at="a", ignore_class=0.5)
     with pytest.raises(ValueError, match="FGD leaves no positions out: its mask= tells the fore"):
         mr.Feature("fgd", at="a", ignore_class=255)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 6), (2, 4, 6, 1), (2, 8, 5), (2, 4, 6, 3)])
+def test_labels_of_another_size_are_refused(shape):
+    kind = "Categorical" if shape[-1] == 3 else "SparseCategorical"
+    loss = Supervision(getattr(keras.losses, f"{kind}Crossentropy")(from_logits=True))
+    logits = np.zeros((2, 8, 6, 3), "float32")
+    with pytest.raises(ValueError, match=rf"UpSampling2D.*shape \(2, {shape[1]}, {shape[2]}"):
+        loss.by_position(None, np.zeros(shape, "int32"), logits)
+    fitting = np.zeros((2, 8, 6, *shape[3:]), "int32")
+    if shape[-1] == 3:
+        fitting[..., 0] = 1
+    np.testing.assert_allclose(loss.by_position(None, fitting, logits), np.log(3.0), rtol=1e-5)

@@ -287,6 +287,7 @@ ENDLESS = tf.data.Dataset.from_tensors((DATA, LABELS)).repeat()
         (np.ones((4, 3), "uint8"), "take float inputs. Received: x of dtype uint8", ValueError),
         ((DATA, LABELS[:3]), r"equal numbers of samples. Received: \[3, 4\]", ValueError),
         ((DATA, LABELS + 1), r"class indices from 0 to 2.*Received: y with \[3\]", ValueError),
+        ((DATA, LABELS + 255), r"ignore_class= leaves.*x alone.*Received: y with \[25", ValueError),
         ((DATA, np.ones((4, 2))), r"\(4,\) or one-hot \(4, 3\).*\(4, 2\)", ValueError),
     ],
 )

@@ -166,6 +166,34 @@ def test_what_cannot_be_judged_is_told(units, y, arguments, match, verified):
         verified(net(units), X if y is None else (X, y), **arguments)
 
 
+def test_ignored_classes_are_left_out_of_accuracies(verified, random):
+    student = net(3, (4, 5, 8))
+    x = random.normal(size=(20, 4, 5, 8)).astype("float32")
+    own = (np.array(student(x)) + np.array([0.0, 0.2, 0.0])).argmax(axis=-1)
+    others = np.array(student(x)).argmax(axis=-1)
+    y = random.integers(0, 3, others.shape)
+    y[:, :2], y[16:] = 255, 255  # the last batch has no labels at all
+    for labels in (y, y[..., None]):
+        figures = verified(student, (x, labels), shift=[0.0, 0.2, 0.0], ignore_class=255)
+        assert figures.agreement == pytest.approx((own == others).mean(), abs=1e-9)
+        assert figures.accuracy == pytest.approx((own == y)[y != 255].mean(), abs=1e-9)
+        assert figures.student_accuracy == pytest.approx((others == y)[y != 255].mean(), abs=1e-9)
+    figures = verified(student, (x, np.full_like(y, 255)), ignore_class=255)
+    assert (figures.accuracy, figures.student_accuracy) == (None, None)
+    one_hot = np.eye(3)[y % 3]
+    for labels, arguments, match in (
+        (
+            one_hot,
+            {},
+            r"class indices, one for each.*one-hot labels of shape \(16, 4, 5, 3",
+        ),
+        (one_hot, {"ignore_class": 1.5}, "ignore_class must be an integer label or None"),
+        (y, {"kind": "regression"}, "is for outputs that are logits of classes.*kind='regression'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            verified(student, (x, labels), **{"ignore_class": 255, **arguments})
+
+
 def test_what_is_not_finite_does_not_agree():
     expected = np.array([[1.0, -1.0], [2.0, 3.0]], "float32")
     outputs = expected.copy()
