@@ -16,6 +16,7 @@ from modreduce_keras import whole_files
 from modreduce_keras.arguments import require_bool, require_choice
 from modreduce_keras.distillers import BaseDistiller
 from modreduce_keras.distillers.selection import is_less_better
+from modreduce_keras.models.kernel_wrapper import unfinished
 
 _VALIDATION, _STUDENT = "val_", "student"
 
@@ -48,7 +49,8 @@ class StudentCheckpoint(keras.callbacks.Callback):
             losses, errors, divergences and the terms of the training, more for everything else.
         save_best_only: Whether to write only what is better than all before. Defaults to `False`:
             after each epoch. Without validation an epoch has no value: then nothing is written
-            with `True`, and of several students nothing where the best is to be written.
+            with `True`, and of several students nothing where the best is to be written. Of a
+            pruned student the best may be one from before the zeros: a warning says so.
 
     Raises:
         ValueError: If the path does not end in `.keras` or cannot be formatted, or an argument is
@@ -89,6 +91,7 @@ class StudentCheckpoint(keras.callbacks.Callback):
         self.best: dict[str, float] = {}
         """The best value so far of each student, or under `"student"` of all together."""
         self._has_written = False
+        self._unfinished: dict[str, str | None] = {}
 
     @property
     def by_name(self) -> bool:
@@ -117,11 +120,13 @@ class StudentCheckpoint(keras.callbacks.Callback):
             best = max(values, key=lambda n: -math.inf if math.isnan(values[n]) else values[n])
             students, values = {best: students[best]}, {_STUDENT: values[best]}
         for name, student in students.items():
-            if self._improves(name if self.by_name else _STUDENT, values):
+            key = name if self.by_name else _STUDENT
+            if self._improves(key, values):
                 self._write(student, self._path(name, epoch, logs))
+                self._unfinished[key] = unfinished(student)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Warns if nothing was written for want of a validation."""
+        """Warns if nothing was written for want of a validation, or a best one too early."""
         if not self._has_written and not self.best:
             other = "save_best_only=False" if self.save_best_only else "'{student}' in its path"
             warnings.warn(
@@ -129,6 +134,14 @@ class StudentCheckpoint(keras.callbacks.Callback):
                 f"monitor={self.monitor or 'val_loss'!r}, or {other}.",
                 stacklevel=2,
             )
+        for name, text in self._unfinished.items():
+            if self.save_best_only and text is not None:
+                warnings.warn(
+                    f"The best {name!r} that StudentCheckpoint wrote is from before the end of its "
+                    f"pruning: {text}. Use the callback in a second fit, after the schedule has "
+                    "ended, or save_best_only=False.",
+                    stacklevel=2,
+                )
 
     def get_state(self) -> dict[str, float]:
         """Returns what `Resume(callbacks=[...])` keeps: the best values."""

@@ -62,6 +62,27 @@ def test_the_best_student_is_written_alone(tmp_path):
     assert [one.name for one in path.parent.iterdir()] == ["best.keras"]
 
 
+def fit_pruned(path, losses):
+    """Prunes in the first two epochs of four."""
+    student = mr.prune(net(1), mr.schedules.Polynomial(0.0, 0.5, steps=6))
+    model = mr.Distiller(student=student, teacher=net(2), knowledge="kd")
+    model.compile("sgd", LOSS, run_eagerly=True)
+    checkpoint = mr.callbacks.StudentCheckpoint(path, save_best_only=True)
+    fit(model, Scores(val_loss=losses), checkpoint)
+    return mr.strip(keras.saving.load_model(path)).get_weights()[0]
+
+
+def test_the_best_student_from_before_the_zeros_is_reported(tmp_path):
+    zeros = fit_pruned(tmp_path / "late.keras", [1.0, 2.0, 3.0, 0.5]) == 0.0
+    assert zeros.mean() == pytest.approx(0.5, abs=0.1)
+    # 0.5 - 0.5 · 0.5³ = 0.4375
+    message = r"(The best 'student' .*|'.*' is taken .*)sparsity is 0\.44 at step 3, .*at step 6"
+    with pytest.warns(UserWarning, match=message) as found:
+        fit_pruned(tmp_path / "early.keras", [1.0, 2.0, 3.0, 4.0])
+    texts = [str(one.message) for one in found if "sparsity" in str(one.message)]
+    assert ["StudentCheckpoint" in text for text in texts] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("monitor", "mode", "best"),
     [("val_auc", "auto", 1), ("val_auc", "min", 0), ("val_kd", "auto", 0)],
