@@ -4,7 +4,7 @@ import difflib
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import keras
@@ -117,6 +117,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, by_spelling, n=3)
     names = [by_spelling[one] for one in dict.fromkeys([*holding, *close])][:3]
     return f" Did you mean {' or '.join(map(repr, names))}?" if names else ""
+
+
+def listed(names: Sequence[str], most: int = 16) -> str:
+    """Returns names for a message: the first ones, and how many there are besides."""
+    more = f" and {len(names) - most} others" if len(names) > most else ""
+    return f"{list(names[:most])}{more}"
 
 
 def shown(value: Any) -> str:

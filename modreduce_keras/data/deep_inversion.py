@@ -91,8 +91,8 @@ def deep_inversion(
             optimized for its place alone. Defaults to 2.
         flip: Whether half of the steps see the images mirrored. Defaults to `False`.
         seed: Of noise, jitter and flips. Defaults to 0.
-        path: File that the images and labels are written to, `.npz` with `images` and `labels`.
-            Defaults to `None`.
+        path: File that the images and labels are written to: its name ends in `.npz`, and it has
+            `images` and `labels`. Defaults to `None`.
 
     Returns:
         The images, (samples, height, width, channels), float32, and their labels, (samples,),
@@ -115,6 +115,8 @@ def deep_inversion(
         Adaptive DeepInversion also looks for images on which a student differs; this one does not.
     """
     shape, classes = _checked(teacher, statistics)
+    if path is not None and Path(path).suffix != ".npz":
+        raise ValueError(f"path must be a file that ends in .npz. Received: path={str(path)!r}")
     samples = require_integer("samples", samples)
     classes_of = _labels(labels, samples, classes)
     limits = _limits(image_range, teacher)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import layers as keras_layers
 
-from modreduce_keras.calls import did_you_mean
+from modreduce_keras.calls import did_you_mean, listed
 from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.fake_quantization import is_quantization_aware
 from modreduce_keras.models.kernel_wrapper import wrappers_in
@@ -146,7 +146,9 @@ def _meant(
             layer.name for layer in every.values()
         }
         where = ", which lies inside of another layer and cannot be reached" * (one in inside)
-        hint = did_you_mean(one, list(every)) if isinstance(one, str) and not where else ""
+        with_kernel = [path for path, layer in every.items() if is_plain(layer)]
+        name = one if isinstance(one, str) and not where else ""
+        hint = did_you_mean(name, list(every)) or f" Those with a kernel: {listed(with_kernel)}."
         raise ValueError(
             f"layers must mean layers of {model.name!r}.{hint} Received: {one!r}{where}"
         )

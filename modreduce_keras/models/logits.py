@@ -9,6 +9,7 @@ from modreduce_keras.copying import copy_state
 from modreduce_keras.keras_internals import calls_of, history_of
 from modreduce_keras.models import head_kinds
 from modreduce_keras.models.clones import Cloner, rebuilt
+from modreduce_keras.models.fake_quantization import is_quantization_aware
 from modreduce_keras.models.kernel_wrapper import KernelWrapper, plain_layer
 from modreduce_keras.models.same_outputs import require_same_outputs
 
@@ -150,6 +151,12 @@ def ending_of(tensor: keras.KerasTensor, models: tuple[keras.Model, ...] = ()) -
 
 def _refusal(model: keras.Model, found: str | None, ending: Ending | None = None) -> ValueError:
     outputs = head_kinds.graph_outputs(model)
+    if is_quantization_aware(model):
+        return ValueError(
+            "as_logits must come before the rounding, which is done last: mr.quantize_aware("
+            f"mr.models.as_logits(student), ...). Received: {model.name!r}, which is "
+            "quantization-aware and gives probabilities"
+        )
     last = ending.operation if ending else _last(outputs[0]) if outputs else model
     where = f"{last.name!r} ({type(last).__name__})"
     remedy = "Have it return what comes before them."

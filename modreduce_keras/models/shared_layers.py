@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from modreduce_keras.calls import did_you_mean
+from modreduce_keras.calls import did_you_mean, listed
 from modreduce_keras.copying import copy_state, described, kind_of
 from modreduce_keras.models.choosing import require_plain
 from modreduce_keras.models.clones import draws_kept, rebuilt
@@ -92,7 +92,8 @@ def _firsts(model: keras.Model, patterns: Any) -> dict[int, keras.layers.Layer]:
         group = [one for one in model.layers if fnmatch.fnmatchcase(one.name, str(pattern))]
         names = [one.name for one in group]
         if len(group) < 2:
-            hint = did_you_mean(str(pattern), [one.name for one in model.layers])
+            every = [one.name for one in model.layers]
+            hint = did_you_mean(str(pattern), every) or f" It has {listed(every)}."
             raise ValueError(
                 f"Each pattern of layers must mean at least two layers of {model.name!r}.{hint} "
                 f"Received: {pattern!r}, which means {names}"

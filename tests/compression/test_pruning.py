@@ -375,6 +375,11 @@ MISTAKES = {
         ValueError,
         "layers must mean layers of 'sequential.*Did you mean 'hidden'",
     ),
+    "a pattern of no name": (
+        lambda: mr.prune(dense(), layers=["conv9*"]),
+        ValueError,
+        r"Those with a kernel: \['hidden', '.*'\]. Received: 'conv9\*'",
+    ),
     "one name": (
         lambda: mr.prune(dense(), layers="hidden"),
         ValueError,

@@ -155,6 +155,7 @@ def test_what_is_wrong_is_said_with_what_mends_it(teacher):
         ({"image_range": (1.0, 1.0)}, "image_range must be the lowest"),
         ({"total_variation": -1.0}, "total_variation must be a finite number of at least"),
         ({"jitter": -1}, "jitter must be an integer of at least 0"),
+        ({"path": "made"}, "path must be a file that ends in .npz. Received: path='made'"),
         ({"flip": 1}, "flip must be True or False"),
     ]:
         with pytest.raises(ValueError, match=message):

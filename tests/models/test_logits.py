@@ -148,3 +148,10 @@ def test_what_is_no_model_or_has_several_outputs_is_refused():
     model = keras.Model(inputs, [L.Dense(3)(inputs), L.Dense(2)(inputs)])
     with pytest.raises(ValueError, match=r"with one output; .* with 2$"):
         mr.models.as_logits(model)
+
+
+def test_a_rounded_model_is_told_to_be_rounded_last():
+    model = keras.Sequential([keras.Input((3,)), L.Dense(2, activation="softmax")])
+    with pytest.raises(ValueError, match=r"mr.quantize_aware\(mr.models.as_logits\(student\), "):
+        mr.models.as_logits(mr.quantize_aware(model))
+    assert mr.quantize_aware(mr.models.as_logits(model)).output.shape == (None, 2)

@@ -69,6 +69,10 @@ MISTAKES = {
         lambda: share_layers(blocks(), layers=["block1_dense"]),
         r"at least two layers.*which means \['block1_dense'\]",
     ),
+    "no layer": (
+        lambda: share_layers(nested(), layers=["conv9*"]),
+        r"at least two layers.* It has \['inner'\]. Received: 'conv9\*', which means \[\]",
+    ),
     "different": (
         lambda: share_layers(blocks(), layers=["block1*"]),
         "'block1_attention' .* and 'block1_norm'",
