@@ -89,12 +89,8 @@ class Batches:
                 f"Received: {argument} of type {type(data).__name__}{called}"
             )
         require_end(argument, data)
-        if again and isinstance(data, Iterator) and _length(data) is None:
-            raise TypeError(
-                f"{argument} is read again and again, and an iterator only once: give a "
-                f"tf.data.Dataset, a keras.utils.PyDataset, or list({argument}). Received: "
-                f"{argument} of type {type(data).__name__}"
-            )
+        if again:
+            require_readable_again(argument, data)
 
     def _slices(self) -> Iterator[Any]:
         for begin in range(0, len(_leaves(self._arrays)[0]), self.batch_size):
@@ -210,6 +206,21 @@ def require_end(argument: str, data: Any, otherwise: str = "") -> None:
         raise ValueError(
             f"{argument} must end: {_remedy(data)}{otherwise}. Received: {argument} of type "
             f"{type(data).__name__}, which never ends"
+        )
+
+
+def require_readable_again(argument: str, data: Any) -> None:
+    """Raises a `TypeError` if data are an iterator, which can be read once.
+
+    Args:
+        argument: Name of the argument that they came as.
+        data: Of any kind.
+    """
+    if isinstance(data, Iterator) and _length(data) is None:
+        raise TypeError(
+            f"{argument} is read again and again, and an iterator only once: give a "
+            f"tf.data.Dataset, a keras.utils.PyDataset, or list({argument}). Received: "
+            f"{argument} of type {type(data).__name__}"
         )
 
 

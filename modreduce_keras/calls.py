@@ -66,7 +66,7 @@ def by_name(
 
 
 def answering(meant: Answer) -> Any:
-    """Makes a method answer calls with arguments of unknown names with the call that is meant."""
+    """Makes a method, or a constructor, answer arguments of unknown names with what is meant."""
 
     def decorate(function: Function) -> Function:
         parameters = list(inspect.signature(function).parameters)[1:]
@@ -74,12 +74,23 @@ def answering(meant: Answer) -> Any:
         @functools.wraps(function)
         def called(self: Any, *args: Any, **kwargs: Any) -> Any:
             by_position = dict(zip(parameters, args, strict=False))
-            require_known(function.__name__, parameters, {**by_position, **kwargs}, meant)
+            is_constructor = function.__name__ == "__init__"
+            owner = type(self).__name__ if is_constructor else function.__name__
+            require_known(owner, parameters, {**by_position, **kwargs}, meant)
             return function(self, *args, **kwargs)
 
         return cast(Function, called)
 
     return decorate
+
+
+def of_model(owner: str) -> Answer:
+    """Returns the answer to `student=`, of a constructor whose argument is `model`."""
+
+    def meant(given: Mapping[str, Any]) -> str | None:
+        return f"{owner}(model=...)" if "student" in given else None
+
+    return meant
 
 
 def require_known(

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from modreduce_keras.arguments import require_bool, require_integer, require_number, require_sizes
 from modreduce_keras.batches import INDEX, INPUTS, TEACHER_OUTPUTS, is_indexed
+from modreduce_keras.calls import by_name
 from modreduce_keras.data import output_rows
 from modreduce_keras.data.index import as_index, indexed_inputs, with_outputs
 from modreduce_keras.models.function_model import FunctionModel
@@ -105,6 +106,10 @@ class TeacherOutputs:
 
     name = "outputs"
 
+    @by_name(
+        "mr.data.TeacherOutputs(logits=...), or probabilities=...",
+        why="as an array does not say which of the two it holds",
+    )
     def __init__(
         self,
         *,

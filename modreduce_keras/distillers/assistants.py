@@ -6,10 +6,17 @@ from typing import Any
 import keras
 
 from modreduce_keras.arguments import require_integer
-from modreduce_keras.calls import shown
+from modreduce_keras.batches import require_readable_again
+from modreduce_keras.calls import by_name, shown
 from modreduce_keras.distillers import checks, optimizers
 from modreduce_keras.distillers.offline import Distiller
 from modreduce_keras.distillers.student_metrics import for_each_student
+
+_RUNS = "outputs are attached to the data of one link, and the data here are of all"
+_FIRST_LINK = (
+    "train the first link by itself, mr.Distiller(student=assistant, teacher=outputs, "
+    "knowledge='kd'), and give TeacherAssistantChain teacher=assistant"
+)
 
 
 class TeacherAssistantChain:
@@ -19,6 +26,9 @@ class TeacherAssistantChain:
     that is much smaller than its teacher may learn better from a network nearer to its own size.
     Each link is a `Distiller` (`chain.distillers`), so all that is said there holds; the links are
     trained one after the other.
+
+    `chain.evaluate(x, y)` and `chain.predict(x)` are those of the last link; `chain.student` itself
+    is not compiled.
 
     A chain that was interrupted goes on where each link has a folder of its own:
     `fit(..., callbacks=lambda name: [mr.callbacks.Resume(f"run/{name}")])`.
@@ -58,6 +68,10 @@ class TeacherAssistantChain:
         assistants are trained with KD alone; any knowledge does here.
     """
 
+    @by_name(
+        "mr.TeacherAssistantChain(teacher=..., students=[assistant, student])",
+        why="as those of the other distillers",
+    )
     def __init__(
         self,
         *,
@@ -67,7 +81,7 @@ class TeacherAssistantChain:
         supervised_weight: Any = 1.0,
         teacher_dtype: str | None = None,
     ):
-        checks.require_model(teacher, "teacher")
+        checks.require_running_teacher(teacher, _RUNS, _FIRST_LINK)
         several = list(students) if isinstance(students, Sequence) else []
         if not several:
             raise ValueError(
@@ -169,9 +183,14 @@ class TeacherAssistantChain:
 
         Raises:
             ValueError: If the epochs of a student are missing.
-            TypeError: If `callbacks` is a list: one object cannot follow several trainings.
+            TypeError: If `callbacks` is a list: one object cannot follow several trainings; or if
+                data can be read only once, as those of a generator.
         """
         names = list(self.students)
+        if len(names) > 1:
+            for argument, data in {"x": x, **arguments}.items():
+                if argument in ("x", "validation_data"):
+                    require_readable_again(argument, data)
         if callbacks is not None and not callable(callbacks):
             raise TypeError(
                 "callbacks must be a function that makes those of each link: "
@@ -195,3 +214,11 @@ class TeacherAssistantChain:
             )
             for name, distiller in self.distillers.items()
         }
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates the student by the last link; see `BaseDistiller.evaluate`."""
+        return self.distillers[self.student.name].evaluate(*args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the student's predictions, as `keras.Model.predict`."""
+        return self.distillers[self.student.name].predict(*args, **kwargs)

@@ -41,6 +41,22 @@ def require_teacher(teacher: Any) -> None:
         require_model(teacher, "teacher")
 
 
+def require_running_teacher(teacher: Any, why: str, instead: str) -> None:
+    """Raises unless one model came as a teacher, where stored outputs or a function do not do.
+
+    Args:
+        teacher: What came.
+        why: Why they do not.
+        instead: The call that takes them.
+    """
+    if isinstance(teacher, (TeacherCache, TeacherOutputs)):
+        raise TypeError(
+            f"The teacher must be a keras.Model here, as {why}: {instead}. "
+            f"Received: a {type(teacher).__name__}"
+        )
+    require_model(teacher, "teacher")
+
+
 def _remedy(model: Any, role: str) -> str:
     """Returns a sentence on how something else than a Keras model is used; `""` if unknown."""
     if isinstance(model, (str, os.PathLike)):

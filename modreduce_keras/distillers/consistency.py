@@ -7,6 +7,7 @@ from keras import ops
 
 from modreduce_keras import registry
 from modreduce_keras.arguments import require_choice, require_integer
+from modreduce_keras.calls import answering, of_model
 from modreduce_keras.distillers import checks, fitting, heads, said_kind
 from modreduce_keras.distillers.averages import EMAWeights
 from modreduce_keras.distillers.base import BaseDistiller
@@ -246,6 +247,7 @@ class MeanTeacher(ConsistencyDistiller):
         has noise too; here it runs in inference mode, with noise only from `teacher_input`.
     """
 
+    @answering(of_model("mr.MeanTeacher"))
     def __init__(
         self,
         model: keras.Model,
@@ -368,6 +370,7 @@ class TemporalEnsembling(ConsistencyDistiller):
 
     needs_index = True
 
+    @answering(of_model("mr.TemporalEnsembling"))
     def __init__(
         self,
         model: keras.Model,

@@ -9,6 +9,7 @@ from keras import ops
 
 from modreduce_keras import registry
 from modreduce_keras.arguments import require_integer
+from modreduce_keras.calls import by_name, shown
 from modreduce_keras.data.sampled import noise
 from modreduce_keras.distillers import checks, generators, optimizers
 from modreduce_keras.distillers.base import BaseDistiller
@@ -25,6 +26,10 @@ from modreduce_keras.knowledge.shorthand import resolved
 from modreduce_keras.registry import register
 
 _TEACHER = "teacher"
+_RUNS = "it sees images that are made in each step, and gradients flow through it"
+_WITH_DATA = (
+    "mr.Distiller(student=..., teacher=outputs, knowledge='kd') learns from outputs on data"
+)
 
 
 @register("distiller", "data_free_distiller")
@@ -99,6 +104,10 @@ class DataFreeDistiller(BaseDistiller):
         Chen et al., Data-Free Learning of Student Networks, 2019.
     """
 
+    @by_name(
+        "mr.DataFreeDistiller(student=..., teacher=...)",
+        why="so that student and teacher are not swapped",
+    )
     def __init__(
         self,
         *,
@@ -116,7 +125,7 @@ class DataFreeDistiller(BaseDistiller):
         trainable: bool = True,
     ):
         checks.require_model(student, "student")
-        checks.require_model(teacher, "teacher")
+        checks.require_running_teacher(teacher, _RUNS, _WITH_DATA)
         resolved_method: Generation = registry.get("generation", method, Generation)
         if knowledge is None:
             knowledge = Response(registry.get("loss", "kd", temperature=1.0))
@@ -282,6 +291,7 @@ class DataFreeDistiller(BaseDistiller):
     def fit(
         self,
         x: Any = None,
+        y: None = None,
         *,
         batch_size: int | None = None,
         steps_per_epoch: int | None = None,
@@ -292,13 +302,18 @@ class DataFreeDistiller(BaseDistiller):
         Args:
             x: A dataset of noise, such as `mr.data.noise((100,), steps=100)`, or an array of it.
                 Defaults to `None`: new noise in each epoch.
+            y: Must be `None`: noise has no labels.
             batch_size: Number of images in a batch, for noise that is not a dataset. Defaults to
                 64.
             steps_per_epoch: Number of batches in an epoch; needed without `x`.
             **arguments: `epochs`, `callbacks`, `validation_data`, ..., as in `keras.Model.fit`.
         """
-        if arguments.get("y") is not None:
-            raise ValueError("fit takes noise, which has no labels: leave y= out.")
+        if y is not None:
+            raise ValueError(
+                "fit takes noise, which has no labels: leave y= out, as "
+                "fit(steps_per_epoch=100). Images with labels are for validation_data=(x, y), or "
+                f"to train on with mr.Distiller. Received: y={shown(y)}"
+            )
         if x is None:
             if steps_per_epoch is None:
                 raise ValueError(

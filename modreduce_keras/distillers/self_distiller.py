@@ -8,6 +8,7 @@ from keras import ops
 
 from modreduce_keras import knobs, registry
 from modreduce_keras.arguments import require_choice
+from modreduce_keras.calls import answering, of_model
 from modreduce_keras.distillers import checks, fitting, heads
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.batch import Batch
@@ -97,6 +98,7 @@ class SelfDistiller(BaseDistiller):
     feature_weight = Knob()
     _model_views: ClassVar[tuple[str, ...]] = ("teacher", "student", "model_with_exits")
 
+    @answering(of_model("mr.SelfDistiller"))
     def __init__(
         self,
         model: keras.Model,

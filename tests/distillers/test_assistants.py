@@ -114,3 +114,13 @@ def test_what_is_wrong_is_said(nets, teacher, net, images, labels, cross_entropy
         made.fit(images, labels, callbacks=[])
     with pytest.raises(ValueError, match="epochs must be a number for all links"):
         made.fit(images, labels, epochs={"large": 1})
+
+
+def test_it_evaluates_and_predicts_as_its_last_link(nets, teacher, images, labels, cross_entropy):
+    chain = mr.TeacherAssistantChain(teacher=teacher, students=nets(), knowledge="kd")
+    chain.compile("sgd", cross_entropy)
+    found = chain.evaluate(images, labels, verbose=0, return_dict=True)
+    logits = chain.student(images)
+    expected = float(cross_entropy(labels, logits))
+    np.testing.assert_allclose(found["ce"], expected, rtol=1e-5)
+    np.testing.assert_allclose(chain.predict(images, verbose=0), logits, rtol=1e-5, atol=1e-6)

@@ -29,6 +29,18 @@ def staged(b):
     return b.compiled(b.distiller(mr.Feature("hint", at="stage1", staged=True)))
 
 
+def without_data(b):
+    made = mr.DataFreeDistiller(student=b.net(), teacher=b.net(name="t"), image_range=(0.0, 1.0))
+    made.compile("adam")
+    return made
+
+
+def chain(b):
+    made = mr.TeacherAssistantChain(teacher=b.net(), students=[b.net(name="a"), b.net(name="b")])
+    made.compile("sgd")
+    return made
+
+
 NO_LABELS = r"Metrics are compiled, but the data have no labels y: .* Received: y=None"
 
 
@@ -356,5 +368,29 @@ MISTAKES = [
             validation_data=(b.images, b.labels),
         ),
         r"criterion must be a validation metric .*one of \['ce'\]. Received: criterion='f1'",
+    ),
+    # Of a kind that does not do
+    Mistake(
+        "images and labels where noise is trained on",
+        lambda b: without_data(b).fit(b.images, b.labels),
+        r"fit takes noise, .*: leave y= out, as fit\(steps_per_epoch=100\).* Received: y=a nd",
+    ),
+    Mistake(
+        "a generator for the links of a chain",
+        lambda b: chain(b).fit(iter([(b.images, b.labels)]), verbose=0),
+        r"x is read again and again, and an iterator only once: .* Received: x of type list_iter",
+        TypeError,
+    ),
+    Mistake(
+        "a generator for the validation of a chain",
+        lambda b: chain(b).fit(b.images, b.labels, validation_data=iter([b.images]), verbose=0),
+        r"validation_data is read again and again, and an iterator only once",
+        TypeError,
+    ),
+    Mistake(
+        "teacher outputs by position",
+        lambda b: mr.data.TeacherOutputs(np.zeros((6, 3))),
+        r"TeacherOutputs takes its arguments by name, .*\(logits=...\), or probabilities=",
+        TypeError,
     ),
 ]

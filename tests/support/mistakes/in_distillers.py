@@ -1,6 +1,7 @@
 """Mistakes in the constructors of distillers."""
 
 import keras
+import numpy as np
 
 import modreduce_keras as mr
 from tests.support.mistakes.workbench import Mistake
@@ -21,6 +22,10 @@ def shared_knowledge(b):
 def of_maps(b):
     net = b.net()
     return mr.MeanTeacher(keras.Model(net.input, net.get_layer("stage1").output))
+
+
+def outputs_of_six():
+    return mr.data.TeacherOutputs(logits=np.zeros((6, 3)))
 
 
 MISTAKES = [
@@ -369,5 +374,49 @@ MISTAKES = [
         "a threshold above one",
         lambda b: mr.EarlyExit(b.with_exits(), threshold=2.0),
         r"threshold of EarlyExit must be from 0 to 1.* Received: threshold=2.0",
+    ),
+    # By name
+    Mistake(
+        "student and teacher by position, without data",
+        lambda b: mr.DataFreeDistiller(b.net(), b.net()),
+        r"DataFreeDistiller takes its .* by name, .*: mr.DataFreeDistiller\(student=.* Received",
+        TypeError,
+    ),
+    Mistake(
+        "a chain by position",
+        lambda b: mr.TeacherAssistantChain(b.net(), [b.net()]),
+        r"TeacherAssistantChain takes .* by name, .*\(teacher=..., students=\[.* Received",
+        TypeError,
+    ),
+    Mistake(
+        "a student for a mean teacher",
+        lambda b: mr.MeanTeacher(student=b.net()),
+        r"MeanTeacher has no argument 'student': write mr.MeanTeacher\(model=...\). Received",
+        TypeError,
+    ),
+    Mistake(
+        "a student for temporal ensembling",
+        lambda b: mr.TemporalEnsembling(student=b.net(), samples=6),
+        r"no argument 'student': write mr.TemporalEnsembling\(model=...\). Received",
+        TypeError,
+    ),
+    Mistake(
+        "a student that learns from itself",
+        lambda b: mr.SelfDistiller(student=b.net(), exits=["stage1"]),
+        r"no argument 'student': write mr.SelfDistiller\(model=...\). Received",
+        TypeError,
+    ),
+    # Outputs where a model has to run
+    Mistake(
+        "stored outputs without data",
+        lambda b: mr.DataFreeDistiller(student=b.net(), teacher=outputs_of_six()),
+        r"must be a keras.Model here, as it sees images .* Received: a TeacherOutputs",
+        TypeError,
+    ),
+    Mistake(
+        "stored outputs at the head of a chain",
+        lambda b: mr.TeacherAssistantChain(teacher=outputs_of_six(), students=[b.net()]),
+        r"must be a keras.Model here, as outputs are attached .*, and give .*teacher=assistant",
+        TypeError,
     ),
 ]
