@@ -5,7 +5,12 @@ from typing import Any
 
 from modreduce_keras.distillers import student_metrics
 from modreduce_keras.distillers.sample_weights import of_every_output
-from modreduce_keras.distillers.supervision import LabelRule, NamedSupervision, Supervision
+from modreduce_keras.distillers.supervision import (
+    LabelRule,
+    NamedSupervision,
+    Supervision,
+    require_same_size,
+)
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.labels import require_distributions, require_one_hot
 
@@ -20,13 +25,18 @@ def update_metrics(metrics: Any, labels: Any, logits: Mapping[str, Any], weight:
         weight: Sample weights, or `None`.
 
     Raises:
-        ValueError: If the data have no labels, and a metric needs them.
+        ValueError: If the data have no labels, and a metric needs them, or labels of another size.
     """
     given, outputs = student_metrics.as_outputs(labels, logits)
     try:
         metrics.update_state(given, outputs, of_every_output(weight, given))
     except (AttributeError, TypeError, ValueError) as error:
         if labels is not None:
+            for one in logits.values():
+                if hasattr(labels, "shape") and hasattr(one, "shape"):
+                    require_same_size(
+                        "Compiled metrics need", tuple(labels.shape), tuple(one.shape)
+                    )
             raise
         raise ValueError(
             "Metrics are compiled, but the data have no labels y: give fit(x, y) and "

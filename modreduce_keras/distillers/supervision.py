@@ -114,15 +114,8 @@ class Supervision:
                 "The compiled loss needs labels y that are one-hot, of the shape of the logits."
                 f"{remedy} Received: y of shape {shape} for logits {expected}"
             )
-        sizes = zip(shape[1:], expected[1:-1], strict=False)
-        other = any(None not in pair and pair[0] != pair[1] for pair in sizes)
-        if other and (self._takes(_INDICES) or self._takes(_ONE_HOT)):
-            raise ValueError(
-                "The compiled loss needs labels y of the size of the logits, one for each position."
-                " Scale the labels, by the nearest one, or give the student layers such as "
-                "keras.layers.UpSampling2D behind its logits. "
-                f"Received: y of shape {shape} for logits {expected}"
-            )
+        if self._takes(_INDICES) or self._takes(_ONE_HOT):
+            require_same_size("The compiled loss needs", shape, expected)
 
     def __call__(self, labels: Any, logits: Any) -> Any:
         """Returns the values per example, (batch,), float32.
@@ -171,6 +164,24 @@ class Supervision:
             return self.loss.get_config().get("from_logits")
         parameter = inspect.signature(self.loss).parameters.get("from_logits")
         return None if parameter is None else parameter.default
+
+
+def require_same_size(who_needs: str, shape: tuple, logits: tuple) -> None:
+    """Raises if labels are of another height or width than the logits, both known.
+
+    Args:
+        who_needs: Who needs them, with the verb, for the message.
+        shape: Of the labels, (batch, positions...), perhaps with a last axis of one or of classes.
+        logits: Of the logits, (batch, positions..., classes).
+    """
+    sizes = zip(shape[1:], logits[1:-1], strict=False)
+    if any(None not in pair and pair[0] != pair[1] for pair in sizes):
+        raise ValueError(
+            f"{who_needs} labels y of the size of the logits, one for each position. Scale the "
+            "labels, by the nearest one, or give the student layers such as "
+            "keras.layers.UpSampling2D behind its logits. "
+            f"Received: y of shape {shape} for logits {logits}"
+        )
 
 
 class NamedSupervision:

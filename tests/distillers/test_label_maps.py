@@ -205,3 +205,12 @@ def test_labels_of_another_size_are_refused(shape):
     if shape[-1] == 3:
         fitting[..., 0] = 1
     np.testing.assert_allclose(loss.by_position(None, fitting, logits), np.log(3.0), rtol=1e-5)
+
+
+@pytest.mark.graph
+def test_labels_of_another_size_are_refused_by_metrics():
+    distiller = mr.Distiller(student=network(2), teacher=network(3), knowledge="kd")
+    distiller.compile("sgd", metrics=["accuracy"])
+    images, labels = np.zeros((2, SIZE, SIZE, 1)), np.zeros((2, SIZE // 2, SIZE), "int32")
+    with pytest.raises(ValueError, match=r"Compiled metrics need .*shape \(\w+, 4, 8\) for logits"):
+        distiller.evaluate({"image": images}, labels, verbose=0)
