@@ -114,6 +114,7 @@ def require_ignored(knowledge: Any, ignored: int, classes: int, on_maps: bool) -
         return
     kind, tap = type(knowledge).__name__, knowledge.student
     at = f", at={tap!r}" if tap is not None and tap == knowledge.teacher else ""
+    at += "" if knowledge.labels is None else f", labels={knowledge.labels!r}"
     raise ValueError(
         f"Knowledge {knowledge.name!r} must leave out the labels that the compiled loss leaves "
         f"out: mr.{kind}({loss.name!r}{at}, ignore_class={ignored}). Received: "

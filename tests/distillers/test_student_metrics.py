@@ -249,3 +249,20 @@ def test_a_layer_that_is_a_loss_is_not_trained(data):
     distiller.compile("sgd", distance)
     assert len(distiller.variables) == before
     assert distiller.loss is distance
+
+
+def test_a_metric_that_takes_no_labels_needs_none():
+    class MeanLogit(keras.metrics.Mean):
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            super().update_state(y_pred)
+
+    def model():
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+
+    distiller = mr.Distiller(student=model(), teacher=model(), knowledge="kd")
+    distiller.compile("sgd", metrics=[MeanLogit(name="mean")])
+    x = np.arange(32.0).reshape(8, 4)
+    expected = np.asarray(distiller.student(x)).mean()
+    assert distiller.evaluate(x, verbose=0, return_dict=True)["mean"] == pytest.approx(
+        expected, 1e-5
+    )
