@@ -83,6 +83,8 @@ def test_adapter_makes_what_its_losses_compare(identifier, shapes, new_adapter, 
     pair = example_pair(shapes, random)
     outputs = adapted(adapter, pair)
     losses = [cls() for cls in components("loss").values() if cls.default_adapter == identifier]
+    # FSP's adapter is also that of losses on one feature, which refuse two.
+    losses = [one for one in losses if not (one.one_feature and isinstance(pair[0], list))]
     if not losses:
         student, teacher = outputs
         assert [side.shape for side in student] == [side.shape for side in teacher]

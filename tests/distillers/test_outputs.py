@@ -311,10 +311,11 @@ def test_ignored_classes_need_labels(images, two_labels, sparse, net):
         distiller.train_on_batch(images)
 
 
-def test_peers_with_several_positions_are_refused():
+def test_aggregators_of_whole_samples_refuse_several_positions():
     peers = {"a": dense_prediction(1), "b": dense_prediction(2)}
-    with pytest.raises(ValueError, match=r"logits \(batch, classes\). Received: student 'a'"):
-        mr.PeerDistiller(peers)
+    message = r"of whole samples, and takes logits \(batch, classes\).*'a': \(None, 8, 8, 3\)"
+    with pytest.raises(ValueError, match=message):
+        mr.PeerDistiller(peers, aggregator="pcl", features_at="logits")
 
 
 @pytest.mark.graph
