@@ -72,10 +72,10 @@ def require_fitting(model: Any, length: int, tokens: Mapping[str, Any]) -> None:
     """
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         return
-    _require_length(model, length)
     if len(model.outputs) != 1:
         raise ValueError(f"{_NEEDED}. Received: {model.name!r} with {len(model.outputs)} outputs")
     require_positions(tuple(model.outputs[0].shape))
+    _require_length(model, length)
     _require_known(model, model.outputs[0].shape[-1], tokens)
 
 

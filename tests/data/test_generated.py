@@ -228,7 +228,7 @@ def test_a_model_of_another_length_or_output_is_refused():
     assert mr.data.generated(model, PROMPTS, length=8)[0][1].shape == (4, 8)
     classifier = keras.Model(tokens, L.Dense(3)(L.Flatten()(hidden)))
     with pytest.raises(ValueError, match=r"logits \(batch, length, .*output of shape \(None, 3\)"):
-        mr.data.generated(classifier, PROMPTS, length=8)
+        mr.data.generated(classifier, PROMPTS, length=9)
     data = mr.data.generated(lambda tokens: np.zeros((len(tokens), 3)), PROMPTS, length=8)
     with pytest.raises(ValueError, match=r"logits \(batch, length, .*output of shape \(4, 3\)"):
         data[0]
