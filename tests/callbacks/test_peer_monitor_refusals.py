@@ -59,10 +59,12 @@ def test_nothing_to_measure_is_an_error(net, inputs, labels, cross_entropy, has_
 
 
 def test_other_outputs_than_logits_of_samples_are_refused(teacher, inputs, cross_entropy):
-    layers = [keras.Input((4,)), keras.layers.Reshape((2, 2)), keras.layers.Dense(3)]
-    positions = [keras.Sequential(layers, name=name) for name in ("student", "teacher")]
+    def positions(name):
+        layers = [keras.Input((4,)), keras.layers.Reshape((2, 2)), keras.layers.Dense(3)]
+        return keras.Sequential(layers, name=name)
+
     distiller = mr.Distiller(
-        student=positions[0], teacher=positions[1], knowledge=[mr.Response("kd")]
+        student=positions("student"), teacher=positions("teacher"), knowledge=[mr.Response("kd")]
     )
     distiller.compile("sgd")
     monitor = mr.callbacks.PeerMonitor(inputs)
