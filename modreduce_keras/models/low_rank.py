@@ -1,6 +1,5 @@
 """Low rank: a model whose large kernels are products of two thin ones, from their SVD."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,14 +10,12 @@ from modreduce_keras.arguments import require_integer, require_number
 from modreduce_keras.copying import copy_state
 from modreduce_keras.models.choosing import chosen, require_plain
 from modreduce_keras.models.clones import draws_kept, rebuilt, unfrozen
-from modreduce_keras.models.graph import functional, new_inputs
 from modreduce_keras.models.kernels import LOW_RANK
+from modreduce_keras.models.splitting import Part, Splitter
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D)
 _ROUNDING = 1e-10
 """Part of the energy that is noise of float32."""
-
-Part = Callable[..., Any]
 
 
 def low_rank(
@@ -128,7 +125,7 @@ def _saving(
     return factors_of(matrix, wanted)
 
 
-class _Splitter:
+class _Splitter(Splitter):
     """Copies a model and those nested in it, with two layers in the place of some.
 
     Args:
@@ -136,35 +133,17 @@ class _Splitter:
     """
 
     def __init__(self, factors: dict[int, tuple[np.ndarray, np.ndarray]]) -> None:
+        super().__init__()
         self._factors = factors
-        self._made: dict[int, Part] = {}
-        self._give_states: list[Callable[[], None]] = []
 
-    def split(self, model: keras.Model) -> keras.Model:
-        flat = functional(model)
-        copy = keras.models.clone_model(
-            flat,
-            input_tensors=new_inputs(flat),
-            clone_function=self._rebuild,
-            call_function=lambda part, *args, **kwargs: part(*args, **kwargs),
-        )
-        while self._give_states:
-            self._give_states.pop()()
-        return copy
-
-    def _rebuild(self, layer: keras.Operation) -> Part:
-        if id(layer) not in self._made:
-            self._made[id(layer)] = self._part(layer)
-        return self._made[id(layer)]
-
-    def _part(self, layer: keras.Operation) -> Part:
+    def part(self, layer: keras.Operation) -> Part:
         if isinstance(layer, keras.Model) and getattr(layer, "inputs", None):
             return self.split(layer)
         if id(layer) in self._factors:
             return self._two(layer, *self._factors[id(layer)])
         copy = rebuilt(layer)
         if isinstance(layer, keras.layers.Layer):
-            self._give_states.append(lambda: copy_state(layer, copy))
+            self.give_states.append(lambda: copy_state(layer, copy))
         return copy
 
     def _two(self, layer: Any, first: np.ndarray, second: np.ndarray) -> Part:
@@ -177,7 +156,7 @@ class _Splitter:
             bias = [ops.convert_to_numpy(layer.bias)] if layer.use_bias else []
             last.set_weights([second.reshape(*last.kernel.shape), *bias])
 
-        self._give_states.append(give_weights)
+        self.give_states.append(give_weights)
         return lambda inputs, **_: last(low(inputs))
 
 

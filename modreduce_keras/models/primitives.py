@@ -1,6 +1,5 @@
 """Primitives: rebuilds a student so that an int8 file computes each layer as one operation."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,7 +8,6 @@ from keras import layers, ops
 
 from modreduce_keras.copying import copy_state
 from modreduce_keras.models.clones import rebuilt
-from modreduce_keras.models.graph import functional, new_inputs
 from modreduce_keras.models.integer_layers import (
     ACTIVATION_FUNCTIONS,
     DIVISIONS,
@@ -22,11 +20,10 @@ from modreduce_keras.models.integer_layers import (
     require_known,
     unknown,
 )
+from modreduce_keras.models.splitting import Part, Splitter
 
 _ALONG_THE_LAST = {3: layers.Conv1D, 4: layers.Conv2D}
 """Convolutions that compute what a dense layer does with inputs of three or four axes."""
-
-Part = Callable[..., Any]
 
 
 def primitive(model: keras.Model, masks: dict[int, np.ndarray] | None = None) -> keras.Model:
@@ -54,7 +51,7 @@ def primitive(model: keras.Model, masks: dict[int, np.ndarray] | None = None) ->
     return _Splitter({} if masks is None else masks).split(model)
 
 
-class _Splitter:
+class _Splitter(Splitter):
     """Rebuilds a model and those nested in it; what models share stays shared.
 
     Args:
@@ -62,29 +59,11 @@ class _Splitter:
     """
 
     def __init__(self, masks: dict[int, np.ndarray]) -> None:
+        super().__init__()
         self._masks = masks
-        self._made: dict[int, Part] = {}
-        self._give_states: list[Callable[[], None]] = []
 
-    def split(self, model: keras.Model) -> keras.Model:
-        flat = functional(model)
-        copy = keras.models.clone_model(
-            flat,
-            input_tensors=new_inputs(flat),
-            clone_function=self._rebuild,
-            call_function=lambda part, *args, **kwargs: part(*args, **kwargs),
-        )
-        while self._give_states:
-            self._give_states.pop()()
-        return copy
-
-    def _rebuild(self, layer: keras.Operation) -> Part:
-        if id(layer) not in self._made:
-            require_known(layer)
-            self._made[id(layer)] = self._part(layer)
-        return self._made[id(layer)]
-
-    def _part(self, layer: keras.Operation) -> Part:
+    def part(self, layer: keras.Operation) -> Part:
+        require_known(layer)
         if isinstance(layer, keras.Model):
             return self.split(layer)
         if not isinstance(layer, layers.Layer):
@@ -105,7 +84,7 @@ class _Splitter:
             return copy
         copy = rebuilt(layer, lambda config: {**config, **changes})
         self._keep_mask(layer, copy)
-        self._give_states.append(lambda: copy_state(layer, copy))
+        self.give_states.append(lambda: copy_state(layer, copy))
         return copy
 
     def _kernel_layer(self, layer: keras.layers.Layer) -> Part:
@@ -164,7 +143,7 @@ class _Splitter:
         bias = [_array(of.bias)] if of is not None and of.use_bias else []
         if of is not None:
             self._keep_mask(of, copy)
-        self._give_states.append(lambda: copy.set_weights([*kernels, *bias]))
+        self.give_states.append(lambda: copy.set_weights([*kernels, *bias]))
 
 
 def _array(variable: Any) -> np.ndarray:
