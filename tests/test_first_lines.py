@@ -49,8 +49,10 @@ def test_1_models_by_position(student, teacher):
         message = mend(lambda models=models: mr.Distiller(*models, ["kd"]), TypeError)
         assert "mr.Distiller(student=..., teacher=..., knowledge=...)" in message
     larger = net("larger", widths=(16, 32))
-    message = mend(lambda: mr.Distiller(larger, student, [mr.Response("kd")]), TypeError)
+    message = mend(lambda: mr.Distiller(larger, student, [mr.Response("kd")]), ValueError)
     assert "so that student and teacher are not swapped" in message
+    assert f"it has {larger.count_params():,} weights" in message
+    assert f"the teacher, {student.count_params():,}" in message
     message = mend(lambda: mr.ModReduce(teacher, [student, student]), TypeError)
     assert "mr.ModReduce(teacher=..., students=...)" in message
     message = mend(lambda: mr.report(teacher, student, path="report"), TypeError)

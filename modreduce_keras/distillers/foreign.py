@@ -117,14 +117,25 @@ def former_constructor(given: tuple[Any, ...]) -> dict[str, Any] | None:
 
     That took (student, teacher, knowledge), with a list of knowledge. Other libraries begin with
     the teacher: a first model that is larger than the second may be one.
+
+    Raises:
+        ValueError: If the arguments are those of version 0.1, and the first model is the larger.
     """
     if len(given) != 3:
         return None
     student, teacher, knowledge = given
     several = knowledge if isinstance(knowledge, (list, tuple)) else [knowledge]
-    is_former = bool(several) and all(isinstance(one, Knowledge) for one in several)
-    if not is_former or _size(student) > _size(getattr(teacher, "teacher", teacher)):
+    if not several or not all(isinstance(one, Knowledge) for one in several):
         return None
+    sizes = _size(student), _size(getattr(teacher, "teacher", teacher))
+    if sizes[0] > sizes[1]:
+        raise ValueError(
+            "Distiller takes its arguments by name, so that student and teacher are not swapped. "
+            f"By position, the first model would be the student, and it has {sizes[0]:,} weights, "
+            f"the second, the teacher, {sizes[1]:,}. Write which is which: "
+            "mr.Distiller(student=..., teacher=..., knowledge=...). "
+            f"Received by position: {', '.join(map(shown, given))}"
+        )
     return {"student": student, "teacher": teacher, "knowledge": knowledge}
 
 
