@@ -1,6 +1,6 @@
 """Everything private of TensorFlow's TFLite converter that the export relies on.
 
-As in `modreduce_keras/keras_internals.py`, each function says what it relies on, and has a test in
+As in `modreduce_keras/keras_internals`, each function says what it relies on, and has a test in
 `tests/keras_internals`. All of it was seen in TensorFlow 2.21.0.
 """
 

@@ -1,0 +1,104 @@
+"""Everything private of Keras and TensorFlow that the package relies on, in one place.
+
+Each function says what it relies on, and `tests/keras_internals` has a test for each that
+fails when Keras changes it. All of it was seen in Keras 3.15.1 and TensorFlow 2.21.0. Other
+modules touch nothing private, which ruff's rule SLF001 enforces. What is private in TensorFlow's
+converter is in `export/tensorflow_internals.py`, as this package imports Keras alone.
+"""
+
+from modreduce_keras.keras_internals.callbacks import made_anew
+from modreduce_keras.keras_internals.graphs import (
+    Call,
+    History,
+    calls_in,
+    calls_in_order,
+    calls_of,
+    history_of,
+    operation_of,
+    operations_in,
+    readers_of,
+)
+from modreduce_keras.keras_internals.layers import (
+    call_showing_scores,
+    constructor_arguments,
+    delete_unnoticed,
+    flatten_layers,
+    own_losses,
+    set_unnoticed,
+)
+from modreduce_keras.keras_internals.masks import mask_of, set_mask
+from modreduce_keras.keras_internals.metrics import (
+    direction_of,
+    set_direction,
+    takes_logits,
+    wrapped_by,
+)
+from modreduce_keras.keras_internals.optimizers import (
+    completes_update,
+    own_variables,
+    slots,
+    trained_by,
+)
+from modreduce_keras.keras_internals.running_fit import RunningFit, running_fit, running_fits
+from modreduce_keras.keras_internals.saving import is_asked_by_saver
+from modreduce_keras.keras_internals.tensorflow import (
+    inputs_of,
+    is_compiled_by_xla,
+    reshuffles,
+    set_reshuffles,
+)
+from modreduce_keras.keras_internals.trainers import (
+    begin_at,
+    begins_at,
+    builds_on_local_batch,
+    compiled_metrics,
+    forget_compiled_metrics,
+    loss_tracker,
+    wraps_step,
+)
+from modreduce_keras.keras_internals.tuner import retry_queue
+
+__all__ = [
+    "begin_at",
+    "begins_at",
+    "builds_on_local_batch",
+    "Call",
+    "call_showing_scores",
+    "calls_in",
+    "calls_in_order",
+    "calls_of",
+    "compiled_metrics",
+    "completes_update",
+    "constructor_arguments",
+    "delete_unnoticed",
+    "direction_of",
+    "flatten_layers",
+    "forget_compiled_metrics",
+    "History",
+    "history_of",
+    "inputs_of",
+    "is_asked_by_saver",
+    "is_compiled_by_xla",
+    "loss_tracker",
+    "made_anew",
+    "mask_of",
+    "operation_of",
+    "operations_in",
+    "own_losses",
+    "own_variables",
+    "readers_of",
+    "reshuffles",
+    "retry_queue",
+    "running_fit",
+    "running_fits",
+    "RunningFit",
+    "set_direction",
+    "set_mask",
+    "set_reshuffles",
+    "set_unnoticed",
+    "slots",
+    "takes_logits",
+    "trained_by",
+    "wrapped_by",
+    "wraps_step",
+]

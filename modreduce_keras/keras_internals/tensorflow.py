@@ -1,0 +1,47 @@
+"""Datasets of `tf.data`, and graphs of TensorFlow."""
+
+from typing import Any
+
+
+def inputs_of(dataset: Any) -> list[Any]:
+    """Returns the datasets that a `tf.data.Dataset` is made of; none of anything else.
+
+    Relies on `DatasetV2._inputs()`, which distributed datasets lack or raise for.
+    """
+    try:
+        return list(dataset._inputs())
+    except (AttributeError, NotImplementedError, TypeError):
+        return []
+
+
+def set_reshuffles(dataset: Any) -> None:
+    """Marks a dataset as one whose order is another in each epoch.
+
+    Relies on the attribute `_reshuffle_each_iteration` of what `Dataset.shuffle` returns.
+    """
+    dataset._reshuffle_each_iteration = True
+
+
+def reshuffles(dataset: Any) -> bool:
+    """Returns whether a dataset itself is known to have another order in each epoch.
+
+    Relies on the same attribute; that of a shuffle by default is `None`, and it has a meaning.
+    """
+    return getattr(dataset, "_reshuffle_each_iteration", False) is not False
+
+
+def is_compiled_by_xla(tensor: Any) -> bool:
+    """Returns whether the graph in which a tensor of TensorFlow is computed is compiled by XLA.
+
+    Relies on `Graph._get_control_flow_context`, in which `tf.function(jit_compile=True)` is, and on
+    `FuncGraph.outer_graph`. False for eager tensors.
+    """
+    graph = getattr(tensor, "graph", None)
+    while graph is not None:
+        context = graph._get_control_flow_context()
+        while context is not None:
+            if context.IsXLAContext():
+                return True
+            context = context.outer_context
+        graph = getattr(graph, "outer_graph", None)
+    return False
