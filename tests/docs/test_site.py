@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import modreduce_keras as mr
+from modreduce_keras.registry import components
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -32,6 +33,13 @@ def test_the_readme_is_short_and_begins_with_the_installation():
     assert len(README.encode()) <= 10_000
     first = re.search(r"```\w+\n(.*?)\n```", README, re.DOTALL)[1]
     assert first == 'pip install "modreduce-keras[all]"'
+
+
+def test_the_number_of_losses_is_that_of_the_registry():
+    losses = components("loss").values()
+    number = sum(cls.__module__.startswith("modreduce_keras.") for cls in losses)
+    assert f"[{number} losses]" in README
+    assert f"{number} published losses" in (DOCS / "index.md").read_text("utf-8")
 
 
 def test_links_of_the_readme_work_where_it_is_published():
