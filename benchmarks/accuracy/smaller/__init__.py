@@ -1,0 +1,1 @@
+"""What it costs in accuracy to make a student smaller."""
