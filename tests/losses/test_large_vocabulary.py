@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras import ops
 from modreduce_keras.distribute import chunks
 from modreduce_keras.losses import response_base
+from modreduce_keras.ops import probabilities
 
 CLASSES, POSITIONS = 40, 3
 LOSSES = {
@@ -123,13 +123,13 @@ def test_gradients_of_gradients(name, run, random, request, monkeypatch):
 
     plain = second_order()
     request.getfixturevalue("small_chunks")
-    monkeypatch.setattr(ops, "_MANY", CLASSES)
+    monkeypatch.setattr(probabilities, "_MANY", CLASSES)
     require_same(second_order(), plain, tolerance=1e-5)
 
 
 @pytest.mark.slow
 def test_xla_compiles_the_plain_form(random, request, monkeypatch):
-    monkeypatch.setattr(ops, "_MANY", CLASSES)
+    monkeypatch.setattr(probabilities, "_MANY", CLASSES)
     loss = mr.losses.KD()
     given, learnt = arguments(random, loss, masked=True)
     plain = results(loss, given, learnt)
