@@ -5,17 +5,18 @@
 from modreduce_keras.distillers.assistants import TeacherAssistantChain
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.batch import Batch
-from modreduce_keras.distillers.consistency import MeanTeacher, TemporalEnsembling
 from modreduce_keras.distillers.data_free import DataFreeDistiller
 from modreduce_keras.distillers.early_exit import EarlyExit
 from modreduce_keras.distillers.forward import Outputs
 from modreduce_keras.distillers.generation import DAFL, ZSKT, Generation
 from modreduce_keras.distillers.gradients import GradientPolicy
 from modreduce_keras.distillers.guard import NonFiniteError
+from modreduce_keras.distillers.mean_teacher import MeanTeacher
 from modreduce_keras.distillers.modreduce import ModReduce
 from modreduce_keras.distillers.offline import Distiller
 from modreduce_keras.distillers.peers import PeerDistiller
 from modreduce_keras.distillers.self_distiller import SelfDistiller
+from modreduce_keras.distillers.temporal_ensembling import TemporalEnsembling
 from modreduce_keras.distillers.terms import Term
 
 __all__ = [
