@@ -1,0 +1,95 @@
+"""What peers are made from: students by name, and arguments and knowledge by student."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from modreduce_keras.calls import did_you_mean
+from modreduce_keras.distillers import checks
+from modreduce_keras.distillers.forward import ENSEMBLE
+from modreduce_keras.distillers.group import AGGREGATOR
+from modreduce_keras.distillers.optimizers import TRUNK
+from modreduce_keras.knowledge import Knowledge
+from modreduce_keras.knowledge.shorthand import resolved
+
+_TAKEN = (ENSEMBLE, AGGREGATOR, TRUNK)
+
+
+def by_student(argument: str, given: Any, students: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what was given for all students, in their order or by name, by name."""
+    if isinstance(given, (list, tuple)) and len(given) == len(students):
+        given = dict(zip(students, given, strict=True))
+    elif given is None:
+        given = {}
+    elif not isinstance(given, (Mapping, list, tuple)):
+        given = dict.fromkeys(students, given)
+    if not isinstance(given, Mapping) or set(given) - set(students):
+        raise ValueError(
+            f"{argument} must be one for all students, a list with one for each, or a dict by "
+            f"student, one of {list(students)}. Received: {given}"
+        )
+    return dict(given)
+
+
+def named_students(students: Any) -> dict[str, keras.Model]:
+    """Returns the students by name, or says what is wrong with them."""
+    if isinstance(students, keras.Model):
+        if not hasattr(students, "heads"):
+            raise TypeError(
+                "students must be a dict or a list of models, or what mr.models.branch returns. "
+                f"Received: the model {students.name!r}"
+            )
+        students = students.students
+    checks.require_students(students)
+    if not isinstance(students, Mapping):
+        names = [student.name for student in students]
+        twice = checks.repeated(names)
+        if twice:
+            raise ValueError(
+                "Students in a list are told apart by their models' names. Name the models "
+                f"differently, or give a dict by name. Received twice: {twice}"
+            )
+        students = dict(zip(names, students, strict=True))
+    if len(students) < 2:
+        raise ValueError(
+            "Peers teach one another, so there must be at least two students (mr.Distiller trains "
+            f"one). Received: {list(students)}"
+        )
+    unusable = [n for n in students if "/" in n or n in _TAKEN or not n]
+    if unusable:
+        raise ValueError(
+            "Names of students begin the names of their logs and must not contain '/' or be one "
+            f"of {_TAKEN}. Received: {unusable}"
+        )
+    return dict(students)
+
+
+def checked_knowledge(knowledge: Any, students: Any, teacher: Any) -> dict[str, list[Knowledge]]:
+    """Returns the knowledge by student, or says what does not go together."""
+    checks.require_by_student("knowledge", knowledge, "{'a': 'kd', 'b': 'dist'}")
+    checks.require_teacher(teacher)
+    unknown = sorted(set(knowledge or {}) - set(students))
+    if unknown:
+        hint = did_you_mean(unknown[0], students)
+        raise ValueError(
+            f"knowledge must be given by student, one of {list(students)}.{hint} "
+            f"Received: {unknown}"
+        )
+    for name, student in students.items():
+        checks.require_model(student, f"student {name!r}")
+    given = {name: keras.tree.flatten(several) for name, several in (knowledge or {}).items()}
+    objects = [id(o) for each in given.values() for o in each if isinstance(o, Knowledge)]
+    if len(set(objects)) < len(objects):
+        raise ValueError(
+            "Each student needs knowledge objects of its own, because they hold its adapters. "
+            "Received: the same object for several students"
+        )
+    knowledge = {
+        name: resolved(several, students[name], teacher)
+        for name, several in (knowledge or {}).items()
+    }
+    checks.require_knowledge_and_teacher(
+        teacher, [one for several in knowledge.values() for one in several]
+    )
+    return knowledge
