@@ -14,7 +14,7 @@ from modreduce_keras.distillers.forward import ForwardPass, Outputs
 from modreduce_keras.distillers.gradients import GradientPolicy
 from modreduce_keras.distillers.optimizers import TRUNK
 from modreduce_keras.knowledge import masks
-from modreduce_keras.knowledge.base import compared
+from modreduce_keras.knowledge.compared import compared
 from modreduce_keras.labels import classes_of_one_hot
 from modreduce_keras.losses.base import Loss, fits
 from modreduce_keras.models.graph import input_specs

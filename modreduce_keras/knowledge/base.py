@@ -9,12 +9,11 @@ from keras import ops
 from modreduce_keras import knobs, registry
 from modreduce_keras.adapters.base import Adapter
 from modreduce_keras.arguments import require_bool
-from modreduce_keras.distribute import share_over_replicas
 from modreduce_keras.knowledge import label_choice, masks, refusals
+from modreduce_keras.knowledge.compared import compared
 from modreduce_keras.knowledge.weight import Weight
-from modreduce_keras.losses.base import Loss, require_one_feature
+from modreduce_keras.losses.base import require_one_feature
 from modreduce_keras.losses.keras_loss import loss_from
-from modreduce_keras.ops import reduced, spread
 from modreduce_keras.taps import LOGITS, ModelOutput
 from modreduce_keras.typing import Tensor
 
@@ -119,13 +118,7 @@ class Knowledge(keras.layers.Layer):
             self.pretrained = keras.Variable(0.0, trainable=False, name="pretrained")
 
     def _check_taps(self, at: Taps, student: Taps, teacher: Taps) -> None:
-        both, neither = student and teacher, student is None and teacher is None
-        if not (both and at is None) and not (at and neither):
-            raise ValueError(
-                f"{type(self).__name__} needs the taps it reads: either at='stage2' for both "
-                "models or student='stage2', teacher='stage3'. "
-                f"Received: at={at!r}, student={student!r}, teacher={teacher!r}"
-            )
+        refusals.require_taps(type(self).__name__, at, student, teacher)
 
     @property
     def is_balanced(self) -> bool:
@@ -389,20 +382,3 @@ class Knowledge(keras.layers.Layer):
             "staged": self.staged,
             **knobs.config(self),
         }
-
-
-def compared(loss: Loss, y_true: Any, y_pred: Any, by_position: bool = False) -> Any:
-    """Returns the values of a loss, (batch,), or (batch, positions...) if it has them.
-
-    Positions that a mask keeps are scaled by the inverse of their share on all replicas.
-
-    Args:
-        loss: The loss.
-        y_true: See `Loss.call`.
-        y_pred: See `Loss.call`.
-        by_position: Whether values per position are wanted.
-    """
-    values, mask = loss.by_position(y_true, y_pred)
-    share = None if mask is None else share_over_replicas(mask)
-    reduce = spread if by_position else reduced
-    return reduce(values, mask, loss.over_positions or "mean", share)

@@ -29,6 +29,24 @@ def require_no_arguments_of(loss: Loss, given: Mapping[str, Any], owner: str) ->
         )
 
 
+def require_taps(owner: str, at: Any, student: Any, teacher: Any) -> None:
+    """Raises unless taps of both models were given, together or each.
+
+    Args:
+        owner: Name of the knowledge's class.
+        at: The tap of both.
+        student: The student's.
+        teacher: The teacher's.
+    """
+    both, neither = student and teacher, student is None and teacher is None
+    if not (both and at is None) and not (at and neither):
+        raise ValueError(
+            f"{owner} needs the taps it reads: either at='stage2' for both "
+            "models or student='stage2', teacher='stage3'. "
+            f"Received: at={at!r}, student={student!r}, teacher={teacher!r}"
+        )
+
+
 def require_attention(loss: Loss, adapter: Any, taps: Sequence[Any]) -> None:
     """Raises if attention maps are read in a way that the loss cannot compare.
 
