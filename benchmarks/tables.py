@@ -30,6 +30,7 @@ from benchmarks.matrix.table import model_matrix
 from benchmarks.recommended_table import FILES, recommended
 from benchmarks.speed.peers.table import peers
 from benchmarks.speed.profile_table import profile_step
+from benchmarks.tasks.table import tasks
 
 FLAGS = flags.FLAGS
 ROOT = Path(__file__).parents[1]
@@ -343,6 +344,7 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
     "precision": precision,
     "quantized_distillation": quantized_distillation,
     "data_free": data_free,
+    "tasks": tasks,
     "export_zoo": export_zoo,
     "phones": phones,
     "teacher_cache": teacher_cache,
