@@ -19,6 +19,8 @@ from absl import app, flags
 
 from benchmarks import common
 from benchmarks.accuracy.data_free_table import data_free
+from benchmarks.accuracy.quantized_table import quantized_distillation
+from benchmarks.accuracy.smaller.table import SMALLER
 from benchmarks.cifar100.tables import (
     cifar100_input,
     cifar100_kills,
@@ -244,27 +246,6 @@ def _accuracies(rows: list[Row]) -> list[str]:
     return [*common.table(columns, lines), "", *common.origins(runs.values(), *settings)]
 
 
-def quantized_distillation(rows: list[Row]) -> str:
-    """Returns a line for each way and number of bits: accuracies, and what the float32 one loses.
-
-    Of several settings, the last one that was run counts. Losses are those of the same seed.
-    """
-    settings = ("epochs", "more_epochs", "learning_rate", "more_learning_rate")
-    settings += ("teacher_epochs", "labels")
-    rows = [row for row in rows if all(row[name] == rows[-1][name] for name in settings)]
-    runs = {(row["contender"], row["bits"], row["seed"]): row for row in rows}
-    columns = ["file", "bits of the weights", "test accuracy, %", "less than float32", "seeds"]
-    lines = []
-    for contender, bits in dict.fromkeys((one, bits) for one, bits, _ in runs):
-        own = [row for key, row in runs.items() if key[:2] == (contender, bits)]
-        losses = [100 * (runs["float32", 32, row["seed"]]["test"] - row["test"]) for row in own]
-        lost = "" if contender == "float32" else common.mean_and_deviation(losses)
-        accuracy = common.mean_and_deviation([100 * row["test"] for row in own])
-        cells = [contender, bits, accuracy, lost, len(own)]
-        lines.append(cells)
-    return "\n".join([*common.table(columns, lines), "", *common.origins(runs.values(), *settings)])
-
-
 def export_zoo(rows: list[Row]) -> str:
     """Returns a line for each network, smaller ones first, with what its latest files have."""
     files = ("float32", "float16", "dynamic", "int8")
@@ -359,6 +340,7 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
 
 OF_SEVERAL: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, list[Row]]], str]]] = {
     "recommended": (FILES, recommended),
+    **SMALLER,
 }
 """Tables from the rows of several files: their names, and a function from rows by name."""
 
