@@ -16,7 +16,7 @@ ROOT = Path(modreduce_keras.__file__).parent
 LEVELS = [
     {"calls", "keras_internals"},
     {"_version", "arguments", "copying", "escapes", "fingerprints", "held"}
-    | {"recording", "registry", "typing", "whole_files"},
+    | {"pareto", "recording", "registry", "typing", "whole_files"},
     {"distribute"},
     {"labels"},
     {"batches", "graphs", "knobs", "ops", "output_kind", "symbolic", "top_k"},
@@ -30,7 +30,7 @@ LEVELS = [
 TOP = len(LEVELS)
 KERAS_ONLY = [
     *("arguments", "calls", "copying", "escapes", "fingerprints", "held", "keras_internals"),
-    *("graphs", "recording"),
+    *("graphs", "pareto", "recording"),
     *("registry", "whole_files", "knobs", "ops", "output_kind", "batches", "schedules", "symbolic"),
     "top_k",
     *("losses", "adapters", "aggregators", "taps", "models", "metrics", "knowledge"),

@@ -65,6 +65,7 @@ def report(
     path: str | os.PathLike,
     histories: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     curve: str = "val_accuracy",
+    trials: Any = None,
     class_names: Sequence[str] | None = None,
     kind: str | None = None,
     tolerance: float = 0.1,
@@ -80,8 +81,9 @@ def report(
     Accuracy with its 95 % interval, parameters, size and time; agreement with the teacher, and who
     is right where they differ; classes that are confused more or less than the teacher does; the
     mistakes that a student is surest of, where the inputs are images; calibration with reliability
-    diagrams; learning curves. Every network runs once over the data, of which only the logits and
-    the images of the gallery are kept.
+    diagrams; accuracy over size and over time, with the Pareto front; learning curves. Every
+    network runs once over the data, of which only the logits and the images of the gallery are
+    kept.
 
     What is compared depends on the kind of the outputs. Of classes the page says all this; of one
     logit too, for the classes no and yes. Independent labels are each answered by yes or no, all
@@ -106,6 +108,8 @@ def report(
         histories: Logs of trainings, `history.history` of `fit`, for any of `"teacher"` and the
             names of the students (`"student"` if it has none).
         curve: The log to draw of them. Defaults to `"val_accuracy"`.
+        trials: What `mr.tuning.find_student` returned, of which the page shows how good students
+            are over their size and their time. Defaults to `None`.
         class_names: Names of the classes, two for one logit. Defaults to their numbers, and to
             no and yes.
         kind: What the outputs are: `"classes"`, `"logit"`, `"labels"`, `"regression"` or
@@ -175,6 +179,7 @@ def report(
     kind = kind or next((one for one in compiled if one), None)
     classes = _class_names(class_names, found[0].units)
     lines = _lines(histories, found, curve)
+    _require_trials(trials)
     subjects = [*found, *export_files(exports, found, threads)]
     collected = collect(
         subjects,
@@ -195,6 +200,7 @@ def report(
         galleries=collected.galleries,
         lines=lines,
         curve=curve,
+        trials=trials,
         threads=threads,
         footer=_footer(),
     )
@@ -259,6 +265,15 @@ def _lines(histories: Any, found: list[Network], curve: str) -> dict[str, list[f
             )
         lines[name] = [float(value) for value in values]
     return lines
+
+
+def _require_trials(trials: Any) -> None:
+    known = ("rows", "objective", "direction", "budget")
+    if trials is not None and not all(hasattr(trials, name) for name in known):
+        raise TypeError(
+            "trials must be what mr.tuning.find_student returned. Received: trials of type "
+            f"{type(trials).__name__}"
+        )
 
 
 def _footer() -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from modreduce_keras.output_kind import EMBEDDING, LABELS, REGRESSION
-from modreduce_keras.reporting import bars, charts, numbers_in_words, words
+from modreduce_keras.reporting import bars, charts, fronts, numbers_in_words, words
 from modreduce_keras.reporting.gallery import Gallery, pixels, png
 from modreduce_keras.reporting.subjects import TEACHER
 from modreduce_keras.reporting.svg import Picture
@@ -64,6 +64,7 @@ class Content(NamedTuple):
         galleries: Of each student; empty without images.
         lines: Values over the epochs, by the network.
         curve: What these values are called in the logs.
+        trials: Of a search for a student, or `None`.
         threads: Of the files.
         footer: Who wrote it, when, with what.
     """
@@ -76,6 +77,7 @@ class Content(NamedTuple):
     galleries: Mapping[str, Gallery]
     lines: Mapping[str, Sequence[float]]
     curve: str
+    trials: Any
     threads: int
     footer: str
 
@@ -90,6 +92,8 @@ def compose(content: Content) -> Page:
         _gallery(content),
         _calibration(content),
         _cost(content),
+        _front(content),
+        _trials(content),
         _curves(content),
     ]
     return Page(
@@ -291,12 +295,33 @@ def _cost(content: Content) -> Section:
     return Section("How fast it is", text, shown)
 
 
+def _front(content: Content) -> Section | None:
+    shown = fronts.of_networks(content.figures, bars.kinds(content.figures))
+    text = "Whatever is not on the line is beaten by something that is no worse and no dearer."
+    return Section("What it costs to be right", text, shown, in_twos=True) if shown else None
+
+
+def _trials(content: Content) -> Section | None:
+    trials = content.trials
+    shown = [] if trials is None else fronts.of_trials(trials)
+    if not shown:
+        return None
+    trained = sum(row["score"] is not None for row in trials.rows)
+    refused = sum(bool(row["refused"]) for row in trials.rows)
+    limits = ", ".join(f"{name} {limit:g}" for name, limit in trials.budget.items())
+    text = (
+        f"{len(trials.rows)} students of a family: {refused} over the budget ({limits}), {trained} "
+        "trained, not all of them for as long. On the line are those that no other beats."
+    )
+    return Section("Which student?", text, shown, in_twos=True)
+
+
 def _curves(content: Content) -> Section | None:
     if not content.lines:
         return None
     kinds = bars.kinds(content.figures)
     lines = {name: (kinds[name], values) for name, values in content.lines.items()}
-    called = content.curve.replace("val_", "validation ", 1).replace("_", " ")
+    called = words.log(content.curve)
     picture = charts.curves(
         "curves",
         called.capitalize(),

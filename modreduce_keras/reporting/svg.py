@@ -129,3 +129,14 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     several = math.floor(high / step + 1e-9) - first + 1
     return [(first + number) * step for number in range(several)]
+
+
+def logarithmic_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Returns numbers such as 1, 2, 5, 10 within a range of positive ones, at most so many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        marks = [step * 10.0**power for power in powers for step in steps]
+        inside = [mark for mark in marks if low <= mark <= high]
+        if len(inside) <= most:
+            break
+    return inside[:: math.ceil(len(inside) / most)] if inside else []

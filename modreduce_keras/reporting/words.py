@@ -53,6 +53,11 @@ def milliseconds(value: float) -> str:
     return f"{value:.2f} ms" if value < 100 else f"{value:.0f} ms"
 
 
+def log(name: str) -> str:
+    """Returns the name of a log of a training as people say it: validation accuracy."""
+    return name.replace("val_", "validation ", 1).replace("_", " ")
+
+
 def fraction(part: float, whole: float) -> str:
     """Returns a ratio as people say it: 1/17, 62 %, 1.4 ×."""
     if whole >= 2 * part:

@@ -16,6 +16,7 @@ from modreduce_keras.evaluation import multiply_adds
 from modreduce_keras.export import to_tflite
 from modreduce_keras.export.interpreter import TFLiteFile
 from modreduce_keras.models.graph import input_specs
+from modreduce_keras.pareto import front
 
 KIB, MILLISECONDS, MULTIPLY_ADDS = "kib", "milliseconds", "multiply_adds"
 COSTS = (KIB, MILLISECONDS, MULTIPLY_ADDS)
@@ -166,15 +167,8 @@ def pareto(rows: list[dict[str, Any]], costs: list[str], sign: float) -> list[di
         costs: Names of the costs.
         sign: 1 where more of the score is better, -1 where less is.
     """
-
-    def dominates(one: dict[str, Any], other: dict[str, Any]) -> bool:
-        pairs = [(one[name], other[name]) for name in costs]
-        pairs.append((-sign * one["score"], -sign * other["score"]))
-        return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
-
-    return [
-        row for row in rows if not any(dominates(other, row) for other in rows if other is not row)
-    ]
+    points = [(-sign * row["score"], *(row[name] for name in costs)) for row in rows]
+    return [rows[index] for index in front(points)]
 
 
 def first_round(max_epochs: int, factor: int) -> int:

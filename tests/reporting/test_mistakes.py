@@ -52,6 +52,7 @@ ARGUMENTS = [
     ),
     ({"histories": {"plain": {"val_accuracy": [0.5, float("nan")]}}}, "finite numbers"),
     ({"histories": {"plain": {"val_accuracy": 0.5}}}, "one for each epoch. Received: 0.5"),
+    ({"trials": [1]}, "trials must be what mr.tuning.find_student returned. Received: trials of"),
     ({"exports": "plain.tflite"}, "exports must be a dict of files by name"),
     ({"exports": {"nobody": {"a": "b"}}}, "exports must name students of the report, ['plain', "),
     ({"exports": {"plain": "plain.tflite"}}, "With several students, exports must say whose"),

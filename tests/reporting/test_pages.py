@@ -115,6 +115,7 @@ def test_every_section_is_there(page):
         "What it looks like",
         "Does it know how sure to be?",
         "How fast it is",
+        "What it costs to be right",
         "How it learnt",
     ):
         assert title in text
