@@ -38,6 +38,11 @@ def test_prints_a_row_for_each_network_and_teacher(printed):
     assert sizes[0] > sizes[1] > sizes[2] > sizes[3] == sizes[4] == sizes[5]
 
 
+def test_says_whether_an_assistant_is_likely_to_help(printed):
+    assert "\nteacher: " in printed
+    assert "% of other data\n" in printed
+
+
 def test_students_are_repeated_from_each_seed_and_averaged(printed):
     for network, teacher in ROWS:
         start = f"{network}, taught by {teacher}: "
