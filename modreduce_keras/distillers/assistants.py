@@ -24,27 +24,27 @@ class TeacherAssistantChain:
 
     The first student learns from the teacher, each other one from the student before it. A student
     that is much smaller than its teacher may learn better from a network nearer to its own size.
-    Each link is a `Distiller` (`chain.distillers`), so all that is said there holds; the links are
-    trained one after the other.
+    Each link of the chain is a `Distiller` (`chain.distillers`). The links are trained one after
+    the other.
 
     `chain.evaluate(x, y)` and `chain.predict(x)` are those of the last link; `chain.student` itself
     is not compiled.
 
-    A chain that was interrupted goes on where each link has a folder of its own:
+    To resume an interrupted chain, give each link its own folder:
     `fit(..., callbacks=lambda name: [mr.callbacks.Resume(f"run/{name}")])`.
 
     Args:
         teacher: The trained model at the head of the chain. It is never changed.
         students: The models to train, from large to small; the last is the student, the others are
             its assistants. At least one; their names differ.
-        knowledge: What each learns from the one before; see `Distiller`. A dict by the names of
-            the students gives each its own. Defaults to `None`: as for `Distiller`.
+        knowledge: What each student learns from the one before; see `Distiller`. Pass a dict by the
+            names of the students for different knowledge. Defaults to `None`: as for `Distiller`.
         supervised_weight: Weight of the compiled loss on the labels, in each link. Defaults to 1.
-        teacher_dtype: What teachers compute in; see `BaseDistiller`. Defaults to `None`.
+        teacher_dtype: Precision of the teachers; see `BaseDistiller`. Defaults to `None`.
 
     Raises:
-        TypeError: If a model is something else.
-        ValueError: If there is no student, two have one name, or models do not fit.
+        TypeError: If a model is not a Keras model.
+        ValueError: If there is no student, two have the same name, or shapes do not match.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr
@@ -65,7 +65,7 @@ class TeacherAssistantChain:
 
     Reference:
         Mirzadeh et al., Improved Knowledge Distillation via Teacher Assistant, 2020. There the
-        assistants are trained with KD alone; any knowledge does here.
+        assistants are trained with KD; here any knowledge can be used.
     """
 
     @by_name(
@@ -145,7 +145,7 @@ class TeacherAssistantChain:
             **arguments: As in `BaseDistiller.compile`.
 
         Raises:
-            ValueError: If a dict of optimizers lacks a student, or knows another one.
+            ValueError: If a dict of optimizers lacks a student, or has an unknown name.
         """
         names = list(self.students)
         if isinstance(optimizer, Mapping) and set(optimizer) != set(names):
@@ -183,8 +183,8 @@ class TeacherAssistantChain:
 
         Raises:
             ValueError: If the epochs of a student are missing.
-            TypeError: If `callbacks` is a list: one object cannot follow several trainings; or if
-                data can be read only once, as those of a generator.
+            TypeError: If `callbacks` is a list, because each training needs its own callbacks; or
+                if the data can be read only once, like a generator.
         """
         names = list(self.students)
         if len(names) > 1:

@@ -1,4 +1,4 @@
-"""Balance: what each weighted term has of a batch's loss and of the gradient of its network."""
+"""Balance: the share of each weighted term in the loss and in the gradient of its network."""
 
 import random
 import warnings
@@ -22,7 +22,7 @@ _TOO_MUCH = 20.0
 
 
 class Part(NamedTuple):
-    """What a term has of the loss.
+    """The share of one term in the loss.
 
     Attributes:
         value: The mean over the batch, without the weight.
@@ -38,7 +38,7 @@ class Part(NamedTuple):
 
 
 class Balance(dict[str, Part]):
-    """The part of each weighted term, by its name in the logs; printed, it is a table."""
+    """The share of each weighted term, by its name in the logs; `print` shows it as a table."""
 
     def __str__(self) -> str:
         width = max(map(len, [*self, "term"]))
@@ -52,7 +52,7 @@ class Balance(dict[str, Part]):
 
 
 def measured(distiller: Any, data: Any, teachers: Sequence[keras.Model]) -> Balance:
-    """Returns what each weighted term has of a batch; nothing about the distiller changes.
+    """Returns the share of each weighted term for one batch, without changing the distiller.
 
     Args:
         distiller: A compiled distiller.
@@ -121,7 +121,7 @@ def _parts(
 
 @contextmanager
 def _unchanged(models: Sequence[keras.Model]) -> Iterator[None]:
-    """Writes back what a forward pass changes: statistics, memories and states of generators."""
+    """Restores what a forward pass changes: statistics, memories and random generators."""
     variables = list({id(v): v for one in models for v in one.variables}.values())
     values = backend.values(variables)
     generators = random.getstate(), np.random.get_state()
@@ -138,12 +138,12 @@ def _unchanged(models: Sequence[keras.Model]) -> Iterator[None]:
 
 
 def weight_of(term: Term) -> float:
-    """Returns the present weight of a term, also of one whose variable each replica has."""
+    """Returns the current weight of a term, also if each replica has a copy of its variable."""
     return float(ops.convert_to_numpy(1.0 * term.weight()))
 
 
 def warning_of(terms: Sequence[Term], losses: Mapping[str, Loss], logs: Mapping[str, Any]) -> str:
-    """Returns what to say of the first batch, where one term outweighs all others; else `""`.
+    """Returns a warning if one term outweighs all others on the first batch, else `""`.
 
     Args:
         terms: The terms of the objective.
@@ -174,9 +174,9 @@ def warning_of(terms: Sequence[Term], losses: Mapping[str, Loss], logs: Mapping[
 def _is_usual(
     term: Term, loss: Loss | None, weights: Mapping[Term, float], others: Mapping[Term, float]
 ) -> bool:
-    """Returns whether a response, or the labels, outweigh others at weights of the papers.
+    """Returns whether it is normal that a term outweighs others: a response, or the labels.
 
-    The size of these does not depend on the models, and is no mistake of the user's.
+    Their size does not depend on the models, so it is no mistake of the user.
     """
     if term.on_labels:
         return weights[term] <= 1.0
@@ -186,7 +186,7 @@ def _is_usual(
 
 
 def watching(step: Callable[..., Any], distiller: Any) -> Callable[..., Any]:
-    """Returns a training function that looks at the logs of its first call alone.
+    """Returns a training function that checks the logs of its first call.
 
     Args:
         step: The training function.

@@ -94,30 +94,29 @@ class BaseDistiller(StepModel):
     total loss above in inference, with the weights of the present step. See `compile`.
 
     Args:
-        students: Models to train, by name. The distiller's step runs their `call`. A `train_step`
-            of their own, or a similar method, does not run and gives a warning. So do layers in
-            them that change the inputs at random (`RandomFlip`; not dropout) where there is a
-            teacher, which does not see the changes: augment in the dataset.
+        students: Models to train, by name. The distiller runs their `call`. A custom `train_step`
+            or similar method is not run and gives a warning. So do augmentation layers
+            (`RandomFlip`; not dropout) if there is a teacher, which would not see the augmented
+            inputs: augment in the dataset instead.
         teacher: A trained model, a list of several with different names, or `None`. It only runs
             forward and is never changed. Its weights are not among the distiller's and not in
             weight files.
         knowledge: The knowledge of each student, by the student's name.
         teacher_input: The teacher's input, if it differs from the students' (another resolution,
             normalization or modality): a function of the inputs `x`, such as a Keras layer, or a
-            key of a dict `x`. The entry of that key is for the teacher only, and the students get
-            the rest (a single remaining entry without the dict). With several teachers also a
+            key of a dict `x`. The entry of that key is for the teacher only; the students get the
+            rest (if one entry remains, that entry instead of a dict). With several teachers also a
             list with one of these or `None` for each. Defaults to `None`.
-        teacher_dtype: What the teacher computes in. `None`, the default: its own precision, with
-            its batch normalizations folded into the layers before them where, on the first batch,
-            no output differs by more than 1e-5 of the largest one. Else, and where nothing can be
-            folded (subclassed models), the teacher runs as it is. `"as_given"`: always as it is.
-            `"float32"`, `"bfloat16"` or `"float16"`: a folded copy (`mr.models.fold`) that
-            computes in that dtype, made anew where the teacher's weights have changed when `fit`
-            begins; a teacher that cannot be folded runs as given, with a warning. `"auto"`: the
-            fastest of the default, bfloat16 and float16 on this device, measured on the first
-            batch of `fit`, whose outputs are within 5% of the largest one. On several machines
-            it does what `None` does. `train_on_batch` chooses on its first batch too. The property
-            `teacher_forms` tells what was chosen.
+        teacher_dtype: Precision of the teacher. `None`, the default: its own precision, with batch
+            normalizations folded into the layers before them if, on the first batch, no output
+            changes by more than 1e-5 of the largest one; otherwise the model runs unchanged, as do
+            subclassed models. `"as_given"`: always unchanged. `"float32"`, `"bfloat16"` or
+            `"float16"`: a folded copy (`mr.models.fold`) in that dtype, made again if the teacher's
+            weights have changed when `fit` begins; a teacher that cannot be folded runs unchanged,
+            with a warning. `"auto"`: the fastest on this device of the default, bfloat16 and
+            float16, among those whose outputs on the first batch are within 5% of the largest one;
+            on several machines the same as `None`. The property `teacher_forms` shows what was
+            chosen.
         supervised_weight: Weight of the compiled loss on the labels: a number that is not
             negative, or a schedule. Defaults to 1.
         student_inputs: The input of each student, by name, if they differ: a function of the

@@ -1,4 +1,4 @@
-"""DataFreeDistiller: a student learns from images that a generator makes of noise."""
+"""DataFreeDistiller: a student learns from images that a generator makes from noise."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,52 +37,53 @@ class DataFreeDistiller(BaseDistiller):
     """Trains a student without data, on images that a generator makes for the teacher.
 
     student:   Σ_k weight_k · K_k(teacher(G(z)), student(G(z))),  z from a normal distribution
-    generator: what `method` says
+    generator: the loss of `method`
 
     Neither images nor labels are needed, only the teacher. `fit(steps_per_epoch=100, epochs=20)`
-    draws the noise z; `fit(mr.data.noise((100,), steps=100), epochs=20)` does so too. All else is
-    as for other distillers. Compile without a loss, as there are no labels to train on. Metrics,
-    and the student's terms, are for validation on real data, where there are any:
-    `compile("adam", metrics=["accuracy"])`, `fit(..., validation_data=(x, y))`.
+    draws the noise z; `fit(mr.data.noise((100,), steps=100), epochs=20)` does the same. Compile
+    without a loss, because there are no labels to train on. If you have real data for validation,
+    metrics and the student's terms are computed on them: `compile("adam", metrics=["accuracy"])`,
+    `fit(..., validation_data=(x, y))`.
 
     Student and generator have an optimizer each: `compile(optimizer={"student": ..., "generator":
     ...})`. One optimizer for both is copied for each.
 
     Logs: the student's terms by name (`kd`), and those of the generator (`generator/adversarial`),
-    each averaged over the steps in which it is minimized; `loss` is the mean of what the steps
-    minimize.
+    each averaged over the steps in which it is minimized. `loss` is the mean of the losses that the
+    steps minimize.
 
-    A student that is trained without data may still reveal something about them: the generator
-    draws on what the teacher has learnt of its training data. See the guide *Without the data*.
+    A student that is trained without data may still reveal something about it, because the
+    generator uses what the teacher has learnt about its training data. See the guide *Without the
+    data*.
 
     Args:
         student: The model to train. Use it after `fit` as `distiller.student`.
         teacher: The trained model to learn from, with logits (batch, classes) of at least two
-            classes. It is never changed. Gradients flow through it to the images, so a teacher
-            that is not differentiable does not do.
+            classes. It is never changed. It must be differentiable, because gradients flow through
+            it to the images.
         generator: A model from noise (batch, n) to images of the shape that the student takes, in
             the range that the teacher was trained on. Defaults to `None`:
             `mr.models.image_generator`.
-        method: What the generator learns: `"zskt"` (what student and teacher disagree about),
-            `"dafl"` (what the teacher is sure of), or `mr.distillers.ZSKT(...)` and
-            `mr.distillers.DAFL(...)` with arguments. Defaults to `"zskt"`.
-        knowledge: What the student learns from the teacher; see `mr.Distiller`. Defaults to
-            `None`: KD at temperature 1, as both papers have it.
-        image_range: The lowest and the highest value of a pixel that the default generator makes.
-            Defaults to `None`: what `mr.models.preprocessing` finds for the teacher.
+        method: What the generator learns: `"zskt"` (images on which student and teacher disagree),
+            `"dafl"` (images that the teacher classifies with confidence), or
+            `mr.distillers.ZSKT(...)` and `mr.distillers.DAFL(...)` with arguments. Defaults to
+            `"zskt"`.
+        knowledge: What the student learns from the teacher; see `mr.Distiller`. Defaults to `None`:
+            KD at temperature 1, as in both papers.
+        image_range: The lowest and the highest pixel value of the default generator. Defaults to
+            `None`: what `mr.models.preprocessing` finds for the teacher.
         teacher_input: The teacher's input, if it differs from the student's: a differentiable
             function of the images; see `BaseDistiller`. Defaults to `None`.
         teacher_dtype: What the teacher computes in; see `BaseDistiller`.
-        seed: Of the noise that `fit` draws by itself: an integer that is not negative. Defaults to
-            0.
+        seed: Seed of the noise that `fit` draws, a non-negative integer. Defaults to 0.
         name: Name of the model. Defaults to that of the class.
         dtype: Dtype policy of the distiller itself. Defaults to the global one.
         trainable: As for every Keras model. Defaults to `True`.
 
     Raises:
-        TypeError: If a model is something else.
-        ValueError: If the models do not fit, no range of pixels is known for the default
-            generator, or an argument is out of range.
+        TypeError: If a model is not a Keras model.
+        ValueError: If shapes of the models do not match, the pixel range for the default generator
+            is unknown, or an argument is out of range.
 
     Example:
         >>> import keras, modreduce_keras as mr
@@ -363,7 +364,7 @@ class DataFreeDistiller(BaseDistiller):
         return {metric.name: metric.result() for metric in metrics}
 
     def _warn_of_left_out(self) -> None:
-        """Says nothing: real data have no term of the generator."""
+        """Does not warn: real data never have a term of the generator."""
 
     # Saving
 

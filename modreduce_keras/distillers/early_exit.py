@@ -36,8 +36,8 @@ class EarlyExit(keras.Model):
         The logits of the exit that each sample left at, (batch, classes), float32.
 
     Raises:
-        ValueError: If the threshold is out of range, the model has no exits, or a path leads
-            around the layer of an exit.
+        ValueError: If the threshold is out of range, the model has no exits, or a connection
+            bypasses the layer of an exit.
 
     Example:
         >>> import numpy as np, modreduce_keras as mr
@@ -101,7 +101,7 @@ class EarlyExit(keras.Model):
         return self._run_from(0, inputs)
 
     def _run_from(self, index: int, inputs: Any) -> tuple[Any, Any]:
-        """Returns logits and exits of samples that have come to a segment; at least one."""
+        """Returns logits and exits of the samples that reach a segment; at least one."""
         outputs = self._segments()[index](inputs, training=False)
         logits = ops.cast(outputs["logits"], "float32")
         left_at = ops.full(ops.shape(logits)[:1], index, dtype="int32")

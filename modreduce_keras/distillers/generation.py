@@ -1,4 +1,4 @@
-"""Generation: how a generator learns without data, and who learns in which step."""
+"""Generation: the loss of a generator without data, and which network learns in which step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -70,7 +70,7 @@ class Generation:
 
 @register("generation", "zskt")
 class ZSKT(Generation):
-    """Zero-shot knowledge transfer: generates what student and teacher disagree about.
+    """Zero-shot knowledge transfer: generates images on which student and teacher disagree.
 
         generator: -KL(softmax(z_t) ‖ softmax(z_s))
         student:    KL(softmax(z_t) ‖ softmax(z_s))
@@ -118,25 +118,25 @@ class ZSKT(Generation):
 
 @register("generation", "dafl")
 class DAFL(Generation):
-    """Data-free learning: generates what the teacher is sure of, of all classes equally.
+    """Data-free learning: generates images that the teacher is sure of, equally for all classes.
 
         one_hot · CE(z_t, argmax z_t) - activation · mean |f_t| + information · Σ_c m_c log10 m_c
 
-    with the teacher's logits z_t, what its classifier reads, f_t, and the mean m of softmax(z_t)
+    with the teacher's logits z_t, the inputs f_t of its classifier, and the mean m of softmax(z_t)
     over the batch. Student and generator learn in the same step, on the same images.
 
     Args:
         one_hot: Weight of the cross-entropy with the teacher's own prediction. Defaults to 1.
         activation: Weight of the activation. Defaults to 0.1.
         information: Weight of the information entropy over a batch. Defaults to 5.
-        at: The tap of the teacher whose activation counts. Defaults to `"embedding"`, what its last
-            Dense layer reads. `None`: no such term.
+        at: The tap of the teacher whose activation counts. Defaults to `"embedding"`, the input of
+            its last Dense layer. `None`: no such term.
         variant: `"reference"`, the default: as in the authors' code, whose weights these are.
             `"paper"`: the activation is summed over the units, and the information divided by the
             number of classes, with the natural logarithm.
 
     Raises:
-        ValueError: If a weight is negative, or `variant` something else.
+        ValueError: If a weight is negative, or `variant` is unknown.
 
     Example:
         >>> [(term.name, term.weight) for term in DAFL(information=20.0).terms()]

@@ -21,33 +21,33 @@ class Distiller(BaseDistiller):
 
     Args:
         student: The model to train. Use it after `fit` as `distiller.student`.
-        teacher: The trained model to learn from, which is never changed; a list of several with
-            different names, where responses compare with their average and the taps of features
-            are `"name/tap"`; a `mr.data.TeacherCache`; or a `mr.data.TeacherOutputs`, where there
-            are only outputs. `None` only if no knowledge needs a teacher
+        teacher: The trained model to learn from, which is never changed; a list of several models
+            with different names (responses use their average, and features of one of them are
+            tapped by `"name/tap"`); a `mr.data.TeacherCache`; or a `mr.data.TeacherOutputs` if you
+            have only predictions. `None` only if no knowledge needs a teacher
             (`"confidence_penalty"`).
         knowledge: What the student learns from the teacher: `Response`, `Feature` and `Relation`;
             losses or their names (`"kd"`); a list of those; or a dict from the name of a loss to
-            its weight (`{"kd": 0.9, "hint": "balanced"}`). A loss on relations that comes without
-            taps compares what the last Dense layer of each model reads, a loss on feature maps the
-            last ones of each model. Knowledge that has served another distiller is copied, with
-            fresh adapters, and `distiller.knowledge` has the copy. Defaults to `None`: `"dist"`;
-            `"kd"` for two classes and `"binary_kd"` for one logit.
+            its weight (`{"kd": 0.9, "hint": "balanced"}`). Given without taps, a loss on relations
+            compares the inputs of the last Dense layers, and a loss on features the last feature
+            maps. Knowledge that is already part of another distiller is copied, with new adapters;
+            `distiller.knowledge` has the copy. Defaults to `None`: `"dist"`; `"kd"` for two classes
+            and `"binary_kd"` for one logit.
         teacher_input: The teacher's input, if it differs from the student's: a function of the
             inputs (a Keras layer that resizes or normalizes), or a key of a dict `x` whose entry
             is for the teacher only; see `BaseDistiller`. Defaults to `None`.
         supervised_weight: Weight of the compiled loss on the labels: a number that is not
             negative, or a schedule. Defaults to 1.
-        teacher_dtype: What the teacher computes in: `None` (the default, its own precision),
-            `"auto"`, `"float32"`, `"bfloat16"`, `"float16"`, or `"as_given"` to fold nothing; see
-            `BaseDistiller`.
+        teacher_dtype: Precision of the teacher: `None` (the default, its own precision), `"auto"`,
+            `"float32"`, `"bfloat16"`, `"float16"`, or `"as_given"` for the unchanged model, without
+            folded batch normalizations; see `BaseDistiller`.
         name: Name of the model. Defaults to that of the class.
         dtype: Dtype policy of the distiller itself. Defaults to the global one.
         trainable: As for every Keras model. Defaults to `True`.
 
     Raises:
         ValueError: If there is no knowledge, a teacher is given without knowledge that needs one
-            or the other way round, a tap is unknown, or the models do not fit.
+            (or the reverse), a tap is unknown, or shapes of teacher and student do not match.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr

@@ -63,19 +63,19 @@ class PeerDistiller(BaseDistiller):
         teacher_input: The teacher's input, if it differs from the students'; see `Distiller`.
         criterion: Validation metric that decides which student is the best, without the student's
             name and `val_`: `"accuracy"`, `"ce"`, ... Defaults to the accuracy if it is compiled,
-            else to the compiled loss. Without either, no student is the best unless a term that
-            validation computes is named, such as `"kd"` or `"online"`.
+            else to the compiled loss. If there is neither, name a term that validation computes,
+            such as `"kd"` or `"online"`; otherwise there is no best student.
         criterion_mode: `"max"` or `"min"`. Defaults to `"min"` for losses and errors and to
             `"max"` for the rest.
-        teacher_dtype: What the teacher computes in: `None` (the default, its own precision),
-            `"auto"`, `"float32"`, `"bfloat16"`, `"float16"`, or `"as_given"` to fold nothing; see
+        teacher_dtype: Precision of the teacher: `None` (the default, its own precision), `"auto"`,
+            `"float32"`, `"bfloat16"`, `"float16"`, or `"as_given"` for the unchanged model; see
             `BaseDistiller`.
         name: Name of the model. Defaults to that of the class.
         dtype: Dtype policy of the distiller itself. Defaults to the global one.
         trainable: As for every Keras model. Defaults to `True`.
 
     Raises:
-        ValueError: If there are fewer than two students, a name or a model comes twice, the
+        ValueError: If there are fewer than two students, a name or a model is given twice, the
             numbers of classes differ, or only one of knowledge and teacher is given.
 
     Example:

@@ -194,11 +194,11 @@ class SelfDistiller(BaseDistiller):
         It shares its layers with the distiller.
 
         Args:
-            threshold: Softmax probability from 0 to 1 that is sure enough. Defaults to 0.9.
+            threshold: Softmax probability, from 0 to 1, at which a sample leaves. Defaults to 0.9.
 
         Raises:
-            ValueError: If the threshold is out of range, a path leads around an exit's layer, or
-                the outputs are no classes.
+            ValueError: If the threshold is out of range, a connection bypasses an exit's layer, or
+                the outputs are not classes.
         """
         if CLASSES not in self.kd.output_kinds:
             raise ValueError(

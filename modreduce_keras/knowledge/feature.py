@@ -1,4 +1,4 @@
-"""Feature knowledge: compares representations inside the student with the teacher's."""
+"""Feature knowledge: compares intermediate layers of the student with the teacher's."""
 
 from modreduce_keras.knowledge.base import Knowledge
 from modreduce_keras.registry import register
@@ -6,13 +6,13 @@ from modreduce_keras.registry import register
 
 @register("knowledge", "feature")
 class Feature(Knowledge):
-    """Feature knowledge: compares features of layers inside the student with the teacher's.
+    """Feature knowledge: compares outputs of intermediate layers of student and teacher.
 
     Args:
         loss: A loss on features, its config or its identifier.
-        at: Tap of both models: a layer's name, a place such as `"stage2"` that is found by
-            structure, `"encoder_2/attention_scores"` for an attention map (see `mr.TapReader`), a
-            list of those where the loss compares several, or `"auto"`; see `Knowledge`.
+        at: Tap of both models: the name of a layer, a stage such as `"stage2"`, an attention map
+            such as `"encoder_2/attention_scores"` (see `mr.TapReader`), a list of those if the loss
+            compares several, or `"auto"`; see `Knowledge`.
         student: Tap of the student, together with `teacher` and instead of `at`.
         teacher: Tap of the teacher. With several teachers: `"name/tap"`.
         adapter: See `Knowledge`.

@@ -1,4 +1,4 @@
-"""Relation knowledge: how samples lie to each other, in one replica's batch or in all."""
+"""Relation knowledge: compares relations among samples, on one replica or on all."""
 
 from typing import Any
 
@@ -19,20 +19,20 @@ from modreduce_keras.typing import Tensor
 
 @register("knowledge", "relation")
 class Relation(Knowledge):
-    """Relation knowledge: how the samples of a batch lie to each other.
+    """Relation knowledge: compares relations among the samples of a batch, such as distances.
 
     Args:
         loss: A loss on relations, its config or its identifier.
-        across_replicas: Whether the batch whose samples are related is that of all replicas and
-            not of each its own. It makes the training that of one replica, and exchanges all
-            compared features at each step. Several machines then need batches of one size
+        across_replicas: Whether to relate the samples of all replicas, instead of those of each
+            replica separately. Training then equals that on one device, but all compared features
+            are exchanged in each step, and several machines need batches of equal size
             (`drop_remainder=True`). Defaults to `False`.
         at: See `Feature`.
         student: See `Feature`.
         teacher: See `Feature`.
         adapter: See `Knowledge`.
-        mask: See `Knowledge`. Positions that a mask leaves out enter as zeros, which add nothing
-            to products and distances, or are left out of means over positions.
+        mask: See `Knowledge`. Masked positions are set to zero, so that they add nothing to
+            products and distances, or are left out of means over positions.
         ignore_class: See `Knowledge`.
         labels: See `Knowledge`.
         weight: See `Knowledge`.

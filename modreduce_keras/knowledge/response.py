@@ -49,12 +49,12 @@ _OF_PROBABILITIES = {
 class Response(Knowledge):
     """Response knowledge: compares the student's logits with the teacher's.
 
-    With several teachers, the student learns from their average. This is the average of their
-    probabilities at the temperature of the loss (1 where it has none, or several), as logits
-    T log Σ_i w_i softmax(z_i / T), or the average of their logits, Σ_i w_i z_i. With `"binary_kd"`
-    the probabilities are those of each label, p = Σ_i w_i sigmoid(z_i / T), as logits
-    T log (p / (1 - p)). With other losses they are probabilities of exclusive classes: `compile`
-    raises an error for outputs of another kind.
+    With several teachers, the student learns from their average. By default this is the average of
+    their probabilities at the temperature of the loss (1 if it has none, or several), turned back
+    into logits: T log Σ_i w_i softmax(z_i / T). With `average="logits"` it is Σ_i w_i z_i. With
+    `"binary_kd"`, probabilities are averaged for each label, p = Σ_i w_i sigmoid(z_i / T), as
+    logits T log (p / (1 - p)). Other losses average probabilities of exclusive classes, and
+    `compile` raises an error for other outputs.
 
     Args:
         loss: A loss on logits, its config or its identifier. Defaults to `"kd"`.
@@ -66,25 +66,25 @@ class Response(Knowledge):
             losses.
         mask: See `Knowledge`.
         average: What is averaged over several teachers: `"probabilities"` or `"logits"`. Defaults
-            to probabilities, and to logits where the loss compares plain numbers.
+            to probabilities, and to logits if the loss compares plain numbers.
         teacher_weights: Positive weights of several teachers, which are scaled to sum to one.
             Defaults to equal weights.
-        disagreement: How much less samples count on which several teachers disagree: a number β
-            above 0. The value of a sample (of a position) is multiplied by exp(-β D), where
-            D = H(Σ_i w_i p_i) - Σ_i w_i H(p_i) ≥ 0 is the Jensen-Shannon divergence of the
-            teachers' probabilities p_i = softmax(z_i), in nats, at most log of their number; of
-            independent labels the mean of it over the labels. Where the loss compares plain
-            numbers, D = Σ_i w_i (z_i - Σ_j w_j z_j)², the mean over the numbers. The loss on labels
-            counts as before. Defaults to `None`: all samples count alike.
-        ignore_class: See `Knowledge`. The labels are those of the positions of the logits, as class
-            indices or one-hot.
+        disagreement: A number β above 0 that gives less weight to samples on which several teachers
+            disagree. The value of a sample (or position) is multiplied by exp(-β D), where D =
+            H(Σ_i w_i p_i) - Σ_i w_i H(p_i) ≥ 0 is the Jensen-Shannon divergence of the teachers'
+            probabilities p_i = softmax(z_i), in nats. For independent labels, D is the mean over
+            the labels. If the loss compares plain numbers, D = Σ_i w_i (z_i - Σ_j w_j z_j)², the
+            mean over the numbers. The loss on labels is not affected. Defaults to `None`: equal
+            weights.
+        ignore_class: See `Knowledge`. There is one label for each position of the logits, a class
+            index or one-hot.
         weight: See `Knowledge`.
         staged: See `Knowledge`.
         name: See `Knowledge`.
 
     Raises:
-        ValueError: If an argument has another value than described above; when the distiller is
-            built, if the numbers of classes differ or an output must be chosen by name.
+        ValueError: If an argument is out of range; when the distiller is built, if the numbers of
+            classes differ or an output must be chosen by name.
 
     Example:
         >>> import modreduce_keras as mr

@@ -56,7 +56,7 @@ def resolved(given: Any, student: Any, teacher: Any) -> list[Knowledge]:
 
 
 def default_knowledge(student: Any) -> list[Knowledge]:
-    """Returns what a student learns where nothing is said: DIST, or KD where there is no DIST.
+    """Returns the default knowledge: DIST, or KD if the outputs do not allow DIST.
 
     Correlations need at least three classes. One logit is compared by `"binary_kd"`.
     """
@@ -101,7 +101,7 @@ def _one(given: Any, arguments: dict[str, Any], student: Any, teacher: Any) -> K
 def _taps(
     loss: Loss, student: Any, teacher: Any, feature: str | None = None, given: str = ""
 ) -> dict[str, str]:
-    """Returns the taps that a loss on features reads where none are given."""
+    """Returns the default taps of a loss on features."""
     feature = loss.default_feature if feature is None else feature
     if feature is None and loss.kind == "response":  # a loss of Keras, on any features
         feature = "last feature maps"
@@ -124,7 +124,7 @@ def _taps(
 
 
 def _facing(knowledge: Knowledge, student: Any, teacher: Any) -> dict[str, str]:
-    """Returns the pair of layers that has the one which the user names."""
+    """Returns the pair of layers that contains the layer named by the user."""
     (side,) = {"student", "teacher"} - set(knowledge.auto_taps)
     named = getattr(knowledge, side)
     rows = list(pair(getattr(teacher, "teacher", teacher), student))
@@ -139,9 +139,9 @@ def _facing(knowledge: Knowledge, student: Any, teacher: Any) -> dict[str, str]:
 
 
 def unused(component: Any) -> Any:
-    """Returns a knowledge or an aggregator, or a fresh copy where it has served a distiller.
+    """Returns a knowledge or an aggregator, or a copy if it is already part of a distiller.
 
-    What cannot be copied from its config is returned as it is; the distiller then refuses it.
+    What cannot be copied from its config is returned unchanged; the distiller then raises an error.
     """
     parts = [component, getattr(component, "loss", None), getattr(component, "adapter", None)]
     if all(part is None or knobs.is_free(part) for part in parts):

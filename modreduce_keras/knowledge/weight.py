@@ -1,4 +1,4 @@
-"""Weight: the hyperparameter that weighs a knowledge, which a training step can set too."""
+"""Weight: the weight of a knowledge, which a training step may set (`"balanced"`)."""
 
 import math
 from typing import Any
@@ -17,8 +17,8 @@ MOST = 1e6
 class Weight(Knob):
     """A number, a schedule, or `"balanced"`: a number that a training step sets once.
 
-    A balanced weight is a variable like any number, and NaN until it is set. So it is saved with
-    the weights, and a training that is resumed does not set it again.
+    A balanced weight is a variable, and NaN until it is set. So it is saved with the weights, and a
+    resumed training does not set it again.
     """
 
     also = f", {BALANCED!r}"
@@ -76,12 +76,12 @@ class Weight(Knob):
         return ops.where(ops.isnan(variable), 0.0, variable)
 
     def settle(self, instance: Any, value: Any) -> None:
-        """Sets a balanced weight that has no value yet, if the new one is sound.
+        """Sets a balanced weight that has no value yet, if the new value is valid.
 
         Args:
             instance: The knowledge.
-            value: The weight, a scalar in the graph, the same on all replicas. It is sound from
-                above 0 to `MOST`; NaN and infinity are not.
+            value: The weight, a scalar in the graph, the same on all replicas. Valid values are
+                above 0 and at most `MOST`; NaN and infinity are not valid.
         """
         variable: keras.Variable = getattr(instance, self.setting)
         is_sound = ops.logical_and(value > 0.0, value <= MOST)

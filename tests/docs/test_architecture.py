@@ -1,4 +1,4 @@
-"""What docs/architecture.md shows is true of the code."""
+"""What docs/architecture.md and docs/contributing/distiller.md show is true of the code."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,8 @@ def test_no_distiller_is_further_from_a_keras_model_than_three_classes():
 
 
 def test_the_example_trains_saves_and_equals_its_equation(scratch_registry, tmp_path):
-    (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    page = (ROOT / "docs" / "contributing" / "distiller.md").read_text("utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     namespace = {}
     exec(block, namespace)
 
