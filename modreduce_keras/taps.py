@@ -2,11 +2,10 @@
 
 A tap is a layer's name, its path through nested models (`"backbone/stage2"`), or the name of an
 output of a functional model that returns a dict; where no layer has the name, `"embedding"`,
-`"logits"` or `"stage2"` by the structure of the model. The feature is what the layer returns; with
-`"attention_scores"` behind it, the attention map that is computed in it. It is
-recorded while the model runs, by a `call` that lies on the layer for the length of the pass; the
-model is not rebuilt, runs once, and is left as it was. This is exact for functional, Sequential,
-nested and subclassed models, in graphs and under gradients.
+`"logits"` or `"stage2"` by the structure of the model. The feature is the output of the layer, or
+with `"/attention_scores"` the attention map computed inside it. It is recorded while the model
+runs, by temporarily wrapping the layer's `call`. The model is not rebuilt and runs once. This is
+exact for functional, Sequential, nested and subclassed models, in graphs and under gradients.
 """
 
 import contextlib
@@ -34,13 +33,13 @@ LOGITS = ""
 
 
 class ModelOutput(NamedTuple):
-    """What one forward pass gave.
+    """The result of one forward pass.
 
     Attributes:
         logits: The model's output.
         features: The feature of each tap.
-        masks: The mask that Keras has attached to the feature of a tap, and under `LOGITS` that of
-            the output; without those that have none.
+        masks: The Keras masks of the features, by tap, and of the output under `LOGITS`; features
+            without a mask are missing.
     """
 
     logits: Any
@@ -54,19 +53,17 @@ class TapReader:
     Args:
         model: A built Keras model.
         taps: Names of layers, or paths such as `"backbone/stage2"`. Where a layer runs several
-            times in a pass, `"name:0"` means its first call. `"embedding"`, `"logits"` and
-            `"stage1"`, `"stage2"`, ... are found by structure where no layer has the name; see
-            `mr.models.taps`.
+            times in a pass, `"name:0"` means its first call. `"embedding"`, `"logits"`, `"stage1"`,
+            `"stage2"`, ... work in any model, unless a layer has that name; see `mr.models.taps`.
 
-            `"encoder_2/attention_scores"` is the attention map of `encoder_2`, which is a
-            `MultiHeadAttention` or `GroupQueryAttention`, a subclass of one, a layer of keras-hub
-            like them, or a block with one in it: the probabilities, (batch, heads, queries, keys),
-            before dropout. They are what the layer computes its output with; where it would use a
-            fused kernel, it uses its softmax for this pass. `"encoder_2/attention_logits"` are the
-            logits of that softmax, 0 where the layer's mask hides a key from a query. The mask of
-            both is that of the pairs, (batch, queries, keys). `"query"`, `"key"` and `"value"`
-            behind the path of a `MultiHeadAttention` are layers in it, (batch, tokens, heads,
-            width).
+            `"encoder_2/attention_scores"` is the attention map of `encoder_2`: the probabilities
+            before dropout, (batch, heads, queries, keys). The layer is a `MultiHeadAttention` or
+            `GroupQueryAttention`, a subclass of one, a similar layer of keras-hub, or a block that
+            contains one. If the layer would use a fused kernel, it computes the softmax explicitly
+            in this pass. `"encoder_2/attention_logits"` are the inputs of that softmax, 0 where the
+            layer's mask hides a key from a query. The mask of both has the shape (batch, queries,
+            keys). `"query"`, `"key"` and `"value"` after the path of a `MultiHeadAttention` are its
+            projections, (batch, tokens, heads, width).
         role: What error messages call the model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Channel pruning: a smaller plain model, of the channels that matter most."""
+"""Channel pruning: builds a smaller plain model from the most important channels."""
 
 import math
 from typing import Any
@@ -39,17 +39,18 @@ def prune_channels(
     score: str = "kernel",
     layers: Any = None,
 ) -> keras.Model:
-    """Builds a smaller plain model, without the channels of a model that matter least.
+    """Builds a smaller plain model without the least important channels of a model.
 
-    A channel is left out with all that belongs to it: the output of a convolution or dense layer,
-    its bias and normalization, its depthwise filter, and the input of what reads it. Where maps
-    are added or multiplied, as in residual blocks, their channels are tied, and left out together.
-    Of each group of tied layers `round(keep · channels)` remain, and at least one, those of the
-    highest score. The model computes what the given one does if the others give zeros.
+    A channel is removed with everything that belongs to it: the output of a convolution or dense
+    layer, its bias and normalization, its depthwise filter, and the corresponding input of the
+    next layers. Channels that are added or multiplied, as in residual blocks, are tied and removed
+    together. Of each group of tied layers, the `round(keep · channels)` channels with the highest
+    scores remain, at least one. The result computes the same as the given model with the other
+    channels set to zero.
 
-    The result is the start of a student: train it further with the model as its teacher. It is
-    also how a narrower student is made from a teacher's weights. All of its layers train, those
-    that are frozen in the model too.
+    Train the result further with the model as its teacher. You can also prune a teacher to get a
+    narrower student with the teacher's weights. All layers of the result are trainable, also those
+    that are frozen in the model.
 
     Args:
         model: A functional or a built Sequential model of convolutions, dense layers, batch
@@ -58,8 +59,8 @@ def prune_channels(
             MobileNet and ResNet of `keras.applications`. Outputs keep all of their channels, and
             so does what a softmax reads, or an activation that is not an elementwise one of Keras.
         keep: Share of the channels that remain, above 0 and at most 1.
-        multiply_adds: Instead of `keep`: the share of the model's multiply-adds that remains at
-            most. Found is the largest `keep`.
+        multiply_adds: Instead of `keep`: the largest share of the model's multiply-adds that may
+            remain. The largest possible `keep` is used.
         score: `"kernel"`, the default: the sum of absolute weights of the channel's filter,
             divided by their mean over the filters of the layer. `"scale"`: the absolute
             scale of the normalizations that read it. Tied layers add theirs.

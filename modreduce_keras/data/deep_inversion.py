@@ -1,4 +1,4 @@
-"""deep_inversion: images that a teacher takes for its classes, found by optimizing the pixels."""
+"""deep_inversion: images that a teacher assigns to its classes, found by optimizing pixels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,47 +52,43 @@ def deep_inversion(
     seed: int = 0,
     path: str | Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images that a teacher takes for its classes, made of noise without any data.
+    """Returns images that a teacher assigns to its classes, made from noise without any data.
 
     The pixels x of a batch are optimized, by Adam, for
 
         CE(z_t(x), y) + statistics · Σ_l (‖mean_l - moving mean_l‖ + ‖variance_l - moving
         variance_l‖) + total_variation · TV(x) + l2 · ‖x‖
 
-    with the teacher's logits z_t, and the mean and variance, over the batch, of what each of its
-    batch normalizations is given, beside those that it has counted in training. The teacher runs
-    in inference and is not changed. The images are ordinary training data:
-    `distiller.fit(images, labels)`.
+    with the teacher's logits z_t, and for each of its batch normalizations the mean and variance of
+    its inputs over the batch, and its moving mean and variance. The teacher runs in inference mode
+    and is not changed. Use the images like other training data: `distiller.fit(images, labels)`.
 
-    They are made from what the teacher has learnt, and may show it: see the guide *Without the
-    data*.
+    The images may reveal training data of the teacher: see the guide *Without the data*.
 
     Args:
         teacher: A trained model from images to logits (batch, classes), differentiable, with batch
             normalizations (or `statistics=0`).
         samples: Number of images.
         labels: Class of each image, (samples,). Defaults to `None`: all classes in turn.
-        start: Images to begin with instead of noise, (samples, height, width, channels): a few
-            real ones, repeated. Defaults to `None`.
-        image_range: The lowest and the highest value of a pixel. Pixels are kept within it, and the
-            noise lies in its middle. Defaults to `None`: what `mr.models.preprocessing` finds for
-            the teacher; where it finds nothing, pixels are free, from noise of mean 0 and variance
-            1.
-        batch_size: Images that are optimized together, whose statistics count; the last batch may
-            be smaller. Defaults to 64.
+        start: Images to start from instead of noise, (samples, height, width, channels), for
+            example a few real ones, repeated. Defaults to `None`.
+        image_range: The lowest and the highest pixel value. Pixels are kept within this range, and
+            the noise is centred in it. Defaults to `None`: what `mr.models.preprocessing` finds for
+            the teacher; if it finds nothing, pixels are not limited, and the noise has mean 0 and
+            variance 1.
+        batch_size: Number of images that are optimized together, and whose statistics are compared;
+            the last batch may be smaller. Defaults to 64.
         steps: Steps of Adam for each batch. Defaults to 500.
-        learning_rate: Of Adam, for pixels from 0 to 1; it is multiplied by the width of
-            `image_range`. Defaults to 0.1.
+        learning_rate: Learning rate of Adam for pixels from 0 to 1; it is multiplied by the width
+            of `image_range`. Defaults to 0.1.
         statistics: Weight of the batch statistics. Defaults to 10.
         total_variation: Weight of the total variation, `inversion_losses.total_variation`. Defaults
             to 2.5e-5.
         l2: Weight of the norm of the pixels. Defaults to 3e-8.
-        jitter: In each step the images are rolled by up to so many pixels, so that no pixel is
-            optimized for its place alone. Defaults to 2.
-        flip: Whether half of the steps see the images mirrored. Defaults to `False`.
-        seed: Of noise, jitter and flips. Defaults to 0.
-        path: File that the images and labels are written to: its name ends in `.npz`, and it has
-            `images` and `labels`. Defaults to `None`.
+        jitter: In each step the images are shifted by up to this number of pixels. Defaults to 2.
+        flip: Whether the images are mirrored in half of the steps. Defaults to `False`.
+        seed: Seed of noise, shifts and flips. Defaults to 0.
+        path: A `.npz` file to write, with the arrays `images` and `labels`. Defaults to `None`.
 
     Returns:
         The images, (samples, height, width, channels), float32, and their labels, (samples,),

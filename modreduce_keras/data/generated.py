@@ -1,4 +1,4 @@
-"""Generated text: batches of what a language model writes, by the student anew in each epoch."""
+"""Generated text: batches that a language model writes, for example the student in each epoch."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,28 +33,28 @@ def generated(
 ) -> keras.utils.PyDataset:
     """Returns batches of prompts that a language model has continued, for `fit`.
 
-    On-policy distillation trains the student on what it writes itself, where a teacher's logits
-    tell it what would have been better:
+    On-policy distillation trains the student on text that it generates itself; the teacher's
+    logits show what would have been better:
 
         train = mr.data.generated(student, prompts, length=128)
         distiller = mr.Distiller(student=student, teacher=teacher, knowledge="gkd")
         distiller.compile("adam", loss=None)  # what it wrote is no label
         distiller.fit(train, epochs=10)
 
-    Sequence-level distillation trains it on what the teacher writes, once:
-    `generated(teacher, prompts, length=128, every=None)`, where the loss on labels is enough; a
-    teacher of another vocabulary needs its text decoded, and tokenized for the student.
+    Sequence-level distillation trains the student on text that the teacher generates once:
+    `generated(teacher, prompts, length=128, every=None)`. The loss on labels is then enough. If
+    the teacher has another vocabulary, decode its text, and tokenize it for the student.
 
-    A batch is `(x, y, sample_weight)` as those of keras-hub's causal preprocessors: `y` are the
-    tokens of `x` shifted by one, and the weights are 1 where `y` was written by the model (an end
-    token among it), and 0 in prompts and padding. So a term is the sum over the written tokens,
-    divided by the number of all positions.
+    A batch is `(x, y, sample_weight)`, as from keras-hub's causal preprocessors: `y` has the tokens
+    of `x` shifted by one, and the weights are 1 where the model has generated `y` (including an end
+    token), and 0 in prompts and padding. So a term is the sum over the generated tokens, divided by
+    the number of all positions.
 
-    All texts are written at the beginning of an epoch of `fit`, with the model's weights of that
-    moment and with draws that depend on the seed and on the number of the epoch. A run that
-    resumes writes what the uninterrupted one did where the texts of the epoch are due, as they
-    always are with `every=1`, or where the model does not train. Else it writes them at once.
-    Without `generate`, the model runs once for each token, on all positions.
+    All texts of an epoch are generated when it begins, with the current weights; random draws
+    depend on the seed and the epoch. A resumed run generates the same texts as an uninterrupted one
+    with `every=1`, or if the model is not being trained. Otherwise it generates new texts when it
+    resumes, unless they are due in that epoch anyway. Without `generate`, the model runs once for
+    each token, on all positions.
 
     Args:
         model: A causal language model: of tokens (batch, length), or of a dict of `"token_ids"` and
@@ -63,17 +63,16 @@ def generated(
         prompts: Tokens of each prompt: a list of lists, or an array (prompts, length).
         length: Number of tokens in `x`; that of the model if its input has a fixed length. A prompt
             and what follows may have one more.
-        every: After how many epochs the texts are written anew. Defaults to 1. `None`: never.
+        every: New texts are generated every so many epochs. Defaults to 1. `None`: only once.
         batch_size: Number of texts in a batch. Defaults to 32.
-        temperature: Of the draws; 0 always takes the most likely token. Defaults to 1.
+        temperature: Sampling temperature; 0 always takes the most likely token. Defaults to 1.
         end_token: The token that ends a text. Defaults to `None`: texts are as long as they can be.
         pad_token: The token behind a text that has ended. Defaults to 0.
-        generate: A faster way to write, such as `causal_lm.generate` of a keras-hub model without
-            a preprocessor: a function of a dict of `"token_ids"` and `"padding_mask"`, (batch,
-            length + 1), which is 1 in the prompts, that returns the dict with the tokens filled in
-            and the mask of the whole text. `temperature`, `end_token` and `seed` are then its own
-            matter.
-        seed: Of the draws, non-negative. The same seed and weights write the same texts.
+        generate: A faster way to write, such as `causal_lm.generate` of a keras-hub model without a
+            preprocessor: a function of a dict of `"token_ids"` and `"padding_mask"`, (batch, length
+            + 1), which is 1 in the prompts, that returns the dict with the tokens filled in and the
+            mask of the whole text. `temperature`, `end_token` and `seed` are then not used.
+        seed: Seed of the sampling, non-negative. The same seed and weights give the same texts.
 
     Returns:
         A `keras.utils.PyDataset`, for `fit` and other loops.

@@ -1,4 +1,4 @@
-"""TeacherOutputs: a teacher of which there are only outputs, stored or computed by a function."""
+"""TeacherOutputs: a teacher given only by its outputs, stored or computed by a function."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,10 +30,10 @@ _FORMS = (
 
 @keras.saving.register_keras_serializable(package="modreduce_keras")
 class TeacherOutputs:
-    """A teacher of which there are only outputs: predictions in a file, an API, another library.
+    """A teacher given only by its outputs: predictions in a file, an API or another library.
 
-    It is given to a distiller as its teacher. Stored outputs reach the batches by `attach`, which
-    finds a sample's row by its index:
+    Pass it to a distiller as its teacher. `attach` adds stored outputs to the batches, and finds
+    the row of a sample by its index:
 
         teacher = mr.data.TeacherOutputs(probabilities="probabilities.npy")
         distiller = mr.Distiller(student=student, teacher=teacher, knowledge="kd")
@@ -48,40 +48,40 @@ class TeacherOutputs:
         distiller.fit(features, labels)
 
     `attach` calls it beforehand: on arrays once for all epochs, on a dataset in its pipeline.
-    Without `attach` it runs where knowledge is evaluated too (`compile(loss=None)`,
-    `evaluate_knowledge=True`); stored outputs of validation data are attached from a
-    `TeacherOutputs` of their own. Where `evaluate` needs no teacher, neither is needed. What is
-    attached is of the inputs as they are in the data, so `teacher_input=` and `student_inputs=`
-    are for functions that run inside the step.
+    Without `attach`, it also runs in evaluation, if that evaluates knowledge (`compile(loss=None)`,
+    `evaluate_knowledge=True`). To evaluate knowledge with stored outputs, attach those of the
+    validation data with a second `TeacherOutputs`. `attach` uses the inputs as they are in the
+    data, so `teacher_input=` and `student_inputs=` work only for functions that run inside the
+    step.
 
-    Probabilities p are made logits: z = log max(p, clip). The softmax of these at a temperature T,
-    p^(1/T) / Σ p^(1/T), is that of the logits which p came from, as softmax(z / T) does not depend
-    on a constant added to z: nothing but what is clipped is lost. Probabilities that are exactly 0,
-    as those of a forest, become `clip`: at T = 4 and the default clip, a class that the teacher
-    rules out has 1.8 % of the weight of the certain one.
+    Probabilities p are turned into logits: z = log max(p, clip). Their softmax at any temperature
+    equals that of the original logits, because softmax(z / T) does not depend on a constant added
+    to z. Only clipping loses information. Probabilities that are exactly 0, as of a random forest,
+    become `clip`: at T = 4 and the default clip, a class with probability 0 has 1.8 % of the weight
+    of a certain one.
 
-    There are no layers inside, so knowledge of features and relations is refused. A saved
-    distiller holds the paths of files and the shape of the outputs, but neither arrays nor
-    functions: it trains on with what is attached to the data, and evaluates and predicts as before.
+    Knowledge of features and relations needs layers, so it raises an error. A saved distiller
+    contains the paths of files and the shape of the outputs, but neither arrays nor functions. It
+    continues training with the outputs that are attached to the data.
 
     Args:
         logits: The teacher's logits: an array (samples, ..., classes); the path of a `.npy` file,
-            which is memory-mapped, or of a `.parquet` file with a column for each class; a
-            function of the inputs of a batch, which are NumPy arrays, that returns
-            (batch, ..., classes). A list of those for several teachers, which `mr.Response`
-            averages (`list(array)` for an array with an axis of teachers before the samples).
-            Of a regression, plain numbers, for `mr.Response("logit_mse")`.
+            which is memory-mapped, or of a `.parquet` file with a column for each class; a function
+            of the inputs of a batch, which are NumPy arrays, that returns (batch, ..., classes). A
+            list of those for several teachers, which `mr.Response` averages (`list(array)` for an
+            array with an axis of teachers before the samples). For regression, plain numbers, with
+            `mr.Response("logit_mse")`.
         probabilities: The same as probabilities, instead of `logits`: those of classes sum to one.
-        index: The index of the sample that each row is of, (samples,), different whole numbers; the
-            name of a column of a Parquet file. Defaults to `None`: row i is of sample i. Sample i
+        index: The index of the sample of each row, (samples,), different whole numbers; or the name
+            of a column of a Parquet file. Defaults to `None`: row i belongs to sample i. Sample i
             of arrays is `x[i]`.
         shape: Shape of the outputs of one sample, `(classes,)`. Needed for functions and for
-            outputs that come with the data only.
+            outputs that are only in the data.
         teachers: Number of teachers. Defaults to `None`: that of the given outputs, or 1.
-        independent: Whether probabilities are of independent labels, or of one yes or no, and not
-            of classes that exclude one another: z = log max(p, clip) - log max(1 - p, clip), for
-            `"binary_kd"`. Of one column they always are. A distiller refuses losses that compare
-            the other kind. Defaults to `False`.
+        independent: Whether the probabilities are of independent labels, or of one binary label,
+            instead of exclusive classes: z = log max(p, clip) - log max(1 - p, clip), for
+            `"binary_kd"`. A single column is always binary. A distiller raises an error for losses
+            of the other kind. Defaults to `False`.
         clip: Smallest probability, above 0 and below 0.1. Defaults to 1e-7.
 
     Raises:

@@ -1,4 +1,4 @@
-"""sampled and noise: inputs that a function draws, where there are no data."""
+"""sampled and noise: random inputs for training without data."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,18 +14,18 @@ from modreduce_keras.typing import Tensor
 def sampled(
     sample: Callable[[Tensor, int], Any], *, batch_size: int = 64, steps: int, seed: int = 0
 ) -> tf.data.Dataset:
-    """Returns a dataset of batches that a function draws, new ones in each epoch.
+    """Returns a dataset of batches that a function draws at random, new ones in each epoch.
 
-    It stands in for data that cannot be had, where a distribution of the inputs is known: columns
-    of a table from their ranges, tokens from their frequencies. A student learns from what the
-    teacher says about them:
+    Use it if the data are not available but their distribution is known, such as the ranges of the
+    columns of a table, or the frequencies of tokens. The student learns from the teacher's outputs
+    for these inputs:
 
         distiller = mr.Distiller(student=student, teacher=teacher, knowledge="kd")
         distiller.compile("adam")                                   # no loss: there are no labels
         distiller.fit(mr.data.sampled(rows, steps=100), epochs=20)
 
-    What is drawn is a function of the seed, the epoch of `fit` (see `mr.data.epoch_shuffle`) and
-    the number of the batch, so a training that was interrupted goes on exactly.
+    The draws are a function of the seed, the epoch of `fit` (see `mr.data.epoch_shuffle`) and the
+    number of the batch, so an interrupted run can be resumed exactly.
 
     Args:
         sample: `sample(seed, count)` returns `count` inputs, (count, ...), or a structure of
@@ -87,8 +87,8 @@ def noise(
 ) -> tf.data.Dataset:
     """Returns a dataset of batches of normal noise, new ones in each epoch; see `sampled`.
 
-    `mr.DataFreeDistiller` trains a generator on it. Of the shape of the inputs, it is the baseline
-    that a method without data has to beat.
+    `mr.DataFreeDistiller` uses it as the input of its generator. With the shape of the images, it
+    is a baseline for methods without data.
 
     Args:
         shape: Shape of one sample: `(100,)`, or `(28, 28, 1)`.

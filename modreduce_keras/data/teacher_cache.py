@@ -62,23 +62,22 @@ class TeacherCache:
     that differs from what the teacher saw raises an error in any batch: another seed, preprocessing
     or augmentation, other data, or another order of the files. Labels are not looked at.
 
-    Outputs are written in shards of `shard_size` samples, each completely or not at all, and stay
-    on the disk: memory holds one shard while the cache is filled, and later the rows of a batch.
-    `fill` may be killed at any time and called again; only the unfinished shard is lost.
+    Outputs are written in shards of `shard_size` samples, each completely or not at all. While the
+    cache is filled, one shard is in memory, and later only the rows of a batch. `fill` may be
+    killed at any time and called again; only the unfinished shard is lost.
 
-    `attach` reads the beginning of each shard, and notices shards that are missing, cut or swapped.
-    A row is verified by its checksum whenever it is read, so that a damaged one is an error that
-    names the file, in the batch that reads it. `fill` verifies all rows: to go on with a training,
-    `attach` is enough.
+    `attach` reads the beginning of each shard, and detects shards that are missing, truncated or
+    swapped. Each row is verified by its checksum when it is read; a damaged row raises an error
+    that names the file. `fill` verifies all rows. To continue a training run, call `attach`.
 
-    With `top_k`, the log probabilities of the k most likely classes of each position are stored,
-    and of all others together: 2 to 8 bytes a class (`bytes_per_token` tells). The student is
-    compared on these k + 1 outcomes: its logits of the k classes, and the log-sum-exp of its
-    others. With a temperature of 1 that is the exact divergence of what both say of the outcomes;
-    how the teacher's rest is shared out is not taught. At other temperatures the outcomes are
-    softened as if they were k + 1 classes. Losses that compare probabilities position by position
-    can do that, such as `"kd"`, `"reverse_kl"`, `"gkd"`, `"skew_kl"` and `"dkd"`. Outside of
-    training the teacher runs, and all classes are compared.
+    With `top_k`, the cache stores the log probabilities of the k most likely classes of each
+    position, and that of all other classes together: 2 to 8 bytes per class (see
+    `bytes_per_token`). The student is compared on these k + 1 outcomes: its logits of the k
+    classes, and the log-sum-exp of the others. With a temperature of 1 this is the exact
+    divergence over these outcomes; how the teacher divides the remaining probability is lost. At
+    other temperatures the outcomes are softened as if they were k + 1 classes. This works with
+    losses that compare probabilities position by position, such as `"kd"`, `"reverse_kl"`,
+    `"gkd"`, `"skew_kl"` and `"dkd"`. In evaluation the teacher runs, and all classes are compared.
 
     Args:
         folder: Folder of the cache, created if it is missing. Each cache needs its own folder.
@@ -90,12 +89,12 @@ class TeacherCache:
         views: Number of augmentations of each sample. Defaults to 1.
         dtype: Dtype of stored outputs, `"float32"` (the default) or `"float16"`, which takes half
             the space and rounds to 11 bits. Training gets them in the teacher's own dtype.
-        top_k: How many of the logits of each position are stored: of large vocabularies, where all
-            would take 100 KB or more for a token. At most the number of classes, which stores them
-            as without it. Defaults to `None`: all.
-        rest: With `top_k`, what becomes of the classes that are not stored: `"one"` (the default)
-            compares them as one class that has the probability of all of them, and
-            `"renormalized"` leaves them out on both sides. May differ from when it was filled.
+        top_k: How many logits of each position are stored: for large vocabularies, with which all
+            logits of a token would take 100 KB or more. At most the number of classes. Defaults to
+            `None`: all.
+        rest: With `top_k`, how classes that are not stored are compared: as one class with their
+            total probability (`"one"`, the default), or not at all (`"renormalized"`). May be
+            changed after the cache is filled.
         shard_size: Number of samples in a file. Defaults to 4,096.
 
     Raises:
@@ -166,9 +165,9 @@ class TeacherCache:
 
     @property
     def bytes_per_token(self) -> float:
-        """How much of the disk each token takes, or each other position of the logits, in bytes.
+        """How many bytes on disk each token, or other position of the logits, takes.
 
-        All files are counted, and with them the taps and the checksums.
+        This counts all files, including taps and checksums.
 
         Raises:
             ValueError: If the cache is not filled, or a file is damaged.
@@ -176,7 +175,7 @@ class TeacherCache:
         return size_of(self.folder).bytes_per_token
 
     def summary(self) -> str:
-        """Returns in words what is stored, and how much it takes.
+        """Returns a text that says what is stored, and how large it is.
 
         Raises:
             ValueError: If the cache is not filled, or a file is damaged.

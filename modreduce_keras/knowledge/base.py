@@ -27,47 +27,45 @@ class Knowledge(keras.layers.Layer):
 
     Args:
         loss: A `Loss`, its config or its identifier.
-        at: Tap of both models: a layer's name, or a list of them where the loss compares several;
-            `"embedding"`, `"stage1"`, ... where no layer has the name, see `mr.models.taps`.
-            `"auto"`: the layers that `mr.models.pair` proposes, for this kind of loss.
+        at: Tap of both models: the name of a layer, or a list of names if the loss compares several
+            layers. `"embedding"`, `"stage1"`, ... work in any model, unless a layer has that name;
+            see `mr.models.taps`. `"auto"`: the layers that `mr.models.pair` proposes for this kind
+            of loss.
         student: Tap of the student, instead of `at`.
         teacher: Tap of the teacher, instead of `at`.
         adapter: Layer that makes both comparable: an `Adapter`, its config, its identifier or
             `None`. Defaults to the default adapter of the loss.
-        mask: Which positions (tokens, pixels) count, where features have positions. `None`, the
-            default, uses the Keras masks of the student's and the teacher's tapped tensors; a
-            mask on one side only applies to both. For models without Keras masks (as in
-            keras-hub), pass a key of the inputs, such as `"padding_mask"`, or a function of the
-            inputs, registered with Keras so that it can be saved. The mask is 0 or `False` at
-            positions to leave out, (batch, ...) of all or of the leading axes of the features'
-            positions, and replaces the Keras masks. Where the features differ in size, it is of
-            one side's positions, and of the other side those count that lie wholly in what it
-            keeps. `False` counts all positions. Positions that
-            are left out affect neither the value nor the gradient. Losses and adapters that
-            cannot leave positions out raise an error for masks, as does a knowledge whose
-            features have lost the mask that their model makes. To `"fgd"`, what is given is the
-            foreground, and leaves nothing out: `False` is foreground everywhere.
-        ignore_class: Label of positions to leave out, such as 255, as in Keras' cross-entropies.
-            The labels are maps, and where features are smaller, those of their positions count
-            that lie wholly in what is labelled otherwise. Defaults to `None`: all positions count,
-            except those that a mask leaves out.
-        labels: Name of the student's output whose labels it takes, where there are several and it
-            takes labels. Defaults to the output that it reads.
+        mask: Which positions (tokens, pixels) count. `None`, the default, uses the Keras masks of
+            the tapped tensors of student and teacher; a mask on one side applies to both. For
+            models without Keras masks (as in keras-hub), pass a key of the inputs, such as
+            `"padding_mask"`, or a function of the inputs, registered with Keras so that it can be
+            saved. The mask is 0 or `False` at positions to leave out; its shape (batch, ...) covers
+            all or the leading position axes of the features. It replaces the Keras masks. If the
+            features differ in size, the mask has the size of one side; a position of the other side
+            counts if the mask keeps all of it. `False` counts all positions. Masked positions
+            affect neither the value nor the gradient. Losses and adapters that cannot leave
+            positions out raise an error for masks, and so does a knowledge whose features have lost
+            the Keras mask of their model. For `"fgd"`, the mask is the foreground and leaves
+            nothing out; `False` means foreground everywhere.
+        ignore_class: Label of positions to leave out, such as 255, as in Keras' cross-entropies. If
+            the features are smaller than the label maps, a position counts if none of its labels is
+            ignored. Defaults to `None`: all positions count, except masked ones.
+        labels: Name of the student's output whose labels the loss uses, if it needs labels and
+            there are several outputs. Defaults to the output that is compared.
         weight: Weight of the term: a number that is not negative, a schedule, or `"balanced"`.
             Defaults to the loss's own default weight. Can be changed between epochs:
             `knowledge.weight = 0.5`.
 
-            `"balanced"` is a number that the first training step sets, so that on its batch the
-            weighted term is as large as the weighted terms on the labels of the student (all
-            together; without signs); with `loss=None` as large as the student's knowledge with
-            given weights. Each of several balanced terms becomes that large. The number then
-            stays, also through `compile` and for other data, and is saved with the weights; a copy
-            from the config begins without one. A batch on which it would not be from above 0 to
-            1,000,000, because a term is 0 or not finite, sets nothing: until a later one does, the
-            term counts 0, and `fit` warns if none did. Before that, reading `knowledge.weight`
-            raises a `ValueError`. `knowledge.weight = "balanced"` lets the next step set it anew.
-        staged: Whether the term is trained in a separate stage (`distiller.pretrain`) and not in
-            `fit`. Defaults to what the method does.
+            `"balanced"`: the first training step computes the weight, so that on its batch the
+            weighted term is as large as the absolute sum of the student's weighted terms on the
+            labels, or with `loss=None` of its knowledge with given weights. The weight then stays
+            the same, also after another `compile`, and is saved with the weights; a copy from the
+            config starts without one. If a term is 0 or not finite, so that the weight would not be
+            between 0 and 1,000,000, a later batch sets it; until then the term counts 0, and `fit`
+            warns at the end if it was never set. Reading `knowledge.weight` before raises a
+            `ValueError`. `knowledge.weight = "balanced"` makes the next step set it again.
+        staged: Whether the term is trained in a separate stage (`distiller.pretrain`) instead of
+            `fit`. Defaults to what the method needs.
         name: Name of the term in the logs. Defaults to the name of the loss.
     """
 

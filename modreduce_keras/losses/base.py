@@ -47,16 +47,16 @@ class Loss(keras.losses.Loss, NamedArguments):
       `student.compile(loss=KD())` trains on stored teacher logits without a distiller.
       (Keras takes a dict `y_true` only in a custom training step, not in `fit`.)
 
-    To add a loss, write `per_sample(teacher, student)`, or `per_position` and declare
-    `over_positions` where the value of a sample is the mean or the sum of values per position;
-    register the class, and test it against a number computed in another way. Declare
+    To add a loss, override `per_sample(teacher, student)`. If the value of a sample is the mean or
+    the sum of values per position, override `per_position` instead and declare `over_positions`.
+    Register the class, and test it against a number computed in another way. Declare
     hyperparameters that a user may want to change during training with `Knob`.
 
-    Masks leave positions out: padded tokens, the border of an image. A loss supports them in one
-    of three ways. With `over_positions` the base class leaves out values. With `ignores_zeros` the
-    features are set to zero at masked positions. With `takes_mask`, `per_sample` receives the
-    mask. Other losses raise an error for masks. In each case, masked positions affect neither the
-    value nor the gradient.
+    Masks leave positions out, such as padded tokens or the border of an image. A loss supports them
+    in one of three ways. With `over_positions` the base class leaves out values. With
+    `ignores_zeros` the features are set to zero at masked positions. With `takes_mask`,
+    `per_sample` receives the mask. In each case, masked positions affect neither the value nor the
+    gradient. Other losses raise an error for masks.
 
     Args:
         name: Name of the loss. Defaults to its identifier.
@@ -120,7 +120,7 @@ class Loss(keras.losses.Loss, NamedArguments):
     def __call__(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
-        """Returns the reduced value; a Keras mask of the student's side leaves positions out."""
+        """Returns the reduced value; positions masked by the student's Keras mask are left out."""
         mask = mask_of(y_pred)
         if mask is not None:
             self.require_masks()
@@ -133,9 +133,9 @@ class Loss(keras.losses.Loss, NamedArguments):
         """Returns the values per sample.
 
         Args:
-            y_true: The teacher's tensor or list of tensors; where the loss needs more, a dict
-                with `"teacher"`, `"labels"` (batch, ...) and `"mask"` (batch, ...), those that the
-                loss takes. The labels alone where it needs no teacher.
+            y_true: The teacher's tensor or list of tensors. If the loss needs more, a dict with
+                `"teacher"`, and those of `"labels"` (batch, ...) and `"mask"` (batch, ...) that the
+                loss takes. Only the labels if it needs no teacher.
             y_pred: The student's tensor or list of tensors.
 
         Returns:
@@ -150,9 +150,9 @@ class Loss(keras.losses.Loss, NamedArguments):
         The arguments are those of `call`.
 
         Returns:
-            Of a loss that has `over_positions`: values, (batch, ...), float32, and the mask, of
-            their shape and bool, or `None`. Of others, and of classes that write `per_sample` or
-            `call` anew, the values per sample, (batch,), and `None`.
+            For a loss with `over_positions`: values, (batch, ...), float32, and a bool mask of the
+            same shape, or `None`. For other losses, and classes that override `per_sample` or
+            `call`: the values per sample, (batch,), and `None`.
         """
         if self._gives_samples():
             return self.call(y_true, y_pred), None
@@ -294,10 +294,10 @@ class Loss(keras.losses.Loss, NamedArguments):
         return {name: y_true for name in needed}
 
     def per_sample(self, teacher: Tensor, student: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Returns the values per sample from float32 tensors. To be written by each loss.
+        """Returns the values per sample from float32 tensors. Each loss overrides it.
 
-        By losses that have `over_positions`, `per_position` is written instead. Further arguments
-        are `labels` of losses that need them, and `mask` of those that take one.
+        Losses with `over_positions` override `per_position` instead. Losses that need labels or a
+        mask also receive `labels` and `mask`.
         """
         if self.over_positions is None:
             raise NotImplementedError
@@ -307,8 +307,8 @@ class Loss(keras.losses.Loss, NamedArguments):
     def per_position(self, teacher: Tensor, student: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Returns the values per position, (batch, ...), from float32 tensors.
 
-        To be written by losses that have `over_positions`. Further arguments are `labels` and
-        `mask`, or `None`. Only what compares positions with one another has to look at the mask.
+        Losses with `over_positions` override it. It also receives `labels` and `mask`, or `None`.
+        Only losses that compare positions with one another need the mask.
         """
         raise NotImplementedError
 
@@ -333,6 +333,6 @@ class Loss(keras.losses.Loss, NamedArguments):
             )
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments, those that are kept under their own names."""
+        """Returns the constructor arguments that are stored under their own names."""
         config = {**super().get_config(), **knobs.config(self)}
         return {**arguments.kept(self, Loss, known=config), **config}

@@ -1,4 +1,4 @@
-"""The base of the losses on logits: the student's against the teacher's, position by position."""
+"""Base classes of losses on logits: compare student and teacher position by position."""
 
 import math
 from collections.abc import Callable
@@ -23,30 +23,29 @@ _LARGE = 4096
 class ResponseLoss(Loss):
     """Base class of the losses on logits: (batch, ..., classes), with equal shapes.
 
-    Each vector of logits is a position: the one of a sample, or one of several (tokens, pixels),
-    over which the values of a sample are averaged. `y_true` is the teacher's logits, or a dict of
-    them as `"teacher"`, of `"labels"` for the losses that need them, and perhaps of a `"mask"` of
-    the positions that count, (batch, ...), bool or 0 and 1. The positions that stay are scaled by
-    the inverse of their share in the batch, as Keras does, so that the mean over the batch is the
-    mean over the positions that stay. Where the mask is 0, logits and labels may be anything (a
-    label of 255); a mask of zeros gives 0.
+    A sample may have one vector of logits, or one per position (tokens, pixels), over which its
+    value is averaged. `y_true` is the teacher's logits, or a dict with the logits as `"teacher"`,
+    `"labels"` if the loss needs them, and optionally a `"mask"` of the positions that count,
+    (batch, ...), bool or 0 and 1. As in Keras, unmasked positions are scaled by the inverse of
+    their share in the batch, so that the mean over the batch is the mean over the unmasked
+    positions. Where the mask is 0, logits and labels may have any value (such as a label of 255).
+    If the mask is all zeros, the value is 0.
 
-    In `student.compile(loss=...)` the Keras mask of the student's logits, that of padded tokens, is
-    the mask, unless `y_true` names one.
+    In `student.compile(loss=...)`, the Keras mask of the student's logits is used, unless `y_true`
+    has a mask.
 
-    Labels are class indices (batch, ...) or (batch, ..., 1), or one-hot (batch, ..., classes). One
-    out of range is an error where the values are known, and gives NaN inside a graph. Rows that are
-    not one-hot (mixed, smoothed, several hot) are an error: a loss that looks at the labelled class
-    is not defined for them.
+    Labels are class indices (batch, ...) or (batch, ..., 1), or one-hot (batch, ..., classes). A
+    label out of range raises an error in eager mode, and gives NaN inside a graph. Rows that are
+    not one-hot (mixed, smoothed or with several ones) raise an error, because losses that use the
+    labelled class are not defined for them.
 
-    To add a loss, write `per_position`. Most compare softmax probabilities, which a single logit
-    does not have. Where the value at a position depends on the logits of that position alone, say
-    so with `independent_positions = True`, beside `per_position`: with more than 4,096 classes, it
-    is then called for a few positions at a time, and again for the gradient, so that a training
-    step needs the memory of the gradient and little more. Eager steps need twice that.
+    To add a loss, override `per_position`. If the value at a position depends only on the logits of
+    that position, declare `independent_positions = True`. With more than 4,096 classes,
+    `per_position` is then called for a few positions at a time, and again for the gradient, so that
+    a training step needs little more memory than the gradient. Eager steps need twice that.
 
     Raises:
-        ValueError: If the shapes differ, or labels that a loss needs are missing or no classes.
+        ValueError: If the shapes differ, or labels that the loss needs are missing or not classes.
     """
 
     kind = "response"
@@ -136,7 +135,7 @@ class ResponseLoss(Loss):
         labels: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Returns the values per position, (batch, ...). To be written by each loss.
+        """Returns the values per position, (batch, ...). Each loss overrides it.
 
         Args:
             teacher: Logits, (batch, ..., classes); zero where the mask is; `None` for a loss that
