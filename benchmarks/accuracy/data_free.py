@@ -41,7 +41,9 @@ flags.DEFINE_list("teacher_widths", "32,64,64", "Channels of the teacher's stage
 flags.DEFINE_list("student_widths", "16,32,64", "Channels of the students' stages")
 flags.DEFINE_integer("teacher_epochs", 4, "Epochs of the teacher's training", lower_bound=1)
 flags.DEFINE_integer("images", 10_000, "Images that the teacher is trained on", 10, 10_000)
-flags.DEFINE_integer("updates", 1500, "Updates of each student", lower_bound=1)
+flags.DEFINE_integer("width", 12, "Channels of the generator's last maps", lower_bound=1)
+flags.DEFINE_float("generator_rate", 1e-3, "Learning rate of the generator, of Adam, constant")
+flags.DEFINE_integer("updates", 1000, "Updates of each student", lower_bound=1)
 flags.DEFINE_integer("batch", 64, "Images in a batch", lower_bound=2)
 flags.DEFINE_float("rate", 2e-3, "Learning rate of students, of Adam, to 0 by a cosine")
 flags.DEFINE_integer("student_updates", 5, "ZSKT's updates of the student per generator's")
@@ -97,11 +99,13 @@ def on_generated(student: keras.Model, teacher: keras.Model, seed: int, method: 
     distiller = mr.DataFreeDistiller(
         student=student,
         teacher=teacher,
-        generator=mr.models.image_generator(SHAPE, image_range=RANGE, width=32),
+        generator=mr.models.image_generator(SHAPE, image_range=RANGE, width=FLAGS.width),
         method=method,
         seed=seed,
     )
-    distiller.compile({"student": adam(FLAGS.updates), "generator": keras.optimizers.Adam(1e-3)})
+    distiller.compile(
+        {"student": adam(FLAGS.updates), "generator": keras.optimizers.Adam(FLAGS.generator_rate)}
+    )
     turns = method.turns
     steps = FLAGS.updates * len(turns) // sum("student" in turn for turn in turns)
     distiller.fit(steps_per_epoch=steps, batch_size=FLAGS.batch, verbose=0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from modreduce_keras.arguments import require_integer
+from modreduce_keras.arguments import require_integer, require_number
 from modreduce_keras.models.shapes import require_image_range, require_image_shape
 
 
@@ -16,14 +16,16 @@ def image_generator(
     image_range: Sequence[float],
     noise_size: int = 100,
     width: int = 64,
+    contrast: float = 2.0,
     name: str = "image_generator",
 ) -> keras.Model:
     """Builds a convolutional generator, from a vector of noise to an image.
 
     A Dense layer makes maps of a quarter of the image's height and width; twice, these are
     enlarged, convolved and normalized; a last convolution gives the channels, and a sigmoid, scaled
-    to `image_range`, the pixels. A normalization without scale and offset before the sigmoid keeps
-    the pixels of a batch from all being the same.
+    to `image_range`, the pixels. A normalization before the sigmoid keeps the pixels of a batch
+    from all being the same. Its scale and offset, the contrast and the brightness of the images,
+    are learnt; they begin at `contrast` and 0.
 
     Args:
         image_shape: (height, width, channels) of the images.
@@ -32,6 +34,9 @@ def image_generator(
         noise_size: Number of values of the noise. Defaults to 100.
         width: Channels of the last maps before the image; those before have twice as many.
             Defaults to 64.
+        contrast: Standard deviation of what the sigmoid is given at the start. Defaults to 2: the
+            pixels then deviate by 0.3 of the range. Of grey images (at 1 by 0.2), a teacher
+            says little that holds for real ones.
         name: Name of the model.
 
     Returns:
@@ -56,6 +61,7 @@ def image_generator(
     low, high = require_image_range(image_range)
     noise_size = require_integer("noise_size", noise_size)
     width = require_integer("width", width)
+    scale = keras.initializers.Constant(require_number("contrast", contrast, above=0.0))
     height, breadth, channels = image_shape
     small = math.ceil(height / 4), math.ceil(breadth / 4)
     noise = keras.Input((noise_size,), name="noise")
@@ -71,7 +77,7 @@ def image_generator(
     if any(excess):
         maps = layers.Cropping2D(((0, excess[0]), (0, excess[1])), name="crop")(maps)
     pixels = layers.Conv2D(channels, 3, padding="same", name="pixels")(maps)
-    pixels = layers.BatchNormalization(center=False, scale=False, name="pixels_norm")(pixels)
+    pixels = layers.BatchNormalization(gamma_initializer=scale, name="pixels_norm")(pixels)
     # In float32 under every policy: bytes in bfloat16 would have two digits.
     pixels = layers.Activation("sigmoid", dtype="float32", name="sigmoid")(pixels)
     images = layers.Rescaling(high - low, offset=low, dtype="float32", name="image")(pixels)
