@@ -37,7 +37,7 @@ def classifier_of(model: keras.Model) -> keras.layers.Dense:
     outputs = getattr(model, "outputs", None) if isinstance(model, keras.Model) else None
     if not outputs:
         raise ValueError(
-            "A classifier is taken from a functional or a built Sequential model. "
+            "To reuse its classifier, a model must be functional or a built Sequential model. "
             f"Received: {model!r}"
         )
     layer = operation_of(outputs[0])
@@ -48,8 +48,8 @@ def classifier_of(model: keras.Model) -> keras.layers.Dense:
     if isinstance(layer, keras.layers.Dense):
         return layer
     raise ValueError(
-        f"A classifier is taken from a model that ends in a Dense layer. Received: {model.name!r}, "
-        f"which ends in {type(layer).__name__} {layer.name!r}"
+        "To reuse its classifier, a model must end in a Dense layer. "
+        f"Received: {model.name!r}, which ends in {type(layer).__name__} {layer.name!r}"
     )
 
 

@@ -80,12 +80,12 @@ class ConvRegressor(Adapter):
         alike = len({len(shape) for shape in shapes}) == 1
         if not (alike and all(is_known(shape, RANKS) for shape in shapes)):
             raise ValueError(
-                "ConvRegressor regresses feature maps (batch, height, width, channels) of known "
-                "size or sequences (batch, length, channels), of one rank; "
+                "ConvRegressor needs two feature maps (batch, height, width, channels) of known "
+                "size, or two sequences (batch, length, channels); "
                 + (
                     "adapter='orthogonal_projector' averages over positions, of any size. "
                     if any(None in shape[1:] for shape in shapes)
-                    else "adapter='linear_embedding' takes vectors, and flattens what is none. "
+                    else "adapter='linear_embedding' takes vectors, and flattens other features. "
                 )
                 + f"Received: student of shape {shapes[0]} and teacher of shape {shapes[1]}"
             )

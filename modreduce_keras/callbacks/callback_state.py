@@ -195,8 +195,8 @@ class CallbackState:
         if former:
             raise ValueError(
                 "The checkpoint was written by a former version of modreduce_keras, which kept "
-                "less of its callbacks. Go on with that version, or begin anew with another folder "
-                f"for Resume. Received: the callbacks {former}"
+                "less of its callbacks. Continue with that version, or start again with another "
+                f"folder for Resume. Received: the callbacks {former}"
             )
         known = {name: one for one, name in self.known}
         for callback, own in zip(self._callbacks, stored, strict=True):

@@ -78,7 +78,7 @@ class EpochStart:
     def _require_new(self, iterator: Any) -> None:
         if self.resume.iterator() is iterator:
             raise ValueError(
-                "Resume needs data that begin anew in each epoch, so that a restart finds its "
+                "Resume needs data that start again in each epoch, so that a restart finds its "
                 "place. With steps_per_epoch=n they go on where the last epoch ended: leave it "
                 "out, and give dataset.take(n) for shorter epochs, without repeat()."
             )

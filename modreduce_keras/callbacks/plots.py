@@ -43,7 +43,7 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            "Pictures need matplotlib: pip install matplotlib (the extra 'demo' brings it too)"
+            "Pictures need matplotlib: pip install matplotlib (it is also in the extra 'demo')"
         ) from error
 
 

@@ -172,7 +172,7 @@ class Resume(keras.callbacks.Callback):
             if problems:
                 raise ValueError(
                     f"None of the checkpoints in {self._folder.path} can be used: "
-                    f"{'; '.join(problems)}. To begin anew, remove the folder."
+                    f"{'; '.join(problems)}. To start again, remove the folder."
                 )
             return False
         ended = found.ended(self._folder, model, readable[0])
@@ -180,8 +180,8 @@ class Resume(keras.callbacks.Callback):
         self._begin_at, (manifest, arrays) = ended if self._has_ended else readable
         for problem in problems:
             warnings.warn(
-                f"A checkpoint in {self._folder.path} cannot be used and training goes on from an "
-                f"earlier one, {self._folder.file(self._begin_at).name}: {problem}",
+                f"A checkpoint in {self._folder.path} cannot be used, so training continues from "
+                f"an earlier one, {self._folder.file(self._begin_at).name}: {problem}",
                 stacklevel=2,
             )
         if not model.built:
@@ -372,7 +372,7 @@ class Resume(keras.callbacks.Callback):
         """Restores what a checkpoint in the middle of an epoch holds."""
         different = training_state.differences(self.model, self._manifest["arrays"], metrics=True)
         if different:
-            raise ValueError(f"The checkpoint has other metrics than the model: {different}")
+            raise ValueError(f"The metrics in the checkpoint differ from the model's: {different}")
         training_state.assign(self.model, self._arrays, metrics=True)
         self._assign_callbacks()
 

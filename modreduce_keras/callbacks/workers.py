@@ -69,6 +69,6 @@ def common(
     if required and any(sets) and not shared:
         raise ValueError(
             f"The workers have no checkpoint in common; this one's are in {path}. Remove the "
-            f"folders of all workers to begin anew. Received: {[sorted(each) for each in sets]}"
+            f"folders of all workers to start again. Received: {[sorted(each) for each in sets]}"
         )
     return {position: value for position, value in found.items() if position in shared}

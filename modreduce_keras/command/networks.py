@@ -111,8 +111,8 @@ def found(student: str) -> tuple[str, str]:
         return fitting[0]
     if fitting:
         raise MistakeError(
-            f"--student={student} is two networks: {KERAS}:{name} is that of keras.applications, "
-            f"for photographs, and {OURS}:{name} that of mr.models, for images of 32 pixels."
+            f"--student={student} is ambiguous: {KERAS}:{name} is that of keras.applications, "
+            f"for photographs, {OURS}:{name} is that of mr.models, for images of 32 pixels."
         )
     raise MistakeError(
         "--student must be a file that ends in .keras, or a network of keras.applications or "

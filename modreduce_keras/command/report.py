@@ -22,7 +22,7 @@ def run(given: dict[str, Any]) -> None:
     first = next(iter(students.values()))
     files = [Path(one) for one in given["files"] or []]
     if files and len(students) > 1:
-        raise MistakeError("--files is for one student; of several, mr.report takes the files.")
+        raise MistakeError("--files is for one student; for several, use mr.report in Python.")
     shape = tasks.shape_of_inputs(first, given["image_size"], "student")
     teacher = None
     if given["teacher"]:

@@ -125,9 +125,9 @@ class _Plan:
         self.groups = [own for members, own in tied if id(members[0]) in allowed]
         if not self.groups:
             raise ValueError(
-                "model must have channels that can be left out: those of its outputs, of what a "
-                "softmax or an unknown activation reads, and of layers that are not in layers=, "
-                f"stay. Received: {model.name!r}, {layers=}"
+                "model must have channels that can be removed. Channels of its outputs, before a "
+                "softmax or an unknown activation, and of layers that are not in layers= are kept. "
+                f"Received: {model.name!r}, {layers=}"
             )
         self.scores = self._scores(score)
 
@@ -222,7 +222,7 @@ def _require_producers(layers: list[keras.layers.Layer]) -> None:
     for layer in layers:
         if not is_producer(layer):
             raise ValueError(
-                "layers must mean convolutions and dense layers, whose channels are their own: a "
+                "layers must match convolutions and dense layers, which have their own channels: a "
                 "depthwise one has those of the layer before it, so name that. Received: "
                 f"{layer.name!r} of type {type(layer).__name__}"
             )

@@ -66,7 +66,7 @@ def _content(path: Path, fields: dict[str, Callable[[Any], bool]]) -> dict[str, 
 
 def _damaged(path: Path, raw: bytes, detail: str = "") -> ValueError:
     return ValueError(
-        f"{path} is damaged. cache.fill(dataset) writes it anew, and keeps the outputs that are "
+        f"{path} is damaged. cache.fill(dataset) writes it again, and keeps the outputs that are "
         f"there. Received: {len(raw)} bytes, {raw[:60]!r}{detail}"
     )
 

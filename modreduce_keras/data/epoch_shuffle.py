@@ -165,7 +165,7 @@ def _size(dataset: tf.data.Dataset, buffer_size: int | None) -> int:
     if reshuffled(dataset):
         raise ValueError(
             "epoch_shuffle needs samples in an order that stays. Received a dataset that is "
-            "shuffled anew in each epoch: leave that shuffle out"
+            "reshuffled in each epoch: leave that shuffle out"
         )
     return size
 

@@ -91,7 +91,7 @@ def _require_image(path: Path) -> None:
         beginning = file.read(4)
     if not beginning.startswith(_BEGINNINGS):
         raise ValueError(
-            f"The file {str(path)!r} is no JPEG, PNG, GIF or BMP image, whatever its name says: "
+            f"The file {str(path)!r} is not a JPEG, PNG, GIF or BMP image, whatever its name says: "
             "remove or convert it"
         )
 

@@ -61,7 +61,7 @@ def with_index(dataset: tf.data.Dataset) -> tf.data.Dataset:
     if reshuffled(dataset):
         raise ValueError(
             "with_index counts samples in an order that stays: apply it before .shuffle(), as in "
-            "with_index(dataset).shuffle(...).batch(64). Received a dataset that is shuffled anew "
+            "with_index(dataset).shuffle(...).batch(64). Received a dataset that is reshuffled "
             "in each epoch"
         )
 

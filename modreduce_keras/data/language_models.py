@@ -100,8 +100,8 @@ def require_unscaled(rows: np.ndarray) -> None:
     """
     if head_kinds.by_values(rows, ()) == head_kinds.SOFTMAX:
         raise ValueError(
-            f"{_NEEDED}: their softmax is what tokens are drawn by. A function of probabilities p "
-            "must return keras.ops.log(p). Received: rows of outputs that are not negative, and "
+            f"{_NEEDED}: tokens are sampled from their softmax. A function that has probabilities "
+            "p must return keras.ops.log(p). Received: rows of outputs that are not negative, and "
             "sum to one"
         )
 

@@ -88,8 +88,8 @@ def _from_parquet(path: Path, index: Any) -> tuple[np.ndarray, Any]:
         from pyarrow import parquet
     except ImportError as error:
         raise ImportError(
-            "Parquet files are read with the package pyarrow, which is missing: pip install "
-            "pyarrow; or save the outputs by numpy.save, as a .npy file"
+            "Parquet files need the package pyarrow: pip install pyarrow. Or save the outputs as a "
+            ".npy file with numpy.save"
         ) from error
     table = parquet.read_table(path)
     columns = {name: table[name].to_numpy() for name in table.column_names}

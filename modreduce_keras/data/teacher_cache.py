@@ -152,8 +152,8 @@ class TeacherCache:
         self.rest = require_choice("rest", rest, RESTS)
         if top_k is None and rest != RESTS[0]:
             raise ValueError(
-                f"rest= is what becomes of the classes that top_k= leaves out: give top_k=, or "
-                f"leave out rest=. Received: {rest=} and top_k=None"
+                f"rest= is for the classes that top_k= leaves out: give top_k=, or leave out "
+                f"rest=. Received: {rest=} and top_k=None"
             )
         self.shard_size = require_integer("shard_size", shard_size)
         self._reader = TapReader(teacher, self.taps, role="teacher")

@@ -318,7 +318,7 @@ class DataFreeDistiller(BaseDistiller):
         if x is None:
             if steps_per_epoch is None:
                 raise ValueError(
-                    "Without data, an epoch is as long as you say: "
+                    "Without data, give the number of steps in an epoch: "
                     "fit(steps_per_epoch=100, epochs=20). Received: steps_per_epoch=None"
                 )
             steps = require_integer("steps_per_epoch", steps_per_epoch)

@@ -173,8 +173,8 @@ class LiveTeacher:
                 if self._dtype == AUTO:
                     raise
                 warnings.warn(
-                    f"teacher_dtype={self._dtype!r} does nothing for the teacher {model.name!r}, "
-                    f"which runs as it was given: {error}",
+                    f"teacher_dtype={self._dtype!r} has no effect on the teacher {model.name!r}, "
+                    f"which runs unchanged: {error}",
                     stacklevel=2,
                 )
                 return model

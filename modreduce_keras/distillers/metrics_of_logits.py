@@ -190,8 +190,8 @@ def _adapted(given: Any, kind: str, is_logits: Callable[[], bool]) -> Any:
         return given
     if kind == UNKNOWN:
         raise ValueError(
-            f"The metric {metric.name!r} takes probabilities, and the students give logits of "
-            "which the compiled loss does not tell whether their classes exclude one another: "
+            f"The metric {metric.name!r} takes probabilities, and the students return logits. "
+            "The compiled loss does not tell whether their classes are exclusive: "
             "compile one of Keras' cross-entropies with from_logits=True, or give a metric that "
             "takes logits, such as keras.metrics.AUC(from_logits=True) or "
             f"keras.metrics.BinaryAccuracy(threshold=0). Received: metric={given!r}"

@@ -103,9 +103,9 @@ def require_jit(jit_compile: Any, teachers: Iterable[keras.Model]) -> None:
             if not (one.supports_jit or isinstance(one, keras.layers.RNN)):
                 inside = "" if one is teacher else f" with its layer {one.name!r}"
                 raise ValueError(
-                    f"XLA cannot compile the teacher {teacher.name!r}{inside}, as nothing that "
-                    "runs on the host, such as a function. Leave out jit_compile=True, or store "
-                    "the outputs, as mr.data.TeacherOutputs(logits=ARRAY). Received: "
+                    f"XLA cannot compile the teacher {teacher.name!r}{inside}, because it "
+                    "runs on the host, like a Python function. Leave out jit_compile=True, or "
+                    "store the outputs: mr.data.TeacherOutputs(logits=ARRAY). Received: "
                     "jit_compile=True"
                 )
 
@@ -127,7 +127,7 @@ def require_metrics(metrics: Any, knowledge: list[Knowledge], logged: list[str])
     twice = sorted({one.name for one in knowledge} & taken)
     if twice:
         raise ValueError(
-            "A knowledge needs a name of its own in the logs, other than those of the compiled "
+            "A knowledge needs its own name in the logs, other than those of the compiled "
             f"loss {logged}, of metrics, and {list(_LOGGED)}: give it another with "
             f"name=. Received: knowledge named {twice}"
         )

@@ -211,7 +211,7 @@ def _build_knowledge(
     twice = checks.repeated(names)
     if twice:
         raise ValueError(
-            "Each knowledge of a student needs a name of its own in the logs; give one of "
+            "Each knowledge of a student needs its own name in the logs; give one of "
             f"them another with name=. Received several named {twice}"
         )
     for one in knowledge:

@@ -27,6 +27,6 @@ def telling_of_lost_workers(strategy: Any) -> Iterator[None]:
             raise
         raise RuntimeError(
             "Another worker of this training has stopped or cannot be reached, so this one ends. "
-            "Start all workers again: with mr.callbacks.Resume among the callbacks of fit they go "
-            "on from the newest checkpoint that all have."
+            "Start all workers again: with mr.callbacks.Resume in the callbacks of fit they "
+            "continue from the newest checkpoint that all have."
         ) from error

@@ -79,8 +79,8 @@ def require_student(student: Any) -> Inputs:
     quantized = [layer.name for layer in _layers(student) if _quantized_by_keras(layer)]
     if quantized:
         raise ValueError(
-            "student must not be quantized by Keras, since TFLite cannot take it over: export the "
-            "model as it was before student.quantize(...), with quantization='int8'. Received: "
+            "student must not be quantized by Keras, which cannot be converted to TFLite: export "
+            "the model from before student.quantize(...), with quantization='int8'. Received: "
             f"{student.name!r} with the quantized layers {quantized}"
         )
     _require_one_output(student, structure)

@@ -147,7 +147,7 @@ def _require_own_ranges(
         )
     if quantization != "int8" or representative is not None:
         raise ValueError(
-            f"The student {student.name!r} is quantization-aware and brings its own ranges: export "
+            f"The student {student.name!r} is quantization-aware and has its own ranges: export "
             "it with quantization='int8' and without representative=. Received: "
             f"{quantization=}, representative= of type {type(representative).__name__}"
         )

@@ -275,6 +275,6 @@ def _require_alike(outputs: np.ndarray, expected: np.ndarray) -> None:
         )
     if outputs.shape != expected.shape or not np.issubdtype(outputs.dtype, np.floating):
         raise UnusableFileError(
-            f"The file cannot be compared: it puts out {outputs.dtype} of shape {outputs.shape}, "
+            f"The file cannot be compared: it returns {outputs.dtype} of shape {outputs.shape}, "
             f"and the student float32 of shape {expected.shape}"
         )

@@ -198,9 +198,10 @@ def _require_alike(owner: str, pair: tuple[Any, Any], axes: Axes) -> None:
     for side, feature in zip(("student", "teacher"), pair, strict=True):
         if isinstance(feature, (list, tuple)) and len({_positions(x, axes) for x in feature}) > 1:
             raise ValueError(
-                f"Knowledge {owner!r} reads several taps of the {side}, whose positions a mask "
-                "cannot tell: give each a knowledge of its own, or mask=False, so that all "
-                f"positions count. Received: {len(feature)} features, and a mask"
+                f"Knowledge {owner!r} reads several taps of the {side} with different "
+                "positions, for which there is no common mask: use one knowledge for each tap, "
+                "or mask=False, so that all positions count. "
+                f"Received: {len(feature)} features, and a mask"
             )
 
 

@@ -164,8 +164,8 @@ class Response(Knowledge):
             )
         if self.disagreement is not None and not several:
             raise ValueError(
-                f"Knowledge {self.name!r} weighs samples by how much several teachers disagree, "
-                "and there is one: leave out disagreement, or give the distiller a list of "
+                f"Knowledge {self.name!r} has disagreement=, which needs several teachers, and "
+                "there is one: leave out disagreement=, or give the distiller a list of "
                 f"teachers. Received: disagreement={self.disagreement}"
             )
         if self.teacher_weights is not None:

@@ -28,8 +28,8 @@ def require_model(model: Any, what: str) -> keras.Model:
         raise TypeError(f"{what} must be a Keras model. Received: {model!r}")
     if not getattr(model, "inputs", None):
         raise ValueError(
-            f"{what} must be a functional or a built Sequential model, whose layers can be taken "
-            f"apart (of a distiller: distiller.student). Received: {model!r}"
+            f"{what} must be a functional or a built Sequential model, so that its layers can be "
+            f"rebuilt (for a distiller, pass distiller.student). Received: {model!r}"
         )
     return model
 
@@ -145,17 +145,17 @@ def _meant(
         inside = {layer.name for layer in flatten_layers(model)} - {
             layer.name for layer in every.values()
         }
-        where = ", which lies inside of another layer and cannot be reached" * (one in inside)
+        where = ", which is inside another layer and cannot be selected" * (one in inside)
         with_kernel = [path for path, layer in every.items() if is_plain(layer)]
         name = one if isinstance(one, str) and not where else ""
         hint = did_you_mean(name, list(every)) or f" Those with a kernel: {listed(with_kernel)}."
         raise ValueError(
-            f"layers must mean layers of {model.name!r}.{hint} Received: {one!r}{where}"
+            f"layers must match layers of {model.name!r}.{hint} Received: {one!r}{where}"
         )
     for layer in found:
         if not is_plain(layer):
             raise ValueError(
-                f"layers must mean convolutions and dense layers, plain ones{_why(layer)}. "
+                f"layers must match plain convolutions and dense layers{_why(layer)}. "
                 f"Received: {layer.name!r} of type {type(layer).__name__}"
             )
     return found

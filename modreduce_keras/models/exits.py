@@ -86,7 +86,7 @@ def deepest_maps(model: keras.Model) -> str:
     if not names:
         raise ValueError(
             "Exits branch off maps (batch, height, width, channels) of a known size, and no layer "
-            f"of {model.name!r} puts out any: {[layer.name for layer in model.layers]}"
+            f"of {model.name!r} returns such maps: {[layer.name for layer in model.layers]}"
         )
     return names[-1]
 
@@ -133,7 +133,7 @@ def _maps(model: keras.Model, layer: keras.layers.Layer, argument: str) -> Any:
         )
     if not _puts_out_maps(model.get_layer(layer)):
         raise ValueError(
-            f"{argument} must name layers that put out maps (batch, height, width, channels) of a "
+            f"{argument} must name layers that return maps (batch, height, width, channels) of a "
             f"known size. Received: {layer!r}"
         )
     return model.get_layer(layer).output

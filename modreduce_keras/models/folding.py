@@ -78,8 +78,8 @@ def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = 
     require_choice("dtype", dtype, DTYPES)
     if not (isinstance(model, keras.Model) and getattr(model, "inputs", None)):
         raise ValueError(
-            "model must be a functional or a built Sequential model, whose layers can be taken "
-            f"apart. Received: {model!r}"
+            "model must be a functional or a built Sequential model, so that its layers can be "
+            f"rebuilt. Received: {model!r}"
         )
     require_ranges(model)
     try:

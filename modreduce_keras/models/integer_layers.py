@@ -101,7 +101,7 @@ def require_known(layer: keras.Operation) -> None:
     kind = type(layer)
     if isinstance(layer, keras.Model):
         if not getattr(layer, "inputs", None):
-            raise unknown(layer, "and is a model that cannot be taken apart")
+            raise unknown(layer, "and is a model whose layers cannot be rebuilt")
         return
     if not isinstance(layer, layers.Layer):
         known = sorted(functions())

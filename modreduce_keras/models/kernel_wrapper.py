@@ -127,7 +127,7 @@ def warn_of_unfinished(model: keras.layers.Layer, stacklevel: int = 3) -> None:
     text = unfinished(model)
     if text is not None:
         warnings.warn(
-            f"{model.name!r} is taken as it is now: its {text}. Train it first",
+            f"{model.name!r} is used as it is now, but its {text}. Train it to the end first",
             stacklevel=stacklevel,
         )
 

@@ -166,8 +166,8 @@ def _refusal(model: keras.Model, found: str | None, ending: Ending | None = None
             f"model.outputs[0]; keras.Model(model.inputs, {head_kinds.INVERSE[found]})."
         )
     return ValueError(
-        f"as_logits cannot take off what makes the outputs of {model.name!r} probabilities: it is "
-        f"no softmax or sigmoid at the end that Keras knows. They come from {where}. {remedy}"
+        f"as_logits cannot remove what turns the outputs of {model.name!r} into probabilities: it "
+        f"is not a softmax or sigmoid of Keras at the end. They come from {where}. {remedy}"
     )
 
 

@@ -107,8 +107,8 @@ def quantize_aware(
         raise TypeError(f"student must be a Keras model. Received: {student!r}")
     if not getattr(student, "inputs", None):
         raise ValueError(
-            "student must be a functional or a built Sequential model, whose layers can be taken "
-            f"apart (of a distiller: distiller.student). Received: {student!r}"
+            "student must be a functional or a built Sequential model, so that its layers can be "
+            f"rebuilt (for a distiller, pass distiller.student). Received: {student!r}"
         )
     if is_quantization_aware(student):
         raise ValueError(
@@ -216,10 +216,10 @@ def _require_no_clusters(student: keras.Model) -> None:
     for wrapper in wrappers_in(student):
         if not isinstance(wrapper, MaskedKernel):
             raise ValueError(
-                "student must not have clustered weights: rounding gives each output levels of its "
-                "own, so clusters would not stay. Quantize the plain model, mr.strip(student), or "
-                f"a pruned student. Received: {student.name!r}, with the layer {wrapper.name!r} "
-                f"of type {type(wrapper).__name__}"
+                "student must not have clustered weights: each output channel is rounded to "
+                "different levels, so clusters would be lost. Quantize the plain model, "
+                f"mr.strip(student), or a pruned student. Received: {student.name!r} with layer "
+                f"{wrapper.name!r} of type {type(wrapper).__name__}"
             )
 
 

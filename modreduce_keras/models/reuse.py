@@ -103,7 +103,7 @@ def _maps(model: keras.Model, layer: keras.layers.Layer, role: Any) -> Any:
     if keras.tree.is_nested(output) or len(output.shape) != 4 or None in output.shape[1:]:
         received = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), output)
         raise ValueError(
-            f"{role}_at must name a layer that puts out maps (batch, height, width, channels) of "
+            f"{role}_at must name a layer that returns maps (batch, height, width, channels) of "
             f"known size. Received: {role}_at={layer!r} with output of shape {received}"
         )
     return output

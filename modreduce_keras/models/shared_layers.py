@@ -95,8 +95,8 @@ def _firsts(model: keras.Model, patterns: Any) -> dict[int, keras.layers.Layer]:
             every = [one.name for one in model.layers]
             hint = did_you_mean(str(pattern), every) or f" It has {listed(every)}."
             raise ValueError(
-                f"Each pattern of layers must mean at least two layers of {model.name!r}.{hint} "
-                f"Received: {pattern!r}, which means {names}"
+                f"Each pattern of layers must match at least two layers of {model.name!r}.{hint} "
+                f"Received: {pattern!r}, which matches {names}"
             )
         twice = [one.name for one in group if id(one) in first]
         if twice:

@@ -65,15 +65,15 @@ def stack_of(model: keras.Model) -> Stack:
     """
     if not getattr(model, "inputs", None):
         raise ValueError(
-            f"{model.name!r} is no functional or Sequential model, so its layers cannot be taken "
-            "apart"
+            f"{model.name!r} is not a functional or Sequential model, so its layers cannot be "
+            "rebuilt"
         )
     found = sorted(_stacks(model, []), key=lambda one: one.weights, reverse=True)
     if not found:
         raise ValueError(
-            f"{model.name!r} is no chain of like blocks: nowhere do two follow one another that "
-            "have the same layers, sizes and side inputs, weights of their own, and a result of "
-            "the shape that they are given"
+            f"{model.name!r} is not a chain of equal blocks: no two consecutive blocks have the "
+            "same layers, sizes and side inputs, separate weights, and an output of the same shape "
+            "as their input"
         )
     main, *others = found
     inside = {

@@ -133,11 +133,11 @@ class File:
         expected = (len(arrays[0]), self._student.units)
         if logits.shape != expected or not np.issubdtype(logits.dtype, np.floating):
             raise VerificationError(
-                f"{self._path} puts out {logits.dtype} of shape {logits.shape}, and its student "
+                f"{self._path} returns {logits.dtype} of shape {logits.shape}, and its student "
                 f"{self.owner!r} float32 of shape {expected}"
             )
         if not np.isfinite(logits).all():
-            raise VerificationError(f"{self._path} puts out NaN or infinity")
+            raise VerificationError(f"{self._path} returns NaN or infinity")
         return logits
 
     def milliseconds(self, arrays: list[np.ndarray], repeats: int) -> float:

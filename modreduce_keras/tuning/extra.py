@@ -20,7 +20,7 @@ def require(*modules: str) -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise ImportError(
-                f"mr.tuning needs {module}, which the extra 'tune' brings: "
+                f"mr.tuning needs {module}, which is in the extra 'tune': "
                 "pip install modreduce-keras[tune]"
             ) from error
 

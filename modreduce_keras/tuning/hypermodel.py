@@ -90,7 +90,7 @@ class DistillerHyperModel(keras_tuner.HyperModel):
         used = [name for name, own in distiller.students.items() if own in self._students]
         if used:
             raise keras_tuner.errors.FatalValueError(
-                "build must make new students for each trial, or they go on from the weights of "
+                "build must make new students for each trial, or they continue from the weights of "
                 f"the trial before. Received: {used}, made for an earlier call"
             )
         self._students.update(distiller.students.values())

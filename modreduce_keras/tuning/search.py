@@ -123,7 +123,7 @@ class Search:
         self._at_failure = require_choice("failed_trials", failed_trials, (WARN, RAISE))
         for option in options:
             if option in TAKEN:
-                raise ValueError(f"{option} is no option of a Search: {TAKEN[option]}")
+                raise ValueError(f"{option} is not an option of Search: {TAKEN[option]}")
         kind = _class_of(tuner)
         if issubclass(kind, keras_tuner.BayesianOptimization):
             extra.require(*extra.BAYESIAN)
@@ -263,8 +263,8 @@ class Search:
     def _require_trials(self) -> None:
         if _role() == WORKER:
             raise RuntimeError(
-                "The trials of a search in several processes are the chief's: ask there for "
-                "results and for the best student. Received: a call in the worker "
+                "In a search with several processes, the chief has the trials: get results and the "
+                "best student there. Received: a call in the worker "
                 f"{os.environ[TUNER_ID]!r}"
             )
 

@@ -55,8 +55,8 @@ class Space:
         full = self._prefix + name
         if full in self._names:
             raise ValueError(
-                "Two hyperparameters of one name would be one and the same: say name=, or make a "
-                f"Space with another prefix. Received twice: {full!r}"
+                "Two hyperparameters with the same name would be the same one: pass name=, or make "
+                f"a Space with another prefix. Received twice: {full!r}"
             )
         self._names.add(full)
         return full

@@ -55,12 +55,12 @@ class Subclassed(keras.Model):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: ending_in(layers.Softmax()), "ends in a Dense layer. .*'odd', which .* Softmax"),
+        (lambda: ending_in(layers.Softmax()), "end in a Dense layer. .*'odd', which .* Softmax"),
         (lambda: ending_in(layers.Activation("relu")), "'odd', which ends in Activation"),
         (lambda: ending_in(keras.ops.softmax), "'odd', which ends in Softmax"),
-        (Subclassed, "from a functional or a built Sequential model. Received: <Subclassed"),
-        (lambda: keras.Sequential([layers.Dense(3)]), "from a functional or a built Sequential"),
-        (lambda: "resnet56", "from a functional or a built Sequential .*Received: 'resnet56'"),
+        (Subclassed, "must be functional or a built Sequential model. Received: <Subclassed"),
+        (lambda: keras.Sequential([layers.Dense(3)]), "must be functional or a built Sequential"),
+        (lambda: "resnet56", "must be functional or a built Sequential .*Received: 'resnet56'"),
     ],
     ids=["softmax layer", "relu", "softmax op", "subclassed", "unbuilt", "no model"],
 )

@@ -80,9 +80,9 @@ def test_use_relu_decides_whether_negative_values_stay(random):
 @pytest.mark.parametrize(
     ("student", "teacher", "message"),
     [
-        ((12,), (4, 4, 6), "regresses feature maps .*'linear_embedding' takes vectors"),
-        ((4, 4, 6), (12,), "regresses feature maps .*'linear_embedding' takes vectors"),
-        ((4, 6), (4, 4, 6), "regresses feature maps"),
+        ((12,), (4, 4, 6), "needs two feature maps .*'linear_embedding' takes vectors"),
+        ((4, 4, 6), (12,), "needs two feature maps .*'linear_embedding' takes vectors"),
+        ((4, 6), (4, 4, 6), "needs two feature maps"),
     ],
     ids=str,
 )

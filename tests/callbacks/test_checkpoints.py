@@ -41,7 +41,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(how, tmp_path)
     expected, history = uninterrupted("light")
     interrupt(tmp_path, 2, 2)
     damage(Folder(tmp_path, 3).file(Position(2, 0)), how)
-    message = "goes on from an earlier one, epoch-000001-step-000000000.*epoch-000002-.*is a file"
+    message = "continues from an earlier one, epoch-000001-step-000000000.*epoch-000002-.*is a file"
     with pytest.warns(UserWarning, match=message):
         model, resumed = train("light", 2, tmp_path, EPOCHS)
     assert different(state(model), expected) == []
@@ -73,7 +73,7 @@ def files(folder):
 def test_no_readable_checkpoint_is_an_error_not_a_new_beginning(tmp_path):
     interrupt(tmp_path, 1, 1)
     damage(Folder(tmp_path, 3).file(Position(1, 0)), "cut")
-    with pytest.raises(ValueError, match=r"None of the checkpoints in .*To begin anew, remove"):
+    with pytest.raises(ValueError, match=r"None of the checkpoints in .*To start again, remove"):
         train("light", 2, tmp_path, EPOCHS)
 
 

@@ -96,7 +96,7 @@ def test_names(student, found):
 
 
 def test_names_that_say_too_little_or_nothing():
-    with pytest.raises(MistakeError, match="is two networks: keras:mobilenet_v2 is that of"):
+    with pytest.raises(MistakeError, match="is ambiguous: keras:mobilenet_v2 is that of"):
         networks.found("mobilenet_v2")
     with pytest.raises(MistakeError, match="Did you mean 'mobilenet_v3_small'"):
         networks.found("mobilnet_v3_smal")

@@ -194,11 +194,11 @@ MISTAKES = {
     ),
     "only outputs": (
         lambda: prune_channels(sequential(), 0.5, layers=["dense*"]),
-        "must have channels that can be left out",
+        "must have channels that can be removed",
     ),
     "only a softmax": (
         lambda: prune_channels(of(layers.Softmax(), layers.Conv2D(2, 3)), 0.5),
-        "of what a softmax or an unknown activation reads",
+        "before a softmax or an unknown activation",
     ),
     "a part of what is tied": (
         lambda: prune_channels(MODELS["resnet"](), 0.5, layers=["stage1_1_conv", "stage1_2_conv"]),

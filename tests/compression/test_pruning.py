@@ -256,7 +256,9 @@ def test_a_skipped_step_leaves_masks_and_counts(data):
         np.testing.assert_array_equal(own, expected)
 
 
-EARLY = r"sparsity is 0\.45 at step 1, and the schedule ends at 0\.70 at step 4\. Train it first"
+EARLY = (
+    r"sparsity is 0\.45 at step 1, and the schedule ends at 0\.70 at step 4\. Train it to the end"
+)
 
 
 @pytest.mark.usefixtures("eagerly")
@@ -373,7 +375,7 @@ MISTAKES = {
     "a name": (
         lambda: mr.prune(dense(), layers=["hiden"]),
         ValueError,
-        "layers must mean layers of 'sequential.*Did you mean 'hidden'",
+        "layers must match layers of 'sequential.*Did you mean 'hidden'",
     ),
     "a pattern of no name": (
         lambda: mr.prune(dense(), layers=["conv9*"]),
@@ -389,12 +391,12 @@ MISTAKES = {
     "no kernel": (
         lambda: mr.prune(small(), layers=["stage1_norm"]),
         ValueError,
-        "must mean convolutions and dense layers.*'stage1_norm' of type BatchNormalization",
+        "must match plain convolutions and dense layers.*'stage1_norm' of type BatchNormalization",
     ),
     "a kind": (
         lambda: mr.prune(dense(), layers=[layers.Conv2D]),
         ValueError,
-        "layers must mean layers of",
+        "layers must match layers of",
     ),
     "twice": (
         lambda: mr.prune(mr.prune(dense()), layers=["hidden"]),

@@ -129,7 +129,7 @@ def test_augmentation_of_samples_without_labels(sample):
 def test_with_index_is_to_be_applied_before():
     train = mr.data.epoch_shuffle(mr.data.with_index(NUMBERS), seed=0)
     assert all(int(x["inputs"]) == int(x["sample_index"]) for x in train)
-    with pytest.raises(ValueError, match="shuffled anew"):
+    with pytest.raises(ValueError, match="reshuffled"):
         mr.data.with_index(mr.data.epoch_shuffle(NUMBERS, seed=0))
 
 

@@ -75,7 +75,7 @@ def test_folders_that_cannot_be_used(photos, tmp_path):
     with pytest.raises(ValueError, match="one folder of images for each class"):
         image_folder(photos / "dog")
     (photos / "cat" / "wrong.jpg").write_bytes(b"<html>")
-    with pytest.raises(ValueError, match=r"wrong\.jpg' is no JPEG, PNG, GIF or BMP"):
+    with pytest.raises(ValueError, match=r"wrong\.jpg' is not a JPEG, PNG, GIF or BMP"):
         image_folder(photos)
     (photos / "empty").mkdir()
     (photos / "cat" / "wrong.jpg").unlink()

@@ -373,7 +373,7 @@ def test_each_loss_says_what_its_output_is(random):
         (M.MeanIoU(3), 3, ONE_HOT, r"use keras.metrics.MeanIoU\(..., sparse_y_pred=False\)"),
         (M.MeanIoU(2), 1, BINARY, r"use keras.metrics.BinaryIoU\(\)"),
         (M.AUC(), 3, above_one, r"such as keras.metrics.AUC\(from_logits=True\)"),
-        ("precision", 3, None, r"takes probabilities, and the students give logits of which"),
+        ("precision", 3, None, r"takes probabilities, and the students return logits"),
     ],
 )
 def test_metrics_that_would_be_wrong_are_refused(metric, units, loss, message):

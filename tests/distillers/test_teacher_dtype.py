@@ -109,7 +109,7 @@ class Subclassed(keras.Model):
 def test_a_subclassed_teacher_runs_as_it_is_and_says_so(net, images, labels):
     teacher = Subclassed()
     teacher(images)
-    with pytest.warns(UserWarning, match="teacher_dtype='bfloat16' does nothing for .* 'own'"):
+    with pytest.warns(UserWarning, match="teacher_dtype='bfloat16' has no effect on .* 'own'"):
         distiller = mr.Distiller(
             student=net(), teacher=teacher, knowledge=[mr.Response()], teacher_dtype="bfloat16"
         )

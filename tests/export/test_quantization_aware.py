@@ -148,7 +148,7 @@ def test_a_student_in_half_precision_exports(images, mixed_float16, tmp_path):
 def test_other_files_are_refused(quantization, images, tmp_path):
     student = mr.models.get("convnet", num_classes=3, widths=(4,), input_shape=SHAPE)
     quantized = mr.quantize_aware(student, representative=images)
-    with pytest.raises(ValueError, match="is quantization-aware and brings its own ranges"):
+    with pytest.raises(ValueError, match="is quantization-aware and has its own ranges"):
         mr.export.to_tflite(quantized, tmp_path / "a.tflite", quantization=quantization)
 
 

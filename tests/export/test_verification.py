@@ -194,7 +194,7 @@ def two_inputs(first, second):
     [
         (lambda: linear(np.ones((5, 3)), (5,)), r"'features' is float32 of shape \(-1, 5\)"),
         (lambda: linear(np.eye(3), (2, 3)), r"of shape \(-1, 2, 3\), and the student's.*None, 3"),
-        (lambda: linear(np.ones((3, 4))), r"puts out float32 of shape \(4, 4\).*\(4, 3\)"),
+        (lambda: linear(np.ones((3, 4))), r"returns float32 of shape \(4, 4\).*\(4, 3\)"),
         (lambda: two_inputs("one", "two"), r"inputs \['one', 'two'\].*student \['features'\]"),
     ],
     ids=["size", "rank", "classes", "inputs"],

@@ -142,7 +142,7 @@ def two_outputs():
         (Subclassed(), {}, "must be a functional or a built Sequential model. Received: model="),
         ("resnet20", {}, "must be a functional .* Received: model='resnet20'"),
         (two_outputs(), {}, r"must have one output \(batch, classes\). .*\(None, 5\), \(None, 2\)"),
-        (without_maps(), {}, "no layer of .* puts out any: .*'hidden'"),
+        (without_maps(), {}, "no layer of .* returns such maps: .*'hidden'"),
         (
             growing(),
             {"at": ["early"]},
@@ -153,7 +153,7 @@ def two_outputs():
             {"at": ["stage7"]},
             "at must name .* Did you mean 'stage.* Received: 'stage7'",
         ),
-        (None, {"at": ["logits"]}, "at must name layers that put out maps .* Received: 'logits'"),
+        (None, {"at": ["logits"]}, "at must name layers that return maps .* Received: 'logits'"),
         (None, {"feature_at": "stage9"}, "feature_at must name layers .* Received: 'stage9'"),
         (None, {"at": []}, r"at least one layer, .* Received: \[\]"),
         (None, {"at": ["stage3"]}, r"before the deepest maps 'stage3', .* Received: \['stage3'\]"),

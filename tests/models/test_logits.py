@@ -124,7 +124,7 @@ def test_probabilities_lose_their_ending_or_are_refused_by_name(kind):
     try:
         logits = mr.models.as_logits(model)
     except ValueError as error:
-        assert "as_logits cannot take off" in str(error)
+        assert "as_logits cannot remove" in str(error)
         assert kind in ("nested functional with a call of its own", *SUBCLASSED)
         return
     found = keras.ops.convert_to_numpy(logits(x))
@@ -137,7 +137,7 @@ SUBCLASSED = ("subclassed sigmoids", "Sequential around a subclassed")
 def test_a_softmax_of_another_axis_than_what_follows_is_refused():
     inputs = keras.Input((2, 3))
     model = keras.Model(inputs, L.Permute((2, 1))(L.Softmax()(inputs)))
-    with pytest.raises(ValueError, match="as_logits cannot take off"):
+    with pytest.raises(ValueError, match="as_logits cannot remove"):
         mr.models.as_logits(model)
 
 

@@ -260,7 +260,7 @@ def test_models_that_compute_something_else_are_no_like_blocks():
         return keras.Model(inputs, keras.ops.add(x, x if other_way else inputs), name=name)
 
     teacher = keras.Sequential([keras.Input((WIDTH,)), block("a", False), block("b", True)])
-    with pytest.raises(ValueError, match="is no chain of like blocks"):
+    with pytest.raises(ValueError, match="is not a chain of equal blocks"):
         mr.models.shallower(teacher, layers=[0])
 
 
@@ -297,9 +297,9 @@ class Subclassed(keras.Model):
     ("build", "message"),
     [
         (several_stages, r"has several chains of like blocks: \d+ from '\w+' and \d+ from"),
-        (shared, "is no chain of like blocks"),
-        (unlike, "is no chain of like blocks.*mr.models.taps shows"),
-        (Subclassed, "is no functional or Sequential model"),
+        (shared, "is not a chain of equal blocks"),
+        (unlike, "is not a chain of equal blocks.*mr.models.taps shows"),
+        (Subclassed, "is not a functional or Sequential model"),
     ],
 )
 def test_what_is_no_stack_of_like_blocks_is_refused(build, message):

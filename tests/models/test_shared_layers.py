@@ -67,11 +67,11 @@ MISTAKES = {
     "none": (lambda: share_layers(blocks(), layers=[]), "at least one pattern"),
     "one layer": (
         lambda: share_layers(blocks(), layers=["block1_dense"]),
-        r"at least two layers.*which means \['block1_dense'\]",
+        r"at least two layers.*which matches \['block1_dense'\]",
     ),
     "no layer": (
         lambda: share_layers(blocks(), layers=["conv9*"]),
-        r"It has \[.*'block1_dense', .*\]. Received: 'conv9\*', which means \[\]",
+        r"It has \[.*'block1_dense', .*\]. Received: 'conv9\*', which matches \[\]",
     ),
     "different": (
         lambda: share_layers(blocks(), layers=["block1*"]),

@@ -135,7 +135,7 @@ def test_damaged_and_foreign_files(write, networks, file, tmp_path):
     other = mr.export.to_tflite(convnet(input_shape=(6, 6, 1)), tmp_path / "six.tflite")
     for path, message in (
         (damaged, "LiteRT cannot read it"),
-        (foreign, r"three.tflite puts out float32 of shape \(32, 3\), and its student 'plain'"),
+        (foreign, r"three.tflite returns float32 of shape \(32, 3\), and its student 'plain'"),
         (other, "its input"),
     ):
         with pytest.raises(VerificationError, match=message):
@@ -147,7 +147,7 @@ def test_a_file_that_puts_out_nan(write, networks, tmp_path):
     broken = keras.models.clone_model(networks["plain"])
     broken.set_weights([np.full_like(array, np.nan) for array in broken.get_weights()])
     path = mr.export.to_tflite(broken, tmp_path / "broken.tflite")
-    with pytest.raises(VerificationError, match=r"broken.tflite puts out NaN or infinity"):
+    with pytest.raises(VerificationError, match=r"broken.tflite returns NaN or infinity"):
         write(tmp_path / "new", exports={"plain": {"file": path}})
 
 

@@ -63,7 +63,7 @@ def test_a_student_of_an_earlier_trial_is_refused(build, hp):
         ),
         ({"overwrite": 1}, ValueError, "overwrite must be True or False"),
         ({"strategy": "pods"}, ValueError, "name must be one of .*'mirrored'.*'pods'"),
-        ({"loss": "mse"}, ValueError, "loss is no option of a Search: compile the distiller"),
+        ({"loss": "mse"}, ValueError, "loss is not an option of Search: compile the distiller"),
         ({"distribution_strategy": 1}, ValueError, "say strategy="),
         ({"trials": 3}, ValueError, "trials"),
     ],

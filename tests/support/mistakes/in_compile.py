@@ -135,7 +135,7 @@ MISTAKES = [
     Mistake(
         "knowledge that is named as the loss on labels",
         lambda b: b.compiled(b.distiller(mr.Response("kd", name="ce"))),
-        r"A knowledge needs a name of its own in the logs, .* Received: knowledge named \['ce'\]",
+        r"A knowledge needs its own name in the logs, .* Received: knowledge named \['ce'\]",
     ),
     Mistake(
         "one loss on labels and on the teacher",

@@ -99,12 +99,12 @@ MISTAKES = [
     Mistake(
         "a checkpoint that is cut off",
         lambda b: damaged(b, cut),
-        r"None of the checkpoints in .* can be used: .* whose checksum is wrong. To begin anew",
+        r"None of the checkpoints in .* can be used: .* whose checksum is wrong. To start again",
     ),
     Mistake(
         "a checkpoint that is empty",
         lambda b: damaged(b, lambda file: file.write_bytes(b"")),
-        r"a file of 0 bytes that does not begin as a checkpoint. To begin anew, remove the folder",
+        r"a file of 0 bytes that does not begin as a checkpoint. To start again, remove the folder",
     ),
     Mistake(
         "a file in the place of the folder of a run",

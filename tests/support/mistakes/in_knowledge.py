@@ -121,7 +121,7 @@ MISTAKES = [
     Mistake(
         "two terms of one name",
         lambda b: b.distiller(mr.Response("kd"), mr.Response("kd")),
-        r"needs a name of its own in the logs.* Received several named \['kd'\]",
+        r"needs its own name in the logs.* Received several named \['kd'\]",
     ),
     Mistake(
         "a stage in words",

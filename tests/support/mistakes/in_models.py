@@ -104,7 +104,7 @@ MISTAKES = [
     Mistake(
         "an index for samples in an order that changes",
         lambda b: mr.data.with_index(b.dataset().shuffle(6)),
-        r"apply it before .shuffle\(\).* Received a dataset that is shuffled anew",
+        r"apply it before .shuffle\(\).* Received a dataset that is reshuffled",
     ),
     Mistake(
         "an index for data without an end",

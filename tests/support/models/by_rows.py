@@ -36,7 +36,7 @@ other_architectures = pytest.mark.parametrize(
     ("kernel", "shape", "match"),
     [
         (np.ones((5, 3)), (5,), r"'features' is float32 of shape \(-1, 5\).*float32.*\(None, 3\)"),
-        (np.ones((3, 4)), (3,), r"puts out float32 of shape \(4, 4\).*\(4, 3\)"),
+        (np.ones((3, 4)), (3,), r"returns float32 of shape \(4, 4\).*\(4, 3\)"),
     ],
     ids=["size", "classes"],
 )
