@@ -1,4 +1,4 @@
-"""Embedding probes: what a student's embedding tells of classes, measured with a few labels."""
+"""Embedding probes: measure with a few labels how well a student's embedding separates classes."""
 
 import math
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ class EmbeddingProbe(keras.callbacks.Callback):
         self._last: dict[str, float] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Finds the embedding of each student, so that an unknown tap is told at once."""
+        """Finds the embedding of each student, so that an unknown tap raises an error at once."""
         students: Mapping[str, Any] = getattr(self.model, "students", None) or {"": self.model}
         self._embeds = {}
         for name, student in students.items():
@@ -69,7 +69,7 @@ class EmbeddingProbe(keras.callbacks.Callback):
             self._embeds[name] = tf.function(embed, reduce_retracing=True)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Measures where it is time to, and adds the accuracies to the logs."""
+        """Measures if it is time to, and adds the accuracies to the logs."""
         is_last = epoch + 1 == self.params.get("epochs")
         if epoch % self.every == 0 or is_last or not self._last:
             self._last = self.measure()
@@ -114,17 +114,17 @@ class EmbeddingProbe(keras.callbacks.Callback):
 
 
 class LinearProbe(EmbeddingProbe):
-    """Measures how well a linear classifier on the student's embedding tells classes.
+    """Measures the accuracy of a linear classifier on the student's embedding.
 
     After an epoch the labelled samples' embeddings h are standardized over the samples, and a
     ridge regression onto the one-hot labels is solved exactly:
 
         W = (HᵀH / n + l2 · I)⁻¹ Hᵀ(Y - mean Y) / n,  class = argmax(h W + mean Y)
 
-    The accuracy on the held-out samples is added to the logs as `val_linear_probe_accuracy`
-    (`val_STUDENT/linear_probe_accuracy` of several students), so that a student that is trained
-    without labels can be watched, and chosen, by a few. Callbacks that read them stand behind it in
-    the list, and take `mode="max"`. NaN where an embedding is not finite. Training does not change.
+    The accuracy on the held-out samples is added to the logs as `val_linear_probe_accuracy` (with
+    several students `val_STUDENT/linear_probe_accuracy`). So with a few labels, you can monitor and
+    choose a student that is trained without labels. Callbacks that use this log must come later in
+    the list, with `mode="max"`. It is NaN if an embedding is not finite. Training is not affected.
 
     Args:
         x: Inputs of the labelled samples, as the student takes them: arrays.
@@ -189,21 +189,22 @@ class LinearProbe(EmbeddingProbe):
 
 
 class NearestNeighbors(EmbeddingProbe):
-    """Measures how often the nearest labelled samples in the student's embedding tell the class.
+    """Measures the accuracy of a nearest-neighbour classifier on the student's embedding.
 
     After an epoch a held-out sample gets the class with the most votes of its k nearest labelled
     samples, by the cosine s of the embeddings; a vote counts exp(s / temperature). The accuracy is
-    added to the logs as `val_knn_accuracy` (`val_STUDENT/knn_accuracy` of several students).
-    Callbacks that read it stand behind it in the list, and take `mode="max"`. NaN where an
-    embedding is not finite. Training does not change.
+    added to the logs as `val_knn_accuracy` (with several students `val_STUDENT/knn_accuracy`).
+    Callbacks that use this log must come later in the list, with `mode="max"`. It is NaN if an
+    embedding is not finite. Training is not affected.
 
     Args:
         x: Inputs of the labelled samples, as the student takes them: arrays.
         y: Their labels: class indices (samples,) or one-hot. Samples with label -1 are left out.
         validation_data: Held-out samples `(x, y)` whose accuracy is logged.
-        k: Number of neighbours that vote; all labelled samples where there are fewer. Defaults to
-            20.
-        temperature: Above 0; smaller ones count the nearest more. Defaults to 0.07.
+        k: Number of neighbours that vote; if there are fewer labelled samples, all of them.
+            Defaults to 20.
+        temperature: Above 0; with a smaller value the nearest neighbours count more. Defaults to
+            0.07.
         at: Tap of the student that is the embedding, averaged over positions if it has some.
             Defaults to `"embedding"`: what the last Dense layer reads.
         every: Measure after the first epoch, then every `every` epochs, and after the last; the

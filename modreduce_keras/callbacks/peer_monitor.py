@@ -56,11 +56,12 @@ class PeerMonitor(keras.callbacks.Callback):
         plot_every: Plot also every `plot_every` epochs. Defaults to `None`: at the end only.
 
     Raises:
-        TypeError: If the data are of another kind, or an iterator, which can be read once only;
-            when training begins, if the model is no distiller.
-        ValueError: If the data never end, a number is not a positive integer, a folder is a file or
-            no path, or `plot_every` comes without `plots`; when training begins, if there are no
-            samples, the aggregator needs labels that are not there, or there is nothing to measure.
+        TypeError: If the data have another type, or are an iterator, which can be read only once;
+            when training begins, if the model is not a distiller.
+        ValueError: If the data are infinite, a number is not a positive integer, a folder is not a
+            valid path or is a file, or `plot_every` is given without `plots`; when training begins,
+            if there are no samples, labels that the aggregator needs are missing, or there is
+            nothing to measure.
         ImportError: If pictures are asked for and matplotlib is missing.
 
     Example:
@@ -110,7 +111,7 @@ class PeerMonitor(keras.callbacks.Callback):
     # What Keras calls
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Compiles the comparison and tries it on one batch, so that errors come at once."""
+        """Compiles the comparison and tries it on one batch, so that errors are raised at once."""
         if not isinstance(self.model, BaseDistiller):
             raise TypeError(
                 "PeerMonitor watches the students of a distiller, such as mr.PeerDistiller. "
@@ -136,7 +137,7 @@ class PeerMonitor(keras.callbacks.Callback):
             self._writer = tf.summary.create_file_writer(str(self.log_dir))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Measures where it is time to, and adds the values to the logs."""
+        """Measures if it is time to, and adds the values to the logs."""
         logs = {} if logs is None else logs
         is_last = epoch + 1 == self.params.get("epochs")
         measured = self.measure() if epoch % self.every == 0 or is_last else {}
@@ -170,7 +171,7 @@ class PeerMonitor(keras.callbacks.Callback):
     # What is measured
 
     def measure(self) -> dict[str, float]:
-        """Returns what the students give now, by its names in the logs; once training has begun.
+        """Returns the current values by their names in the logs; works once training has begun.
 
         Raises:
             ValueError: If data in a fixed order gave another number of batches than before.

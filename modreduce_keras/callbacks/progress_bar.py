@@ -17,11 +17,10 @@ class ProgressBar(ShownLogs):
 
     Args:
         logs: Names of logs, or patterns, in which `*` stands for any text, `?` for one character
-            and `[ab]` for one of several: `["loss", "val_*/accuracy"]`. Logs are shown in the
-            order of the patterns; `"*"` shows all. Defaults to `None`: what `fit` shows by itself,
-            which is everything for one student, and for several the total loss and one measure of
-            each student and of the ensemble: the `criterion`, or else the accuracy, the first
-            compiled metric, or the compiled loss.
+            and `[ab]` for one of several: `["loss", "val_*/accuracy"]`. Logs are shown in the order
+            of the patterns; `"*"` shows all. Defaults to `None`: everything for one student; for
+            several, the total loss and one measure of each student and of the ensemble, which is
+            the `criterion`, or else the accuracy, the first compiled metric, or the compiled loss.
 
     Raises:
         ValueError: If there is no pattern, or at the end of the first epoch, if one matches no log.
@@ -50,7 +49,7 @@ class ProgressBar(ShownLogs):
         self._checked = False
 
     def chosen(self, logs: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Returns those of some logs that a pattern fits, in the order of the patterns."""
+        """Returns the logs that match a pattern, in the order of the patterns."""
         if self.patterns is None:
             return super().chosen(logs)
         return {
@@ -66,7 +65,7 @@ class ProgressBar(ShownLogs):
         self._checked = False
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Ends the epoch's line, and in the first epoch looks for patterns that fit nothing."""
+        """Ends the epoch's line, and in the first epoch checks that each pattern matches a log."""
         if not self._checked:
             self._require_matches(logs or {})
         super().on_epoch_end(epoch, logs)

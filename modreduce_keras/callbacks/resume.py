@@ -1,4 +1,4 @@
-"""Resume: continues a training that was killed exactly where it stopped."""
+"""Resume: continues an interrupted training run exactly where it stopped."""
 
 import warnings
 import weakref
@@ -146,7 +146,7 @@ class Resume(keras.callbacks.Callback):
     def restore(self, model: keras.Model) -> bool:
         """Loads the newest checkpoint into a compiled model.
 
-        `fit` does this too. Call it before `fit` to find out whether to run a stage before:
+        `fit` does this too. Call it before `fit` to find out whether an earlier stage has to run:
         `if not resume.restore(distiller): distiller.pretrain(...)`. It only reads the folder, so
         another process may be writing there.
 
@@ -200,7 +200,7 @@ class Resume(keras.callbacks.Callback):
 
     @staticmethod
     def _stays(ended: Any, epochs: int) -> bool:
-        """Returns whether a training that has ended stays so, with nothing left to train."""
+        """Returns whether the run has ended, so that there is nothing left to train."""
         position, (manifest, _) = ended
         return manifest["stopped"] or position.epoch >= epochs
 

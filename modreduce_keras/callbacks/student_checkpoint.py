@@ -24,27 +24,27 @@ _VALIDATION, _STUDENT = "val_", "student"
 class StudentCheckpoint(keras.callbacks.Callback):
     """Writes a distiller's student to a `.keras` file after each epoch.
 
-    The file holds the student and nothing else: no teacher, no adapters, no optimizer. It is what
-    `distiller.student.save(...)` writes: `keras.saving.load_model` reads it, and it can be
-    deployed. It is written as a whole or not at all, so that a killed training leaves the last one.
+    The file contains only the student: no teacher, no adapters, no optimizer. It is the same as
+    from `distiller.student.save(...)`: load it with `keras.saving.load_model`, and deploy it. It is
+    written completely or not at all, so that a killed run leaves the previous file.
 
-    Of several students the best is written, by the monitored value; or all of them, where the path
-    names them: `"{student}.keras"`. Each then has a best value of its own. If an aggregator has a
-    leader, it is the one to deploy, and the best.
+    With several students, the best one by the monitored value is written. If the path contains
+    `"{student}"`, each student is written, and has its own best value. If the aggregator has a
+    leader, the leader counts as the best.
 
-    With `mr.callbacks.Resume`, name it there, so that a resumed training knows the best value:
-    `callbacks=[checkpoint, Resume("run", callbacks=[checkpoint])]`. Of several workers, each
-    writes.
+    With `mr.callbacks.Resume`, pass the checkpoint there too, so that a resumed run knows the best
+    value: `callbacks=[checkpoint, Resume("run", callbacks=[checkpoint])]`. With several workers,
+    each one writes.
 
     Args:
-        filepath: Path of the file, which ends in `.keras`; folders are made. It may have places for
-            the epoch, from 1 on, and the logs, as Keras' `ModelCheckpoint`, and for the student's
-            name: `"{student}-{epoch:02d}-{val_accuracy:.3f}.keras"`. Of several students, logs are
-            the written one's.
-        monitor: What tells which is better, by its name in the logs: `"val_loss"`. Of several
-            students, a metric or term of each, without its name: `"val_accuracy"` stands for
-            `"val_a/accuracy"` of student `"a"`. Defaults to `None`: `"val_loss"`, and of several
-            students what `best_student` goes by.
+        filepath: Path of the file, which ends in `.keras`; folders are made. It may contain the
+            epoch (from 1) and logs, as in Keras' `ModelCheckpoint`, and the student's name:
+            `"{student}-{epoch:02d}-{val_accuracy:.3f}.keras"`. With several students, the logs are
+            those of the student that is written.
+        monitor: Name of the log that says which student is better, such as `"val_loss"`. With
+            several students, leave out the student's name: `"val_accuracy"` means
+            `"val_a/accuracy"` for student `"a"`. Defaults to `None`: `"val_loss"`, and with several
+            students the criterion of `best_student`.
         mode: `"max"` or `"min"`: whether more or less is better. Defaults to `"auto"`: less for
             losses, errors, divergences and the terms of the training, more for everything else.
         save_best_only: Whether to write only what is better than all before. Defaults to `False`:

@@ -31,19 +31,18 @@ def branch(
     trunk_gradient: str = "sum",
     name: str | None = None,
 ) -> "Branches":
-    """Branches a model at a layer: one trunk, and several heads that run on what it puts out.
+    """Branches a model at a layer: one trunk, and several heads that take its output.
 
     z_i = head_i(fork(trunk(x)))
 
-    The model is a pattern and stays as it is: nothing of it is shared. The trunk is a copy with its
-    whole state; each head is a copy with random weights of its own, since heads that start equal
-    stay equal. What layers were adapted to (`Normalization`, vocabularies) or keep as assets is
-    copied in the heads too. Initializers of an explicit seed get it raised by the number of the
-    branch.
+    The given model is not changed and shares nothing with the result. The trunk is a copy with the
+    whole state of the model. Each head is a copy with its own random weights, because heads that
+    start equal stay equal; data that layers were adapted to (`Normalization`, vocabularies) and
+    assets are copied. Explicit seeds of initializers are increased by the number of the branch.
 
     Each of `students` is one of the branches as a plain, flat Keras model with the layer names of
-    the model. It shares its variables with the trunk and its head, is saved without the others, and
-    loads without this library.
+    the model. It shares its variables with the trunk and its head, is saved without the other
+    branches, and loads without this library.
 
     Args:
         model: Functional or built Sequential model, from inputs to logits.
@@ -51,10 +50,10 @@ def branch(
             must not lie inside a nested model.
         branches: Number of heads, at least 2. Defaults to 3.
         names: Names of the branches, all different. Defaults to `"branch_0"`, `"branch_1"`, ...
-        trunk_gradient: What reaches the trunk of the heads' gradients in the joint pass: their
-            `"sum"` (the default, as in ONE, OKDDip and PCL) or their `"mean"` (as in CL-ILR).
-            Outputs do not depend on it. A student that runs by itself does not pass the fork, so
-            there the trunk always gets the student's whole gradient.
+        trunk_gradient: How the gradients of the heads are combined for the trunk: their `"sum"`
+            (the default, as in ONE, OKDDip and PCL) or their `"mean"` (as in CL-ILR). Outputs do
+            not depend on it. If one of `students` is trained alone, the trunk gets its full
+            gradient.
         name: Name of the branched model. Defaults to the model's and `"_branches"`.
 
     Returns:
@@ -98,9 +97,9 @@ def branch(
 class Branches(keras.Model):
     """A branched model; see `branch`, which builds it, for its arguments.
 
-    It is a Keras model of its own: `call` runs the trunk once and each head once, and returns the
-    outputs by name. Whoever runs the parts calls `trunk`, `fork`, and then each of `heads` on what
-    `fork` gave. All views share the same variables.
+    It is a Keras model: `call` runs the trunk once and each head once, and returns the outputs by
+    name. To run the parts yourself, call `trunk`, then `fork`, and each of `heads` on the result of
+    `fork`. All of them share the same variables.
 
     Attributes:
         trunk: Functional model from the inputs to the output of the layer `at`.

@@ -14,19 +14,19 @@ from modreduce_keras.models.same_outputs import require_same_outputs
 
 
 def copy_model(model: keras.Model, *, name: str | None = None) -> keras.Model:
-    """Builds a model that computes what a model does, and shares nothing with it.
+    """Copies a model; the copy computes the same and shares nothing with it.
 
-    All state is copied, see `copy_state`; `keras.models.clone_model` with `set_weights` copies the
-    weights alone. Layers are built again from their configs. The copy is not compiled.
+    All state is copied, see `copy_state`; `keras.models.clone_model` with `set_weights` copies only
+    the weights. Layers are rebuilt from their configs. The copy is not compiled.
 
     Args:
         model: A functional or a built Sequential model, or one of a class with `get_config`.
         name: Name of the copy. Defaults to the model's.
 
     Raises:
-        TypeError: If something else than a Keras model came.
-        ValueError: If a layer cannot be rebuilt or its state not copied, or the copy gives other
-            outputs than the model; the message names the layer.
+        TypeError: If the model is not a Keras model.
+        ValueError: If a layer cannot be rebuilt, its state cannot be copied, or the outputs of the
+            copy differ; the message names the layer.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr

@@ -23,15 +23,16 @@ def exits(
     feature_at: str | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """Builds a network that answers at several depths: its own output and one at each exit.
+    """Builds a network with classifiers at several depths: its own output and one at each exit.
 
     An exit is a bottleneck, global average pooling and a linear classifier. The bottleneck brings
     the maps of its layer to the shape of the deepest maps, those of `feature_at`: a 1×1
-    convolution to a quarter of the deepest channels, one whose stride and size are the ratio of
-    the two sizes, and a 1×1 one to the deepest channels, each with batch normalization and ReLU.
+    convolution to a quarter of the deepest channels, a convolution whose stride and size are the
+    ratio of the two sizes, and a 1×1 convolution to the deepest channels, each with batch
+    normalization and ReLU.
 
-    The result is a plain functional model that shares the layers of the given one: what trains one
-    trains both. Its outputs are a dict of logits, `{"stage1": ..., "final": ...}`: the exits by
+    The result is a plain functional model that shares its layers with the given one, so training
+    one trains both. Its outputs are a dict of logits, `{"stage1": ..., "final": ...}`: the exits by
     the name of their layer from shallow to deep, and `"final"`, the output of the given model. The
     exit at `"stage1"` adds layers named `"stage1_exit_..."`; its feature is `"stage1_exit"`.
 

@@ -34,21 +34,21 @@ Some accelerators round float32 in convolutions.
 
 
 def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = ()) -> keras.Model:
-    """Builds a model that computes what a model does in inference, with less work.
+    """Builds a faster model with the same outputs in inference.
 
-    Each batch normalization is folded into the layer before it, where that is a convolution or a
-    dense layer of which nothing else is read; elsewhere it becomes one multiplication and one
-    addition per channel. The layers keep their names. In a lower precision weights and arithmetic
-    are of that dtype; layers that give an output of the model stay in float32, and so do those
-    that were adapted to data (`Normalization`, vocabularies), which come first, and custom ones
-    whose constructor takes no dtype. All state comes along, see `copy_state`, and the result is
-    compared with the model on a few random inputs.
+    Each batch normalization is folded into the convolution or dense layer before it, if nothing
+    else uses the output of that layer; otherwise it becomes one multiplication and one addition
+    per channel. The layers keep their names. In a lower precision, weights and arithmetic have
+    that dtype, except for output layers, layers that were adapted to data (`Normalization`,
+    vocabularies) and custom layers whose constructor takes no dtype, which stay in float32. All
+    state is copied, see `copy_state`, and the result is compared with the model on a few random
+    inputs.
 
-    A model of `quantize_aware` folds to one of plain layers with rounded weights, between
-    roundings in the ranges that it has learnt; one of `mr.prune` or `mr.cluster` to one of plain
-    layers with the weights that it uses.
+    A quantization-aware model becomes one of plain layers with rounded weights, and with roundings
+    in the learnt ranges. A pruned or clustered model becomes one of plain layers with the weights
+    that it uses.
 
-    The given model is not changed, and later changes of its weights do not reach the result.
+    The given model is not changed. Later changes of its weights do not affect the result.
 
     Args:
         model: A functional or a built Sequential model. Others in it may be nested.

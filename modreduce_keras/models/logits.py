@@ -1,4 +1,4 @@
-"""Logits: a model without the softmax or sigmoid that it ends in."""
+"""Logits: a model without its final softmax or sigmoid."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,30 +17,29 @@ _linear = keras.activations.linear
 
 
 def as_logits(model: keras.Model) -> keras.Model:
-    """Copies a model that ends in a softmax or a sigmoid, without that ending.
+    """Copies a model without the softmax or sigmoid at its end.
 
-    Distillation compares logits, and most of `keras.applications` end in probabilities. The copy
-    is compared with the model on a few made-up inputs: its outputs, under the ending that was
-    taken away, are the model's (to 1e-6; in half precision to its rounding).
+    Distillation compares logits, and most models of `keras.applications` end in probabilities. The
+    copy is checked on a few random inputs: with the softmax or sigmoid applied, its outputs equal
+    the model's (to 1e-6; in half precision to its rounding).
 
-    The weights are copied and not shared, because the activation of a shared layer could not be
-    taken away without changing the given model, which stays as it is. A student is therefore
-    copied before it is trained. To deploy probabilities, put the ending back on the trained copy:
-    `keras.Sequential([logits, keras.layers.Softmax()])`.
+    The weights are copied, because the activation of a shared layer cannot be removed without
+    changing the given model. So copy a student before you train it. To deploy probabilities, add
+    the softmax to the trained copy: `keras.Sequential([logits, keras.layers.Softmax()])`.
 
     Args:
         model: A model with one output: functional, Sequential, of keras-hub, or of a class with
-            `get_config` that returns logits already. What ends it is the activation of its last
-            layer, a layer `Activation` or `Softmax`, or `keras.ops.softmax` or `sigmoid`; it may
-            lie in a nested model.
+            `get_config` that already returns logits. The ending may be the activation of the last
+            layer, a layer `Activation` or `Softmax`, or `keras.ops.softmax` or `sigmoid`, also in a
+            nested model.
 
     Returns:
-        A model of the same weights that returns logits: a copy where the model returns them
-        already. The copy of a keras-hub task is a functional model of what its preprocessor gives.
+        A model with the same weights that returns logits; a plain copy if the model already does.
+        For a keras-hub task, a functional model that takes the outputs of its preprocessor.
 
     Raises:
-        ValueError: If the model has no or several outputs, gives probabilities by something that
-            cannot be taken away (the message names the layer), or cannot be copied.
+        ValueError: If the model does not have exactly one output, its probabilities come from
+            something that cannot be removed (the message names the layer), or it cannot be copied.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr

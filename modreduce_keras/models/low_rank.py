@@ -1,4 +1,4 @@
-"""Low rank: a model whose large kernels are products of two thin ones, from their SVD."""
+"""Low rank: splits large kernels into two thin ones by their SVD."""
 
 from typing import Any
 
@@ -33,19 +33,19 @@ def low_rank(
         W = U S Vᵀ ≈ (U_r √S_r) (√S_r V_rᵀ)
 
     A dense layer becomes one of r units, without a bias, and one with the second factor; a
-    convolution becomes one of r filters of its size, and one of size 1. The second one has the
-    name, the bias and the activation of the layer, and the first one that name with `_low`. Of a
-    classifier of two, the tap `"embedding"` is what the first one reads. Layers where this takes no
-    fewer multiply-adds stay as they are.
+    convolution becomes one of r filters of its size, and one of size 1. The second layer has the
+    name, the bias and the activation of the original one, and the first layer has that name with
+    `_low`. If the classifier is split, the tap `"embedding"` is the input of its first layer.
+    Layers that would not need fewer multiply-adds stay as they are.
 
-    The result is the start of a student: train it further with the model as its teacher. All of its
-    layers train, those that are frozen in the model too.
+    Train the result further with the model as its teacher. All of its layers are trainable, also
+    those that are frozen in the model.
 
     Args:
         model: A functional or a built Sequential model; others in it may be nested.
-        energy: Share of the squared singular values that is kept, above 0 and at most 1: r is
-            the smallest number whose largest ones have it.
-        rank: Instead of `energy`: r for all layers.
+        energy: Share of the sum of squared singular values to keep, above 0 and at most 1; r is the
+            smallest number that does.
+        rank: Instead of `energy`: the number r for all layers.
         layers: Which layers: a list of names, paths, patterns (`"stage*"`) and classes. Defaults
             to all of `Dense`, `Conv1D` and `Conv2D`. Those with groups, LoRA or a constraint on
             the kernel stay as they are, and those inside of other layers; a warning names
@@ -55,9 +55,10 @@ def low_rank(
         A functional model, which is loaded without this library.
 
     Raises:
-        TypeError: If something else than a Keras model came.
-        ValueError: If it cannot be taken apart, is pruned, clustered or quantization-aware; if no
-            layer would take fewer multiply-adds; or if an argument is out of range.
+        TypeError: If the model is not a Keras model.
+        ValueError: If its layers cannot be rebuilt, or it is pruned, clustered or
+            quantization-aware; if no layer would need fewer multiply-adds; or if an argument is out
+            of range.
 
     Example:
         >>> import modreduce_keras as mr

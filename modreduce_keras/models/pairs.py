@@ -1,4 +1,4 @@
-"""Pairs: which layers of a teacher and a student are compared where the user names none."""
+"""Pairs: which layers of teacher and student are compared if the user names none."""
 
 import math
 from typing import Any, NamedTuple
@@ -42,23 +42,23 @@ def pair(
     Args:
         teacher: A built Keras model of any kind.
         student: Another one.
-        kind: `"feature"`, the default: the stages of the student, each with that stage of the
-            teacher that is nearest in relative depth and in resolution. Pairs do not cross, and
-            the last stages are a pair. `"relation"`: what the classifiers read. `"response"`: the
-            logits. `"attention"`: the attention maps, evenly, the last with the last; replace
-            `attention_scores` by `attention_logits` for losses that read these.
-        every: Of stages and attention maps, pairs number i of the student with number `every` · i
-            of the teacher, counted from 1: `every=2` pairs the layers of a 6-layer BERT with
-            layers 2, 4, ... 12 of a 12-layer one, as TinyBERT and `shallower(..., every=2)` want
-            it. Defaults to `None`: as above.
+        kind: `"feature"`, the default: each stage of the student with the stage of the teacher that
+            is nearest in relative depth and resolution. Pairs do not cross, and the last stages are
+            a pair. `"relation"`: the inputs of the classifiers. `"response"`: the logits.
+            `"attention"`: the attention maps, spaced evenly, the last with the last; replace
+            `attention_scores` by `attention_logits` for losses that compare those.
+        every: Pairs stage or attention map i of the student with number `every` · i of the teacher,
+            counted from 1: `every=2` pairs the layers of a 6-layer BERT with layers 2, 4, ... 12 of
+            a 12-layer one, as in TinyBERT and `shallower(..., every=2)`. Defaults to `None`: as
+            above.
 
     Returns:
         A table with the columns `student`, `teacher`, `student_shape`, `teacher_shape` and `why`,
         from the first stage to the last. `at="auto"` of a knowledge takes the last row.
 
     Raises:
-        ValueError: If the kind is unknown, or a model has no such layers, or not as many; the
-            message says which.
+        ValueError: If the kind is unknown, or a model does not have such layers, or not enough of
+            them; the message names it.
 
     Example:
         >>> import modreduce_keras as mr
@@ -91,7 +91,7 @@ def pair(
 
 
 def default_pair(teacher: Any, student: Any, feature: str) -> Pair:
-    """Returns the layers whose features a loss compares where the user names none.
+    """Returns the layers whose features a loss compares if the user names none.
 
     Args:
         teacher: A built Keras model.
@@ -168,7 +168,7 @@ def _of_stages(places: dict[str, Places], every: int | None) -> list[Pair]:
 
 
 def _matched(student: Places, teacher: Places) -> list[tuple[Any, Any]]:
-    """Returns the stages by twos in order, so that depths and resolutions differ least."""
+    """Returns pairs of stages, in order, whose depths and resolutions differ least."""
     ours, theirs = student.stages(), teacher.stages()
     step = 1 if len(theirs) >= len(ours) else 0
     best: dict[int, tuple[float, list[int]]] = {}

@@ -31,13 +31,13 @@ _FAMILIES = (
 
 
 class Preprocessing(NamedTuple):
-    """What a model expects of its inputs.
+    """The inputs that a model expects.
 
     Attributes:
-        range: The lowest and the highest value of pixels, as the model is given them.
+        range: The lowest and the highest value of the input pixels.
         inside: Whether layers of the model scale them.
-        source: What says so: the layers, or the family of networks.
-        more: What else is done to them before, `""` if nothing is.
+        source: Where this is known from: the layers, or the family of networks.
+        more: Other preprocessing that the inputs need, `""` if none.
     """
 
     range: tuple[float, float]
@@ -51,17 +51,17 @@ class Preprocessing(NamedTuple):
 
 
 def preprocessing(model: keras.Model) -> Preprocessing | None:
-    """Returns what a model for images expects of its inputs, as far as can be told.
+    """Returns which inputs an image model expects, if this can be found out.
 
-    A layer `Rescaling` or `Normalization` at its beginning says it. Else it is known of the
-    networks of `keras.applications`, which are recognized by their layers, also inside of another
-    model, and of keras-hub's tasks, whose preprocessor scales.
+    It is known if the model begins with a layer `Rescaling` or `Normalization`. It is also known
+    for networks of `keras.applications`, which are recognized by their layers, also inside another
+    model, and for keras-hub tasks, whose preprocessor scales.
 
     Args:
         model: A built Keras model.
 
     Returns:
-        What it expects, `None` where nothing says it, as of the networks of `mr.models`.
+        The expected inputs, or `None` if unknown, as for the networks of `mr.models`.
 
     Example:
         >>> import keras, modreduce_keras as mr

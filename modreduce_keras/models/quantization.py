@@ -48,44 +48,44 @@ def quantize_aware(
 ) -> keras.Model:
     """Builds a copy of a student that trains with the rounding of its int8 file.
 
-    Weights of convolutions and dense layers are rounded to `bits` bits, symmetric and for each
-    output channel; activations to 8 bits, in one range for each tensor, which follows what is
-    seen in training. Average poolings keep the range of their inputs, and what is concatenated has
-    that of the result, as in the file. A batch normalization that follows a convolution stays for
-    the training, and is folded into it in the file, which does not change the rounding. What is
-    stored and trained are the full weights: gradients pass the rounding unchanged (the
-    straight-through estimator).
+    Weights of convolutions and dense layers are rounded to `bits` bits, symmetrically and per
+    output channel. Activations are rounded to 8 bits, with one range per tensor, which follows the
+    values in training. As in the file, average poolings keep the range of their inputs, and
+    concatenated tensors have the range of the result. A batch normalization after a convolution is
+    folded into it only in the file, which does not change the rounding. The full-precision weights
+    are stored and trained; gradients pass the rounding unchanged (straight-through estimator).
 
-    The copy starts from the student's weights, and is a Keras model like any other: it trains by
-    itself or as a student of any distiller, and `mr.export.to_tflite(..., quantization="int8")`
-    exports it in the ranges that it has learnt; as a SavedModel or an ONNX file it rounds in
-    floats. Layers of which the file makes two operations become two, with a rounding in between:
-    separable convolutions, SiLU (a sigmoid and a product), and activations other than ReLU inside
-    of a convolution or dense layer. The last one has the layer's name. All layers keep their
-    names, so that taps stay; the student itself is not changed. Low-rank weights of LoRA are added
-    to the kernels, which then train. Weights that `mr.prune` has set to zero stay zero, in the file
-    too; the schedule of the pruning ends then, with a warning where zeros were still to come. Best
-    begin with a trained student, and a small learning rate.
+    The copy starts from the student's weights. It is an ordinary Keras model, which trains alone or
+    as a student of any distiller. `mr.export.to_tflite(..., quantization="int8")` exports it with
+    the learnt ranges; as a SavedModel or ONNX file it rounds in floats. Start from a trained
+    student, with a small learning rate.
+
+    Layers that are two operations in the file become two layers with a rounding in between:
+    separable convolutions, SiLU (a sigmoid and a product), and convolutions or dense layers with an
+    activation other than ReLU; the second one keeps the layer's name, so taps still work. Low-rank
+    weights of LoRA are added to the kernels, which are then trained. Weights that `mr.prune` has
+    set to zero stay zero, in the file too; the pruning schedule ends, with a warning if it had not
+    finished. The student itself is not changed.
 
     Args:
         student: A functional or a built Sequential model, of layers that TFLite computes in int8,
             such as MobileNet and EfficientNet of `keras.applications`; others in it may be nested.
-            Augmentation layers pass: in inference they do nothing.
-        bits: Of the weights, 2 to 8. With fewer than 8 they are still stored in int8, of which
-            they take 2^bits - 1 values: the file is as large, and compresses better.
+            Augmentation layers are allowed: in inference they do nothing.
+        bits: Bits of the weights, 2 to 8. With fewer than 8 bits, weights are still stored as int8,
+            with 2^bits - 1 different values: the file has the same size, but compresses better.
         representative: Inputs, arrays or a dataset of batches, `x` or `(x, y)`, that set the
-            first ranges: best some hundreds of training images; an index of the samples is left
-            out. Without them the first batch of the training does. With them and without training
-            the copy is the student quantized after training.
+            initial ranges, best a few hundred training images; an index of the samples is ignored.
+            Without them, the first training batch sets the ranges. With them and without further
+            training, the copy equals the student quantized after training.
 
     Returns:
         A functional model.
 
     Raises:
-        TypeError: If the student is no Keras model.
-        ValueError: If it cannot be taken apart, is quantized already, or has a layer or an
-            activation that is not known here; if `bits` is out of range; or if `representative`
-            has no end, or is no input of the student.
+        TypeError: If the student is not a Keras model.
+        ValueError: If its layers cannot be rebuilt, it is already quantized, or it has a layer or
+            an activation that is not supported; if `bits` is out of range; or if `representative`
+            is infinite, or not an input of the student.
 
     Example:
         >>> import numpy as np, modreduce_keras as mr

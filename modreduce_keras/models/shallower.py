@@ -1,4 +1,4 @@
-"""Shallower models: students that begin with some of the layers of their teacher."""
+"""Shallower models: students that start from some of the layers of their teacher."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,30 +25,31 @@ def shallower(
     every: int | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """Builds a student of some of the blocks of a teacher, with the teacher's weights.
+    """Builds a student from some of the blocks of a teacher, with the teacher's weights.
 
-    The teacher is a stack of like blocks: transformer layers, residual blocks of one size, dense
-    layers. Each may be one layer or many, in a functional or Sequential model or in one that is
-    nested in it, such as the backbone of a classifier. What comes before and after the blocks
-    stays. All state is copied and nothing shared. All layers train, those that are frozen in the
-    teacher too.
+    The teacher is a stack of equal blocks: transformer layers, residual blocks of one size, or
+    dense layers. A block may be one layer or several, in a functional or Sequential model or in a
+    model nested in it, such as the backbone of a classifier. Layers before and after the blocks are
+    kept. All state is copied and nothing is shared. All layers are trainable, also those that are
+    frozen in the teacher.
 
-    Models of keras-hub stay such: backbones with another `num_layers`, and tasks. Others become
-    plain functional or Sequential models, whose layers have the teacher's names.
+    Models of keras-hub keep their class: backbones with another `num_layers`, and tasks. Others
+    become plain functional or Sequential models, whose layers have the teacher's names.
 
     Args:
         teacher: A functional or a built Sequential model.
-        layers: Numbers of the blocks to keep, counted from 0, in their order.
-        every: Keeps each block whose number it divides: `every=2` is `layers=[0, 2, 4, ...]`, as
-            the paper of DistilBERT has it. Less than the number of blocks.
+        layers: Numbers of the blocks to keep, counted from 0, in ascending order.
+        every: Keeps every n-th block: `every=2` is `layers=[0, 2, 4, ...]`, as in DistilBERT. Less
+            than the number of blocks.
         name: Name of the result. Defaults to the teacher's.
 
     Returns:
         The student, not compiled.
 
     Raises:
-        ValueError: If neither or both of `layers` and `every` are given, they name no blocks that
-            there are, or the teacher is not one chain of like blocks; the message says what it is.
+        ValueError: If neither or both of `layers` and `every` are given, they name blocks that do
+            not exist, or the teacher is not a single chain of equal blocks; the message says what
+            it is.
 
     Example:
         >>> import keras, modreduce_keras as mr

@@ -1,4 +1,4 @@
-"""Tuning: KerasTuner searches over distillers, their search spaces and what they found.
+"""Tuning: searches over distillers with KerasTuner, their search spaces and results.
 
 It is imported when `mr.tuning` is first used, and needs `pip install modreduce-keras[tune]`.
 """

@@ -1,4 +1,4 @@
-"""Candidates: students of a family, held against a budget before anything is trained."""
+"""Candidates: students of a family, compared with a budget before anything is trained."""
 
 import math
 import tempfile
@@ -25,12 +25,13 @@ _REPEATS, _TRIES = 30, 20
 
 
 class Candidate(NamedTuple):
-    """A student of a family, and what it costs.
+    """A student of a family, and its costs.
 
     Attributes:
-        values: The hyperparameters that it is made by.
-        costs: By name; `None` where it was not measured, as a cheaper measure was over the budget.
-        over: Why it is refused; empty where it is within the budget.
+        values: Its hyperparameters.
+        costs: By name; `None` if not measured because a cheaper measure was already over the
+            budget.
+        over: Why it is rejected; empty if it is within the budget.
     """
 
     values: dict[str, Any]

@@ -1,4 +1,4 @@
-"""find_student: the best student of a family that keeps within a budget, by a search."""
+"""find_student: searches a family for the best student within a budget."""
 
 import inspect
 import warnings
@@ -53,15 +53,15 @@ def find_student(
     name: str = "find_student",
     overwrite: bool = False,
 ) -> FoundStudents:
-    """Searches a family of students for the one that learns most within a budget.
+    """Searches a family of students for the best one within a budget.
 
-    First, students are drawn from the family and measured, untrained: multiply-adds, size of the
-    TFLite file (float32), time of one sample in LiteRT. Those over the budget are refused. The
-    others are distilled from the teacher by KerasTuner's Hyperband: many for a few epochs, the best
-    of them for more, as many as its brackets hold: 17 of up to 9 epochs. With fewer students than
-    Hyperband begins with, 9 of up to 9 epochs, all are trained for all epochs.
+    First, students are drawn from the family and measured without training: multiply-adds, size of
+    the TFLite file (float32), time of one sample in LiteRT. Those over the budget are rejected. The
+    others are distilled by KerasTuner's Hyperband: many for a few epochs, the best of them for
+    longer. With up to 9 epochs, Hyperband trains 17 students; if there are fewer than 9, all are
+    trained for all epochs.
 
-    The family is a function of KerasTuner's `hp`, which varies what it likes:
+    The family is a function of KerasTuner's `hp`, which may vary anything:
 
         def family(hp):                                     # width, depth and resolution
             space = mr.tuning.Space(hp)
@@ -73,42 +73,43 @@ def find_student(
             inputs = keras.Input((28, 28, 1))
             return keras.Model(inputs, inner(keras.layers.Resizing(size, size)(inputs)))
 
-    A search that was interrupted goes on; see `Search`.
+    An interrupted search continues where it stopped; see `Search`.
 
     Args:
         teacher: The trained model, as for `mr.Distiller`.
         family: Function of `hp` that returns a new, built student with logits.
-        budget: The most that a student may cost: `{"kib": 200, "milliseconds": 2.0,
-            "multiply_adds": 5e6}`, or some of these. Milliseconds are those of this machine.
+        budget: The largest costs of a student:
+            `{"kib": 200, "milliseconds": 2.0, "multiply_adds": 5e6}`, or some of these.
+            Milliseconds are measured on this machine.
         data: What `distiller.fit` takes: a dataset, or `(x, y)`.
         validation_data: What the students are ranked on, as for `fit`.
         directory: Folder of all searches.
         knowledge: What students learn from the teacher; see `mr.Distiller`. Defaults to `None`: as
-            there.
-        optimizer: Of each training; it is copied. Defaults to `"adam"`.
-        loss: Loss on the labels, or `None`, the default, to learn from the teacher alone.
-        metrics: Metrics by name, which do not decide unless they are the objective. Defaults to
-            `"default"`: the accuracy, where `data` and `validation_data` have labels.
-        objective: What students are ranked by, a value on the validation data. Defaults to
-            `"val_loss"`, which is the loss of the training on these, the distance to the teacher in
-            it. `"val_accuracy"` needs labels.
+            in `mr.Distiller`.
+        optimizer: Optimizer of each training run; it is copied. Defaults to `"adam"`.
+        loss: Loss on the labels, or `None`, the default, to learn only from the teacher.
+        metrics: Metrics by name; they do not affect the ranking unless one is the objective.
+            Defaults to `"default"`: the accuracy, if `data` and `validation_data` have labels.
+        objective: Validation value by which students are ranked. Defaults to `"val_loss"`, the
+            training loss on the validation data, including the distance to the teacher.
+            `"val_accuracy"` needs labels.
         direction: As for `Search`. Defaults to `None`.
         candidates: How many students are drawn from the family. Defaults to 30.
-        epochs: Most epochs that a student is trained for. Defaults to 9.
-        factor: In each round of Hyperband, one of so many goes on. Defaults to 3.
-        batch_size: Of arrays. Defaults to 64.
-        threads: With which LiteRT runs an operation. Defaults to 1.
-        seed: Of what is drawn, and of the search. Defaults to 0.
+        epochs: Largest number of epochs for a student. Defaults to 9.
+        factor: In each round of Hyperband, one of this number of students continues. Defaults to 3.
+        batch_size: Batch size for arrays. Defaults to 64.
+        threads: Number of threads of LiteRT. Defaults to 1.
+        seed: Seed of the drawn students and of the search. Defaults to 0.
         name: Folder of this search in `directory`. Defaults to `"find_student"`.
-        overwrite: Whether to begin anew where there is a search of the name. Defaults to `False`.
+        overwrite: Whether to start again if there is a search with this name. Defaults to `False`.
 
     Returns:
-        `FoundStudents`: the best student, trained, as `.student`; all others in `.rows`, with their
-        costs and why they were refused; `.pareto()`, and `.plot("front.png", "kib")`.
+        `FoundStudents`: `.student` is the best student, trained; `.rows` has all students with
+        their costs, and why some were rejected; `.pareto()`, and `.plot("front.png", "kib")`.
 
     Raises:
-        TypeError: If `family` is no function of `hp` that returns a built Keras model, or `teacher`
-            is a function.
+        TypeError: If `family` is not a function of `hp` that returns a built Keras model, or
+            `teacher` is a function.
         ValueError: If the budget or another argument is out of range, or no student of the family
             is within the budget.
         SearchError: If no training was completed.

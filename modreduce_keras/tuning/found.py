@@ -1,4 +1,4 @@
-"""FoundStudents: what a search for a student has found, its Pareto front and a picture."""
+"""FoundStudents: the results of a search for a student, its Pareto front and a plot."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,18 +13,18 @@ from modreduce_keras.tuning.candidates import COSTS, Candidate, pareto
 
 
 class FoundStudents:
-    """The students of a family that were measured, and what those within the budget have learnt.
+    """The students of a family that were measured, and the results of those within the budget.
 
     Attributes:
         rows: A dict for each student: its hyperparameters by name, its costs (`"kib"`,
-            `"milliseconds"`, `"multiply_adds"`; `None` where it was refused before), `"score"`
-            (the objective, `None` where it was refused, its training failed, or Hyperband has not
-            drawn it), `"epochs"` that it was trained for, and `"refused"`, why it was not trained.
-            The best come first.
+            `"milliseconds"`, `"multiply_adds"`; `None` if it was rejected before), `"score"` (the
+            objective; `None` if it was rejected, its training failed, or Hyperband has not drawn
+            it), `"epochs"` that it was trained for, and `"refused"`, why it was not trained. The
+            best come first.
         student: The best student, with the weights of its best epoch.
         objective: Name of the objective.
         direction: `"max"` or `"min"`.
-        budget: What the students were held against.
+        budget: The budget of the search.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class FoundStudents:
         return [row for row in self.rows if row["score"] is not None]
 
     def pareto(self, cost: str | None = None) -> list[dict[str, Any]]:
-        """Returns the rows than which no other is better in the objective and no worse in cost.
+        """Returns the Pareto front: no other row is better in the objective and no worse in cost.
 
         Args:
             cost: `"kib"`, `"milliseconds"` or `"multiply_adds"`. Defaults to `None`: all that were

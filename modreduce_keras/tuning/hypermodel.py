@@ -14,9 +14,9 @@ from modreduce_keras.distillers import BaseDistiller
 class DistillerHyperModel(keras_tuner.HyperModel):
     """Builds and trains distillers from hyperparameters, for a tuner of KerasTuner.
 
-    The function makes students, knowledge and distiller anew for each trial. The teacher is not
-    made there: load it once, outside, and let the function use that one object. Distillers never
-    change their teacher, and its weights are not in the checkpoints of the trials.
+    The function creates students, knowledge and distiller for each trial. Load the teacher once,
+    outside of the function: distillers never change their teacher, and its weights are not in the
+    checkpoints of the trials.
 
     Args:
         build: Function of KerasTuner's `hp` that returns a compiled distiller. See `Space` for
