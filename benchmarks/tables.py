@@ -21,6 +21,7 @@ from benchmarks import common
 from benchmarks.accuracy.data_free_table import data_free
 from benchmarks.accuracy.quantized_table import quantized_distillation
 from benchmarks.accuracy.smaller.table import SMALLER
+from benchmarks.accuracy.solar_cells_table import solar_cells
 from benchmarks.cifar100.tables import (
     cifar100_input,
     cifar100_kills,
@@ -328,6 +329,7 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
     "tasks": tasks,
     "export_zoo": export_zoo,
     "phones": phones,
+    "solar_cells": solar_cells,
     "teacher_cache": teacher_cache,
     "model_matrix": model_matrix,
     "cifar100_input": cifar100_input,

@@ -40,6 +40,18 @@ def test_both_methods_see_the_same_images(program):
     np.testing.assert_array_equal(one, other)
 
 
+def test_a_student_has_few_images_by_its_seed(program):
+    program.FLAGS(["program", "--labels=9"])
+    part = program.split(*cells(4))["train"]
+    images, classes = program.few(part, 1)
+    again, other = program.few(part, 1)[0], program.few(part, 2)[0]
+    known = {image.tobytes(): one for image, one in zip(*part, strict=True)}
+    assert [known[image.tobytes()] for image in images] == classes.tolist()
+    assert len(np.unique(images, axis=0)) == 9
+    np.testing.assert_array_equal(images, again)
+    assert not np.array_equal(images, other)
+
+
 @pytest.mark.slow
 def test_every_method_has_a_row_and_is_run_once(program, monkeypatch, tmp_path, capsys):
     from benchmarks import common
@@ -51,7 +63,14 @@ def test_every_method_has_a_row_and_is_run_once(program, monkeypatch, tmp_path, 
     monkeypatch.setattr(program, "photographs", cells)
     monkeypatch.setattr(program, "network", network)
     output = tmp_path / "rows.jsonl"
-    settings = ["--size=32", "--seeds=1", "--teacher_epochs=1", "--epochs=1", "--batch=7"]
+    settings = [
+        "--size=32",
+        "--labels=33",
+        "--seeds=1",
+        "--teacher_epochs=1",
+        "--epochs=1",
+        "--batch=7",
+    ]
     program.FLAGS(["program", *settings, f"--folder={tmp_path}", f"--output={output}"])
     for _ in range(2):
         program.main(None)
@@ -61,4 +80,4 @@ def test_every_method_has_a_row_and_is_run_once(program, monkeypatch, tmp_path, 
     assert rows[0]["bytes"] == (tmp_path / "labels_0.tflite").stat().st_size
     assert all(0 <= row["int8_agreement"] <= 1 for row in rows)
     said = capsys.readouterr().out
-    assert f"| labels and the teacher (KD) | {rows[0]['parameters']:,} | " in said
+    assert f"| 33 labels and the teacher (KD) | {rows[0]['parameters']:,} | " in said
