@@ -37,7 +37,7 @@ flags.DEFINE_integer("teacher_epochs", 16, "Epochs of the teacher", lower_bound=
 flags.DEFINE_integer("epochs", 30, "Epochs of a student", lower_bound=1)
 flags.DEFINE_integer("batch", 32, "Images in a batch", lower_bound=2)
 flags.DEFINE_integer("seeds", 3, "Number of seeds", lower_bound=1)
-flags.DEFINE_float("rate", 2e-3, "Learning rate at the start; it falls to 0 along a cosine")
+flags.DEFINE_float("rate", 1e-3, "Learning rate at the start; it falls to 0 along a cosine")
 flags.DEFINE_string("folder", "runs/solar_cells", "The teacher and the TFLite files go here")
 flags.DEFINE_string("output", str(common.RESULTS / "solar_cells.jsonl"), "Rows go here")
 
@@ -94,22 +94,30 @@ def batches(part: Split, seed: int) -> tf.data.Dataset:
 def network(name: str, seed: int) -> keras.Model:
     """Returns the untrained `"teacher"` or `"student"`, which ends in logits."""
     keras.utils.set_random_seed(seed)
-    given = {
-        "input_shape": (FLAGS.size, FLAGS.size, 3),
-        "weights": None,
-        "classes": len(CLASSES),
-        "classifier_activation": None,
-    }
+    shape = (FLAGS.size, FLAGS.size, 3)
     if name == "teacher":
-        model = keras.src.applications.efficientnet.EfficientNet(
+        body = keras.src.applications.efficientnet.EfficientNet(
             width_coefficient=0.5,
             depth_coefficient=0.5,
             default_size=FLAGS.size,
-            name="teacher",
-            **given,
+            drop_connect_rate=0.0,
+            include_top=False,
+            weights=None,
+            input_shape=shape,
+            pooling="avg",
+            name="body",
         )
+        # Its own head begins with large logits where there are few classes.
+        logits = keras.layers.Dense(len(CLASSES), name="logits")(body.output)
+        model = keras.Model(body.input, logits, name="teacher")
     else:
-        model = keras.applications.MobileNetV3Small(alpha=0.35, **given)
+        model = keras.applications.MobileNetV3Small(
+            alpha=0.35,
+            weights=None,
+            input_shape=shape,
+            classes=len(CLASSES),
+            classifier_activation=None,
+        )
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             # .99 and .999 are for far longer trainings: evaluation would see stale statistics.
