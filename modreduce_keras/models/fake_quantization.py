@@ -1,4 +1,4 @@
-"""Fake quantization: trainable layers that round weights and activations like an int8 file."""
+"""Fake quantization: trainable layers that round activations like an int8 file."""
 
 import contextlib
 import contextvars
@@ -8,91 +8,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from modreduce_keras.arguments import require_integer, require_number
+from modreduce_keras.arguments import require_number
 from modreduce_keras.keras_internals import flatten_layers
-from modreduce_keras.models.kernel_wrapper import KernelWrapper
-from modreduce_keras.models.kernels import input_axes
+from modreduce_keras.models.integer_biases import shift_of_affine
 from modreduce_keras.typing import Shape, Tensor
 
-_CELL_LEVELS = 127
-"""Weights are stored in int8, symmetric: -127 to 127."""
 _ACTIVATION_BITS = 8
 _NEARLY = 1e-3
 """What float32 may lack of a half; means of up to 500 numbers are halves or further from one."""
-
-
-def require_bits(bits: Any) -> int:
-    """Returns a number of bits that weights can be rounded to."""
-    bits = require_integer("bits", bits, 2)
-    if bits > 8:
-        raise ValueError(f"bits must be from 2 to 8, since files hold int8. Received: {bits=}")
-    return bits
-
-
-def on_grid(weights: Any, bits: int, axes: tuple[int, ...]) -> Any:
-    """Rounds weights to the levels of an int8 file, symmetric around 0, for each output.
-
-        w_q = round(127 k / n) m / 127,  k = round(n w / m),  n = 2^(bits - 1) - 1
-
-    where m is the largest |w| of the output. There are 2 n + 1 levels, which with 8 bits lie
-    m / 127 apart. With fewer bits they are those of int8's that lie next to equally spaced ones,
-    so that the file holds them exactly.
-
-    Args:
-        weights: Kernel, float32.
-        bits: Of the weights, 2 to 8.
-        axes: Of the kernel, along which one output sums.
-
-    Returns:
-        The same shape.
-    """
-    levels = 2 ** (bits - 1) - 1
-    largest = ops.max(ops.abs(weights), axis=axes, keepdims=True)
-    cell = ops.where(largest > 0.0, largest, 1.0) / _CELL_LEVELS
-    level = ops.round(weights / cell * (levels / _CELL_LEVELS))
-    return ops.round(level * (_CELL_LEVELS / levels)) * cell
-
-
-@keras.saving.register_keras_serializable(package="modreduce_keras")
-class FakeQuantizedKernel(KernelWrapper):
-    """Runs a layer with its kernel rounded to few bits; the stored weights stay in full precision.
-
-    The gradient passes the rounding as if it were not there (the straight-through estimator).
-
-    Args:
-        layer: A convolution or a dense layer, or a `MaskedKernel` around one.
-        bits: Of the weights, 2 to 8.
-        **kwargs: `name` and `dtype`, which default to those of the layer.
-
-    Call arguments:
-        inputs: What the layer takes.
-
-    Returns:
-        What the layer gives.
-
-    Reference:
-        Krishnamoorthi, Quantizing Deep Convolutional Networks for Efficient Inference, 2018.
-    """
-
-    def __init__(self, layer: keras.layers.Layer, *, bits: int = 8, **kwargs: Any) -> None:
-        super().__init__(layer, **kwargs)
-        self.bits = require_bits(bits)
-
-    def used_kernel(self) -> Any:
-        """Returns the rounded kernel, float32."""
-        kernel = ops.cast(ops.cast(self.given_kernel(), self.compute_dtype), "float32")
-        return on_grid(kernel, self.bits, input_axes(self.plain))
-
-    rounded_kernel = used_kernel
-
-    def trained_kernel(self) -> Any:
-        """Returns the same, with the gradient of the kernel that was rounded."""
-        kernel = self.given_kernel()
-        return kernel + ops.stop_gradient(self.used_kernel() - kernel)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments."""
-        return {**super().get_config(), "bits": self.bits}
 
 
 @keras.saving.register_keras_serializable(package="modreduce_keras")
@@ -121,6 +44,8 @@ class FakeQuantize(keras.layers.Layer):
         Jacob et al., Quantization and Training of Neural Networks for Efficient
         Integer-Arithmetic-Only Inference, 2018.
     """
+
+    is_range = True
 
     def __init__(self, *, minimum: float, maximum: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -175,6 +100,8 @@ class LearntFakeQuantize(keras.layers.Layer):
         Integer-Arithmetic-Only Inference, 2018.
     """
 
+    is_range = True
+
     def __init__(self, *, momentum: float = 0.99, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.momentum = require_number("momentum", momentum, 0.0)
@@ -219,6 +146,9 @@ class LearntFakeQuantize(keras.layers.Layer):
             return inputs
         if training and self.trainable and not pooled and not interpolated:
             self._follow(inputs)
+        shift = None if training or not is_rounding() else shift_of_affine(self)
+        if shift is not None:
+            inputs = inputs + ops.cast(shift, inputs.dtype)
         low, high = ops.convert_to_tensor(self.minimum), ops.convert_to_tensor(self.maximum)
         rounded = _rounding(pooled, interpolated)(inputs, low, high)
         return ops.where(low < high, rounded, inputs)
@@ -264,6 +194,11 @@ def require_ranges(model: keras.Model) -> None:
             "quantize_aware representative= inputs for which these are not all 0. A clone has "
             "those of the model with its weights: mr.models.copy_state(model, clone)."
         )
+
+
+def is_rounding() -> bool:
+    """Returns whether fake quantizations round, and do not only clip."""
+    return _ROUNDS.get()
 
 
 def _ends(inputs: Any) -> tuple[Any, Any]:

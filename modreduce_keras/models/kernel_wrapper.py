@@ -1,7 +1,7 @@
 """KernelWrapper: runs a layer with another kernel in the place of its own, rounded or masked."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -64,11 +64,20 @@ class KernelWrapper(keras.layers.Wrapper):
 
     def call(self, inputs: Any) -> Any:
         """Returns what the layer gives with the other kernel."""
+        return self.computed(inputs)
+
+    def computed(self, inputs: Any, others: Iterable[tuple[Any, Any]] = ()) -> Any:
+        """Returns what the layer gives with the other kernel.
+
+        Args:
+            inputs: What the layer takes.
+            others: Pairs of another variable of the layer and what stands for it.
+        """
         plain = self.plain
         # Variables that are not named here would lose what an outer scope has set them to.
         values = [(variable, variable.value) for variable in plain.variables]
         other = (kernel_of(plain), self.trained_kernel())
-        with keras.StatelessScope(state_mapping=[*values, other]):
+        with keras.StatelessScope(state_mapping=[*values, other, *others]):
             return plain.call(inputs)
 
     def compute_output_shape(self, input_shape: Shape) -> Any:

@@ -14,12 +14,11 @@ from modreduce_keras.models.affine import is_affine_in_integers
 from modreduce_keras.models.clones import rebuilt
 from modreduce_keras.models.fake_quantization import (
     FakeQuantize,
-    FakeQuantizedKernel,
     LearntFakeQuantize,
     is_quantization_aware,
     learnt_ranges,
-    require_bits,
 )
+from modreduce_keras.models.fake_quantized_kernel import FakeQuantizedKernel, require_bits
 from modreduce_keras.models.folding import normalized_layer
 from modreduce_keras.models.graph import Graph, functional, new_inputs
 from modreduce_keras.models.integer_layers import (

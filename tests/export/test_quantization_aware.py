@@ -114,6 +114,63 @@ def test_a_file_computes_what_its_student_computes(make, bits, images, settled, 
     assert levels.max() < 5
 
 
+def constants_of(path):
+    """Returns the numbers that a file adds in each of its operations, in order, and their step."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    found = [one for one in interpreter.get_tensor_details() if one["dtype"] == np.int32]
+    found = [one for one in found if len(one["quantization_parameters"]["scales"])]
+    steps = [one["quantization_parameters"]["scales"] for one in found]
+    return [
+        (interpreter.get_tensor(one["index"]) * step.astype("float64"), step)
+        for one, step in zip(found, steps, strict=True)
+    ]
+
+
+def test_the_biases_of_a_file_are_the_rounded_ones(images, settled, tmp_path):
+    """What a layer gives for zeros is its bias, with what a normalization adds."""
+    inputs = keras.Input(SHAPE, name="image")
+    maps = layers.DepthwiseConv2D(3, use_bias=False)(inputs)
+    maps = layers.BatchNormalization(name="depthwise")(maps)
+    maps = layers.MaxPooling2D(2)(layers.ReLU(name="relu")(maps))
+    maps = layers.BatchNormalization(name="both")(layers.Conv2D(6, 1)(maps))
+    outputs = layers.Dense(5, name="dense")(layers.Flatten()(maps))
+    student = settled(keras.Model(inputs, outputs))
+    quantized = mr.quantize_aware(student, representative=images)
+    path = mr.export.to_tflite(quantized, tmp_path / "a.tflite", quantization="int8")
+    written = constants_of(path)
+    for name in ("depthwise", "both", "dense"):
+        end = quantized.get_layer(name)
+        start = {"depthwise": "image", "both": "relu", "dense": "both"}[name]
+        # Between the rounding before the layer and the one behind it.
+        given = [one for one in quantized.layers if one.name.startswith(f"{start}_range")]
+        part = keras.Model(given[0].output, end.output)
+        zeros = np.zeros((1, *given[0].output.shape[1:]), "float32")
+        found = np.asarray(part(zeros, training=False))[(0,) * (end.output.ndim - 1)]
+        assert any(
+            len(values) == len(found) and np.all(np.abs(found - values) < 0.01 * step)
+            for values, step in written
+        ), name
+
+
+def test_a_normalization_by_itself_adds_what_its_file_adds(images, settled, tmp_path):
+    from modreduce_keras.models.integer_biases import shift_of_affine
+
+    inputs = keras.Input(SHAPE, name="image")
+    maps = layers.ReLU(name="relu")(layers.BatchNormalization(name="first")(inputs))
+    student = settled(keras.Model(inputs, layers.Conv2D(6, 3)(maps)))
+    quantized = mr.quantize_aware(student, representative=images)
+    path = mr.export.to_tflite(quantized, tmp_path / "a.tflite", quantization="int8")
+    zeros = np.zeros((1, *SHAPE), "float32")
+    offset = np.asarray(quantized.get_layer("first")(zeros, training=False))[0, 0, 0]
+    found = offset + np.asarray(shift_of_affine(quantized.get_layer("relu_range")))
+    ((values, step),) = [one for one in constants_of(path) if len(one[0]) == len(found)]
+    assert np.abs(offset - values).max() > 0.1 * step.max()
+    assert np.all(np.abs(found - values) < 0.01 * step)
+
+
 def test_the_weights_of_a_file_are_the_rounded_ones(images, settled, tmp_path):
     from ai_edge_litert.interpreter import Interpreter
 

@@ -6,12 +6,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from modreduce_keras.models.fake_quantization import (
-    FakeQuantize,
-    FakeQuantizedKernel,
-    LearntFakeQuantize,
-    on_grid,
-)
+from modreduce_keras.models.fake_quantization import FakeQuantize, LearntFakeQuantize
+from modreduce_keras.models.fake_quantized_kernel import FakeQuantizedKernel, on_grid
 from modreduce_keras.models.kernels import input_axes
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import modreduce_keras as mr
-from modreduce_keras.models.fake_quantization import on_grid
+from modreduce_keras.models.fake_quantized_kernel import on_grid
 
 
 def small(**arguments):
