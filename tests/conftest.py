@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from absl import flags
 from tensorflow.python import pywrap_tfe
+from tensorflow.python.util import tf_stack
 
 from modreduce_keras import registry
 
@@ -24,6 +25,15 @@ tf.config.set_logical_device_configuration(
 # numbers of Keras do not depend on them.
 pywrap_tfe.TFE_ContextClearCaches = lambda context: None
 
+# Each operation of a graph remembers the Python stack that made it, for messages of TensorFlow.
+# To walk the stack takes a tenth of the time to trace a step, so all remember this one.
+_STACK = tf_stack.extract_stack()
+tf_stack.extract_stack = lambda stacklevel=1: _STACK
+
+# Most graphs of the tests run once or twice: to optimise them takes longer than it saves. The
+# examples, which run as programs, have theirs optimised.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
 
 # Nothing that is there when the tests begin is ever freed: modules, and the tests themselves. To
 # look through it again and again takes a tenth of the suite's time.
@@ -34,7 +44,7 @@ def pytest_collection_finish():
     """Has garbage collected from now on, among what the tests make."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(5_000, 10, 10)
+    gc.set_threshold(20_000, 10, 10)
     gc.enable()
 
 

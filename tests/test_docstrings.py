@@ -36,14 +36,9 @@ SECTIONS = {
     "knowledge": {"Args", "Example"},
     "distiller": {"Args", "Raises", "Example", "Reference"},
 }
-COMPONENTS = [
-    pytest.param(kind, component, id=f"{kind} {name}")
-    for kind in SECTIONS
-    for name, component in components(kind).items()
-]
 
 
-@pytest.mark.usefixtures("scratch_registry")
+@pytest.mark.usefixtures("scratch_registry", "eagerly")
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_shows_what_it_says(name):
     test, module = EXAMPLES[name]
@@ -59,31 +54,31 @@ def test_every_component_has_an_example_that_is_run(kind):
     assert {component.__name__ for component in components(kind).values()} <= run
 
 
-@pytest.mark.parametrize(("kind", "component"), COMPONENTS)
-def test_docstring_has_its_sections_in_order(kind, component):
-    sections = re.findall(r"^([A-Z][a-z ]+):$", inspect.getdoc(component), re.MULTILINE)
-    raises = re.search(r"\braise\b|\brequire|Knob\(|\bsteps\b", inspect.getsource(component))
-    assert SECTIONS[kind] | ({"Raises"} if raises else set()) <= set(sections)
-    assert sections == sorted(sections, key=ORDER.index)
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_docstrings_have_their_sections_in_order(kind):
+    for name, component in components(kind).items():
+        sections = re.findall(r"^([A-Z][a-z ]+):$", inspect.getdoc(component), re.MULTILINE)
+        raises = re.search(r"\braise\b|\brequire|Knob\(|\bsteps\b", inspect.getsource(component))
+        assert SECTIONS[kind] | ({"Raises"} if raises else set()) <= set(sections), name
+        assert sections == sorted(sections, key=ORDER.index), name
 
 
-@pytest.mark.parametrize(("kind", "component"), COMPONENTS)
-def test_every_constructor_argument_is_explained(kind, component):
-    named = re.findall(r"^ +(\w+): ", inspect.getdoc(component), re.MULTILINE)
-    parameters = list(inspect.signature(component.__init__).parameters.values())[1:]
-    own = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-    assert own <= set(named)
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_every_constructor_argument_is_explained(kind):
+    for name, component in components(kind).items():
+        named = re.findall(r"^ +(\w+): ", inspect.getdoc(component), re.MULTILINE)
+        parameters = list(inspect.signature(component.__init__).parameters.values())[1:]
+        own = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        assert own <= set(named), name
 
 
-@pytest.mark.parametrize(
-    ("module", "name"), PUBLIC, ids=[f"{module.__name__}.{name}" for module, name in PUBLIC]
-)
-def test_public_name_is_explained(module, name):
-    assert inspect.getdoc(getattr(module, name))
+def test_every_public_name_is_explained():
+    unexplained = [(m.__name__, name) for m, name in PUBLIC if not inspect.getdoc(getattr(m, name))]
+    assert unexplained == []
 
 
-@pytest.mark.parametrize("module", [mr, *MODULES], ids=lambda module: module.__name__)
-def test_module_says_its_job_in_its_first_line(module):
-    first = (module.__doc__ or "").splitlines()[0]
-    assert len(first.split()) > 3
-    assert first[0] == first[0].strip()
+def test_every_module_says_its_job_in_its_first_line():
+    for module in [mr, *MODULES]:
+        first = (module.__doc__ or "").splitlines()[0]
+        assert len(first.split()) > 3, module.__name__
+        assert first[0] == first[0].strip(), module.__name__

@@ -1,6 +1,7 @@
 """Tests of the direction of imports, read from the source: downward, never between siblings."""
 
 import ast
+import functools
 import importlib.util
 import sys
 from pathlib import Path
@@ -44,7 +45,6 @@ BACKEND = Path("distillers/backend/tensorflow.py")
 ONLY_IN = {"tensorflow_datasets": "data", "keras_tuner": "tuning"}
 
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
-every_module = pytest.mark.parametrize("path", MODULES, ids=str)
 
 
 def part_of(path: Path) -> str:
@@ -57,6 +57,7 @@ def level(part: str) -> int:
     return next((i for i, parts in enumerate(LEVELS) if part in parts), TOP)
 
 
+@functools.cache
 def imported(source: str, package: str, inside_functions: bool = True) -> list[str]:
     """Returns the full names of what a source imports, `a.b` for `from a import b`."""
     functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -91,36 +92,41 @@ def package_of(path: Path) -> str:
     return ".".join([PACKAGE, *path.parts[:-1]])
 
 
-@every_module
-def test_parts_import_downward_only(path):
-    if part_of(path) == "__init__":
-        return
-    source = (ROOT / path).read_text(encoding="utf-8")
-    assert wrong_parts(part_of(path), source, package_of(path)) == []
+def source_of(path: Path) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) in KERAS_ONLY], ids=str)
-def test_what_runs_on_every_backend_imports_keras_and_numpy_only(path):
-    source = (ROOT / path).read_text(encoding="utf-8")
-    assert foreign(source, package_of(path)) <= {"keras", "numpy"} | OPTIONAL.get(path, set())
-    assert foreign(source, package_of(path), inside_functions=False) <= {"keras", "numpy"}
+def foreign_to(path: Path, inside_functions: bool = True) -> set[str]:
+    return foreign(source_of(path), package_of(path), inside_functions)
 
 
-@every_module
-def test_tensorflow_is_imported_in_its_rooms_only(path):
-    if part_of(path) in WITH_TENSORFLOW or path == BACKEND:
-        return
-    source = (ROOT / path).read_text(encoding="utf-8")
-    assert "tensorflow" not in foreign(source, package_of(path))
+def test_parts_import_downward_only():
+    wrong = {
+        path: wrong_parts(part_of(path), source_of(path), package_of(path))
+        for path in MODULES
+        if part_of(path) != "__init__"
+    }
+    assert {path: parts for path, parts in wrong.items() if parts} == {}
 
 
-@every_module
-def test_heavy_libraries_are_imported_where_they_are_used_only(path):
-    source = (ROOT / path).read_text(encoding="utf-8")
-    libraries = foreign(source, package_of(path))
-    for library, part in ONLY_IN.items():
-        assert library not in libraries or part_of(path) == part
-    assert "matplotlib" not in foreign(source, package_of(path), inside_functions=False)
+def test_what_runs_on_every_backend_imports_keras_and_numpy_only():
+    paths = [path for path in MODULES if part_of(path) in KERAS_ONLY]
+    assert len(paths) > len(KERAS_ONLY)
+    for path in paths:
+        assert foreign_to(path) <= {"keras", "numpy"} | OPTIONAL.get(path, set()), path
+        assert foreign_to(path, inside_functions=False) <= {"keras", "numpy"}, path
+
+
+def test_tensorflow_is_imported_in_its_rooms_only():
+    rest = [path for path in MODULES if part_of(path) not in WITH_TENSORFLOW and path != BACKEND]
+    assert [path for path in rest if "tensorflow" in foreign_to(path)] == []
+
+
+def test_heavy_libraries_are_imported_where_they_are_used_only():
+    for path in MODULES:
+        for library, part in ONLY_IN.items():
+            assert library not in foreign_to(path) or part_of(path) == part, path
+        assert "matplotlib" not in foreign_to(path, inside_functions=False), path
 
 
 @pytest.mark.parametrize(

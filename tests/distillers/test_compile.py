@@ -6,6 +6,8 @@ import pytest
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 @pytest.fixture
 def peers(net):
@@ -16,6 +18,7 @@ def moved(variables, before):
     return [bool(np.any(v.numpy() != old)) for v, old in zip(variables, before, strict=True)]
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("frozen", ["a", "b", "aggregator"])
 def test_each_group_has_its_own_optimizer(frozen, peers, cross_entropy, images, labels):
     groups = peers.variable_groups()
@@ -138,6 +141,7 @@ def test_weighted_metrics_use_the_sample_weights(peers, cross_entropy, images, l
     assert results["a/weighted_accuracy"] == pytest.approx(expected)
 
 
+@pytest.mark.graph
 def test_compiling_again_forgets_the_old_terms(distiller, images, labels):
     distiller.train_on_batch(images, labels)
     distiller.compile("sgd")

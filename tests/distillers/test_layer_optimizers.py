@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 L = keras.layers
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 X = np.random.default_rng(0).normal(size=(8, 5)).astype("float32")
@@ -35,6 +37,7 @@ def values(variables):
     return [keras.ops.convert_to_numpy(v).astype("float64") for v in variables]
 
 
+@pytest.mark.graph
 def test_two_learning_rates_step_as_by_hand():
     built = distiller(knowledge=[mr.Response(mr.losses.KD(temperature=2.0), weight=0.7)])
     built.compile({"head": sgd(0.5), "backbone": sgd(0.01)}, LOSS)

@@ -56,8 +56,17 @@ def softmax(z):
     return np.exp(z) / np.exp(z).sum(-1, keepdims=True)
 
 
-@pytest.mark.parametrize("name", ["accuracy", "acc", "Accuracy"])
-@pytest.mark.parametrize("labels", ["(batch,)", "(batch, 1)", "5 labels", "map", "hinge"])
+@pytest.mark.parametrize(
+    ("labels", "name"),
+    [
+        ("(batch,)", "accuracy"),
+        ("(batch, 1)", "acc"),
+        ("5 labels", "Accuracy"),
+        ("5 labels", "acc"),
+        ("map", "accuracy"),
+        ("hinge", "Accuracy"),
+    ],
+)
 def test_accuracy_counts_logits_above_zero(name, labels, random, x):
     units = 5 if labels == "5 labels" else 1
     y = yes_or_no(random, *((24, units) if labels != "(batch,)" else (24,)))

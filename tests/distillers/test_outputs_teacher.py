@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 def logits_of(model, x):
     return model.predict(x, verbose=0)
@@ -70,7 +72,7 @@ def outputs_of(kind, teacher, images, tmp_path):
     [
         ("probabilities", False),
         ("npy", False),
-        ("function", False),
+        pytest.param("function", False, marks=pytest.mark.graph),
         pytest.param("probabilities", True, marks=pytest.mark.slow),
         pytest.param("function", True, marks=pytest.mark.slow),
     ],
@@ -86,6 +88,7 @@ def test_the_weights_are_those_with_the_teacher_itself(
         assert_equal_weights(trained(outputs, outputs.attach(images), labels, peers), live)
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("kind", ["probabilities", "function"])
 def test_in_a_dataset_the_index_finds_the_row(kind, trained, teacher, images, labels, tmp_path):
     samples = tf.data.Dataset.from_tensor_slices((images, labels))
@@ -212,6 +215,7 @@ def test_probabilities_of_another_kind_are_refused(arguments, loss, reason, net)
         mr.Distiller(**given)
 
 
+@pytest.mark.graph
 def test_xla_compiles_with_stored_outputs_and_not_with_a_function(net, cross_entropy):
     function, table = lambda x: np.zeros((len(x), 3)), np.zeros((4, 3), "float32")
     outputs = mr.data.TeacherOutputs(logits=function, shape=(3,))
@@ -225,6 +229,7 @@ def test_xla_compiles_with_stored_outputs_and_not_with_a_function(net, cross_ent
     assert distiller.jit_compile
 
 
+@pytest.mark.graph
 def test_a_function_sees_inputs_of_its_own(net, images, labels, cross_entropy):
     seen = []
 

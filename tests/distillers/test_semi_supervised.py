@@ -6,6 +6,8 @@ import pytest
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(8, 4)).astype("float32")
 CLASSES = np.arange(8) % 3
@@ -40,6 +42,7 @@ def compiled():
     return distiller, outputs.attach(X)
 
 
+@pytest.mark.graph
 def test_the_loss_counts_labelled_samples_and_knowledge_all(compiled):
     distiller, x = compiled
     weights, bias = (w.numpy().astype("float64") for w in distiller.student.weights)

@@ -6,6 +6,8 @@ import pytest
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 def heads(teacher):
     """Returns students that hold layers of the teacher: the same ones, nested or subclassed."""

@@ -8,6 +8,8 @@ from scipy.special import log_softmax, logsumexp
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 SAMPLES, TOKENS, CLASSES, K = 8, 5, 12, 4
 LOSSES = ["kd", "gkd", "dkd"]
 
@@ -52,6 +54,7 @@ def history(teacher, data, knowledge, **arguments):
     return logs, distiller
 
 
+@pytest.mark.graph
 def test_all_but_one_logit_teach_what_all_do(teacher, train, tmp_path):
     """The rest is then the only class that is left: with any temperature and any loss."""
     cache = mr.data.TeacherCache(tmp_path, teacher, top_k=CLASSES - 1)

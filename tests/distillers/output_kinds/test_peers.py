@@ -120,16 +120,21 @@ def test_kdcl_is_of_classes_alone(units):
 
 
 @pytest.mark.parametrize(
-    ("units", "loss", "labels", "compared"),
+    ("units", "loss", "labels", "compared", "online"),
     [
-        (1, bce(), SEVERAL_HOT[:, :1], sigmoid),
-        (5, bce(), SEVERAL_HOT, sigmoid),
-        (1, "mse", X[:, :1], lambda z: z),
-        (5, "mse", X[:, :5], lambda z: z),
-        (5, keras.losses.CategoricalCrossentropy(from_logits=True), ONE_HOT, softmax),
+        (1, bce(), SEVERAL_HOT[:, :1], sigmoid, "logit_l1"),
+        (5, bce(), SEVERAL_HOT, sigmoid, "logit_mse"),
+        (1, "mse", X[:, :1], lambda z: z, "logit_mse"),
+        (5, "mse", X[:, :5], lambda z: z, "logit_l1"),
+        (
+            5,
+            keras.losses.CategoricalCrossentropy(from_logits=True),
+            ONE_HOT,
+            softmax,
+            "logit_mse",
+        ),
     ],
 )
-@pytest.mark.parametrize("online", ["logit_mse", "logit_l1"])
 def test_the_diversity_of_okddip_is_that_of_what_the_outputs_are(
     units, loss, labels, compared, online
 ):
