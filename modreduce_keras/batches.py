@@ -270,7 +270,7 @@ def _as_keras_reads(batch: Any) -> Any:
 
 
 def _arrays(data: Any, inputs: int | None) -> tuple | None:
-    """Returns data as a tuple of arrays, nested as they came; `None` where they are no arrays."""
+    """Returns data as a tuple of arrays, nested as they came; `None` where they are not arrays."""
     x, *rest = unpack(data)
     tensors = keras.tree.flatten(x) if isinstance(x, dict) else x
     # A list of tuples or dicts is one of batches.

@@ -38,8 +38,8 @@ def markdown(content: str) -> str:
 def csv(value: Any) -> Any:
     """Returns a value for a cell of CSV: numbers as they are, and text never as a formula.
 
-    Spreadsheets run what begins with `=`, `+`, `-` or `@`. Such a text, if it is no number, gets an
-    apostrophe before it.
+    Spreadsheets run what begins with `=`, `+`, `-` or `@`. Such a text, if it is not a number, gets
+    an apostrophe before it.
 
     Example:
         >>> csv("=1+1"), csv("-1.5"), csv(-1.5), csv(None)

@@ -39,7 +39,7 @@ def content_of(array: Any) -> bytes | memoryview:
         array: An array or a scalar of NumPy.
 
     Raises:
-        TypeError: If it holds objects that are no strings.
+        TypeError: If it holds objects that are not strings.
     """
     array = np.asarray(array)
     if array.dtype.kind not in STRINGS:

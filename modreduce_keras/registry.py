@@ -194,7 +194,7 @@ class Getter(Generic[Component]):
 
     Raises:
         ValueError: If the identifier is unknown, or arguments come with an instance or config.
-        TypeError: If something else came.
+        TypeError: If it has another type.
     """
 
     def __init__(self, kind: str, base: type[Component]):

@@ -37,7 +37,7 @@ class TopK(NamedTuple):
         return ops.take_along_axis(ops.cast(logits, "float32"), self.indices, axis=-1)
 
     def outcome_of(self, labels: Tensor, classes: int) -> Tensor:
-        """Returns which outcome each label is, (batch, ...), int32; -1 of one that is no class.
+        """Returns which outcome each label is, (batch, ...), int32; -1 of one that is not a class.
 
         Args:
             labels: Class indices, (batch, ...).

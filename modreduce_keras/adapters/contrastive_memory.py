@@ -70,7 +70,7 @@ class ContrastiveMemory(ContrastiveAdapter):
 
     Raises:
         ValueError: If an argument is out of range, no index comes, it is not (batch,), or one
-            lies outside of the data. In a `tf.function` that is no distiller's the last is a
+            lies outside of the data. In a `tf.function` that is not a distiller's the last is a
             `tf.errors.InvalidArgumentError`, and is not noticed where XLA compiles it.
 
     Example:

@@ -35,7 +35,7 @@ class LinearEmbedding(Adapter):
         Two tensors of shape (batch, units).
 
     Raises:
-        ValueError: If `units` is no positive integer, or a feature's size is not known.
+        ValueError: If `units` is not a positive integer, or a feature's size is not known.
 
     Example:
         >>> import numpy as np

@@ -28,7 +28,7 @@ class PairedEmbedding(LinearEmbedding):
         Both embeddings, (batch, units).
 
     Raises:
-        ValueError: If `units` is no positive integer; see `LinearEmbedding`, too.
+        ValueError: If `units` is not a positive integer; see `LinearEmbedding`, too.
 
     Example:
         >>> import numpy as np

@@ -51,8 +51,8 @@ class KDCL(Aggregator):
         `targets` (batch, peers, classes).
 
     Raises:
-        ValueError: If the rule is unknown, or no labels come or one that is no class. In a graph,
-            where values are not known, the targets of such an example are NaN.
+        ValueError: If the rule is unknown, or no labels come or one that is not a class. In a
+            graph, where values are not known, the targets of such an example are NaN.
 
     Example:
         >>> import numpy as np

@@ -60,7 +60,7 @@ class ProgressBar(ShownLogs):
         }
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Begins anew: another model has other logs."""
+        """Starts again: another model has other logs."""
         super().on_train_begin(logs)
         self._checked = False
 

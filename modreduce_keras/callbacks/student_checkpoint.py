@@ -55,7 +55,7 @@ class StudentCheckpoint(keras.callbacks.Callback):
     Raises:
         ValueError: If the path does not end in `.keras` or cannot be formatted, or an argument is
             out of range; after an epoch, if the logs do not have a name, with those there are.
-        TypeError: When training begins, if the model is no distiller.
+        TypeError: When training begins, if the model is not a distiller.
 
     Example:
         >>> import pathlib, tempfile, keras, numpy as np, modreduce_keras as mr
@@ -126,7 +126,7 @@ class StudentCheckpoint(keras.callbacks.Callback):
                 self._unfinished[key] = unfinished(student)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Warns if nothing was written for want of a validation, or a best one too early."""
+        """Warns if nothing was written for lack of validation, or a best one too early."""
         if not self._has_written and not self.best:
             other = "save_best_only=False" if self.save_best_only else "'{student}' in its path"
             warnings.warn(

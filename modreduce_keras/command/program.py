@@ -58,7 +58,7 @@ def main(arguments: Sequence[str], *, before_work: Callable[[], None] = lambda: 
 
 
 def parsed(command: Command, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Returns the values of a subcommand's flags by name, and the words that are no flags.
+    """Returns the values of a subcommand's flags by name, and the words that are not flags.
 
     Raises:
         MistakeError: If a flag is unknown, missing or has a value that it cannot have.

@@ -23,7 +23,7 @@ class Settings:
         given: The flags.
 
     Raises:
-        MistakeError: If the folder holds a run with other settings, or something else than a run.
+        MistakeError: If the folder holds a run with other settings, or something other than a run.
     """
 
     def __init__(self, folder: Path, given: dict[str, Any]):

@@ -72,7 +72,7 @@ def prune_channels(
         A functional model with layers of the same names, which is loaded without this library.
 
     Raises:
-        TypeError: If something else than a Keras model came.
+        TypeError: If the model is not a Keras model.
         ValueError: If it has a layer through which channels cannot be followed, which the message
             names; if it is pruned, clustered or quantization-aware; if nothing can be left out; or
             if an argument is out of range.

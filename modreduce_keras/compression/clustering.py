@@ -1,4 +1,4 @@
-"""Clustering: a copy of a student whose weights share few values, and sizes after gzip."""
+"""Clustering: copies of a student whose weights share few values, and sizes after gzip."""
 
 import gzip
 import os
@@ -22,19 +22,20 @@ def cluster(
     layers: Any = None,
     keep_zeros: bool = False,
 ) -> keras.Model:
-    """Builds a copy of a student whose layers have few different weights each, which train.
+    """Builds a copy of a student whose layers each have few different weights, which are trained.
 
     The weights of each layer are put into clusters by k-means, and take the value of their
     centroid. In training, the gradient of a centroid is the sum over its weights,
 
         ∂L/∂c_k = Σ_(i in cluster k) ∂L/∂w_i
 
-    and the clusters stay. The copy starts from the student's weights, and is a Keras model like
-    any other: it trains by itself or as a student of any distiller. Layers keep their names, so
-    that taps stay; the student itself is not changed. `mr.strip` makes a plain model of it.
+    and each weight stays in its cluster. The copy starts from the student's weights. It is an
+    ordinary Keras model, which trains alone or as a student of any distiller. Layers keep their
+    names, so taps still work. The student itself is not changed. `mr.strip` turns the copy into a
+    plain model.
 
-    With 16 clusters a weight can be stored in 4 bits. Keras and TFLite files hold it in 32 all the
-    same: they are smaller after compression, see `mr.compression.gzipped_size`.
+    With 16 clusters a weight could be stored in 4 bits. Keras and TFLite files still use 32 bits,
+    but become smaller when they are compressed, see `mr.compression.gzipped_size`.
 
     Args:
         student: A functional or a built Sequential model; others in it may be nested. Best a
@@ -52,9 +53,9 @@ def cluster(
         A model of the student's kind.
 
     Raises:
-        TypeError: If the student is no Keras model.
-        ValueError: If it cannot be taken apart, is pruned, clustered or quantization-aware, or has
-            no such layer; or if an argument is out of range.
+        TypeError: If the student is not a Keras model.
+        ValueError: If its layers cannot be rebuilt; if it is pruned, clustered, quantization-aware
+            or has no such layer; or if an argument is out of range.
 
     Example:
         >>> import numpy as np, modreduce_keras as mr
@@ -81,9 +82,9 @@ def cluster(
 
 
 def gzipped_size(source: keras.Model | str | os.PathLike) -> int:
-    """Returns how many bytes a model's weights, or a file, have after gzip.
+    """Returns the size in bytes of a model's weights, or of a file, after gzip.
 
-    Zeros and equal weights take less then. That is what a download or an app store transfers.
+    Zeros and equal weights compress well. This is about what a download or an app store transfers.
 
     Args:
         source: A built Keras model, of which the weights count as they are used, without masks

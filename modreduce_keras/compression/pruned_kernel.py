@@ -25,7 +25,7 @@ class PrunedKernel(MaskedKernel):
     """Runs a layer with the weights of smallest score at zero; see `mr.prune`.
 
     After each update of the weights by an optimizer the step count advances, and the mask follows
-    the schedule; batches whose gradients are only accumulated are no updates. It is a part of the
+    the schedule; batches whose gradients are only accumulated are not updates. It is a part of the
     graph, as a constraint on the kernel is, so it is the same in every training loop. A frozen
     layer keeps its mask.
 

@@ -1,4 +1,4 @@
-"""Pruning: a copy of a student whose smallest weights become zeros in training, and a plain one."""
+"""Pruning: copies of a student whose smallest weights become zero in training."""
 
 from itertools import pairwise
 from typing import Any
@@ -25,32 +25,32 @@ def prune(
     every: int = 1,
     block_size: tuple[int, int] | None = None,
 ) -> keras.Model:
-    """Builds a copy of a student that trains with some of its weights at zero.
+    """Builds a copy of a student in which a share of the weights is zero during training.
 
-    After each update, the weights of a layer with the smallest scores become zeros:
+    After each update, the weights of a layer with the smallest scores are set to zero:
 
         zeros = round(sparsity(step) · weights)
 
-    for each layer by itself, where `step` is the number of updates done; with
-    `gradient_accumulation_steps=4`, four batches are one. The first mask, of step 0, is there
-    before the training. Weights that are zero get no gradient and stay zero, whatever
-    an optimizer remembers of them; biases and normalizations are left as they are.
+    for each layer separately, where `step` is the number of updates; with
+    `gradient_accumulation_steps=4`, four batches are one update. The mask of step 0 is set before
+    training. Weights that are zero get no gradient and stay zero, whatever the optimizer's state;
+    biases and normalizations are not pruned.
 
-    The copy starts from the student's weights, and is a Keras model like any other: it trains by
-    itself or as a student of any distiller. Masks and step counts are weights that do not train:
-    they are saved, resumed and replicated. Layers keep their names, so that taps stay; the student
-    itself is not changed. `mr.strip` makes a plain model of it, and `mr.quantize_aware` one that
-    rounds too and keeps the zeros. Files are exported from each of the three.
+    The copy starts from the student's weights. It is an ordinary Keras model, which trains alone or
+    as a student of any distiller. Masks and step counts are non-trainable weights, so they are
+    saved, resumed and replicated. Layers keep their names, so taps still work. The student itself
+    is not changed. `mr.strip` turns the copy into a plain model; `mr.quantize_aware` adds rounding
+    and keeps the zeros. All three can be exported.
 
-    Zeros make a file smaller only where it is compressed, and faster only where a runtime has
-    kernels for the structure: `mr.prune_channels` makes a model smaller by itself.
+    Zeros make a file smaller only after compression, and inference faster only if the runtime
+    supports the structure. `mr.prune_channels` makes the model itself smaller.
 
     Args:
         student: A functional or a built Sequential model; others in it may be nested. Best a
             trained one, with a learning rate smaller than that of its training.
         sparsity: Share of the weights that are zero, from 0 to below 1, or a schedule of it, such
-            as `mr.schedules.Polynomial(0.0, 0.8, steps=1000)`. Schedules of Keras, whose range is
-            not known, are refused, and those that fall. Defaults to 0.5.
+            as `mr.schedules.Polynomial(0.0, 0.8, steps=1000)`. Falling schedules, and schedules of
+            Keras, whose range is not known, raise an error. Defaults to 0.5.
         structure: `"unstructured"`, the default: each weight by itself. `"2:4"`: at most two of
             four consecutive input channels of an output, up to a sparsity of 0.5, as sparse tensor
             cores take it; layers whose number of input channels is not divisible by 4 are left
@@ -71,9 +71,9 @@ def prune(
         A model of the student's kind.
 
     Raises:
-        TypeError: If the student is no Keras model.
-        ValueError: If it cannot be taken apart, is pruned, clustered or quantization-aware, or has
-            no such layer; or if an argument is out of range.
+        TypeError: If the student is not a Keras model.
+        ValueError: If its layers cannot be rebuilt; if it is pruned, clustered, quantization-aware
+            or has no such layer; or if an argument is out of range.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr
@@ -122,11 +122,11 @@ def prune(
 
 
 def strip(model: keras.Model) -> keras.Model:
-    """Builds a plain Keras model that computes what a pruned or clustered one does.
+    """Builds a plain Keras model with the same outputs as a pruned or clustered one.
 
-    Its weights are those that the model uses: zeros where they were pruned, and the values of their
-    clusters. It is loaded without this library. Before the schedule of a pruning has ended, a
-    warning says how many zeros are still to come.
+    Its weights are those that the model uses, with the zeros or the values of the clusters. It
+    loads without this library. If the pruning schedule has not ended, a warning says how sparse it
+    is so far.
 
     Args:
         model: What `mr.prune` or `mr.cluster` returned, trained or not.
@@ -135,7 +135,7 @@ def strip(model: keras.Model) -> keras.Model:
         A model of the same kind, with layers of the same names.
 
     Raises:
-        TypeError: If something else than a Keras model came.
+        TypeError: If the model is not a Keras model.
         ValueError: If nothing in it is pruned or clustered, or it is quantization-aware.
 
     Example:

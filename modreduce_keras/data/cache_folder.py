@@ -32,7 +32,7 @@ class CacheFolder:
     def claim(self) -> None:
         """Makes the folder one of this cache, of however many processes that do so at once.
 
-        What says whose it is, is written anew where it is damaged.
+        What says whose it is, is written again where it is damaged.
 
         Raises:
             ValueError: If the folder, or a shard in it, is of another cache.

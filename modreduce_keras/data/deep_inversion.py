@@ -97,7 +97,7 @@ def deep_inversion(
     Raises:
         TypeError: If the teacher is not a Keras model.
         ValueError: If it has no batch normalization, does not end in logits of classes or takes
-            something else than one image of known size, or an argument is out of range.
+            something other than one image of known size, or an argument is out of range.
 
     Example:
         >>> import modreduce_keras as mr

@@ -31,8 +31,8 @@ def image_folder(folder: str | os.PathLike, *, validation_split: float = 0.1) ->
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it has fewer than two classes, a class has no images, a file is no image, or
-            the parts have different classes.
+        ValueError: If it has fewer than two classes, a class has no images, a file is not an image,
+            or the parts have different classes.
     """
     root = Path(folder)
     if not root.is_dir():

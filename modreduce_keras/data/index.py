@@ -153,7 +153,7 @@ def with_outputs(
 
 
 def indexed_inputs(dataset: Any, method: str, owner: str = "cache") -> Any:
-    """Returns the specs of a dataset's inputs, or says what is wrong with it."""
+    """Returns the specs of a dataset's inputs, or raises if it is invalid."""
     expected = (
         f"{owner}.{method}(dataset) takes a tf.data.Dataset of batches with an index, such as "
         "mr.data.cifar100(index=True) or mr.data.with_index(dataset).batch(64). Received: "

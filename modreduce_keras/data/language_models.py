@@ -15,7 +15,7 @@ TOKENS, PADDING = "token_ids", "padding_mask"
 
 
 def inputs_of(model: Any) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """Returns a function from tokens and the mask of those that are no padding to a model's inputs.
+    """Returns a function from tokens and the mask of non-padding tokens to a model's inputs.
 
     Args:
         model: A causal language model, or a function of the tokens.

@@ -43,7 +43,7 @@ def opened(source: Any, index: Any, argument: str) -> tuple[np.ndarray, np.ndarr
 
     Raises:
         ImportError: If there is no package that reads Parquet.
-        ValueError: If it is no array of numbers (samples, ...), or a file of another kind.
+        ValueError: If it is not an array of numbers (samples, ...), or a file of another kind.
     """
     if is_path(source):
         array, index = _from_file(Path(source), index, argument)

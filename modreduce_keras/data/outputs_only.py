@@ -88,7 +88,7 @@ class TeacherOutputs:
         FileNotFoundError: If there is no file at a path.
         ImportError: If a Parquet file is given and the package pyarrow is missing.
         ValueError: If an argument is none of these; if outputs in memory, or the first rows of a
-            file, are not finite, are no probabilities, or are probabilities given as `logits`; if
+            file, are not finite, are not probabilities, or are probabilities given as `logits`; if
             several teachers differ in shape; or if an index does not fit. In later rows of a file,
             and in what a function returns, these are an error of the pipeline or of the step,
             `tf.errors.InvalidArgumentError`, with the same message.

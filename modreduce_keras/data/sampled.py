@@ -132,7 +132,7 @@ def _seed_of(seed: int, epoch: Tensor, step: Tensor) -> Tensor:
 
 
 def _batch(inputs: Any, count: int) -> Tensor:
-    """Returns inputs as a tensor whose number is known, or says what is wrong with them."""
+    """Returns inputs as a tensor whose number is known, or raises if they are invalid."""
     inputs = tf.convert_to_tensor(inputs)
     if inputs.shape.rank is None:  # of a function of NumPy
         raise ValueError(

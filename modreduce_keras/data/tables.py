@@ -25,7 +25,7 @@ def table(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a column is missing, a row has another length, or a cell is no number.
+        ValueError: If a column is missing, a row has another length, or a cell is not a number.
     """
     path = Path(path)
     if not path.is_file():

@@ -176,7 +176,7 @@ def _is_usual(
 ) -> bool:
     """Returns whether it is normal that a term outweighs others: a response, or the labels.
 
-    Their size does not depend on the models, so it is no mistake of the user.
+    Their size does not depend on the models, so it is not a mistake of the user.
     """
     if term.on_labels:
         return weights[term] <= 1.0

@@ -183,7 +183,7 @@ class BaseDistiller(StepModel):
                 branches=branches,
             )
         teachers = self._forward.teacher.models if self._forward.teacher else ()
-        # The teacher is no layer of this model, so Keras does not ask it.
+        # The teacher is not a layer of this model, so Keras does not ask it.
         self.supports_jit = all(one.supports_jit for m in teachers for one in flatten_layers(m))
         self._constants = fingerprint_of_constants(self._models_with_constants())
         warn_of_ignored({f"student {name!r}": student for name, student in students.items()})
@@ -241,7 +241,7 @@ class BaseDistiller(StepModel):
         return self.all_knowledge()
 
     def joint_knowledge(self) -> list[tuple[str, Knowledge]]:
-        """Returns (student, knowledge) for what `fit` trains, not a stage of its own."""
+        """Returns (student, knowledge) for what `fit` trains, not a separate stage."""
         pairs = ((name, one) for name, several in self.knowledge.items() for one in several)
         return [(name, one) for name, one in pairs if not one.staged]
 

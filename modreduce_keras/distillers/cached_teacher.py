@@ -36,7 +36,7 @@ class CachedTeacher:
         specs: Symbolic inputs of a teacher that does not say what it takes.
 
     Raises:
-        ValueError: If a tap is not in the cache, or the teacher would see something else than the
+        ValueError: If a tap is not in the cache, or the teacher would see something other than the
             inputs that the cache was filled with.
     """
 
@@ -151,7 +151,7 @@ class CachedTeacher:
 
         Raises:
             ValueError: If it is a batch to train on and has nothing, or that of another cache, or
-                it has outputs and the teacher sees something else than the batch.
+                it has outputs and the teacher sees something other than the batch.
         """
         stored = teacher_outputs_of(x)
         if self._may_run(training) and (stored is None or self._top_k is not None):
@@ -207,7 +207,7 @@ class CachedTeacher:
 
 
 def _require_seen_alike(given: TeacherCache | TeacherOutputs, inputs: Inputs) -> None:
-    """Raises if the teacher would see something else than what its outputs are of."""
+    """Raises if the teacher would see something other than what its outputs are of."""
     if not (inputs.teacher_is_apart or inputs.teacher_follows_students):
         return
     view = "teacher_input=" if inputs.teacher_is_apart else "student_inputs="

@@ -58,7 +58,7 @@ def require_running_teacher(teacher: Any, why: str, instead: str) -> None:
 
 
 def _remedy(model: Any, role: str) -> str:
-    """Returns a sentence on how something else than a Keras model is used; `""` if unknown."""
+    """Returns a sentence on how something other than a Keras model is used; `""` if unknown."""
     if isinstance(model, (str, os.PathLike)):
         return f" Load it: {role.split()[0]}=keras.saving.load_model({os.fspath(model)!r})."
     if isinstance(model, type):

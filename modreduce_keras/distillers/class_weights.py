@@ -19,8 +19,8 @@ def require_class_weight(weights: Any, output: Any, labels: Any) -> None:
         labels: The labels, or `None` where they are not known beforehand.
 
     Raises:
-        TypeError: If they are no dict.
-        ValueError: If a key is no class, a value no weight, there are several outputs or
+        TypeError: If they are not a dict.
+        ValueError: If a key is not a class, a value is not a weight, there are several outputs or
             positions, or a label is not one class.
     """
     if weights is None:

@@ -93,7 +93,7 @@ def _identifier(part: Any) -> str:
 def require_fitting(
     parts: list[Part], kinds: Mapping[str | None, str], loss: Any
 ) -> list[LabelCheck]:
-    """Raises if parts take outputs for something else than what the compiled loss says they are.
+    """Raises if parts take outputs for something other than what the compiled loss says they are.
 
     A regression's loss, and one of the user's own, may train classes or labels too. What those are
     is then for the labels to say.

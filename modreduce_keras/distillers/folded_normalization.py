@@ -52,7 +52,7 @@ def _functional(model: keras.layers.Layer) -> Iterator[keras.Model]:
 
 def _is_plain(layer: keras.layers.Layer, normalization: keras.layers.BatchNormalization) -> bool:
     policies = [one.dtype_policy for one in (layer, normalization)]
-    # Kernels of LoRA, or of integers, are no variables that can be multiplied.
+    # Kernels of LoRA, or of integers, are not variables that can be multiplied.
     adapted = getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None)
     return (
         has_kernel(layer)

@@ -100,7 +100,7 @@ class ForwardPass:
     trunk: SharedTrunk | None = None
 
     def seen_by(self, student: str, x: Any, training: bool = False) -> Any:
-        """Returns a student's inputs of a batch, or says what is wrong with them."""
+        """Returns a student's inputs of a batch, or raises if they are invalid."""
         inputs = self.views.student(student, x, training)
         models = [reader.model for reader in self.readers.values()]
         models += self.teacher.models if self.teacher else []

@@ -27,7 +27,7 @@ def generator_for(
         image_range: Lowest and highest value of a pixel, or `None`.
 
     Raises:
-        TypeError: If the generator is no Keras model.
+        TypeError: If the generator is not a Keras model.
         ValueError: If it does not make the student's images, or the range is not known.
     """
     shape = _image_shape(student)

@@ -230,7 +230,7 @@ class Group:
         return CLASSES not in (self.loss.output_kinds or (CLASSES,))
 
     def _plain_numbers(self) -> bool:
-        """Returns whether the outputs are no logits, so that there are no probabilities of them."""
+        """Returns whether the outputs are plain numbers, which have no probabilities."""
         if self.loss.output_kinds is not None:
             return False
         of_numbers = self.output_kind in (REGRESSION, EMBEDDING)

@@ -22,7 +22,7 @@ class Inputs:
         student_inputs: The same for each student, by name; empty where all see the same.
 
     Raises:
-        TypeError: If something else came.
+        TypeError: If it has another type.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Inputs:
 
     @property
     def teacher_is_apart(self) -> bool:
-        """Whether the teacher sees something else than the students."""
+        """Whether the teacher sees something other than the students."""
         return self._view is not None
 
     def index(self, x: Any) -> Any:

@@ -34,7 +34,7 @@ class OfLabelled(keras.metrics.Metric):
         if sample_weight is not None:
             given = without_last_axis_of_one(float32(ops.convert_to_tensor(sample_weight)))
             weight = weight * along_positions(given, weight)
-        # A cross-entropy of a label that is no class is NaN, whatever its weight.
+        # A cross-entropy of a label that is not a class is NaN, whatever its weight.
         labels = ops.where(is_labelled, labels, ops.zeros_like(labels))
         self.metric.update_state(labels, y_pred, sample_weight=weight)
 

@@ -238,7 +238,7 @@ class LiveTeacher:
         )
 
     def follow(self) -> bool:
-        """Runs the teacher as it is now: copies and choices are made anew for other weights.
+        """Runs the teacher as it is now: copies and choices are made again for other weights.
 
         Returns:
             Whether steps have to be traced anew, since statistics or vocabularies have changed.

@@ -34,7 +34,7 @@ class Result(NamedTuple):
 class Objective:
     """The loss of a distiller.
 
-    A plain object on purpose: it is built anew by each `compile`, and Keras never forgets a metric
+    A plain object on purpose: it is built again by each `compile`, and Keras never forgets a metric
     that a model once held.
 
     Args:

@@ -33,7 +33,7 @@ def by_student(argument: str, given: Any, students: Mapping[str, Any]) -> dict[s
 
 
 def named_students(students: Any) -> dict[str, keras.Model]:
-    """Returns the students by name, or says what is wrong with them."""
+    """Returns the students by name, or raises if they are invalid."""
     if isinstance(students, keras.Model):
         if not hasattr(students, "heads"):
             raise TypeError(

@@ -24,7 +24,7 @@ class Stage(StepModel):
     Args:
         distiller: The distiller whose stage it is.
         forward: Runs its networks.
-        pairs: (student, knowledge) for each knowledge that has a stage of its own.
+        pairs: (student, knowledge) for each knowledge that has a separate stage.
     """
 
     def __init__(self, distiller: Any, forward: ForwardPass, pairs: list[tuple[str, Knowledge]]):
@@ -138,7 +138,7 @@ def pretrain(
 
 
 def require_pretrained(knowledge: list[Knowledge]) -> None:
-    """Raises if a knowledge that has a stage of its own has not been through it."""
+    """Raises if a knowledge that has a separate stage has not been through it."""
     missing = [one.name for one in knowledge if one.pretrains and not one.has_pretrained()]
     if missing:
         raise ValueError(

@@ -243,7 +243,7 @@ def _require_labels(labels: np.ndarray, rule: LabelRule) -> None:
 
 
 def _require_numbers(name: str, values: Any) -> None:
-    """Raises if arrays hold something else than numbers, or are lists of numbers."""
+    """Raises if arrays hold something other than numbers, or are lists of numbers."""
     if values is None:
         return
     leaves = keras.tree.flatten(values)

@@ -44,7 +44,7 @@ def connect(
         branches: The branched model that the students are of, if they are.
 
     Raises:
-        TypeError: If something else than a Keras model came.
+        TypeError: If the model is not a Keras model.
         ValueError: If a model cannot be built, a tap is unknown, or shapes do not fit.
     """
     teachers = models_of(teacher)

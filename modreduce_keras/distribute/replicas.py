@@ -157,8 +157,8 @@ def require_sample_index(index: Tensor, samples: int, owner: str) -> Tensor:
         owner: Who remembers them, for messages.
 
     Raises:
-        ValueError: If there is none for each sample, or they are no integers. For what lies outside
-            of the data, see `require_index`.
+        ValueError: If there is none for each sample, or they are not integers. For what lies
+            outside of the data, see `require_index`.
     """
     if len(index.shape) != 1:
         raise ValueError(

@@ -30,7 +30,7 @@ Figures: TypeAlias = tuple[Any, Any, Any, Any, Any]
 
 
 class Judgement(NamedTuple):
-    """What a comparison of two models came to; see `Verification`."""
+    """The result of a comparison of two models; see `Verification`."""
 
     kind: str
     agreement: float
@@ -42,7 +42,7 @@ class Judgement(NamedTuple):
 
 
 def compiled_kind(model: keras.Model, shape: tuple[int | None, ...]) -> str | None:
-    """Returns the kind of a model's output by the loss that it is compiled with, if that says."""
+    """Returns the kind of a model's output according to its compiled loss, if the loss tells it."""
     loss = getattr(model, "loss", None) if getattr(model, "compiled", False) else None
     if isinstance(loss, (dict, list, tuple)) and len(loss) == 1:
         (loss,) = loss.values() if isinstance(loss, dict) else loss
@@ -72,7 +72,7 @@ def require_kind(kind: str | None, shape: tuple[int | None, ...]) -> str | None:
 
 
 def kinds_by_labels(labels: np.ndarray | None, shape: tuple[int, ...], owner: str) -> list[str]:
-    """Returns which kinds an output may be of by some labels, the likeliest first.
+    """Returns the kinds that an output may have according to some labels, the likeliest first.
 
     One-hot labels may turn out to be independent ones, as soon as a row has several.
 
@@ -101,10 +101,10 @@ def answers(kind: str, outputs: np.ndarray, threshold: float = 0.0) -> np.ndarra
 def truth(
     kind: str, labels: np.ndarray, shape: tuple[int, ...], owner: str, remedy: str = ""
 ) -> np.ndarray:
-    """Returns what labels say, in the same form; `remedy` mends classes out of range.
+    """Returns what labels say, in the same form; `remedy` fixes classes out of range.
 
     Raises:
-        ValueError: If they are no classes, or no answers of yes and no, of the outputs' shape.
+        ValueError: If they are not classes, or no answers of yes and no, of the outputs' shape.
     """
     if kind == CLASSES:
         return class_indices(labels, shape, owner, remedy)

@@ -123,7 +123,7 @@ def _in_scope(scope: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
 def _operations(outer: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields what is in a layer, by path."""
-    # Functions of keras.ops stand in functional models, and are no layers.
+    # Functions of keras.ops stand in functional models, and are not layers.
     functions = [one for one in getattr(outer, "operations", ()) if _is_function(one)]
     for one in [*flatten_layers(outer, include_self=False, recursive=False), *functions]:
         yield f"{prefix}{one.name}", one

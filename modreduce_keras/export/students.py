@@ -59,7 +59,7 @@ def require_student(student: Any) -> Inputs:
     """Returns the inputs of a student that can be exported.
 
     Raises:
-        TypeError: If something else than a Keras model came.
+        TypeError: If the model is not a Keras model.
         ValueError: If it is a distiller or a branched model, which has students; has several
             outputs; is quantized by Keras; or is not built.
     """

@@ -51,10 +51,10 @@ def to_tflite(
             int8 for layers with more than 1,024 of them, a quarter of the size; activations are
             quantized at run time. `"int8"`: weights (per channel) and activations (per tensor) in
             int8 throughout, for int8 inference.
-        representative: For `"int8"` only: inputs from which the ranges of activations are
-            measured, best some hundreds of training images and at least 32. A finite dataset of
-            batches `x` or `(x, y)`, where `y` is ignored, or an array. A student of
-            `mr.quantize_aware` has learnt its ranges, and takes none.
+        representative: For `"int8"` only: inputs from which the ranges of activations are measured,
+            best a few hundred training images and at least 32. A finite dataset of batches `x` or
+            `(x, y)`, where `y` is ignored, or an array. Not needed for a student of
+            `mr.quantize_aware`, which has learnt its ranges.
         io: For `"int8"` only: type of the inputs and the output that are floats in the student.
             `"float32"`, the default, quantizes and dequantizes in the file. With `"int8"` and
             `"uint8"`, which microcontrollers and the Edge TPU need, the program does this: real
@@ -72,11 +72,11 @@ def to_tflite(
         The path.
 
     Raises:
-        TypeError: If the student is not a Keras model, or `representative` is no data.
+        TypeError: If the student is not a Keras model, or `representative` is not data.
         ValueError: If the student is a distiller or a branched model (export one of its students),
             has several outputs, is in another precision and cannot be rebuilt, or has an operation
             that TFLite does not support, at all or in integers; if activations have no range that
-            int8 can represent, as where something else than Keras' `Softmax` masks scores; if
+            int8 can represent, as where something other than Keras' `Softmax` masks scores; if
             `representative` is missing, not needed, has too few samples or does not fit the
             student; or if another argument is out of range.
         FileNotFoundError: If the folder of the file is missing.

@@ -118,7 +118,7 @@ def verify(
             and a single output needs `kind`.
         ignore_class: Label of positions, such as 255, that accuracies leave out, as in Keras'
             cross-entropies: of class indices. Agreement is of all positions. Defaults to `None`.
-        tolerance: How far numbers and directions may be apart, see above. Defaults to 0.1.
+        tolerance: Largest difference of equal numbers or directions, see above. Defaults to 0.1.
         threads: Number of threads for an operation. Defaults to `None`: one. Not for SavedModels,
             because TensorFlow uses the same threads for the whole process.
         batch_size: For arrays: number of samples in a batch. Defaults to 256.
@@ -228,7 +228,7 @@ def _judge(
     kind = require_kind(kind, shape) or compiled_kind(student, shape)
 
     def threshold() -> float:
-        # A file of a student that ends in a sigmoid puts out probabilities too.
+        # A file of a student that ends in a sigmoid returns probabilities too.
         return 0.0 if head_kinds.of_model(student) in (None, head_kinds.LOGITS) else 0.5
 
     return Judge("verify", kind, tolerance, threshold, ignore_class)

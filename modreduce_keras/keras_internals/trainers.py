@@ -48,7 +48,7 @@ def builds_on_local_batch(cls: Any) -> Any:
     """Decorates a model class that has a method `batch_to_build_on(iterator)`.
 
     Before training under a strategy, Keras draws the first batch of an iterator, to build what
-    depends on data, and begins anew. The method returns another batch to build it from, or `None`
+    depends on data, and starts again. The method returns another batch to build it from, or `None`
     for Keras' own way. Relies on `Trainer._maybe_symbolic_build(iterator=None, data_batch=None)`,
     which `fit` and others call, and on `TensorFlowTrainer._distribute_strategy`.
     """

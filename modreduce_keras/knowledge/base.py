@@ -94,7 +94,7 @@ class Knowledge(keras.layers.Layer):
         self.loss = loss
         self.weight = loss.default_weight if weight is None else weight
         self.staged = loss.staged if staged is None else require_bool("staged", staged)
-        # A Keras layer saves the variables it holds, and a loss is no layer.
+        # A Keras layer saves the variables it holds, and a loss is not a layer.
         self._loss_variables = knobs.variables(loss)
         self._check_taps(at, student, teacher)
         self.student = at if student is None else student

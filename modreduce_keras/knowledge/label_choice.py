@@ -13,7 +13,7 @@ def checked_class(ignore_class: Any, loss: Loss) -> int | None:
     """Returns `ignore_class` as it was given, as an integer.
 
     Raises:
-        ValueError: If it is no integer, or nothing that the loss can leave out.
+        ValueError: If it is not an integer, or nothing that the loss can leave out.
     """
     if ignore_class is None:
         return None
@@ -38,7 +38,7 @@ def checked_output(labels: Any, loss: Loss, ignore_class: int | None) -> str | N
     """Returns the name of the output whose labels are taken, as it was given.
 
     Raises:
-        ValueError: If it is no name, or no labels are taken.
+        ValueError: If it is not a name, or no labels are taken.
     """
     if labels is None:
         return None
@@ -103,7 +103,7 @@ def require_ignored(knowledge: Any, ignored: int, classes: int, on_maps: bool) -
         on_maps: Whether the outputs are maps of images.
 
     Raises:
-        ValueError: If it does, or leaves out another label that is no class.
+        ValueError: If it does, or leaves out another label that is not a class.
     """
     loss, own = knowledge.loss, knowledge.ignore_class
     by_position = loss.label_maps or (on_maps and not loss.label_numbers)

@@ -70,12 +70,12 @@ def require_attention(loss: Loss, adapter: Any, taps: Sequence[Any]) -> None:
 
 
 def require_stage(knowledge: Any, weight: Any, *, adapter_pretrains: bool) -> None:
-    """Raises if a knowledge cannot be trained in a stage of its own.
+    """Raises if a knowledge cannot be trained in a separate stage.
 
     Args:
         knowledge: The knowledge, which is staged.
         weight: The weight that it was given.
-        adapter_pretrains: Whether its adapter has a stage of its own.
+        adapter_pretrains: Whether its adapter has a separate stage.
     """
     if adapter_pretrains:
         raise ValueError(

@@ -41,7 +41,7 @@ def resolved(given: Any, student: Any, teacher: Any) -> list[Knowledge]:
         teacher: The teacher, as given to the distiller.
 
     Raises:
-        TypeError: If something else came.
+        TypeError: If it has another type.
         ValueError: If the name of a loss is unknown, or a loss needs taps that only the user knows.
     """
     knowledge = [unused(one) for one in _made(given, student, teacher)]

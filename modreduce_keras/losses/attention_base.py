@@ -25,7 +25,7 @@ class AttentionLoss(Loss):
     models' own.
 
     Raises:
-        ValueError: If a feature is no attention map, or the queries or keys are not as many.
+        ValueError: If a feature is not an attention map, or the queries or keys are not as many.
     """
 
     one_feature = True

@@ -35,7 +35,7 @@ class CATKD(Loss):
         (batch,), float32; 0 where the averaged maps of each class are proportional.
 
     Raises:
-        ValueError: If `resolution` is not a positive integer, a side is no map, or the numbers
+        ValueError: If `resolution` is not a positive integer, a side is not a map, or the numbers
             of classes differ.
 
     Example:

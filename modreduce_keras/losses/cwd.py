@@ -35,7 +35,7 @@ class CWD(MapLoss):
         (batch,), float32; 0 where the maps of each channel differ by a constant.
 
     Raises:
-        ValueError: If the temperature is not positive, a side is no map, or the channels differ.
+        ValueError: If the temperature is not positive, a side is not a map, or the channels differ.
 
     Example:
         >>> import numpy as np

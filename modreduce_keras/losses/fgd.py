@@ -41,7 +41,7 @@ class FGD(MapLoss):
         (batch,), float32; 0 where both are equal.
 
     Raises:
-        ValueError: If an argument is out of range, a side is no map, the channels differ, or the
+        ValueError: If an argument is out of range, a side is not a map, the channels differ, or the
             foreground is not of the maps' positions.
 
     Example:

@@ -32,7 +32,7 @@ class FGFI(MapLoss):
         (batch,), float32, whose mean is the value of the batch; 0 where both are equal.
 
     Raises:
-        ValueError: If a side is no map, or the channels differ.
+        ValueError: If a side is not a map, or the channels differ.
 
     Example:
         >>> import numpy as np

@@ -15,7 +15,7 @@ class FactorTransfer(MapLoss):
     q̂ = q / ‖q‖
 
     The method's factors come from the adapter `"factors"`: a paraphraser of the teacher's maps,
-    trained in a stage of its own, and a translator of the student's. With `adapter=None`, the
+    trained in a separate stage, and a translator of the student's. With `adapter=None`, the
     loss compares the maps themselves.
 
     Args:

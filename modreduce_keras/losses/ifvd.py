@@ -41,8 +41,8 @@ class IFVD(MapLoss):
         (batch,), float32; 0 where the cosines agree.
 
     Raises:
-        ValueError: If `num_classes` is not a positive integer, a side is no map, or the labels are
-            no maps of classes (inside a compiled step, a label out of range gives NaN).
+        ValueError: If `num_classes` is not a positive integer, a side is not a map, or the labels
+            are no maps of classes (inside a compiled step, a label out of range gives NaN).
 
     Example:
         >>> import numpy as np

@@ -32,7 +32,7 @@ class MiniLMAttention(AttentionLoss):
         (batch,), float32; 0 where the distributions are equal.
 
     Raises:
-        ValueError: If a feature is no attention map, or the queries or keys are not as many.
+        ValueError: If a feature is not an attention map, or the queries or keys are not as many.
 
     Example:
         >>> import numpy as np

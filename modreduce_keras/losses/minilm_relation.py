@@ -41,7 +41,7 @@ class MiniLMRelation(Loss):
         (batch,), float32; 0 where the relations are equal.
 
     Raises:
-        ValueError: If `relation_heads` is no positive integer or does not divide a width, or
+        ValueError: If `relation_heads` is not a positive integer or does not divide a width, or
             features are of other ranks or of unequal numbers of tokens.
 
     Example:

@@ -36,8 +36,8 @@ class Pairwise(MapLoss):
         (batch,), float32; 0 where the cosines agree.
 
     Raises:
-        ValueError: If `granularity` is not a positive integer, a side is no map, or a size is not
-            known and `granularity` is not 1.
+        ValueError: If `granularity` is not a positive integer, a side is not a map, or a size is
+            not known and `granularity` is not 1.
 
     Example:
         >>> import numpy as np

@@ -37,7 +37,7 @@ class PKD(MapLoss):
         up to a constant.
 
     Raises:
-        ValueError: If a side is no map, or the channels differ.
+        ValueError: If a side is not a map, or the channels differ.
 
     Example:
         >>> import numpy as np

@@ -35,7 +35,7 @@ class SRRL(Loss):
         (batch,), float32; 0 where both pairs are equal.
 
     Raises:
-        ValueError: If a weight is out of range, the sides are no pairs, or the shapes differ.
+        ValueError: If a weight is out of range, the sides are not pairs, or the shapes differ.
 
     Example:
         >>> import numpy as np

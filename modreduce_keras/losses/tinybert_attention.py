@@ -29,7 +29,7 @@ class TinyBERTAttention(AttentionLoss):
         (batch,), float32; 0 where the maps are equal.
 
     Raises:
-        ValueError: If a feature is no attention map, or the queries or keys are not as many.
+        ValueError: If a feature is not an attention map, or the queries or keys are not as many.
 
     Example:
         >>> import numpy as np

@@ -38,7 +38,7 @@ class VkD(Loss):
         (batch,), float32; 0 where the student equals the teacher's standardized features.
 
     Raises:
-        ValueError: If `variant` is unknown, the features are no vectors, or the shapes differ.
+        ValueError: If `variant` is unknown, the features are not vectors, or the shapes differ.
 
     Example:
         >>> import numpy as np

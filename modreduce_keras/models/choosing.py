@@ -18,11 +18,11 @@ _DEPTHWISE = (keras_layers.DepthwiseConv1D, keras_layers.DepthwiseConv2D)
 
 
 def require_model(model: Any, what: str) -> keras.Model:
-    """Returns a model whose layers can be taken apart.
+    """Returns a model whose layers can be rebuilt.
 
     Raises:
-        TypeError: If something else than a Keras model came.
-        ValueError: If it cannot be taken apart.
+        TypeError: If the model is not a Keras model.
+        ValueError: If its layers cannot be rebuilt.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"{what} must be a Keras model. Received: {model!r}")
@@ -35,10 +35,10 @@ def require_model(model: Any, what: str) -> keras.Model:
 
 
 def require_plain(student: Any, what: str) -> keras.Model:
-    """Returns a model that can be taken apart, and in which nothing is rounded or wrapped.
+    """Returns a model that can be rebuilt, and in which nothing is rounded or wrapped.
 
     Raises:
-        TypeError: If something else than a Keras model came.
+        TypeError: If the model is not a Keras model.
         ValueError: If it is another one.
     """
     model = require_model(student, what)
@@ -68,7 +68,7 @@ def chosen(model: keras.Model, layers: Any, what: str = "student") -> list[keras
         what: The name of the argument that the model was given as.
 
     Warns:
-        UserWarning: If `None` leaves out kernels in layers that cannot be taken apart, or with
+        UserWarning: If `None` leaves out kernels in layers that cannot be rebuilt, or with
             LoRA. Attention is left out without a warning.
 
     Raises:

@@ -39,8 +39,8 @@ def exits(
     Args:
         model: Functional or Sequential model to logits (batch, classes).
         at: Layers after which there is an exit, from shallow to deep, before `feature_at`; each
-            puts out maps (batch, height, width, channels) of a known size.
-        feature_at: Layer of the deepest maps. Defaults to the last layer that puts out maps.
+            returns maps (batch, height, width, channels) of a known size.
+        feature_at: Layer of the deepest maps. Defaults to the last layer that returns maps.
         name: Name of the model. Defaults to that of the given one and `"_with_exits"`.
 
     Returns:
@@ -78,7 +78,7 @@ def exits(
 
 
 def deepest_maps(model: keras.Model) -> str:
-    """Returns the name of the last layer of a functional model that puts out maps.
+    """Returns the name of the last layer of a functional model that returns maps.
 
     Raises:
         ValueError: If there is none.

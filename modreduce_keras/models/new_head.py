@@ -62,8 +62,8 @@ def with_classifier(
 
     Raises:
         ValueError: If the model is of another kind, its features have an unknown number of channels
-            or are no vectors, sequences, maps or volumes, `at` names no layer of it, or a number is
-            out of range.
+            or are not vectors, sequences, maps or volumes, `at` names no layer of it, or a number
+            is out of range.
 
     Example:
         >>> import keras, modreduce_keras as mr

@@ -29,7 +29,7 @@ _ALONG_THE_LAST = {3: layers.Conv1D, 4: layers.Conv2D}
 def primitive(model: keras.Model, masks: dict[int, np.ndarray] | None = None) -> keras.Model:
     """Returns a functional model of the same function and state, of simpler layers.
 
-    - A convolution or dense layer with an activation that is no ReLU: the layer, then the
+    - A convolution or dense layer with an activation that is not a ReLU: the layer, then the
       activation.
     - `SeparableConv2D`: a depthwise convolution, then one of size 1.
     - `Dense` along the last of several axes: a convolution of size 1.
@@ -167,7 +167,7 @@ def _without_activation(layer: keras.layers.Layer) -> dict[str, Any]:
 
 
 def _activated(layer: keras.layers.Layer, part: Part) -> Part:
-    """Returns a part that is followed by the activation of its layer, if that is no ReLU."""
+    """Returns a part that is followed by the activation of its layer, if that is not a ReLU."""
     if activation_of(layer) in FUSED:
         return part
     if activation_of(layer) == "silu":

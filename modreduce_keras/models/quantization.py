@@ -223,7 +223,7 @@ def _require_no_clusters(student: keras.Model) -> None:
 
 
 def _of_input(tensor: Any) -> Any:
-    """Returns what rounds an input of the student; `None` for integers that are no images."""
+    """Returns what rounds an input of the student; `None` for integers that are not images."""
     name = operation_of(tensor).name
     if "float" in tensor.dtype:
         return _learnt(name)

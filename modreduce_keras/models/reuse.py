@@ -87,7 +87,7 @@ def reuse_classifier(
 
 
 def _maps(model: keras.Model, layer: keras.layers.Layer, role: Any) -> Any:
-    """Returns what a model's layer puts out: symbolic maps of known size."""
+    """Returns what a model's layer returns: symbolic maps of known size."""
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise ValueError(
             f"reuse_classifier takes models apart, so the {role} must be a functional or a built "

@@ -85,7 +85,7 @@ def shallower(
 
 
 def _kept(layers: Sequence[int] | None, every: int | None, number: int) -> list[int]:
-    """Returns the numbers of the blocks to keep, or says what is wrong with them."""
+    """Returns the numbers of the blocks to keep, or raises if they are invalid."""
     if layers is None:
         every = require_integer("every", every)
         if every >= number:

@@ -14,29 +14,28 @@ from modreduce_keras.models.graph import functional, new_inputs
 
 
 def share_layers(model: keras.Model, *, layers: Iterable[str]) -> keras.Model:
-    """Builds a copy of a model in which the layers that a pattern means are one and the same.
+    """Builds a copy of a model in which all layers that match a pattern share their weights.
 
-    Each group of layers becomes its first layer, with the weights of that, which runs in the place
-    of all. Its gradient is the sum over these. The model has fewer weights, and as many
-    multiply-adds as before.
+    The first layer of each group, with its weights, is used in the place of all layers of the
+    group. Its gradient is the sum over all places. The model has fewer weights, but the same number
+    of multiply-adds.
 
-    The result is the start of a student: train it further with the model as its teacher.
+    Train the result further with the model as its teacher.
 
     Args:
         model: A functional or a built Sequential model without others in it.
-        layers: A pattern for each group, such as `["block*_attention", "block*_dense"]`. The
-            layers of a group have the same class, the same config but for the name, and weights of
-            the same shapes. Batch normalizations are best left out: each has statistics of its
-            own.
+        layers: A pattern for each group, such as `["block*_attention", "block*_dense"]`. The layers
+            of a group have the same class, the same config but for the name, and weights of the
+            same shapes. Leave out batch normalizations: their statistics differ.
 
     Returns:
-        A functional model. In the places of the others the first layer is tapped by its calls,
+        A functional model. To tap the other places of a group, use the calls of its first layer,
         `"block1_dense:1"` and so on.
 
     Raises:
-        TypeError: If something else than a Keras model came.
-        ValueError: If it cannot be taken apart; or if a pattern means fewer than two layers, or
-            layers that differ, or one that another pattern means too.
+        TypeError: If the model is not a Keras model.
+        ValueError: If its layers cannot be rebuilt; or if a pattern matches fewer than two layers,
+            layers that differ, or a layer of another pattern.
 
     Example:
         >>> import keras, modreduce_keras as mr

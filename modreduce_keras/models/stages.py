@@ -120,11 +120,11 @@ class Places:
         return self.structure.nodes[target.node]
 
     def tap(self, name: str) -> str:
-        """Returns the path of the layer at a place; the name itself where that is no layer.
+        """Returns the path of the layer at a place; the name itself where that is not a layer.
 
         Raises:
-            ValueError: If there is no such place, or it is no layer and a layer elsewhere has its
-                name, which is what a tap of that name reads.
+            ValueError: If there is no such place, or it is not a layer and a layer elsewhere has
+                its name, which is what a tap of that name reads.
         """
         target = self.find(name)
         if target.source is None:
@@ -227,7 +227,7 @@ class Places:
                 runs[-1].append(index)
             else:
                 runs.append([index])
-        # What only scales the inputs is no stage.
+        # What only scales the inputs is not a stage.
         starts = [0, *(run[-1] + 1 for run in runs)]
         return [
             run

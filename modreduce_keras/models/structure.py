@@ -26,7 +26,7 @@ class Node(NamedTuple):
 
     Attributes:
         operation: What runs.
-        path: Names from the model to it; `None` where it is no layer.
+        path: Names from the model to it; `None` where it is not a layer.
         call: Which of the calls of a layer it is; `None` where there is one.
         sources: Indices of the nodes whose results it is given, `INPUT` for the model's inputs.
         shape: Of its result, with the batch; `None` where there are several.

@@ -51,7 +51,7 @@ def taps(model: keras.Model) -> Table:
         the columns and `name`.
 
     Raises:
-        TypeError: If it is no model.
+        TypeError: If it is not a model.
         ValueError: If the model is not built or does not run symbolically.
 
     Example:

@@ -38,7 +38,7 @@ def import_keras_weights(*, model: keras.Model, source: keras.Model) -> keras.Mo
         The model.
 
     Raises:
-        TypeError: If something else than Keras models came.
+        TypeError: If a model is not a Keras model.
         ValueError: If a model is not functional or the layouts differ; the message names the first
             pair of layers that does not fit.
 
@@ -100,7 +100,8 @@ def load_teacher(
         A functional model from images to logits.
 
     Raises:
-        ValueError: If the file is no Keras model, the identifier is unknown, or the layouts differ.
+        ValueError: If the file is not a Keras model, the identifier is unknown, or the layouts
+            differ.
 
     Example:
         >>> import tempfile, keras, modreduce_keras as mr

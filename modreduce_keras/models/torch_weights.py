@@ -40,7 +40,7 @@ def import_torch_weights(model: keras.Model, state_dict: Mapping[str, Any]) -> k
         The model.
 
     Raises:
-        TypeError: If something else than a Keras model and a mapping of arrays came.
+        TypeError: If the model is not a Keras model, or the arrays are not a mapping.
         ValueError: If an entry and a layer do not fit, with the names of both, if layers or entries
             are left over, if an entry is of an unknown kind, if the model is not functional, has
             another layer with weights or flattens maps (PyTorch flattens the channels first).

@@ -83,7 +83,7 @@ def without_wrappers(model: keras.Model) -> tuple[keras.Model, dict[int, np.ndar
 
 
 def models_in(model: keras.Model) -> list[keras.Model]:
-    """Returns a model and those nested in it that can be taken apart, each once."""
+    """Returns a model and those nested in it that can be rebuilt, each once."""
     found = [model]
     for layer in model.layers:
         if isinstance(layer, keras.Model) and getattr(layer, "inputs", None):

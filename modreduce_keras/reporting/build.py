@@ -1,4 +1,4 @@
-"""Build: makes the pages that compare a teacher and its students, in one call."""
+"""Build: writes the pages that compare a teacher and its students, in one call."""
 
 import datetime
 import importlib.metadata
@@ -23,14 +23,15 @@ from modreduce_keras.reporting.subjects import files as export_files
 
 
 class Report(NamedTuple):
-    """What `mr.report` found, and where it wrote it.
+    """The results of `mr.report`, and the paths of the pages.
 
     Attributes:
         figures: The `Figures` of the teacher (`"teacher"`), the students and the files, by name.
-        classes: Names of the classes; of one logit no and yes, else of the labels or numbers.
-        samples: How many samples there were.
+        classes: Names of the classes; `no` and `yes` for one logit, else names of the labels or
+            numbers.
+        samples: Number of samples.
         kind: What the outputs are, see `kind` of `mr.report`.
-        markdown: The Markdown page; its pictures lie in `report_files/` beside it.
+        markdown: The Markdown page; its pictures are in `report_files/` next to it.
         html: The HTML page, which needs no other file.
     """
 
@@ -76,66 +77,66 @@ def report(
     batch_size: int = 256,
     repeats: int = 100,
 ) -> Report:
-    """Compares students, and files made from them, with their teacher, on a page to look at.
+    """Writes a page that compares students, and files exported from them, with their teacher.
 
-    Accuracy with its 95 % interval, parameters, size and time; agreement with the teacher, and who
-    is right where they differ; classes that are confused more or less than the teacher does; the
-    mistakes that a student is surest of, where the inputs are images; calibration with reliability
-    diagrams; accuracy over size and over time, with the Pareto front; learning curves. Every
-    network runs once over the data, of which only the logits and the images of the gallery are
-    kept.
+    The page shows accuracy with its 95 % interval, parameters, size and time; agreement with the
+    teacher, and which of the two is right where they differ; classes that the student confuses more
+    or less often than the teacher; for images, the student's most confident mistakes; calibration
+    with reliability diagrams; accuracy over size and over time, with the Pareto front; and learning
+    curves. Every network runs once over the data. Only the logits and the images of the gallery are
+    kept in memory.
 
-    What is compared depends on the kind of the outputs. Of classes the page says all this; of one
-    logit too, for the classes no and yes. Independent labels are each answered by yes or no, all
-    labels of all samples count alike, and there are no classes to confuse and no gallery. Numbers
-    have mean absolute errors and R² in the place of accuracies, and agree with the teacher's
-    within a tolerance; embeddings agree in direction, and labels do not count for them.
+    What is compared depends on the kind of the outputs. For classes, and for one logit (`no` and
+    `yes`), the page shows all of this. For independent labels, each label is yes or no, all labels
+    have equal weight, and there is no confusion of classes and no gallery. For numbers, the page
+    shows mean absolute errors and R² instead of accuracies, and agreement within a tolerance. For
+    embeddings, it compares directions, and labels are not used.
 
-    In the folder, `report.html` holds everything in one file and needs no network; `report.md` has
-    its pictures in `report_files/`. A report that is there is replaced when the new one is
-    complete. All is measured on the data given: choose students on others.
+    `report.html` is a single file that needs no network; `report.md` has its pictures in
+    `report_files/`. An existing report is replaced only when the new one is complete. Use data
+    that were not used to choose the students.
 
     Args:
         teacher: A built Keras model with one output (batch, units), logits where the labels are
             classes or yes and no; or `None`.
         students: One such model, or several by name.
-        exports: What `mr.export` wrote, TFLite and ONNX files or folders of SavedModels: `{name:
-            path}` with one student, else `{student: {name: path}}`.
+        exports: TFLite and ONNX files or folders of SavedModels from `mr.export`: `{name: path}`
+            with one student, else `{student: {name: path}}`.
         data: Dataset of batches `(x, y)`, or a tuple `(x, y)` of arrays, as `mr.export.verify`
             takes them. Labels are classes or one-hot, 0 and 1 for each label, or numbers; of
             `kind="embedding"` there may be none, `x` alone. Sample weights do not count.
-        path: Folder to write to; it is made if it is missing.
-        histories: Logs of trainings, `history.history` of `fit`, for any of `"teacher"` and the
-            names of the students (`"student"` if it has none).
-        curve: The log to draw of them. Defaults to `"val_accuracy"`.
-        trials: What `mr.tuning.find_student` returned, of which the page shows how good students
-            are over their size and their time. Defaults to `None`.
+        path: Folder to write to; it is created if it is missing.
+        histories: `history.history` of `fit` for any of `"teacher"` and the names of the students
+            (`"student"` for a single student).
+        curve: The log to draw from the histories. Defaults to `"val_accuracy"`.
+        trials: The result of `mr.tuning.find_student`; the page then shows its students over their
+            size and time. Defaults to `None`.
         class_names: Names of the classes, two for one logit. Defaults to their numbers, and to
             no and yes.
         kind: What the outputs are: `"classes"`, `"logit"`, `"labels"`, `"regression"` or
-            `"embedding"`. Defaults to `None`: what the loss says that a network is compiled with,
-            else what the labels are, as in `mr.export.verify`.
-        tolerance: How far numbers and directions may be apart that agree, see
+            `"embedding"`. Defaults to `None`: determined by the compiled loss of a network, else by
+            the labels, as in `mr.export.verify`.
+        tolerance: Largest difference of numbers or directions that count as equal, see
             `mr.export.verify`. Defaults to 0.1.
         title: Heading of the page.
-        gallery: How many images at most of each student, 0 for none. Defaults to 12. Images are
+        gallery: Largest number of images per student, 0 for none. Defaults to 12. Images are
             (height, width, 1 or 3).
         bins: Bins of confidence from 0 to 1 in the calibration error. Defaults to 15.
-        threads: How many threads TFLite and ONNX files may use. Defaults to 1.
-        batch_size: For arrays: how many samples run together. Defaults to 256.
-        repeats: How many runs of one sample are timed. Defaults to 100.
+        threads: Number of threads for TFLite and ONNX files. Defaults to 1.
+        batch_size: For arrays: number of samples in a batch. Defaults to 256.
+        repeats: Number of timed runs of one sample. Defaults to 100.
 
     Returns:
         A `Report`: the figures and the two files.
 
     Raises:
-        TypeError: If a model, the data, a path, histories or names are something else.
-        ValueError: If names are not known or not new, classes or inputs differ, labels are missing
+        TypeError: If a model, the data, a path, histories or names have another type.
+        ValueError: If a name is unknown or used twice, classes or inputs differ, labels are missing
             or out of range, outputs are not finite logits, or an argument is out of range.
         FileNotFoundError: If there is no such file.
-        VerificationError: If a file is damaged, or is not of its student's shapes.
-        ImportError: If what runs a file is missing: LiteRT, which
-            `pip install 'modreduce-keras[export]'` brings, or ONNX Runtime (`[onnx]`).
+        VerificationError: If a file is damaged, or its shapes differ from its student's.
+        ImportError: If the runtime for a file is missing: LiteRT, which
+            `pip install 'modreduce-keras[export]'` installs, or ONNX Runtime (`[onnx]`).
 
     Example:
         >>> import tempfile, numpy as np, modreduce_keras as mr

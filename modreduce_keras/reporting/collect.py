@@ -46,7 +46,7 @@ def collect(
     Raises:
         TypeError: If the data are something else.
         ValueError: If they have no labels, where these count, or do not fit the networks.
-        VerificationError: If a file gives something else than its student.
+        VerificationError: If a file gives something other than its student.
     """
     inputs, units = subjects[0].inputs, subjects[0].units
     outputs: dict[str, list[np.ndarray]] = {one.name: [] for one in subjects}

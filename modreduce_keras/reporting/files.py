@@ -15,8 +15,8 @@ def require_folder(path: Any) -> Path:
     """Returns the folder that a report is to be written to, there already or not.
 
     Raises:
-        TypeError: If it is no path.
-        ValueError: If it is a file, or something else than a report stands in the places of one.
+        TypeError: If it is not a path.
+        ValueError: If it is a file, or something other than a report stands in the places of one.
     """
     if not isinstance(path, (str, os.PathLike)) or not str(path):
         raise TypeError(f"path must be that of a folder. Received: path={path!r}")

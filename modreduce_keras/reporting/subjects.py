@@ -36,7 +36,7 @@ class Network:
         model: The model.
 
     Raises:
-        TypeError: If it is no Keras model.
+        TypeError: If it is not a Keras model.
         ValueError: If it has no single output (batch, units).
     """
 
@@ -163,7 +163,7 @@ def networks(teacher: Any, students: Any) -> list[Network]:
     """Returns the teacher, if there is one, and the students.
 
     Raises:
-        TypeError: If something else than Keras models came.
+        TypeError: If a model is not a Keras model.
         ValueError: If names are not valid, or classes or inputs differ.
     """
     if isinstance(students, Mapping):
@@ -186,7 +186,7 @@ def networks(teacher: Any, students: Any) -> list[Network]:
 
 
 def require_logits(subjects: Sequence[Network | File]) -> None:
-    """Raises if a network puts out probabilities; its files put out what it does.
+    """Raises if a network returns probabilities; its files put out what it does.
 
     Raises:
         ValueError: With the call that gives logits.
@@ -232,7 +232,7 @@ def files(exports: Any, found: list[Network], threads: int) -> list[File]:
     """Returns the files of `exports`.
 
     Raises:
-        TypeError: If something else than paths came.
+        TypeError: If a file is not given as a path.
         ValueError: If a student or a name is not known or not new.
         FileNotFoundError: If there is no such file.
         VerificationError: If a file is damaged, or takes other inputs than its student.

@@ -59,7 +59,7 @@ def numbers(name: str, values: Any) -> list[float]:
     """Returns a sequence of numbers as a list.
 
     Raises:
-        ValueError: If it is none, or one of them is no finite number.
+        ValueError: If it is none, or one of them is not a finite number.
     """
     if not isinstance(values, (Sequence, np.ndarray)) or not all(map(is_number, values)):
         raise ValueError(f"{name} must be a list of finite numbers. Received: {name}={values!r}")

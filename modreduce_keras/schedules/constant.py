@@ -14,7 +14,7 @@ class Constant(Schedule):
         constant: The value.
 
     Raises:
-        ValueError: If it is no finite number.
+        ValueError: If it is not a finite number.
 
     Example:
         >>> float(Constant(0.5)(100))

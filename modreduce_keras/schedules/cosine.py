@@ -20,7 +20,7 @@ class Cosine(Schedule):
         steps: Number of training steps, positive.
 
     Raises:
-        ValueError: If `steps` is not positive, or a value is no finite number.
+        ValueError: If `steps` is not positive, or a value is not a finite number.
 
     Example:
         >>> round(float(Cosine(1.0, 0.0, steps=10)(5)), 6)

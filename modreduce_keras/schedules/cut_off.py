@@ -18,7 +18,7 @@ class CutOff(Schedule):
         before: Value until then. Defaults to 0.
 
     Raises:
-        ValueError: If `steps` is not positive, or a value is no finite number.
+        ValueError: If `steps` is not positive, or a value is not a finite number.
 
     Example:
         >>> [round(float(CutOff(0.7, steps=10)(step)), 1) for step in (9, 10)]

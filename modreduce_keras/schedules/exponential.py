@@ -24,7 +24,7 @@ class Exponential(Schedule):
 
     Raises:
         ValueError: If `steps` or `stairs` is not positive, or `start` and `end` differ in sign or
-            are no finite numbers.
+            are not finite numbers.
 
     Example:
         >>> round(float(Exponential(0.01, 1.0, steps=10)(5)), 6)

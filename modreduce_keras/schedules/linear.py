@@ -16,7 +16,7 @@ class Linear(Schedule):
         steps: Number of training steps, positive.
 
     Raises:
-        ValueError: If `steps` is not positive, or a value is no finite number.
+        ValueError: If `steps` is not positive, or a value is not a finite number.
 
     Example:
         >>> float(Linear(0.0, 1.0, steps=10)(5))

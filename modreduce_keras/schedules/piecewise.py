@@ -17,7 +17,7 @@ class Piecewise(Schedule):
 
     Raises:
         ValueError: If the numbers of both do not fit, the boundaries do not ascend or are
-            negative, or one is no finite number.
+            negative, or one is not a finite number.
 
     Example:
         >>> [float(Piecewise([10, 20], [4.0, 2.0, 1.0])(step)) for step in (9, 10, 20)]

@@ -17,7 +17,7 @@ class SigmoidRampUp(Schedule):
         steps: Number of training steps, positive. The papers use 80 epochs.
 
     Raises:
-        ValueError: If `steps` is not positive, or a value is no finite number.
+        ValueError: If `steps` is not positive, or a value is not a finite number.
 
     Example:
         >>> round(float(SigmoidRampUp(1.0, steps=80)(0)), 6)

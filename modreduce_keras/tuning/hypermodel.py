@@ -27,7 +27,7 @@ class DistillerHyperModel(keras_tuner.HyperModel):
         name: Name of the hypermodel.
 
     Raises:
-        TypeError: If `build` or `fit` is no function, or `build` returns no distiller.
+        TypeError: If `build` or `fit` is not a function, or `build` does not return a distiller.
         ValueError: If `build` returns a distiller that is not compiled, or one with a student of
             an earlier trial.
 

@@ -147,7 +147,7 @@ class Search:
             self.tuner.oracle.max_consecutive_failed_trials = math.inf
 
     def _go_on(self, overwrite: bool) -> None:
-        """Takes up a search that other processes have run, which KerasTuner would begin anew."""
+        """Takes up a search that other processes have run, which KerasTuner would start again."""
         if _role() == WORKER or overwrite:
             return
         oracle, folder = self.tuner.oracle, Path(self.tuner.project_dir)
