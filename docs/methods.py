@@ -37,17 +37,19 @@ flags.DEFINE_string("results", str(common.RESULTS), "The folder of the rows")
 HEADER = """\
 # Methods
 
-`python -m docs.methods` writes this page from the registry; `--check` says whether it is up to
-date. It is made, not edited: names, equations and references come from the classes and their
-docstrings (`help(mr.losses.KD)` explains each symbol), and so do the default weights, arguments
-and adapters.
+All losses by which a student can learn from a teacher, with equations, papers and defaults. This
+page is generated from the code by `python -m docs.methods`. `help(mr.losses.KD)` explains the
+symbols of an equation.
 
-`z` are logits, `f` features, `p` probabilities, `s` the student's and `t` the teacher's; the value
-is that of one sample. The *cost* is the time of a training step with the labels and this term
-alone, as a multiple of the same step with KD, and its further memory at the peak; *held* is what
-the adapter's weights and memory take for good. *Check* says what the values and gradients are
-compared with in the tests: `golden` numbers of a reference implementation in PyTorch, or an
-independent computation in `NumPy`.
+How to read the tables:
+
+- **Equations** give the value of one sample. `z` are logits, `f` features, `p` probabilities; `s`
+  means the student and `t` the teacher.
+- **Cost** is the time of a training step with the labels and this loss, relative to the same step
+  with KD, and its additional peak memory. *Held* is what the adapter's weights and memory take
+  permanently.
+- **Check** says what values and gradients are compared with in the tests: `golden` numbers of a
+  reference implementation in PyTorch, or an independent computation in `NumPy`.
 """
 COLUMNS = (
     "method",
@@ -61,8 +63,11 @@ COLUMNS = (
 )
 KINDS = {
     "response": ("Responses", 'They compare logits: `mr.Response("kd")`.'),
-    "feature": ("Features", 'They compare layers inside: `mr.Feature("hint", at="stage2")`.'),
-    "relation": ("Relations", 'They compare samples: `mr.Relation("sp", at="embedding")`.'),
+    "feature": ("Features", 'They compare intermediate layers: `mr.Feature("hint", at="stage2")`.'),
+    "relation": (
+        "Relations",
+        'They compare the samples of a batch: `mr.Relation("sp", at="embedding")`.',
+    ),
 }
 NOT_MEASURED = "not measured"
 MEASURE = "kd"
@@ -195,7 +200,7 @@ def cost(identifier: str, latest: Mapping[str, Row], losses: Iterable[str]) -> s
     names = [identifier, *(name for name in latest if _variant(name, losses) == identifier)]
     costs = [(name, _cost(latest[name])) for name in names if name in latest]
     lines = [text if name == identifier else f"`{name}` {text}" for name, text in costs]
-    return "; ".join(lines) or NOT_MEASURED
+    return "; ".join(lines) or ("1.00 x" if identifier == MEASURE else NOT_MEASURED)
 
 
 def _cost(row: Row) -> str:
