@@ -14,7 +14,7 @@ from modreduce_keras.typing import Tensor
 
 @register("adapter", "centered_projection")
 class CenteredProjection(TokenProjection):
-    """The student at the teacher's width, and the teacher less its running mean.
+    """Projects the student to the teacher's width, and subtracts the teacher's running mean.
 
     f_s W + b and f_t - c; after each training step c ← m c + (1 - m) mean f_t
 

@@ -15,7 +15,7 @@ from modreduce_keras.typing import Tensor
 
 @register("adapter", "contrastive_queue")
 class ContrastiveQueue(ContrastiveAdapter):
-    """Linear embeddings of both sides, told from those of the last samples: no index needed.
+    """Linear embeddings of both sides, contrasted with the last samples; needs no index.
 
     log (P · n) = s / τ - log Z + log n, with s = v · m for an embedding v of one side: first with
     the other side's embedding of the same sample, then with the K negatives; n = K + 1

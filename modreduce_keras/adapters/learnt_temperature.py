@@ -12,7 +12,7 @@ from modreduce_keras.typing import Tensor
 
 @register("adapter", "learnt_temperature")
 class LearntTemperature(Adapter):
-    """One learnt raw temperature for all samples, with its gradient turned round.
+    """One learnt raw temperature for all samples, with its gradient reversed.
 
     r ↦ r, with the gradient -λ ∂L/∂r in the place of ∂L/∂r
 

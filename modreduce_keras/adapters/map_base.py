@@ -83,7 +83,7 @@ def _as_list(shape: Any) -> Any:
 
 
 def is_known(shape: Any, ranks: Sequence[int] = (4,)) -> bool:
-    """Returns whether this is the shape of a feature of known size, of maps unless told else.
+    """Returns whether this is the shape of a feature of known size, by default of maps.
 
     Of sequences, only the number of channels has to be known.
     """

@@ -16,7 +16,7 @@ from modreduce_keras.typing import Tensor
 
 @register("adapter", "review_fusion")
 class ReviewFusion(Adapter):
-    """ReviewKD's attention-based fusion: a stage and what the deeper ones made, mixed by position.
+    """ReviewKD's attention-based fusion: mixes a stage with the deeper ones at each position.
 
     x = a ⊙ conv_1×1(f) + b ⊙ y, (a, b) = σ(conv_1×1([conv_1×1(f), y])), output = conv_3×3(x)
 

@@ -38,7 +38,7 @@ class StudentGap(NamedTuple):
 
 
 class CapacityGap(NamedTuple):
-    """What lies between a teacher and its students; printed, it says so in words.
+    """The gap between a teacher and its students; `print` explains it.
 
     Attributes:
         parameters: Number of the teacher's weights.

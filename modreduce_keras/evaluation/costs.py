@@ -19,7 +19,7 @@ _SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Returns how many multiplications with an addition a network needs for one sample.
+    """Returns the number of multiply-adds of a network for one sample.
 
     convolution, dense: positions of the output × entries of the kernel
 

@@ -12,7 +12,7 @@ from modreduce_keras.typing import Tensor
 
 @register("loss", "binary_kd")
 class BinaryKD(ResponseLoss):
-    """Knowledge distillation of labels that do not exclude one another: a divergence for each.
+    """Knowledge distillation for independent labels: one divergence per label.
 
     T² Σ_l [p_t log (p_t / p_s) + (1 - p_t) log ((1 - p_t) / (1 - p_s))] with p = sigmoid(z / T)
 

@@ -14,7 +14,7 @@ from modreduce_keras.typing import Tensor
 
 @register("loss", "dkd")
 class DKD(SoftenedLoss):
-    """Decoupled knowledge distillation: KD's two parts with weights of their own.
+    """Decoupled knowledge distillation: KD's two parts with separate weights.
 
     α T² KL(b_t ‖ b_s) + β T² KL(p̂_t ‖ p̂_s)
 

@@ -13,7 +13,7 @@ from modreduce_keras.typing import Tensor
 
 @register("loss", "fgd")
 class FGD(MapLoss):
-    """Focal distillation of detectors: foreground and background apart, where the teacher attends.
+    """Focal distillation of detectors: foreground and background, by the teacher's attention.
 
     Σ_ic w_i A_i B_c (f_ic(s) - f_ic(t))² + γ (Σ_i |A_i(s) - A_i(t)| + Σ_c |B_c(s) - B_c(t)|), with
     w_i = α / N_fg in the foreground and β / N_bg in the background, A = P softmax(mean_c |f| / T)

@@ -11,7 +11,7 @@ from modreduce_keras.typing import Tensor
 
 @register("loss", "fsp")
 class FSP(Loss):
-    """Flow of the solution procedure: how one layer's channels go with a later layer's.
+    """Flow of the solution procedure: products of the channels of two layers.
 
     mean (G_s - G_t)², where G[i, j] = mean over the positions of f_first[i] · f_second[j]
 

@@ -10,7 +10,7 @@ from modreduce_keras.typing import Tensor
 
 @register("loss", "ickd")
 class ICKD(MapLoss):
-    """Inter-channel correlation: which channels respond alike, and which differ.
+    """Inter-channel correlation: how similar the responses of the channels are.
 
     1/C Σ_ij (Ĝ_s[i, j] - Ĝ_t[i, j])², where G[i, j] = Σ over the positions of f[i] · f[j], for C
     channels, and Ĝ has the rows of G at unit length

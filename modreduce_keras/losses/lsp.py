@@ -1,4 +1,4 @@
-"""Local structure: how alike each node of a graph is to each of its neighbours."""
+"""Local structure: how similar each node of a graph is to each of its neighbours."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -29,21 +29,22 @@ _OF_KERNEL = {"bandwidth": ("rbf", 100.0), "offset": ("poly", 0.0), "degree": ("
 
 @register("loss", "lsp")
 class LSP(RelationLoss):
-    """Local structure preserving distillation, for networks on a graph: the batch is its nodes.
+    """Local structure preserving distillation, for graph networks.
 
     KL(S_i(s) ‖ S_i(t)), where S_ij = softmax over the neighbours j of node i of k(f_i, f_j), and k
     is exp(-‖a - b‖² / 2σ) ("rbf"), aᵀb ("linear") or (aᵀb + c)^d ("poly")
 
-    Edges that are given here are those of one graph, whose nodes are the batch, in their order
-    (`fit(..., batch_size=number_of_nodes, shuffle=False)`). A node without neighbours counts as 0.
+    If `edges` is an array, the batch is one graph: the samples are its nodes, in order
+    (`fit(..., batch_size=number_of_nodes, shuffle=False)`). A node without neighbours has the value
+    0.
 
-    Where each sample is a graph, features are (batch, nodes, width) and the edges come with the
-    batch: `edges="edges"` reads that key of the inputs, (batch, edges, 2), int, with rows of -1 for
-    padding. The value of a sample is then the mean over its nodes that have neighbours. A node that
-    a mask leaves out counts neither itself nor as a neighbour.
+    If each sample is a graph, features are (batch, nodes, width), and `edges="edges"` is the key of
+    the inputs with the edges of each graph, (batch, edges, 2), int, padded with rows of -1. The
+    value of a sample is then the mean over its nodes that have neighbours. A masked node counts
+    neither by itself nor as a neighbour.
 
-    A student without a graph of its own (a perceptron on the nodes' features: GLNN) needs no loss
-    of its own: it is plain KD, with another input for the teacher (`teacher_input=`).
+    To distil into a perceptron on the features of the nodes (GLNN), use plain KD; see the guide
+    *Graphs*.
 
     Args:
         edges: (edges, 2), int: node i, and j that is a neighbour of it. An undirected graph has

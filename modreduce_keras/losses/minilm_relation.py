@@ -13,7 +13,7 @@ from modreduce_keras.typing import Tensor
 
 @register("loss", "minilm_relation")
 class MiniLMRelation(Loss):
-    """MiniLM's value-relation transfer: how the values of the tokens lie to each other.
+    """MiniLM's value-relation transfer: relations among the values of the tokens.
 
     mean over heads and tokens of KL(R_t ‖ R_s), with R = softmax(V Vᵀ / √d)
 

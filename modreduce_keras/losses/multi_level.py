@@ -15,7 +15,7 @@ from modreduce_keras.typing import Tensor
 
 @register("loss", "multi_level")
 class MultiLevel(ResponseLoss):
-    """Multi-level logit distillation: predictions, how samples and how classes go together.
+    """Multi-level logit distillation: predictions, and correlations of samples and classes.
 
     Σ_T [T² KL(p_t ‖ p_s) + Σ_j (G_s - G_t)²_ij + 1/C Σ_kl (M_s - M_t)²_kl] for sample i
 

@@ -8,7 +8,7 @@ from modreduce_keras import calls, registry
 
 
 class NamedArguments:
-    """A class whose constructor takes its arguments by name, and says what was meant by others.
+    """A class whose constructor takes its arguments by name, and suggests the right ones.
 
     A base of its own below those with an `__init__`, whose signature is what tools then show.
     """

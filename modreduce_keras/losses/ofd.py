@@ -9,7 +9,7 @@ from modreduce_keras.typing import Tensor
 
 @register("loss", "ofd")
 class OFD(PreactivationLoss):
-    """Overhaul of feature distillation: the teacher's response, or anything below a negative one.
+    """Overhaul of feature distillation: positive responses, and any value below a negative one.
 
     Σ d(f_t, f_s) over all neurons, with d = 0 where f_s ≤ f_t ≤ 0, and d = (f_s - f_t)² elsewhere
 

@@ -11,7 +11,7 @@ from modreduce_keras.typing import Tensor
 
 @register("loss", "pairwise")
 class Pairwise(MapLoss):
-    """Structured distillation of dense maps: how alike each place is to each other one.
+    """Structured distillation of dense maps: how similar the positions are to each other.
 
     1/N² Σ_ij (a_ij(s) - a_ij(t))², where a_ij = cos(f_i, f_j) of N nodes, and a node is the mean
     of β × β neighbouring positions

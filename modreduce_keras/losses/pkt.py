@@ -1,4 +1,4 @@
-"""Probabilistic knowledge transfer: how likely samples choose one another as neighbours."""
+"""Probabilistic knowledge transfer: probabilities that samples are neighbours."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from modreduce_keras.typing import Tensor
 
 @register("loss", "pkt")
 class PKT(RelationLoss):
-    """Probabilistic knowledge transfer: how likely samples choose one another as neighbours.
+    """Probabilistic knowledge transfer: probabilities that samples are neighbours.
 
     mean_ij p_t log((p_t + ε) / (p_s + ε)), where p_ij = (1 + cos(f_i, f_j)) / 2, each row scaled
     to sum one, and ε = 1e-7

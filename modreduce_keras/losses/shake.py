@@ -18,7 +18,7 @@ VARIANTS = ("paper", "reference")
 
 @register("loss", "shake")
 class SHAKE(Loss):
-    """SHAKE: the student and a shadow head that follows the teacher teach each other.
+    """SHAKE: the student and a shadow head of the teacher learn from each other.
 
     λ T² [KL(p_h ‖ p_s) + KL(p_s ‖ p_h)] + T² KL(p_t ‖ p_h), p = softmax(z / T)
 

@@ -16,7 +16,7 @@ from modreduce_keras.typing import Tensor
 
 @register("loss", "skew_kl")
 class SkewKL(SoftenedLoss):
-    """Skew KL divergence: the student is compared with a little of the teacher mixed in.
+    """Skew KL divergence: the divergence from a mixture of teacher and student.
 
     T² KL(p_t ‖ α p_t + (1 - α) p_s), or reversed T² KL(p_s ‖ (1 - α) p_t + α p_s)
 

@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation: which samples of a batch activate alike."""
+"""Similarity-preserving distillation: how similar the samples of a batch are."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from modreduce_keras.typing import Tensor
 
 @register("loss", "sp")
 class SimilarityPreserving(RelationLoss):
-    """Similarity-preserving distillation: which samples of a batch activate alike.
+    """Similarity-preserving distillation: how similar the samples of a batch are.
 
     1/B² Σ_ij (Ĝ_ij(s) - Ĝ_ij(t))², where G = F Fᵀ of the flattened features and each row of Ĝ is
     scaled to unit length

@@ -13,7 +13,7 @@ from modreduce_keras.typing import Tensor
 
 @register("loss", "srrl")
 class SRRL(Loss):
-    """Softmax regression representation learning: the feature, and what the teacher sees in it.
+    """Softmax regression representation learning: the feature, and the teacher's logits for it.
 
     α mean (f_s - f_t)² + β mean (W_t f_s + b_t - z_t)²
 

@@ -32,19 +32,18 @@ def with_classifier(
     dropout: float = 0.0,
     name: str | None = None,
 ) -> keras.Model:
-    """Puts a new classifier on a model: on a body without a head, or in the place of its own.
+    """Puts a new classifier on a model, in the place of its own if it has one.
 
-    A classifier that the model ends in is left out: a `Dense` layer that is linear or ends in a
-    softmax or sigmoid, or a convolution whose result is flattened, as in MobileNet, and the dropout
-    before it. What remains, or the output of a model that ends in something else, is averaged over
-    its positions if it has any (`"embedding"`), and `"logits"` is a new `Dense` layer on that, in
-    float32.
+    A classifier at the end of the model is removed, together with the dropout before it: a `Dense`
+    layer that is linear or has a softmax or sigmoid, or a convolution whose output is flattened, as
+    in MobileNet. The remaining output is averaged over its positions if it has any (`"embedding"`),
+    and followed by a new `Dense` layer in float32 (`"logits"`).
 
-    The layers are those of the model, with their weights, and are not copied: the model trains with
-    the result, and `model.trainable = False` before the call, or `layer.trainable = False`, keeps
-    them as they are. A student of `model` itself needs layers of its own:
-    `mr.models.copy_model(with_classifier(model, 10))`. To train the layers more slowly than the new
-    one, give both an optimizer:
+    The result shares its layers and their weights with the model, so training changes both. To
+    freeze them, set `model.trainable = False` before the call, or `layer.trainable = False`. If
+    `model` is also the teacher, copy the student:
+    `mr.models.copy_model(with_classifier(model, 10))`. To train the pretrained layers more slowly
+    than the new one, use two optimizers:
 
         distiller.compile({"logits": Adam(1e-3), "student": Adam(1e-5)}, loss)
 

@@ -9,7 +9,7 @@ from modreduce_keras.arguments import is_number
 def require_image_shape(
     shape: Any, least: int = 1, *, known: bool = False, name: str = "input_shape"
 ) -> None:
-    """Raises unless the shape of an image came, without the batch.
+    """Raises unless it is the shape of an image, without the batch.
 
     Args:
         shape: What came. Height and width may be `None`.

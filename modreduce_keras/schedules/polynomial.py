@@ -10,7 +10,7 @@ from modreduce_keras.typing import Tensor
 
 @register("schedule", "polynomial")
 class Polynomial(Schedule):
-    """From `start` to `end`, fast at first and slower and slower, as sparsity grows in pruning.
+    """From `start` to `end`, fast at first and then slower, as in gradual pruning.
 
     value = end + (start - end) · (1 - p)^power with p = (step - begin) / steps, cut to 0 … 1
 
