@@ -21,38 +21,28 @@ from modreduce_keras.distillers import (
     optimizers,
     policies,
     progress,
+    running,
     saving,
-    student_metrics,
     teacher_files,
-    teacher_forms,
     validation,
 )
 from modreduce_keras.distillers.augmentation import warn_of_augmentation
 from modreduce_keras.distillers.batch import Batch
 from modreduce_keras.distillers.foreign import meant_by_compile
 from modreduce_keras.distillers.forward import Outputs, first_output
-from modreduce_keras.distillers.fused_normalization import fused_normalization as fused_kernels
+from modreduce_keras.distillers.fused_normalization import fused_normalization
 from modreduce_keras.distillers.gradients import GradientPolicy, Gradients
 from modreduce_keras.distillers.ignored import warn_of_ignored
 from modreduce_keras.distillers.inputs import Inputs
-from modreduce_keras.distillers.loss_scales import LossScales, taken_apart
+from modreduce_keras.distillers.loss_scales import LossScales
 from modreduce_keras.distillers.objective import Objective
 from modreduce_keras.distillers.pretraining import pretrain, require_pretrained
-from modreduce_keras.distillers.ranges import warn_of_ranges
 from modreduce_keras.distillers.step import StepModel
-from modreduce_keras.distillers.supervision import LabelRule, NamedSupervision, Supervision
-from modreduce_keras.distillers.teacher import fingerprint_of_constants
+from modreduce_keras.distillers.supervision import LabelRule
 from modreduce_keras.distillers.terms import Term, knowledge_term, supervised_terms
+from modreduce_keras.distillers.tracing import TeacherTracing
 from modreduce_keras.distillers.wiring import connect
-from modreduce_keras.distribute import (
-    is_multi_worker,
-    require_in_scope,
-    telling_of_lost_workers,
-)
-from modreduce_keras.held import Held
 from modreduce_keras.keras_internals import (
-    begin_at,
-    compiled_metrics,
     flatten_layers,
     forget_compiled_metrics,
     is_asked_by_saver,
@@ -88,10 +78,7 @@ class BaseDistiller(StepModel):
     the student's (`response/ce`, `response/accuracy`). `loss` is the weighted total, each term is
     the unweighted mean.
 
-    With a loss on the labels, `evaluate` and validation run the students only, and their `loss` is
-    the sum of the students' compiled losses and regularizers. Without one, or with
-    `compile(evaluate_knowledge=True)`, the teacher runs as well, and `loss` (`val_loss`) is the
-    total loss above in inference, with the weights of the present step. See `compile`.
+    What `evaluate` and validation compute, see `compile`.
 
     Args:
         students: Models to train, by name. The distiller runs their `call`. A custom `train_step`
@@ -131,6 +118,7 @@ class BaseDistiller(StepModel):
     """
 
     supervised_weight = Knob()
+    tracing: TeacherTracing
     _model_views: ClassVar[tuple[str, ...]] = ("teacher", "student", "best_student")
     """Properties that return a model which is stored elsewhere."""
 
@@ -152,22 +140,15 @@ class BaseDistiller(StepModel):
         trainable: bool = True,
     ):
         super().__init__(name=name, dtype=dtype, trainable=trainable)
+        checks.require_teacher_dtype(teacher_dtype, teacher)
         self.students = dict(students)
         self.knowledge = {name: list(knowledge.get(name, ())) for name in students}
         self.has_several = len(students) > 1
         self.supervised_weight = supervised_weight
-        self._supervision: Supervision | NamedSupervision | None = None
-        self._objective: Objective | None = None
-        self.scales_loss = True
-        self._loss_scales: LossScales | None = None
-        self._fuses_normalization, self._checks_steps, self._evaluating = True, False, False
-        self._watches_balance = self._has_looked = False
-        self._evaluates_knowledge, self._has_warned, self._is_fitting = False, False, False
-        self._speaks = False
-        self._arrival = teacher_files.Arrival()
-        self._teacher_input, self._student_inputs = teacher_input, dict(student_inputs or {})
         self.teacher_dtype = teacher_dtype
-        checks.require_teacher_dtype(teacher_dtype, teacher)
+        self._teacher_input, self._student_inputs = teacher_input, dict(student_inputs or {})
+        self._loss_scales: LossScales | None = None
+        self._arrival = teacher_files.Arrival()
         parts = [
             part for one in self.all_knowledge() for part in (one, one.loss, one.adapter) if part
         ]
@@ -182,10 +163,12 @@ class BaseDistiller(StepModel):
                 teacher_taps=teacher_taps,
                 branches=branches,
             )
-        teachers = self._forward.teacher.models if self._forward.teacher else ()
         # The teacher is not a layer of this model, so Keras does not ask it.
-        self.supports_jit = all(one.supports_jit for m in teachers for one in flatten_layers(m))
-        self._constants = fingerprint_of_constants(self._models_with_constants())
+        layers = [layer for model in self._forward.teachers for layer in flatten_layers(model)]
+        self.supports_jit = all(layer.supports_jit for layer in layers)
+        self.compilation = compiling.Compilation()
+        self.tracing = TeacherTracing(self, self._forward, [teacher_input, self._student_inputs])
+        self.runs = running.Runs(self, self._forward)
         warn_of_ignored({f"student {name!r}": student for name, student in students.items()})
         takes_inputs = "student_inputs" in inspect.signature(type(self)).parameters
         warn_of_augmentation(self.students, self.knowledge, takes_inputs)
@@ -193,13 +176,7 @@ class BaseDistiller(StepModel):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        # The step computes the objective and would never call them.
-        replaced = sorted({"compute_terms", "term_weights", "compute_loss"} & set(vars(cls)))
-        if replaced:
-            raise TypeError(
-                "A distiller defines its loss in build_terms, which returns a list of "
-                f"modreduce_keras.distillers.Term. Received: {cls.__name__} with {replaced}"
-            )
+        checks.require_build_terms(cls)
 
     # Parts
 
@@ -216,16 +193,11 @@ class BaseDistiller(StepModel):
         `"folded"`: the same with its batch normalizations folded. A dtype: a folded copy that
         computes in it.
         """
-        teacher = self._forward.teacher
-        forms = zip(teacher.models, teacher.forms, strict=True) if teacher else ()
-        return {model.name: form for model, form in forms}
+        return self.tracing.forms()
 
     @teacher_forms.setter
     def teacher_forms(self, forms: Mapping[str, str]) -> None:
-        teacher = self._forward.teacher
-        if teacher is not None and set(forms) == set(self.teacher_forms):
-            teacher.settle([forms[model.name] for model in teacher.models])
-            self.test_function = None
+        self.tracing.restore(forms)
 
     def all_knowledge(self) -> list[Knowledge]:
         """Returns the knowledge of all students, in one list."""
@@ -239,11 +211,6 @@ class BaseDistiller(StepModel):
             stacklevel=2,
         )
         return self.all_knowledge()
-
-    def joint_knowledge(self) -> list[tuple[str, Knowledge]]:
-        """Returns (student, knowledge) for what `fit` trains, not a separate stage."""
-        pairs = ((name, one) for name, several in self.knowledge.items() for one in several)
-        return [(name, one) for name, one in pairs if not one.staged]
 
     def student_output(self) -> Any:
         """Returns the symbolic output of a student; all students have the same."""
@@ -292,10 +259,10 @@ class BaseDistiller(StepModel):
             network: What they train. Defaults to the student's network.
         """
         owner = self._owner(student)
-        return supervised_terms(self._supervision, student, weight, owner=owner, network=network)
+        made = self.compilation.supervision
+        return supervised_terms(made, student, weight, owner=owner, network=network)
 
     def forward_pass(self, batch: Batch, training: bool, with_teacher: bool) -> Outputs:
-        """Runs every student once, and the teacher if asked."""
         return self._forward(batch, training, with_teacher)
 
     def transform_gradients(self, gradients: Gradients) -> Gradients:
@@ -333,10 +300,10 @@ class BaseDistiller(StepModel):
 
     def names_in_logs(self) -> list[str]:
         """Returns names in the logs that the compiled loss uses and no knowledge can have."""
-        return [] if self._supervision is None else list(self._supervision.names)
+        made = self.compilation.supervision
+        return [] if made is None else list(made.names)
 
     def measured(self) -> list[str]:
-        """Returns the names of the students that the compiled metrics are computed for."""
         return list(self.students)
 
     def parts_on_outputs(self) -> list[fitting.Part]:
@@ -361,16 +328,12 @@ class BaseDistiller(StepModel):
 
         These are the accuracy, the other compiled metrics, and the compiled loss.
         """
-        compiled = compiled_metrics(self)
-        metrics = [] if compiled is None else [metric.name for metric in compiled.metrics]
-        losses = [] if self._supervision is None else self._supervision.names
-        return ["accuracy", *metrics, *losses]
+        return progress.measures(self, self.compilation.supervision)
 
     def label_rules(self) -> list[LabelRule]:
         """Returns the parts that need class indices as labels."""
-        return logs.label_rules(
-            self._supervision, self.all_knowledge(), None, self.student_output()
-        )
+        made = self.compilation.supervision
+        return logs.label_rules(made, self.all_knowledge(), None, self.student_output())
 
     def deployed_name(self) -> str:
         """Returns the name of the student that `predict` and calls use."""
@@ -385,106 +348,31 @@ class BaseDistiller(StepModel):
         student = self.students[name]
         return student(own_inputs(student, seen), training=training)
 
-    def forward(
-        self, x: Any, training: bool, with_teacher: bool | None = None, labels: Any = None
-    ) -> Outputs:
-        """Runs every network once on the inputs of a batch.
-
-        Args:
-            x: The inputs.
-            training: Whether it is a training step.
-            with_teacher: Whether the teacher runs. Defaults to `None`: in training only.
-            labels: For aggregators that need them.
-        """
-        wanted = training if with_teacher is None else with_teacher
-        return self.forward_pass(Batch(x, labels), training, wanted)
-
     def objective(self) -> Objective:
-        """Returns the loss, as it is compiled."""
-        if self._objective is None:
-            self._objective = self._built_objective(self.build_terms())
-        return self._objective
-
-    def _built_objective(self, terms: Sequence[Term]) -> Objective:
-        evaluates_all = self._evaluates_knowledge
-        return Objective(terms, self.logged_names(), evaluates_all=evaluates_all)
-
-    def compute_terms(self, labels: Any, outputs: Outputs) -> dict[str, Any]:
-        """Returns every term of a training step, unweighted: (batch,) or (batch, positions...)."""
-        values = self.objective().values(outputs.with_labels(labels))
-        return {term.log_name: value for term, value in values.items()}
-
-    def term_weights(self) -> dict[str, Any]:
-        """Returns the weight of every term, scalars in the graph.
-
-        A weight that is `"balanced"` is 0 until a training step has set it.
-        """
-        return self.objective().weights()
-
-    def test_step(self, data: Any) -> Any:
-        """Evaluates one batch: no update, and no teacher unless knowledge is evaluated."""
-        whole = self.objective().evaluates_all
-        outputs = self.forward_pass(Batch.from_data(data), training=False, with_teacher=whole)
-        self.computed(outputs, training=False)
-        return self._evaluated(self.step_logs(outputs))
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: Any = True,
-    ) -> Any:
-        """Returns the loss of one step on this replica, and updates the logged means.
-
-        Args:
-            x: The inputs.
-            y: The labels, or `None` where no loss is compiled.
-            y_pred: The result of `forward`.
-            sample_weight: (batch,), or (batch, positions...), or a dict of those by output, or
-                `None`.
-            training: Whether this is a training step (all terms) or an evaluation (the compiled
-                loss only, unless knowledge is evaluated).
-        """
-        return self.computed(y_pred.replace(batch=Batch(x, y, sample_weight)), training).loss
+        if self.compilation.objective is None:
+            self.compilation.objective = compiling.objective(self, self.build_terms())
+        return self.compilation.objective
 
     def penalized(self) -> keras.Model:
-        """Returns the model whose regularizers and added losses are in the loss: this one."""
         return self
 
     def kernels(self) -> contextlib.AbstractContextManager[None]:
         """Returns the context for the forward pass of a training step; see `compile`."""
-        if not self._fuses_normalization:
+        if not self.compilation.fuses_normalization:
             return contextlib.nullcontext()
-        return fused_kernels(self.layers_that_run())
+        return fused_normalization(self.layers_that_run())
 
     def check_labels(self, labels: Any) -> Any:
         """Returns labels, after a check where only they tell the kind of the outputs."""
-        rules = self._label_checks if self.compiled else []
+        rules = self.compilation.label_checks
         return fitting.checked_labels(rules, labels, self.student_output())
 
     # Logs
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Updates the compiled metrics for every student and returns all logs."""
-        compiled = compiled_metrics(self)
-        if compiled is not None:
-            # Keras sizes up the metrics with the output of `call`, which stands for every one.
-            whole = isinstance(y_pred, Outputs)
-            logits = y_pred.logits() if whole else dict.fromkeys(self.measured(), y_pred)
-            logs.update_metrics(compiled, y, logits, sample_weight)
-        return self.get_metrics_result()
-
     def get_metrics_result(self) -> Any:
-        """Returns all logs by name, `STUDENT/METRIC` where there are several students."""
-        results = student_metrics.log_names(super().get_metrics_result())
-        return self._evaluated(results) if self._evaluating else results
-
-    def _evaluated(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Returns the results without those that only training computes."""
-        trained_only = self.objective().trained_only
-        return {name: value for name, value in results.items() if name not in trained_only}
+        """Returns all logs by name, in evaluation without those that only training computes."""
+        results = super().get_metrics_result()
+        return self.evaluated(results) if self.runs.is_evaluating else results
 
     @property
     def loss_scales(self) -> dict[str, float]:
@@ -512,12 +400,6 @@ class BaseDistiller(StepModel):
         guard = self.policy.guard
         return guard.counts() if guard else {}
 
-    @property
-    def training_record(self) -> list[keras.Variable]:
-        """Records of the training that are no part of the model; `Resume` restores them too."""
-        guard = self.policy.guard
-        return [guard.record] if guard else []
-
     # Training, evaluation and prediction, after a check of the data
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
@@ -528,26 +410,11 @@ class BaseDistiller(StepModel):
         compiled loss). All logs are in the history, and callbacks see them. To choose which are
         shown, pass `mr.callbacks.ProgressBar(["loss", "val_*"])` in `callbacks`.
         """
-        self._follow()
-        begin_at(self, None)  # an interrupted fit may have left an epoch behind
-        if self.policy.guard is not None:
-            self.policy.guard.begin()
-        call = _bound(super().fit, args, kwargs)
-        given = call.arguments
-        validation.require_fit(self, given)
-        if not self._has_looked:
-            self._has_looked = True
-            warn_of_ranges(self._forward, given.get("x"))
-        given["callbacks"] = progress.with_bar(given.get("callbacks"), given.get("verbose", "auto"))
-        if given.get("validation_data") is not None or given.get("validation_split"):
-            self._warn_of_left_out()
-        lost = telling_of_lost_workers(self.distribute_strategy)
-        self._is_fitting, self._speaks = True, given.get("verbose", "auto") not in (0, "0")
-        try:
-            with lost, validation.told(), validation.telling_callbacks(given["callbacks"]):
-                history = super().fit(*call.args, **call.kwargs)
-        finally:
-            self._is_fitting = self._speaks = False
+        self.tracing.follow()
+        call = running.bound(super().fit, args, kwargs)
+        self.runs.begin_fit(call.arguments)
+        with self.runs.fitting(call.arguments):
+            history = super().fit(*call.args, **call.kwargs)
         balanced.warn_of_unset(self.objective().terms)
         return history
 
@@ -556,47 +423,28 @@ class BaseDistiller(StepModel):
 
         The teacher runs only if knowledge is evaluated; see `compile`.
         """
-        call = _bound(super().evaluate, args, kwargs)
-        given = call.arguments
-        validation.require_data(self, given)
-        self._require_weights()
-        if self._evaluates_knowledge and not self._is_fitting:
-            self._follow()
-            self._warn_of_left_out()
-        given["callbacks"] = progress.with_bar(given.get("callbacks"), given.get("verbose", "auto"))
-        self._evaluating = True
-        try:
-            with validation.told():
-                return super().evaluate(*call.args, **call.kwargs)
-        finally:
-            self._evaluating = False
-
-    def _require_weights(self) -> None:
-        """Raises if an evaluation, other than that of `fit`, needs a weight that is not set."""
-        if self._evaluates_knowledge and not self._is_fitting:
-            balanced.require_set(self.objective().terms)
-
-    def _warn_of_left_out(self) -> None:
-        """Says once for each `compile` which terms the loss of an evaluation is without."""
-        if not self._has_warned:
-            self._has_warned = True
-            evaluating.warn_of_left_out(self.objective())
+        call = running.bound(super().evaluate, args, kwargs)
+        self.runs.begin_evaluation(call.arguments)
+        with self.runs.evaluating():
+            return super().evaluate(*call.args, **call.kwargs)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Predicts, as `keras.Model.predict` does."""
-        validation.require_data(self, _arguments(super().predict, args, kwargs))
+        validation.require_data(self, running.bound(super().predict, args, kwargs).arguments)
         return super().predict(*args, **kwargs)
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Trains on one batch, as `keras.Model.train_on_batch` does."""
-        validation.require_batch(self, _arguments(super().train_on_batch, args, kwargs))
+        call = running.bound(super().train_on_batch, args, kwargs)
+        validation.require_batch(self, call.arguments)
         with validation.told():
             return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates one batch, as `keras.Model.test_on_batch` does."""
-        validation.require_batch(self, _arguments(super().test_on_batch, args, kwargs))
-        self._require_weights()
+        call = running.bound(super().test_on_batch, args, kwargs)
+        validation.require_batch(self, call.arguments)
+        self.runs.require_weights()
         with validation.told():
             return super().test_on_batch(*args, **kwargs)
 
@@ -623,26 +471,18 @@ class BaseDistiller(StepModel):
             ValueError: If no knowledge has such a stage.
         """
         validation.require_data(self, {"x": x, "y": y, **arguments}, steps="steps_per_epoch")
-        self._follow()
+        self.tracing.follow()
         return pretrain(self, self._forward, optimizer, x, y, arguments)
 
     def make_train_function(self, force: bool = False) -> Any:
         """Makes the compiled training step, and with a guard the report after each call."""
         require_pretrained(self.all_knowledge())
-        optimizer = [("The optimizer", self.optimizer.variables)]
-        require_in_scope(self.distribute_strategy, [*self._parts_to_train(), *optimizer])
-        made, self._checks_steps = self.train_function, True
-        try:
+        validation.require_parts_in_scope(self, ("The optimizer", self.optimizer.variables))
+        made = self.train_function
+        with self.runs.checking_labels():
             super().make_train_function(force=force)
-        finally:
-            self._checks_steps = False
-        if self.train_function is made:
-            return made
-        if self.policy.guard is not None:
-            self.train_function = self.policy.guard.watching(self.train_function)
-        if self._watches_balance:
-            self._watches_balance = False
-            self.train_function = balance.watching(self.train_function, self)
+        if self.train_function is not made:
+            self.train_function = self.runs.watched(self.train_function)
         return self.train_function
 
     def balance(self, data: Any) -> balance.Balance:
@@ -666,56 +506,11 @@ class BaseDistiller(StepModel):
         Raises:
             ValueError: If the distiller is not compiled, or trains on several replicas.
         """
-        teacher = self._forward.teacher
-        return balance.measured(self, data, teacher.models if teacher else [])
+        return balance.measured(self, data, self._forward.teachers)
 
     def around_step(self, step: Any) -> Any:
         """Checks batches before a step that XLA compiles, because XLA drops checks in the graph."""
-        if self.run_eagerly or not self.jit_compile:
-            return step
-        owners = [one for one in flatten_layers(self) if getattr(one, "needs_index", False)]
-        # Evaluation and prediction do not check labels.
-        check = self.check_labels if self._checks_steps else lambda labels: labels
-        return lambda data: step(validation.checked_batch(data, owners, check))
-
-    def awaits_batch(self) -> bool:
-        """Returns whether how the teacher runs is to be chosen on the first batch."""
-        return self._forward.teacher is not None and self._forward.teacher.awaits_batch
-
-    def look_at(self, data: Any) -> None:
-        """Chooses how the teacher runs, by the first batch."""
-        x, *_ = keras.utils.unpack_x_y_sample_weight(data)
-        before, strategy = self.traced_for(), self.distribute_strategy
-        with strategy.scope():
-            measures = not is_multi_worker(strategy)
-            self._forward.look_at(x, jit_compile=self.jit_compile, measures=measures)
-        if before != self.traced_for():
-            self.test_function = None
-        if self._speaks and self.teacher_dtype == teacher_forms.AUTO:
-            print(teacher_forms.told(self.teacher_forms))
-
-    def traced_for(self) -> Any:
-        """Returns how the teacher runs."""
-        return tuple(self.teacher_forms.values())
-
-    def _follow(self) -> None:
-        """Drops traced functions whose constant statistics or vocabularies have changed."""
-        before = self._constants
-        self._constants = fingerprint_of_constants(self._models_with_constants())
-        teacher = self._forward.teacher
-        if (teacher is not None and teacher.follow()) or before != self._constants:
-            self.train_function = self.test_function = self.predict_function = None
-
-    def _models_with_constants(self) -> list[keras.layers.Layer]:
-        """Returns the students, and the layers that prepare the inputs of models."""
-        views = keras.tree.flatten([self._teacher_input, self._student_inputs])
-        layers = [view for view in views if isinstance(view, keras.layers.Layer)]
-        return [*self.students.values(), *layers]
-
-    def _parts_to_train(self) -> list[tuple[str, list[keras.Variable]]]:
-        """Returns all variables of a training step by their owner, for messages."""
-        students = [(f"Student {n!r}", s.variables) for n, s in self.students.items()]
-        return [*students, ("The distiller", self.variables)]
+        return self.runs.checked(step)
 
     # Compilation
 
@@ -729,19 +524,17 @@ class BaseDistiller(StepModel):
         """The same, as Keras calls it elsewhere."""
         return self._trained_here(super().trainable_weights)
 
-    def _trained_here(self, variables: Any) -> Any:
-        views = keras.tree.flatten(self._teacher_input)  # a part of the teacher
-        others = [view for view in views if isinstance(view, keras.layers.Layer)]
-        others += [one for one in self.all_knowledge() if one.staged]
-        constant = {id(v) for one in others for v in one.trainable_variables}
-        return [variable for variable in variables if id(variable) not in constant]
+    def _trained_here(self, variables: list[keras.Variable]) -> list[keras.Variable]:
+        staged = [one for one in self.all_knowledge() if one.staged]
+        return optimizers.without(variables, [*staged, self._teacher_input])
 
     def variable_groups(self) -> dict[str, list[keras.Variable]]:
         """Returns the trainable variables by group: a student and its adapters are one group.
 
         Layers that students share are another group, `"trunk"`.
         """
-        return optimizers.groups(self.students, self.joint_knowledge())
+        pairs = [(name, one) for name, several in self.knowledge.items() for one in several]
+        return optimizers.groups(self.students, [pair for pair in pairs if not pair[1].staged])
 
     @answering(meant_by_compile)
     def compile(
@@ -793,7 +586,8 @@ class BaseDistiller(StepModel):
                 batches of `cache.attach(dataset)`. Nothing that training uses changes. Terms that
                 need the index of each sample in the training data (CRD's memory bank, temporal
                 ensembling) are left out. `None`, the default: only where `loss` is `None`. With a
-                loss on the labels, `val_loss` is that loss alone.
+                loss on the labels, only the students run, and `val_loss` is the sum of their
+                compiled losses and regularizers.
             on_nonfinite: What to do if a term of the loss, or a gradient, is not finite on any
                 replica. `"stop"`: `fit` ends with a `NonFiniteError` that names the student, the
                 term and the step, before any callback can save; the weights are those before the
@@ -832,69 +626,16 @@ class BaseDistiller(StepModel):
             "jit_compile": jit_compile,
             "auto_scale_loss": auto_scale_loss,
         }
-        validation.require_compile({**given, "loss_weights": loss_weights})
-        validation.require_trainable(self.students)
-        teachers = self._forward.teacher.models if self._forward.teacher else []
-        validation.require_apart(self.students, teachers)
-        validation.require_jit(jit_compile, teachers)
-        require_in_scope(self.distribute_strategy, self._parts_to_train())
-        made = self._supervise(given)
-        groups = self.variable_groups()
-        optimizer, schedules = taken_apart(optimizer, groups)
-        metrics = compiling.metrics_for_keras(self, metrics, loss, made)
-        weighted_metrics = compiling.metrics_for_keras(self, weighted_metrics, loss, made)
-        optimizer = optimizers.resolve(optimizer, groups, self.students)
-        validation.require_metrics(
-            [metrics, weighted_metrics], self.all_knowledge(), self.names_in_logs()
-        )
+        compiling.require_compilable(self, given, loss_weights, self._forward.teachers)
+        self.compilation = compiling.compilation(self, given)
+        arguments, schedules = compiling.arguments_for_keras(self, given)
         forget_compiled_metrics(self)
-        super().compile(
-            optimizer=optimizer,
-            metrics=metrics,
-            weighted_metrics=weighted_metrics,
-            run_eagerly=run_eagerly,
-            steps_per_execution=steps_per_execution,
-            jit_compile=jit_compile,
-            auto_scale_loss=False,
-        )
+        super().compile(**arguments)
         set_unnoticed(self, "loss", loss)  # Keras too tracks nothing of a loss
         self.optimizer.build(self.trainable_variables)
-        self._prepare_step(schedules if auto_scale_loss else None, on_nonfinite)
+        compiling.prepare_step(self, schedules if auto_scale_loss else None, on_nonfinite)
         if evaluate_knowledge:
             evaluating.require_evaluable(self.objective())
-
-    def _supervise(self, given: Mapping[str, Any]) -> Any:
-        """Sets the loss on the labels and what else was compiled; returns that loss."""
-        self._compile_arguments = Held(given)
-        made, self._label_checks = compiling.supervised(self, given["loss"])
-        self._supervision = made
-        asked = given["evaluate_knowledge"]
-        self._evaluates_knowledge = evaluating.evaluates_knowledge(asked, made)
-        self._fuses_normalization = given["fused_normalization"]
-        self.scales_loss = given["auto_scale_loss"]
-        self._has_warned, self._watches_balance = False, True
-        return made
-
-    def _prepare_step(self, schedules: Mapping[str, Any] | None, on_nonfinite: str | None) -> None:
-        """Builds the objective and the gradient policy, as compiled."""
-        terms, owner = self.build_terms(), type(self).__name__
-        if not (isinstance(terms, (list, tuple)) and all(isinstance(t, Term) for t in terms)):
-            raise TypeError(
-                f"build_terms of {owner} must return a list of modreduce_keras.distillers.Term. "
-                f"Received: {terms!r}"
-            )
-        balanced.require_measure(terms, [one for _, one in self.joint_knowledge()])
-        self._objective = self._built_objective(terms)
-        policy = self.build_gradient_policy(schedules, on_nonfinite)
-        if not isinstance(policy, GradientPolicy) or (on_nonfinite and policy.guard is None):
-            raise TypeError(
-                f"build_gradient_policy of {owner} must return a GradientPolicy, and one with a "
-                f"guard where compile(on_nonfinite=) asks for it. Received: {policy!r}, "
-                f"{on_nonfinite=}"
-            )
-        checks.require_networks(terms, list(policy.networks), list(self.students))
-        self.policy = policy
-        self.policy.transform = self.transform_gradients
 
     # Saving
 
@@ -916,20 +657,13 @@ class BaseDistiller(StepModel):
 
     def export(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises a `ValueError`: what is deployed is a student, which is plain Keras."""
-        student = "student"
-        if not hasattr(type(self), student):
-            student = f"students[{next(iter(self.students))!r}]"
-        raise ValueError(
-            "A distiller trains; what is deployed is its student, a plain Keras model: "
-            f"distiller.{student}.export(path), or mr.export.to_tflite(distiller.{student}, path). "
-            f"Received: export of the distiller {self.name!r}"
-        )
+        saving.refuse_export(self)
 
     def get_compile_config(self) -> Any:
         """Returns the arguments of `compile`, serialized."""
         if not self.compiled:
             return {}
-        return keras.saving.serialize_keras_object(self._compile_arguments())
+        return keras.saving.serialize_keras_object(self.compilation.arguments)
 
     def compile_from_config(self, config: Any) -> None:
         """Compiles from what `get_compile_config` returned."""
@@ -964,13 +698,3 @@ class BaseDistiller(StepModel):
             self._arrival.is_awaited = False
             teacher_files.load(teacher.model, inner_path)
             teacher.follow()
-
-
-def _arguments(method: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the arguments of a call by name."""
-    return _bound(method, args, kwargs).arguments
-
-
-def _bound(method: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
-    """Returns the arguments of a call, which can be changed before it is made."""
-    return inspect.signature(method).bind(*args, **kwargs)

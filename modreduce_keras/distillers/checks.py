@@ -243,6 +243,16 @@ def require_networks(terms: Iterable[Any], networks: list[str], students: list[s
             )
 
 
+def require_build_terms(cls: type) -> None:
+    """Raises if a class of distillers defines its loss where the step would never look."""
+    replaced = sorted({"compute_terms", "term_weights", "compute_loss"} & set(vars(cls)))
+    if replaced:
+        raise TypeError(
+            "A distiller defines its loss in build_terms, which returns a list of "
+            f"modreduce_keras.distillers.Term. Received: {cls.__name__} with {replaced}"
+        )
+
+
 def repeated(names: list[str]) -> list[str]:
     """Returns the names that come more than once."""
     return sorted({name for name in names if names.count(name) > 1})

@@ -1,18 +1,148 @@
-"""What `compile` prepares for a distiller: supervision, checks of labels, metrics for Keras."""
+"""What `compile` prepares for a distiller: supervision, objective, policy, metrics for Keras."""
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 
-from modreduce_keras.distillers import fitting, heads, metrics_of_logits, student_metrics
+from modreduce_keras.distillers import (
+    balanced,
+    checks,
+    evaluating,
+    fitting,
+    heads,
+    metrics_of_logits,
+    optimizers,
+    student_metrics,
+    validation,
+)
+from modreduce_keras.distillers.gradients import GradientPolicy
 from modreduce_keras.distillers.labelled_metrics import of_labelled
+from modreduce_keras.distillers.loss_scales import taken_apart
+from modreduce_keras.distillers.objective import Objective
 from modreduce_keras.distillers.supervision import NamedSupervision, Supervision, supervision
+from modreduce_keras.distillers.terms import Term
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.knowledge.label_choice import require_ignored
 from modreduce_keras.models.head_kinds import LOGITS
 from modreduce_keras.output_kind import output_kinds
+
+
+@dataclasses.dataclass
+class Compilation:
+    """What a distiller is compiled with, beside what Keras keeps.
+
+    Attributes:
+        arguments: Those of `compile`, by name.
+        supervision: The compiled loss on the labels, or `None`.
+        label_checks: What the labels have to be.
+        evaluates_knowledge: Whether evaluation computes the terms of the training loss.
+        fuses_normalization: Whether training steps compute batch normalizations by a fused kernel.
+        scales_loss: Whether networks that compute in float16 get loss scales.
+        objective: The loss; `None` until it is built.
+        has_warned: Whether it was said which terms evaluation leaves out.
+        watches_balance: Whether the balance of the terms is still to be looked at.
+    """
+
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    supervision: Supervision | NamedSupervision | None = None
+    label_checks: list[fitting.LabelCheck] = dataclasses.field(default_factory=list)
+    evaluates_knowledge: bool = False
+    fuses_normalization: bool = True
+    scales_loss: bool = True
+    objective: Objective | None = None
+    has_warned: bool = False
+    watches_balance: bool = True
+
+
+def require_compilable(
+    distiller: Any, given: Mapping[str, Any], loss_weights: Any, teachers: Sequence[keras.Model]
+) -> None:
+    """Raises if a distiller cannot be compiled, or not with these arguments."""
+    validation.require_compile({**given, "loss_weights": loss_weights})
+    validation.require_trainable(distiller.students)
+    validation.require_apart(distiller.students, teachers)
+    validation.require_jit(given["jit_compile"], teachers)
+    validation.require_parts_in_scope(distiller)
+
+
+def compilation(distiller: Any, given: Mapping[str, Any]) -> Compilation:
+    """Returns what arguments of `compile` mean for a distiller; its objective is the former one.
+
+    Raises:
+        ValueError: If the loss does not fit; see `supervised`.
+    """
+    made, label_checks = supervised(distiller, given["loss"])
+    return Compilation(
+        arguments=given,
+        supervision=made,
+        label_checks=label_checks,
+        evaluates_knowledge=evaluating.evaluates_knowledge(given["evaluate_knowledge"], made),
+        fuses_normalization=given["fused_normalization"],
+        scales_loss=given["auto_scale_loss"],
+        objective=distiller.compilation.objective,
+    )
+
+
+def arguments_for_keras(
+    distiller: Any, given: Mapping[str, Any]
+) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Returns the arguments of Keras' own `compile`, and how loss scales begin and grow."""
+    groups = distiller.variable_groups()
+    optimizer, schedules = taken_apart(given["optimizer"], groups)
+    metrics = {
+        name: metrics_for_keras(distiller, given[name], given["loss"])
+        for name in ("metrics", "weighted_metrics")
+    }
+    optimizer = optimizers.resolve(optimizer, groups, distiller.students)
+    logged = distiller.names_in_logs()
+    validation.require_metrics(list(metrics.values()), distiller.all_knowledge(), logged)
+    passed_on = ("run_eagerly", "steps_per_execution", "jit_compile")
+    own = {name: given[name] for name in passed_on}
+    return {"optimizer": optimizer, **metrics, **own, "auto_scale_loss": False}, schedules
+
+
+def prepare_step(
+    distiller: Any, schedules: Mapping[str, Any] | None, on_nonfinite: str | None
+) -> None:
+    """Builds the objective and the gradient policy of a distiller.
+
+    Args:
+        distiller: The distiller, whose optimizer is built.
+        schedules: How loss scales begin and grow, where not as by default; `None` for none.
+        on_nonfinite: See `BaseDistiller.compile`.
+
+    Raises:
+        TypeError: If what a subclass makes is no list of terms, or no policy.
+        ValueError: If a term trains a network that there is not, or a weight is balanced with
+            nothing.
+    """
+    terms, owner = distiller.build_terms(), type(distiller).__name__
+    if not (isinstance(terms, (list, tuple)) and all(isinstance(t, Term) for t in terms)):
+        raise TypeError(
+            f"build_terms of {owner} must return a list of modreduce_keras.distillers.Term. "
+            f"Received: {terms!r}"
+        )
+    balanced.require_measure(terms, [one for one in distiller.all_knowledge() if not one.staged])
+    distiller.compilation.objective = objective(distiller, terms)
+    policy = distiller.build_gradient_policy(schedules, on_nonfinite)
+    if not isinstance(policy, GradientPolicy) or (on_nonfinite and policy.guard is None):
+        raise TypeError(
+            f"build_gradient_policy of {owner} must return a GradientPolicy, and one with a "
+            f"guard where compile(on_nonfinite=) asks for it. Received: {policy!r}, "
+            f"{on_nonfinite=}"
+        )
+    checks.require_networks(terms, list(policy.networks), list(distiller.students))
+    policy.transform = distiller.transform_gradients
+    distiller.policy = policy
+
+
+def objective(distiller: Any, terms: Iterable[Term]) -> Objective:
+    """Returns the loss of a distiller, of these terms."""
+    evaluates_all = distiller.compilation.evaluates_knowledge
+    return Objective(list(terms), distiller.logged_names(), evaluates_all=evaluates_all)
 
 
 def supervised(
@@ -47,21 +177,18 @@ def _require_ignored(
                     require_ignored(one, ignored, rule.classes, on_maps=len(shape) == 4)
 
 
-def metrics_for_keras(
-    distiller: Any, given: Any, loss: Any, made: Supervision | NamedSupervision | None
-) -> Any:
+def metrics_for_keras(distiller: Any, given: Any, loss: Any) -> Any:
     """Returns metrics as Keras' `compile` takes them, for the logits of every student.
 
     Args:
         distiller: The distiller.
         given: What its `compile` was given.
         loss: The compiled loss.
-        made: The supervision by it.
     """
     if distiller.has_several:
         given = student_metrics.for_each_student(given, distiller.measured())
     student = next(iter(distiller.students.values()))  # they are alike
-    is_logits = functools.partial(_is_logits, student, made)
+    is_logits = functools.partial(_is_logits, student, distiller.compilation.supervision)
     made_of_logits = metrics_of_logits.for_outputs(
         given, loss, distiller.student_output(), is_logits
     )

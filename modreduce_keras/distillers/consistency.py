@@ -161,7 +161,8 @@ class ConsistencyDistiller(BaseDistiller):
             )
         super().compile(optimizer, loss, *args, **kwargs)
         owner = type(self).__name__
-        self._label_checks += said_kind.label_checks(owner, self.kind, self._of_loss, units)
+        more = said_kind.label_checks(owner, self.kind, self._of_loss, units)
+        self.compilation.label_checks += more
 
     def parts_on_outputs(self) -> list[fitting.Part]:
         """Returns the parts that must suit the compiled loss."""

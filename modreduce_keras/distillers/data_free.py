@@ -148,6 +148,8 @@ class DataFreeDistiller(BaseDistiller):
         self._method = resolved_method
         self.seed = require_integer("seed", seed, least=0)
         self.turn = resolved_method.turns[0]
+        self.tracing.inputs_of = self._generated_of
+        self.runs.tells_left_out = False  # real data have no term of the generator
 
     @property
     def student(self) -> keras.Model:
@@ -202,6 +204,12 @@ class DataFreeDistiller(BaseDistiller):
                 f"{shape}, steps=100), epochs=20). Received: x of shape {received}"
             )
 
+    def _generated_of(self, data: Any) -> Any:
+        """Returns images of a batch of noise; by them it is chosen how the teacher runs."""
+        x, *_ = keras.utils.unpack_x_y_sample_weight(data)
+        self._require_noise(x)
+        return self.generator(x, training=False)
+
     def build_terms(self) -> list[Term]:
         """Returns the terms of the loss: those of the student, and those of the generator."""
         return [*self.offline_terms(), *map(self._generator_term, self._method.terms())]
@@ -248,16 +256,10 @@ class DataFreeDistiller(BaseDistiller):
         self.train_function = InTurns(self, cycle, steps)
         return self.train_function
 
-    def look_at(self, data: Any) -> None:
-        """Chooses how the teacher runs, by generated images."""
-        x, *_ = keras.utils.unpack_x_y_sample_weight(data)
-        self._require_noise(x)
-        super().look_at((self.generator(x, training=False),))
-
     def batch_to_build_on(self, iterator: Any) -> Any:
         """Returns a batch to build metrics on: those have no labels in training."""
         batch = super().batch_to_build_on(iterator)
-        if self._evaluating:
+        if self.runs.is_evaluating:
             return batch
         return (ops.zeros((1, *self.generator.output_shape[1:])),)
 
@@ -333,11 +335,11 @@ class DataFreeDistiller(BaseDistiller):
 
     def test_step(self, data: Any) -> Any:
         """Evaluates one batch of real data."""
-        before, self._evaluating = self._evaluating, True
+        before, self.runs.is_evaluating = self.runs.is_evaluating, True
         try:
             return super().test_step(data)
         finally:
-            self._evaluating = before
+            self.runs.is_evaluating = before
 
     def step_logs(self, outputs: Outputs) -> dict[str, Any]:
         """Returns the logs of a step; in training those without labels."""
@@ -355,16 +357,13 @@ class DataFreeDistiller(BaseDistiller):
         """Returns all logs by name; those of compiled metrics in evaluation, with labels."""
         compiled = compiled_metrics(self)
         unbuilt = compiled is not None and not compiled.built
-        if not self._evaluating:
+        if not self.runs.is_evaluating:
             return self._trained_results()
-        return self._evaluated(self._trained_results()) if unbuilt else super().get_metrics_result()
+        return self.evaluated(self._trained_results()) if unbuilt else super().get_metrics_result()
 
     def _trained_results(self) -> dict[str, Any]:
         metrics = [loss_tracker(self), *self.objective().metrics]
         return {metric.name: metric.result() for metric in metrics}
-
-    def _warn_of_left_out(self) -> None:
-        """Does not warn: real data never have a term of the generator."""
 
     # Saving
 

@@ -37,7 +37,7 @@ def warn_of_left_out(objective: Objective) -> None:
             f"The loss of evaluation and validation (val_loss) is without {_described(names)}. "
             "Adapters without an index, such as adapter='contrastive_queue' instead of "
             "'contrastive_memory', are evaluated.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

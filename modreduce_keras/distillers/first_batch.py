@@ -8,8 +8,8 @@ from modreduce_keras.distillers.backend import tensorflow as backend
 class FirstBatch:
     """A training function that lets its model see a batch where it waits for one.
 
-    The model has `awaits_batch()`, `look_at(data)`, and `traced_for()`: what it has chosen, which
-    is in the traced step. The batch is trained on like any other.
+    Its `tracing` says whether it waits for one, looks at it, and knows what it has chosen, which is
+    in the traced step. The batch is trained on like any other.
 
     Args:
         model: The model that trains.
@@ -22,14 +22,14 @@ class FirstBatch:
 
     def __call__(self, iterator: Any) -> Any:
         """Runs the step, after a look at the batch where it is awaited."""
-        model = self._model
-        if model.awaits_batch():
+        model, tracing = self._model, self._model.tracing
+        if tracing.awaits_batch():
             batch, iterator = backend.first_batch(iterator, model.steps_per_execution)
             if batch is not None:
-                model.look_at(batch)
-        if self._traced_for not in (None, model.traced_for()):
+                tracing.look_at(batch)
+        if self._traced_for not in (None, tracing.traced_for()):
             model.train_function = None
             model.make_train_function()
             return model.train_function(iterator)
-        self._traced_for = model.traced_for()
+        self._traced_for = tracing.traced_for()
         return self._step(iterator)

@@ -99,11 +99,15 @@ class ForwardPass:
     teacher: Teacher | None
     trunk: SharedTrunk | None = None
 
+    @property
+    def teachers(self) -> list[keras.Model]:
+        """The teachers; none where there is none, or outputs alone."""
+        return list(self.teacher.models) if self.teacher else []
+
     def seen_by(self, student: str, x: Any, training: bool = False) -> Any:
         """Returns a student's inputs of a batch, or raises if they are invalid."""
         inputs = self.views.student(student, x, training)
-        models = [reader.model for reader in self.readers.values()]
-        models += self.teacher.models if self.teacher else []
+        models = [*(reader.model for reader in self.readers.values()), *self.teachers]
         own = own_inputs(self.readers[student].model, inputs)
         checks.require_float_inputs(own, self.specs, models)
         return inputs

@@ -39,6 +39,13 @@ def groups(
     return {**by_group, TRUNK: list(shared.values())} if shared else by_group
 
 
+def without(variables: Iterable[keras.Variable], constant: Any) -> list[keras.Variable]:
+    """Returns variables without those that layers train, of a structure of whatever."""
+    layers = [one for one in keras.tree.flatten(constant) if isinstance(one, keras.layers.Layer)]
+    left_out = {id(variable) for layer in layers for variable in layer.trainable_variables}
+    return [variable for variable in variables if id(variable) not in left_out]
+
+
 def resolve(
     optimizer: Any,
     groups: Mapping[str, list[keras.Variable]],

@@ -259,7 +259,7 @@ class PeerDistiller(BaseDistiller):
             )
         super().compile(optimizer, loss, *args, **kwargs)
         self._group.output_kind = output_kind(loss, self.student_output().shape)
-        made = self._supervision
+        made = self.compilation.supervision
         self.selection.default = made.names[0] if made else None
         self.selection.terms = frozenset(term.name for term in self.objective().terms)
 
@@ -270,9 +270,8 @@ class PeerDistiller(BaseDistiller):
 
     def label_rules(self) -> list[LabelRule]:
         """Returns the parts that need class indices, the aggregator among them."""
-        return logs.label_rules(
-            self._supervision, self.all_knowledge(), self.aggregator, self.student_output()
-        )
+        made, output = self.compilation.supervision, self.student_output()
+        return logs.label_rules(made, self.all_knowledge(), self.aggregator, output)
 
     # Logs
 

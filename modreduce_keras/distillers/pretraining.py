@@ -34,7 +34,7 @@ class Stage(StepModel):
         output = distiller.student_output()
         named = list(output) if isinstance(output, Mapping) else []
         self._loss = Objective([self._term(*pair, named) for pair in pairs], outputs=named)
-        self.policy = GradientPolicy({self.name: []})
+        self.policy, self.tracing = GradientPolicy({self.name: []}), distiller.tracing
         self.built = True
 
     def _term(self, student: str, knowledge: Knowledge, outputs: list[str]) -> Term:
@@ -90,18 +90,6 @@ class Stage(StepModel):
         """Returns the context that the distiller's own steps run in."""
         return self._distiller().kernels()
 
-    def awaits_batch(self) -> bool:
-        """Returns whether the distiller is to see the first batch."""
-        return self._distiller().awaits_batch()
-
-    def look_at(self, data: Any) -> None:
-        """Shows it to the distiller."""
-        self._distiller().look_at(data)
-
-    def traced_for(self) -> Any:
-        """Returns what the distiller has chosen."""
-        return self._distiller().traced_for()
-
     def layers_that_run(self) -> list[keras.layers.Layer]:
         """Returns the layers of the distiller."""
         return self._distiller().layers_that_run()
@@ -130,7 +118,7 @@ def pretrain(
             jit_compile=distiller.jit_compile if distiller.compiled else "auto",
         )
         stage.optimizer.build(stage.trainable_variables)
-        stage.guard(distiller.scales_loss)
+        stage.guard(distiller.compilation.scales_loss)
         history = stage.fit(x, y, **arguments)
     for _, one in pairs:
         one.pretrained.assign(1.0)

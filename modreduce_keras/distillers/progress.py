@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from modreduce_keras.keras_internals import compiled_metrics
+
 _VALIDATION = "val_"
 
 
@@ -78,6 +80,19 @@ def shown(names: Iterable[str], students: Sequence[str], measures: Sequence[str]
             order += [next(logged, "")]
     of_none = [name for name in known if _owner(name) not in own]
     return [name for name in dict.fromkeys([*order, *of_none]) if name in known]
+
+
+def measures(model: keras.Model, supervision: Any) -> list[str]:
+    """Returns measures by which a student is told, the most telling one first.
+
+    Args:
+        model: A model, compiled or not.
+        supervision: Its compiled loss on labels, or `None`.
+    """
+    compiled = compiled_metrics(model)
+    metrics = [] if compiled is None else [metric.name for metric in compiled.metrics]
+    losses = [] if supervision is None else supervision.names
+    return ["accuracy", *metrics, *losses]
 
 
 def _owner(name: str) -> str | None:

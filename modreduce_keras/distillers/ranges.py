@@ -37,7 +37,7 @@ def warn_of_ranges(forward: Any, x: Any) -> None:
                 f"The {role} {model.name!r} {found}. Scale x, or, where the models differ, give "
                 "teacher_input= or student_inputs= a function of it; mr.models.preprocessing(model)"
                 " returns what a model expects.",
-                stacklevel=4,
+                stacklevel=5,
             )
 
 

@@ -1,7 +1,7 @@
 """Saving: what a distiller's file holds, and how the distiller comes back from it."""
 
 import inspect
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 
@@ -48,6 +48,18 @@ def arguments_from(cls: type, config: dict[str, Any], custom_objects: Any) -> di
         if isinstance(model, keras.Model):
             make_runnable(model)
     return arguments
+
+
+def refuse_export(distiller: Any) -> NoReturn:
+    """Raises a `ValueError`: what is deployed is a student, which is plain Keras."""
+    student = "student"
+    if not hasattr(type(distiller), student):
+        student = f"students[{next(iter(distiller.students))!r}]"
+    raise ValueError(
+        "A distiller trains; what is deployed is its student, a plain Keras model: "
+        f"distiller.{student}.export(path), or mr.export.to_tflite(distiller.{student}, path). "
+        f"Received: export of the distiller {distiller.name!r}"
+    )
 
 
 def _hdf5(filepath: Any = "") -> ValueError:

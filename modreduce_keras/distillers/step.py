@@ -1,10 +1,11 @@
-"""StepModel: a model whose training step is a forward pass, an objective and a gradient policy."""
+"""StepModel: a model whose steps are a forward pass, an objective and a gradient policy."""
 
 import contextlib
 from typing import Any
 
 import keras
 
+from modreduce_keras.distillers import logs, student_metrics
 from modreduce_keras.distillers.backend import tensorflow as backend
 from modreduce_keras.distillers.batch import Batch
 from modreduce_keras.distillers.first_batch import FirstBatch
@@ -12,8 +13,14 @@ from modreduce_keras.distillers.forward import Outputs
 from modreduce_keras.distillers.gradients import GradientPolicy
 from modreduce_keras.distillers.objective import Objective, Result
 from modreduce_keras.distillers.statistics import average_statistics
+from modreduce_keras.distillers.tracing import Tracing
 from modreduce_keras.distribute import batch_of_this_replica, reducible_logs
-from modreduce_keras.keras_internals import builds_on_local_batch, flatten_layers, loss_tracker
+from modreduce_keras.keras_internals import (
+    builds_on_local_batch,
+    compiled_metrics,
+    flatten_layers,
+    loss_tracker,
+)
 
 
 @builds_on_local_batch
@@ -31,7 +38,7 @@ class StepModel(keras.Model):
         self.step = keras.Variable(
             0, trainable=False, dtype="int64", name="step", aggregation="only_first_replica"
         )
-        self.policy = GradientPolicy({})
+        self.policy, self.tracing = GradientPolicy({}), Tracing()
 
     def forward_pass(self, batch: Batch, training: bool, with_teacher: bool) -> Outputs:
         """Runs every network once, and the teacher where it is wanted."""
@@ -99,6 +106,13 @@ class StepModel(keras.Model):
         self.after_step()
         return self.step_logs(outputs)
 
+    def test_step(self, data: Any) -> Any:
+        """Evaluates one batch: no update, and no teacher unless its terms are evaluated."""
+        whole = self.objective().evaluates_all
+        outputs = self.forward_pass(Batch.from_data(data), training=False, with_teacher=whole)
+        self.computed(outputs, training=False)
+        return self.evaluated(self.step_logs(outputs))
+
     def computed(self, outputs: Outputs, training: bool) -> Result:
         """Returns the loss of a forward pass, and updates the logged means."""
         return self.objective()(
@@ -116,23 +130,90 @@ class StepModel(keras.Model):
         results = self.compute_metrics(batch.x, batch.y, outputs, batch.sample_weight)
         return reducible_logs(self.distribute_strategy, results)
 
+    def evaluated(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Returns logs without those that only training computes."""
+        trained_only = self.objective().trained_only
+        return {name: value for name, value in results.items() if name not in trained_only}
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Updates the compiled metrics for every student and returns all logs."""
+        compiled = compiled_metrics(self)
+        if compiled is not None:
+            # Keras sizes up the metrics with the output of `call`, which stands for every one.
+            whole = isinstance(y_pred, Outputs)
+            logits = y_pred.logits() if whole else dict.fromkeys(self.measured(), y_pred)
+            logs.update_metrics(compiled, y, logits, sample_weight)
+        return self.get_metrics_result()
+
+    def measured(self) -> list[str]:
+        """Returns the names of the students that the compiled metrics are computed for."""
+        return []
+
+    def get_metrics_result(self) -> Any:
+        """Returns all logs by name, `STUDENT/METRIC` where there are several students."""
+        return student_metrics.log_names(super().get_metrics_result())
+
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """The metrics that `fit` resets: the loss, every term, the compiled metrics."""
         return super().metrics + (self.objective().metrics if self.compiled else [])
 
+    @property
+    def training_record(self) -> list[keras.Variable]:
+        """Records of the training that are no part of the model; `Resume` restores them too."""
+        guard = self.policy.guard
+        return [guard.record] if guard else []
+
+    # Parts of a step, to look at
+
+    def forward(
+        self, x: Any, training: bool, with_teacher: bool | None = None, labels: Any = None
+    ) -> Outputs:
+        """Runs every network once on the inputs of a batch.
+
+        Args:
+            x: The inputs.
+            training: Whether it is a training step.
+            with_teacher: Whether the teacher runs. Defaults to `None`: in training only.
+            labels: For aggregators that need them.
+        """
+        wanted = training if with_teacher is None else with_teacher
+        return self.forward_pass(Batch(x, labels), training, wanted)
+
+    def compute_terms(self, labels: Any, outputs: Outputs) -> dict[str, Any]:
+        """Returns every term of a training step, unweighted: (batch,) or (batch, positions...)."""
+        values = self.objective().values(outputs.with_labels(labels))
+        return {term.log_name: value for term, value in values.items()}
+
+    def term_weights(self) -> dict[str, Any]:
+        """Returns the weight of every term, scalars in the graph.
+
+        A weight that is `"balanced"` is 0 until a training step has set it.
+        """
+        return self.objective().weights()
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: Any = True,
+    ) -> Any:
+        """Returns the loss of one step on this replica, and updates the logged means.
+
+        Args:
+            x: The inputs.
+            y: The labels, or `None` where no loss is compiled.
+            y_pred: The result of `forward`.
+            sample_weight: (batch,), or (batch, positions...), or a dict of those by output, or
+                `None`.
+            training: Whether this is a training step (all terms) or an evaluation (the compiled
+                loss only, unless knowledge is evaluated).
+        """
+        return self.computed(y_pred.replace(batch=Batch(x, y, sample_weight)), training).loss
+
     # The first batch
-
-    def awaits_batch(self) -> bool:
-        """Returns whether the model is to see the first batch, before the step is traced."""
-        return False
-
-    def look_at(self, data: Any) -> None:
-        """Sees the first batch, if it is awaited."""
-
-    def traced_for(self) -> Any:
-        """Returns what was chosen for the step, which is traced anew where it changes."""
-        return ()
 
     def make_train_function(self, force: bool = False) -> Any:
         """Makes the compiled training step."""
@@ -144,8 +225,8 @@ class StepModel(keras.Model):
 
     def batch_to_build_on(self, iterator: Any) -> Any:
         """Returns a batch of this replica, where there are several and Keras would take a mean."""
-        awaited = self.awaits_batch()
+        awaited = self.tracing.awaits_batch()
         batch = batch_of_this_replica(self.distribute_strategy, iterator, awaited=awaited)
         if awaited and batch is not None:
-            self.look_at(batch)
+            self.tracing.look_at(batch)
         return batch

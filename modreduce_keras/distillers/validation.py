@@ -19,7 +19,7 @@ from modreduce_keras.distillers.guard import SKIP, STOP
 from modreduce_keras.distillers.metrics_of_logits import metric_named
 from modreduce_keras.distillers.sample_weights import require_alike
 from modreduce_keras.distillers.supervision import LabelRule
-from modreduce_keras.distribute import require_sample_index
+from modreduce_keras.distribute import require_in_scope, require_sample_index
 from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.labels import require_in_range
@@ -93,6 +93,18 @@ def _changed(layer: keras.layers.Layer) -> list[keras.Variable]:
     """Returns the variables that a training step of a layer changes."""
     statistics = isinstance(layer, keras.layers.BatchNormalization)
     return layer.variables if statistics else layer.trainable_variables
+
+
+def require_parts_in_scope(distiller: Any, *more: tuple[str, list[keras.Variable]]) -> None:
+    """Raises if something that a step trains was made outside of the distiller's strategy.
+
+    Args:
+        distiller: The distiller.
+        *more: Further variables, and whose they are.
+    """
+    students = [(f"Student {n!r}", one.variables) for n, one in distiller.students.items()]
+    own = ("The distiller", distiller.variables)
+    require_in_scope(distiller.distribute_strategy, [*students, own, *more])
 
 
 def require_jit(jit_compile: Any, teachers: Iterable[keras.Model]) -> None:

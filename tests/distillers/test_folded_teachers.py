@@ -237,7 +237,7 @@ def test_a_choice_is_made_for_each_of_several_teachers(net, settled, images, lab
 def test_there_is_nothing_to_choose_without_normalizations(net, images, labels):
     teacher = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
     teacher.add(keras.layers.Dense(3))
-    assert not made(net(), teacher).awaits_batch()
+    assert not made(net(), teacher).tracing.awaits_batch()
 
 
 @pytest.mark.graph
@@ -371,4 +371,4 @@ def test_a_file_of_an_earlier_version_has_none(net, teacher, tmp_path):
     distiller = made(net(), teacher)
     assert distiller.get_config()["teacher_dtype"] is None
     distiller.save(tmp_path / "distiller.keras")
-    assert keras.models.load_model(tmp_path / "distiller.keras").awaits_batch()
+    assert keras.models.load_model(tmp_path / "distiller.keras").tracing.awaits_batch()

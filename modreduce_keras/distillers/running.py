@@ -1,0 +1,122 @@
+"""Runs: what is checked, kept and said around `fit`, `evaluate` and their siblings."""
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from modreduce_keras.distillers import balance, balanced, evaluating, progress, validation
+from modreduce_keras.distillers.forward import ForwardPass
+from modreduce_keras.distillers.ranges import warn_of_ranges
+from modreduce_keras.distribute import telling_of_lost_workers
+from modreduce_keras.keras_internals import begin_at, flatten_layers
+
+
+def bound(method: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+    """Returns the arguments of a call, which can be changed before it is made."""
+    return inspect.signature(method).bind(*args, **kwargs)
+
+
+class Runs:
+    """The calls of `fit` and `evaluate` of a distiller: what comes before them, and what runs now.
+
+    Args:
+        distiller: The distiller.
+        forward: Its forward pass.
+
+    Attributes:
+        is_evaluating: Whether `evaluate` runs, be it the validation of `fit`.
+        speaks: Whether a `fit` runs that may print.
+        tells_left_out: Whether it says which terms an evaluation leaves out.
+    """
+
+    def __init__(self, distiller: Any, forward: ForwardPass):
+        self._distiller, self._forward = distiller, forward
+        self.is_evaluating, self.speaks, self.tells_left_out = False, False, True
+        self._is_fitting = self._has_looked = self._checks_labels = False
+
+    def begin_fit(self, given: dict[str, Any]) -> None:
+        """Checks the arguments of a `fit`, and gives it a progress bar."""
+        distiller = self._distiller
+        begin_at(distiller, None)  # an interrupted fit may have left an epoch behind
+        if distiller.policy.guard is not None:
+            distiller.policy.guard.begin()
+        validation.require_fit(distiller, given)
+        if not self._has_looked:
+            self._has_looked = True
+            warn_of_ranges(self._forward, given.get("x"))
+        given["callbacks"] = progress.with_bar(given.get("callbacks"), given.get("verbose", "auto"))
+        if given.get("validation_data") is not None or given.get("validation_split"):
+            self._warn_of_left_out()
+
+    @contextlib.contextmanager
+    def fitting(self, given: Mapping[str, Any]) -> Iterator[None]:
+        """Returns the context that a `fit` of these arguments runs in."""
+        lost = telling_of_lost_workers(self._distiller.distribute_strategy)
+        self._is_fitting, self.speaks = True, given.get("verbose", "auto") not in (0, "0")
+        try:
+            with lost, validation.told(), validation.telling_callbacks(given["callbacks"]):
+                yield
+        finally:
+            self._is_fitting = self.speaks = False
+
+    def begin_evaluation(self, given: dict[str, Any]) -> None:
+        """Checks the arguments of an `evaluate`, and gives it a progress bar."""
+        validation.require_data(self._distiller, given)
+        self.require_weights()
+        if self._distiller.compilation.evaluates_knowledge and not self._is_fitting:
+            self._distiller.tracing.follow()
+            self._warn_of_left_out()
+        given["callbacks"] = progress.with_bar(given.get("callbacks"), given.get("verbose", "auto"))
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Returns the context that an `evaluate` runs in."""
+        self.is_evaluating = True
+        try:
+            with validation.told():
+                yield
+        finally:
+            self.is_evaluating = False
+
+    def require_weights(self) -> None:
+        """Raises if an evaluation, other than that of `fit`, needs a weight that is not set."""
+        if self._distiller.compilation.evaluates_knowledge and not self._is_fitting:
+            balanced.require_set(self._distiller.objective().terms)
+
+    def _warn_of_left_out(self) -> None:
+        """Says once for each `compile` which terms the loss of an evaluation is without."""
+        if self.tells_left_out and not self._distiller.compilation.has_warned:
+            self._distiller.compilation.has_warned = True
+            evaluating.warn_of_left_out(self._distiller.objective())
+
+    # Compiled steps
+
+    @contextlib.contextmanager
+    def checking_labels(self) -> Iterator[None]:
+        """Returns the context in which steps of training are made: they check labels."""
+        self._checks_labels = True
+        try:
+            yield
+        finally:
+            self._checks_labels = False
+
+    def checked(self, step: Any) -> Any:
+        """Returns a step with checks of its batches, if XLA compiles it and drops those inside."""
+        distiller = self._distiller
+        if distiller.run_eagerly or not distiller.jit_compile:
+            return step
+        owners = [one for one in flatten_layers(distiller) if getattr(one, "needs_index", False)]
+        # Evaluation and prediction do not check labels.
+        check = distiller.check_labels if self._checks_labels else lambda labels: labels
+        return lambda data: step(validation.checked_batch(data, owners, check))
+
+    def watched(self, step: Any) -> Any:
+        """Returns a training function that reports what the guard, and the first batch, say."""
+        distiller = self._distiller
+        if distiller.policy.guard is not None:
+            step = distiller.policy.guard.watching(step)
+        if distiller.compilation.watches_balance:
+            distiller.compilation.watches_balance = False
+            step = balance.watching(step, distiller)
+        return step
