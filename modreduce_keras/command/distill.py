@@ -37,6 +37,7 @@ def run(given: dict[str, Any]) -> None:
     if not model_files.is_file(given["student"]):
         networks.found(given["student"])
     teacher, student, task = _build(given, settings)
+    outputs.require_fitting(student, formats)
     knowledge = choices.knowledge(given["knowledge"], given["temperature"], task.kind, student)
     keras.utils.set_random_seed(given["seed"])
     distiller = Distiller(
@@ -66,9 +67,10 @@ def run(given: dict[str, Any]) -> None:
         verbose=1 if sys.stdout.isatty() else 2,
     ).history
     seconds = time.perf_counter() - began
-    distiller.student.save(folder / STUDENT)
+    trained = networks.plain(distiller.student)
+    trained.save(folder / STUDENT)
     outputs.write_json(folder / HISTORY, history)
-    files = outputs.write_files(distiller.student, task, formats, folder, given["least_agreement"])
+    files = outputs.write_files(trained, task, formats, folder, given["least_agreement"])
     summary = {
         "command": {name: value for name, value in given.items() if value is not None},
         "kind": task.kind,
@@ -86,7 +88,7 @@ def run(given: dict[str, Any]) -> None:
     if given["report"]:
         found = reporting.report(
             teacher=teacher,
-            students=distiller.student,
+            students=trained,
             exports={name: folder / name for name, one in files.items() if "agreement" in one}
             or None,
             data=task.judged(),
@@ -147,8 +149,8 @@ def _described(
     sizes = {name: part.size for name, part in task.source.parts.items()}
     held = "held-out " if task.source.held_out else ""
     return (
-        f"Trains {student.name} ({student.count_params():,} parameters) with the labels and "
-        f"{' + '.join(terms)} from {teacher.name} ({teacher.count_params():,}), on "
+        f"Trains {student.name} ({networks.parameters(student):,} parameters) with the labels "
+        f"and {' + '.join(terms)} from {teacher.name} ({networks.parameters(teacher):,}), on "
         f"{sizes[TRAIN]:,} samples for {given['epochs']} epochs; validates on "
         f"{sizes[VALIDATION]:,} {held}samples; writes to {folder}."
     )

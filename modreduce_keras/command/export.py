@@ -18,13 +18,14 @@ def run(given: dict[str, Any]) -> None:
     if not formats:
         raise MistakeError("--formats must name a format at least.")
     student = networks.load(given["student"], "student")
+    outputs.require_fitting(student, formats)
     shape = tasks.shape_of_inputs(student, given["image_size"], "student")
     task = tasks.task(given, tasks.open_source(given), student, shape, "student")
     folder = Path(given["out"])
     folder.mkdir(parents=True, exist_ok=True)
     print(
-        f"Exports {student.name} ({student.count_params():,} parameters) to {folder} and compares "
-        f"each file with it on {task.source.parts[task.judged_on].size:,} samples."
+        f"Exports {student.name} ({networks.parameters(student):,} parameters) to {folder} and "
+        f"compares each file with it on {task.source.parts[task.judged_on].size:,} samples."
     )
     files = outputs.write_files(student, task, formats, folder, given["least_agreement"])
     if outputs.failures(files):

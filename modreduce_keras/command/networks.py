@@ -1,6 +1,7 @@
 """Networks: loads teachers and students, and builds new students by name."""
 
 import inspect
+import math
 from typing import Any
 
 import keras
@@ -8,9 +9,12 @@ import keras
 from modreduce_keras import models
 from modreduce_keras.command.mistakes import MistakeError, did_you_mean, one_line
 from modreduce_keras.command.model_files import require_file
+from modreduce_keras.compression import strip
 from modreduce_keras.data.sources import PIXELS
 from modreduce_keras.models import head_kinds
+from modreduce_keras.models.fake_quantization import is_quantization_aware
 from modreduce_keras.models.graph import input_specs
+from modreduce_keras.models.kernel_wrapper import weights_in_use, wrappers_in
 from modreduce_keras.registry import components
 
 KERAS, OURS = "keras", "mr"
@@ -59,6 +63,17 @@ def input_shape(model: keras.Model) -> tuple[int | None, ...]:
 def units(model: keras.Model) -> int:
     """Returns how many outputs a model has for a sample."""
     return int(model.output_shape[-1])
+
+
+def parameters(model: keras.Model) -> int:
+    """Returns how many numbers a model has learnt, without its masks and counts."""
+    return sum(math.prod(weight.shape) for weight in weights_in_use(model))
+
+
+def plain(model: keras.Model) -> keras.Model:
+    """Returns what a pruned or clustered student is after its training, or any other as it is."""
+    wrapped = next(wrappers_in(model), None) is not None
+    return model if is_quantization_aware(model) or not wrapped else strip(model)
 
 
 def build(student: str, shape: tuple[int, ...], classes: int, pixels: str) -> keras.Model:

@@ -13,6 +13,7 @@ from modreduce_keras import export, whole_files
 from modreduce_keras.command.commands import FORMATS
 from modreduce_keras.command.mistakes import MistakeError, did_you_mean
 from modreduce_keras.command.tasks import Task
+from modreduce_keras.models.fake_quantization import is_quantization_aware
 
 NONE = "none"
 _NEEDED = {"onnx": (("tf2onnx", "onnxruntime"), "onnx"), "saved_model": ((), "")}
@@ -21,6 +22,7 @@ _KEPT = (
     *("multiply_adds", "size", "milliseconds", "error", "determination"),
 )
 _TFLITE = (("ai_edge_litert",), "export")
+_NOT_OF_ROUNDED = ("float32", "float16", "dynamic")
 
 
 def formats(named: Sequence[str]) -> list[str]:
@@ -43,6 +45,21 @@ def formats(named: Sequence[str]) -> list[str]:
                 f"--formats={NONE} writes no files."
             )
     return [name for name in named if name]
+
+
+def require_fitting(student: keras.Model, named: Sequence[str]) -> None:
+    """Raises if formats cannot be written of a student, before it is trained.
+
+    Raises:
+        MistakeError: If it is quantization-aware, and its file would not be one of integers.
+    """
+    others = [name for name in named if name in _NOT_OF_ROUNDED]
+    if others and is_quantization_aware(student):
+        raise MistakeError(
+            f"--formats must be int8 for a student that is quantization-aware, {student.name!r}, "
+            f"whose file computes in integers; onnx and saved_model have its rounded weights. "
+            f"Received: {', '.join(others)}."
+        )
 
 
 def write_files(
@@ -95,7 +112,7 @@ def _write(student: keras.Model, task: Task, name: str, folder: Path) -> Path:
     if name == "saved_model":
         return export.to_saved_model(student, folder / "student_saved_model")
     options: dict[str, Any] = {} if name == "float32" else {"quantization": name}
-    if name == "int8":
+    if name == "int8" and not is_quantization_aware(student):
         options["representative"] = task.representative()
     return export.to_tflite(student, folder / f"student_{name}.tflite", **options)
 

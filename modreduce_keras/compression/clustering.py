@@ -92,6 +92,7 @@ def gzipped_size(source: keras.Model | str | os.PathLike) -> int:
 
     Raises:
         TypeError: If it is neither.
+        ValueError: If the model is not built.
         FileNotFoundError: If there is no such file.
 
     Example:
@@ -105,6 +106,11 @@ def gzipped_size(source: keras.Model | str | os.PathLike) -> int:
     if isinstance(source, (str, os.PathLike)):
         content = Path(source).read_bytes()
     elif isinstance(source, keras.Model):
+        if not source.built:
+            raise ValueError(
+                "source must be built, as it has no weights before: start it with "
+                f"keras.Input(shape), or call it once on a batch. Received: {source.name!r}"
+            )
         wrapped = next(wrappers_in(source), None) is not None
         plain = strip(require_model(source, "source")) if wrapped else source
         content = b"".join(ops.convert_to_numpy(one).tobytes() for one in plain.weights)

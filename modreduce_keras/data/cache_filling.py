@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -12,9 +13,31 @@ from modreduce_keras.data.cache_writer import CacheWriter
 from modreduce_keras.data.checksums import checksums_of
 from modreduce_keras.data.epochs import in_epoch
 from modreduce_keras.data.index import indexed_batches
+from modreduce_keras.models.head_kinds import SOFTMAX, graph_outputs, of_all
 
 _MOST_VISITS, _ALWAYS_READ = 10, 1_000
 """Samples that are read of a dataset in which the same ones come again and again."""
+
+
+def require_of_use(teacher: keras.Model, taps: Sequence[str], top_k: int | None) -> None:
+    """Raises if a cache would hold probabilities that no distiller takes.
+
+    With taps it may be for knowledge of these alone.
+
+    Args:
+        teacher: The model that is run.
+        taps: What is stored besides its output.
+        top_k: How many logits of each position are stored, or `None`.
+
+    Raises:
+        ValueError: If the teacher's layers say that it ends in a softmax.
+    """
+    if (taps and top_k is None) or of_all(graph_outputs(teacher)) != SOFTMAX:
+        return
+    raise ValueError(
+        f"The teacher {teacher.name!r} ends in a softmax, and distillation needs logits: make the "
+        "cache of mr.models.as_logits(teacher), and give it to the distiller"
+    )
 
 
 def fill_view(

@@ -8,8 +8,11 @@ import tensorflow as tf
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.data.epochs import Epochs
 from modreduce_keras.data.index import require_single_samples, reshuffled
+from modreduce_keras.data.seeded import require_seeded
 from modreduce_keras.keras_internals import set_reshuffles
 from modreduce_keras.typing import Tensor
+
+_EXAMPLE = "tf.image.stateless_random_flip_left_right(image, sample_seed)"
 
 
 def epoch_shuffle(
@@ -56,7 +59,8 @@ def epoch_shuffle(
         augment: `augment(sample_seed, *sample)` returns the augmented sample (`sample` is `x`, or
             `x, y`, ...). `sample_seed` is an int32 (2,) tensor for functions such as
             `tf.image.stateless_random_flip_left_right`. It is a function of the seed, the epoch
-            and the position of the sample in the epoch. Defaults to `None`.
+            and the position of the sample in the epoch. What draws nothing stands in `map`, before
+            or after. Defaults to `None`.
         augmentations: Total number of different augmentations of a sample, for
             `mr.data.TeacherCache`: `sample_seed` is then a function of the seed, the index of the
             sample in `dataset`, and the epoch modulo this number. Defaults to `None`: always new
@@ -68,8 +72,9 @@ def epoch_shuffle(
     Raises:
         TypeError: If `dataset` is not a `tf.data.Dataset`, or `augment` not a function.
         ValueError: If the seed, the buffer size or the augmentations are not valid integers, or
-            there are augmentations without `augment`; if the dataset is batched, reshuffled in
-            each epoch or infinite; if its size is unknown and no buffer size is given.
+            there are augmentations without `augment`, or what it returns does not depend on its
+            seed; if the dataset is batched, reshuffled in each epoch or infinite; if its size is
+            unknown and no buffer size is given.
 
     Example:
         >>> train = epoch_shuffle(tf.data.Dataset.range(4), seed=0)
@@ -116,7 +121,10 @@ def epoch_shuffle(
 
         def augmented(index: Tensor, sample: Any) -> Any:
             several = sample if isinstance(sample, tuple) else (sample,)
-            return augment(tf.cast(_folded(keys[1], index), "int32"), *several)
+            sample_seed = tf.cast(_folded(keys[1], index), "int32")
+            found = augment(sample_seed, *several)
+            require_seeded("augment", found, sample_seed, _EXAMPLE)
+            return found
 
         if augmentations:
             keys = tf.stack([keys[0], keys_of(epoch % augmentations)[1]])

@@ -8,7 +8,10 @@ import tensorflow as tf
 
 from modreduce_keras.arguments import require_integer, require_number, require_sizes
 from modreduce_keras.data.epoch_shuffle import per_epoch
+from modreduce_keras.data.seeded import require_seeded
 from modreduce_keras.typing import Tensor
+
+_EXAMPLE = "tf.random.stateless_uniform((count, ...), seed)"
 
 
 def sampled(
@@ -30,8 +33,8 @@ def sampled(
     Args:
         sample: `sample(seed, count)` returns `count` inputs, (count, ...), or a structure of
             those. `seed` is an int32 tensor (2,) for functions such as
-            `tf.random.stateless_uniform`. It runs in the graph of the dataset; a function of
-            NumPy goes into `tf.numpy_function`.
+            `tf.random.stateless_uniform`. It runs in the graph of the dataset, once; a function
+            of NumPy goes into `tf.numpy_function(draw, [seed], tf.float32)`.
         batch_size: Number of inputs in a batch. Defaults to 64.
         steps: Number of batches in an epoch.
         seed: An integer that is not negative. Defaults to 0.
@@ -42,7 +45,7 @@ def sampled(
     Raises:
         TypeError: If `sample` is not a function.
         ValueError: If another argument is not a valid integer, or `sample` returns another number
-            of inputs.
+            of inputs, or inputs that do not depend on the seed.
 
     Example:
         >>> import tensorflow as tf, modreduce_keras as mr
@@ -64,8 +67,12 @@ def sampled(
         raise ValueError(f"seed must be an integer below 2**63. Received: {seed=}")
 
     def drawn(epoch: Tensor, step: Tensor) -> Any:
-        inputs = sample(_seed_of(seed, epoch, step), batch_size)
-        return tf.nest.map_structure(lambda part: _batch(part, batch_size), inputs)
+        key = _seed_of(seed, epoch, step)
+        inputs = tf.nest.map_structure(
+            lambda part: _batch(part, batch_size), sample(key, batch_size)
+        )
+        require_seeded("sample", inputs, key, _EXAMPLE)
+        return inputs
 
     def of_epoch(epoch: Tensor) -> tf.data.Dataset:
         numbers = tf.data.Dataset.range(steps)

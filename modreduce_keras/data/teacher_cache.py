@@ -15,7 +15,7 @@ from modreduce_keras.arguments import require_choice, require_integer
 from modreduce_keras.batches import require_end
 from modreduce_keras.copying import fingerprint_of_tables
 from modreduce_keras.data import shards
-from modreduce_keras.data.cache_filling import fill_view
+from modreduce_keras.data.cache_filling import fill_view, require_of_use
 from modreduce_keras.data.cache_folder import CacheFolder, UnfilledError
 from modreduce_keras.data.cache_metadata import DTYPES, TOP_K, WEIGHTS
 from modreduce_keras.data.cache_size import size_of
@@ -214,10 +214,11 @@ class TeacherCache:
 
         Raises:
             ValueError: If the cache is of another teacher or other options, the data are not
-                indexed batches or not those that the cache was begun with, or the views do not
-                repeat after `views` epochs.
+                indexed batches or not those that the cache was begun with, the views do not
+                repeat after `views` epochs, or the teacher ends in a softmax.
             OSError: If a file cannot be written; it names the file. Call `fill` again to continue.
         """
+        require_of_use(self.teacher, self.taps, self.top_k)
         stored = self._stored(indexed_inputs(dataset, "fill"))
         require_end("dataset", dataset)
         self.folder.mkdir(parents=True, exist_ok=True)

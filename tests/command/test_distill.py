@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+import modreduce_keras as mr
 from modreduce_keras.command import distill, export, program, report
 
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -213,3 +214,41 @@ def test_report_of_several_students(root, tmp_path, capsys):
 
 def test_modules_of_the_work_have_what_the_program_calls():
     assert all(callable(one.run) for one in (distill, export, report))
+
+
+@pytest.fixture(scope="module")
+def compressed(root):
+    """Files of the student with zeros, and of the student that rounds."""
+    student = keras.saving.load_model(root / "student.keras")
+    pruned = mr.prune(student, 0.5)
+    pruned.save(root / "pruned.keras")
+    samples = np.eye(3, dtype="float32")
+    mr.quantize_aware(pruned, representative=samples).save(root / "rounded.keras")
+    return root
+
+
+def test_a_pruned_student_ends_as_a_plain_one(compressed, tmp_path, capsys):
+    out = tmp_path / "out"
+    more = (f"--student={compressed}/pruned.keras", "--epochs=1", "--formats=none", "--noreport")
+    assert program.main(arguments(compressed, out, *more)) == 0
+    assert "Trains small (26 parameters)" in capsys.readouterr().out
+    student = keras.saving.load_model(out / distill.STUDENT)
+    assert [type(one) for one in student.layers] == [keras.layers.Dense] * 2
+    assert [float((one.kernel.numpy() == 0).mean()) for one in student.layers] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("command", ["distill", "export"])
+def test_a_student_that_rounds_has_no_float_files(command, compressed, tmp_path, capsys):
+    given = arguments(compressed, tmp_path / "out", f"--student={compressed}/rounded.keras")
+    given = [one for one in given if command == "distill" or "teacher" not in one]
+    assert program.main([command, *given[1:], "--formats=float32,dynamic,int8"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "--formats must be int8" in line and line.endswith("Received: float32, dynamic.")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_student_that_rounds_is_exported_in_integers(compressed, tmp_path):
+    given = ["export", f"--student={compressed}/rounded.keras", f"--data={compressed}/table.csv"]
+    given += ["--formats=int8", f"--out={tmp_path}", "--least_agreement=0"]
+    assert program.main(given) == 0
+    assert (tmp_path / "student_int8.tflite").is_file()

@@ -162,6 +162,10 @@ def test_sizes_are_those_of_gzip(tmp_path):
 
 
 MISTAKES = {
+    "not built": (
+        lambda: mr.compression.gzipped_size(keras.Sequential([keras.layers.Dense(2)])),
+        r"source must be built.*keras\.Input\(shape\)",
+    ),
     "one": (lambda: mr.cluster(dense(), 1), "clusters must be an integer of at least 2"),
     "zeros": (lambda: mr.cluster(dense(), keep_zeros=1), "keep_zeros must be True or False"),
     "pruned": (

@@ -80,3 +80,34 @@ def test_noise_refuses_no_deviation():
         mr.data.noise((3,), steps=1, deviation=0.0)
     with pytest.raises(ValueError, match="shape must be the shape of one sample"):
         mr.data.noise((), steps=1)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda seed, shape: np.random.default_rng(0).normal(size=shape),
+        lambda seed, shape: tf.constant(np.random.default_rng(0).normal(size=shape)),
+        lambda seed, shape: tf.random.normal(shape),
+        lambda seed, shape: tf.random.stateless_normal(shape, [1, 2]),
+    ],
+)
+def test_draws_that_ignore_their_seed_are_refused(draw):
+    with pytest.raises(ValueError, match=r"sample must draw by the seed.*stateless_uniform"):
+        mr.data.sampled(lambda seed, count: {"x": draw(seed, (count, 2))}, steps=1)
+    data = tf.data.Dataset.range(4)
+    with pytest.raises(ValueError, match=r"augment must draw by the seed.*stateless_random_flip"):
+        mr.data.epoch_shuffle(data, seed=0, augment=lambda seed, x: (x, draw(seed, (2,))))
+
+
+def test_draws_of_numpy_and_in_functions_are_taken():
+    def of_numpy(seed):
+        return np.random.default_rng(seed).normal(size=(4, 1)).astype("float32")
+
+    def sample(seed, count):
+        drawn = tf.ensure_shape(tf.numpy_function(of_numpy, [seed], tf.float32), (count, 1))
+        return {"numpy": drawn, "ones": tf.ones((count, 1))}
+
+    first, second = mr.data.sampled(sample, batch_size=4, steps=2)
+    assert not np.array_equal(first["numpy"], second["numpy"])
+    normal = tf.function(lambda seed, count: tf.random.stateless_normal((count, 1), seed))
+    assert len({float(one[0, 0]) for one in mr.data.sampled(normal, steps=3)}) == 3

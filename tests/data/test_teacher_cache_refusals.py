@@ -165,3 +165,13 @@ def test_arguments_are_checked(teacher, tmp_path, arguments, kind, message):
 def test_augmentations_need_augment():
     with pytest.raises(ValueError, match=r"give augment=\. Received: augmentations=2 with aug"):
         mr.data.epoch_shuffle(tf.data.Dataset.range(3), seed=0, augmentations=2)
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"top_k": 2, "taps": ["inside"]}])
+def test_probabilities_are_refused_before_they_are_stored(options, tmp_path):
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(name="inside")]
+    teacher = keras.Sequential([*layers, keras.layers.Dense(3, activation="softmax")])
+    cache = mr.data.TeacherCache(tmp_path / "cache", teacher, **options)
+    with pytest.raises(ValueError, match=r"ends in a softmax.*of mr\.models\.as_logits\(teacher\)"):
+        cache.fill(data())
+    assert not (tmp_path / "cache").exists()
