@@ -35,8 +35,9 @@ def identifiers() -> list[str]:
 
 
 def _is_of_others(loss: type) -> bool:
-    """Returns whether a loss needs labels of pixels or numbers, or attention maps."""
-    return loss.label_maps or loss.label_numbers or issubclass(loss, AttentionLoss)
+    """Returns whether a loss needs outputs or labels that are numbers or maps, or attention."""
+    numbers = loss.label_numbers or loss.output_kinds == ("regression",)
+    return loss.label_maps or numbers or issubclass(loss, AttentionLoss)
 
 
 def student_for(identifier: str, student: keras.Model, teacher: keras.Model) -> keras.Model:

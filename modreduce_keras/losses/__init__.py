@@ -22,6 +22,7 @@ from modreduce_keras.losses.fgd import FGD
 from modreduce_keras.losses.fgfi import FGFI
 from modreduce_keras.losses.fsp import FSP
 from modreduce_keras.losses.ft import FactorTransfer
+from modreduce_keras.losses.gaussian_kd import GaussianKD
 from modreduce_keras.losses.gkd import GKD
 from modreduce_keras.losses.hint import Hint
 from modreduce_keras.losses.ickd import ICKD
@@ -80,6 +81,7 @@ __all__ = [
     "FGFI",
     "FSP",
     "FactorTransfer",
+    "GaussianKD",
     "GKD",
     "Hint",
     "ICKD",
