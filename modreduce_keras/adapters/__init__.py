@@ -13,6 +13,7 @@ from modreduce_keras.adapters.contrastive_queue import ContrastiveQueue
 from modreduce_keras.adapters.conv_regressor import ConvRegressor
 from modreduce_keras.adapters.factors import Factors
 from modreduce_keras.adapters.flow_channels import FlowChannels
+from modreduce_keras.adapters.global_context import GlobalContext
 from modreduce_keras.adapters.layer_attention import LayerAttention
 from modreduce_keras.adapters.learnt_temperature import LearntTemperature
 from modreduce_keras.adapters.linear_embedding import LinearEmbedding
@@ -37,6 +38,7 @@ __all__ = [
     "ConvRegressor",
     "Factors",
     "FlowChannels",
+    "GlobalContext",
     "LayerAttention",
     "LearntTemperature",
     "LinearEmbedding",

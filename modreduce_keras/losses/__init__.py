@@ -19,6 +19,7 @@ from modreduce_keras.losses.dino import DINO
 from modreduce_keras.losses.dist import DIST
 from modreduce_keras.losses.dkd import DKD
 from modreduce_keras.losses.fgd import FGD
+from modreduce_keras.losses.fgd_global import FGDGlobal
 from modreduce_keras.losses.fgfi import FGFI
 from modreduce_keras.losses.fsp import FSP
 from modreduce_keras.losses.ft import FactorTransfer
@@ -78,6 +79,7 @@ __all__ = [
     "DIST",
     "DKD",
     "FGD",
+    "FGDGlobal",
     "FGFI",
     "FSP",
     "FactorTransfer",

@@ -54,9 +54,9 @@ class FGD(MapLoss):
 
     Reference:
         Yang et al., Focal and Global Knowledge Distillation for Detectors, 2022, with the weights
-        for detectors of one stage (those of two stages: 5e-5, 2.5e-5, 5e-5). Ours is the focal
-        part, and tells foreground from background but not one object from another: the paper
-        divides by the size of each box, N_fg is that of all.
+        for detectors of one stage (those of two stages: 5e-5, 2.5e-5, 5e-5). This is the focal
+        part; the other one is `"fgd_global"`. It tells foreground from background but not one
+        object from another: the paper divides by the size of each box, N_fg is that of all.
     """
 
     default_adapter: ClassVar[str | None] = "flow_channels"

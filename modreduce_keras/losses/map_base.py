@@ -47,6 +47,23 @@ class MapLoss(Loss):
         return pooled_to_match(teacher, student)
 
 
+class SquaredMaps(MapLoss):
+    """Base class of losses that are Σ (f_s - f_t)² over all positions and channels of a sample."""
+
+    equal_channels = True
+    over_positions = "sum"
+
+    def per_position(
+        self,
+        teacher: Tensor,
+        student: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        teacher, student = self.matched(teacher, student)
+        return ops.sum(ops.square(student - teacher), axis=-1)
+
+
 def by_position(maps: Tensor) -> Tensor:
     """Returns maps of any rank as (batch, positions, channels)."""
     return ops.reshape(maps, (ops.shape(maps)[0], -1, maps.shape[-1]))

@@ -1,14 +1,11 @@
 """Masked generative distillation: the teacher's maps made again from a part of the student's."""
 
-from keras import ops
-
-from modreduce_keras.losses.map_base import MapLoss
+from modreduce_keras.losses.map_base import SquaredMaps
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
 
 
 @register("loss", "mgd")
-class MGD(MapLoss):
+class MGD(SquaredMaps):
     """Masked generative distillation's loss: the squared error of the generated maps.
 
     Σ (g - f_t)² over all positions and channels, where g = G(mask · f_s) is what the adapter
@@ -36,15 +33,3 @@ class MGD(MapLoss):
 
     default_weight = 7e-5
     default_adapter = "masked_generator"
-    equal_channels = True
-    over_positions = "sum"
-
-    def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        teacher, student = self.matched(teacher, student)
-        return ops.sum(ops.square(student - teacher), axis=-1)

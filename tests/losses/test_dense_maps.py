@@ -241,6 +241,15 @@ def test_fgd_equals_numpy(divided, maps, assert_equals_numpy):
     assert_equals_numpy(loss, expected, given, student)
 
 
+def test_fgd_global_equals_numpy(maps, assert_equals_numpy):
+    teacher, student, _ = maps
+
+    def expected(_, moved):
+        return ((moved - teacher) ** 2).sum(axis=(1, 2, 3))
+
+    assert_equals_numpy(mr.losses.FGDGlobal(), expected, teacher, student)
+
+
 def test_the_foreground_is_of_the_positions(maps):
     with pytest.raises(ValueError, match="FGD needs a mask with one value for each position"):
         mr.losses.FGD().call({"teacher": maps[0], "foreground": np.ones((2, 4, 4))}, maps[1])
