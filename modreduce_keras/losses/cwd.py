@@ -44,8 +44,9 @@ class CWD(MapLoss):
         0.1927
 
     Reference:
-        Shu et al., Channel-wise Knowledge Distillation for Dense Prediction, 2021, with the weight
-        for features; for maps of logits the paper takes 3.
+        Shu et al., Channel-wise Knowledge Distillation for Dense Prediction, 2021, with the paper's
+        temperature and weight for features; for maps of logits it takes 3. The published code
+        leaves both to its user.
     """
 
     default_weight = 50.0

@@ -41,9 +41,9 @@ class FGFI(MapLoss):
         1.5
 
     Reference:
-        Wang et al., Distilling Object Detectors with Fine-grained Feature Imitation, 2019; its
-        adaptation layer is a 3×3 convolution, and ours, `"channel_projector"`, sees each position
-        by itself.
+        Wang et al., Distilling Object Detectors with Fine-grained Feature Imitation, 2019, with the
+        weight of the published code; its adaptation layer is a 3×3 convolution, and ours,
+        `"channel_projector"`, sees each position by itself.
     """
 
     default_weight = 0.01

@@ -47,8 +47,8 @@ class Pairwise(MapLoss):
 
     Reference:
         Liu et al., Structured Knowledge Distillation for Semantic Segmentation, 2019, with every
-        node connected to every other one and averages, as in the paper; the published code takes
-        the largest value of each of four quarters.
+        node connected to every other one, averages and a weight of 10, as in the paper; the
+        published code takes the largest value of each of four quarters, and a weight of 1.
     """
 
     default_weight = 10.0
