@@ -240,7 +240,7 @@ def _inputs(argument: str, data: Any, batch_size: int) -> Iterator[Any]:
 
 def _logits(model: keras.Model, x: Any) -> np.ndarray:
     """Returns the logits of each position, (positions, classes), float64."""
-    outputs = model.predict_on_batch(x)
+    outputs = keras.tree.map_structure(keras.ops.convert_to_numpy, model(x, training=False))
     if keras.tree.is_nested(outputs) or np.ndim(outputs) < 2 or np.shape(outputs)[-1] < 2:
         shapes = keras.tree.map_structure(np.shape, outputs)
         raise ValueError(
