@@ -277,3 +277,20 @@ def test_a_dataset_of_full_batches_is_refused():
     dataset = tf.data.Dataset.from_tensor_slices((np.ones((8, 3)), np.arange(8)))
     with pytest.raises(ValueError, match=r"apply it before .batch\(\)"):
         mr.data.with_index(dataset.batch(4, drop_remainder=True))
+
+
+def test_a_student_gets_fewer_inputs_than_its_teacher(random, cross_entropy):
+    inputs = {name: keras.Input((4,), name=name) for name in ("sensor", "laboratory")}
+    both = keras.layers.Concatenate()(list(inputs.values()))
+    teacher = keras.Model(inputs, keras.layers.Dense(3)(both))
+    student = keras.Model({"sensor": inputs["sensor"]}, keras.layers.Dense(3)(inputs["sensor"]))
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge="kd")
+    distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
+    x = {name: random.normal(size=(6, 4)).astype("float32") for name in inputs}
+    alone = {"sensor": x["sensor"]}
+    expected = kd_between(student, teacher, alone, x)
+    logs = distiller.train_on_batch(x, np.arange(6) % 3, return_dict=True)
+    np.testing.assert_allclose(logs["kd"], expected, rtol=1e-5)
+    np.testing.assert_array_equal(
+        distiller.predict(x, verbose=0), student.predict(alone, verbose=0)
+    )

@@ -174,3 +174,54 @@ def test_backbones_have_maps_and_become_shallower(models, inputs, name, random):
     assert scores.shape == (len(TEXTS), HEADS, 12, 12)
     np.testing.assert_allclose(scores.sum(-1)[:, 0][kept], 1.0, rtol=1e-5)
     np.testing.assert_array_equal(scores[:, 0][~pairs], 0.0)
+
+
+MERGES = ["a i", "ai r", "Ġ air", "p o", "r t", "po rt"]
+PIECES = ["<|endoftext|>", *"Ġairpto!", *(merge.replace(" ", "") for merge in MERGES)]
+
+
+def test_gpt2_is_distilled_with_the_padding_and_weights_of_its_preprocessor(models, random):
+    tokenizer = models.GPT2Tokenizer(
+        vocabulary={piece: index for index, piece in enumerate(PIECES)}, merges=MERGES
+    )
+    preprocess = models.GPT2CausalLMPreprocessor(tokenizer, sequence_length=8)
+    x, y, weights = preprocess([" air at port", " airport", " port at air!"])
+    x, y, weights = keras.tree.map_structure(np.asarray, (x, y, weights))
+    assert 0 < x["padding_mask"].mean() < 1
+    assert 0 < weights.mean() < x["padding_mask"].mean()
+
+    def language_model(layers, width):
+        backbone = models.GPT2Backbone(
+            vocabulary_size=len(PIECES),
+            num_layers=layers,
+            num_heads=2,
+            hidden_dim=width,
+            intermediate_dim=2 * width,
+            max_sequence_length=8,
+            dropout=0.0,
+        )
+        return randomized(models.GPT2CausalLM(backbone=backbone, preprocessor=None), random)
+
+    teacher, student = language_model(4, 8), language_model(2, 4)
+    hidden = mr.Feature(
+        "hint",
+        student="transformer_layer_1",
+        teacher="transformer_layer_3",
+        adapter="token_projection",
+        mask="padding_mask",
+        weight=1.0,
+    )
+    distiller = mr.Distiller(
+        student=student, teacher=teacher, knowledge=[mr.Response("kd"), hidden]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile(keras.optimizers.Adam(0.01), loss)
+    of_teacher, of_student = (
+        softmax(np.asarray(model(x), "float64") / 4.0) for model in (teacher, student)
+    )
+    divergence = 16.0 * (of_teacher * np.log(of_teacher / of_student)).sum(-1)
+    logs = distiller.train_on_batch(x, y, weights, return_dict=True)
+    # Keras, and so we, divide by the number of positions.
+    np.testing.assert_allclose(logs["kd"], (divergence * weights).mean(), rtol=1e-3)
+    history = distiller.fit(x, y, sample_weight=weights, batch_size=3, epochs=30, verbose=0).history
+    assert history["loss"][-1] < 0.7 * history["loss"][0]
