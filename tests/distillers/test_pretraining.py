@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("eagerly")]
 
 
 class Scaled(mr.adapters.Adapter):
@@ -39,6 +39,7 @@ def staged(net, teacher, cross_entropy):
     return distiller
 
 
+@pytest.mark.graph
 def test_the_stage_minimizes_the_weighted_term_and_nothing_else(staged, teacher, images, labels):
     student = keras.models.clone_model(staged.student)
     student.set_weights(staged.student.get_weights())
@@ -65,6 +66,7 @@ def test_the_stage_minimizes_the_weighted_term_and_nothing_else(staged, teacher,
     assert int(staged.step) == step
 
 
+@pytest.mark.graph
 def test_fit_comes_after_the_stage_and_leaves_its_term_out(staged, images, labels):
     for train in (staged.fit, staged.train_on_batch):
         with pytest.raises(ValueError, match=r"\['hint'\] must be trained .* distiller.pretrain"):

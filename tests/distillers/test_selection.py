@@ -6,7 +6,7 @@ import pytest
 
 import modreduce_keras as mr
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("eagerly")]
 
 
 @pytest.fixture
@@ -41,6 +41,7 @@ def test_best_by_accuracy(peers, images):
     np.testing.assert_array_equal(peers(images), expected)
 
 
+@pytest.mark.graph
 def test_prediction_follows_when_another_student_becomes_the_best(peers, images):
     peers = peers()
     for student, label in zip(peers.students.values(), (0, 1, 2), strict=True):

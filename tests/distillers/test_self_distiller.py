@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("eagerly")]
 
 EXITS = ["stage1", "stage2"]
 
@@ -82,6 +82,7 @@ def terms_by_hand(labels, outputs, features, temperature=3.0):
     return terms
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize(("alpha", "variant"), [(0.3, "reference"), (1.0, "paper")])
 def test_one_step_equals_the_step_by_hand(alpha, variant, images, labels, cross_entropy):
     settings = {"alpha": alpha, "temperature": 2.0, "feature_weight": 0.05, "variant": variant}
@@ -223,6 +224,7 @@ def test_regularizers_count_once(images, labels, cross_entropy):
     assert logs["loss"] == pytest.approx(labelled + penalty, rel=1e-5)
 
 
+@pytest.mark.graph
 def test_knobs_change_the_compiled_step(distiller, images, labels):
     distiller.optimizer.learning_rate = 0.0
 
