@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.callbacks import keras_callbacks, stateful, training_state
-from modreduce_keras.callbacks.kept import CannotKeepError, Writer, taken_back
+from modreduce_keras.callbacks.kept import CannotKeepError, Writer, restored_value
 from modreduce_keras.distillers.teacher import models_of
 from modreduce_keras.keras_internals import flatten_layers, made_anew
 
@@ -202,11 +202,11 @@ class CallbackState:
         for callback, own in zip(self._callbacks, stored, strict=True):
             class_name = type(callback).__name__
             if "state" in own:
-                callback.set_state(taken_back(own["state"], arrays, None, known, class_name))
+                callback.set_state(restored_value(own["state"], arrays, None, known, class_name))
             held = vars(callback)
             for name, value in own.get("attributes", {}).items():
                 path = f"{class_name}.{name}"
-                held[name] = taken_back(value, arrays, held.get(name), known, path)
+                held[name] = restored_value(value, arrays, held.get(name), known, path)
             keras_callbacks.take_back_beside(callback, own["beside"])
 
 

@@ -8,7 +8,7 @@ import keras
 
 from modreduce_keras.callbacks import training_state
 from modreduce_keras.callbacks.callback_state import CallbackState
-from modreduce_keras.callbacks.kept import CannotKeepError, Writer, taken_back
+from modreduce_keras.callbacks.kept import CannotKeepError, Writer, restored_value
 
 _CALLBACK = "callback"
 
@@ -118,7 +118,7 @@ def present_history(model: keras.Model) -> dict[str, Any]:
 def stored_history(manifest: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the same of a checkpoint."""
     contents = _arrays_of_callbacks(arrays)
-    logs = {name: taken_back(values, contents) for name, values in manifest["history"].items()}
+    logs = {name: restored_value(values, contents) for name, values in manifest["history"].items()}
     return {"history": logs, "history_epochs": list(manifest["history_epochs"])}
 
 

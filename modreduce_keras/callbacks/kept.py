@@ -154,7 +154,7 @@ class Writer:
         return described
 
 
-def taken_back(
+def restored_value(
     stored: Any,
     arrays: Sequence[Any],
     present: Any = None,
@@ -176,7 +176,7 @@ def taken_back(
     """
 
     def inner(one: Any, at: Any = None, where: str = "") -> Any:
-        return taken_back(one, arrays, at, known, path + where)
+        return restored_value(one, arrays, at, known, path + where)
 
     if isinstance(stored, list):
         places = present if isinstance(present, (list, tuple)) else ()

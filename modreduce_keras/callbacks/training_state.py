@@ -111,7 +111,7 @@ def differences(
     only_stored, only_own = Counter(stored) - Counter(own), Counter(own) - Counter(stored)
     if not only_stored and not only_own:
         index = next(i for i, pair in enumerate(zip(own, stored, strict=True)) if len({*pair}) > 1)
-        return f"the same variables in another order, from {_told(own[index])} on"
+        return f"the same variables in another order, from {_described(own[index])} on"
     return (
         f"{len(stored)} variables in the checkpoint, {len(own)} in the model; "
         f"only in the checkpoint: {_listed(only_stored)}; only in the model: {_listed(only_own)}"
@@ -125,14 +125,15 @@ def _bare(name: str) -> str:
     return f"{kind} " + re.sub(r"_\d+(?=[_/]|$)", "", path)
 
 
-def _told(variable: tuple[str, tuple[int, ...], str]) -> str:
+def _described(variable: tuple[str, tuple[int, ...], str]) -> str:
     name, shape, dtype = variable
     return f"{name} {shape} {dtype}"
 
 
 def _listed(found: Counter) -> str:
-    told = [_told(variable) for variable in found.elements()]
-    return ", ".join(told[:4]) + (f" and {len(told) - 4} more" if len(told) > 4 else "") or "none"
+    described = [_described(variable) for variable in found.elements()]
+    more = f" and {len(described) - 4} more" if len(described) > 4 else ""
+    return ", ".join(described[:4]) + more or "none"
 
 
 def teacher_fingerprint(model: keras.Model) -> str | None:

@@ -90,7 +90,7 @@ def write_files(
             figures = {**known, "passed": False, "problem": str(error)}
         figures |= {"least_agreement": least, "judged_on": task.judged_on}
         write_json(path.with_name(f"{path.stem}.verification.json"), figures)
-        print(f"{path}: {_told(figures)}")
+        print(f"{path}: {_described(figures)}")
         found[path.name] = figures
     return found
 
@@ -117,7 +117,7 @@ def _write(student: keras.Model, task: Task, name: str, folder: Path) -> Path:
     return export.to_tflite(student, folder / f"student_{name}.tflite", **options)
 
 
-def _told(figures: Mapping[str, Any]) -> str:
+def _described(figures: Mapping[str, Any]) -> str:
     if "agreement" not in figures:
         return f"cannot be used: {figures['problem']}"
     right = figures["accuracy"]

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str], *, before_work: Callable[[], None] = lambda: 
         first, arguments = arguments[1], [arguments[1], "--help"]
     if first not in COMMANDS:
         known = ", ".join(COMMANDS)
-        return _told(
+        return _print_error(
             "modreduce",
             f"the first word must be one of {known}. Received: {first!r}."
             + did_you_mean(first, COMMANDS),
@@ -102,7 +102,7 @@ def _run(command: Command, arguments: list[str], before_work: Callable[[], None]
     try:
         given, words = parsed(command, arguments)
     except MistakeError as error:
-        return _told(name, f"{one_line(error)} {name} --help lists the flags.")
+        return _print_error(name, f"{one_line(error)} {name} --help lists the flags.")
     try:
         if command is METHODS:
             from modreduce_keras.command import methods
@@ -116,15 +116,15 @@ def _run(command: Command, arguments: list[str], before_work: Callable[[], None]
             work.run(given)
     except KeyboardInterrupt:
         more = " The same command continues." if command is DISTILL else ""
-        return _told(name, f"interrupted.{more}", INTERRUPTED)
+        return _print_error(name, f"interrupted.{more}", INTERRUPTED)
     except BrokenPipeError:
         return _unread()
     except FailedError as error:
-        return _told(name, one_line(error), FAILED)
+        return _print_error(name, one_line(error), FAILED)
     except (MistakeError, ValueError, TypeError, ImportError, OSError, RuntimeError) as error:
         if given["traceback"]:
             raise
-        return _told(name, one_line(error))
+        return _print_error(name, one_line(error))
     return DONE
 
 
@@ -163,7 +163,7 @@ def _unread() -> int:
     return DONE
 
 
-def _told(name: str, message: str, code: int = MISTAKE) -> int:
+def _print_error(name: str, message: str, code: int = MISTAKE) -> int:
     print(f"{name}: {message}", file=sys.stderr)
     return code
 

@@ -437,7 +437,7 @@ class BaseDistiller(StepModel):
         """Trains on one batch, as `keras.Model.train_on_batch` does."""
         call = running.bound(super().train_on_batch, args, kwargs)
         validation.require_batch(self, call.arguments)
-        with validation.told():
+        with validation.clear_errors():
             return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -445,7 +445,7 @@ class BaseDistiller(StepModel):
         call = running.bound(super().test_on_batch, args, kwargs)
         validation.require_batch(self, call.arguments)
         self.runs.require_weights()
-        with validation.told():
+        with validation.clear_errors():
             return super().test_on_batch(*args, **kwargs)
 
     def pretrain(

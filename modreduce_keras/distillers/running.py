@@ -55,7 +55,7 @@ class Runs:
         lost = telling_of_lost_workers(self._distiller.distribute_strategy)
         self._is_fitting, self.speaks = True, given.get("verbose", "auto") not in (0, "0")
         try:
-            with lost, validation.told(), validation.telling_callbacks(given["callbacks"]):
+            with lost, validation.clear_errors(), validation.telling_callbacks(given["callbacks"]):
                 yield
         finally:
             self._is_fitting = self.speaks = False
@@ -74,7 +74,7 @@ class Runs:
         """Returns the context that an `evaluate` runs in."""
         self.is_evaluating = True
         try:
-            with validation.told():
+            with validation.clear_errors():
                 yield
         finally:
             self.is_evaluating = False

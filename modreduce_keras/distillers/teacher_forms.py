@@ -216,7 +216,7 @@ def _fastest_of(steps: Mapping[str, Callable[[], Any]]) -> str:
     return min(best, key=lambda form: best[form])
 
 
-def told(forms: Mapping[str, str]) -> str:
+def described(forms: Mapping[str, str]) -> str:
     """Returns what was chosen, in one line.
 
     Args:

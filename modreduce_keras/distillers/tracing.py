@@ -58,7 +58,7 @@ class TeacherTracing(Tracing):
         if before != self.traced_for():
             distiller.test_function = None
         if distiller.runs.speaks and distiller.teacher_dtype == teacher_forms.AUTO:
-            print(teacher_forms.told(self.forms()))
+            print(teacher_forms.described(self.forms()))
 
     def traced_for(self) -> Any:
         return tuple(self.forms().values())

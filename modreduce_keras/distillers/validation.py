@@ -325,8 +325,8 @@ def telling_callbacks(given: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Tells what a step found in the data as the checks on the host do."""
+def clear_errors() -> Iterator[None]:
+    """Raises what a step found in the data as the same errors as the checks on the host."""
     try:
         yield
     except backend.step_errors() as error:

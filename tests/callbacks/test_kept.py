@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modreduce_keras.callbacks.kept import CannotKeepError, Writer, taken_back
+from modreduce_keras.callbacks.kept import CannotKeepError, Writer, restored_value
 
 
 def back(value, present=None):
     writer = Writer()
     stored = json.loads(json.dumps(writer.put(value)))
     contents = [memoryview(array.tobytes()) for array in writer.arrays]
-    return taken_back(stored, contents, present)
+    return restored_value(stored, contents, present)
 
 
 def assert_same(one, other):
@@ -182,7 +182,7 @@ def test_objects_within_a_deque_and_an_ordered_dict():
 def test_what_is_known_is_pointed_at():
     one, other = object(), object()
     stored = Writer([(one, "it")]).put([one, 3])
-    assert taken_back(stored, [], known={"it": other}) == [other, 3]
+    assert restored_value(stored, [], known={"it": other}) == [other, 3]
 
 
 class Own:
