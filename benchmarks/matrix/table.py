@@ -88,4 +88,6 @@ def _reason(row: Row) -> str:
     text = re.sub(r"/tmp/\S*/", "", text)
     text = re.sub(r"(student|model) '[\w/]+'", r"\1 '...'", text)
     text = re.sub(r"\bReceived: knowledge=.*", "", text)
-    return text if len(text) <= 300 else f"{text[:300].rsplit(' ', 1)[0]} ..."
+    # The remedy comes after a list that may be long.
+    text = re.sub(r"(\[(?:'[^']*', ){3})(?:'[^']*', ){3,}[^\]]*\]", r"\1...]", text)
+    return text if len(text) <= 400 else f"{text[:400].rsplit(' ', 1)[0]} ..."

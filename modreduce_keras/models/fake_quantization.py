@@ -10,7 +10,7 @@ from keras import ops
 
 from modreduce_keras.arguments import require_number
 from modreduce_keras.keras_internals import flatten_layers
-from modreduce_keras.models.integer_biases import shift_of_affine
+from modreduce_keras.models.integer_biases import affine_before, shift_of_affine
 from modreduce_keras.typing import Shape, Tensor
 
 _ACTIVATION_BITS = 8
@@ -146,7 +146,8 @@ class LearntFakeQuantize(keras.layers.Layer):
             return inputs
         if training and self.trainable and not pooled and not interpolated:
             self._follow(inputs)
-        shift = None if training or not is_rounding() else shift_of_affine(self)
+        affine = affine_before(self) if is_rounding() and not training else None
+        shift = None if affine is None else shift_of_affine(affine)
         if shift is not None:
             inputs = inputs + ops.cast(shift, inputs.dtype)
         low, high = ops.convert_to_tensor(self.minimum), ops.convert_to_tensor(self.maximum)

@@ -92,10 +92,7 @@ class FakeQuantizedKernel(KernelWrapper):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns what the layer gives with the other kernel, and in inference the other bias."""
-        shift = None
-        if is_rounding() and not training:
-            largest = _largest(self.given_kernel(), input_axes(self.plain))
-            shift = shift_of_kernel(self, ops.reshape(largest, (-1,)))
+        shift = self.shift_of_bias() if is_rounding() and not training else None
         if shift is None:
             return self.computed(inputs)
         if self.plain.use_bias:
@@ -106,6 +103,11 @@ class FakeQuantizedKernel(KernelWrapper):
         first = getattr(self.plain, "data_format", "channels_last") == "channels_first"
         shape[1 if first else -1] = -1
         return outputs + ops.reshape(ops.cast(shift, outputs.dtype), shape)
+
+    def shift_of_bias(self) -> Any:
+        """Returns what rounding adds to the bias of each output; see `shift_of_kernel`."""
+        largest = _largest(self.given_kernel(), input_axes(self.plain))
+        return shift_of_kernel(self, ops.reshape(largest, (-1,)))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""

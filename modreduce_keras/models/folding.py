@@ -19,7 +19,9 @@ from modreduce_keras.models.fake_quantization import (
     only_clipping,
     require_ranges,
 )
+from modreduce_keras.models.fake_quantized_kernel import FakeQuantizedKernel
 from modreduce_keras.models.graph import Graph, functional, new_inputs
+from modreduce_keras.models.integer_biases import shift_of_affine
 from modreduce_keras.models.kernel_wrapper import KernelWrapper, plain_layer, used_kernel
 from modreduce_keras.models.kernels import along_outputs, has_kernel, kernel_of
 from modreduce_keras.models.same_outputs import require_same_outputs
@@ -86,7 +88,10 @@ def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = 
         with draws_kept():
             return _fold(model, dtype, taps)
     except Exception as error:
-        raise ValueError(f"The model {model.name!r} cannot be folded: {error}") from error
+        raise ValueError(
+            f"The model {model.name!r} cannot be folded: {str(error).rstrip('.')}. Use it as it "
+            "is: teachers, and students that are exported, need not be folded"
+        ) from error
 
 
 def _fold(model: keras.Model, dtype: str, taps: Collection[str]) -> keras.Model:
@@ -228,11 +233,17 @@ def _is_policy(value: Any) -> bool:
 def _give_state(layer: keras.layers.Layer, copy: Any, normalization: Any) -> None:
     """Gives the copy of a layer its state, which a normalization may be folded into."""
     if isinstance(copy, Affine):
-        copy.set_weights(constants_of(layer))
+        constants: Any = constants_of(layer)
+        scale, offset = constants
+        copy.set_weights([scale, offset + _or_nothing(shift_of_affine(layer))])
     elif normalization is not None or isinstance(layer, KernelWrapper):
         copy.set_weights(_weights(layer, normalization))
     elif not isinstance(layer, LearntFakeQuantize):
         copy_state(layer, copy)
+
+
+def _or_nothing(shift: Any) -> Any:
+    return 0.0 if shift is None else np.asarray(ops.convert_to_numpy(shift), "float64")
 
 
 def _weights(layer: keras.layers.Layer, normalization: Any) -> list[np.ndarray]:
@@ -253,4 +264,7 @@ def _weights(layer: keras.layers.Layer, normalization: Any) -> list[np.ndarray]:
             if scale is not None:
                 value = value * along_outputs(inner, scale)
         kernels.append(value)
+    if isinstance(layer, FakeQuantizedKernel):
+        shift = _or_nothing(layer.shift_of_bias())
+        bias = bias + shift * (1.0 if scale is None else scale)
     return [*kernels, bias] if inner.use_bias or normalization else kernels

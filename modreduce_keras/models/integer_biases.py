@@ -55,26 +55,33 @@ def shift_of_kernel(layer: Any, largest: Any) -> Any:
     return _shift(bias, _step(found) * largest / CELL_LEVELS)
 
 
-def shift_of_affine(quantizer: keras.layers.Layer) -> Any:
-    """Returns what rounding adds to the results of the layer before a rounding, float32.
+def affine_before(quantizer: keras.layers.Layer) -> keras.layers.Layer | None:
+    """Returns what multiplies and adds to each channel before a rounding, if there is such a layer.
 
     Args:
         quantizer: A rounding in a functional model.
-
-    Returns:
-        (channels,), or `None` unless these are multiplied and added to each channel by a layer of
-        its own.
     """
     calls = calls_of(quantizer)
     source = operation_of(calls[0].inputs[0]) if calls else None
     if isinstance(source, (layers.Activation, layers.ReLU)) and activation_of(source) in FUSED:
         source = operation_of(calls_of(source)[0].inputs[0])
-    if type(source) not in AFFINE:
+    return source if type(source) in AFFINE else None
+
+
+def shift_of_affine(layer: keras.layers.Layer) -> Any:
+    """Returns what rounding adds to the results of a layer that multiplies and adds, float32.
+
+    Args:
+        layer: A normalization or rescaling in a functional model.
+
+    Returns:
+        (channels,), or `None` where it is not known how the inputs are rounded, or the layer is
+        folded into the one before it.
+    """
+    found = _range_before(layer)
+    if found is None or getattr(layer, "axis", -1) not in _last_axes(layer):
         return None
-    found = _range_before(source)
-    if found is None or getattr(source, "axis", -1) not in _last_axes(source):
-        return None
-    scale, offset = _scale_and_offset(source)
+    scale, offset = _scale_and_offset(layer)
     return _shift(offset, _step(found) * ops.abs(scale) / CELL_LEVELS)
 
 

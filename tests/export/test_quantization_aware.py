@@ -165,7 +165,7 @@ def test_a_normalization_by_itself_adds_what_its_file_adds(images, settled, tmp_
     path = mr.export.to_tflite(quantized, tmp_path / "a.tflite", quantization="int8")
     zeros = np.zeros((1, *SHAPE), "float32")
     offset = np.asarray(quantized.get_layer("first")(zeros, training=False))[0, 0, 0]
-    found = offset + np.asarray(shift_of_affine(quantized.get_layer("relu_range")))
+    found = offset + np.asarray(shift_of_affine(quantized.get_layer("first")))
     ((values, step),) = [one for one in constants_of(path) if len(one[0]) == len(found)]
     assert np.abs(offset - values).max() > 0.1 * step.max()
     assert np.all(np.abs(found - values) < 0.01 * step)
