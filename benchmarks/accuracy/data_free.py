@@ -42,7 +42,8 @@ flags.DEFINE_list("student_widths", "16,32,64", "Channels of the students' stage
 flags.DEFINE_integer("teacher_epochs", 4, "Epochs of the teacher's training", lower_bound=1)
 flags.DEFINE_integer("images", 10_000, "Images that the teacher is trained on", 10, 10_000)
 flags.DEFINE_integer("width", 12, "Channels of the generator's last maps", lower_bound=1)
-flags.DEFINE_float("generator_rate", 1e-3, "Learning rate of the generator, of Adam, constant")
+flags.DEFINE_float("zskt_rate", 1e-3, "Learning rate of ZSKT's generator, of Adam, as published")
+flags.DEFINE_float("dafl_rate", 0.2, "Of DAFL's, as in the authors' code for small grey images")
 flags.DEFINE_integer("updates", 1000, "Updates of each student", lower_bound=1)
 flags.DEFINE_integer("batch", 64, "Images in a batch", lower_bound=2)
 flags.DEFINE_float("rate", 2e-3, "Learning rate of students, of Adam, to 0 by a cosine")
@@ -95,7 +96,9 @@ def on_noise(student: keras.Model, teacher: keras.Model, seed: int) -> None:
     on_images(student, teacher, drawn)
 
 
-def on_generated(student: keras.Model, teacher: keras.Model, seed: int, method: Any) -> None:
+def on_generated(
+    student: keras.Model, teacher: keras.Model, seed: int, method: Any, rate: float
+) -> None:
     distiller = mr.DataFreeDistiller(
         student=student,
         teacher=teacher,
@@ -103,9 +106,7 @@ def on_generated(student: keras.Model, teacher: keras.Model, seed: int, method: 
         method=method,
         seed=seed,
     )
-    distiller.compile(
-        {"student": adam(FLAGS.updates), "generator": keras.optimizers.Adam(FLAGS.generator_rate)}
-    )
+    distiller.compile({"student": adam(FLAGS.updates), "generator": keras.optimizers.Adam(rate)})
     turns = method.turns
     steps = FLAGS.updates * len(turns) // sum("student" in turn for turn in turns)
     distiller.fit(steps_per_epoch=steps, batch_size=FLAGS.batch, verbose=0)
@@ -131,8 +132,8 @@ def trained(method: str, teacher: keras.Model, images: np.ndarray, seed: int) ->
     run: dict[str, Callable[[], None]] = {
         "data": lambda: on_images(student, teacher, images),
         "noise": lambda: on_noise(student, teacher, seed),
-        "zskt": lambda: on_generated(student, teacher, seed, zskt),
-        "dafl": lambda: on_generated(student, teacher, seed, dafl),
+        "zskt": lambda: on_generated(student, teacher, seed, zskt, FLAGS.zskt_rate),
+        "dafl": lambda: on_generated(student, teacher, seed, dafl, FLAGS.dafl_rate),
         "deep_inversion": lambda: on_inverted(student, teacher, seed),
     }
     run[method]()

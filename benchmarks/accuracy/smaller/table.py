@@ -62,7 +62,11 @@ class Part:
         """Returns a table, and where its rows are from."""
         last = next(iter(self.rows.values()))
         about = f"{self.seeds()} seeds. The teacher: {100 * last['teacher']:.1f} %."
-        origins = common.origins(self.rows.values(), *SETTINGS[:-1], *also)
+        # One command measures all parts of all seeds, or each by itself.
+        alike = [
+            {**one, "command": one["command"].partition(" --")[0]} for one in self.rows.values()
+        ]
+        origins = common.origins(alike, *SETTINGS[:-1], *also)
         return "\n".join([*common.table(columns, lines), "", about, "", *origins])
 
 
