@@ -32,7 +32,7 @@ from absl import app, flags, logging
 
 import modreduce_keras as mr
 
-GENERATORS = ("zskt", "dafl")
+GENERATORS = {"zskt": 1e-3, "dafl": 0.2}  # and the learning rates of their generators
 NOISE, INVERSION = "noise", "deep_inversion"
 
 FLAGS = flags.FLAGS
@@ -91,7 +91,10 @@ def train_on_generated(method: str, student: keras.Model, teacher: keras.Model) 
     turns = distiller.method.turns
     steps = FLAGS.steps * len(turns) // sum("student" in turn for turn in turns)
     distiller.compile(
-        {"student": adam(FLAGS.epochs * FLAGS.steps), "generator": keras.optimizers.Adam(1e-3)}
+        {
+            "student": adam(FLAGS.epochs * FLAGS.steps),
+            "generator": keras.optimizers.Adam(GENERATORS[method]),
+        }
     )
     pictures = mr.callbacks.GeneratedImages(Path(FLAGS.output) / method, count=36)
     distiller.fit(

@@ -61,7 +61,7 @@ class Part:
     def told(self, columns: Sequence[str], lines: Sequence[Sequence[Any]], *also: str) -> str:
         """Returns a table, and where its rows are from."""
         last = next(iter(self.rows.values()))
-        about = f"{self.seeds()} seeds. The teacher: {100 * last['teacher']:.1f} %."
+        about = f"Seeds: {self.seeds()}. The teacher: {100 * last['teacher']:.1f} %."
         # One command measures all parts of all seeds, or each by itself.
         alike = [
             {**one, "command": one["command"].partition(" --")[0]} for one in self.rows.values()

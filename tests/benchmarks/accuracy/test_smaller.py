@@ -56,5 +56,5 @@ def test_gains_are_those_of_the_same_seed():
     gains = "+7.0 ± 4.2 | +2.0 ± 1.4 | 2.0 |"
     assert lines[2] == f"| 0 % | 75.0 ± 7.1 | 82.0 ± 2.8 | 77.0 ± 8.5 | {gains}"
     assert lines[3] == f"| 50 % | 25.0 ± 7.1 | 32.0 ± 2.8 | 27.0 ± 8.5 | {gains}"
-    assert lines[5] == "2 seeds. The teacher: 90.0 %."
+    assert lines[5] == "Seeds: 2. The teacher: 90.0 %."
     assert made_of({"smaller": []}) == "*Not measured yet.*"
