@@ -66,18 +66,19 @@ def by_name(
 
 
 def answering(meant: Answer) -> Any:
-    """Makes a method, or a constructor, answer arguments of unknown names with what is meant."""
+    """Makes a function, a method or a constructor answer arguments of unknown names."""
 
     def decorate(function: Function) -> Function:
-        parameters = list(inspect.signature(function).parameters)[1:]
+        parameters = list(inspect.signature(function).parameters)
+        held = 1 if parameters[0] == "self" else 0
+        is_constructor = function.__name__ == "__init__"
 
         @functools.wraps(function)
-        def called(self: Any, *args: Any, **kwargs: Any) -> Any:
-            by_position = dict(zip(parameters, args, strict=False))
-            is_constructor = function.__name__ == "__init__"
-            owner = type(self).__name__ if is_constructor else function.__name__
-            require_known(owner, parameters, {**by_position, **kwargs}, meant)
-            return function(self, *args, **kwargs)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            by_position = dict(zip(parameters[held:], args[held:], strict=False))
+            owner = type(args[0]).__name__ if is_constructor else function.__name__
+            require_known(owner, parameters[held:], {**by_position, **kwargs}, meant)
+            return function(*args, **kwargs)
 
         return cast(Function, called)
 
@@ -91,6 +92,12 @@ def of_model(owner: str) -> Answer:
         return f"{owner}(model=...)" if "student" in given else None
 
     return meant
+
+
+def of_names(names: Iterable[str], answer: str) -> Answer:
+    """Returns the answer to names that other libraries have for an argument."""
+    known = frozenset(names)
+    return lambda given: None if known.isdisjoint(given) else answer
 
 
 def require_known(

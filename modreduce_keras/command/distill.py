@@ -16,6 +16,7 @@ from modreduce_keras.command.mistakes import FailedError, MistakeError
 from modreduce_keras.command.settings import Settings
 from modreduce_keras.data.sources import TRAIN, VALIDATION
 from modreduce_keras.distillers import Distiller
+from modreduce_keras.models.kernel_wrapper import count_in_use
 
 CHECKPOINTS, STUDENT, HISTORY, SUMMARY = (
     *("checkpoints", "student.keras", "history.json"),
@@ -149,8 +150,8 @@ def _described(
     sizes = {name: part.size for name, part in task.source.parts.items()}
     held = "held-out " if task.source.held_out else ""
     return (
-        f"Trains {student.name} ({networks.parameters(student):,} parameters) with the labels "
-        f"and {' + '.join(terms)} from {teacher.name} ({networks.parameters(teacher):,}), on "
+        f"Trains {student.name} ({count_in_use(student):,} parameters) with the labels "
+        f"and {' + '.join(terms)} from {teacher.name} ({count_in_use(teacher):,}), on "
         f"{sizes[TRAIN]:,} samples for {given['epochs']} epochs; validates on "
         f"{sizes[VALIDATION]:,} {held}samples; writes to {folder}."
     )

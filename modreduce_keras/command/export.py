@@ -5,6 +5,7 @@ from typing import Any
 
 from modreduce_keras.command import networks, outputs, tasks
 from modreduce_keras.command.mistakes import FailedError, MistakeError
+from modreduce_keras.models.kernel_wrapper import count_in_use
 
 
 def run(given: dict[str, Any]) -> None:
@@ -24,7 +25,7 @@ def run(given: dict[str, Any]) -> None:
     folder = Path(given["out"])
     folder.mkdir(parents=True, exist_ok=True)
     print(
-        f"Exports {student.name} ({networks.parameters(student):,} parameters) to {folder} and "
+        f"Exports {student.name} ({count_in_use(student):,} parameters) to {folder} and "
         f"compares each file with it on {task.source.parts[task.judged_on].size:,} samples."
     )
     files = outputs.write_files(student, task, formats, folder, given["least_agreement"])

@@ -1,7 +1,6 @@
 """Networks: loads teachers and students, and builds new students by name."""
 
 import inspect
-import math
 from typing import Any
 
 import keras
@@ -14,7 +13,7 @@ from modreduce_keras.data.sources import PIXELS
 from modreduce_keras.models import head_kinds
 from modreduce_keras.models.fake_quantization import is_quantization_aware
 from modreduce_keras.models.graph import input_specs
-from modreduce_keras.models.kernel_wrapper import weights_in_use, wrappers_in
+from modreduce_keras.models.kernel_wrapper import wrappers_in
 from modreduce_keras.registry import components
 
 KERAS, OURS = "keras", "mr"
@@ -63,11 +62,6 @@ def input_shape(model: keras.Model) -> tuple[int | None, ...]:
 def units(model: keras.Model) -> int:
     """Returns how many outputs a model has for a sample."""
     return int(model.output_shape[-1])
-
-
-def parameters(model: keras.Model) -> int:
-    """Returns how many numbers a model has learnt, without its masks and counts."""
-    return sum(math.prod(weight.shape) for weight in weights_in_use(model))
 
 
 def plain(model: keras.Model) -> keras.Model:

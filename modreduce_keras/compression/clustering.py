@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from modreduce_keras.calls import answering, of_names
 from modreduce_keras.compression.clustered_kernel import ClusteredKernel
 from modreduce_keras.compression.pruning import strip
 from modreduce_keras.models.choosing import chosen, require_model, require_plain
@@ -15,6 +16,9 @@ from modreduce_keras.models.kernel_wrapper import wrappers_in
 from modreduce_keras.models.wrapping import with_wrappers
 
 
+@answering(
+    of_names(("number_of_clusters", "n_clusters", "bits", "model"), "mr.cluster(student, 16)")
+)
 def cluster(
     student: keras.Model,
     clusters: int = 16,

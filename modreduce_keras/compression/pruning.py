@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from modreduce_keras.arguments import require_choice
+from modreduce_keras.calls import answering, of_names
 from modreduce_keras.compression.pruned_kernel import BLOCK_SIZE, PrunedKernel, as_sparsity
 from modreduce_keras.compression.structures import BLOCK, STRUCTURES, TWO_OF_FOUR, fits_two_of_four
 from modreduce_keras.models.choosing import chosen, require_model, require_plain
@@ -14,7 +15,10 @@ from modreduce_keras.models.kernel_wrapper import warn_of_unfinished, wrappers_i
 from modreduce_keras.models.same_outputs import require_same_outputs
 from modreduce_keras.models.wrapping import with_wrappers, without_wrappers
 
+_FOREIGN = ("pruning_schedule", "schedule", "final_sparsity", "target_sparsity", "amount", "model")
 
+
+@answering(of_names(_FOREIGN, "mr.prune(student, mr.schedules.Polynomial(0.0, 0.8, steps=1000))"))
 def prune(
     student: keras.Model,
     sparsity: Any = 0.5,

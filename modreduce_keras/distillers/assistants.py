@@ -1,16 +1,19 @@
 """TeacherAssistantChain: students from large to small, each the teacher of the next."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import keras
 
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.batches import require_readable_again
-from modreduce_keras.calls import by_name, shown
+from modreduce_keras.calls import by_name, of_names, shown
 from modreduce_keras.distillers import checks, optimizers
 from modreduce_keras.distillers.offline import Distiller
 from modreduce_keras.distillers.student_metrics import for_each_student
+from modreduce_keras.models.kernel_wrapper import count_in_use
 
 _RUNS = "outputs are attached to the data of one link, and the data here are of all"
 _FIRST_LINK = (
@@ -71,6 +74,10 @@ class TeacherAssistantChain:
     @by_name(
         "mr.TeacherAssistantChain(teacher=..., students=[assistant, student])",
         why="as those of the other distillers",
+        meant=of_names(
+            ("student", "assistant", "assistants"),
+            "mr.TeacherAssistantChain(teacher=..., students=[assistant, student])",
+        ),
     )
     def __init__(
         self,
@@ -90,6 +97,7 @@ class TeacherAssistantChain:
             )
         for number, student in enumerate(several):
             checks.require_model(student, f"students[{number}]")
+        _warn_of_order(several)
         names = [student.name for student in several]
         twice = checks.repeated(names)
         if twice:
@@ -222,3 +230,18 @@ class TeacherAssistantChain:
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the student's predictions, as `keras.Model.predict`."""
         return self.distillers[self.student.name].predict(*args, **kwargs)
+
+
+def _warn_of_order(students: Sequence[keras.Model]) -> None:
+    """Warns if a student is larger than the one that is to teach it."""
+    sizes = [count_in_use(student) if student.built else 0 for student in students]
+    if 0 not in sizes and any(later > before for before, later in pairwise(sizes)):
+        warnings.warn(
+            "students go from large to small, and the last one is the student: "
+            "students=[assistant, student]. Received: "
+            + ", ".join(
+                f"{student.name!r} of {size:,} weights"
+                for student, size in zip(students, sizes, strict=True)
+            ),
+            stacklevel=4,
+        )

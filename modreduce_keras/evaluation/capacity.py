@@ -10,7 +10,7 @@ import numpy as np
 from modreduce_keras.arguments import require_integer, require_number
 from modreduce_keras.batches import Batches, split_index, unpack
 from modreduce_keras.distillers import checks, heads
-from modreduce_keras.models.kernel_wrapper import weights_in_use
+from modreduce_keras.models.kernel_wrapper import count_in_use
 
 STUDENT = "student"
 # What counts as much and as little are rules of thumb, of no paper.
@@ -152,7 +152,7 @@ def capacity_gap(
         (
             StudentGap(
                 name,
-                _parameters(model),
+                count_in_use(model),
                 trained.agreement[name],
                 held_out.agreement[name],
                 trained.divergence[name],
@@ -163,12 +163,12 @@ def capacity_gap(
     )
     gain = _gain(found)
     return CapacityGap(
-        _parameters(teacher),
+        count_in_use(teacher),
         trained.confidence,
         trained.entropy,
         tuple(found),
         gain,
-        *_advice(found[0], _parameters(teacher), trained.entropy, gain),
+        *_advice(found[0], count_in_use(teacher), trained.entropy, gain),
     )
 
 
@@ -253,10 +253,6 @@ def _logits(model: keras.Model, x: Any) -> np.ndarray:
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-
-
-def _parameters(model: keras.Model) -> int:
-    return sum(math.prod(weight.shape) for weight in weights_in_use(model))
 
 
 def _gain(found: list[StudentGap]) -> float | None:

@@ -1,5 +1,6 @@
 """KernelWrapper: runs a layer with another kernel in the place of its own, rounded or masked."""
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -162,6 +163,11 @@ def weights_in_use(model: keras.Model) -> list[keras.Variable]:
         own |= {id(weight) for weight in wrapper.weights}
         own -= {id(weight) for weight in wrapper.plain.weights}
     return [weight for weight in model.weights if id(weight) not in own]
+
+
+def count_in_use(model: keras.Model) -> int:
+    """Returns how many numbers a model has, without those of its wrappers."""
+    return sum(math.prod(weight.shape) for weight in weights_in_use(model))
 
 
 def wrappers_in(model: keras.layers.Layer, kind: type = KernelWrapper) -> Iterator[Any]:

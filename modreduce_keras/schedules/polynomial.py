@@ -3,9 +3,12 @@
 from keras import ops
 
 from modreduce_keras.arguments import require_number
+from modreduce_keras.calls import answering, of_names
 from modreduce_keras.registry import register
 from modreduce_keras.schedules.base import Schedule, positive_steps
 from modreduce_keras.typing import Tensor
+
+_FOREIGN = ("initial_sparsity", "final_sparsity", "begin_step", "end_step", "epochs")
 
 
 @register("schedule", "polynomial")
@@ -34,6 +37,9 @@ class Polynomial(Schedule):
         Compression, 2018, equation 1.
     """
 
+    @answering(
+        of_names(_FOREIGN, "mr.schedules.Polynomial(0.0, 0.8, steps=end - begin, begin=begin)")
+    )
     def __init__(
         self, start: float, end: float, *, steps: int, begin: int = 0, power: float = 3.0
     ) -> None:

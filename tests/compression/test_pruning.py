@@ -322,6 +322,21 @@ MISTAKES = {
         ValueError,
         r"must not fall.*start=0.8, end=0.0.*at the steps \[0.0, 9.0\]",
     ),
+    "a schedule of another library": (
+        lambda: mr.prune(dense(), final_sparsity=0.8),
+        TypeError,
+        r"prune has no argument 'final_sparsity': write mr\.prune\(student, mr\.schedules\.Pol",
+    ),
+    "its arguments": (
+        lambda: mr.schedules.Polynomial(initial_sparsity=0.0, final_sparsity=0.8, end_step=9),
+        TypeError,
+        r"Polynomial has no arguments .* write mr\.schedules\.Polynomial\(0\.0, 0\.8, steps=",
+    ),
+    "its clusters": (
+        lambda: mr.cluster(dense(), number_of_clusters=8),
+        TypeError,
+        r"cluster has no argument 'number_of_clusters': write mr\.cluster\(student, 16\)",
+    ),
     "no model": (lambda: mr.prune("student"), TypeError, "student must be a Keras model"),
     "not built": (
         lambda: mr.prune(keras.Sequential([layers.Dense(2)])),

@@ -100,6 +100,10 @@ def test_what_is_wrong_is_said(nets, teacher, net, images, labels, cross_entropy
 
     with pytest.raises(ValueError, match="at least one model, from large to small"):
         chain(students=[])
+    with pytest.raises(TypeError, match=r"write .*students=\[assistant, student\]\)\. Received"):
+        mr.TeacherAssistantChain(teacher=net(), assistants=[net()], student=net())
+    with pytest.warns(UserWarning, match=r"from large to small.*'first' of \d+ weights, 'last'"):
+        chain(students=[mr.prune(net((2, 2), name="first")), net((3, 4), name="last")])
     with pytest.raises(TypeError, match=r"students\[1\]"):
         chain(students=[net(), "student"])
     with pytest.raises(ValueError, match="told apart by their models' names"):
