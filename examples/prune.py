@@ -5,6 +5,7 @@ two questions: zeros save space where files are compressed, fewer channels save 
 
     python examples/prune.py
     python examples/prune.py --sparsity=0.9 --clusters=8
+    python examples/prune.py --way=zeros --way=int8
 
 It trains, on the sample of Fashion-MNIST in the package, a teacher on 8,500 images, distils a
 student on 1,000 of them, and makes from the student
@@ -35,8 +36,10 @@ from absl import app, flags, logging
 import modreduce_keras as mr
 
 TEACHER_WIDTHS, BATCH, TRAINING_IMAGES, RANGE_IMAGES = (32, 64, 64), 32, 8500, 500
+WAYS = ["none", "zeros", "2:4", "clusters", "channels", "int8"]
 
 FLAGS = flags.FLAGS
+flags.DEFINE_multi_enum("way", WAYS, WAYS, "What makes the student smaller; all by default.")
 flags.DEFINE_list("widths", ["16", "32", "64"], "Channels of the student's stages.")
 flags.DEFINE_float("sparsity", 0.8, "Share of the weights that become zero.", 0.0, 0.999)
 flags.DEFINE_integer("clusters", 16, "Different weights of a layer.", lower_bound=2)
@@ -74,16 +77,24 @@ def smaller_ones(student: keras.Model) -> dict[str, tuple[keras.Model, float]]:
     steps = FLAGS.more_epochs * -(-FLAGS.images // BATCH)
     # The second half of the training has all of the zeros.
     sparsity = mr.schedules.Polynomial(0.0, FLAGS.sparsity, steps=max(1, steps // 2))
-    return {
-        "student, distilled on": (mr.models.copy_model(student), 5e-3),
-        f"{100 * FLAGS.sparsity:g} % zeros": (mr.prune(student, sparsity), 2e-2),
-        "2:4 zeros": (mr.prune(student, structure="2:4"), 5e-3),
-        f"{FLAGS.clusters} clusters": (mr.cluster(student, FLAGS.clusters), 5e-4),
-        "fewer channels": (
-            mr.prune_channels(student, multiply_adds=FLAGS.multiply_adds),
+    zeros = f"{100 * FLAGS.sparsity:g} % zeros"
+    ways = {
+        "none": ("student, distilled on", mr.models.copy_model, 5e-3),
+        "zeros": (zeros, lambda model: mr.prune(model, sparsity), 2e-2),
+        "2:4": ("2:4 zeros", lambda model: mr.prune(model, structure="2:4"), 5e-3),
+        "clusters": (
+            f"{FLAGS.clusters} clusters",
+            lambda model: mr.cluster(model, FLAGS.clusters),
+            5e-4,
+        ),
+        "channels": (
+            "fewer channels",
+            lambda model: mr.prune_channels(model, multiply_adds=FLAGS.multiply_adds),
             1e-2,
         ),
     }
+    chosen = [ways[way] for way in ways if way in FLAGS.way]
+    return {name: (smaller(student), rate) for name, smaller, rate in chosen}
 
 
 def report(
@@ -126,9 +137,10 @@ def main(_) -> None:
         distil(smaller, teacher, few, FLAGS.more_epochs, rate)
         report(name, smaller, test, folder)
         pruned = smaller if name.endswith("% zeros") else pruned
-    rounded = mr.quantize_aware(pruned, representative=images[:RANGE_IMAGES])
-    distil(rounded, teacher, few, FLAGS.more_epochs, 2e-3)
-    report("zeros in int8", rounded, test, folder, "int8")
+    if "int8" in FLAGS.way:
+        rounded = mr.quantize_aware(pruned, representative=images[:RANGE_IMAGES])
+        distil(rounded, teacher, few, FLAGS.more_epochs, 2e-3)
+        report("zeros in int8", rounded, test, folder, "int8")
     # A model of Keras alone, which is loaded without this library.
     mr.strip(pruned).save(folder / "pruned.keras")
     print(f"\nFiles: {folder}/")

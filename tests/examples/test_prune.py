@@ -1,4 +1,7 @@
-"""The pruning example at its smallest size: each student, and its file, is what its row says."""
+"""The pruning example at its smallest size: each student, and its file, is what its row says.
+
+What makes students smaller has tests of its own; here are some of the ways.
+"""
 
 import subprocess
 import sys
@@ -13,11 +16,11 @@ pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).parents[2] / "examples" / "prune.py"
 TINY = (
     *("--epochs=8", "--more_epochs=2", "--teacher_epochs=1", "--images=1000", "--widths=8,8,16"),
-    "--clusters=4",
+    *("--way=zeros", "--way=channels"),
 )
 
 
-def test_makes_five_smaller_students_and_their_files(tmp_path):
+def test_makes_smaller_students_and_their_files(tmp_path):
     done = subprocess.run(
         [sys.executable, PROGRAM, f"--output={tmp_path}", *TINY],
         capture_output=True,
@@ -27,18 +30,13 @@ def test_makes_five_smaller_students_and_their_files(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line[:2] == "| "]
     rows = {name: [float(one.replace(",", "")) for one in cells] for name, *cells in lines[1:]}
-    assert list(rows) == [
-        *("student", "student, distilled on", "80 % zeros", "2:4 zeros", "4 clusters"),
-        *("fewer channels", "zeros in int8"),
-    ]
+    assert list(rows) == ["student", "80 % zeros", "fewer channels"]
     accuracy, whole, _, zipped, _ = rows["student"]
     assert accuracy > 40
     assert all(row[0] > 30 for row in rows.values())
     assert rows["fewer channels"][1] <= 0.5 * whole
-    assert all(rows[name][1] == whole for name in rows if name != "fewer channels")
-    for name in ("80 % zeros", "2:4 zeros", "4 clusters"):
-        assert rows[name][3] < 0.75 * zipped
-    assert rows["zeros in int8"][3] < 0.6 * zipped
+    assert rows["80 % zeros"][1] == whole
+    assert rows["80 % zeros"][3] < 0.75 * zipped
     plain = keras.models.load_model(tmp_path / "pruned.keras")
     kernels = [np.asarray(one) for one in plain.weights if one.name == "kernel"]
     zeros = [round(0.8 * kernel.size) for kernel in kernels]
