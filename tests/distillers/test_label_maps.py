@@ -151,7 +151,10 @@ def test_the_foreground_of_unequal_maps_is_what_lies_wholly_in_it(own, others, s
 @pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
 @pytest.mark.parametrize(
     ("loss", "factor"),
-    [("cwd", 4), ("pairwise", 20), ("ifvd", 6), ("pkd", 3), ("fgfi", 8), ("fgd", 1.5)],
+    [
+        *(("cwd", 4), ("pairwise", 20), ("ifvd", 6), ("pkd", 3), ("fgfi", 8), ("fgd", 1.5)),
+        ("fgd_global", 2),
+    ],
 )
 def test_the_term_falls_in_fifty_steps(loss, factor, scenes, random):
     """By a factor, without a loss on the labels."""
@@ -159,6 +162,8 @@ def test_the_term_falls_in_fifty_steps(loss, factor, scenes, random):
     of_foreground = loss in ("fgd", "fgfi")
     x = {"image": images, "foreground": random.random((SAMPLES, 4, 4)) < 0.4}
     more = {"mask": "foreground"} if of_foreground else {"ignore_class": 255}
+    if loss == "fgd_global":  # its context is of all positions
+        more = {"weight": 1.0}
     distiller = compiled([mr.Feature(loss, at="block", **more)])
     distiller.compile(keras.optimizers.Adam(0.02), loss=None)
     given = x if of_foreground else {"image": images}

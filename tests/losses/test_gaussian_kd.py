@@ -82,3 +82,17 @@ def test_what_does_not_fit_is_refused():
     distiller = mr.Distiller(student=nets[0], teacher=nets[1], knowledge="gaussian_kd")
     with pytest.raises(ValueError, match="takes the outputs for plain numbers, and to the comp"):
         distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+
+@pytest.mark.slow
+def test_the_term_falls_in_fifty_steps(random):
+    def network():
+        hidden = keras.layers.Dense(16, activation="tanh")
+        return keras.Sequential([keras.Input((6,)), hidden, keras.layers.Dense(4)])
+
+    distiller = mr.Distiller(student=network(), teacher=network(), knowledge="gaussian_kd")
+    distiller.compile(keras.optimizers.Adam(0.02), loss=None)
+    history = distiller.fit(
+        random.normal(size=(32, 6)), epochs=50, batch_size=32, verbose=0
+    ).history
+    assert history["gaussian_kd"][-1] < history["gaussian_kd"][0] / 10
