@@ -28,7 +28,8 @@ def require_seeded(argument: str, drawn: Any, seed: Tensor, example: str) -> Non
         f"{argument} must draw by the seed that it is given, and what it returned does not depend "
         "on it: draws of NumPy would be the same in every batch, as they are made once, and those "
         f"of other generators could not be repeated. Use functions such as {example}, and for "
-        "NumPy tf.numpy_function(draw, [seed], tf.float32). Received: "
+        "NumPy tf.numpy_function(draw, [seed], tf.float32). What draws nothing goes into "
+        "Dataset.map. Received: "
         f"{tf.nest.map_structure(lambda part: tf.type_spec_from_value(part), drawn)}"
     )
 
