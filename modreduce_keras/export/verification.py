@@ -1,6 +1,7 @@
 """Verification: compares an exported file with its student on real data."""
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,24 +160,16 @@ def verify(
     path = _existing(path)
     try:
         file = _runnable(path, threads)
-        specs = inputs.by_name
-        file.bind(
-            {name: tuple(spec.shape) for name, spec in specs.items()},
-            {name: spec.dtype for name, spec in specs.items()},
+        found, samples, one = _judged(
+            file,
+            student,
+            inputs,
+            batches("data", data, inputs, batch_size),
+            lambda shape: _judge(student, kind, shape, tolerance, ignore_class),
         )
-        judge: Any = None
-        samples = 0
-        for x, y in batches("data", data, inputs, batch_size):
-            expected, outputs = _outputs(student, inputs, x), file.run(x)
-            _require_alike(outputs, expected)
-            judge = judge or _judge(student, kind, expected.shape, tolerance, ignore_class)
-            judge.add(outputs, expected, y)
-            samples += len(expected)
-            one = {name: array[:1] for name, array in x.items()}
         milliseconds = file.milliseconds(one, repeats)
     except UnusableFileError as error:
         raise VerificationError(str(error)) from error
-    found = judge.judgement()
     figures = Verification(
         agreement=found.agreement,
         accuracy=found.accuracy,
@@ -200,6 +193,39 @@ def verify(
             figures,
         )
     return figures
+
+
+def _judged(
+    file: Any,
+    student: keras.Model,
+    inputs: Any,
+    data: Iterable[tuple[Any, Any]],
+    judge_of: Callable[[tuple[int, ...]], Any],
+) -> tuple[Any, int, dict[str, Any]]:
+    """Returns the judgement of a file beside its student, how many samples, and one of them.
+
+    Args:
+        file: What runs the file.
+        student: The model.
+        inputs: The student's.
+        data: Batches.
+        judge_of: Returns the judge of outputs of a shape.
+    """
+    specs = inputs.by_name
+    file.bind(
+        {name: tuple(spec.shape) for name, spec in specs.items()},
+        {name: spec.dtype for name, spec in specs.items()},
+    )
+    judge: Any = None
+    samples = 0
+    for x, y in data:
+        expected, outputs = _outputs(student, inputs, x), file.run(x)
+        _require_alike(outputs, expected)
+        judge = judge or judge_of(expected.shape)
+        judge.add(outputs, expected, y)
+        samples += len(expected)
+        one = {name: array[:1] for name, array in x.items()}
+    return judge.judgement(), samples, one
 
 
 _ANSWERS = {

@@ -118,7 +118,7 @@ def quantize_aware(
     warn_of_unfinished(student)
     is_masked = next(wrappers_in(student), None) is not None
     plain, masks = without_wrappers(student) if is_masked else (student, {})
-    quantized = _Rewriter(bits, masks).rewrite(primitive(plain, masks), is_outermost=True)
+    quantized = _Rewriter(primitive(plain, masks), bits, masks, {}).rewritten(is_outermost=True)
     if representative is not None:
         _calibrate(quantized, representative)
     return quantized
@@ -128,83 +128,101 @@ class _Rewriter:
     """Copies a model and those nested in it, with roundings put in.
 
     Args:
+        model: The model.
         bits: Of the weights.
         masks: Of kernels of which a part is zero, by the `id` of their layer.
+        shared: New layers by the `id` of the old one: what models share stays shared.
     """
 
-    def __init__(self, bits: int, masks: dict[int, np.ndarray]) -> None:
-        self._bits, self._masks = bits, masks
-        self._made: dict[int, keras.layers.Layer] = {}  # What models share stays shared.
-
-    def rewrite(self, model: keras.Model, is_outermost: bool = False) -> keras.Model:
-        graph, flat = Graph(model), functional(model)
-        quantizers = {one.name: _quantizer(one, graph) for one in flat.operations}
-        inputs = new_inputs(flat)
+    def __init__(
+        self,
+        model: keras.Model,
+        bits: int,
+        masks: dict[int, np.ndarray],
+        shared: dict[int, keras.layers.Layer],
+    ) -> None:
+        self._model, self._flat = model, functional(model)
+        self._bits, self._masks, self._shared = bits, masks, shared
+        graph = Graph(model)
+        self._quantizers = {one.name: _quantizer(one, graph) for one in self._flat.operations}
         # By tensors: what they are rounded to, and by which layer.
-        rounded: dict[int, Any] = {}
-        ranges: dict[int, Any] = {}
+        self._rounded: dict[int, Any] = {}
+        self._ranges: dict[int, Any] = {}
+        # New layers of this model by name, and those of their kernels that are masked.
+        self._made: dict[str, Any] = {}
+        self._masked: dict[str, MaskedKernel] = {}
+        self._calls: Counter[str] = Counter()
+
+    def rewritten(self, is_outermost: bool = False) -> keras.Model:
+        """Returns the copy; that of the whole student rounds its inputs too."""
+        inputs = new_inputs(self._flat)
         if is_outermost:
             for tensor in keras.tree.flatten(inputs):
                 quantizer = _of_input(tensor)
                 if quantizer is not None:
-                    rounded[id(tensor)] = quantizer(tensor)
-                    ranges[id(rounded[id(tensor)])] = quantizer
-        made: dict[str, Any] = {}
-        masked: dict[str, MaskedKernel] = {}
-        calls: Counter[str] = Counter()
-
-        def rebuild(layer: keras.layers.Layer) -> Any:
-            if id(layer) in self._made:
-                return self._made[id(layer)]
-            if isinstance(layer, keras.Model):
-                new = self.rewrite(layer)
-            else:
-                new = made[layer.name] = rebuilt(layer)
-                if type(layer) in KERNEL_LAYERS:
-                    if id(layer) in self._masks:
-                        new = masked[layer.name] = MaskedKernel(new)
-                    new = FakeQuantizedKernel(new, bits=self._bits)
-            self._made[id(layer)] = new
-            return new
-
-        def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
-            args = keras.tree.map_structure(lambda x: rounded.get(id(x), x), args)
-            if type(layer) in CHAINED:
-                args = (_pairs(layer, args[0]), *args[1:])
-            if function_of(layer) in MEASURED_FUNCTIONS:
-                args = tuple(_rounded_constant(one) for one in args)
-            if quantizers[layer.name] is _OF_ITS_INPUTS and id(args[0]) not in ranges:
-                # Of another model, which has rounded it already.
-                first = _learnt(f"{layer.name}_input")
-                args = (first(args[0]), *args[1:])
-                ranges[id(args[0])] = first
-            outputs = layer(*args, **kwargs)
-            given: Any = ranges.get(id(keras.tree.flatten(args)[0]))
-            quantizer: Any = quantizers[layer.name]
-            if quantizer is _OF_ITS_INPUTS:
-                how = "interpolated" if type(layer) is layers.UpSampling2D else "pooled"
-                outputs, quantizer = given(outputs, **{how: True}), given
-            elif quantizer is not None:
-                calls[layer.name] += 1
-                again = calls[layer.name] > 1
-                quantizer = quantizer(f"{layer.name}_{calls[layer.name]}" if again else layer.name)
-                outputs = quantizer(outputs)
-            elif type(layer) in (*POOLED, *PASSED) or not isinstance(layer, layers.Layer):
-                quantizer = given
-            if quantizer is not None:
-                ranges.update({id(one): quantizer for one in keras.tree.flatten(outputs)})
-            return outputs
-
+                    self._rounded[id(tensor)] = quantizer(tensor)
+                    self._ranges[id(self._rounded[id(tensor)])] = quantizer
         copy = keras.models.clone_model(
-            flat, input_tensors=inputs, clone_function=rebuild, call_function=call
+            self._flat,
+            input_tensors=inputs,
+            clone_function=self._rebuilt,
+            call_function=self._called,
         )
-        for layer in model.layers:
-            if layer.name in made:
-                copy_state(layer, made[layer.name])
-            if layer.name in masked:
-                mask = masked[layer.name].mask
+        for layer in self._model.layers:
+            if layer.name in self._made:
+                copy_state(layer, self._made[layer.name])
+            if layer.name in self._masked:
+                mask = self._masked[layer.name].mask
                 mask.assign(self._masks[id(layer)].reshape(mask.shape))
         return copy
+
+    def _rebuilt(self, layer: keras.layers.Layer) -> Any:
+        if id(layer) in self._shared:
+            return self._shared[id(layer)]
+        if isinstance(layer, keras.Model):
+            new = _Rewriter(layer, self._bits, self._masks, self._shared).rewritten()
+        else:
+            new = self._made[layer.name] = rebuilt(layer)
+            if type(layer) in KERNEL_LAYERS:
+                if id(layer) in self._masks:
+                    new = self._masked[layer.name] = MaskedKernel(new)
+                new = FakeQuantizedKernel(new, bits=self._bits)
+        self._shared[id(layer)] = new
+        return new
+
+    def _called(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        """Returns the outputs of a new layer, which stands for one of the same name."""
+        args = self._arguments(layer, args)
+        outputs = layer(*args, **kwargs)
+        given: Any = self._ranges.get(id(keras.tree.flatten(args)[0]))
+        quantizer: Any = self._quantizers[layer.name]
+        if quantizer is _OF_ITS_INPUTS:
+            how = "interpolated" if type(layer) is layers.UpSampling2D else "pooled"
+            outputs, quantizer = given(outputs, **{how: True}), given
+        elif quantizer is not None:
+            self._calls[layer.name] += 1
+            number = self._calls[layer.name]
+            quantizer = quantizer(f"{layer.name}_{number}" if number > 1 else layer.name)
+            outputs = quantizer(outputs)
+        elif type(layer) in (*POOLED, *PASSED) or not isinstance(layer, layers.Layer):
+            quantizer = given
+        if quantizer is not None:
+            self._ranges.update({id(one): quantizer for one in keras.tree.flatten(outputs)})
+        return outputs
+
+    def _arguments(self, layer: keras.layers.Layer, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Returns what a layer is called with, rounded where it has to be."""
+        args = keras.tree.map_structure(lambda x: self._rounded.get(id(x), x), args)
+        if type(layer) in CHAINED:
+            args = (_pairs(layer, args[0]), *args[1:])
+        if function_of(layer) in MEASURED_FUNCTIONS:
+            args = tuple(_rounded_constant(one) for one in args)
+        if self._quantizers[layer.name] is _OF_ITS_INPUTS and id(args[0]) not in self._ranges:
+            # Of another model, which has rounded it already.
+            first = _learnt(f"{layer.name}_input")
+            args = (first(args[0]), *args[1:])
+            self._ranges[id(args[0])] = first
+        return args
 
 
 def _require_no_clusters(student: keras.Model) -> None:

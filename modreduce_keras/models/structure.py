@@ -4,7 +4,8 @@ It holds for functional, Sequential, nested and subclassed models, whatever thei
 """
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -109,7 +110,14 @@ def structure_of(model: keras.Model) -> Structure:
     root = next((one for one in recorded.records if one.operation is model), None)
     if root is None:
         raise ValueError("it does not run as a layer")
-    return _structure(model, root, recorded.records)
+    below: dict[int, list[Record]] = {}
+    for record in recorded.records:
+        below.setdefault(id(record.parent), []).append(record)
+    leaves = list(_leaves(root, below))
+    made = _Nodes(root, Counter(id(leaf.operation) for leaf in leaves), _paths(model))
+    for leaf in leaves:
+        made.add(leaf)
+    return made.structure()
 
 
 def _closed(spec: Any) -> Any:
@@ -118,63 +126,71 @@ def _closed(spec: Any) -> Any:
     return keras.KerasTensor(shape, spec.dtype)
 
 
-def _structure(model: keras.Model, root: Record, records: list[Record]) -> Structure:
-    below: dict[int, list[Record]] = {}
-    for record in records:
-        below.setdefault(id(record.parent), []).append(record)
-    leaves = list(_leaves(root, below))
-    paths = _paths(model)
-    order: dict[int, int] = {}
-    totals: dict[int, int] = {}
-    for leaf in leaves:
-        totals[id(leaf.operation)] = totals.get(id(leaf.operation), 0) + 1
-    given = {id(one): INPUT for one in root.inputs if hasattr(one, "shape")}
-    made: dict[int, int] = {}
-    nodes: list[Node] = []
-    ends: list[float] = []
-    for leaf in leaves:
-        outputs = [one for one in keras.tree.flatten(leaf.output) if hasattr(one, "shape")]
+class _Nodes:
+    """The nodes of a structure, while its calls are added in their order.
+
+    Args:
+        root: The call of the whole model.
+        totals: How often each operation is called, by its `id`.
+        paths: Path of each layer, by its `id`.
+    """
+
+    def __init__(self, root: Record, totals: Mapping[int, int], paths: Mapping[int, str]):
+        self._root, self._totals, self._paths = root, totals, paths
+        self._called: Counter[int] = Counter()
+        self._nodes: list[Node] = []
+        self._ends: list[float] = []
+        # Which node has made a tensor, or that it is an input, by its `id`.
+        self._source = {id(one): INPUT for one in _tensors(root.inputs)}
+
+    def add(self, leaf: Record) -> None:
+        """Adds a call, and what its inputs come from where no call has made them."""
+        outputs = _tensors(leaf.output)
         if outputs and all(map(_is_bool, outputs)):
-            continue  # a mask, which Keras passes on beside the results
-        tensors = [
-            one
-            for one in leaf.inputs
-            if hasattr(one, "shape") and (id(one) in given or id(one) in made or not _is_bool(one))
-        ]
+            return  # a mask, which Keras passes on beside the results
+        tensors = _tensors(leaf.inputs)
+        tensors = [one for one in tensors if id(one) in self._source or not _is_bool(one)]
         for one in tensors:
-            if id(one) not in given and id(one) not in made:
+            if id(one) not in self._source:
                 # What code of its own, or a cast, has made of an earlier result.
-                before = _latest(nodes, [one])
-                made[id(one)] = len(nodes)
-                nodes.append(Node(keras.Operation(), None, None, [before], tuple(one.shape)))
-                ends.append(-1)
-                if before != INPUT:
-                    ends[before] = made[id(one)]
-        sources = [(given | made)[id(one)] for one in tensors]
-        index = len(nodes)
-        for source in sources:
-            if source != INPUT:
-                ends[source] = index
-        called = order.get(id(leaf.operation), 0)
-        order[id(leaf.operation)] = called + 1
-        call = called if totals[id(leaf.operation)] > 1 else None
+                before = _latest(self._nodes, [one])
+                between = Node(keras.Operation(), None, None, [before], tuple(one.shape))
+                self._append(between, [one])
+        key = id(leaf.operation)
+        call = self._called[key] if self._totals[key] > 1 else None
+        self._called[key] += 1
         shape = tuple(outputs[0].shape) if len(outputs) == 1 else None
-        path = paths.get(id(leaf.operation))
-        nodes.append(Node(leaf.operation, path, call, sources, shape))
-        ends.append(-1)
-        made |= {id(one): index for one in outputs}
-    outputs = [one for one in keras.tree.flatten(root.output) if hasattr(one, "shape")]
-    for one in outputs:
-        if id(one) in made:
-            ends[made[id(one)]] = math.inf
-    output = made.get(id(outputs[0])) if len(outputs) == 1 else None
-    if output is None and len(outputs) == 1 and nodes:
-        output = _latest(nodes, outputs)
-        ends[output] = math.inf
-    sizes = [tuple(one.shape)[1:] for one in root.inputs if hasattr(one, "shape")]
-    images = [shape[:-1] for shape in sizes if len(shape) > 1]
-    seen = next(iter(images), next((shape for shape in sizes if len(shape) == 1), None))
-    return Structure(nodes, ends, output, seen)
+        sources = [self._source[id(one)] for one in tensors]
+        self._append(Node(leaf.operation, self._paths.get(key), call, sources, shape), outputs)
+
+    def _append(self, node: Node, outputs: list[Any]) -> None:
+        index = len(self._nodes)
+        for source in node.sources:
+            if source != INPUT:
+                self._ends[source] = index
+        self._nodes.append(node)
+        self._ends.append(-1)
+        self._source |= {id(one): index for one in outputs}
+
+    def structure(self) -> Structure:
+        """Returns the structure of the calls that were added."""
+        outputs = _tensors(self._root.output)
+        made = [self._source.get(id(one), INPUT) for one in outputs]
+        for index in made:
+            if index != INPUT:
+                self._ends[index] = math.inf
+        output = made[0] if len(outputs) == 1 and made[0] != INPUT else None
+        if output is None and len(outputs) == 1 and self._nodes:
+            output = _latest(self._nodes, outputs)
+            self._ends[output] = math.inf
+        sizes = [tuple(one.shape)[1:] for one in _tensors(self._root.inputs)]
+        images = [shape[:-1] for shape in sizes if len(shape) > 1]
+        seen = next(iter(images), next((shape for shape in sizes if len(shape) == 1), None))
+        return Structure(self._nodes, self._ends, output, seen)
+
+
+def _tensors(several: Any) -> list[Any]:
+    return [one for one in keras.tree.flatten(several) if hasattr(one, "shape")]
 
 
 def _is_bool(tensor: Any) -> bool:
