@@ -133,18 +133,11 @@ def _figure(chart: Chart, lines: Mapping[str, Mapping[int, float]]) -> Any:
     axes = figure.subplots()
     students = [line for line in lines if not line.startswith((AMONG, ENSEMBLE))]
     for line, points in lines.items():
-        style: dict[str, Any] = {"color": "black", "linewidth": 2.4, "linestyle": "-"}
-        if line == AMONG and len(lines) > 1:
-            style["linestyle"] = ":"
-        if line in students:
-            row, column = divmod(students.index(line), len(COLORS))
-            look = {"color": COLORS[column], "linestyle": STYLES[row % len(STYLES)]}
-            style = {**look, "linewidth": 1.8}
         axes.plot(
             list(points),
             list(points.values()),
             label=escapes.plot(line),
-            **style,
+            **_style(line, students, is_alone=len(lines) == 1),
             marker="o" if len(points) < 20 else "",
             markersize=4,
         )
@@ -166,6 +159,15 @@ def _figure(chart: Chart, lines: Mapping[str, Mapping[int, float]]) -> Any:
         place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
         axes.legend(handles=handles, **place, fontsize=10, labelcolor=INK)
     return figure
+
+
+def _style(line: str, students: list[str], *, is_alone: bool) -> dict[str, Any]:
+    """Returns how a line looks: that of a student, or of all of them together."""
+    if line in students:
+        row, column = divmod(students.index(line), len(COLORS))
+        return {"color": COLORS[column], "linestyle": STYLES[row % len(STYLES)], "linewidth": 1.8}
+    linestyle = ":" if line == AMONG and not is_alone else "-"
+    return {"color": "black", "linewidth": 2.4, "linestyle": linestyle}
 
 
 def require_folder(name: str, path: str | Path | None) -> Path | None:

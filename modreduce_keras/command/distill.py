@@ -39,6 +39,34 @@ def run(given: dict[str, Any]) -> None:
         networks.found(given["student"])
     teacher, student, task = _build(given, settings)
     outputs.require_fitting(student, formats)
+    distiller, train, curve = _compiled(given, teacher, student, task)
+    folder = settings.begin(task)
+    history, seconds = _trained(given, distiller, train, task, folder)
+    trained = networks.plain(distiller.student)
+    trained.save(folder / STUDENT)
+    outputs.write_json(folder / HISTORY, history)
+    files = outputs.write_files(trained, task, formats, folder, given["least_agreement"])
+    summary = {
+        **_about(given, task),
+        "last_epoch": {name: values[-1] for name, values in history.items()},
+        "seconds_of_this_start": round(seconds, 1),
+        "student": STUDENT,
+        "files": files,
+        "versions": {"modreduce_keras": __version__, "keras": keras.__version__},
+    }
+    if given["report"]:
+        made = {name: folder / name for name, one in files.items() if "agreement" in one}
+        summary |= _reported(distiller, trained, task, made, folder, history, curve)
+    outputs.write_json(folder / SUMMARY, summary)
+    print(f"Student: {folder / STUDENT}; summary: {folder / SUMMARY}")
+    if outputs.failures(files):
+        raise FailedError(outputs.failures(files))
+
+
+def _compiled(
+    given: dict[str, Any], teacher: keras.Model, student: keras.Model, task: tasks.Task
+) -> tuple[Distiller, Any, str]:
+    """Returns the compiled distiller, its data, and the log whose curve the report draws."""
     knowledge = choices.knowledge(given["knowledge"], given["temperature"], task.kind, student)
     keras.utils.set_random_seed(given["seed"])
     distiller = Distiller(
@@ -52,10 +80,15 @@ def run(given: dict[str, Any]) -> None:
     loss, metric, curve = choices.supervision(task.kind)
     optimizer = choices.optimizer(given["optimizer"], given["learning_rate"], steps)
     distiller.compile(optimizer, loss, metrics=[metric])
-    folder = settings.begin(task)
+    return distiller, train, curve
+
+
+def _trained(
+    given: dict[str, Any], distiller: Distiller, train: Any, task: tasks.Task, folder: Path
+) -> tuple[dict[str, list[float]], float]:
+    """Trains, or continues a training that was killed; returns its logs, and the seconds."""
     resume = Resume(folder / CHECKPOINTS, every=given["checkpoint_every"] or "epoch")
-    terms = [one.name for one in distiller.knowledge["student"]]
-    print(_described(given, teacher, student, task, terms, folder))
+    print(_described(given, distiller, task, folder))
     if resume.restore(distiller):
         print("Continues from the newest checkpoint.")
     began = time.perf_counter()
@@ -67,12 +100,12 @@ def run(given: dict[str, Any]) -> None:
         callbacks=[resume],
         verbose=1 if sys.stdout.isatty() else 2,
     ).history
-    seconds = time.perf_counter() - began
-    trained = networks.plain(distiller.student)
-    trained.save(folder / STUDENT)
-    outputs.write_json(folder / HISTORY, history)
-    files = outputs.write_files(trained, task, formats, folder, given["least_agreement"])
-    summary = {
+    return history, time.perf_counter() - began
+
+
+def _about(given: dict[str, Any], task: tasks.Task) -> dict[str, Any]:
+    """Returns what the summary says of the flags and the data."""
+    return {
         "command": {name: value for name, value in given.items() if value is not None},
         "kind": task.kind,
         "pixels": task.reader.pixels if task.source.image else None,
@@ -80,33 +113,34 @@ def run(given: dict[str, Any]) -> None:
         "class_names": task.source.class_names,
         "samples": {name: part.size for name, part in task.source.parts.items()},
         "judged_on": task.judged_on,
-        "last_epoch": {name: values[-1] for name, values in history.items()},
-        "seconds_of_this_start": round(seconds, 1),
-        "student": STUDENT,
-        "files": files,
-        "versions": {"modreduce_keras": __version__, "keras": keras.__version__},
     }
-    if given["report"]:
-        found = reporting.report(
-            teacher=teacher,
-            students=trained,
-            exports={name: folder / name for name, one in files.items() if "agreement" in one}
-            or None,
-            data=task.judged(),
-            path=folder,
-            histories={"student": history},
-            curve=curve,
-            class_names=task.class_names(networks.units(student)),
-            kind=task.kind,
-            title=f"{folder.name}: what {student.name} has learnt",
-        )
-        summary["figures"] = outputs.plain_figures(found.figures)
-        summary["report"] = found.html.name
-        print(f"Report: {found.html}")
-    outputs.write_json(folder / SUMMARY, summary)
-    print(f"Student: {folder / STUDENT}; summary: {folder / SUMMARY}")
-    if outputs.failures(files):
-        raise FailedError(outputs.failures(files))
+
+
+def _reported(
+    distiller: Distiller,
+    trained: keras.Model,
+    task: tasks.Task,
+    files: dict[str, Path],
+    folder: Path,
+    history: dict[str, list[float]],
+    curve: str,
+) -> dict[str, Any]:
+    """Writes the report; returns what the summary says of it."""
+    student = distiller.student
+    found = reporting.report(
+        teacher=distiller.teacher,
+        students=trained,
+        exports=files or None,
+        data=task.judged(),
+        path=folder,
+        histories={"student": history},
+        curve=curve,
+        class_names=task.class_names(networks.units(student)),
+        kind=task.kind,
+        title=f"{folder.name}: what {student.name} has learnt",
+    )
+    print(f"Report: {found.html}")
+    return {"figures": outputs.plain_figures(found.figures), "report": found.html.name}
 
 
 def _build(
@@ -143,10 +177,10 @@ def _build(
     return teacher, model, task
 
 
-def _described(
-    given: dict[str, Any], teacher: Any, student: Any, task: Any, terms: list[str], folder: Path
-) -> str:
+def _described(given: dict[str, Any], distiller: Distiller, task: tasks.Task, folder: Path) -> str:
     """Returns in a line what the run does."""
+    student, teacher = distiller.student, keras.tree.flatten(distiller.teacher)[0]
+    terms = [one.name for one in distiller.knowledge["student"]]
     sizes = {name: part.size for name, part in task.source.parts.items()}
     held = "held-out " if task.source.held_out else ""
     return (

@@ -101,26 +101,14 @@ def cifar100(
     require_choice("split", split, _SPLITS)
     batch_size = require_integer("batch_size", batch_size)
     require_integer("validation", validation, least=0)
-    if validation % _CLASSES or validation >= 50_000 or (split == "validation" and not validation):
-        few = "at least 100 for split='validation', and " if split == "validation" else ""
-        raise ValueError(
-            f"validation must be {few}a multiple of 100 below 50,000. Received: {validation=}"
-        )
+    _require_held_out(split, validation)
     shuffle, augment = (
         split == "train" if value is None else require_bool(name, value)
         for name, value in (("shuffle", shuffle), ("augment", augment))
     )
     views = require_integer("views", views)
     augmentations = require_integer("augmentations", augmentations, optional=True)
-    if not augment and (views > 1 or augmentations):
-        raise ValueError(
-            "views and augmentations are for augmented images: give augment=True. Received: "
-            f"{views=}, {augmentations=} with {augment=}"
-        )
-    if augmentations and augmentations % views:
-        raise ValueError(
-            f"augmentations must be a multiple of views. Received: {augmentations=} with {views=}"
-        )
+    _require_augmentations(augment, views, augmentations)
     seed = require_integer("seed", seed, least=0)
     require_bool("index", index)
     scale, offset = _scaling(mean, std)
@@ -148,6 +136,26 @@ def cifar100(
 
     data = per_epoch(epoch_of, -(-size // batch_size)) if shuffle or augment else epoch_of(0)
     return data.prefetch(2)
+
+
+def _require_held_out(split: str, validation: int) -> None:
+    if validation % _CLASSES or validation >= 50_000 or (split == "validation" and not validation):
+        few = "at least 100 for split='validation', and " if split == "validation" else ""
+        raise ValueError(
+            f"validation must be {few}a multiple of 100 below 50,000. Received: {validation=}"
+        )
+
+
+def _require_augmentations(augment: bool, views: int, augmentations: int | None) -> None:
+    if not augment and (views > 1 or augmentations):
+        raise ValueError(
+            "views and augmentations are for augmented images: give augment=True. Received: "
+            f"{views=}, {augmentations=} with {augment=}"
+        )
+    if augmentations and augmentations % views:
+        raise ValueError(
+            f"augmentations must be a multiple of views. Received: {augmentations=} with {views=}"
+        )
 
 
 def _scaling(mean: Any, std: Any) -> Any:

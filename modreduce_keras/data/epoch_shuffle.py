@@ -92,18 +92,9 @@ def epoch_shuffle(
     seed = require_integer("seed", seed, least=0)
     if seed >= 2**63:
         raise ValueError(f"seed must be an integer below 2**63. Received: {seed=}")
-    if augment is not None and not callable(augment):
-        raise TypeError(
-            "augment must be a function of a seed and a sample, augment(sample_seed, x, y), or "
-            f"None. Received: {augment=}"
-        )
     buffer_size = require_integer("buffer_size", buffer_size, optional=True)
     augmentations = require_integer("augmentations", augmentations, optional=True)
-    if augmentations and augment is None:
-        raise ValueError(
-            "augmentations is how many augmentations a sample has: give augment=. Received: "
-            f"{augmentations=} with augment=None"
-        )
+    _require_augment(augment, augmentations)
     require_single_samples(
         dataset, "epoch_shuffle shuffles", "epoch_shuffle(dataset, seed=0).batch(64)"
     )
@@ -135,6 +126,19 @@ def epoch_shuffle(
         return numbered.map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     return per_epoch(order, size).with_options(dataset.options())
+
+
+def _require_augment(augment: Any, augmentations: int | None) -> None:
+    if augment is not None and not callable(augment):
+        raise TypeError(
+            "augment must be a function of a seed and a sample, augment(sample_seed, x, y), or "
+            f"None. Received: {augment=}"
+        )
+    if augmentations and augment is None:
+        raise ValueError(
+            "augmentations is how many augmentations a sample has: give augment=. Received: "
+            f"{augmentations=} with augment=None"
+        )
 
 
 def per_epoch(build: Callable[[Any], tf.data.Dataset], size: int = -1) -> tf.data.Dataset:

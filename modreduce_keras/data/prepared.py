@@ -53,6 +53,32 @@ def tensorflow_dataset(
         ) from error
     if not builder.is_prepared():
         builder.download_and_prepare()
+    image, label = _supervised(name, builder)
+
+    def part(description: str) -> Part:
+        data = builder.as_dataset(
+            split=description,
+            shuffle_files=False,
+            decoders={image: tfds.decode.SkipDecoding()},
+        ).map(lambda sample: (sample[image], sample[label]))
+        size = builder.info.splits[description].num_examples
+        return Part(data.apply(tf.data.experimental.assert_cardinality(size)), size)
+
+    theirs = {one: one for one in (VALIDATION, TEST) if one in builder.info.splits}
+    held_out = VALIDATION not in theirs
+    descriptions = {TRAIN: TRAIN, **theirs}
+    if held_out:
+        kept = round(100 * (1 - validation_split))
+        descriptions |= {TRAIN: f"{TRAIN}[:{kept}%]", VALIDATION: f"{TRAIN}[{kept}%:]"}
+    parts = {one: part(description) for one, description in descriptions.items()}
+    classes = builder.info.features[label]
+    return Source(parts, decoded, classes.num_classes, list(classes.names), held_out)
+
+
+def _supervised(name: str, builder: Any) -> tuple[str, str]:
+    """Returns the keys of the images and of their labels in a dataset."""
+    import tensorflow_datasets as tfds
+
     features = dict(builder.info.features or {})
     images, labels = (
         [key for key, feature in features.items() if isinstance(feature, kind)]
@@ -66,22 +92,4 @@ def tensorflow_dataset(
             "The dataset must have images with one class each, and a part 'train'. Received: "
             f"{name!r} with {list(features)} and the parts {list(builder.info.splits)}"
         )
-
-    def part(description: str) -> Part:
-        data = builder.as_dataset(
-            split=description,
-            shuffle_files=False,
-            decoders={images[0]: tfds.decode.SkipDecoding()},
-        ).map(lambda sample: (sample[images[0]], sample[labels[0]]))
-        size = builder.info.splits[description].num_examples
-        return Part(data.apply(tf.data.experimental.assert_cardinality(size)), size)
-
-    theirs = {one: one for one in (VALIDATION, TEST) if one in builder.info.splits}
-    held_out = VALIDATION not in theirs
-    descriptions = {TRAIN: TRAIN, **theirs}
-    if held_out:
-        kept = round(100 * (1 - validation_split))
-        descriptions |= {TRAIN: f"{TRAIN}[:{kept}%]", VALIDATION: f"{TRAIN}[{kept}%:]"}
-    parts = {one: part(description) for one, description in descriptions.items()}
-    label = features[labels[0]]
-    return Source(parts, decoded, label.num_classes, list(label.names), held_out)
+    return images[0], labels[0]

@@ -183,16 +183,22 @@ def verify(
         error=found.error,
         student_error=found.expected_error,
     )
+    _require_agreement(figures, path, student, least_agreement)
+    return figures
+
+
+def _require_agreement(
+    figures: Verification, path: Path, student: keras.Model, least_agreement: float
+) -> None:
     if figures.agreement < least_agreement:
         raise VerificationError(
             f"{path} agrees with the student {student.name!r} on {100 * figures.agreement:.2f} % "
-            f"of {samples} samples ({_ANSWERS[found.kind]}), and least_agreement "
+            f"of {figures.samples} samples ({_ANSWERS[figures.kind]}), and least_agreement "
             f"is {100 * least_agreement:g} %: it is damaged, another model's or older than the "
             "student's weights, or was quantized from data unlike these. If the outputs are "
             f"something else, kind= says so. {figures}",
             figures,
         )
-    return figures
 
 
 def _judged(

@@ -152,32 +152,13 @@ def report(
     Reference:
         Guo et al., On Calibration of Modern Neural Networks, 2017, for the calibration error.
     """
-    for name, value, least in (
-        ("gallery", gallery, 0),
-        ("bins", bins, 1),
-        ("threads", threads, 1),
-        ("batch_size", batch_size, 1),
-        ("repeats", repeats, 1),
-    ):
-        require_integer(name, value, least)
-    for name, text in (("title", title), ("curve", curve)):
-        if not isinstance(text, str) or not text.strip():
-            raise TypeError(f"{name} must be a string, not empty. Received: {name}={text!r}")
+    counts = {"bins": bins, "threads": threads, "batch_size": batch_size, "repeats": repeats}
+    _require_plain({"gallery": gallery, **counts}, {"title": title, "curve": curve})
     folder = files.require_folder(path)
-    if exports is not None and not isinstance(exports, Mapping):
-        raise TypeError(
-            "exports must be a dict of files by name, {'name': path}, or of such dicts by student; "
-            "data without files come as data=. Received: exports of type "
-            f"{type(exports).__name__}"
-        )
-    if data is None:
-        raise TypeError("data must be a tuple (x, y) of arrays, or a dataset. Received: data=None")
+    _require_data(exports, data)
     require_number("tolerance", tolerance, above=0)
     found = networks(teacher, students)
-    shape = (None, found[0].units)
-    kind = judging.require_kind(kind, shape)
-    compiled = (judging.compiled_kind(one.model, shape) for one in reversed(found))
-    kind = kind or next((one for one in compiled if one), None)
+    kind = _kind(kind, found)
     classes = _class_names(class_names, found[0].units)
     lines = _lines(histories, found, curve)
     _require_trials(trials)
@@ -205,17 +186,43 @@ def report(
         threads=threads,
         footer=_footer(),
     )
+    written = _write(folder, content)
+    return Report(collected.figures, classes, collected.samples, collected.kind, *written)
+
+
+def _write(folder: Path, content: Content) -> tuple[Path, Path]:
+    """Writes both pages, and returns where they are: the Markdown page, and the HTML page."""
     page = compose(content)
     markdown = markdown_page.render(page, files.PICTURES)
     files.write(folder, markdown, html_page.render(page), markdown_page.files(page))
-    return Report(
-        collected.figures,
-        classes,
-        collected.samples,
-        collected.kind,
-        folder / files.MARKDOWN,
-        folder / files.HTML,
-    )
+    return folder / files.MARKDOWN, folder / files.HTML
+
+
+def _require_plain(numbers: Mapping[str, Any], texts: Mapping[str, Any]) -> None:
+    for name, value in numbers.items():
+        require_integer(name, value, 0 if name == "gallery" else 1)
+    for name, text in texts.items():
+        if not isinstance(text, str) or not text.strip():
+            raise TypeError(f"{name} must be a string, not empty. Received: {name}={text!r}")
+
+
+def _require_data(exports: Any, data: Any) -> None:
+    if exports is not None and not isinstance(exports, Mapping):
+        raise TypeError(
+            "exports must be a dict of files by name, {'name': path}, or of such dicts by student; "
+            "data without files come as data=. Received: exports of type "
+            f"{type(exports).__name__}"
+        )
+    if data is None:
+        raise TypeError("data must be a tuple (x, y) of arrays, or a dataset. Received: data=None")
+
+
+def _kind(given: str | None, found: list[Network]) -> str | None:
+    """Returns what the outputs are, if it was said or a network is compiled for it."""
+    shape = (None, found[0].units)
+    kind = judging.require_kind(given, shape)
+    compiled = (judging.compiled_kind(one.model, shape) for one in reversed(found))
+    return kind or next((one for one in compiled if one), None)
 
 
 def _class_names(names: Any, units: int) -> list[str]:

@@ -13,6 +13,10 @@ from modreduce_keras.reporting.gallery import Gallery
 from modreduce_keras.reporting.measures import Figures
 from modreduce_keras.reporting.subjects import STUDENT, TEACHER, require_logits
 
+_PICTURED = (CLASSES, LOGIT)
+_ANSWERS = (CLASSES, LOGIT, LABELS)
+"""Kinds of outputs that answer by a class, or by yes or no; others are numbers."""
+
 
 class Collected(NamedTuple):
     """What the networks gave.
@@ -48,52 +52,15 @@ def collect(
         ValueError: If they have no labels, where these count, or do not fit the networks.
         VerificationError: If a file gives something other than its student.
     """
-    inputs, units = subjects[0].inputs, subjects[0].units
-    outputs: dict[str, list[np.ndarray]] = {one.name: [] for one in subjects}
-    given: list[Any] = []
-    students = [one.name for one in subjects if one.role == STUDENT]
-    galleries = (
-        {name: Gallery(gallery) for name in students} if _are_images(inputs, gallery) else {}
-    )
-    likely: Any = None
-    samples = 0
-    y: Any
+    inputs = subjects[0].inputs
+    answered = _Answered(subjects, kind, gallery if _are_images(inputs) else 0)
     for x, y in batches("data", data, inputs, batch_size):
         arrays = list(x.values())
-        if y is None and kind != EMBEDDING:
-            raise ValueError(
-                "data must have labels: give a tuple of arrays (x, y), or a dataset of batches "
-                "(x, y). Received: x alone"
-            )
-        shape = (len(arrays[0]), units)
-        if likely is None:
-            likely = kind or judging.kinds_by_labels(y, shape, "report")[0]
-            if likely in (CLASSES, LOGIT, LABELS):
-                require_logits(subjects)
-        elif kind is None and likely == CLASSES and y.shape == shape:
-            likely = _kind_of(y, shape)  # a row may have several labels after all
-        given.append(y)
-        samples += shape[0]
-        for one in subjects:
-            outputs[one.name].append(one.run(arrays))
-        if likely not in (CLASSES, LOGIT):
-            continue
-        truth = answers.truth(likely, y, shape)
-        last = {name: answers.logits(likely, parts[-1]) for name, parts in outputs.items()}
-        for name, shown in galleries.items():
-            shown.add(arrays[0], truth, last[name], last.get(TEACHER))
-    labels = np.concatenate(given) if kind != EMBEDDING else None
-    everything = {name: np.concatenate(parts) for name, parts in outputs.items()}
-    kind = str(kind or likely)
-    work_out = answers if kind in (CLASSES, LOGIT, LABELS) else numbers
-    measured = work_out.measure(
-        kind,
-        subjects,
-        everything,
-        labels,
-        **({"bins": bins} if work_out is answers else {}),
-        **({"tolerance": tolerance} if work_out is numbers else {}),
-    )
+        answered.add(arrays, y)
+    kind = answered.kind
+    options = {"bins": bins} if kind in _ANSWERS else {"tolerance": tolerance}
+    work_out = answers if kind in _ANSWERS else numbers
+    measured = work_out.measure(kind, subjects, answered.outputs(), answered.labels(), **options)
     first = [array[:1] for array in arrays]
     figures = {
         one.name: Figures(
@@ -109,8 +76,68 @@ def collect(
         )
         for one in subjects
     }
-    pictured = galleries if kind in (CLASSES, LOGIT) else {}
-    return Collected(kind, figures, pictured, samples)
+    pictured = answered.galleries if kind in _PICTURED else {}
+    return Collected(kind, figures, pictured, answered.samples)
+
+
+class _Answered:
+    """What networks and files have answered, while they run over the data.
+
+    Args:
+        subjects: The networks and files.
+        kind: What their outputs are; `None`: what the labels are.
+        gallery: How many images to show of each student.
+    """
+
+    def __init__(self, subjects: Sequence[Any], kind: str | None, gallery: int):
+        self._subjects, self._given = subjects, kind
+        self._outputs: dict[str, list[np.ndarray]] = {one.name: [] for one in subjects}
+        self._labels: list[Any] = []
+        students = [one.name for one in subjects if one.role == STUDENT] if gallery > 0 else []
+        self.galleries = {name: Gallery(gallery) for name in students}
+        self.samples = 0
+        self._likely: Any = None
+
+    def add(self, arrays: list[np.ndarray], y: Any) -> None:
+        """Runs every network and file on a batch."""
+        if y is None and self._given != EMBEDDING:
+            raise ValueError(
+                "data must have labels: give a tuple of arrays (x, y), or a dataset of batches "
+                "(x, y). Received: x alone"
+            )
+        shape = (len(arrays[0]), self._subjects[0].units)
+        self._look_at(y, shape)
+        self._labels.append(y)
+        self.samples += shape[0]
+        for one in self._subjects:
+            self._outputs[one.name].append(one.run(arrays))
+        if self._likely in _PICTURED:
+            truth = answers.truth(self._likely, y, shape)
+            last = {n: answers.logits(self._likely, each[-1]) for n, each in self._outputs.items()}
+            for name, shown in self.galleries.items():
+                shown.add(arrays[0], truth, last[name], last.get(TEACHER))
+
+    def _look_at(self, y: Any, shape: tuple[int, int]) -> None:
+        """Tells by the labels what the outputs are."""
+        if self._likely is None:
+            self._likely = self._given or judging.kinds_by_labels(y, shape, "report")[0]
+            if self._likely in _ANSWERS:
+                require_logits(self._subjects)
+        elif self._given is None and self._likely == CLASSES and y.shape == shape:
+            self._likely = _kind_of(y, shape)  # a row may have several labels after all
+
+    @property
+    def kind(self) -> str:
+        """What the outputs are."""
+        return str(self._given or self._likely)
+
+    def outputs(self) -> dict[str, np.ndarray]:
+        """Returns the outputs for all data, by name."""
+        return {name: np.concatenate(parts) for name, parts in self._outputs.items()}
+
+    def labels(self) -> np.ndarray | None:
+        """Returns all labels, if they count."""
+        return np.concatenate(self._labels) if self._given != EMBEDDING else None
 
 
 def _kind_of(labels: np.ndarray, shape: tuple[int, int]) -> str:
@@ -118,6 +145,6 @@ def _kind_of(labels: np.ndarray, shape: tuple[int, int]) -> str:
     return kind if kind == LABELS else CLASSES
 
 
-def _are_images(inputs: Any, gallery: int) -> bool:
+def _are_images(inputs: Any) -> bool:
     shapes = [tuple(spec.shape) for spec in inputs.by_name.values()]
-    return gallery > 0 and len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][-1] in (1, 3)
+    return len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][-1] in (1, 3)

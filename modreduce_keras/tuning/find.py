@@ -139,15 +139,10 @@ def find_student(
     _require_on_validation(objective, direction)
     metrics = _metrics(metrics, data, validation_data)
     numbers = {"candidates": candidates, "epochs": epochs, "threads": threads}
-    for argument, value in numbers.items():
-        require_integer(argument, value)
-    require_integer("factor", factor, least=2)
-    require_integer("seed", seed, least=0)
-    several = [
-        measured(family, values, limits, threads) for values in drawn(family, candidates, seed)
-    ]
-    within = [index for index, one in enumerate(several) if not one.over]
-    _require_some(several, within, limits)
+    _require_numbers(numbers, factor, seed)
+    values = drawn(family, candidates, seed)
+    several = [measured(family, own, limits, threads) for own in values]
+    within = _within(several, limits)
 
     def build(hp: Any) -> Distiller:
         chosen = hp.Choice(CANDIDATE, within, default=within[0], ordered=False)
@@ -157,9 +152,7 @@ def find_student(
         return distiller
 
     halves = epochs >= factor and len(within) >= first_round(epochs, factor)
-    options: dict[str, Any] = (
-        {"max_epochs": epochs, "factor": factor} if halves else {"max_trials": len(within)}
-    )
+    size: dict[str, Any] = {"max_epochs": epochs, "factor": factor}
     search = Search(
         build,
         tuner="hyperband" if halves else "grid",
@@ -169,13 +162,13 @@ def find_student(
         name=name,
         overwrite=overwrite,
         seed=seed,
-        **options,
+        **(size if halves else {"max_trials": len(within)}),
     )
-    arguments: dict[str, Any] = {"validation_data": validation_data, "verbose": 0}
-    given = data if isinstance(data, tuple) else (data,)
-    if isinstance(data, tuple):
-        arguments["batch_size"] = batch_size
-    search.run(*given, **arguments, **({} if halves else {"epochs": epochs}))
+    are_arrays = isinstance(data, tuple)
+    arguments: dict[str, Any] = {"batch_size": batch_size} if are_arrays else {}
+    arguments |= {} if halves else {"epochs": epochs}
+    given = data if are_arrays else (data,)
+    search.run(*given, validation_data=validation_data, verbose=0, **arguments)
     return FoundStudents(
         several,
         _scores(search),
@@ -184,6 +177,13 @@ def find_student(
         direction=search.objective.direction,
         budget=limits,
     )
+
+
+def _require_numbers(positive: Mapping[str, Any], factor: Any, seed: Any) -> None:
+    for argument, value in positive.items():
+        require_integer(argument, value)
+    require_integer("factor", factor, least=2)
+    require_integer("seed", seed, least=0)
 
 
 def _require_family(teacher: Any, family: Any) -> None:
@@ -212,7 +212,9 @@ def _metrics(given: Any, *several: Any) -> list[Any] | None:
     return list(given or ()) or None
 
 
-def _require_some(several: list[Candidate], within: list[int], limits: Mapping[str, float]) -> None:
+def _within(several: list[Candidate], limits: Mapping[str, float]) -> list[int]:
+    """Returns the indices of the students within a budget; at least one."""
+    within = [index for index, one in enumerate(several) if not one.over]
     if not within:
         told = "; ".join(f"{one.values}: {one.over}" for one in several[:3])
         raise ValueError(
@@ -225,6 +227,7 @@ def _require_some(several: list[Candidate], within: list[int], limits: Mapping[s
             f"from: {several[within[0]].values}",
             stacklevel=3,
         )
+    return within
 
 
 def _scores(search: Search) -> dict[int, tuple[float, int]]:
