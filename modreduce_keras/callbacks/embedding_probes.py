@@ -198,17 +198,13 @@ class NearestNeighbors(EmbeddingProbe):
     embedding is not finite. Training is not affected.
 
     Args:
-        x: Inputs of the labelled samples, as the student takes them: arrays.
-        y: Their labels: class indices (samples,) or one-hot. Samples with label -1 are left out.
-        validation_data: Held-out samples `(x, y)` whose accuracy is logged.
+        x, y, validation_data: The labelled samples, and held-out ones; see `LinearProbe`.
         k: Number of neighbours that vote; if there are fewer labelled samples, all of them.
             Defaults to 20.
         temperature: Above 0; with a smaller value the nearest neighbours count more. Defaults to
             0.07.
-        at: Tap of the student that is the embedding, averaged over positions if it has some.
-            Defaults to `"embedding"`: what the last Dense layer reads.
-        every: Measure after the first epoch, then every `every` epochs, and after the last; the
-            logs of the epochs between have the last value. Defaults to 1.
+        at: Tap of the student that is the embedding; see `LinearProbe`.
+        every: Number of epochs from one measurement to the next; see `LinearProbe`.
         batch_size: Batch size of the forward passes. Defaults to 256.
 
     Raises:

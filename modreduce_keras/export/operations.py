@@ -1,7 +1,7 @@
 """Operations of a TFLite file: what they compute in, and from which tensors."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,12 +50,7 @@ def computed_tensors(content: bytes) -> list[str]:
         content: Of the file, before it is made compact.
     """
     model = tensorflow_internals.file_as_objects(content)
-    return [
-        graph.tensors[i].name.decode()
-        for graph in model.subgraphs
-        for operation in _operators(graph)
-        for i in operation.outputs
-    ]
+    return [tensor.name.decode() for tensor in _written(model)]
 
 
 def wide_tensors(content: bytes, widest: float) -> list[str]:
@@ -67,13 +62,14 @@ def wide_tensors(content: bytes, widest: float) -> list[str]:
         widest: Range, in the numbers that the tensor stands for.
     """
     model = tensorflow_internals.file_as_objects(content)
-    return [
-        graph.tensors[i].name.decode()
-        for graph in model.subgraphs
-        for operation in _operators(graph)
-        for i in operation.outputs
-        if _range(graph.tensors[i]) > widest
-    ]
+    return [tensor.name.decode() for tensor in _written(model) if _range(tensor) > widest]
+
+
+def _written(model: Any) -> Iterator[Any]:
+    """Yields the tensors that operations write."""
+    for graph in model.subgraphs:
+        for operation in _operators(graph):
+            yield from (graph.tensors[i] for i in operation.outputs)
 
 
 def with_integer_inputs(content: bytes) -> bytes:

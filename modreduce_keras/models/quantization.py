@@ -11,6 +11,7 @@ from modreduce_keras.batches import Batches, split_index, unpack
 from modreduce_keras.copying import copy_state
 from modreduce_keras.keras_internals import operation_of
 from modreduce_keras.models.affine import is_affine_in_integers
+from modreduce_keras.models.choosing import require_model
 from modreduce_keras.models.clones import rebuilt
 from modreduce_keras.models.fake_quantization import (
     FakeQuantize,
@@ -102,13 +103,7 @@ def quantize_aware(
         Inference, 2018, instead of buckets, since these are what int8 files can hold.
     """
     bits = require_bits(bits)
-    if not isinstance(student, keras.Model):
-        raise TypeError(f"student must be a Keras model. Received: {student!r}")
-    if not getattr(student, "inputs", None):
-        raise ValueError(
-            "student must be a functional or a built Sequential model, so that its layers can be "
-            f"rebuilt (for a distiller, pass distiller.student). Received: {student!r}"
-        )
+    require_model(student, "student")
     if is_quantization_aware(student):
         raise ValueError(
             "student must not be quantization-aware yet. Received: "
