@@ -16,7 +16,7 @@ from modreduce_keras.distillers import (
     checks,
     compiling,
     evaluating,
-    fitting,
+    kind_checks,
     logs,
     optimizers,
     policies,
@@ -306,9 +306,9 @@ class BaseDistiller(StepModel):
     def measured(self) -> list[str]:
         return list(self.students)
 
-    def parts_on_outputs(self) -> list[fitting.Part]:
+    def parts_on_outputs(self) -> list[kind_checks.Part]:
         """Returns the parts that compare outputs and must suit the compiled loss."""
-        return fitting.parts_of(self.knowledge)
+        return kind_checks.parts_of(self.knowledge)
 
     def shown_logs(self, names: Iterable[str]) -> list[str]:
         """Returns the names of the logs that the progress bar of `fit` shows, in their order.
@@ -365,7 +365,7 @@ class BaseDistiller(StepModel):
     def check_labels(self, labels: Any) -> Any:
         """Returns labels, after a check where only they tell the kind of the outputs."""
         rules = self.compilation.label_checks
-        return fitting.checked_labels(rules, labels, self.student_output())
+        return kind_checks.checked_labels(rules, labels, self.student_output())
 
     # Logs
 

@@ -11,8 +11,8 @@ from modreduce_keras.distillers import (
     balanced,
     checks,
     evaluating,
-    fitting,
     heads,
+    kind_checks,
     metrics_of_logits,
     optimizers,
     student_metrics,
@@ -48,7 +48,7 @@ class Compilation:
 
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     supervision: Supervision | NamedSupervision | None = None
-    label_checks: list[fitting.LabelCheck] = dataclasses.field(default_factory=list)
+    label_checks: list[kind_checks.LabelCheck] = dataclasses.field(default_factory=list)
     evaluates_knowledge: bool = False
     fuses_normalization: bool = True
     scales_loss: bool = True
@@ -147,7 +147,7 @@ def objective(distiller: Any, terms: Iterable[Term]) -> Objective:
 
 def supervised(
     distiller: Any, loss: Any
-) -> tuple[Supervision | NamedSupervision | None, list[fitting.LabelCheck]]:
+) -> tuple[Supervision | NamedSupervision | None, list[kind_checks.LabelCheck]]:
     """Returns the compiled loss, and what the labels have to be.
 
     Raises:
@@ -161,7 +161,7 @@ def supervised(
             made.require_fitting_head(student)
         _require_ignored(distiller.all_knowledge(), made, output)
     kinds = output_kinds(loss, output)
-    return made, fitting.require_fitting(distiller.parts_on_outputs(), kinds, loss)
+    return made, kind_checks.require_fitting(distiller.parts_on_outputs(), kinds, loss)
 
 
 def _require_ignored(

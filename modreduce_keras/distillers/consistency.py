@@ -7,7 +7,7 @@ from keras import ops
 
 from modreduce_keras import registry
 from modreduce_keras.arguments import require_choice
-from modreduce_keras.distillers import checks, fitting, heads, said_kind
+from modreduce_keras.distillers import checks, heads, kind_checks, said_kind
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.batch import Batch
 from modreduce_keras.distillers.forward import Outputs
@@ -164,7 +164,7 @@ class ConsistencyDistiller(BaseDistiller):
         more = said_kind.label_checks(owner, self.kind, self._of_loss, units)
         self.compilation.label_checks += more
 
-    def parts_on_outputs(self) -> list[fitting.Part]:
+    def parts_on_outputs(self) -> list[kind_checks.Part]:
         """Returns the parts that must suit the compiled loss."""
         return said_kind.parts(type(self).__name__, self.kind, self._of_loss)
 

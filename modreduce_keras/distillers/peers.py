@@ -8,7 +8,7 @@ from keras import ops
 
 from modreduce_keras import knobs, registry
 from modreduce_keras.aggregators.base import Aggregator
-from modreduce_keras.distillers import checks, fitting, logs, peer_arguments
+from modreduce_keras.distillers import checks, kind_checks, logs, peer_arguments
 from modreduce_keras.distillers.averages import EMAWeights
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.batch import Batch
@@ -263,9 +263,9 @@ class PeerDistiller(BaseDistiller):
         self.selection.default = made.names[0] if made else None
         self.selection.terms = frozenset(term.name for term in self.objective().terms)
 
-    def parts_on_outputs(self) -> list[fitting.Part]:
+    def parts_on_outputs(self) -> list[kind_checks.Part]:
         """Returns what compares outputs, the aggregator and the online loss among them."""
-        online = fitting.online_parts(self.aggregator, self.online_loss)
+        online = kind_checks.online_parts(self.aggregator, self.online_loss)
         return [*super().parts_on_outputs(), *online]
 
     def label_rules(self) -> list[LabelRule]:

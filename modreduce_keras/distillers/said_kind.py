@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from modreduce_keras.distillers import fitting
+from modreduce_keras.distillers import kind_checks
 from modreduce_keras.labels import rows_are_one_hot
 from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, REGRESSION, UNKNOWN
 
@@ -29,7 +29,7 @@ def resolved(said: str | None, of_loss: str) -> str:
     return SAID[said][0]
 
 
-def parts(owner: str, said: str | None, of_loss: str) -> list[fitting.Part]:
+def parts(owner: str, said: str | None, of_loss: str) -> list[kind_checks.Part]:
     """Returns what has to suit the compiled loss and the labels.
 
     Args:
@@ -40,12 +40,12 @@ def parts(owner: str, said: str | None, of_loss: str) -> list[fitting.Part]:
     if said is None and of_loss != UNKNOWN:
         return []  # what the loss says is what is compared
     calls = {kind: _call(owner, name) for name, kinds in SAID.items() for kind in kinds}
-    return [fitting.Part(owner, _Takes(SAID[said or "classes"]), None, calls)]
+    return [kind_checks.Part(owner, _Takes(SAID[said or "classes"]), None, calls)]
 
 
 def label_checks(
     owner: str, said: str | None, of_loss: str, units: int
-) -> list[fitting.LabelCheck]:
+) -> list[kind_checks.LabelCheck]:
     """Returns what the labels must not be beside the loss of a regression: classes.
 
     Args:
@@ -61,7 +61,7 @@ def label_checks(
         f"it compares as they are: classes that are one-hot take {_call(owner, 'classes')}, and "
         f"numbers that look like them {_call(owner, 'regression')}."
     )
-    return [fitting.LabelCheck(None, message, _are_not_all_one_hot)]
+    return [kind_checks.LabelCheck(None, message, _are_not_all_one_hot)]
 
 
 def _call(owner: str, said: str) -> str:

@@ -9,7 +9,7 @@ from keras import ops
 from modreduce_keras import knobs, registry
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.calls import answering, of_model
-from modreduce_keras.distillers import checks, fitting, heads
+from modreduce_keras.distillers import checks, heads, kind_checks
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.batch import Batch
 from modreduce_keras.distillers.early_exit import EarlyExit
@@ -267,11 +267,11 @@ class SelfDistiller(BaseDistiller):
             )
         super().compile(optimizer, loss, *args, **kwargs)
 
-    def parts_on_outputs(self) -> list[fitting.Part]:
+    def parts_on_outputs(self) -> list[kind_checks.Part]:
         """Returns the parts that compare outputs and must suit the compiled loss."""
         response = f"response={self.kd.identifier!r}"
         numbers = "mr.Distiller and mr.Response('logit_mse'), for exits have no loss of numbers,"
-        return [fitting.Part(response, self.kd, None, "response={}", numbers)]
+        return [kind_checks.Part(response, self.kd, None, "response={}", numbers)]
 
     def student_output(self) -> Any:
         """Returns the symbolic output of the network itself."""

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.distillers import fitting
+from modreduce_keras.distillers import kind_checks
 from modreduce_keras.output_kind import output_kinds
 from tests.support.models.output_kinds import (
     SEVERAL_HOT,
@@ -78,14 +78,14 @@ def test_labels_that_fit_are_what_they_were_in_a_step_of_xla():
 @pytest.mark.parametrize("case", KINDS_IN_THE_LABELS)
 def test_labels_that_do_not_fit_are_nan_where_xla_leaves_the_check_out(case):
     loss, labels, _ = KINDS_IN_THE_LABELS[case]
-    parts = fitting.parts_of({"student": [mr.Response("kd")]})
+    parts = kind_checks.parts_of({"student": [mr.Response("kd")]})
     output = keras.KerasTensor((None, 5))
-    checks = fitting.require_fitting(parts, output_kinds(loss, output), loss)
+    checks = kind_checks.require_fitting(parts, output_kinds(loss, output), loss)
     given = np.concatenate([labels, np.eye(5)[:2]]).astype(labels.dtype)
 
     @tf.function(jit_compile=True)
     def checked(rows):
-        return fitting.checked_labels(checks, rows, output)
+        return kind_checks.checked_labels(checks, rows, output)
 
     found = checked(given).numpy()
     one_hot = (np.isin(given, (0, 1)).all(1)) & (given.sum(1) == 1)
