@@ -17,7 +17,7 @@ test-next:
 	$(PYTHON) -m venv .venv-next
 	.venv-next/bin/python -m pip install --quiet --editable ".[test]"
 	.venv-next/bin/python -m pip install --quiet --upgrade --pre keras tensorflow
-	.venv-next/bin/python -m pip list | grep -iE "^(keras|tensorflow) "
+	.venv-next/bin/python -m pip list | grep -iE "^(keras|keras-nightly|tensorflow) "
 	.venv-next/bin/python -m pytest --numprocesses=auto --dist=worksteal
 
 test-slow: $(VENV)/test.installed
