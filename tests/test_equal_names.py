@@ -154,7 +154,7 @@ def test_folded_teachers_follow_and_are_loaded(make, tmp_path, images, random):
 def test_what_cannot_follow_is_folded_anew(images, random, monkeypatch):
     made = distiller(changed(two_attentions(), random), "float32")
     changed(made.teacher, random)
-    copied = "modreduce_keras.distillers.live_teacher.copy_state"
+    copied = "modreduce_keras.distillers.teachers.live.copy_state"
     monkeypatch.setattr(copied, lambda one, other: None)
     plain = distiller(made.teacher, None)
     plain.student.set_weights(made.student.get_weights())

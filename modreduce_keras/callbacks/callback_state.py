@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from modreduce_keras.callbacks import keras_callbacks, stateful, training_state
 from modreduce_keras.callbacks.kept import CannotKeepError, Writer, restored_value
-from modreduce_keras.distillers.teacher import models_of
+from modreduce_keras.distillers.teachers.base import models_of
 from modreduce_keras.keras_internals import flatten_layers, made_anew
 
 # What has no state: where it is the same as when training began, the program brings it again.

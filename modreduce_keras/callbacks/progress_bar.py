@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from modreduce_keras.distillers.progress import ShownLogs
+from modreduce_keras.distillers.metrics.progress import ShownLogs
 
 
 class ProgressBar(ShownLogs):

@@ -15,7 +15,7 @@ import keras
 from modreduce_keras import whole_files
 from modreduce_keras.arguments import require_bool, require_choice
 from modreduce_keras.distillers import BaseDistiller
-from modreduce_keras.distillers.selection import is_less_better
+from modreduce_keras.distillers.metrics.selection import is_less_better
 from modreduce_keras.models.kernel_wrapper import unfinished
 
 _VALIDATION, _STUDENT = "val_", "student"

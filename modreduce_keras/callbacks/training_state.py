@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.copying import fingerprint_of_tables
-from modreduce_keras.distillers.teacher import models_of
+from modreduce_keras.distillers.teachers.base import models_of
 from modreduce_keras.fingerprints import fingerprint_of
 
 MODEL, OPTIMIZER, METRIC, RECORD = "model", "optimizer", "metric", "record"

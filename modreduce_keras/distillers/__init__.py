@@ -4,20 +4,20 @@
 
 from modreduce_keras.distillers.assistants import TeacherAssistantChain
 from modreduce_keras.distillers.base import BaseDistiller
-from modreduce_keras.distillers.batch import Batch
 from modreduce_keras.distillers.data_free import DataFreeDistiller
 from modreduce_keras.distillers.early_exit import EarlyExit
-from modreduce_keras.distillers.forward import Outputs
-from modreduce_keras.distillers.generation import DAFL, ZSKT, Generation
-from modreduce_keras.distillers.gradients import GradientPolicy
-from modreduce_keras.distillers.guard import NonFiniteError
+from modreduce_keras.distillers.generation.methods import DAFL, ZSKT, Generation
+from modreduce_keras.distillers.gradients.base import GradientPolicy
+from modreduce_keras.distillers.gradients.guard import NonFiniteError
 from modreduce_keras.distillers.mean_teacher import MeanTeacher
 from modreduce_keras.distillers.modreduce import ModReduce
 from modreduce_keras.distillers.offline import Distiller
 from modreduce_keras.distillers.peers import PeerDistiller
 from modreduce_keras.distillers.self_distiller import SelfDistiller
+from modreduce_keras.distillers.step.batch import Batch
+from modreduce_keras.distillers.step.forward import Outputs
+from modreduce_keras.distillers.step.terms import Term
 from modreduce_keras.distillers.temporal_ensembling import TemporalEnsembling
-from modreduce_keras.distillers.terms import Term
 
 __all__ = [
     "BaseDistiller",

@@ -11,8 +11,8 @@ from modreduce_keras.arguments import require_integer
 from modreduce_keras.batches import require_readable_again
 from modreduce_keras.calls import by_name, of_names, shown
 from modreduce_keras.distillers import checks, optimizers
+from modreduce_keras.distillers.metrics.student_metrics import for_each_student
 from modreduce_keras.distillers.offline import Distiller
-from modreduce_keras.distillers.student_metrics import for_each_student
 from modreduce_keras.models.kernel_wrapper import count_in_use
 
 _RUNS = "outputs are attached to the data of one link, and the data here are of all"

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from modreduce_keras.distillers.terms import Term
+from modreduce_keras.distillers.step.terms import Term
 from modreduce_keras.distribute import sum_over_replicas
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.knowledge.weight import MOST

@@ -10,36 +10,26 @@ import keras
 
 from modreduce_keras import knobs
 from modreduce_keras.calls import answering
-from modreduce_keras.distillers import (
-    balance,
-    balanced,
-    checks,
-    compiling,
-    evaluating,
-    kind_checks,
-    logs,
-    optimizers,
-    policies,
-    progress,
-    running,
-    saving,
-    teacher_files,
-    validation,
-)
-from modreduce_keras.distillers.augmentation import warn_of_augmentation
-from modreduce_keras.distillers.batch import Batch
-from modreduce_keras.distillers.foreign import meant_by_compile
-from modreduce_keras.distillers.forward import Outputs, first_output
-from modreduce_keras.distillers.fused_normalization import fused_normalization
-from modreduce_keras.distillers.gradients import GradientPolicy, Gradients
-from modreduce_keras.distillers.ignored import warn_of_ignored
-from modreduce_keras.distillers.inputs import Inputs
-from modreduce_keras.distillers.loss_scales import LossScales
-from modreduce_keras.distillers.objective import Objective
+from modreduce_keras.distillers import balanced, checks, compiling, optimizers, running, saving
+from modreduce_keras.distillers.checks import compile_and_fit, kind_checks
+from modreduce_keras.distillers.checks.augmentation import warn_of_augmentation
+from modreduce_keras.distillers.checks.foreign import meant_by_compile
+from modreduce_keras.distillers.checks.ignored import warn_of_ignored
+from modreduce_keras.distillers.gradients import policies
+from modreduce_keras.distillers.gradients.base import GradientPolicy, Gradients
+from modreduce_keras.distillers.gradients.loss_scales import LossScales
+from modreduce_keras.distillers.metrics import logs, progress
 from modreduce_keras.distillers.pretraining import pretrain, require_pretrained
-from modreduce_keras.distillers.step import StepModel
-from modreduce_keras.distillers.supervision import LabelRule
-from modreduce_keras.distillers.terms import Term, knowledge_term, supervised_terms
+from modreduce_keras.distillers.step import balance, evaluating
+from modreduce_keras.distillers.step.batch import Batch
+from modreduce_keras.distillers.step.forward import Outputs, first_output
+from modreduce_keras.distillers.step.fused_normalization import fused_normalization
+from modreduce_keras.distillers.step.inputs import Inputs
+from modreduce_keras.distillers.step.model import StepModel
+from modreduce_keras.distillers.step.objective import Objective
+from modreduce_keras.distillers.step.supervision import LabelRule
+from modreduce_keras.distillers.step.terms import Term, knowledge_term, supervised_terms
+from modreduce_keras.distillers.teachers import files
 from modreduce_keras.distillers.tracing import TeacherTracing
 from modreduce_keras.distillers.wiring import connect
 from modreduce_keras.keras_internals import (
@@ -148,7 +138,7 @@ class BaseDistiller(StepModel):
         self.teacher_dtype = teacher_dtype
         self._teacher_input, self._student_inputs = teacher_input, dict(student_inputs or {})
         self._loss_scales: LossScales | None = None
-        self._arrival = teacher_files.Arrival()
+        self._arrival = files.Arrival()
         parts = [
             part for one in self.all_knowledge() for part in (one, one.loss, one.adapter) if part
         ]
@@ -430,22 +420,22 @@ class BaseDistiller(StepModel):
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Predicts, as `keras.Model.predict` does."""
-        validation.require_data(self, running.bound(super().predict, args, kwargs).arguments)
+        compile_and_fit.require_data(self, running.bound(super().predict, args, kwargs).arguments)
         return super().predict(*args, **kwargs)
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Trains on one batch, as `keras.Model.train_on_batch` does."""
         call = running.bound(super().train_on_batch, args, kwargs)
-        validation.require_batch(self, call.arguments)
-        with validation.clear_errors():
+        compile_and_fit.require_batch(self, call.arguments)
+        with compile_and_fit.clear_errors():
             return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluates one batch, as `keras.Model.test_on_batch` does."""
         call = running.bound(super().test_on_batch, args, kwargs)
-        validation.require_batch(self, call.arguments)
+        compile_and_fit.require_batch(self, call.arguments)
         self.runs.require_weights()
-        with validation.clear_errors():
+        with compile_and_fit.clear_errors():
             return super().test_on_batch(*args, **kwargs)
 
     def pretrain(
@@ -470,14 +460,14 @@ class BaseDistiller(StepModel):
         Raises:
             ValueError: If no knowledge has such a stage.
         """
-        validation.require_data(self, {"x": x, "y": y, **arguments}, steps="steps_per_epoch")
+        compile_and_fit.require_data(self, {"x": x, "y": y, **arguments}, steps="steps_per_epoch")
         self.tracing.follow()
         return pretrain(self, self._forward, optimizer, x, y, arguments)
 
     def make_train_function(self, force: bool = False) -> Any:
         """Makes the compiled training step, and with a guard the report after each call."""
         require_pretrained(self.all_knowledge())
-        validation.require_parts_in_scope(self, ("The optimizer", self.optimizer.variables))
+        compile_and_fit.require_parts_in_scope(self, ("The optimizer", self.optimizer.variables))
         made = self.train_function
         with self.runs.checking_labels():
             super().make_train_function(force=force)
@@ -688,7 +678,7 @@ class BaseDistiller(StepModel):
         """Saves the teacher's whole state in `.keras` files (weight files leave it out)."""
         teacher = self._forward.teacher
         if teacher is not None:
-            teacher_files.save(teacher.model, inner_path)
+            files.save(teacher.model, inner_path)
 
     def load_assets(self, inner_path: Any) -> None:
         """Loads what `save_assets` saved."""
@@ -696,5 +686,5 @@ class BaseDistiller(StepModel):
         if teacher is not None:
             # It has come in any case: what is wrong with it is said here.
             self._arrival.is_awaited = False
-            teacher_files.load(teacher.model, inner_path)
+            files.load(teacher.model, inner_path)
             teacher.follow()

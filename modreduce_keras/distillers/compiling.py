@@ -7,23 +7,16 @@ from typing import Any
 
 import keras
 
-from modreduce_keras.distillers import (
-    balanced,
-    checks,
-    evaluating,
-    heads,
-    kind_checks,
-    metrics_of_logits,
-    optimizers,
-    student_metrics,
-    validation,
-)
-from modreduce_keras.distillers.gradients import GradientPolicy
-from modreduce_keras.distillers.labelled_metrics import of_labelled
-from modreduce_keras.distillers.loss_scales import taken_apart
-from modreduce_keras.distillers.objective import Objective
-from modreduce_keras.distillers.supervision import NamedSupervision, Supervision, supervision
-from modreduce_keras.distillers.terms import Term
+from modreduce_keras.distillers import balanced, checks, optimizers
+from modreduce_keras.distillers.checks import compile_and_fit, heads, kind_checks
+from modreduce_keras.distillers.gradients.base import GradientPolicy
+from modreduce_keras.distillers.gradients.loss_scales import taken_apart
+from modreduce_keras.distillers.metrics import metrics_of_logits, student_metrics
+from modreduce_keras.distillers.metrics.labelled_metrics import of_labelled
+from modreduce_keras.distillers.step import evaluating
+from modreduce_keras.distillers.step.objective import Objective
+from modreduce_keras.distillers.step.supervision import NamedSupervision, Supervision, supervision
+from modreduce_keras.distillers.step.terms import Term
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.knowledge.label_choice import require_ignored
 from modreduce_keras.models.head_kinds import LOGITS
@@ -61,11 +54,11 @@ def require_compilable(
     distiller: Any, given: Mapping[str, Any], loss_weights: Any, teachers: Sequence[keras.Model]
 ) -> None:
     """Raises if a distiller cannot be compiled, or not with these arguments."""
-    validation.require_compile({**given, "loss_weights": loss_weights})
-    validation.require_trainable(distiller.students)
-    validation.require_apart(distiller.students, teachers)
-    validation.require_jit(given["jit_compile"], teachers)
-    validation.require_parts_in_scope(distiller)
+    compile_and_fit.require_compile({**given, "loss_weights": loss_weights})
+    compile_and_fit.require_trainable(distiller.students)
+    compile_and_fit.require_apart(distiller.students, teachers)
+    compile_and_fit.require_jit(given["jit_compile"], teachers)
+    compile_and_fit.require_parts_in_scope(distiller)
 
 
 def compilation(distiller: Any, given: Mapping[str, Any]) -> Compilation:
@@ -98,7 +91,7 @@ def arguments_for_keras(
     }
     optimizer = optimizers.resolve(optimizer, groups, distiller.students)
     logged = distiller.names_in_logs()
-    validation.require_metrics(list(metrics.values()), distiller.all_knowledge(), logged)
+    compile_and_fit.require_metrics(list(metrics.values()), distiller.all_knowledge(), logged)
     passed_on = ("run_eagerly", "steps_per_execution", "jit_compile")
     own = {name: given[name] for name in passed_on}
     return {"optimizer": optimizer, **metrics, **own, "auto_scale_loss": False}, schedules

@@ -7,12 +7,13 @@ from keras import ops
 
 from modreduce_keras import registry
 from modreduce_keras.arguments import require_choice
-from modreduce_keras.distillers import checks, heads, kind_checks, said_kind
+from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.base import BaseDistiller
-from modreduce_keras.distillers.batch import Batch
-from modreduce_keras.distillers.forward import Outputs
-from modreduce_keras.distillers.shares import Share
-from modreduce_keras.distillers.terms import Term
+from modreduce_keras.distillers.checks import heads, kind_checks, said_kind
+from modreduce_keras.distillers.checks.shares import Share
+from modreduce_keras.distillers.step.batch import Batch
+from modreduce_keras.distillers.step.forward import Outputs
+from modreduce_keras.distillers.step.terms import Term
 from modreduce_keras.knobs import Knob
 from modreduce_keras.ops import float32
 from modreduce_keras.output_kind import (

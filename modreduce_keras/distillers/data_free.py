@@ -11,14 +11,20 @@ from modreduce_keras import registry
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.calls import by_name, shown
 from modreduce_keras.data.sampled import noise
-from modreduce_keras.distillers import checks, generators, optimizers
+from modreduce_keras.distillers import checks, optimizers
 from modreduce_keras.distillers.base import BaseDistiller
-from modreduce_keras.distillers.batch import Batch
-from modreduce_keras.distillers.forward import Outputs
-from modreduce_keras.distillers.generation import GENERATOR, STUDENT, Generation, GeneratorTerm
-from modreduce_keras.distillers.live_teacher import constant
-from modreduce_keras.distillers.terms import Term
-from modreduce_keras.distillers.turns import InTurns, Updater
+from modreduce_keras.distillers.generation import generators
+from modreduce_keras.distillers.generation.methods import (
+    GENERATOR,
+    STUDENT,
+    Generation,
+    GeneratorTerm,
+)
+from modreduce_keras.distillers.step.batch import Batch
+from modreduce_keras.distillers.step.forward import Outputs
+from modreduce_keras.distillers.step.terms import Term
+from modreduce_keras.distillers.step.turns import InTurns, Updater
+from modreduce_keras.distillers.teachers.live import constant
 from modreduce_keras.distribute import reducible_logs
 from modreduce_keras.keras_internals import compiled_metrics, loss_tracker
 from modreduce_keras.knowledge import Response

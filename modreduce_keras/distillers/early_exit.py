@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from modreduce_keras.distillers.backend import tensorflow as backend
-from modreduce_keras.distillers.shares import Share
+from modreduce_keras.distillers.checks.shares import Share
 from modreduce_keras.held import Held
 from modreduce_keras.models.exits import FINAL, exit_names
 from modreduce_keras.registry import PACKAGE, rebuild

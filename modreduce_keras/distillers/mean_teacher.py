@@ -7,8 +7,8 @@ from keras import ops
 
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.calls import answering, of_model
-from modreduce_keras.distillers.averages import EMAWeights
 from modreduce_keras.distillers.consistency import STUDENT, ConsistencyDistiller
+from modreduce_keras.distillers.step.averages import EMAWeights
 from modreduce_keras.models.clones import copy_model
 from modreduce_keras.registry import register
 

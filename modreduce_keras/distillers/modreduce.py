@@ -8,10 +8,10 @@ from modreduce_keras import registry
 from modreduce_keras.arguments import is_number
 from modreduce_keras.calls import by_name
 from modreduce_keras.distillers import checks
-from modreduce_keras.distillers.foreign import former_modreduce
+from modreduce_keras.distillers.checks.foreign import former_modreduce
+from modreduce_keras.distillers.checks.shares import Share
 from modreduce_keras.distillers.peers import PeerDistiller
-from modreduce_keras.distillers.shares import Share
-from modreduce_keras.distillers.terms import Term
+from modreduce_keras.distillers.step.terms import Term
 from modreduce_keras.knowledge import Feature, Knowledge, Relation, Response
 from modreduce_keras.registry import register
 from modreduce_keras.schedules import Exponential

@@ -8,7 +8,7 @@ from modreduce_keras.calls import by_name
 from modreduce_keras.data import TeacherCache, TeacherOutputs
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.base import BaseDistiller
-from modreduce_keras.distillers.foreign import former_constructor, meant_by_constructor
+from modreduce_keras.distillers.checks.foreign import former_constructor, meant_by_constructor
 from modreduce_keras.knowledge.shorthand import default_knowledge, resolved
 from modreduce_keras.registry import register
 

@@ -8,15 +8,17 @@ from keras import ops
 
 from modreduce_keras import knobs, registry
 from modreduce_keras.aggregators.base import Aggregator
-from modreduce_keras.distillers import checks, kind_checks, logs, peer_arguments
-from modreduce_keras.distillers.averages import EMAWeights
+from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.base import BaseDistiller
-from modreduce_keras.distillers.batch import Batch
-from modreduce_keras.distillers.forward import ENSEMBLE, Outputs
-from modreduce_keras.distillers.group import AGGREGATOR, Group
-from modreduce_keras.distillers.selection import BestStudent, Selection
-from modreduce_keras.distillers.supervision import LabelRule
-from modreduce_keras.distillers.terms import Term
+from modreduce_keras.distillers.checks import kind_checks, peer_arguments
+from modreduce_keras.distillers.metrics import logs
+from modreduce_keras.distillers.metrics.selection import BestStudent, Selection
+from modreduce_keras.distillers.step.averages import EMAWeights
+from modreduce_keras.distillers.step.batch import Batch
+from modreduce_keras.distillers.step.forward import ENSEMBLE, Outputs
+from modreduce_keras.distillers.step.group import AGGREGATOR, Group
+from modreduce_keras.distillers.step.supervision import LabelRule
+from modreduce_keras.distillers.step.terms import Term
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.knowledge.shorthand import unused

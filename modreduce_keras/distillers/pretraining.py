@@ -6,14 +6,14 @@ from typing import Any
 
 import keras
 
-from modreduce_keras.distillers.batch import Batch
-from modreduce_keras.distillers.forward import ForwardPass, Outputs
-from modreduce_keras.distillers.gradients import GradientPolicy
-from modreduce_keras.distillers.loss_scales import LossScales, computes_in_float16
-from modreduce_keras.distillers.objective import Objective
-from modreduce_keras.distillers.skip_nonfinite import SkipNonFinite
-from modreduce_keras.distillers.step import StepModel
-from modreduce_keras.distillers.terms import Term
+from modreduce_keras.distillers.gradients.base import GradientPolicy
+from modreduce_keras.distillers.gradients.loss_scales import LossScales, computes_in_float16
+from modreduce_keras.distillers.gradients.skip_nonfinite import SkipNonFinite
+from modreduce_keras.distillers.step.batch import Batch
+from modreduce_keras.distillers.step.forward import ForwardPass, Outputs
+from modreduce_keras.distillers.step.model import StepModel
+from modreduce_keras.distillers.step.objective import Objective
+from modreduce_keras.distillers.step.terms import Term
 from modreduce_keras.held import Held
 from modreduce_keras.knowledge import Knowledge
 

@@ -5,9 +5,12 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from modreduce_keras.distillers import balance, balanced, evaluating, progress, validation
-from modreduce_keras.distillers.forward import ForwardPass
-from modreduce_keras.distillers.ranges import warn_of_ranges
+from modreduce_keras.distillers import balanced
+from modreduce_keras.distillers.checks import compile_and_fit
+from modreduce_keras.distillers.checks.ranges import warn_of_ranges
+from modreduce_keras.distillers.metrics import progress
+from modreduce_keras.distillers.step import balance, evaluating
+from modreduce_keras.distillers.step.forward import ForwardPass
 from modreduce_keras.distribute import telling_of_lost_workers
 from modreduce_keras.keras_internals import begin_at, flatten_layers
 
@@ -41,7 +44,7 @@ class Runs:
         begin_at(distiller, None)  # an interrupted fit may have left an epoch behind
         if distiller.policy.guard is not None:
             distiller.policy.guard.begin()
-        validation.require_fit(distiller, given)
+        compile_and_fit.require_fit(distiller, given)
         if not self._has_looked:
             self._has_looked = True
             warn_of_ranges(self._forward, given.get("x"))
@@ -55,14 +58,18 @@ class Runs:
         lost = telling_of_lost_workers(self._distiller.distribute_strategy)
         self._is_fitting, self.speaks = True, given.get("verbose", "auto") not in (0, "0")
         try:
-            with lost, validation.clear_errors(), validation.telling_callbacks(given["callbacks"]):
+            with (
+                lost,
+                compile_and_fit.clear_errors(),
+                compile_and_fit.telling_callbacks(given["callbacks"]),
+            ):
                 yield
         finally:
             self._is_fitting = self.speaks = False
 
     def begin_evaluation(self, given: dict[str, Any]) -> None:
         """Checks the arguments of an `evaluate`, and gives it a progress bar."""
-        validation.require_data(self._distiller, given)
+        compile_and_fit.require_data(self._distiller, given)
         self.require_weights()
         if self._distiller.compilation.evaluates_knowledge and not self._is_fitting:
             self._distiller.tracing.follow()
@@ -74,7 +81,7 @@ class Runs:
         """Returns the context that an `evaluate` runs in."""
         self.is_evaluating = True
         try:
-            with validation.clear_errors():
+            with compile_and_fit.clear_errors():
                 yield
         finally:
             self.is_evaluating = False
@@ -109,7 +116,7 @@ class Runs:
         owners = [one for one in flatten_layers(distiller) if getattr(one, "needs_index", False)]
         # Evaluation and prediction do not check labels.
         check = distiller.check_labels if self._checks_labels else lambda labels: labels
-        return lambda data: step(validation.checked_batch(data, owners, check))
+        return lambda data: step(compile_and_fit.checked_batch(data, owners, check))
 
     def watched(self, step: Any) -> Any:
         """Returns a training function that reports what the guard, and the first batch, say."""

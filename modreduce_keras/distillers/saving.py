@@ -7,7 +7,7 @@ import keras
 
 from modreduce_keras import knobs
 from modreduce_keras.copying import make_runnable
-from modreduce_keras.distillers.teacher import models_of
+from modreduce_keras.distillers.teachers.base import models_of
 from modreduce_keras.registry import deserialized
 
 _HDF5 = (".h5", ".hdf5")

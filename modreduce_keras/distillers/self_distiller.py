@@ -9,14 +9,15 @@ from keras import ops
 from modreduce_keras import knobs, registry
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.calls import answering, of_model
-from modreduce_keras.distillers import checks, heads, kind_checks
+from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.base import BaseDistiller
-from modreduce_keras.distillers.batch import Batch
+from modreduce_keras.distillers.checks import heads, kind_checks
+from modreduce_keras.distillers.checks.ignored import warn_of_ignored
+from modreduce_keras.distillers.checks.shares import Share
 from modreduce_keras.distillers.early_exit import EarlyExit
-from modreduce_keras.distillers.forward import ENSEMBLE, Outputs
-from modreduce_keras.distillers.ignored import warn_of_ignored
-from modreduce_keras.distillers.shares import Share
-from modreduce_keras.distillers.terms import Term
+from modreduce_keras.distillers.step.batch import Batch
+from modreduce_keras.distillers.step.forward import ENSEMBLE, Outputs
+from modreduce_keras.distillers.step.terms import Term
 from modreduce_keras.held import Held
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Response

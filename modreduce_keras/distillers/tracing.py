@@ -5,9 +5,9 @@ from typing import Any
 
 import keras
 
-from modreduce_keras.distillers import teacher_forms
-from modreduce_keras.distillers.forward import ForwardPass
-from modreduce_keras.distillers.teacher import fingerprint_of_constants
+from modreduce_keras.distillers.step.forward import ForwardPass
+from modreduce_keras.distillers.teachers import forms
+from modreduce_keras.distillers.teachers.base import fingerprint_of_constants
 from modreduce_keras.distribute import is_multi_worker
 
 
@@ -57,8 +57,8 @@ class TeacherTracing(Tracing):
             self._forward.look_at(x, jit_compile=distiller.jit_compile, measures=measures)
         if before != self.traced_for():
             distiller.test_function = None
-        if distiller.runs.speaks and distiller.teacher_dtype == teacher_forms.AUTO:
-            print(teacher_forms.described(self.forms()))
+        if distiller.runs.speaks and distiller.teacher_dtype == forms.AUTO:
+            print(forms.described(self.forms()))
 
     def traced_for(self) -> Any:
         return tuple(self.forms().values())

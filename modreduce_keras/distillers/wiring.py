@@ -7,13 +7,14 @@ from typing import Any
 import keras
 
 from modreduce_keras.data import TeacherCache, TeacherOutputs
-from modreduce_keras.distillers import checks, heads
-from modreduce_keras.distillers.branching import SharedTrunk
-from modreduce_keras.distillers.cached_teacher import CachedTeacher
-from modreduce_keras.distillers.forward import ForwardPass
-from modreduce_keras.distillers.inputs import Inputs
-from modreduce_keras.distillers.live_teacher import LiveTeacher
-from modreduce_keras.distillers.teacher import Teacher, models_of
+from modreduce_keras.distillers import checks
+from modreduce_keras.distillers.checks import heads
+from modreduce_keras.distillers.step.branching import SharedTrunk
+from modreduce_keras.distillers.step.forward import ForwardPass
+from modreduce_keras.distillers.step.inputs import Inputs
+from modreduce_keras.distillers.teachers.base import Teacher, models_of
+from modreduce_keras.distillers.teachers.cached import CachedTeacher
+from modreduce_keras.distillers.teachers.live import LiveTeacher
 from modreduce_keras.knowledge import Knowledge, Response
 from modreduce_keras.models.graph import input_specs
 from modreduce_keras.symbolic import output_spec

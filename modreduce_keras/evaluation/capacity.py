@@ -9,7 +9,8 @@ import numpy as np
 
 from modreduce_keras.arguments import require_integer, require_number
 from modreduce_keras.batches import Batches, split_index, unpack
-from modreduce_keras.distillers import checks, heads
+from modreduce_keras.distillers import checks
+from modreduce_keras.distillers.checks import heads
 from modreduce_keras.models.kernel_wrapper import count_in_use
 
 STUDENT = "student"

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from modreduce_keras.distillers import heads
+from modreduce_keras.distillers.checks import heads
 from modreduce_keras.evaluation import multiply_adds
 from modreduce_keras.export.interpreter import TFLiteFile
 from modreduce_keras.export.onnx_session import ONNXFile

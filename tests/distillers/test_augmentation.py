@@ -6,7 +6,7 @@ import keras
 import pytest
 
 import modreduce_keras as mr
-from modreduce_keras.distillers.augmentation import augmenting_layers
+from modreduce_keras.distillers.checks.augmentation import augmenting_layers
 
 layers = keras.layers
 

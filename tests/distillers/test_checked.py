@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 from modreduce_keras.distillers import checks
-from modreduce_keras.distillers.validation import clear_errors
+from modreduce_keras.distillers.checks.compile_and_fit import clear_errors
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
 Y = np.arange(6) % 3

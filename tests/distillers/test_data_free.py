@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.distillers import generator_losses as losses
+from modreduce_keras.distillers.generation import losses as losses
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.distillers import teacher_forms
-from modreduce_keras.distillers.folded_normalization import foldable, folded_normalization
+from modreduce_keras.distillers.teachers import forms
+from modreduce_keras.distillers.teachers.folded_normalization import foldable, folded_normalization
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
@@ -249,7 +249,7 @@ def test_other_weights_are_looked_at_in_the_next_fit(net, teacher, images, label
     distiller.fit(images, labels, verbose=0)
     assert distiller.train_function is first
     teacher.set_weights(net((6, 8)).get_weights())
-    monkeypatch.setattr(teacher_forms, "EQUAL", -1.0)
+    monkeypatch.setattr(forms, "EQUAL", -1.0)
     distiller.fit(images, labels, verbose=0)
     assert distiller.teacher_forms == {"teacher": "as_given"}
     assert distiller.train_function is not first
@@ -290,7 +290,7 @@ def test_a_resumed_training_has_the_form_of_the_first(
 
     whole = run(tmp_path / "whole", 3)
     run(tmp_path / "parts", 1)
-    monkeypatch.setattr(teacher_forms, "EQUAL", -1.0)
+    monkeypatch.setattr(forms, "EQUAL", -1.0)
     resumed = run(tmp_path / "parts", 3)
     assert whole[0] == resumed[0] == {"teacher": "folded"}
     for one, other in zip(whole[1], resumed[1], strict=True):
@@ -315,8 +315,8 @@ def bfloat16_is_fastest(monkeypatch):
         measured.append(list(steps))
         return "bfloat16" if "bfloat16" in steps else next(iter(steps))
 
-    monkeypatch.setattr(teacher_forms, "_fastest_of", fastest)
-    monkeypatch.setattr(teacher_forms, "_fastest", {})
+    monkeypatch.setattr(forms, "_fastest_of", fastest)
+    monkeypatch.setattr(forms, "_fastest", {})
     return measured
 
 
@@ -332,7 +332,7 @@ def test_auto_takes_the_fastest_says_so_and_remembers_it(
     outputs = distiller._forward.teacher(images).logits
     copy = mr.models.fold(teacher, dtype="bfloat16")
     np.testing.assert_array_equal(outputs, copy(images))
-    assert 0 < relative(teacher(images), outputs) < teacher_forms.CLOSE
+    assert 0 < relative(teacher(images), outputs) < forms.CLOSE
     again = made(net(), teacher, teacher_dtype="auto")
     again.fit(images, labels, verbose=0)
     assert again.teacher_forms == {"teacher": "bfloat16"}
@@ -343,7 +343,7 @@ def test_auto_takes_the_fastest_says_so_and_remembers_it(
 def test_auto_takes_none_whose_outputs_are_far_off(
     net, teacher, images, labels, bfloat16_is_fastest, monkeypatch
 ):
-    monkeypatch.setattr(teacher_forms, "CLOSE", 1e-6)
+    monkeypatch.setattr(forms, "CLOSE", 1e-6)
     distiller = made(net(), teacher, teacher_dtype="auto")
     distiller.train_on_batch(images, labels)
     assert bfloat16_is_fastest == []  # one candidate is not timed
@@ -352,19 +352,19 @@ def test_auto_takes_none_whose_outputs_are_far_off(
 
 def test_the_faster_is_measured(monkeypatch):
     clock = itertools.accumulate(itertools.chain([0.0], itertools.cycle([5.0, 0.0, 4.0, 0.0])))
-    monkeypatch.setattr(teacher_forms.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(forms.time, "perf_counter", lambda: next(clock))
     steps = dict.fromkeys(["folded", "bfloat16"], lambda: [keras.ops.zeros(())])
-    assert teacher_forms._fastest_of(steps) == "bfloat16"
+    assert forms._fastest_of(steps) == "bfloat16"
     steps = dict.fromkeys(["bfloat16", "folded"], lambda: [keras.ops.zeros(())])
-    assert teacher_forms._fastest_of(steps) == "folded"
+    assert forms._fastest_of(steps) == "folded"
 
 
 def test_differences():
     one = {"a": np.array([1.0, -4.0], "float32"), "b": np.array([1, 2])}
     other = {"a": np.array([1.5, -4.0], "float32"), "b": np.array([1, 2])}
-    assert teacher_forms.difference(one, other) == 0.125
-    assert teacher_forms.difference(one, {**one, "b": np.array([1, 3])}) == np.inf
-    assert teacher_forms.difference(one, {**one, "a": np.array([1.0, np.nan])}) == np.inf
+    assert forms.difference(one, other) == 0.125
+    assert forms.difference(one, {**one, "b": np.array([1, 3])}) == np.inf
+    assert forms.difference(one, {**one, "a": np.array([1.0, np.nan])}) == np.inf
 
 
 def test_a_file_of_an_earlier_version_has_none(net, teacher, tmp_path):

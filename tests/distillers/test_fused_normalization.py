@@ -7,8 +7,8 @@ import tensorflow as tf
 from keras import layers
 
 import modreduce_keras as mr
-from modreduce_keras.distillers import fused_normalization as module
-from modreduce_keras.distillers.fused_normalization import fused_normalization
+from modreduce_keras.distillers.step import fused_normalization as module
+from modreduce_keras.distillers.step.fused_normalization import fused_normalization
 
 SHAPES = [(16, 5), (8, 7, 5), (4, 6, 6, 8), (2, 3, 4, 4, 6), (1, 4), (1, 1, 1, 3)]
 EPSILONS = {"float32": 2.0**-23, "mixed_bfloat16": 2.0**-8, "mixed_float16": 2.0**-11}

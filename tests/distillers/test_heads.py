@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.distillers import heads
+from modreduce_keras.distillers.checks import heads
 from modreduce_keras.models import head_kinds, trials
 from modreduce_keras.models.graph import input_specs
 from tests.support.models.headed import (

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import modreduce_keras as mr
-from modreduce_keras.distillers.supervision import Supervision
+from modreduce_keras.distillers.step.supervision import Supervision
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 

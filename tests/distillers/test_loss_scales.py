@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.distillers import policies
+from modreduce_keras.distillers.gradients import policies
 from modreduce_keras.distillers.optimizers import states
 from tests.support.models.poison import MARK, marked, poisoned_net, values
 

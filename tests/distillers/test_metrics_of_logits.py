@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.distillers import heads
+from modreduce_keras.distillers.checks import heads
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 

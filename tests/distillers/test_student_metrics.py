@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import modreduce_keras as mr
-from modreduce_keras.distillers import student_metrics
+from modreduce_keras.distillers.metrics import student_metrics
 from modreduce_keras.held import Held
 
 pytestmark = pytest.mark.usefixtures("eagerly")

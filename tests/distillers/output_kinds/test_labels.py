@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.distillers import kind_checks
+from modreduce_keras.distillers.checks import kind_checks
 from modreduce_keras.output_kind import output_kinds
 from tests.support.models.output_kinds import (
     SEVERAL_HOT,

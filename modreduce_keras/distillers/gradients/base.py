@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from modreduce_keras.distillers.guard import Guard
-from modreduce_keras.distillers.terms import Term
+from modreduce_keras.distillers.gradients.guard import Guard
+from modreduce_keras.distillers.step.terms import Term
 
 Networks = Mapping[str, Sequence[keras.layers.Layer]]
 """What is trained or skipped together, by name: a student with its adapters, students that share a

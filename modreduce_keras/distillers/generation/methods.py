@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from modreduce_keras.arguments import kept, require_choice, require_integer, require_number
-from modreduce_keras.distillers.generator_losses import (
+from modreduce_keras.distillers.generation.losses import (
     activation_loss,
     adversarial_loss,
     information_loss,

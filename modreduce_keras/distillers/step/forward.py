@@ -7,10 +7,10 @@ from typing import Any
 import keras
 
 from modreduce_keras.distillers import checks
-from modreduce_keras.distillers.batch import Batch
-from modreduce_keras.distillers.branching import SharedTrunk
-from modreduce_keras.distillers.inputs import Inputs
-from modreduce_keras.distillers.teacher import Teacher
+from modreduce_keras.distillers.step.batch import Batch
+from modreduce_keras.distillers.step.branching import SharedTrunk
+from modreduce_keras.distillers.step.inputs import Inputs
+from modreduce_keras.distillers.teachers.base import Teacher
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.models.graph import own_inputs
 from modreduce_keras.taps import ModelOutput, TapReader

@@ -4,7 +4,7 @@ import warnings
 from typing import Any
 
 from modreduce_keras.arguments import require_bool
-from modreduce_keras.distillers.objective import Objective
+from modreduce_keras.distillers.step.objective import Objective
 
 
 def evaluates_knowledge(given: bool | None, supervision: Any) -> bool:

@@ -14,9 +14,9 @@ from keras import ops
 
 from modreduce_keras.distillers import optimizers
 from modreduce_keras.distillers.backend import tensorflow as backend
-from modreduce_keras.distillers.gradients import GradientPolicy, Networks, total
-from modreduce_keras.distillers.guard import STOP, Guard
-from modreduce_keras.distillers.loss_scales import LossScales
+from modreduce_keras.distillers.gradients.base import GradientPolicy, Networks, total
+from modreduce_keras.distillers.gradients.guard import STOP, Guard
+from modreduce_keras.distillers.gradients.loss_scales import LossScales
 from modreduce_keras.distribute import (
     keeping_overwritten,
     num_replicas,

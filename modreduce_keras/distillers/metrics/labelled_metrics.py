@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from modreduce_keras.distillers.batch import without_last_axis_of_one
-from modreduce_keras.distillers.metrics_of_logits import OfProbabilities, metric_named
+from modreduce_keras.distillers.metrics.metrics_of_logits import OfProbabilities, metric_named
+from modreduce_keras.distillers.step.batch import without_last_axis_of_one
 from modreduce_keras.keras_internals import direction_of, set_direction
 from modreduce_keras.ops import along_positions, float32
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from modreduce_keras.distillers import heads
+from modreduce_keras.distillers.checks import heads
 from modreduce_keras.distribute import share_over_replicas
 from modreduce_keras.keras_internals import mask_of
 from modreduce_keras.models.head_kinds import LOGITS

@@ -14,11 +14,11 @@ from modreduce_keras.batches import INDEX, require_end, split_index
 from modreduce_keras.copying import lora_weights
 from modreduce_keras.data.index import require_batches
 from modreduce_keras.distillers.backend import tensorflow as backend
-from modreduce_keras.distillers.class_weights import require_class_weight
-from modreduce_keras.distillers.guard import SKIP, STOP
-from modreduce_keras.distillers.metrics_of_logits import metric_named
-from modreduce_keras.distillers.sample_weights import require_alike
-from modreduce_keras.distillers.supervision import LabelRule
+from modreduce_keras.distillers.checks.class_weights import require_class_weight
+from modreduce_keras.distillers.gradients.guard import SKIP, STOP
+from modreduce_keras.distillers.metrics.metrics_of_logits import metric_named
+from modreduce_keras.distillers.step.sample_weights import require_alike
+from modreduce_keras.distillers.step.supervision import LabelRule
 from modreduce_keras.distribute import require_in_scope, require_sample_index
 from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.knowledge import Knowledge

@@ -9,10 +9,11 @@ import numpy as np
 from keras import ops
 
 from modreduce_keras.aggregators.base import Aggregator
-from modreduce_keras.distillers import checks, heads
-from modreduce_keras.distillers.forward import ForwardPass, Outputs
-from modreduce_keras.distillers.gradients import GradientPolicy
+from modreduce_keras.distillers import checks
+from modreduce_keras.distillers.checks import heads
+from modreduce_keras.distillers.gradients.base import GradientPolicy
 from modreduce_keras.distillers.optimizers import TRUNK
+from modreduce_keras.distillers.step.forward import ForwardPass, Outputs
 from modreduce_keras.knowledge import masks
 from modreduce_keras.knowledge.compared import compared
 from modreduce_keras.labels import classes_of_one_hot

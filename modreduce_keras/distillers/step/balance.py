@@ -12,9 +12,9 @@ from keras import ops
 
 from modreduce_keras.distillers import balanced
 from modreduce_keras.distillers.backend import tensorflow as backend
-from modreduce_keras.distillers.batch import Batch
-from modreduce_keras.distillers.sample_weights import by_sample_weight
-from modreduce_keras.distillers.terms import Term
+from modreduce_keras.distillers.step.batch import Batch
+from modreduce_keras.distillers.step.sample_weights import by_sample_weight
+from modreduce_keras.distillers.step.terms import Term
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.losses.base import Loss
 

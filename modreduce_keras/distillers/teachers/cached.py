@@ -12,10 +12,10 @@ import keras
 from modreduce_keras.data import TeacherCache, TeacherOutputs
 from modreduce_keras.data.index import teacher_outputs_of
 from modreduce_keras.data.outputs_only import not_attached
-from modreduce_keras.distillers.heads import compares_plain_numbers
-from modreduce_keras.distillers.inputs import Inputs
-from modreduce_keras.distillers.live_teacher import LiveTeacher
-from modreduce_keras.distillers.teacher_forms import AS_GIVEN
+from modreduce_keras.distillers.checks.heads import compares_plain_numbers
+from modreduce_keras.distillers.step.inputs import Inputs
+from modreduce_keras.distillers.teachers.forms import AS_GIVEN
+from modreduce_keras.distillers.teachers.live import LiveTeacher
 from modreduce_keras.knowledge import Knowledge, Response
 from modreduce_keras.output_kind import CLASSES, UNKNOWN, output_kind
 from modreduce_keras.taps import ModelOutput

@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from modreduce_keras.distillers.backend.tensorflow import normalize_batch
-from modreduce_keras.distillers.replaced_calls import ReplacedCalls
+from modreduce_keras.distillers.step.replaced_calls import ReplacedCalls
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _calls = ReplacedCalls()

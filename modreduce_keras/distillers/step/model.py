@@ -5,14 +5,14 @@ from typing import Any
 
 import keras
 
-from modreduce_keras.distillers import logs, student_metrics
 from modreduce_keras.distillers.backend import tensorflow as backend
-from modreduce_keras.distillers.batch import Batch
-from modreduce_keras.distillers.first_batch import FirstBatch
-from modreduce_keras.distillers.forward import Outputs
-from modreduce_keras.distillers.gradients import GradientPolicy
-from modreduce_keras.distillers.objective import Objective, Result
-from modreduce_keras.distillers.statistics import average_statistics
+from modreduce_keras.distillers.checks.statistics import average_statistics
+from modreduce_keras.distillers.gradients.base import GradientPolicy
+from modreduce_keras.distillers.metrics import logs, student_metrics
+from modreduce_keras.distillers.step.batch import Batch
+from modreduce_keras.distillers.step.first_batch import FirstBatch
+from modreduce_keras.distillers.step.forward import Outputs
+from modreduce_keras.distillers.step.objective import Objective, Result
 from modreduce_keras.distillers.tracing import Tracing
 from modreduce_keras.distribute import batch_of_this_replica, reducible_logs
 from modreduce_keras.keras_internals import (

@@ -8,11 +8,12 @@ import keras
 from keras import ops
 
 from modreduce_keras.copying import copy_state
-from modreduce_keras.distillers import checks, teacher_forms
-from modreduce_keras.distillers.folded_normalization import foldable, folded_normalization
-from modreduce_keras.distillers.inputs import Inputs
-from modreduce_keras.distillers.teacher import fingerprint_of_constants, models_of
-from modreduce_keras.distillers.teacher_forms import AS_GIVEN, AUTO, FOLDED
+from modreduce_keras.distillers import checks
+from modreduce_keras.distillers.step.inputs import Inputs
+from modreduce_keras.distillers.teachers import forms
+from modreduce_keras.distillers.teachers.base import fingerprint_of_constants, models_of
+from modreduce_keras.distillers.teachers.folded_normalization import foldable, folded_normalization
+from modreduce_keras.distillers.teachers.forms import AS_GIVEN, AUTO, FOLDED
 from modreduce_keras.fingerprints import fingerprint_of
 from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.folding import fold
@@ -193,13 +194,11 @@ class LiveTeacher:
         """
         self.awaits_batch, self._weights = False, self._weights_now()
         if self._may_overflow():
-            teacher_forms.require_finite(self, x, seen, str(self._dtype))
+            forms.require_finite(self, x, seen, str(self._dtype))
             return
         lower = self._dtype == AUTO and measures
         candidates = self._candidates(lower)
-        self._is_undecided = not teacher_forms.choose(
-            self, x, seen, candidates, jit_compile=jit_compile
-        )
+        self._is_undecided = not forms.choose(self, x, seen, candidates, jit_compile=jit_compile)
         kept = dict(enumerate(self.forms))
         self._copies = {key: one for key, one in self._copies.items() if kept[key[0]] == key[1]}
 
@@ -208,7 +207,7 @@ class LiveTeacher:
         return self._dtype == "float16" and bool(self._copies)
 
     def _candidates(self, lower: bool) -> list[list[str]]:
-        others = teacher_forms.LOWER if lower else ()
+        others = forms.LOWER if lower else ()
         return [[*([FOLDED] if pairs else []), *others] for pairs in self._pairs]
 
     def settle(self, forms: Sequence[str]) -> None:

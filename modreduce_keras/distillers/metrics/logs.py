@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from modreduce_keras.distillers import student_metrics
-from modreduce_keras.distillers.sample_weights import of_every_output
-from modreduce_keras.distillers.supervision import (
+from modreduce_keras.distillers.metrics import student_metrics
+from modreduce_keras.distillers.step.sample_weights import of_every_output
+from modreduce_keras.distillers.step.supervision import (
     LabelRule,
     NamedSupervision,
     Supervision,

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from modreduce_keras.distillers.batch import have_positions, without_last_axis_of_one
-from modreduce_keras.distillers.terms import Term
+from modreduce_keras.distillers.step.batch import have_positions, without_last_axis_of_one
+from modreduce_keras.distillers.step.terms import Term
 from modreduce_keras.ops import per_sample_mean
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from modreduce_keras.arguments import is_number
-from modreduce_keras.distillers.forward import Outputs
-from modreduce_keras.distillers.supervision import NamedSupervision, Supervision
+from modreduce_keras.distillers.step.forward import Outputs
+from modreduce_keras.distillers.step.supervision import NamedSupervision, Supervision
 from modreduce_keras.knowledge import Knowledge
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import keras
 
-from modreduce_keras.distillers import checks, heads
-from modreduce_keras.distillers.generation import GENERATOR
+from modreduce_keras.distillers import checks
+from modreduce_keras.distillers.checks import heads
+from modreduce_keras.distillers.generation.methods import GENERATOR
 from modreduce_keras.models.graph import input_specs
 from modreduce_keras.models.image_generator import image_generator
 from modreduce_keras.models.preprocessing import preprocessing

@@ -8,13 +8,13 @@ import keras
 from keras import ops
 
 from modreduce_keras.distillers import balanced
-from modreduce_keras.distillers.batch import Batch
 from modreduce_keras.distillers.checks import repeated
-from modreduce_keras.distillers.forward import ENSEMBLE, Outputs
-from modreduce_keras.distillers.gradients import GradientPolicy
-from modreduce_keras.distillers.sample_weights import by_sample_weight
-from modreduce_keras.distillers.terms import Term
-from modreduce_keras.distillers.trackers import Trackers, update
+from modreduce_keras.distillers.gradients.base import GradientPolicy
+from modreduce_keras.distillers.step.batch import Batch
+from modreduce_keras.distillers.step.forward import ENSEMBLE, Outputs
+from modreduce_keras.distillers.step.sample_weights import by_sample_weight
+from modreduce_keras.distillers.step.terms import Term
+from modreduce_keras.distillers.step.trackers import Trackers, update
 from modreduce_keras.distribute import num_replicas, sum_over_replicas
 
 

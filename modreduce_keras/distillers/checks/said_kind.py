@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from modreduce_keras.distillers import kind_checks
+from modreduce_keras.distillers.checks import kind_checks
 from modreduce_keras.labels import rows_are_one_hot
 from modreduce_keras.output_kind import CLASSES, EMBEDDING, LABELS, LOGIT, REGRESSION, UNKNOWN
 

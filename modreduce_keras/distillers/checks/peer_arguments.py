@@ -7,9 +7,9 @@ import keras
 
 from modreduce_keras.calls import did_you_mean
 from modreduce_keras.distillers import checks
-from modreduce_keras.distillers.forward import ENSEMBLE
-from modreduce_keras.distillers.group import AGGREGATOR
 from modreduce_keras.distillers.optimizers import TRUNK
+from modreduce_keras.distillers.step.forward import ENSEMBLE
+from modreduce_keras.distillers.step.group import AGGREGATOR
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.knowledge.shorthand import resolved
 

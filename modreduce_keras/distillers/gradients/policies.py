@@ -5,11 +5,15 @@ from typing import Any
 
 import keras
 
-from modreduce_keras.distillers.averages import EMAWeights
-from modreduce_keras.distillers.gradients import GradientPolicy
-from modreduce_keras.distillers.guard import Guard
-from modreduce_keras.distillers.loss_scales import LossScales, Schedule, computes_in_float16
-from modreduce_keras.distillers.skip_nonfinite import SkipNonFinite
+from modreduce_keras.distillers.gradients.base import GradientPolicy
+from modreduce_keras.distillers.gradients.guard import Guard
+from modreduce_keras.distillers.gradients.loss_scales import (
+    LossScales,
+    Schedule,
+    computes_in_float16,
+)
+from modreduce_keras.distillers.gradients.skip_nonfinite import SkipNonFinite
+from modreduce_keras.distillers.step.averages import EMAWeights
 from modreduce_keras.keras_internals import flatten_layers
 
 

@@ -9,7 +9,7 @@ import keras
 from modreduce_keras.arguments import is_number, require_choice
 from modreduce_keras.calls import did_you_mean, shown
 from modreduce_keras.data import TeacherCache, TeacherOutputs
-from modreduce_keras.distillers.teacher_forms import AS_GIVEN, AUTO
+from modreduce_keras.distillers.teachers.forms import AS_GIVEN, AUTO
 from modreduce_keras.losses.base import fits
 from modreduce_keras.models.folding import DTYPES
 from modreduce_keras.models.function_model import FunctionModel

@@ -15,7 +15,7 @@ import keras
 from keras import ops
 
 from modreduce_keras.distillers.backend.tensorflow import add_bias
-from modreduce_keras.distillers.replaced_calls import ReplacedCalls
+from modreduce_keras.distillers.step.replaced_calls import ReplacedCalls
 from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.folding import normalized_layer
 from modreduce_keras.models.graph import Graph, defined_by_user

@@ -1,0 +1,1 @@
+"""Generation: networks that make the data of a distiller that has none."""

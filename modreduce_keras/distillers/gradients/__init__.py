@@ -1,0 +1,1 @@
+"""Gradient policies: how gradients are scaled, checked and applied."""
