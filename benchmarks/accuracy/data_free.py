@@ -43,9 +43,7 @@ flags.DEFINE_integer("teacher_epochs", 4, "Epochs of the teacher's training", lo
 flags.DEFINE_integer("images", 10_000, "Images that the teacher is trained on", 10, 10_000)
 flags.DEFINE_integer("width", 12, "Channels of the generator's last maps", lower_bound=1)
 flags.DEFINE_float("zskt_rate", 1e-3, "Learning rate of ZSKT's generator, of Adam, as published")
-flags.DEFINE_float(
-    "dafl_rate", 0.2, "Of DAFL's, as in the authors' code for MNIST; to 0 by a cosine"
-)
+flags.DEFINE_float("dafl_rate", 0.2, "Of DAFL's, as in the authors' code for small grey images")
 flags.DEFINE_integer("updates", 1000, "Updates of each student", lower_bound=1)
 flags.DEFINE_integer("batch", 64, "Images in a batch", lower_bound=2)
 flags.DEFINE_float("rate", 2e-3, "Learning rate of students, of Adam, to 0 by a cosine")
@@ -71,10 +69,8 @@ def trained_teacher(images: np.ndarray, classes: np.ndarray) -> keras.Model:
     return teacher
 
 
-def adam(updates: int, rate: float | None = None) -> keras.optimizers.Optimizer:
-    """Returns Adam, whose rate, that of students if none is given, falls to 0 by a cosine."""
-    rate = FLAGS.rate if rate is None else rate
-    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, updates))
+def adam(updates: int) -> keras.optimizers.Optimizer:
+    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(FLAGS.rate, updates))
 
 
 def accuracy(model: keras.Model, test: tuple[np.ndarray, np.ndarray]) -> float:
@@ -101,7 +97,7 @@ def on_noise(student: keras.Model, teacher: keras.Model, seed: int) -> None:
 
 
 def on_generated(
-    student: keras.Model, teacher: keras.Model, seed: int, method: Any, optimizer: Any
+    student: keras.Model, teacher: keras.Model, seed: int, method: Any, rate: float
 ) -> None:
     distiller = mr.DataFreeDistiller(
         student=student,
@@ -110,7 +106,7 @@ def on_generated(
         method=method,
         seed=seed,
     )
-    distiller.compile({"student": adam(FLAGS.updates), "generator": optimizer})
+    distiller.compile({"student": adam(FLAGS.updates), "generator": keras.optimizers.Adam(rate)})
     turns = method.turns
     steps = FLAGS.updates * len(turns) // sum("student" in turn for turn in turns)
     distiller.fit(steps_per_epoch=steps, batch_size=FLAGS.batch, verbose=0)
@@ -136,12 +132,8 @@ def trained(method: str, teacher: keras.Model, images: np.ndarray, seed: int) ->
     run: dict[str, Callable[[], None]] = {
         "data": lambda: on_images(student, teacher, images),
         "noise": lambda: on_noise(student, teacher, seed),
-        "zskt": lambda: on_generated(
-            student, teacher, seed, zskt, keras.optimizers.Adam(FLAGS.zskt_rate)
-        ),
-        "dafl": lambda: on_generated(
-            student, teacher, seed, dafl, adam(FLAGS.updates, FLAGS.dafl_rate)
-        ),
+        "zskt": lambda: on_generated(student, teacher, seed, zskt, FLAGS.zskt_rate),
+        "dafl": lambda: on_generated(student, teacher, seed, dafl, FLAGS.dafl_rate),
         "deep_inversion": lambda: on_inverted(student, teacher, seed),
     }
     run[method]()
