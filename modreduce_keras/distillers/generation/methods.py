@@ -123,9 +123,8 @@ class DAFL(Generation):
         one_hot · CE(z_t, argmax z_t) - activation · mean |f_t| + information · Σ_c m_c log10 m_c
 
     with the teacher's logits z_t, the inputs f_t of its classifier, and the mean m of softmax(z_t)
-    over the batch. Student and generator learn in the same step, on the same images. The generator
-    needs a far larger learning rate than that of ZSKT: the authors' code has Adam at 0.2 for MNIST,
-    and at 0.02 for CIFAR.
+    over the batch. Student and generator learn in the same step, on the same images. The authors'
+    code trains the generator by Adam at 0.2 for MNIST and at 0.02 for CIFAR, ZSKT's at 0.001.
 
     Args:
         one_hot: Weight of the cross-entropy with the teacher's own prediction. Defaults to 1.
