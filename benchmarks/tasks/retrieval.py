@@ -57,7 +57,7 @@ class Retrieval(Task):
     methods: ClassVar[dict[str, str]] = {
         "alone": "pairs",
         "kd": '`"kd"` of the scores, temperature 1',
-        "margin_mse": '`"margin_mse"` of the scores',
+        "margin_mse": '`"margin_mse"` of the scores, weight .07',
         "listwise": '`"listwise"` of the embeddings',
     }
     teacher_recipe = Recipe(epochs=6, batch=64, rate=3e-3)
