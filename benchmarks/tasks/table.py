@@ -30,7 +30,7 @@ def tasks(rows: Sequence[Row]) -> str:
     names = [name for name in NAMES if any(row["task"] == name for row in rows)]
     by_task = {name: _runs([row for row in rows if row["task"] == name]) for name in names}
     columns = ["task", "student learns from", "figure", "gain", "its teacher"]
-    columns += ["seconds", "MiB", "parameters"]
+    columns += ["seconds", "MiB", "parameters", "seeds"]
     lines = [
         _cells(name, method, runs)
         for name, runs in by_task.items()
@@ -38,13 +38,13 @@ def tasks(rows: Sequence[Row]) -> str:
     ]
     latest = [row for runs in by_task.values() for row in runs.values()]
     # One command measures all tasks, or each by itself.
-    seeds = len({row["seed"] for row in latest})
+    seeds = sorted({row["seed"] for row in latest})
     alike = [
         {
             **row,
             "command": row["command"].partition(" --tasks=")[0],
             "commit": None,
-            "seeds": seeds,
+            "seeds": f"{seeds[0]} to {seeds[-1]}",
         }
         for row in latest
     ]
@@ -86,6 +86,7 @@ def _cells(task: str, method: str, runs: Mapping[tuple[str, int], Row]) -> list[
         f"{seconds:.0f}",
         f"{peak:.1f}",
         parameters,
+        str(len(own)),
     ]
 
 

@@ -57,12 +57,12 @@ def test_gains_are_of_one_seed_and_follow_what_is_better():
     rows += [row("alone", 2, 4.0, **falls), row("kd", 2, 4.1, **falls)]
     made = tasks(rows).splitlines()
     assert made[3].startswith(
-        "|  | by kd | 59.0 ± 9.9 | +4.0 ± 2.8 | 9.0 ± 0.0 | 2 | 0.5 | 1,000 |"
+        "|  | by kd | 59.0 ± 9.9 | +4.0 ± 2.8 | 9.0 ± 0.0 | 2 | 0.5 | 1,000 | 2 |"
     )
     assert made[6].startswith("|  | by kd | 3.800 ± 0.424 | +0.200 ± 0.424 | 9.000 ± 0.000 |")
     assert made[8].endswith("with every seed:** language model, by kd.")
     assert made[10].endswith("KD with every seed:** text, by own.")
-    assert made[12].startswith("`python -m x` (seeds 2) on 2 x CPU")
+    assert made[12].startswith("`python -m x` (seeds 1 to 2) on 2 x CPU")
 
 
 def test_scores_in_a_batch_are_those_of_the_next_documents():
