@@ -175,7 +175,8 @@ def _weight(random: Any) -> Any:
 
 
 def _teaching(random: Any, seed: int, number: int, batch: int, tokens: bool) -> Teaching:
-    identifier = _in_turn("loss", seed, number)
+    # Each round begins one further, so that no loss meets only the numbers that are for peers.
+    identifier = _in_turn("loss", seed, number + number // len(components("loss")))
     loss = _component(random, "loss", identifier)
     cls = components("loss")[identifier]
     adapter = None if random.random() < 0.05 else "default"

@@ -58,7 +58,9 @@ def require_plain(student: Any, what: str) -> keras.Model:
     return model
 
 
-def chosen(model: keras.Model, layers: Any, what: str = "student") -> list[keras.layers.Layer]:
+def chosen(
+    model: keras.Model, layers: Any, what: str = "student", stacklevel: int = 3
+) -> list[keras.layers.Layer]:
     """Returns the layers with a kernel that are meant.
 
     Args:
@@ -66,6 +68,7 @@ def chosen(model: keras.Model, layers: Any, what: str = "student") -> list[keras
         layers: Names, paths (`"block/conv"`), patterns of these, and classes of layers; or `None`
             for all but depthwise convolutions.
         what: The name of the argument that the model was given as.
+        stacklevel: As of `warnings.warn`. Defaults to 3: the caller of the caller.
 
     Warns:
         UserWarning: If `None` leaves out kernels in layers that cannot be rebuilt, or with
@@ -89,7 +92,7 @@ def chosen(model: keras.Model, layers: Any, what: str = "student") -> list[keras
                 f"Of {model.name!r} these stay as they are: {', '.join(left)}. Build what is "
                 "subclassed as a functional model, or name with layers=[...] the layers that are "
                 "meant.",
-                stacklevel=3,
+                stacklevel=stacklevel,
             )
         return found
     if isinstance(layers, (str, type)) or not isinstance(layers, Iterable):

@@ -76,7 +76,7 @@ def test_the_best_student_from_before_the_zeros_is_reported(tmp_path):
     zeros = fit_pruned(tmp_path / "late.keras", [1.0, 2.0, 3.0, 0.5]) == 0.0
     assert zeros.mean() == pytest.approx(0.5, abs=0.1)
     # 0.5 - 0.5 · 0.5³ = 0.4375
-    message = r"(The best 'student' .*|'.*' is taken .*)sparsity is 0\.44 at step 3, .*at step 6"
+    message = r"(The best 'student' .*|'.*' is used as .*)sparsity is 0\.44 at step 3, .*at step 6"
     with pytest.warns(UserWarning, match=message) as found:
         fit_pruned(tmp_path / "early.keras", [1.0, 2.0, 3.0, 4.0])
     texts = [str(one.message) for one in found if "sparsity" in str(one.message)]

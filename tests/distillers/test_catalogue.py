@@ -34,18 +34,23 @@ def knowledge_of(identifier):
     return KINDS[loss.kind](made, staged=False, **arguments)
 
 
-def supervision(loss, cross_entropy, labels):
+def of_numbers(loss):
+    """Returns whether a loss is for regressions alone."""
+    return loss.label_numbers or loss.output_kinds == ("regression",)
+
+
+def supervision(loss, cross_entropy, labels, units=3):
     """Returns the loss on the labels and the labels: of classes, of pixels, or independent ones."""
     if loss.label_maps:
         return cross_entropy, (labels[:, None, None] + np.indices((8, 8)).sum(axis=0)) % 3
-    if loss.label_numbers:
-        return keras.losses.MeanSquaredError(), np.eye(3, dtype="float32")[labels]
+    if of_numbers(loss):
+        return keras.losses.MeanSquaredError(), np.eye(units, dtype="float32")[labels]
     if "classes" in (loss.output_kinds or ("classes",)):
         return cross_entropy, labels
     return keras.losses.BinaryCrossentropy(from_logits=True), np.eye(3)[labels]
 
 
-def network(widths, of_pixels=False):
+def network(widths, of_pixels=False, units=3):
     """Builds a network of two stages, with as many taps as any method reads."""
     inputs = keras.Input((8, 8, 1))
     maps = inputs
@@ -56,7 +61,7 @@ def network(widths, of_pixels=False):
         maps = keras.layers.UpSampling2D()(maps)
         return keras.Model(inputs, keras.layers.Dense(3, name="logits")(maps))
     embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(maps)
-    return keras.Model(inputs, keras.layers.Dense(3, name="logits")(embedding))
+    return keras.Model(inputs, keras.layers.Dense(units, name="logits")(embedding))
 
 
 @pytest.mark.parametrize("identifier", components("loss"))
@@ -65,11 +70,14 @@ def test_the_term_is_the_loss_of_what_taps_and_adapter_give_and_moves_the_adapte
 ):
     knowledge = knowledge_of(identifier)
     loss = knowledge.loss
-    student = network(STUDENT_WIDTHS.get(identifier, (4, 6)), loss.label_maps)
-    teacher = network((5, 8), loss.label_maps) if loss.needs_teacher else None
+    units = 4 if identifier == "gaussian_kd" else 3  # means and variances
+    student = network(STUDENT_WIDTHS.get(identifier, (4, 6)), loss.label_maps, units)
+    teacher = network((5, 8), loss.label_maps, units) if loss.needs_teacher else None
     distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[knowledge])
-    cross_entropy, labels = supervision(loss, cross_entropy, labels)
-    distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
+    cross_entropy, labels = supervision(loss, cross_entropy, labels, units)
+    # A step must be larger than the rounding of float32, also with a weight of 5e-6.
+    rate = 0.1 / min(1.0, 10.0 * loss.default_weight)
+    distiller.compile(keras.optimizers.SGD(rate), cross_entropy)
     if knowledge.pretrained is not None:
         distiller.pretrain(images, batch_size=12, verbose=0)
     index = np.arange(12)[::-1].copy()
@@ -99,7 +107,7 @@ def test_the_term_is_the_loss_of_what_taps_and_adapter_give_and_moves_the_adapte
     assert abs(expected) > 1e-6
     np.testing.assert_allclose(logs[identifier], expected, rtol=1e-3)
     weighted = (
-        logs["mean_squared_error" if loss.label_numbers else "ce"]
+        logs["mean_squared_error" if of_numbers(loss) else "ce"]
         + loss.default_weight * logs[identifier]
     )
     np.testing.assert_allclose(logs["loss"], weighted, rtol=1e-5)

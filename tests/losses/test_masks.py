@@ -48,7 +48,7 @@ def features(random):
 
 
 def test_these_losses_take_masks():
-    expected = "ab at cc cka cosine cwd dino fgfi ft hint ickd ifvd listwise mgd"
+    expected = "ab at cc cka cosine cwd dino fgd_global fgfi ft hint ickd ifvd listwise mgd"
     expected += " minilm_relation nst ofd pairwise pkd pkt rkd_angle rkd_distance simkd sp"
     expected += " teacher_bounded vid"
     assert sorted(MASKED) == expected.split()

@@ -76,7 +76,7 @@ def test_a_failure_in_a_worker_is_told_there_and_by_the_chief(shared):
 def test_a_worker_has_no_results(shared):
     _, told = shared
     for role in ("first", "second"):
-        assert "the chief's: ask there" in told[role][0]
+        assert "get results and the best student there" in told[role][0]
         assert f"in the worker '{role}'" in told[role][0]
 
 

@@ -68,7 +68,7 @@ def test_a_prefix_and_other_names_keep_several_apart(hp):
     first.temperature(name="hot")
     second.temperature(default=2.0)
     assert list(configs(hp)) == ["temperature", "hot", "small/temperature"]
-    with pytest.raises(ValueError, match=r"say name=.*Received twice: 'small/temperature'"):
+    with pytest.raises(ValueError, match=r"pass name=.*Received twice: 'small/temperature'"):
         second.temperature()
 
 
