@@ -30,6 +30,7 @@ SIZE, CHANNELS = 32, 3
 NETWORKS = {
     "MobileNetV2": {"alpha": 0.35},
     "MobileNetV3Small": {"alpha": 0.35},
+    "MobileNetV3Large": {"alpha": 0.35},
     "EfficientNet": {
         "width_coefficient": 0.35,
         "depth_coefficient": 0.4,
