@@ -3,12 +3,15 @@
 import difflib
 import functools
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import keras
 
+_PACKAGE = f"{Path(__file__).parent}{os.sep}"
 Function = TypeVar("Function", bound=Callable[..., Any])
 Answer = Callable[[Mapping[str, Any]], str | None]
 """From the arguments of a call, by name, to the call that is meant; `None` if it does not know."""
@@ -83,6 +86,19 @@ def answering(meant: Answer) -> Any:
         return cast(Function, called)
 
     return decorate
+
+
+def stacklevel_of_user() -> int:
+    """Returns the `stacklevel` with which `warnings.warn` names the line of the user.
+
+    That is the first line outside of this package, however many wrappers and constructors are
+    between. Call it where `warnings.warn` is called. From Python 3.12 on, `skip_file_prefixes` of
+    `warnings.warn` does this.
+    """
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def of_model(owner: str) -> Answer:

@@ -77,7 +77,7 @@ def cluster(
         as without clusters.
     """
     require_plain(student, "student")
-    found = chosen(student, layers, stacklevel=4)  # `answering` calls this function
+    found = chosen(student, layers)
     given: dict[str, Any] = {"clusters": clusters, "keep_zeros": keep_zeros}
     copy, wrappers = with_wrappers(student, found, lambda layer: ClusteredKernel(layer, **given))
     for wrapper in wrappers:

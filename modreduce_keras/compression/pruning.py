@@ -102,7 +102,7 @@ def prune(
             "block_size is the size of the blocks of structure='block': give that, or leave it "
             f"out. Received: {structure=}, {block_size=}"
         )
-    found = chosen(student, layers, stacklevel=4)  # `answering` calls this function
+    found = chosen(student, layers)
     if structure == TWO_OF_FOUR:
         _require_half(sparsity)
         found = [one for one in found if layers is not None or fits_two_of_four(one)]

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import layers as keras_layers
 
-from modreduce_keras.calls import did_you_mean, listed
+from modreduce_keras.calls import did_you_mean, listed, stacklevel_of_user
 from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.fake_quantization import is_quantization_aware
 from modreduce_keras.models.kernel_wrapper import wrappers_in
@@ -58,9 +58,7 @@ def require_plain(student: Any, what: str) -> keras.Model:
     return model
 
 
-def chosen(
-    model: keras.Model, layers: Any, what: str = "student", stacklevel: int = 3
-) -> list[keras.layers.Layer]:
+def chosen(model: keras.Model, layers: Any, what: str = "student") -> list[keras.layers.Layer]:
     """Returns the layers with a kernel that are meant.
 
     Args:
@@ -68,7 +66,6 @@ def chosen(
         layers: Names, paths (`"block/conv"`), patterns of these, and classes of layers; or `None`
             for all but depthwise convolutions.
         what: The name of the argument that the model was given as.
-        stacklevel: As of `warnings.warn`. Defaults to 3: the caller of the caller.
 
     Warns:
         UserWarning: If `None` leaves out kernels in layers that cannot be rebuilt, or with
@@ -92,7 +89,7 @@ def chosen(
                 f"Of {model.name!r} these stay as they are: {', '.join(left)}. Build what is "
                 "subclassed as a functional model, or name with layers=[...] the layers that are "
                 "meant.",
-                stacklevel=stacklevel,
+                stacklevel=stacklevel_of_user(),
             )
         return found
     if isinstance(layers, (str, type)) or not isinstance(layers, Iterable):

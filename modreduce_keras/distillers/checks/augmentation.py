@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import keras
 
+from modreduce_keras.calls import stacklevel_of_user
 from modreduce_keras.copying import adapted_variables
 from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.knowledge import Knowledge
@@ -46,7 +47,7 @@ def warn_of_augmentation(
             "other inputs. Take these layers out of the student and into the dataset, which both "
             "see: dataset.map(lambda x, y: (augment(x, training=True), y))"
             f"{own if has_own_inputs else ''}.",
-            stacklevel=4,
+            stacklevel=stacklevel_of_user(),
         )
 
 
