@@ -27,7 +27,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import modreduce_keras as mr
-from benchmarks import common
+from benchmarks import common, networks
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -70,16 +70,11 @@ def data() -> tf.data.Dataset:
     return train.batch(FLAGS.batch, drop_remainder=True)
 
 
-def network(identifier: str, name: str) -> keras.Model:
+def with_statistics(identifier: str, name: str) -> keras.Model:
     """Returns one of the networks with outputs that stay moderate."""
-    shape, (family, _, width) = (FLAGS.size, FLAGS.size, 3), identifier.partition(":")
-    if width:
-        arguments = {"weights": None, "classes": CLASSES, "classifier_activation": None}
-        maker = getattr(keras.applications, family)
-        model = maker(input_shape=shape, alpha=float(width), name=name, **arguments)
-    else:
-        model = mr.models.get(identifier, num_classes=CLASSES, input_shape=shape, name=name)
-    images = np.random.default_rng(FLAGS.seed).normal(size=(16, *shape))
+    model = networks.network(identifier, classes=CLASSES, size=FLAGS.size, name=name)
+    shape = (16, FLAGS.size, FLAGS.size, 3)
+    images = np.random.default_rng(FLAGS.seed).normal(size=shape)
     common.adopt_statistics(model, images.astype("float32"))
     return model
 
@@ -100,8 +95,8 @@ def training(model: keras.Model, train: tf.data.Dataset) -> Callable[[], Any]:
 def measure() -> list[dict[str, Any]]:
     """Returns the rows, one for each contender."""
     keras.utils.set_random_seed(FLAGS.seed)
-    teacher = network(FLAGS.teacher, name="teacher")
-    student = network(FLAGS.student, name="student")
+    teacher = with_statistics(FLAGS.teacher, name="teacher")
+    student = with_statistics(FLAGS.student, name="student")
 
     def copy() -> keras.Model:
         return mr.models.copy_model(student)
