@@ -55,12 +55,17 @@ _MARKED = re.compile(r"(<!-- table:(\w+) -->\n)(.*?)(<!-- /table -->)", re.DOTAL
 def step_overhead(rows: list[Row]) -> str:
     """Returns the latest row of each pair and contender."""
     columns = ["teacher → student", "step", "milliseconds (quartiles)", "ratio (quartiles)"]
+    columns += ["wanted"]
     lines = []
     latest = common.latest(rows, "pair", "contender")
     for row in latest:
         ratio = f"{common.told(row, 'ratio', 2)} x {row['ratio_to']}" if "ratio_to" in row else ""
-        pair = row["pair"].replace(":", " → ")
-        lines.append([pair, row["contender"], common.told(row, "ms", 0), ratio])
+        teacher, _, student = row["pair"].partition(":")
+        pair = f"{teacher} → {student.replace(':', ', width ')}"
+        if row.get("size", 32) != 32:
+            pair += f", {row['size']} x {row['size']}"
+        wanted = f"≤ {row['wanted']:.2f}" if row.get("wanted") else ""
+        lines.append([pair, row["contender"], common.told(row, "ms", 0), ratio, wanted])
     return "\n".join(
         [*common.table(columns, lines), "", *common.origins(latest, "batch", "rounds", "steps")]
     )

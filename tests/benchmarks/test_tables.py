@@ -42,8 +42,8 @@ def results(tmp_path):
     rows = [
         row("a:b", "KD, by hand", 999.0, commit="old", date="2029-01-01T00:00:00+00:00"),
         row("a:b", "KD, by hand", 200.4),
-        row("a:b", "KD, ours", 202.0, "KD, by hand", 1.012),
-        row("c:d", "KD, by hand", 50.0),
+        row("a:b", "KD, ours", 202.0, "KD, by hand", 1.012, wanted=1.2),
+        row("c:d:0.35", "KD, by hand", 50.0, size=96),
         row("a:b", "KD, later", 300.0),
     ]
     common.append_rows(tmp_path / "step_overhead.jsonl", rows[:2])
@@ -54,12 +54,12 @@ def results(tmp_path):
 def test_latest_rows_stand_between_the_markers(tables, results):
     assert tables.render(README, results) == (
         "# Title\n\n<!-- table:step_overhead -->\n"
-        "| teacher → student | step | milliseconds (quartiles) | ratio (quartiles) |\n"
-        "|---|---|---|---|\n"
-        "| a → b | KD, by hand | 200 (199 to 202) |  |\n"
-        "| a → b | KD, ours | 202 (201 to 204) | 1.01 (1.00 to 1.03) x KD, by hand |\n"
-        "| a → b | KD, later | 300 (299 to 302) |  |\n"
-        "| c → d | KD, by hand | 50 (49 to 52) |  |\n"
+        "| teacher → student | step | milliseconds (quartiles) | ratio (quartiles) | wanted |\n"
+        "|---|---|---|---|---|\n"
+        "| a → b | KD, by hand | 200 (199 to 202) |  |  |\n"
+        "| a → b | KD, ours | 202 (201 to 204) | 1.01 (1.00 to 1.03) x KD, by hand | ≤ 1.20 |\n"
+        "| a → b | KD, later | 300 (299 to 302) |  |  |\n"
+        "| c → d, width 0.35, 96 x 96 | KD, by hand | 50 (49 to 52) |  |  |\n"
         "\n"
         "`python -m benchmarks.speed.step_overhead` (batch 64, rounds 15, steps 2) on 2 x CPU, "
         "TensorFlow 2.21.0, Keras 3.15.1, Python 3.11.7, modreduce_keras 0.1.0 at abc, "

@@ -20,6 +20,18 @@ CONTENDERS = [
 ]
 
 
+def test_networks_of_keras_applications_are_timed_with_kd_alone(run_benchmark, tmp_path):
+    output = tmp_path / "rows.jsonl"
+    sizes = ["--size=32", "--batch=2", "--rounds=1", "--steps=1"]
+    run_benchmark(
+        "speed.step_overhead", "--pair=MobileNet:MobileNetV2:0.35", *sizes, f"--output={output}"
+    )
+
+    rows = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    assert [row["contender"] for row in rows] == CONTENDERS[:3]
+    assert {(row["pair"], row["size"]) for row in rows} == {("MobileNet:MobileNetV2:0.35", 32)}
+
+
 def test_one_row_for_each_contender(run_benchmark, tmp_path):
     output = tmp_path / "rows.jsonl"
     sizes = ["--pair=resnet8:resnet8", "--batch=4", "--rounds=1", "--steps=1"]
