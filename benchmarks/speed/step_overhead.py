@@ -232,7 +232,7 @@ def first_steps(pair: Pair, contenders: dict[str, Contender]) -> None:
 def measure(pair_name: str) -> list[dict[str, Any]]:
     """Returns the rows of one pair of models, one for each contender."""
     keras.utils.set_random_seed(FLAGS.seed)
-    pair = Pair(*pair_name.split(":"))
+    pair = Pair(*pair_name.split(":", maxsplit=1))
     first_steps(pair, all_contenders(pair, fused=False))
     contenders = all_contenders(pair)
 
