@@ -2,8 +2,10 @@
 
 `--part=steps`: the step of KD, by what teacher and student compute in, for each pair:
 
-- `float32`: both in float32, the teacher as it was given;
-- `float32, folded teacher`: the same, by `teacher_dtype="float32"`;
+- `float32`: both in float32, as Keras' layers compute: `teacher_dtype="as_given"` and
+  `fused_normalization=False`;
+- `float32, fused and folded`: by the fused kernel of batch normalizations, which the next ones have
+  as well, and `teacher_dtype="float32"`;
 - `bfloat16 teacher`: `teacher_dtype="bfloat16"`, the student in float32;
 - `bfloat16 teacher and student`: the same, and the student's policy is `mixed_bfloat16`;
 - on a GPU also the last two in float16.
@@ -70,18 +72,30 @@ class Precision(NamedTuple):
     """What teacher and student compute in.
 
     Attributes:
-        teacher: The `teacher_dtype`; `None` runs the teacher as it was given, in float32.
+        teacher: The `teacher_dtype`; `None` runs both as Keras' layers compute, in float32.
         student: The student's dtype policy.
     """
 
     teacher: str | None = None
     student: str = "float32"
 
+    def distiller(self, student: keras.Model, teacher: keras.Model) -> mr.Distiller:
+        """Returns a distiller with KD."""
+        return mr.Distiller(
+            student=student,
+            teacher=teacher,
+            knowledge=[mr.Response("kd")],
+            teacher_dtype=self.teacher or "as_given",
+        )
 
-REFERENCE = "float32"
+    def compile_arguments(self) -> dict[str, Any]:
+        return {} if self.teacher else {"fused_normalization": False}
+
+
+REFERENCE, DEFAULT = "float32", "float32, fused and folded"
 PRECISIONS = {
     REFERENCE: Precision(),
-    "float32, folded teacher": Precision("float32"),
+    DEFAULT: Precision("float32"),
     "bfloat16 teacher": Precision("bfloat16"),
     "bfloat16 teacher and student": Precision("bfloat16", "mixed_bfloat16"),
     "float16 teacher": Precision("float16"),
@@ -89,6 +103,7 @@ PRECISIONS = {
 }
 TRAINED = [
     REFERENCE,
+    DEFAULT,
     "bfloat16 teacher",
     "bfloat16 teacher and student",
     "float16 teacher and student",
@@ -144,16 +159,12 @@ class Contender:
     """KD in one precision: `step()` trains for one step and returns the loss."""
 
     def __init__(self, pair: Pair, precision: Precision):
-        self.distiller = mr.Distiller(
-            student=pair.student(precision.student),
-            teacher=pair.teacher,
-            knowledge=[mr.Response("kd")],
-            teacher_dtype=precision.teacher or "as_given",
-        )
+        self.distiller = precision.distiller(pair.student(precision.student), pair.teacher)
         self.distiller.compile(
             keras.optimizers.SGD(RATE, momentum=MOMENTUM),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
+            **precision.compile_arguments(),
         )
         self.distiller.make_train_function()
         self._iterator = iter(pair.dataset)
@@ -258,10 +269,11 @@ def convnet(name: str, widths: tuple[int, ...]) -> keras.Model:
     return mr.models.get("convnet", num_classes=10, widths=widths, name=name)
 
 
-def compile_for(model: keras.Model, rate: float, steps: int) -> None:
+def compile_for(model: keras.Model, rate: float, steps: int, **arguments: Any) -> None:
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **arguments,
     )
 
 
@@ -288,14 +300,10 @@ def measure_accuracy(name: str, seed: int, teacher: keras.Model, data: Any) -> d
     keras.utils.set_random_seed(seed)
     with policy(precision.student):
         student = convnet("student", WIDTHS)
-    knowledge = [mr.Response("kd")]
-    distiller = mr.Distiller(
-        student=student,
-        teacher=teacher,
-        knowledge=knowledge,
-        teacher_dtype=precision.teacher or "as_given",
+    distiller = precision.distiller(student, teacher)
+    compile_for(
+        distiller, FLAGS.learning_rate, FLAGS.training_steps, **precision.compile_arguments()
     )
-    compile_for(distiller, FLAGS.learning_rate, FLAGS.training_steps)
     seen = order(seed)
     logs = distiller.fit(
         images[seen], classes[seen], batch_size=STUDENT_BATCH, shuffle=False, verbose=0

@@ -8,7 +8,7 @@ import tensorflow as tf
 pytestmark = pytest.mark.slow
 
 FOLDED, TEACHER, BOTH = (
-    "float32, folded teacher",
+    "float32, fused and folded",
     "bfloat16 teacher",
     "bfloat16 teacher and student",
 )
