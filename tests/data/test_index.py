@@ -73,8 +73,9 @@ def test_a_batched_dataset_is_refused(arrays):
         lambda dataset: dataset.batch(2, drop_remainder=True, num_parallel_calls=2),
         lambda dataset: dataset.padded_batch(2, drop_remainder=True),
         lambda dataset: dataset.ragged_batch(2, drop_remainder=True),
+        lambda dataset: dataset.apply(tf.data.experimental.map_and_batch(lambda *one: one, 2)),
     ],
-    ids=["batch", "in parallel", "padded", "ragged"],
+    ids=["batch", "in parallel", "padded", "ragged", "mapped"],
 )
 def test_a_batch_is_one_by_whatever_method_and_of_whatever_size(batch):
     with pytest.raises(ValueError, match="counts single samples"):
