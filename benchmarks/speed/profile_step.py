@@ -12,6 +12,7 @@ as Keras' layers do, without fused batch normalizations and with the teacher as 
     python -m benchmarks.speed.profile_step
     python -m benchmarks.speed.profile_step --policy=mixed_bfloat16
     python -m benchmarks.speed.profile_step --plain
+    python -m benchmarks.speed.profile_step --pair=ResNet50:MobileNetV2:0.35 --size=96
 """
 
 import re
@@ -26,10 +27,11 @@ import tensorflow as tf
 from absl import app, flags
 
 import modreduce_keras as mr
-from benchmarks import common
+from benchmarks import common, networks
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("pair", "resnet56:resnet20", "Teacher and student, from mr.models")
+flags.DEFINE_string("pair", "resnet56:resnet20", "As in `step_overhead`")
+flags.DEFINE_integer("size", 32, "Height and width of the images", lower_bound=32)
 flags.DEFINE_enum("policy", "float32", ["float32", "mixed_bfloat16"], "What both compute in")
 flags.DEFINE_bool("plain", False, "As Keras' layers run: nothing fused, nothing folded")
 flags.DEFINE_integer("batch", 64, "Images in a batch", lower_bound=2)
@@ -72,11 +74,12 @@ def trained(rng: np.random.Generator) -> tuple[mr.Distiller, tf.data.Dataset]:
     """Returns a compiled distiller, and the batches of the steps."""
     keras.utils.set_random_seed(FLAGS.seed)
     keras.config.set_dtype_policy(FLAGS.policy)
-    names = zip(("teacher", "student"), FLAGS.pair.split(":"), strict=True)
+    names = zip(("teacher", "student"), FLAGS.pair.split(":", maxsplit=1), strict=True)
     models = {
-        role: mr.models.get(network, num_classes=CLASSES, name=role) for role, network in names
+        role: networks.network(network, classes=CLASSES, size=FLAGS.size, name=role)
+        for role, network in names
     }
-    images = rng.normal(size=(FLAGS.batch, 32, 32, 3)).astype("float32")
+    images = rng.normal(size=(FLAGS.batch, FLAGS.size, FLAGS.size, 3)).astype("float32")
     common.adopt_statistics(models["teacher"], images)
     distiller = mr.Distiller(
         **models,
@@ -167,7 +170,9 @@ def of_a_step(events: list[Event], steps: int) -> list[dict[str, Any]]:
 
 def main(_: Any) -> None:
     distiller, dataset = trained(np.random.default_rng(FLAGS.seed))
-    settings = {name: FLAGS[name].value for name in ("pair", "policy", "plain", "batch", "steps")}
+    settings = {
+        name: FLAGS[name].value for name in ("pair", "size", "policy", "plain", "batch", "steps")
+    }
     rows = of_a_step(profiled(distiller, dataset), FLAGS.steps)
     common.append_rows(
         Path(FLAGS.output), [{**common.metadata(FLAGS.seed), **settings, **row} for row in rows]
