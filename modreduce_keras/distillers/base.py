@@ -86,8 +86,9 @@ class BaseDistiller(StepModel):
             list with one of these or `None` for each. Defaults to `None`.
         teacher_dtype: Precision of the teacher. `None`, the default: its own precision, with batch
             normalizations folded into the layers before them if, on the first batch, no output
-            changes by more than 1e-5 of the largest one; otherwise the model runs unchanged, as do
-            subclassed models. `"as_given"`: always unchanged. `"float32"`, `"bfloat16"` or
+            changes by more than 1e-5 of the largest one (in a deep model, whose rounding grows: by
+            more than it does when the inputs change by 1e-6, and never by more than 1e-3);
+            otherwise the model runs unchanged, as do subclassed models. `"as_given"`: always unchanged. `"float32"`, `"bfloat16"` or
             `"float16"`: a folded copy (`mr.models.fold`) in that dtype, made again if the teacher's
             weights have changed when `fit` begins; a teacher that cannot be folded runs unchanged,
             with a warning. `"auto"`: the fastest on this device of the default, bfloat16 and

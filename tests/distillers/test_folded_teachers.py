@@ -240,6 +240,21 @@ def test_there_is_nothing_to_choose_without_normalizations(net, images, labels):
     assert not made(net(), teacher).tracing.awaits_batch()
 
 
+@pytest.mark.parametrize(
+    ("changes", "form"),
+    [({}, "folded"), ({"MOVE": 0.0}, "as_given"), ({"MOST": 0.0}, "as_given")],
+    ids=["as its own rounding", "more than its own", "more than is ever taken"],
+)
+def test_a_deep_model_may_be_off_as_far_as_its_own_rounding_takes_it(
+    changes, form, net, teacher, images, labels, monkeypatch
+):
+    for name, value in {"EQUAL": 0.0, **changes}.items():
+        monkeypatch.setattr(forms, name, value)
+    distiller = made(net(), teacher)
+    distiller.train_on_batch(images, labels)
+    assert distiller.teacher_forms == {"teacher": form}
+
+
 @pytest.mark.graph
 def test_other_weights_are_looked_at_in_the_next_fit(net, teacher, images, labels, monkeypatch):
     distiller = made(net(), teacher)
@@ -250,6 +265,7 @@ def test_other_weights_are_looked_at_in_the_next_fit(net, teacher, images, label
     assert distiller.train_function is first
     teacher.set_weights(net((6, 8)).get_weights())
     monkeypatch.setattr(forms, "EQUAL", -1.0)
+    monkeypatch.setattr(forms, "MOVE", 0.0)
     distiller.fit(images, labels, verbose=0)
     assert distiller.teacher_forms == {"teacher": "as_given"}
     assert distiller.train_function is not first
@@ -291,6 +307,7 @@ def test_a_resumed_training_has_the_form_of_the_first(
     whole = run(tmp_path / "whole", 3)
     run(tmp_path / "parts", 1)
     monkeypatch.setattr(forms, "EQUAL", -1.0)
+    monkeypatch.setattr(forms, "MOVE", 0.0)
     resumed = run(tmp_path / "parts", 3)
     assert whole[0] == resumed[0] == {"teacher": "folded"}
     for one, other in zip(whole[1], resumed[1], strict=True):
