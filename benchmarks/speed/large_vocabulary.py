@@ -1,7 +1,7 @@
 """Large vocabularies: what a response loss on many classes needs when it keeps no probabilities.
 
-With more than 4,096 classes, the losses on logits are computed for a few positions at a time, and
-again for the gradient. The plain form, which keeps probabilities of all positions, stands beside
+With more than 4,096 classes, the losses on logits are computed for a few positions at a time, the
+gradient beside the value. The plain form, which keeps probabilities of all positions, stands beside
 it. Contenders are one `tf.function` each, with the value and the gradient to the student's logits.
 Values and gradients have to agree before anything is timed. Ratios are taken within a round, then
 summarized. The peak is that of one call beyond the two logits, which were there before, in units of
@@ -53,12 +53,13 @@ class PlainKD(mr.losses.KD):
 
 
 class PlainBinaryKD(mr.losses.BinaryKD):
-    """`mr.losses.BinaryKD` as a class whose positions are not known to be independent."""
+    """The equation of `mr.losses.BinaryKD`, likewise."""
 
     identifier = "plain_binary_kd"
 
-    def per_position(self, *arguments: Any) -> Any:
-        return super().per_position(*arguments)
+    def per_position(self, teacher: Any, student: Any, *_: Any) -> Any:
+        logs = (ops.log_bernoulli(logits, self.temperature) for logits in (teacher, student))
+        return self.temperature**2 * keras.ops.sum(ops.kl_divergence(*logs), axis=-1)
 
 
 LOSSES = {

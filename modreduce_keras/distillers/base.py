@@ -88,13 +88,13 @@ class BaseDistiller(StepModel):
             normalizations folded into the layers before them if, on the first batch, no output
             changes by more than 1e-5 of the largest one (in a deep model, whose rounding grows: by
             more than it does when the inputs change by 1e-6, and never by more than 1e-3);
-            otherwise the model runs unchanged, as do subclassed models. `"as_given"`: always unchanged. `"float32"`, `"bfloat16"` or
-            `"float16"`: a folded copy (`mr.models.fold`) in that dtype, made again if the teacher's
-            weights have changed when `fit` begins; a teacher that cannot be folded runs unchanged,
-            with a warning. `"auto"`: the fastest on this device of the default, bfloat16 and
-            float16, among those whose outputs on the first batch are within 5% of the largest one;
-            on several machines the same as `None`. The property `teacher_forms` shows what was
-            chosen.
+            otherwise the model runs unchanged, as do subclassed models. `"as_given"`: always
+            unchanged. `"float32"`, `"bfloat16"` or `"float16"`: a folded copy (`mr.models.fold`) in
+            that dtype, made again if the teacher's weights have changed when `fit` begins; a
+            teacher that cannot be folded runs unchanged, with a warning. `"auto"`: the fastest on
+            this device of the default, bfloat16 and float16, among those whose outputs on the first
+            batch are within 5% of the largest one; on several machines the same as `None`. The
+            property `teacher_forms` shows what was chosen.
         supervised_weight: Weight of the compiled loss on the labels: a number that is not
             negative, or a schedule. Defaults to 1.
         student_inputs: The input of each student, by name, if they differ: a function of the

@@ -10,9 +10,12 @@ from typing import Any
 from modreduce_keras.distribute.replicas import on_tensorflow
 from modreduce_keras.keras_internals import is_compiled_by_xla
 
-_ELEMENTS = 2**20
+_ELEMENTS = 2**21
 """Elements of the largest tensor in a chunk: what is made of them stays in a processor's cache, and
 starting an operation takes far less time than running it."""
+_ALIGNED = 32
+"""Rows of a chunk are a multiple of it where they can be: it then begins at an address at which
+TensorFlow takes a part of a tensor without a copy."""
 
 Function = Callable[..., Any]
 
@@ -23,9 +26,11 @@ def by_chunks(
     learnt: Sequence[Any],
     columns: int | None = None,
 ) -> Any:
-    """Returns `function(*constants, *learnt)`, and keeps nothing for the gradient but the inputs.
+    """Returns `function(*constants, *learnt)`, computed for a few rows at a time.
 
-    Each chunk of rows is computed again for the gradient. What a compiled step needs beside the
+    The values of a row depend on that row alone. Of one tensor in float32, with one value for each
+    row, the gradient is computed beside the values, and multiplied by what comes from above later.
+    Otherwise each chunk is computed again for the gradient. What a compiled step needs beside the
     inputs is the gradient itself and what the function makes of one chunk; an eager one needs the
     gradient twice. Gradients of any order are those of the function. XLA fuses what the function
     does, and other backends have no such loop: there the function is called once.
@@ -43,12 +48,14 @@ def by_chunks(
     import tensorflow as tf
 
     fixed = len(constants)
+    # In half precision, the product would be rounded twice.
+    at_once = columns is None and [tensor.dtype for tensor in learnt] == ["float32"]
 
-    def first_order(upstream: Any, *tensors: Any) -> list[Any]:
+    def with_gradient(upstream: Any, *tensors: Any) -> list[Any]:
         with tf.GradientTape() as tape:
             tape.watch(tensors[fixed:])
             values = function(*tensors)
-        return tape.gradient(values, list(tensors[fixed:]), upstream, _ZERO)
+        return [values, *tape.gradient(values, list(tensors[fixed:]), upstream, _ZERO)]
 
     @tf.custom_gradient
     def gradient(upstream: Any, *learnt: Any) -> Any:
@@ -56,11 +63,17 @@ def by_chunks(
             given = [upstream, *learnt]
             with tf.GradientTape() as tape:
                 tape.watch(given)
-                gradients = first_order(upstream, *constants, *learnt)
+                _, *gradients = with_gradient(upstream, *constants, *learnt)
             return tape.gradient(gradients, given, list(upstream_of_gradient), _ZERO)
 
-        made = _each_chunk(first_order, [upstream, *constants, *learnt], learnt)
+        if at_once:
+            made = [_times(each, upstream) for each in of_rows]
+        else:
+            inputs = [upstream, *constants, *learnt]
+            made = _each_chunk(lambda *chunk: with_gradient(*chunk)[1:], inputs, learnt)
         return tuple(made), second_order
+
+    of_rows: list[Any] = []
 
     @tf.custom_gradient
     def values(*learnt: Any) -> Any:
@@ -68,10 +81,23 @@ def by_chunks(
         tensors = [*constants, *map(tf.stop_gradient, learnt)]
         one_row = learnt[0][..., 0] if columns is None else learnt[0][..., :columns]
         like = tf.zeros_like(one_row, "float32")
-        (made,) = _each_chunk(lambda *chunk: [function(*chunk)], tensors, [like])
+        if at_once:
+            made, *of_rows[:] = _each_chunk(
+                lambda *chunk: with_gradient(None, *chunk), tensors, [like, *learnt]
+            )
+        else:
+            (made,) = _each_chunk(lambda *chunk: [function(*chunk)], tensors, [like])
         return made, lambda upstream: gradient(upstream, *learnt)
 
     return values(*learnt)
+
+
+def _times(gradient: Any, upstream: Any) -> Any:
+    """Returns a gradient of rows, (n, ...), each times what comes from above for it, (n,)."""
+    import tensorflow as tf
+
+    shape = [-1] + [1] * (len(gradient.shape) - 1)
+    return gradient * tf.cast(tf.reshape(upstream, shape), gradient.dtype)
 
 
 _ZERO = "zero"
@@ -91,6 +117,7 @@ def _each_chunk(function: Function, tensors: Sequence[Any], likes: Sequence[Any]
     present = [tensor for tensor in tensors if tensor is not None]
     widest = max(math.prod(tensor.shape[1:]) for tensor in present)
     rows = max(1, _ELEMENTS // widest)
+    rows -= rows % _ALIGNED if rows > _ALIGNED else 0
     number = tf.shape(present[0])[0]
 
     def made_of(start: Any) -> list[Any]:
@@ -102,13 +129,15 @@ def _each_chunk(function: Function, tensors: Sequence[Any], likes: Sequence[Any]
         return [tf.concat(several, axis=0) for several in zip(*chunks, strict=True)]
 
     def write(start: Any, *written: Any) -> Any:
-        index = tf.range(start, tf.minimum(start + rows, number))[:, None]
+        end = tf.minimum(start + rows, number)
         # Other operations that update rows copy the whole tensor on a CPU.
-        add = tf.raw_ops.ScatterNdNonAliasingAdd
-        pairs = zip(written, made_of(start), strict=True)
-        return start + rows, *(add(input=old, indices=index, updates=new) for old, new in pairs)
+        update = tf.raw_ops.TensorStridedSliceUpdate
+        return end, *(
+            update(input=old, begin=[start], end=[end], strides=[1], value=new)
+            for old, new in zip(written, made_of(start), strict=True)
+        )
 
-    zeros = [tf.zeros_like(like) for like in likes]
+    zeros = [tf.raw_ops.Empty(shape=tf.shape(like), dtype=like.dtype) for like in likes]
     _, *made = tf.while_loop(
         lambda start, *_: start < number, write, (0, *zeros), parallel_iterations=1
     )

@@ -1,10 +1,8 @@
 """Knowledge distillation of independent yes-or-no answers: one logit, or several labels."""
 
-from keras import ops
-
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.response_base import ResponseLoss
-from modreduce_keras.ops import kl_divergence, log_bernoulli
+from modreduce_keras.ops import bernoulli_divergence
 from modreduce_keras.output_kind import LABELS, LOGIT
 from modreduce_keras.registry import register
 from modreduce_keras.typing import Tensor
@@ -71,5 +69,4 @@ class BinaryKD(ResponseLoss):
         labels: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        pair = (log_bernoulli(logits, self.temperature) for logits in (teacher, student))
-        return ops.square(self.temperature) * ops.sum(kl_divergence(*pair), axis=-1)
+        return bernoulli_divergence(teacher, student, self.temperature)

@@ -41,8 +41,9 @@ class ResponseLoss(Loss):
 
     To add a loss, override `per_position`. If the value at a position depends only on the logits of
     that position, declare `independent_positions = True`. With more than 4,096 classes,
-    `per_position` is then called for a few positions at a time, and again for the gradient, so that
-    a training step needs little more memory than the gradient. Eager steps need twice that.
+    `per_position` is then called for a few positions at a time, and the gradient is computed beside
+    the values, so that a training step needs little more memory than the gradient. Eager steps need
+    twice that.
 
     Raises:
         ValueError: If the shapes differ, or labels that the loss needs are missing or not classes.

@@ -12,6 +12,7 @@ from modreduce_keras.ops.positions import (
     zeroed,
 )
 from modreduce_keras.ops.probabilities import (
+    bernoulli_divergence,
     kl_divergence,
     log_bernoulli,
     log_mixture,
@@ -40,6 +41,7 @@ __all__ = [
     "flatten",
     "float32",
     "kl_divergence",
+    "bernoulli_divergence",
     "log_bernoulli",
     "log_mixture",
     "log_softmax_of_kept",

@@ -74,15 +74,67 @@ def _divergence_of_many(target: Tensor, prediction: Tensor) -> tuple[Tensor, Ten
     """Returns what `_divergence` does; the gradient keeps the logits alone, and is short."""
 
     def gradient(*args: Any, upstream: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        # Given alone, or by name after the inputs: that depends on the backend.
-        upstream = ops.expand_dims(args[-1] if upstream is None else upstream, -1)
+        upstream = _of_rows(args, upstream)
         p_target, p_prediction = ops.softmax(target, axis=-1), ops.softmax(prediction, axis=-1)
         difference = ops.log_softmax(target, axis=-1) - ops.log_softmax(prediction, axis=-1)
         mean = ops.sum(p_target * difference, axis=-1, keepdims=True)
         of_target = upstream * p_target * (difference - mean)
         return of_target, upstream * (p_prediction - p_target)
 
-    return _divergence(target, prediction), gradient
+    # A softmax and two maxima take less time than the logarithm of a softmax.
+    p_target, p_prediction = ops.softmax(target, axis=-1), ops.softmax(prediction, axis=-1)
+    shift = _log_partition(prediction, p_prediction) - _log_partition(target, p_target)
+    difference = prediction - target - shift
+    return ops.sum(p_prediction - p_target - p_target * difference, axis=-1), gradient
+
+
+def bernoulli_divergence(target: Tensor, prediction: Tensor, temperature: Any) -> Tensor:
+    """Returns T² Σ KL of Bernoulli distributions over the last axis, p = sigmoid(logits / T).
+
+    Args:
+        target: Logits, (..., labels).
+        prediction: Logits, (..., labels).
+        temperature: T, a number.
+    """
+    if (prediction.shape[-1] or 0) < _MANY:
+        pair = (log_bernoulli(logits, temperature) for logits in (target, prediction))
+        divergence = ops.sum(kl_divergence(*pair), axis=-1)
+    else:
+        divergence = _bernoulli_divergence_of_many(target / temperature, prediction / temperature)
+    return ops.square(temperature) * divergence
+
+
+@ops.custom_gradient
+def _bernoulli_divergence_of_many(target: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns Σ KL over the last axis, from logits; a few operations, which are fast ones."""
+    p_target = ops.sigmoid(target)
+
+    def gradient(*args: Any, upstream: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        upstream, p_target = _of_rows(args, upstream), ops.sigmoid(target)
+        of_target = upstream * p_target * (1.0 - p_target) * (target - prediction)
+        return of_target, upstream * (ops.sigmoid(prediction) - p_target)
+
+    softplus = _softplus(prediction) - _softplus(target)
+    return ops.sum(softplus - p_target * (prediction - target), axis=-1), gradient
+
+
+def _softplus(logits: Tensor) -> Tensor:
+    """Returns log(1 + exp(logits)), ten times as fast on a processor as its own operation."""
+    return ops.relu(logits) - ops.log(ops.sigmoid(ops.abs(logits)))
+
+
+def _of_rows(args: Any, upstream: Tensor | None) -> Tensor:
+    """Returns what a custom gradient is to be multiplied by, (..., 1).
+
+    It is given alone, or by name after the inputs: that depends on the backend.
+    """
+    return ops.expand_dims(args[-1] if upstream is None else upstream, -1)
+
+
+def _log_partition(logits: Tensor, probabilities: Tensor) -> Tensor:
+    """Returns log Σ exp(logits) over the last axis, (..., 1), from their softmax as well."""
+    largest = ops.max(logits, axis=-1, keepdims=True)
+    return largest - ops.log(ops.max(probabilities, axis=-1, keepdims=True))
 
 
 def log_mixture(first: Tensor, second: Tensor, share: float) -> Tensor:

@@ -193,7 +193,7 @@ def difference(expected: Any, received: Any) -> float:
 
 
 def _moved(tensor: Any) -> Any:
-    """Returns floats that are off by a part `MOVE` of themselves, up or down; others as they are."""
+    """Returns floats moved by a part `MOVE` of themselves, up or down; others as they are."""
     array = None if tensor is None else ops.convert_to_numpy(tensor)
     if array is None or array.dtype.kind != "f":
         return tensor
