@@ -174,9 +174,8 @@ def main(_: Any) -> None:
         name: FLAGS[name].value for name in ("pair", "size", "policy", "plain", "batch", "steps")
     }
     rows = of_a_step(profiled(distiller, dataset), FLAGS.steps)
-    common.append_rows(
-        Path(FLAGS.output), [{**common.metadata(FLAGS.seed), **settings, **row} for row in rows]
-    )
+    about = common.metadata(FLAGS.seed)
+    common.append_rows(Path(FLAGS.output), [{**about, **settings, **row} for row in rows])
     for row in rows:
         print(f"{row['ms']:8.2f} ms {100 * row['share']:5.1f} %  {row['part']}: {row['kind']}")
 
