@@ -6,12 +6,14 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import keras
 
-_PACKAGE = f"{Path(__file__).parent}{os.sep}"
+_SPECS = map(find_spec, (__name__, "keras", "tensorflow"))
+_LIBRARIES = tuple(f"{Path(spec.origin).parent}{os.sep}" for spec in _SPECS if spec and spec.origin)
 Function = TypeVar("Function", bound=Callable[..., Any])
 Answer = Callable[[Mapping[str, Any]], str | None]
 """From the arguments of a call, by name, to the call that is meant; `None` if it does not know."""
@@ -51,7 +53,7 @@ def by_name(
                     f"{owner} takes its arguments by name, {why}: {written}. By position they are "
                     f"still taken as in version 0.1, and not in the next one: {taken}",
                     DeprecationWarning,
-                    stacklevel=2,
+                    stacklevel=stacklevel_of_user(),
                 )
                 return function(*args[:held], **known, **kwargs)
             if len(args) > held:
@@ -91,12 +93,12 @@ def answering(meant: Answer) -> Any:
 def stacklevel_of_user() -> int:
     """Returns the `stacklevel` with which `warnings.warn` names the line of the user.
 
-    That is the first line outside of this package, however many wrappers and constructors are
-    between. Call it where `warnings.warn` is called. From Python 3.12 on, `skip_file_prefixes` of
-    `warnings.warn` does this.
+    That is the first line outside of this package, Keras and TensorFlow, however many wrappers,
+    constructors and callbacks are between. Call it where `warnings.warn` is called. From Python
+    3.12 on, `skip_file_prefixes` of `warnings.warn` does this.
     """
     frame, level = inspect.currentframe(), 0
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
         frame, level = frame.f_back, level + 1
     return level
 

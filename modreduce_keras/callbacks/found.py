@@ -7,6 +7,7 @@ import keras
 
 from modreduce_keras.callbacks import workers
 from modreduce_keras.callbacks.checkpoints import DamagedError, Folder, Position
+from modreduce_keras.calls import stacklevel_of_user
 
 
 def readable(folder: Folder, model: keras.Model) -> tuple[Any, list[str]]:
@@ -38,7 +39,7 @@ def ended(folder: Folder, model: keras.Model, newest: Position) -> Any:
                 found[position] = folder.read(position, ended=True)
         except (DamagedError, OSError) as error:
             path = folder.file(position, ended=True)
-            warnings.warn(f"{path} is not used: it is {error}", stacklevel=2)
+            warnings.warn(f"{path} is not used: it is {error}", stacklevel=stacklevel_of_user())
     if workers.number(model) > 1:
         found = workers.common(model, found, 1, folder.path, required=False)
     return max(found.items()) if found else None

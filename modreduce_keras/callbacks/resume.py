@@ -20,6 +20,7 @@ from modreduce_keras.callbacks import (
 )
 from modreduce_keras.callbacks.callback_state import CallbackState
 from modreduce_keras.callbacks.checkpoints import DamagedError, Folder, Position
+from modreduce_keras.calls import stacklevel_of_user
 from modreduce_keras.keras_internals import begin_at, running_fit
 
 
@@ -182,7 +183,7 @@ class Resume(keras.callbacks.Callback):
             warnings.warn(
                 f"A checkpoint in {self._folder.path} cannot be used, so training continues from "
                 f"an earlier one, {self._folder.file(self._begin_at).name}: {problem}",
-                stacklevel=2,
+                stacklevel=stacklevel_of_user(),
             )
         if not model.built:
             raise ValueError(
@@ -364,7 +365,7 @@ class Resume(keras.callbacks.Callback):
             )
             if self.on_write_error == "raise":
                 raise OSError(error.errno, message) from error
-            warnings.warn(message, stacklevel=2)
+            warnings.warn(message, stacklevel=stacklevel_of_user())
 
     # For the first step of an epoch
 

@@ -14,6 +14,7 @@ import keras
 
 from modreduce_keras import whole_files
 from modreduce_keras.arguments import require_bool, require_choice
+from modreduce_keras.calls import stacklevel_of_user
 from modreduce_keras.distillers import BaseDistiller
 from modreduce_keras.distillers.metrics.selection import is_less_better
 from modreduce_keras.models.kernel_wrapper import unfinished
@@ -132,7 +133,7 @@ class StudentCheckpoint(keras.callbacks.Callback):
             warnings.warn(
                 f"StudentCheckpoint wrote no file: it needs validation_data= in fit for "
                 f"monitor={self.monitor or 'val_loss'!r}, or {other}.",
-                stacklevel=2,
+                stacklevel=stacklevel_of_user(),
             )
         for name, text in self._unfinished.items():
             if self.save_best_only and text is not None:
@@ -140,7 +141,7 @@ class StudentCheckpoint(keras.callbacks.Callback):
                     f"The best {name!r} that StudentCheckpoint wrote is from before the end of its "
                     f"pruning: {text}. Use the callback in a second fit, after the schedule has "
                     "ended, or save_best_only=False.",
-                    stacklevel=2,
+                    stacklevel=stacklevel_of_user(),
                 )
 
     def get_state(self) -> dict[str, float]:

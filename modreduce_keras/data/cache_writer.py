@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from modreduce_keras import whole_files
+from modreduce_keras.calls import stacklevel_of_user
 from modreduce_keras.data import shards
 from modreduce_keras.data.shard_files import DamagedError
 
@@ -82,7 +83,9 @@ def readable_shards(folder: Path) -> list[shards.Shard]:
         except FileNotFoundError:
             continue
         except DamagedError as error:
-            warnings.warn(f"{error}. It is removed and computed again.", stacklevel=3)
+            warnings.warn(
+                f"{error}. It is removed and computed again.", stacklevel=stacklevel_of_user()
+            )
             _remove(path)
         else:
             found.append(shard)

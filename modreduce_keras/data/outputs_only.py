@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from modreduce_keras.arguments import require_bool, require_integer, require_number, require_sizes
 from modreduce_keras.batches import INDEX, INPUTS, TEACHER_OUTPUTS, is_indexed
-from modreduce_keras.calls import by_name
+from modreduce_keras.calls import by_name, stacklevel_of_user
 from modreduce_keras.data import output_rows
 from modreduce_keras.data.index import as_index, indexed_inputs, with_outputs
 from modreduce_keras.models.function_model import FunctionModel
@@ -358,9 +358,7 @@ class TeacherOutputs:
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments; of arrays and functions the shape alone."""
-        by_path = all(map(output_rows.is_path, self.sources)) and isinstance(
-            self.index, (str, type(None))
-        )
+        by_path = all(map(output_rows.is_path, self.sources)) and isinstance(self.index, str | None)
         source = [str(one) for one in self.sources] if by_path else None
         return {
             "logits": source if self.argument == "logits" else None,
@@ -386,7 +384,8 @@ class TeacherOutputs:
             except (ValueError, OSError, EOFError, ImportError) as error:
                 if not paths:
                     raise
-                warnings.warn(f"Files of a teacher's outputs are not used: {error}", stacklevel=2)
+                text = f"Files of a teacher's outputs are not used: {error}"
+                warnings.warn(text, stacklevel=stacklevel_of_user())
         return cls(**{**config, "logits": None, "probabilities": None, "index": None})
 
 

@@ -9,7 +9,7 @@ import keras
 
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.batches import require_readable_again
-from modreduce_keras.calls import by_name, of_names, shown
+from modreduce_keras.calls import by_name, of_names, shown, stacklevel_of_user
 from modreduce_keras.distillers import checks, optimizers
 from modreduce_keras.distillers.metrics.student_metrics import for_each_student
 from modreduce_keras.distillers.offline import Distiller
@@ -243,5 +243,5 @@ def _warn_of_order(students: Sequence[keras.Model]) -> None:
                 f"{student.name!r} of {size:,} weights"
                 for student, size in zip(students, sizes, strict=True)
             ),
-            stacklevel=4,
+            stacklevel=stacklevel_of_user(),
         )

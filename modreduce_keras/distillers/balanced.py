@@ -6,6 +6,7 @@ from typing import Any
 
 from keras import ops
 
+from modreduce_keras.calls import stacklevel_of_user
 from modreduce_keras.distillers.step.terms import Term
 from modreduce_keras.distribute import sum_over_replicas
 from modreduce_keras.knowledge import Knowledge
@@ -79,7 +80,7 @@ def warn_of_unset(terms: Iterable[Term]) -> None:
             f"weight='balanced' of {names} was not set, and the term did not count: on no batch "
             f"was it finite, above 0, and at least 1/{MOST:.0f} of what it is compared with. Give "
             "a number, or look at distiller.balance((x, y)).",
-            stacklevel=3,
+            stacklevel=stacklevel_of_user(),
         )
 
 

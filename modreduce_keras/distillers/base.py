@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NoReturn
 import keras
 
 from modreduce_keras import knobs
-from modreduce_keras.calls import answering
+from modreduce_keras.calls import answering, stacklevel_of_user
 from modreduce_keras.distillers import balanced, checks, compiling, optimizers, running, saving
 from modreduce_keras.distillers.checks import compile_and_fit, kind_checks
 from modreduce_keras.distillers.checks.augmentation import warn_of_augmentation
@@ -199,7 +199,7 @@ class BaseDistiller(StepModel):
         warnings.warn(
             "distiller.taught() is deprecated: use distiller.all_knowledge()",
             DeprecationWarning,
-            stacklevel=2,
+            stacklevel=stacklevel_of_user(),
         )
         return self.all_knowledge()
 

@@ -141,7 +141,7 @@ def inference_model(student: keras.Model) -> keras.Model:
             no ranges yet.
     """
     require_ranges(student)
-    warn_of_unfinished(student, stacklevel=4)
+    warn_of_unfinished(student)
     try:
         return fold(student)
     except ValueError as error:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from modreduce_keras.calls import stacklevel_of_user
 from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.kernels import kernel_of
 from modreduce_keras.typing import Shape
@@ -127,18 +128,13 @@ def unfinished(model: keras.layers.Layer) -> str | None:
     return next((text for one in wrappers_in(model) if (text := one.unfinished())), None)
 
 
-def warn_of_unfinished(model: keras.layers.Layer, stacklevel: int = 3) -> None:
-    """Warns if what is made of a model now is made before a schedule of its kernels has ended.
-
-    Args:
-        model: A model.
-        stacklevel: As of `warnings.warn`. Defaults to 3: the caller of the caller.
-    """
+def warn_of_unfinished(model: keras.layers.Layer) -> None:
+    """Warns if what is made of a model now is made before a schedule of its kernels has ended."""
     text = unfinished(model)
     if text is not None:
         warnings.warn(
             f"{model.name!r} is used as it is now, but its {text}. Train it to the end first",
-            stacklevel=stacklevel,
+            stacklevel=stacklevel_of_user(),
         )
 
 

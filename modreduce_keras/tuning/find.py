@@ -10,7 +10,7 @@ import keras
 
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.batches import may_have_labels
-from modreduce_keras.calls import shown
+from modreduce_keras.calls import shown, stacklevel_of_user
 from modreduce_keras.distillers import Distiller
 from modreduce_keras.distillers.optimizers import copy_of
 from modreduce_keras.tuning.candidates import (
@@ -225,7 +225,7 @@ def _within(several: list[Candidate], limits: Mapping[str, float]) -> list[int]:
         warnings.warn(
             "Only one student of the family is within the budget, so there is nothing to choose "
             f"from: {several[within[0]].values}",
-            stacklevel=3,
+            stacklevel=stacklevel_of_user(),
         )
     return within
 

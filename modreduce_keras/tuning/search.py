@@ -12,6 +12,7 @@ import keras_tuner
 
 from modreduce_keras import distribute
 from modreduce_keras.arguments import require_bool, require_choice
+from modreduce_keras.calls import stacklevel_of_user
 from modreduce_keras.distillers import BaseDistiller
 from modreduce_keras.keras_internals import retry_queue
 from modreduce_keras.tuning import extra, reports
@@ -210,7 +211,7 @@ class Search:
         if none_completed or (failures and self._at_failure == RAISE):
             raise SearchError(self._summary(), failures)
         if failures:
-            warnings.warn(self._summary(), RuntimeWarning, stacklevel=3)
+            warnings.warn(self._summary(), RuntimeWarning, stacklevel=stacklevel_of_user())
 
     def _summary(self) -> str:
         return reports.summary(self.failures(), len(self.tuner.oracle.trials))

@@ -229,8 +229,9 @@ def test_a_checkpoint_that_was_renamed_is_refused(tmp_path):
     folder.file(Position(2, 0)).rename(folder.file(Position(9, 0)))
     model = plain(1)
     message = r"epoch-000009-.* is a file that was renamed: inside it is of epoch 2, step 0"
-    with pytest.warns(UserWarning, match=message):
+    with pytest.warns(UserWarning, match=message) as told:
         fit(model, mr.callbacks.Resume(tmp_path))
+    assert [t.filename for t in told if "renamed" in str(t.message)] == [__file__]
     assert_same(values(model), values(expected))
     for position in (Position(1, 0), Position(2, 0), Position(3, 0)):
         folder.file(position).unlink()

@@ -79,7 +79,9 @@ def test_the_best_student_from_before_the_zeros_is_reported(tmp_path):
     message = r"(The best 'student' .*|'.*' is used as .*)sparsity is 0\.44 at step 3, .*at step 6"
     with pytest.warns(UserWarning, match=message) as found:
         fit_pruned(tmp_path / "early.keras", [1.0, 2.0, 3.0, 4.0])
-    texts = [str(one.message) for one in found if "sparsity" in str(one.message)]
+    own = [one for one in found if "sparsity" in str(one.message)]
+    assert {one.filename for one in own} == {__file__}
+    texts = [str(one.message) for one in own]
     assert ["StudentCheckpoint" in text for text in texts] == [True, False]
 
 

@@ -102,8 +102,11 @@ def test_what_is_wrong_is_said(nets, teacher, net, images, labels, cross_entropy
         chain(students=[])
     with pytest.raises(TypeError, match=r"write .*students=\[assistant, student\]\)\. Received"):
         mr.TeacherAssistantChain(teacher=net(), assistants=[net()], student=net())
-    with pytest.warns(UserWarning, match=r"from large to small.*'first' of \d+ weights, 'last'"):
+    with pytest.warns(
+        UserWarning, match=r"from large to small.*'first' of \d+ weights, 'last'"
+    ) as told:
         chain(students=[mr.prune(net((2, 2), name="first")), net((3, 4), name="last")])
+    assert [t.filename for t in told if "from large to small" in str(t.message)] == [__file__]
     with pytest.raises(TypeError, match=r"students\[1\]"):
         chain(students=[net(), "student"])
     with pytest.raises(ValueError, match="told apart by their models' names"):

@@ -107,8 +107,9 @@ def warned(distiller):
         warnings.simplefilter("always")
         for _ in range(2):
             distiller.fit(X, Y, batch_size=4, verbose=0)
-    texts = [str(one.message) for one in caught]
-    return [text for text in texts if text.startswith("On the first batch")]
+    own = [one for one in caught if str(one.message).startswith("On the first batch")]
+    assert {one.filename for one in own} <= {__file__}
+    return [str(one.message) for one in own]
 
 
 def test_fit_warns_once_of_a_term_that_outweighs_all_others():

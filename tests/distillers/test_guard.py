@@ -36,7 +36,9 @@ def warned(match):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
-    messages = [str(one.message) for one in caught if one.category is UserWarning]
+    own = [one for one in caught if one.category is UserWarning]
+    assert {one.filename for one in own} == {__file__}
+    messages = [str(one.message) for one in own]
     assert any(re.search(match, message) for message in messages), messages
 
 

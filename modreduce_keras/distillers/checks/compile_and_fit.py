@@ -11,6 +11,7 @@ import numpy as np
 
 from modreduce_keras.arguments import is_number, require_bool, require_choice, require_integer
 from modreduce_keras.batches import INDEX, require_end, split_index
+from modreduce_keras.calls import stacklevel_of_user
 from modreduce_keras.copying import lora_weights
 from modreduce_keras.data.index import require_batches
 from modreduce_keras.distillers.backend import tensorflow as backend
@@ -287,7 +288,7 @@ def _warn_of_idle_lora(students: Iterable[keras.Model]) -> None:
                     "as Keras leaves them in a model from a file, where it adds them to the "
                     f"kernel: they get no gradient. To train them, draw one anew: {first}.assign("
                     f"keras.initializers.HeUniform()({first}.shape)).",
-                    stacklevel=2,
+                    stacklevel=stacklevel_of_user(),
                 )
 
 
@@ -306,7 +307,7 @@ def _require_callbacks(given: Any) -> None:
                 "is deployed: mr.callbacks.StudentCheckpoint('best.keras', save_best_only=True) "
                 "writes the student alone, and mr.callbacks.Resume('run') what training goes on "
                 "from.",
-                stacklevel=2,
+                stacklevel=stacklevel_of_user(),
             )
 
 

@@ -4,6 +4,7 @@ import warnings
 
 import keras
 
+from modreduce_keras.calls import stacklevel_of_user
 from modreduce_keras.models.graph import defined_by_user
 
 _OF_TRAINING = (
@@ -33,12 +34,12 @@ def warn_of_ignored(models: dict[str, keras.Model]) -> None:
                 "runs: its own step trains the student by `call`, with the losses of add_loss and "
                 "the regularizers. Put what has to happen into call(training=True), or override "
                 "the method in a subclass of the distiller.",
-                stacklevel=2,
+                stacklevel=stacklevel_of_user(),
             )
         if defined_by_user(model, "build") and model.get_build_config() is None:
             warnings.warn(
                 f"The {role} {model.name!r} defines build, which never runs, since the model sets "
                 "built = True by itself: weights that it makes are not there. Leave built to "
                 "Keras, or make them in the constructor.",
-                stacklevel=2,
+                stacklevel=stacklevel_of_user(),
             )

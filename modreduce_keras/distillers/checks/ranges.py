@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from modreduce_keras.calls import stacklevel_of_user
 from modreduce_keras.models.preprocessing import mismatch
 
 _LOOKED_AT = 32
@@ -37,7 +38,7 @@ def warn_of_ranges(forward: Any, x: Any) -> None:
                 f"The {role} {model.name!r} {found}. Scale x, or, where the models differ, give "
                 "teacher_input= or student_inputs= a function of it; mr.models.preprocessing(model)"
                 " returns what a model expects.",
-                stacklevel=5,
+                stacklevel=stacklevel_of_user(),
             )
 
 

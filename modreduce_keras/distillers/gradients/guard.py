@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from modreduce_keras.calls import stacklevel_of_user
+
 STOP, SKIP = "stop", "skip"
 
 
@@ -113,7 +115,7 @@ class Guard:
         warnings.warn(
             f"Step {min(new.values())} was skipped, because {self._listed(list(new))} not finite. "
             "Later ones are counted: distiller.skipped_steps, distiller.nonfinite_steps.",
-            stacklevel=5,
+            stacklevel=stacklevel_of_user(),
         )
 
     def _listed(self, names: list[str]) -> str:

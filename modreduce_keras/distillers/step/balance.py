@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from modreduce_keras.calls import stacklevel_of_user
 from modreduce_keras.distillers import balanced
 from modreduce_keras.distillers.backend import tensorflow as backend
 from modreduce_keras.distillers.step.batch import Batch
@@ -210,7 +211,7 @@ def watching(step: Callable[..., Any], distiller: Any) -> Callable[..., Any]:
         }
         text = warning_of(distiller.objective().terms, losses, logs)
         if text:
-            warnings.warn(text, stacklevel=2)
+            warnings.warn(text, stacklevel=stacklevel_of_user())
         return logs
 
     return first

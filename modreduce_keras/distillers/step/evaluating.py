@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 from modreduce_keras.arguments import require_bool
+from modreduce_keras.calls import stacklevel_of_user
 from modreduce_keras.distillers.step.objective import Objective
 
 
@@ -37,7 +38,7 @@ def warn_of_left_out(objective: Objective) -> None:
             f"The loss of evaluation and validation (val_loss) is without {_described(names)}. "
             "Adapters without an index, such as adapter='contrastive_queue' instead of "
             "'contrastive_memory', are evaluated.",
-            stacklevel=5,
+            stacklevel=stacklevel_of_user(),
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from modreduce_keras.calls import stacklevel_of_user
 from modreduce_keras.copying import copy_state
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.step.inputs import Inputs
@@ -176,7 +177,7 @@ class LiveTeacher:
                 warnings.warn(
                     f"teacher_dtype={self._dtype!r} has no effect on the teacher {model.name!r}, "
                     f"which runs unchanged: {error}",
-                    stacklevel=2,
+                    stacklevel=stacklevel_of_user(),
                 )
                 return model
         return self._copies[index, form]
