@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from modreduce_keras.distribute.replicas import on_tensorflow
+from modreduce_keras.distribute.tensorflow_internals import is_recorded
 from modreduce_keras.keras_internals import is_compiled_by_xla
 
 _ELEMENTS = 2**21
@@ -48,8 +49,9 @@ def by_chunks(
     import tensorflow as tf
 
     fixed = len(constants)
-    # In half precision, the product would be rounded twice.
-    at_once = columns is None and [tensor.dtype for tensor in learnt] == ["float32"]
+    # In half precision, the product would be rounded twice; unrecorded, it is not needed.
+    in_float32 = [tensor.dtype for tensor in learnt] == ["float32"]
+    at_once = columns is None and in_float32 and is_recorded()
 
     def with_gradient(upstream: Any, *tensors: Any) -> list[Any]:
         with tf.GradientTape() as tape:

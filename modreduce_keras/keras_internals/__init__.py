@@ -3,7 +3,8 @@
 Each function says what it relies on, and `tests/keras_internals` has a test for each that
 fails when Keras changes it. All of it was seen in Keras 3.15.1 and TensorFlow 2.21.0. Other
 modules touch nothing private, which ruff's rule SLF001 enforces. What is private in TensorFlow's
-converter is in `export/tensorflow_internals.py`, as this package imports Keras alone.
+converter and tapes is in `export/tensorflow_internals.py` and `distribute/tensorflow_internals.py`,
+as this package imports Keras alone.
 """
 
 from modreduce_keras.keras_internals.callbacks import made_anew

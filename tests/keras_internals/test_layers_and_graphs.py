@@ -4,12 +4,15 @@ A test that fails here names what a new version has changed; `make test-next` ru
 pre-releases.
 """
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from modreduce_keras import keras_internals
+from modreduce_keras.distribute import tensorflow_internals
 
 
 def nested():
@@ -198,3 +201,15 @@ def test_is_compiled_by_xla(compiled):
     np.testing.assert_array_equal(outer(eager), [4.0, 4.0])
     assert set(found) == {compiled}
     assert not keras_internals.is_compiled_by_xla(eager)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_is_recorded(compiled):
+    def found(recorded):
+        with tf.GradientTape() if recorded else contextlib.nullcontext():
+            return tensorflow_internals.is_recorded()
+
+    def both():
+        return tf.constant([found(True), found(False)])
+
+    assert (tf.function(both) if compiled else both)().numpy().tolist() == [True, False]

@@ -166,6 +166,25 @@ def test_a_step_needs_the_gradient_and_little_more(random, monkeypatch):
     assert min(map(peak, (256, 400, 640))) <= 1.25
 
 
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("recorded", [False, True])
+def test_the_gradient_is_computed_at_once_where_it_is_asked_for(recorded, random, monkeypatch):
+    loss = mr.losses.KD()
+    given, (student,) = arguments(random, loss, masked=False)
+    calls, each_chunk = [], chunks._each_chunk
+
+    def counted(function, tensors, likes):
+        calls.append(len(likes))
+        return each_chunk(function, tensors, likes)
+
+    monkeypatch.setattr(chunks, "_each_chunk", counted)
+    if recorded:
+        results(loss, given, [student], in_graph)
+    else:
+        tf.function(lambda: loss.by_position(given, student), autograph=False)()
+    assert calls == [2 if recorded else 1]
+
+
 @pytest.mark.parametrize("classes", [response_base._LARGE, response_base._LARGE + 1])
 def test_the_number_of_classes_decides(classes, monkeypatch):
     calls = []
