@@ -42,7 +42,7 @@ MOVED = {
     "teacher_cache": "speed.teacher_cache",
 }
 """Where the scripts are that rows name by `benchmarks/SCRIPT.py`."""
-_PACKAGES = ("tensorflow", "keras", "modreduce-keras")
+_PACKAGES = ("tensorflow", "keras")
 
 
 def interleave(
@@ -206,6 +206,8 @@ def paired_ratios(times: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 def metadata(seed: int) -> dict[str, Any]:
     """Returns what every row says about its run: when, by which command, of what, on what."""
+    import modreduce_keras
+
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", *_program(), *sys.argv[1:]]),
@@ -213,7 +215,9 @@ def metadata(seed: int) -> dict[str, Any]:
         "seed": seed,
         "device": _device(),
         "python": platform.python_version(),
-        **{name.replace("-", "_"): importlib.metadata.version(name) for name in _PACKAGES},
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        # Of what is imported: a checkout need not be installed.
+        "modreduce_keras": modreduce_keras.__version__,
     }
 
 

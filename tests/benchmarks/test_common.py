@@ -1,5 +1,6 @@
 """Interleaving and its statistics."""
 
+import importlib.metadata
 import importlib.util
 import re
 import subprocess
@@ -9,6 +10,8 @@ from importlib.machinery import ModuleSpec
 import numpy as np
 import pytest
 import tensorflow as tf
+
+import modreduce_keras as mr
 
 
 @pytest.fixture
@@ -71,6 +74,16 @@ def test_the_command_of_a_row_is_the_module_that_runs(common, monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("benchmarks.soak", None))
     command = common.metadata(0)["command"]
     assert command == "python -m benchmarks.soak --steps=2 '--note=a b'"
+
+
+def test_a_row_needs_no_installation_of_the_package(common, monkeypatch):
+    def version(name):
+        if name.startswith("modreduce"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert common.metadata(0)["modreduce_keras"] == mr.__version__
 
 
 def test_rows_from_before_the_folders_name_the_command_of_today(common):
