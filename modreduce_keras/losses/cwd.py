@@ -46,7 +46,8 @@ class CWD(MapLoss):
     Reference:
         Shu et al., Channel-wise Knowledge Distillation for Dense Prediction, 2021, with the paper's
         temperature and weight for features; for maps of logits it takes 3. The published code
-        leaves both to its user.
+        leaves both to its user: it has 3 and T = 4 as its example for logits, and recorded runs on
+        features with 35 and 40.
     """
 
     default_weight = 50.0

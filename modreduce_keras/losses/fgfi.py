@@ -16,8 +16,9 @@ class FGFI(MapLoss):
     1/(2 N) Σ_i Σ_c (f_ic(s) - f_ic(t))² over the N positions i of the batch that the mask keeps
 
     The mask tells where objects are: `mr.Feature("fgfi", at="p3", mask="near_objects")` takes it
-    from the inputs. Without a mask, all positions are imitated. `mr.data.near_objects` makes the
-    paper's mask of boxes.
+    from the inputs. Without a mask, all positions are imitated. The paper's mask keeps a position
+    where an anchor overlaps an object by more than half of the largest overlap that any anchor has
+    with this object.
 
     Args:
         name: Name of the loss. Defaults to `"fgfi"`.

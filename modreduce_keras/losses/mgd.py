@@ -27,8 +27,8 @@ class MGD(SquaredMaps):
         3.0
 
     Reference:
-        Yang et al., Masked Generative Distillation, 2022, with the weight for classification;
-        for dense prediction the paper takes 2e-5.
+        Yang et al., Masked Generative Distillation, 2022, with the weight for classification, as in
+        the published code; for dense prediction both take 2e-5.
     """
 
     default_weight = 7e-5

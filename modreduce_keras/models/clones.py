@@ -69,11 +69,12 @@ class Cloner:
             other: What takes its place.
             within: The model that it is in, and those that this is nested in.
         """
-        self._keep(layer, other)
+        self.keep(layer, other)
         self._others.append(other)
         self._apart.extend(within)
 
-    def _keep(self, layer: keras.Operation, clone: keras.Operation) -> None:
+    def keep(self, layer: keras.Operation, clone: keras.Operation) -> None:
+        """Takes an operation for the clone of another one, wherever that is called."""
         self._made[id(layer)] = clone
         self._originals.append(layer)
 
@@ -120,14 +121,14 @@ class Cloner:
         if [type(layer) for layer in made] != [type(layer) for layer in inside]:
             return None
         for layer, clone in zip(inside, made, strict=True):  # that models around it may use too
-            self._keep(layer, clone)
+            self.keep(layer, clone)
         return copy
 
     def layer(self, layer: keras.Operation) -> keras.Operation:
         """Returns the clone of a layer, a nested model or another operation."""
         if id(layer) not in self._made:
             is_model = isinstance(layer, keras.Model)
-            self._keep(layer, self.clone(layer) if is_model else rebuilt(layer))
+            self.keep(layer, self.clone(layer) if is_model else rebuilt(layer))
         return self._made[id(layer)]
 
 

@@ -8,14 +8,15 @@ import numpy as np
 
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.copying import copy_state
-from modreduce_keras.keras_internals import operation_of
+from modreduce_keras.keras_internals import flatten_layers, operation_of
 from modreduce_keras.models.clones import Cloner, unfrozen
+from modreduce_keras.models.deep_layers import DEPTH, DeepLayer, deep_layer_of, shortened
 from modreduce_keras.models.graph import Graph, defined_by_user, functional, new_inputs
 from modreduce_keras.models.same_outputs import require_same_outputs
 from modreduce_keras.models.stacks import Block, Stack, stack_of
 
-_DEPTH, _BACKBONE, _PREPROCESSOR = "num_layers", "backbone", "preprocessor"
-"""What configs of keras-hub call the number of blocks, the model inside and what is before it."""
+_BACKBONE, _PREPROCESSOR = "backbone", "preprocessor"
+"""What configs of keras-hub call the model inside and what is before it."""
 
 
 def shallower(
@@ -29,9 +30,10 @@ def shallower(
 
     The teacher is a stack of equal blocks: transformer layers, residual blocks of one size, or
     dense layers. A block may be one layer or several, in a functional or Sequential model or in a
-    model nested in it, such as the backbone of a classifier. Layers before and after the blocks are
-    kept. All state is copied and nothing is shared. All layers are trainable, also those that are
-    frozen in the teacher.
+    model nested in it, such as the backbone of a classifier. The blocks may also be a list in one
+    layer whose config has their number as `num_layers`, such as the encoder of keras-hub's vision
+    transformer. Layers before and after the blocks are kept. All state is copied and nothing is
+    shared. All layers are trainable, also those that are frozen in the teacher.
 
     Models of keras-hub keep their class: backbones with another `num_layers`, and tasks. Others
     become plain functional or Sequential models, whose layers have the teacher's names.
@@ -70,18 +72,26 @@ def shallower(
             "shallower takes either layers=[0, 2, 4], the blocks to keep, or every=2. Received: "
             f"{layers=}, {every=}"
         )
-    try:
-        stack = stack_of(teacher)
-    except ValueError as error:
-        raise ValueError(
-            f"shallower takes one stack of like blocks, and {error}. mr.models.taps shows the "
-            f"layers. Received: teacher={teacher.name!r}"
-        ) from error
+    stack = _stack_in(teacher)
     kept = _kept(layers, every, len(stack.blocks))
     student = unfrozen(_shortened(teacher, stack, kept))
     if name is not None:
         student.name = name
     return student
+
+
+def _stack_in(teacher: keras.Model) -> Stack | DeepLayer:
+    """Returns the blocks of a teacher: in its graph, or else in one of its layers."""
+    try:
+        return stack_of(teacher)
+    except ValueError as error:
+        deep = deep_layer_of(teacher)
+        if deep is not None:
+            return deep
+        raise ValueError(
+            f"shallower takes one stack of like blocks, and {error}. mr.models.taps shows the "
+            f"layers. Received: teacher={teacher.name!r}"
+        ) from error
 
 
 def _kept(layers: Sequence[int] | None, every: int | None, number: int) -> list[int]:
@@ -108,9 +118,13 @@ def _kept(layers: Sequence[int] | None, every: int | None, number: int) -> list[
     return kept
 
 
-def _shortened(teacher: keras.Model, stack: Stack, kept: list[int]) -> keras.Model:
+def _shortened(teacher: keras.Model, stack: Stack | DeepLayer, kept: list[int]) -> keras.Model:
     inner, *outer = stack.within
-    new = _shortened_class(inner, _without(inner, stack, kept), stack, kept)
+    if isinstance(stack, DeepLayer):
+        new = _around(inner, stack.layer, shortened(stack, kept))
+    else:
+        new = _without(inner, stack, kept)
+    new = _shortened_class(inner, new, len(stack.blocks), len(kept))
     for model in outer:
         new = _around(model, inner, new)
         inner = model
@@ -120,8 +134,17 @@ def _shortened(teacher: keras.Model, stack: Stack, kept: list[int]) -> keras.Mod
 def _without(model: keras.Model, stack: Stack, kept: list[int]) -> keras.Model:
     """Returns the clone of the model that a stack is in, without the blocks that are left out."""
     left_out = [block for i, block in enumerate(stack.blocks) if i not in kept]
+    try:
+        return _cut(model, left_out, Cloner())
+    except ValueError:
+        # Layers whose configs are wrong can come from the class of the model.
+        cloner = Cloner()
+        cloner.clone(model)
+        return _cut(model, left_out, cloner)
+
+
+def _cut(model: keras.Model, left_out: list[Block], cloner: Cloner) -> keras.Model:
     dropped = {id(one): one for block in left_out for one in block.operations}
-    cloner = Cloner()
     if isinstance(model, keras.Sequential):
         layers = [cloner.layer(one) for one in model.layers if id(one) not in dropped]
         new = keras.Sequential([new_inputs(functional(model)), *layers], name=model.name)
@@ -177,10 +200,12 @@ def _rewired(
     )
 
 
-def _around(model: keras.Model, inner: keras.Model, new: keras.Model) -> keras.Model:
-    """Returns the clone of a model with another one in the place of one that is nested in it."""
+def _around(model: keras.Model, inner: keras.layers.Layer, new: keras.layers.Layer) -> keras.Model:
+    """Returns the clone of a model with another layer, or model, in the place of one in it."""
     cloner = Cloner()
     cloner.replace(inner, new, within=[model])
+    for layer, other in _shared(model, inner, new):
+        cloner.keep(layer, other)
     clone = cloner.clone(model)
     others = [one for one in model.layers if one is not inner]
     others = [one for one in others if not isinstance(one, keras.layers.InputLayer)]
@@ -193,18 +218,29 @@ def _around(model: keras.Model, inner: keras.Model, new: keras.Model) -> keras.M
     return fresh if fresh is not None and _takes(clone, fresh) else clone
 
 
-def _shortened_class(
-    model: keras.Model, new: keras.Model, stack: Stack, kept: list[int]
-) -> keras.Model:
+def _shared(
+    model: keras.Model, inner: keras.layers.Layer, new: keras.layers.Layer
+) -> list[tuple[Any, Any]]:
+    """Returns layers that a model calls and that are in a nested one too, such as tied embeddings.
+
+    Beside each is the layer of its name in what takes the place of the nested model.
+    """
+    inside = {id(layer) for layer in flatten_layers(inner, include_self=False)}
+    others = {layer.name: layer for layer in flatten_layers(new, include_self=False)}
+    pairs = [(one, others.get(one.name)) for one in model.layers if id(one) in inside]
+    return [(one, other) for one, other in pairs if type(one) is type(other)]
+
+
+def _shortened_class(model: keras.Model, new: keras.Model, blocks: int, kept: int) -> keras.Model:
     """Returns a shortened model in the class of its original, where its config has `num_layers`.
 
     It is the plain functional one where the class makes something else of that than the blocks
     that are kept.
     """
     config = model.get_config() if defined_by_user(model, "get_config") else {}
-    if config.get(_DEPTH) != len(stack.blocks):
+    if config.get(DEPTH) != blocks:
         return new
-    fresh = _of_class(model, {_DEPTH: len(kept)})
+    fresh = _of_class(model, {DEPTH: kept})
     return fresh if fresh is not None and _takes(new, fresh) else new
 
 

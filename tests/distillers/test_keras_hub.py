@@ -176,6 +176,45 @@ def test_backbones_have_maps_and_become_shallower(models, inputs, name, random):
     np.testing.assert_array_equal(scores[:, 0][~pairs], 0.0)
 
 
+LLAMA = {
+    "vocabulary_size": 16,
+    "num_query_heads": 2,
+    "hidden_dim": 8,
+    "intermediate_dim": 16,
+    "num_key_value_heads": 1,
+}
+VIT = {"image_shape": (8, 8, 3), "patch_size": 4, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
+
+
+@pytest.mark.parametrize("name", ["LlamaBackbone", "LlamaCausalLM", "ViTBackbone"])
+def test_models_of_other_kinds_become_shallower(models, inputs, name, random):
+    """Layers whose config is wrong, an embedding that the head shares, blocks in one layer."""
+
+    def build(num_layers):
+        if "ViT" in name:
+            return models.ViTBackbone(num_layers=num_layers, **VIT)
+        backbone = models.LlamaBackbone(num_layers=num_layers, **LLAMA)
+        if name == "LlamaBackbone":
+            return backbone
+        return models.LlamaCausalLM(backbone=backbone, preprocessor=None)
+
+    teacher = randomized(build(4), random)
+    student, hand = mr.models.shallower(teacher, layers=[1, 2]), build(2)
+    assert type(student) is type(teacher)
+    assert len(student.weights) == len(hand.weights)
+    weights = {weight.path: weight for weight in teacher.weights}
+    kept = ("transformer_block_", 1) if "ViT" in name else ("transformer_layer_", 0)
+    for weight in hand.weights:
+        path = weight.path
+        for number in (1, 0):
+            new, old = (f"{kept[0]}{number + kept[1] + moved}/" for moved in (0, 1))
+            path = path.replace(new, old)
+        weight.assign(weights[path])
+    x = random.normal(size=(2, 8, 8, 3)).astype("float32")
+    x = x if "ViT" in name else {key: inputs[key] for key in teacher.input}
+    np.testing.assert_allclose(student(x), hand(x), rtol=1e-5, atol=1e-6)
+
+
 MERGES = ["a i", "ai r", "Ġ air", "p o", "r t", "po rt"]
 PIECES = ["<|endoftext|>", *"Ġairpto!", *(merge.replace(" ", "") for merge in MERGES)]
 

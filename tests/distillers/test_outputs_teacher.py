@@ -298,3 +298,15 @@ def test_a_saved_distiller_trains_on_with_outputs_attached(
         one.fit(attached, labels, shuffle=False, verbose=0).history for one in (distiller, loaded)
     ]
     assert histories[0] == histories[1]
+
+
+def test_a_model_beside_outputs_is_told_how_it_joins_them(net, teacher, images, labels, trained):
+    logits = logits_of(teacher, images)
+    both = [teacher, mr.data.TeacherOutputs(logits=logits)]
+    message = r"joins them by its outputs, logits=\[model.predict\(x\), second\]"
+    with pytest.raises(TypeError, match=message):
+        mr.Distiller(student=net(), teacher=both, knowledge="kd")
+    joined = mr.data.TeacherOutputs(logits=[logits_of(teacher, images), logits])
+    assert_equal_weights(
+        trained(joined, joined.attach(images), labels), trained(teacher, images, labels)
+    )

@@ -1,4 +1,4 @@
-"""Time series: students of convolutions and of recurrent layers, of other lengths and widths."""
+"""Time series and spectrograms: convolutions and recurrent layers, of other lengths and widths."""
 
 import keras
 import numpy as np
@@ -33,9 +33,23 @@ def convolutional(filters, strides):
     )
 
 
+def spectral(filters, strides):
+    """A network on a spectrogram, (frames, bands), as on an image of one channel."""
+    return keras.Sequential(
+        [
+            keras.Input((STEPS, CHANNELS)),
+            keras.layers.Reshape((STEPS, CHANNELS, 1)),
+            keras.layers.Conv2D(filters, 3, strides=(strides, 1), padding="same", name="series"),
+            keras.layers.GlobalAveragePooling2D(name="embedding"),
+            keras.layers.Dense(4, name="logits"),
+        ]
+    )
+
+
 PAIRS = {
     "recurrent to convolutional": lambda: (recurrent(6), convolutional(4, strides=2)),
     "convolutional to recurrent": lambda: (convolutional(6, strides=2), recurrent(4)),
+    "of spectrograms": lambda: (spectral(6, strides=1), spectral(4, strides=2)),
 }
 FEATURES = ("at", "cwd", "ickd", "mgd", "pkd", "vid")
 RELATIONS = ("pkt", "rkd_distance", "sp")
@@ -66,3 +80,21 @@ def test_each_term_is_its_loss_between_the_layers(pair, random, cross_entropy):
         ours, theirs = sides if one.adapter is None else one.adapter(*sides, training=False)
         expected = np.mean(one.loss.call(theirs, ours))
         np.testing.assert_allclose(logs[one.name], expected, rtol=1e-4, err_msg=one.name)
+
+
+@pytest.mark.slow
+@pytest.mark.graph
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_each_term_falls_in_training(pair, random):
+    teacher, student = pair()
+    knowledge = [
+        mr.Response("kd"),
+        mr.Feature("pkd", at="series"),
+        mr.Relation("sp", at="embedding"),
+    ]
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=knowledge)
+    distiller.compile(keras.optimizers.Adam(0.02), loss=None)
+    x = random.normal(size=(32, STEPS, CHANNELS)).astype("float32")
+    history = distiller.fit(x, batch_size=32, epochs=50, verbose=0).history
+    for one in knowledge:
+        assert history[one.name][-1] < history[one.name][0] / 1.5, one.name

@@ -223,6 +223,72 @@ def test_a_student_is_saved_loaded_and_distilled(random, tmp_path):
     )
 
 
+@keras.saving.register_keras_serializable("shallower_tests")
+class Encoders(layers.Layer):
+    """One layer that runs like blocks in a row; or each on the first input, which is no row."""
+
+    def __init__(self, num_layers, in_a_row=True, **kwargs):
+        super().__init__(**kwargs)
+        self.num_layers, self.in_a_row = num_layers, in_a_row
+        self.inner = [layers.Dense(WIDTH, "tanh", name=f"block{i}") for i in range(num_layers)]
+        self.last_norm = layers.LayerNormalization(name="last_norm")
+
+    def build(self, shape):
+        for layer in (*self.inner, self.last_norm):
+            layer.build(shape)
+
+    def call(self, inputs):
+        x = inputs
+        for block in self.inner:
+            x = block(x) if self.in_a_row else x + block(inputs)
+        return self.last_norm(x)
+
+    def get_config(self):
+        own = {"num_layers": self.num_layers, "in_a_row": self.in_a_row}
+        return {**super().get_config(), **own}
+
+
+def deep(num_layers, nested, in_a_row=True):
+    inputs, encoders = keras.Input((4, WIDTH)), Encoders(num_layers, in_a_row, name="encoders")
+    if nested:
+        body = keras.Model(inputs, encoders(layers.Dense(WIDTH, name="first")(inputs)))
+        inputs = keras.Input((4, WIDTH))
+        return keras.Model(inputs, layers.Dense(2, name="head")(body(inputs)))
+    return keras.Sequential([inputs, encoders, layers.Dense(2, name="head")])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_blocks_may_be_in_one_layer(nested, random):
+    teacher = randomized(deep(5, nested), random)
+    student = mr.models.shallower(teacher, layers=[1, 4])
+    inside = {one.name: one for one in teacher._flatten_layers()}
+    x = random.normal(size=(2, 4, WIDTH)).astype("float32")
+    names = ["first"] * nested + ["block1", "block4", "last_norm", "head"]
+    expected = x
+    for name in names:
+        expected = inside[name](expected)
+    np.testing.assert_allclose(student(x), expected, rtol=1e-5, atol=1e-6)
+    assert not {id(v) for v in student.variables} & {id(v) for v in teacher.variables}
+    assert len(student.variables) == 2 * len(names)
+    with pytest.raises(ValueError, match="is not a chain of equal blocks"):
+        mr.models.shallower(deep(3, nested, in_a_row=False), layers=[1])
+
+
+def test_layers_that_a_nested_model_shares_stay_shared(random):
+    inputs, tied = keras.Input((WIDTH,)), layers.Dense(WIDTH, name="tied")
+    x = tied(inputs)
+    for i in range(4):
+        x = layers.Dense(WIDTH, "tanh", name=f"block{i}")(x)
+    body = keras.Model(inputs, x, name="backbone")
+    inputs = keras.Input((WIDTH,))
+    teacher = randomized(keras.Model(inputs, tied(body(inputs))), random)
+    student = mr.models.shallower(teacher, every=2)
+    assert len(student.variables) == 6
+    x = random.normal(size=(2, WIDTH)).astype("float32")
+    expected = body.get_layer("block2")(body.get_layer("block0")(tied(x)))
+    np.testing.assert_allclose(student(x), tied(expected), rtol=1e-5, atol=1e-6)
+
+
 def residual(name):
     """A model of its own, of two like layers."""
     inputs = keras.Input((WIDTH,))

@@ -32,7 +32,8 @@ def require_teacher(teacher: Any) -> None:
     if isinstance(teacher, (list, tuple)) and any(isinstance(t, TeacherOutputs) for t in teacher):
         raise TypeError(
             "Several teachers of which there are outputs are one TeacherOutputs: "
-            "mr.data.TeacherOutputs(logits=[first, second]). Received: a list with TeacherOutputs"
+            "mr.data.TeacherOutputs(logits=[first, second]). A model joins them by its outputs, "
+            "logits=[model.predict(x), second]. Received: a list with TeacherOutputs"
         )
     if isinstance(teacher, (list, tuple)) and any(isinstance(t, keras.Model) for t in teacher):
         for one in teacher:
