@@ -264,6 +264,7 @@ def _name(cls: type) -> str:
 def main(_) -> None:
     """Writes or checks the page, and the file of the command."""
     rows = common.read_rows(Path(FLAGS.results) / "method_cost.jsonl")
+    rows = [row for row in rows if not row.get("plain")]
     made = {Path(FLAGS.page): render(rows), Path(FLAGS.listing): listing(rows)}
     for path, text in made.items():
         if path.exists() and path.read_text("utf-8") == text:

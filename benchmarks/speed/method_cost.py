@@ -9,7 +9,8 @@ the batch, and with a queue instead of the memory bank.
 The methods take turns with KD in small groups, because all at once would not fit in memory.
 Ratios to KD are taken within a round, then summarized. The memory is the peak of one step beyond
 what was held before it, the median of several; what is held for good is told apart: the weights
-and the memory of the term's adapter. Building the steps takes most of the ten minutes, on two
+and the memory of the term's adapter. With `--plain`, all steps run as Keras' layers do, so that a
+method is compared with a slower KD. Building the steps takes most of the ten minutes, on two
 cores. Run it with nothing else on the machine:
 
     python -m benchmarks.speed.method_cost
@@ -33,6 +34,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("teacher", "resnet56", "Teacher, from mr.models")
 flags.DEFINE_string("student", "resnet20", "Student, from mr.models")
 flags.DEFINE_multi_string("methods", [], "Identifiers of losses; all, if none is given")
+flags.DEFINE_bool("plain", False, "As Keras' layers run: nothing fused, nothing folded")
 flags.DEFINE_integer("batch", 64, "Images in a batch", lower_bound=2)
 flags.DEFINE_integer("samples", 50_000, "Training samples that a memory bank holds", lower_bound=2)
 flags.DEFINE_integer("group", 6, "Methods that take turns with KD", lower_bound=1)
@@ -82,13 +84,20 @@ class Pair:
         student.set_weights(self._start)
         student = catalogue.student_for(method, student, self.teacher)
         teacher = self.teacher if knowledge.loss.needs_teacher else None
-        distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[knowledge])
+        distiller = mr.Distiller(
+            student=student,
+            teacher=teacher,
+            knowledge=[knowledge],
+            teacher_dtype="as_given" if FLAGS.plain and teacher is not None else None,
+        )
         if knowledge.pretrains:
             knowledge.pretrained.assign(1.0)
         # So slow that no method diverges, whatever its weight: the cost is the same.
         optimizer = keras.optimizers.SGD(1e-6, momentum=0.9)
         identifier = knowledge.loss.identifier
-        distiller.compile(optimizer, catalogue.supervision(identifier))
+        distiller.compile(
+            optimizer, catalogue.supervision(identifier), fused_normalization=not FLAGS.plain
+        )
         distiller.make_train_function()
         iterator = iter(catalogue.labelled_for(identifier, self.dataset, CLASSES))
 
@@ -155,7 +164,7 @@ def main(_) -> None:
     # Every method traces a step of its own, which TensorFlow takes for retracing.
     tf.get_logger().setLevel("ERROR")
     keras.utils.set_random_seed(FLAGS.seed)
-    names = ("teacher", "student", "batch", "samples", "rounds", "steps")
+    names = ("teacher", "student", "plain", "batch", "samples", "rounds", "steps")
     sizes = {name: FLAGS[name].value for name in names}
     about, pair = common.metadata(FLAGS.seed), Pair()
     chosen, reference = FLAGS.methods or methods(), pair.contender(REFERENCE)
