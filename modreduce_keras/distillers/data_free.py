@@ -55,7 +55,8 @@ class DataFreeDistiller(BaseDistiller):
     ...})`. One optimizer for both is copied for each.
 
     Logs: the student's terms by name (`kd`), and those of the generator (`generator/adversarial`),
-    each averaged over the steps in which it is minimized. `loss` is the mean of the losses that the
+    each averaged over the steps in which it is minimized; an epoch without such a step does not log
+    it. `loss` is the mean of the losses that the
     steps minimize.
 
     A student that is trained without data may still reveal something about it, because the

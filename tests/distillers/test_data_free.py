@@ -136,6 +136,16 @@ def test_zskt_steps_equal_steps_by_hand(make, teacher, random):
     assert_same_weights(distiller.generator, generator)
 
 
+def test_an_epoch_logs_only_the_terms_that_it_computes(make):
+    distiller, found = make(mr.distillers.ZSKT(generator_updates=3, student_updates=3)), []
+    told = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: found.append(set(logs)))
+    given = {"steps_per_epoch": 2, "batch_size": 4, "verbose": 0, "callbacks": [told]}
+    history = distiller.fit(epochs=3, **given).history
+    own = "generator/adversarial"
+    assert found == [{"loss", own}, {"loss", own, "kd"}, {"loss", "kd"}]
+    assert [len(history[name]) for name in ("loss", "kd", own)] == [3, 2, 2]
+
+
 @pytest.mark.parametrize("variant", ["reference", "paper"])
 def test_a_dafl_step_equals_a_step_by_hand(variant, make, teacher, random):
     method = mr.distillers.DAFL(one_hot=0.7, activation=0.2, information=3.0, variant=variant)

@@ -70,6 +70,10 @@ class Objective:
         """The running means of all terms and logged values."""
         return self._trackers.metrics
 
+    def not_computed(self) -> frozenset[str]:
+        """Returns names in the logs of what no step has computed since the last reset."""
+        return self._trackers.empty()
+
     @property
     def trained_only(self) -> frozenset[str]:
         """Names in the logs of what evaluation does not compute."""

@@ -26,6 +26,11 @@ class Trackers:
         """The means, in the order of their names' first appearance."""
         return list(self._means.values())
 
+    def empty(self) -> frozenset[str]:
+        """Returns the names of means that have had no values since the last reset."""
+        counts = {name: ops.convert_to_numpy(mean.count) for name, mean in self._means.items()}
+        return frozenset(name for name, count in counts.items() if not count)
+
     def update(self, values: Mapping[str, Any], examples: Any, finite_only: bool = False) -> None:
         """Adds values to the means of their names.
 

@@ -26,12 +26,14 @@ class InTurns:
         self._model, self._cycle, self._steps = model, list(cycle), dict(steps)
 
     def __call__(self, iterator: Any) -> Any:
-        """Runs one step."""
+        """Runs one step, and returns the logs of the terms that have been computed."""
         model = self._model
         step = ops.convert_to_numpy(ops.convert_to_tensor(model.step))
         # It may be traced now.
         model.turn = self._cycle[int(step) % len(self._cycle)]
-        return self._steps[model.turn](iterator)
+        logs = self._steps[model.turn](iterator)
+        left_out = model.objective().not_computed()
+        return {name: value for name, value in logs.items() if name not in left_out}
 
 
 class Updater:
