@@ -20,7 +20,7 @@ from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models import head_kinds
 from modreduce_keras.models.graph import input_specs
 from modreduce_keras.models.preprocessing import preprocessing
-from modreduce_keras.models.shapes import require_image_range, require_image_shape
+from modreduce_keras.models.shapes import require_floats, require_image_range, require_image_shape
 from modreduce_keras.recording import recording
 from modreduce_keras.symbolic import output_spec
 from modreduce_keras.typing import Tensor
@@ -97,7 +97,7 @@ def deep_inversion(
     Raises:
         TypeError: If the teacher is not a Keras model.
         ValueError: If it has no batch normalization, does not end in logits of classes or takes
-            something other than one image of known size, or an argument is out of range.
+            something other than one image of known size, in floats, or an argument is out of range.
 
     Example:
         >>> import modreduce_keras as mr
@@ -225,6 +225,7 @@ def _checked(teacher: Any, statistics: float) -> tuple[tuple[int, int, int], int
         )
     shape = tuple(specs.shape[1:])
     require_image_shape(shape, known=True, name="the teacher's input")
+    require_floats(teacher, "teacher")
     output = output_spec(teacher, specs)
     single = not keras.tree.is_nested(output) and len(output.shape) == 2 and output.shape[-1] > 1
     if not single or head_kinds.of_model(teacher) not in (None, head_kinds.LOGITS):

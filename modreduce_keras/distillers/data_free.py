@@ -29,6 +29,7 @@ from modreduce_keras.distribute import reducible_logs
 from modreduce_keras.keras_internals import compiled_metrics, loss_tracker
 from modreduce_keras.knowledge import Response
 from modreduce_keras.knowledge.shorthand import resolved
+from modreduce_keras.models.shapes import require_floats
 from modreduce_keras.registry import register
 
 _TEACHER = "teacher"
@@ -89,8 +90,8 @@ class DataFreeDistiller(BaseDistiller):
 
     Raises:
         TypeError: If a model is not a Keras model.
-        ValueError: If shapes of the models do not match, the pixel range for the default generator
-            is unknown, or an argument is out of range.
+        ValueError: If shapes of the models do not match, they take integers, the pixel range for
+            the default generator is unknown, or an argument is out of range.
 
     Example:
         >>> import keras, modreduce_keras as mr
@@ -151,6 +152,9 @@ class DataFreeDistiller(BaseDistiller):
             trainable=trainable,
         )
         generators.require_classes(student, self.student_output(), teacher)
+        require_floats(teacher, _TEACHER)
+        if resolved_method.asks_student:
+            require_floats(student, STUDENT)
         self.generator = generators.generator_for(student, teacher, generator, image_range)
         self._method = resolved_method
         self.seed = require_integer("seed", seed, least=0)

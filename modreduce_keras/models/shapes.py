@@ -1,9 +1,12 @@
-"""Shapes of images that the models take, and ranges of their pixels."""
+"""Shapes of images that the models take, ranges of their pixels, and their dtype."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import keras
+
 from modreduce_keras.arguments import is_number
+from modreduce_keras.models.graph import input_specs
 
 
 def require_image_shape(
@@ -41,3 +44,21 @@ def require_image_range(image_range: Any) -> tuple[float, float]:
             f"Received: {image_range=}"
         )
     return float(several[0]), float(several[1])
+
+
+def require_floats(model: keras.Model, role: str) -> None:
+    """Raises if a model has no gradient for its inputs, because it converts them to integers.
+
+    Args:
+        model: A built model.
+        role: What the argument is called.
+    """
+    for spec in keras.tree.flatten(input_specs(model)):
+        dtype = keras.backend.standardize_dtype(getattr(spec, "dtype", "float32"))
+        if "int" in dtype or dtype == "bool":
+            raise ValueError(
+                f"Images are made by gradients through the {role}, so it must take floats. This is "
+                f"the same model, with the same weights, for floats: keras.models.clone_model("
+                f"{role}, keras.Input({tuple(spec.shape[1:])}), clone_function=lambda layer: "
+                f"layer). Received: {model.name!r} with inputs of dtype {dtype}"
+            )

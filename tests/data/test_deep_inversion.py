@@ -146,6 +146,10 @@ def test_what_is_wrong_is_said_with_what_mends_it(teacher):
         ValueError, match=r"the teacher's input must be \(height, width, channels\)"
     ):
         invert(dense)
+    whole_numbers = keras.Input((4, 4, 1), dtype="uint8")
+    scaled = keras.layers.Rescaling(1 / 255)(whole_numbers)
+    with pytest.raises(ValueError, match=r"must take floats.*keras\.Input\(\(4, 4, 1\)\).* uint8"):
+        invert(keras.Model(whole_numbers, plain(scaled)), statistics=0)
     with pytest.raises(TypeError, match=r"teacher must be a keras\.Model"):
         invert("teacher")
     for arguments, message in [

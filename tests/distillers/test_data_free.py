@@ -1,6 +1,7 @@
 """Distillation without data: losses in NumPy, steps by hand, turns, resuming, saving, errors."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -387,3 +388,24 @@ def test_a_teacher_without_gradients_is_refused(net, teacher, generator, random)
 def test_methods_refuse_what_is_out_of_range(made, message):
     with pytest.raises(ValueError, match=message):
         made()
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_a_model_that_takes_integers_is_refused_with_what_makes_it_take_floats(
+    role, net, generator, random
+):
+    inner = net()
+    inputs = keras.Input((8, 8, 1), dtype="uint8")
+    given = {"teacher": net(), "student": net(), "generator": generator}
+    bytes_in = keras.Model(inputs, inner(keras.layers.Rescaling(1 / 255)(inputs)))
+    with pytest.raises(ValueError, match=rf"the {role}, so it must take floats.* uint8") as error:
+        mr.DataFreeDistiller(**{**given, role: bytes_in})
+    call = re.search(r"keras\.models\.clone_model\(.*: layer\)", str(error.value))[0]
+    floats = eval(call, {"keras": keras, role: bytes_in})
+    pixels = random.integers(0, 256, (2, 8, 8, 1), "uint8")
+    np.testing.assert_array_equal(floats(pixels.astype("float32")), bytes_in(pixels))
+    distiller = mr.DataFreeDistiller(**{**given, role: floats})
+    distiller.compile("sgd")
+    before = generator.get_weights()[0]
+    distiller.train_on_batch(noise(random))
+    assert not np.array_equal(before, generator.get_weights()[0])
