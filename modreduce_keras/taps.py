@@ -22,7 +22,7 @@ from modreduce_keras.calls import did_you_mean
 from modreduce_keras.keras_internals import calls_of, flatten_layers, mask_of, operation_of
 from modreduce_keras.models import attention
 from modreduce_keras.models.function_model import is_only_outputs, no_layers_inside
-from modreduce_keras.models.graph import own_inputs
+from modreduce_keras.models.graph import named_outputs, own_inputs
 from modreduce_keras.models.stages import INPUT_OF, Places, is_structural
 from modreduce_keras.models.structure import paths_of
 from modreduce_keras.recording import Record, Recording, recording
@@ -259,12 +259,6 @@ def _mask_of(feature: Any) -> Any:
     masks = [ops.cast(mask, "bool") for mask in masks if mask is not None]
     alike = len({tuple(mask.shape) for mask in masks}) == 1
     return functools.reduce(ops.logical_and, masks) if alike else None
-
-
-def named_outputs(model: keras.Model) -> dict[str, Any]:
-    """Returns the symbolic outputs of a functional model that returns a dict, else nothing."""
-    outputs = model.output if getattr(model, "output_names", None) else None
-    return outputs if isinstance(outputs, dict) else {}
 
 
 @contextlib.contextmanager

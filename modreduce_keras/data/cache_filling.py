@@ -13,7 +13,8 @@ from modreduce_keras.data.cache_writer import CacheWriter
 from modreduce_keras.data.checksums import checksums_of
 from modreduce_keras.data.epochs import in_epoch
 from modreduce_keras.data.index import indexed_batches
-from modreduce_keras.models.head_kinds import SOFTMAX, graph_outputs, of_all
+from modreduce_keras.models.head_kinds import SOFTMAX, of_model
+from modreduce_keras.models.logits import copied_by, remedy
 
 _MOST_VISITS, _ALWAYS_READ = 10, 1_000
 """Samples that are read of a dataset in which the same ones come again and again."""
@@ -30,13 +31,15 @@ def require_of_use(teacher: keras.Model, taps: Sequence[str], top_k: int | None)
         top_k: How many logits of each position are stored, or `None`.
 
     Raises:
-        ValueError: If the teacher's layers say that it ends in a softmax.
+        ValueError: If the teacher ends in a softmax.
     """
-    if (taps and top_k is None) or of_all(graph_outputs(teacher)) != SOFTMAX:
+    if (taps and top_k is None) or of_model(teacher) != SOFTMAX:
         return
+    copy = copied_by(teacher, "teacher")
     raise ValueError(
         f"The teacher {teacher.name!r} ends in a softmax, and distillation needs logits: make the "
-        "cache of mr.models.as_logits(teacher), and give it to the distiller"
+        f"cache of {copy or 'a teacher that gives them'}, and give it to the distiller"
+        + ("" if copy else f"; {remedy(teacher, 'teacher', SOFTMAX)}")
     )
 
 

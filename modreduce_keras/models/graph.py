@@ -45,6 +45,12 @@ def input_specs(model: keras.Model) -> Any:
     return _map_shapes(lambda shape: keras.KerasTensor((None, *shape[1:]), "float32"), shape)
 
 
+def named_outputs(model: keras.Model) -> dict[str, Any]:
+    """Returns the symbolic outputs of a functional model that returns a dict, else nothing."""
+    outputs = model.output if getattr(model, "output_names", None) else None
+    return outputs if isinstance(outputs, dict) else {}
+
+
 def own_inputs(model: keras.Model, inputs: Any) -> Any:
     """Returns what a functional model takes of a dict of inputs that has more.
 

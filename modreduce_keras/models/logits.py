@@ -1,6 +1,6 @@
 """Logits: a model without its final softmax or sigmoid."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -10,6 +10,7 @@ from modreduce_keras.keras_internals import calls_of, history_of
 from modreduce_keras.models import head_kinds
 from modreduce_keras.models.clones import Cloner, rebuilt
 from modreduce_keras.models.fake_quantization import is_quantization_aware
+from modreduce_keras.models.graph import input_specs, named_outputs
 from modreduce_keras.models.kernel_wrapper import KernelWrapper, plain_layer
 from modreduce_keras.models.same_outputs import require_same_outputs
 
@@ -174,3 +175,62 @@ def _last(tensor: keras.KerasTensor) -> Any:
     operation, _, index = history_of(tensor)
     outputs = head_kinds.graph_outputs(operation)
     return _last(outputs[index]) if outputs else operation
+
+
+# What mends a model that gives probabilities
+
+
+def copied_by(model: keras.Model, role: str, tap: str | None = None) -> str:
+    """Returns the call that makes a copy which gives logits; `""` where there is none.
+
+    Args:
+        model: A model that ends in probabilities.
+        role: What the call names it.
+        tap: What is read of it. Defaults to `None`, its output.
+    """
+    outputs = head_kinds.graph_outputs(model)
+    fits = tap is None and len(outputs) == 1 and ending_of(outputs[0]) is not None
+    return f"mr.models.as_logits({role})" if fits else ""
+
+
+def remedy(model: keras.Model, name: str, found: str, tap: str | None = None) -> str:
+    """Returns the end of a sentence that names the call which gives a model's logits.
+
+    Args:
+        model: A model that ends in probabilities.
+        name: What the call names it.
+        found: What its output is: `"softmax"` or `"sigmoid"`.
+        tap: What is read of it. Defaults to `None`, its output.
+    """
+    name = name if name.isidentifier() else "model"
+    outputs, named = head_kinds.graph_outputs(model), named_outputs(model)
+    tensor = named.get(tap) if tap is not None else outputs and len(outputs) == 1 and outputs[0]
+    ending = ending_of(tensor) if isinstance(tensor, keras.KerasTensor) else None
+    if ending is not None and ending.is_activation:
+        path = ending.expression(name)
+        return f"the weights stay with {path}.activation = keras.activations.linear"
+    if tap is not None and tap not in named:
+        return f"read a tap before {tap!r}, where there are logits"
+    specs = input_specs(model)
+    if isinstance(model, keras.Sequential) and outputs:
+        inputs, given = f"{name}.inputs[0]", f"{name}.outputs[0]"
+    elif outputs:
+        inputs, given = f"{name}.input", f"{name}.output"
+        given += "" if tap is None else f"[{tap!r}]"
+    else:
+        inputs, given = _new_inputs(specs), f"{name}(inputs)"
+    logits = head_kinds.INVERSE[found]
+    every = "z" if tap is None else f"{{**{name}.output, {tap!r}: z}}"
+    return (
+        f"the logits are inputs = {inputs}; p = {given}; z = {logits}; "
+        f"{name} = keras.Model(inputs, {every})"
+    )
+
+
+def _new_inputs(specs: Any) -> str:
+    """Returns the expression of new symbolic inputs."""
+    if isinstance(specs, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_new_inputs(one)}" for key, one in specs.items()) + "}"
+    if isinstance(specs, (list, tuple)):
+        return "[" + ", ".join(map(_new_inputs, specs)) + "]"
+    return f"keras.Input({tuple(specs.shape[1:])})"

@@ -5,6 +5,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import modreduce_keras as mr
 from modreduce_keras.models import onnx_runtime
@@ -63,6 +64,10 @@ def test_probabilities_and_layers_inside_are_refused(kind, tmp_path):
     teacher = read(write(net(head="softmax"), tmp_path))
     with pytest.raises(ValueError, match=r"ends in a softmax .*; z = keras.ops.log"):
         mr.Distiller(student=net(5), teacher=teacher, knowledge="kd")
+    cache = mr.data.TeacherCache(tmp_path / "cache", teacher)
+    with pytest.raises(ValueError, match=r"ends in a softmax.* p = teacher\.output; z = keras"):
+        cache.fill(mr.data.with_index(tf.data.Dataset.from_tensor_slices((X, X[:, 0]))).batch(4))
+    assert not cache.folder.exists()
     z = keras.ops.log(keras.ops.maximum(teacher.output, 1e-7))
     mr.Distiller(student=net(5), teacher=keras.Model(teacher.input, z), knowledge="kd")
     with pytest.raises(ValueError, match=r"Unknown tap 'dense'"):

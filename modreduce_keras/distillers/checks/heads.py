@@ -1,24 +1,22 @@
 """Heads: refuses probabilities where logits are needed, and says what gives them."""
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from modreduce_keras.distillers.backend import tensorflow as backend
 from modreduce_keras.models import trials
-from modreduce_keras.models.graph import input_specs
+from modreduce_keras.models.graph import input_specs, named_outputs
 from modreduce_keras.models.head_kinds import (
-    INVERSE,
     LOGITS,
     SIGMOID,
     by_values,
     graph_outputs,
     of_all,
 )
-from modreduce_keras.models.logits import ending_of
-from modreduce_keras.taps import TapReader, named_outputs
+from modreduce_keras.models.logits import copied_by, remedy
+from modreduce_keras.taps import TapReader
 
 
 class Heads:
@@ -73,14 +71,15 @@ class Heads:
         found = self.head(tap)
         if found in (None, LOGITS) or (found == SIGMOID and plain_numbers):
             return
-        read = "" if tap is None else f" at {tap!r}"
+        read, name = "" if tap is None else f" at {tap!r}", role.partition(" ")[0]
+        copy = copied_by(model, name, tap)
         raise ValueError(
             f"The {role} {model.name!r} ends in a softmax or sigmoid{read}, but distillation needs "
             "logits: its temperature divides them. "
-            + _copied_by(model, role.partition(" ")[0], tap)
+            + (f"{copy} is a copy that gives them. " if copy else "")
             + "End the model in a linear layer "
             "(keras.layers.Dense(classes)) and train with from_logits=True; of a trained model "
-            + _remedy(model, role.partition(" ")[0], tap, found)
+            + remedy(model, name, found, tap)
         )
 
     def _looked_at(self, tap: str | None) -> list[Any]:
@@ -107,49 +106,3 @@ def require_logits(model: keras.Model, role: str, *, plain_numbers: bool = False
 def compares_plain_numbers(loss: Any) -> bool:
     """Returns whether a loss on outputs takes them as they are: logits or a regression's."""
     return getattr(loss, "least_classes", 2) == 1 and not hasattr(loss, "temperature")
-
-
-def _copied_by(model: keras.Model, role: str, tap: str | None) -> str:
-    """Returns the advice of a copy that gives logits; `""` where there is none."""
-    outputs = graph_outputs(model)
-    fits = tap is None and len(outputs) == 1 and ending_of(outputs[0]) is not None
-    return f"mr.models.as_logits({role}) is a copy that gives them. " if fits else ""
-
-
-# What mends it
-
-
-def _remedy(model: keras.Model, name: str, tap: str | None, found: str) -> str:
-    """Returns the end of a sentence that names the call which gives a model's logits."""
-    name = name if name.isidentifier() else "model"
-    outputs, named = graph_outputs(model), named_outputs(model)
-    tensor = named.get(tap) if tap is not None else outputs and len(outputs) == 1 and outputs[0]
-    ending = ending_of(tensor) if isinstance(tensor, keras.KerasTensor) else None
-    if ending is not None and ending.is_activation:
-        path = ending.expression(name)
-        return f"the weights stay with {path}.activation = keras.activations.linear"
-    if tap is not None and tap not in named:
-        return f"read a tap before {tap!r}, where there are logits"
-    specs = input_specs(model)
-    if isinstance(model, keras.Sequential) and outputs:
-        inputs, given = f"{name}.inputs[0]", f"{name}.outputs[0]"
-    elif outputs:
-        inputs, given = f"{name}.input", f"{name}.output"
-        given += "" if tap is None else f"[{tap!r}]"
-    else:
-        inputs, given = _new_inputs(specs), f"{name}(inputs)"
-    logits = INVERSE[found]
-    every = "z" if tap is None else f"{{**{name}.output, {tap!r}: z}}"
-    return (
-        f"the logits are inputs = {inputs}; p = {given}; z = {logits}; "
-        f"{name} = keras.Model(inputs, {every})"
-    )
-
-
-def _new_inputs(specs: Any) -> str:
-    """Returns the expression of new symbolic inputs."""
-    if isinstance(specs, Mapping):
-        return "{" + ", ".join(f"{key!r}: {_new_inputs(one)}" for key, one in specs.items()) + "}"
-    if isinstance(specs, (list, tuple)):
-        return "[" + ", ".join(map(_new_inputs, specs)) + "]"
-    return f"keras.Input({tuple(specs.shape[1:])})"
