@@ -45,6 +45,27 @@ def input_specs(model: keras.Model) -> Any:
     return _map_shapes(lambda shape: keras.KerasTensor((None, *shape[1:]), "float32"), shape)
 
 
+def inputs_by_name(specs: Mapping[str, tuple[tuple[int | None, ...], str]]) -> tuple[Any, Any]:
+    """Returns symbolic inputs of a model, and the same for a layer that takes several by name.
+
+    Args:
+        specs: Shape, with the batch, and dtype of each input by its name.
+
+    Returns:
+        One tensor twice; of several a dict by names with `_` for `/`, which Keras does not allow,
+        and a dict by the names themselves.
+    """
+    if len(specs) == 1:
+        ((shape, dtype),) = specs.values()
+        single = keras.Input(batch_shape=shape, dtype=dtype)
+        return single, single
+    given = {
+        key: keras.Input(batch_shape=shape, dtype=dtype, name=key.replace("/", "_"))
+        for key, (shape, dtype) in specs.items()
+    }
+    return {key.replace("/", "_"): tensor for key, tensor in given.items()}, given
+
+
 def named_outputs(model: keras.Model) -> dict[str, Any]:
     """Returns the symbolic outputs of a functional model that returns a dict, else nothing."""
     outputs = model.output if getattr(model, "output_names", None) else None

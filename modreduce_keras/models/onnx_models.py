@@ -10,6 +10,7 @@ import numpy as np
 from modreduce_keras.distribute import on_host
 from modreduce_keras.held import Held
 from modreduce_keras.models import onnx_runtime
+from modreduce_keras.models.graph import inputs_by_name
 
 
 def from_onnx(
@@ -48,9 +49,9 @@ def from_onnx(
             f"path must be the path of an ONNX file. Received: path={str(path)!r}"
         )
     layer = ONNXLayer(str(file), output, name="onnx")
-    inputs = {key: keras.Input(shape, dtype=dtype) for key, (shape, dtype) in layer.takes.items()}
-    given = inputs if len(inputs) > 1 else next(iter(inputs.values()))
-    return keras.Model(given, layer(given), name=name or file.stem)
+    specs = {key: ((None, *shape), dtype) for key, (shape, dtype) in layer.takes.items()}
+    inputs, given = inputs_by_name(specs)
+    return keras.Model(inputs, layer(given), name=name or file.stem)
 
 
 @keras.saving.register_keras_serializable(package="modreduce_keras")

@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from modreduce_keras.models.graph import inputs_by_name
+
 
 def from_saved_model(
     path: str | os.PathLike[str],
@@ -29,11 +31,12 @@ def from_saved_model(
         name: Name of the model. Defaults to that of the folder.
 
     Returns:
-        A functional model of the signature's input.
+        A functional model of the signature's input, or of a dict of several by name.
 
     Raises:
         FileNotFoundError: If there is no SavedModel at the path.
-        ValueError: If there is no such signature or output, or it takes several inputs.
+        ValueError: If there is no such signature or output, or an input has no known number of
+            axes.
 
     Example:
         >>> import tempfile, keras, numpy as np, modreduce_keras as mr
@@ -50,9 +53,9 @@ def from_saved_model(
             "path must be the folder of a SavedModel, with saved_model.pb in it. Received: "
             f"path={str(path)!r}"
         )
-    layer = keras.layers.TFSMLayer(str(folder), call_endpoint=endpoint, name="saved_model")
-    inputs = _input_of(layer, endpoint)
-    outputs = layer(inputs)
+    layer = SignatureLayer(str(folder), call_endpoint=endpoint, name="saved_model")
+    inputs, given = _inputs_of(layer, endpoint)
+    outputs = layer(given)
     if isinstance(outputs, dict):
         outputs = _chosen(outputs, output)
     elif output is not None:
@@ -60,21 +63,30 @@ def from_saved_model(
     return keras.Model(inputs, outputs, name=name or folder.name)
 
 
-def _input_of(layer: keras.layers.Layer, endpoint: str) -> keras.KerasTensor:
-    """Returns a symbolic input like that of a signature."""
+class SignatureLayer(keras.layers.TFSMLayer):
+    """Runs a signature, which takes several inputs by their names."""
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Returns what the signature gives for one input, or for a dict of several."""
+        run = self.call_endpoint_fn
+        return run(**inputs) if isinstance(inputs, dict) else run(inputs)
+
+
+def _inputs_of(layer: keras.layers.Layer, endpoint: str) -> tuple[Any, Any]:
+    """Returns symbolic inputs like those of a signature; see `inputs_by_name`."""
     _, named = layer.call_endpoint_fn.structured_input_signature
-    if len(named) != 1:
+    if not named:
         raise ValueError(
-            f"The signature {endpoint!r} must take one input. Received: {sorted(named)}"
+            f"{endpoint!r} must be a signature, whose inputs have names, such as the default of "
+            "endpoint=. Received: none with a name"
         )
-    ((key, spec),) = named.items()
-    if spec.shape.rank is None:
-        raise ValueError(
-            f"The input {key!r} of the signature {endpoint!r} must have a known number of axes. "
-            "Received: an unknown shape"
-        )
-    # Keras' own names of inputs cannot have the characters of TensorFlow's.
-    return keras.Input(batch_shape=tuple(spec.shape), dtype=spec.dtype.name)
+    for key, spec in named.items():
+        if spec.shape.rank is None:
+            raise ValueError(
+                f"The input {key!r} of the signature {endpoint!r} must have a known number of "
+                "axes. Received: an unknown shape"
+            )
+    return inputs_by_name({key: (tuple(s.shape), s.dtype.name) for key, s in named.items()})
 
 
 def _chosen(outputs: dict[str, Any], output: str | None) -> Any:

@@ -109,6 +109,25 @@ def test_of_several_outputs_one_is_chosen_or_all_by_name(tmp_path):
         mr.models.from_saved_model(folder, output="c")
 
 
+def two_inputs(name):
+    inputs = {key: keras.Input((4,), name=key) for key in ("left", "right")}
+    return keras.Model(
+        inputs, keras.layers.Dense(3)(inputs["left"] - 2.0 * inputs["right"]), name=name
+    )
+
+
+@every_kind
+def test_several_inputs_are_taken_by_name(kind, tmp_path):
+    network, (write, read) = two_inputs("network"), KINDS[kind]
+    teacher = read(write(network, tmp_path))
+    x = {"right": X, "left": X[::-1]}
+    np.testing.assert_allclose(teacher(x), network(x), rtol=1e-5, atol=1e-6)
+    distiller = mr.Distiller(student=two_inputs("student"), teacher=teacher, knowledge="kd")
+    distiller.compile(run_eagerly=True)
+    forward = distiller.forward(x, training=True)
+    np.testing.assert_allclose(forward.teacher["student"].logits, network(x), rtol=1e-5, atol=1e-6)
+
+
 @every_kind
 def test_files_that_are_missing_or_damaged_are_told(kind, tmp_path):
     _, read = KINDS[kind]
