@@ -15,8 +15,8 @@ def table(
     """Returns the rows of a CSV file.
 
     The columns are numbers, in the order of the file; they make `x` (columns,), float32. Labels
-    that are whole numbers are classes from 0, other numbers a regression, and words classes in
-    alphabetical order.
+    that are whole numbers are classes from 0 (written as `1.0` only if they recur), other numbers a
+    regression, and words classes in alphabetical order.
 
     Args:
         path: The file.
@@ -80,7 +80,11 @@ def _labels(cells: list[str]) -> tuple[np.ndarray, list[str] | None]:
     except ValueError:
         pass
     try:
-        return np.array([float(cell) for cell in cells], "float32"), None
+        numbers = np.array([float(cell) for cell in cells])
+        # Programs that know gaps in a column write its whole numbers as 1.0.
+        is_whole = (numbers >= 0).all() and (numbers % 1 == 0).all()
+        recur = 2 * len(np.unique(numbers)) <= len(numbers)
+        return numbers.astype("int64" if is_whole and recur else "float32"), None
     except ValueError:
         names = sorted(set(cells))
         index = {name: number for number, name in enumerate(names)}

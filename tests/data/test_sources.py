@@ -88,7 +88,10 @@ def test_folders_that_cannot_be_used(photos, tmp_path):
     [
         (["b", "a", "b", "a"], [1, 0, 1, 0], 2, ["a", "b"]),
         ([0, 2, 0, 2], [0, 2, 0, 2], 3, None),
+        (["0.0", "2.0", "0.0", "2.0"], [0, 2, 0, 2], 3, None),
         ([0.5, 1, 2, 3], [0.5, 1, 2, 3], None, None),
+        ([-1.0, 1.0, -1.0, 1.0], [-1, 1, -1, 1], None, None),
+        ([7.0, 1.0, 2.0, 3.0], [7, 1, 2, 3], None, None),
     ],
 )
 def test_labels_of_tables(labels, y, classes, names, tmp_path):
