@@ -153,8 +153,9 @@ def used_kernel(layer: keras.layers.Layer) -> np.ndarray:
 
 
 def weights_in_use(model: keras.Model) -> list[keras.Variable]:
-    """Returns the weights of a model without those of its wrappers: masks, scores, counts."""
-    own: set[int] = set()
+    """Returns the weights of a model without masks, scores and counts of wrappers, and ranges."""
+    ranges = [one for one in flatten_layers(model) if getattr(one, "is_range", False)]
+    own = {id(weight) for one in ranges for weight in one.weights}
     for wrapper in wrappers_in(model):
         own |= {id(weight) for weight in wrapper.weights}
         own -= {id(weight) for weight in wrapper.plain.weights}
@@ -162,7 +163,7 @@ def weights_in_use(model: keras.Model) -> list[keras.Variable]:
 
 
 def count_in_use(model: keras.Model) -> int:
-    """Returns how many numbers a model has, without those of its wrappers."""
+    """Returns how many numbers a model has, without those of its wrappers and ranges."""
     return sum(math.prod(weight.shape) for weight in weights_in_use(model))
 
 

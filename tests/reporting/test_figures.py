@@ -60,6 +60,7 @@ def test_figures_of_each_network(name, made, data, logits, networks):
 CHANGES = {
     "pruned": lambda model: mr.prune(model, score="movement"),
     "clustered": mr.cluster,
+    "quantization-aware": mr.quantize_aware,
 }
 
 
