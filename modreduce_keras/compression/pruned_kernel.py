@@ -1,5 +1,6 @@
 """PrunedKernel: a layer whose smallest weights become zeros while it trains."""
 
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -80,9 +81,12 @@ class PrunedKernel(MaskedKernel):
             self.scores = self.add_weight(
                 name="scores", shape=kernel.shape, initializer="zeros", trainable=True
             )
-        self._units = Structure(self.structure, self.plain, self.block_size)
         self._constraint = kernel.constraint
         kernel.constraint = self._after_update
+
+    @cached_property
+    def _units(self) -> Structure:
+        return Structure(self.structure, self.plain, self.block_size)
 
     def used_kernel(self) -> Any:
         """Returns the kernel with zeros where the mask is `False`, float32."""
@@ -106,10 +110,13 @@ class PrunedKernel(MaskedKernel):
             f"{last:.0f}"
         )
 
+    def first_mask(self, shape: Any = None, dtype: Any = None) -> Any:
+        """Returns the mask of the first step, by magnitude: there has been no movement yet."""
+        return self._units.kept(ops.abs(self.given_kernel()), self.sparsity(0))
+
     def start(self) -> None:
-        """Sets the mask of the first step, by magnitude: there has been no movement yet."""
-        kernel = ops.abs(self.given_kernel())
-        self.mask.assign(self._units.kept(kernel, self.sparsity(0)))
+        """Sets the mask of the first step."""
+        self.mask.assign(self.first_mask())
         if self.scores is None:
             kernel_of(self.plain).assign(super().used_kernel())
 

@@ -106,16 +106,20 @@ class MaskedKernel(KernelWrapper):
     """
 
     def build(self, input_shape: Any = None) -> None:
-        """Builds the layer, and creates a mask that leaves nothing out."""
+        """Builds the layer, and creates the first mask."""
         super().build(input_shape)
         self.mask = self.add_weight(
             name="mask",
             shape=kernel_of(self.plain).shape,
             dtype="bool",
-            initializer="ones",
+            initializer=self.first_mask,
             trainable=False,
             aggregation="only_first_replica",
         )
+
+    def first_mask(self, shape: Shape, dtype: Any = None) -> Any:
+        """Returns the mask of a layer that has just been built: one that leaves nothing out."""
+        return ops.ones(shape, dtype)
 
     def used_kernel(self) -> Any:
         """Returns the kernel with zeros where the mask is `False`, float32."""

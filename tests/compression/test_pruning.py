@@ -54,6 +54,18 @@ def test_masks_follow_the_schedule_at_each_step(every, data):
         distiller.train_on_batch(*data)
 
 
+@pytest.mark.parametrize("score", ["magnitude", "movement"])
+def test_a_clone_with_new_weights_has_its_own_zeros(score, data):
+    clone = keras.models.clone_model(mr.prune(dense(), 0.5, score=score))
+    for layer in pruned_layers(clone):
+        kernel = np.asarray(layer.layer.kernel)
+        large = np.abs(kernel) > np.median(np.abs(kernel))
+        np.testing.assert_array_equal(layer.used_kernel(), np.where(large, kernel, 0.0))
+    x, (first, second) = data[0], pruned_layers(clone)
+    hidden = x @ np.asarray(first.used_kernel())
+    np.testing.assert_allclose(clone(x), hidden @ np.asarray(second.used_kernel()), rtol=1e-5)
+
+
 def gradients(x, y, kernel):
     """Of the mean cross-entropy of a linear classifier, with respect to its kernel, float64."""
     powers = np.exp(x @ kernel)
