@@ -46,15 +46,33 @@ class ClusteredKernel(KernelWrapper):
         self.keep_zeros = require_bool("keep_zeros", keep_zeros)
 
     def build(self, input_shape: Any = None) -> None:
-        """Builds the layer, and creates the numbers of the clusters."""
+        """Builds the layer, and creates the numbers of the clusters, those of equal intervals."""
         super().build(input_shape)
         kernel = kernel_of(self.plain)
-        given = {"dtype": "int32", "initializer": "zeros", "trainable": False}
-        given["aggregation"] = "only_first_replica"
-        self.numbers = self.add_weight(name="numbers", shape=kernel.shape, **given)
-        self.firsts = self.add_weight(name="firsts", shape=(self.clusters,), **given)
+        given = {"dtype": "int32", "trainable": False, "aggregation": "only_first_replica"}
+        self.numbers = self.add_weight(
+            name="numbers", shape=kernel.shape, initializer=self._intervals, **given
+        )
+        self.firsts = self.add_weight(
+            name="firsts", shape=(self.clusters,), initializer=self._firsts, **given
+        )
         self._constraint = kernel.constraint
         kernel.constraint = self._after_update
+
+    def _intervals(self, shape: Any = None, dtype: Any = None) -> Any:
+        """Returns for each weight the number of its interval between the smallest and largest."""
+        kernel, own = self.given_kernel(), self.clusters - int(self.keep_zeros)
+        low, high = ops.min(kernel), ops.max(kernel)
+        place = (kernel - low) / ops.maximum(high - low, keras.config.epsilon()) * own
+        numbers = ops.minimum(ops.cast(place, "int32"), own - 1)
+        return ops.where(ops.equal(kernel, 0.0), 0, numbers + 1) if self.keep_zeros else numbers
+
+    def _firsts(self, shape: Any = None, dtype: Any = None) -> Any:
+        """Returns the place of the first weight of each cluster, 0 of one without any."""
+        numbers = ops.reshape(self._tensor(self.numbers), (-1,))
+        size = numbers.shape[0]
+        left = ops.segment_max(size - ops.arange(size, dtype="int32"), numbers, self.clusters)
+        return ops.where(left > 0, size - left, 0)
 
     def start(self) -> None:
         """Finds the clusters of the present weights."""

@@ -40,6 +40,16 @@ def test_each_value_is_in_the_nearest_cluster_and_each_centroid_their_mean(clust
     np.testing.assert_allclose(centroids, means, rtol=1e-6)
 
 
+def test_a_clone_with_new_weights_has_clusters_of_its_own():
+    clone = keras.models.clone_model(mr.cluster(dense(), 4))
+    for layer in clone.layers:
+        kernel, used = np.asarray(layer.layer.kernel), np.asarray(layer.used_kernel())
+        ends = np.linspace(kernel.min(), kernel.max(), 5)
+        interval = np.minimum(np.digitize(kernel, ends[:-1]) - 1, 3)
+        first = {one: kernel.ravel()[(interval.ravel() == one).argmax()] for one in range(4)}
+        np.testing.assert_allclose(used, np.vectorize(first.get)(interval), rtol=1e-6)
+
+
 def test_few_values_are_their_own_clusters():
     numbers, centroids = clusters_of(np.array([3.0, -1.0, 3.0, 0.5], "float32"), 5)
     np.testing.assert_array_equal(centroids[numbers], [3.0, -1.0, 3.0, 0.5])
