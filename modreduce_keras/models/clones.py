@@ -166,11 +166,17 @@ def rebuilt(
         except Exception:
             raise ValueError(
                 f"The layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its "
-                f"config: {error}"
+                f"config: {_reason(error)}"
             ) from error
     if "name" not in config:  # so Keras writes the configs of classes without `get_config`
         copy.name = layer.name
     return copy
+
+
+def _reason(error: Exception) -> str:
+    """Returns what went wrong, in one line, without the advice that Keras adds."""
+    *_, inner = str(error).partition("Exception encountered:")
+    return " ".join((inner or str(error)).strip().partition("\n\n")[0].split())
 
 
 def unfrozen(model: keras.Model) -> keras.Model:

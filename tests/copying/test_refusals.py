@@ -109,6 +109,23 @@ def test_a_layer_that_cannot_be_written_in_a_config_is_named(copy):
         copy(maps(OfFunction(lambda inputs: 2.0 * inputs, name="foreign")))
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, "Object Foreign was created by passing non-serializable argument values"),
+        ({"get_config": lambda self: {"name": self.name}}, "OfFunction.__init__() missing 1"),
+    ],
+    ids=["no_config", "own_config"],
+)
+def test_the_reason_is_one_line_without_the_advice_of_keras(own, expected):
+    foreign = type("Foreign", (OfFunction,), own)(lambda inputs: 2.0 * inputs, name="foreign")
+    with pytest.raises(ValueError, match="cannot be rebuilt") as error:
+        mr.models.copy_model(maps(foreign))
+    reason = str(error.value).partition("its config: ")[2]
+    assert reason.startswith(expected)
+    assert not any(advice in reason for advice in ("\n", "CustomLayer", "Error when"))
+
+
 def test_a_layer_whose_config_fails_is_built_from_its_arguments():
     model = maps(NoConfig(name="foreign"))
     x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype("float32")
