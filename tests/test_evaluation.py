@@ -148,6 +148,7 @@ COSTS = {
 def test_the_curve_is_what_it_says_sample_by_sample(network, images, labels):
     thresholds = [0.9, 0.0, *np.linspace(0.4, 0.99, 12), 1.0]
     rows = early_exit_curve(network, images, labels, thresholds=thresholds, batch_size=7)
+    assert network.predict_function is None
     assert [row.threshold for row in rows] == thresholds
     for row in rows:
         expected = by_hand(network, images, labels, row.threshold, COSTS)

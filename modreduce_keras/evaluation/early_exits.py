@@ -118,9 +118,10 @@ def _batches(x: Any, y: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
 def _answers(model: keras.Model, exits: Any, batches: Any) -> tuple[np.ndarray, np.ndarray]:
     """Returns how sure each exit is of each sample, and whether it is right, (samples, exits)."""
     confidence, correct = [], []
+    own = _up_to(model, exits)  # the function that Keras compiles and keeps is not the user's
     for inputs, labels in batches:
-        outputs = model.predict_on_batch(inputs)
-        logits = np.stack([np.asarray(outputs[name], "float32") for name in exits], axis=1)
+        outputs = own.predict_on_batch(inputs)
+        logits = np.stack([np.asarray(output, "float32") for output in outputs], axis=1)
         labels = keras.ops.convert_to_numpy(labels)
         labels = class_indices(labels, (len(logits), logits.shape[-1]), "evaluation")
         probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits, axis=-1))
