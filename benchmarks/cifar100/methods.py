@@ -269,7 +269,7 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
     "okddip": partial(branches, aggregator="okddip", number=4),
     "pcl": partial(branches, aggregator="pcl", views=True),
 }
-"""In the order of the tables. A tenth, a quarter: of the published weight. Even: the labels and KD
+"""As `names.ORDER` has them. A tenth, a quarter: of the published weight. Even: the labels and KD
 count alike for every student, of ModReduce without multipliers, and SemCKD with that quarter."""
 
 ALONE = ("plain", "one", "okddip", "pcl")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import common
+from benchmarks.cifar100.names import ORDER
 from benchmarks.cifar100.published import PUBLISHED, Published
 
 Row = Mapping[str, Any]
@@ -23,9 +24,7 @@ def runs_of(rows: list[Row]) -> dict[tuple[str, str, int], Row]:
 
 def by_method(runs: Mapping[tuple[str, str, int], Row], pair: str) -> dict[str, list[Row]]:
     """Returns a pair's rows by method, in the order of the methods and of the seeds."""
-    from benchmarks.cifar100.methods import METHODS
-
-    found = {method: [] for method in METHODS}
+    found = {method: [] for method in ORDER}
     for (own, method, _), row in sorted(runs.items(), key=lambda run: run[0]):
         if own == pair:
             found[method].append(row)
@@ -268,14 +267,16 @@ def _mean_validation(rows: Sequence[Row]) -> float:
 
 
 def improvements(whose: str, pairs: Iterable[Published]) -> str:
-    """Returns the average relative improvements of ModReduce as a sentence."""
-    from modreduce_keras.evaluation import average_relative_improvement
+    """Returns the average relative improvements of ModReduce as a sentence.
 
+    As `mr.evaluation.average_relative_improvement` has them, which imports TensorFlow.
+    """
     pairs = list(pairs)
     parts = []
     for name in ("kd", "semckd", "crd"):
-        ratio = average_relative_improvement(
-            *([getattr(pair, which) for pair in pairs] for which in ("modreduce", name, "plain"))
+        others = [(pair, getattr(pair, name)) for pair in pairs]
+        ratio = statistics.mean(
+            (pair.modreduce - other) / (other - pair.plain) for pair, other in others
         )
         parts.append(f"{100 * ratio:.1f} % over {STUDENTS[name]}")
     return f"Average relative improvement of ModReduce, {whose}: {', '.join(parts)}."

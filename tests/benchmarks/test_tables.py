@@ -368,6 +368,14 @@ def test_command_writes_and_checks(results):
     subprocess.run([*command, "--check"], check=True)
 
 
+def test_all_tables_are_made_without_tensorflow():
+    without = "import sys; sys.modules.update(tensorflow=None, keras=None); "
+    made = f"{without}from absl import app; from benchmarks import tables; app.run(tables.main)"
+    command = [sys.executable, "-c", made, "--check"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
 def test_the_table_of_the_teacher_cache(tables):
     sizes = {"student": "s", "teacher": "t", "at": "stage3", "images": 2048, "views": 2}
     same = {**sizes, **RUN, "ms_median": 9.0, "ms_p25": 8.0, "ms_p75": 10.0}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import modreduce_keras as mr
+from benchmarks.cifar100 import names
 
 WIDTHS = (4, 8, 8)
 # Multiply-adds on 32x32 images: stage 1, stage 2, stage 3 with the classifier.
@@ -74,7 +75,7 @@ def test_every_method_is_tested(methods):
     others = [f"modreduce/weighted_average, {name}" for name in ("even", "dist")]
     three = ["three/kd", "three/dist", "three/kinds"]
     several = ["plain", *SINGLE, *modreduce, *others, *three, *PEERS]
-    assert list(methods.METHODS) == several
+    assert list(methods.METHODS) == several == list(names.ORDER)
 
 
 @pytest.mark.parametrize("name", SINGLE)
