@@ -1,8 +1,6 @@
 """Strategies by name, and the message where something was made outside of their scope."""
 
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -11,6 +9,7 @@ import tensorflow as tf
 
 import modreduce_keras as mr
 from modreduce_keras.distribute import lost_workers, strategies, telling_of_lost_workers
+from tests.support import programs
 
 LABELS = np.arange(6) % 3
 
@@ -96,8 +95,11 @@ assert threading.get_inter_op_parallelism_threads() == 2
 """
 
 
-def test_whether_tensorflow_has_begun():
-    subprocess.run([sys.executable, "-c", BEGINS], check=True)
+def test_whether_tensorflow_has_begun(tmp_path):
+    program = tmp_path / "begins.py"
+    program.write_text(BEGINS)
+    done = programs.run(program)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_strategy_is_returned(two_replicas):

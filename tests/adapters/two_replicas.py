@@ -1,7 +1,8 @@
 """Program for test_replicas: adapters that remember with one and with two replicas.
 
-A collective that fails poisons its process, so each adapter is compared in one of its own.
-Usage: python two_replicas.py NAME, one of ADAPTERS.
+A collective that fails poisons its process, so the first adapter that fails ends it. The strategy
+is one for all, because a second one would number its collective operations anew.
+Usage: python two_replicas.py NAME ..., of ADAPTERS.
 """
 
 import sys
@@ -81,10 +82,10 @@ def dataset(examples):
     return mr.data.with_index(samples).batch(8)
 
 
-def compare(adapter, *examples):
+def compare(adapter, replicated, *examples):
     data = [dataset(number) for number in examples]
     by_one = train(adapter, tf.distribute.OneDeviceStrategy("CPU:0"), data)
-    by_two = train(adapter, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), data)
+    by_two = train(adapter, replicated, data)
     for (one_logs, one), (two_logs, two) in zip(by_one, by_two, strict=True):
         for name, weight in one.items():
             np.testing.assert_allclose(two[name], weight, atol=1e-6, err_msg=name)
@@ -95,4 +96,7 @@ def compare(adapter, *examples):
 if __name__ == "__main__":
     [cpu] = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    compare(ADAPTERS[sys.argv[1]], 13, 9)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    for name in sys.argv[1:]:
+        compare(ADAPTERS[name], strategy, 13, 9)
+        print(name, flush=True)

@@ -1,10 +1,11 @@
 """Runs benchmarks as programs, and forgets those that a test has imported."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support import programs
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,8 +24,8 @@ def run_benchmark():
     """Returns a function that runs a module of `benchmarks` with flags and returns its output."""
 
     def run(module: str, *flags: str) -> str:
-        command = [sys.executable, "-m", f"benchmarks.{module}", *flags]
-        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        done = programs.run(f"benchmarks.{module}", *flags, folder=ROOT)
+        assert done.returncode == 0, done.stderr
         return done.stdout
 
     return run

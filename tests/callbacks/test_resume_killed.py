@@ -1,24 +1,21 @@
 """A ModReduce run, killed at 20 random moments and a checkpoint torn, ends as one left alone."""
 
-import multiprocessing
 import signal
 
 import numpy as np
 import pytest
 
+from tests.support import programs
 from tests.support.trainings import killed
 
 pytestmark = pytest.mark.slow
 
 KILLS = 5
-processes = multiprocessing.get_context("forkserver")
-# So that not every one of the processes has to import TensorFlow.
-processes.set_forkserver_preload(["modreduce_keras"])
 
 
 def run(*arguments):
     """Runs the training in a process and returns how that ended."""
-    process = processes.Process(target=killed.run, args=arguments)
+    process = programs.processes.Process(target=killed.run, args=arguments)
     process.start()
     process.join()
     return process.exitcode

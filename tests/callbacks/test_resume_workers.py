@@ -1,6 +1,5 @@
 """One of two workers is killed, both start again, and end as the two that never were."""
 
-import multiprocessing
 import signal
 import socket
 
@@ -8,12 +7,10 @@ import numpy as np
 import pytest
 
 from modreduce_keras.callbacks.checkpoints import Folder
+from tests.support import programs
 from tests.support.trainings import killed
 
 pytestmark = pytest.mark.slow
-
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["modreduce_keras"])
 
 
 def free_ports(number):
@@ -27,7 +24,7 @@ def free_ports(number):
 def start(folder, kill_in=(None, None)):
     ports = free_ports(2)
     workers = [
-        processes.Process(
+        programs.processes.Process(
             target=killed.run_worker,
             args=(index, ports, folder / "run", folder / f"final_{index}.npz", kill_in[index]),
         )

@@ -1,7 +1,6 @@
 """`modreduce distill`, killed and started again on the embedded sample, ends in the same files."""
 
 import json
-import multiprocessing
 import signal
 import time
 
@@ -11,12 +10,10 @@ import pytest
 
 from modreduce_keras import models
 from modreduce_keras.command import distill, program
+from tests.support import programs
 
 pytestmark = pytest.mark.slow
 
-processes = multiprocessing.get_context("forkserver")
-# So that not every one of the processes has to import TensorFlow.
-processes.set_forkserver_preload(["modreduce_keras"])
 TIMED = {"milliseconds", "seconds_of_this_start", "out"}
 
 
@@ -37,7 +34,7 @@ def started(folder, out):
         "--least_agreement=0.5",
         f"--out={folder / out}",
     ]
-    process = processes.Process(target=run, args=(arguments,))
+    process = programs.processes.Process(target=run, args=(arguments,))
     process.start()
     return process
 

@@ -1,6 +1,5 @@
 """A teacher cache, whose writer is killed at 10 random moments, is that of one left alone."""
 
-import multiprocessing
 import signal
 from pathlib import Path
 
@@ -8,19 +7,17 @@ import numpy as np
 import pytest
 
 from modreduce_keras.data import shards
+from tests.support import programs
 from tests.support.trainings import killed_writer
 from tests.support.trainings.cached import outputs_of
 
 pytestmark = pytest.mark.slow
 
 KILLS = 5
-processes = multiprocessing.get_context("forkserver")
-# So that not every one of the processes has to import TensorFlow.
-processes.set_forkserver_preload(["modreduce_keras"])
 
 
 def run(*arguments):
-    process = processes.Process(target=killed_writer.run, args=arguments)
+    process = programs.processes.Process(target=killed_writer.run, args=arguments)
     process.start()
     process.join()
     return process.exitcode
@@ -45,7 +42,9 @@ def test_processes_that_fill_one_cache_at_once_never_fall(tmp_path):
         for pattern in damages:
             for path in folder.glob(pattern):
                 path.write_bytes(path.read_bytes()[:-3])
-        several = [processes.Process(target=killed_writer.run, args=(folder,)) for _ in range(3)]
+        several = [
+            programs.processes.Process(target=killed_writer.run, args=(folder,)) for _ in range(3)
+        ]
         for process in several:
             process.start()
         for process in several:

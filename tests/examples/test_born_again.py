@@ -1,10 +1,10 @@
 """The born-again example at its smallest size: generations, ensembles and their table."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support import programs
 
 pytestmark = pytest.mark.slow
 
@@ -14,9 +14,7 @@ PROGRAM = Path(__file__).parents[2] / "examples" / "born_again.py"
 @pytest.fixture(scope="module")
 def printed():
     tiny = ("--widths=4,8", "--generations=3", "--epochs=1", "--images=64", "--seeds=2")
-    done = subprocess.run(
-        [sys.executable, PROGRAM, *tiny], capture_output=True, text=True, timeout=300
-    )
+    done = programs.run(PROGRAM, *tiny, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,11 +1,11 @@
 """The example of a search for a student at its smallest size: its table, report and student."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import pytest
+
+from tests.support import programs
 
 pytestmark = pytest.mark.slow
 
@@ -14,11 +14,8 @@ PROGRAM = Path(__file__).parents[2] / "examples" / "choose_student.py"
 
 def test_finds_a_student_within_the_budget_and_reports_all(tmp_path):
     tiny = ("--images=64", "--teacher_epochs=1", "--epochs=1", "--candidates=3", "--widest=8")
-    done = subprocess.run(
-        [sys.executable, PROGRAM, f"--output={tmp_path}", "--multiply_adds=100000", *tiny],
-        capture_output=True,
-        text=True,
-        timeout=600,
+    done = programs.run(
+        PROGRAM, f"--output={tmp_path}", "--multiply_adds=100000", *tiny, timeout=600
     )
     assert done.returncode == 0, done.stderr
     lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line[:2] == "| "]

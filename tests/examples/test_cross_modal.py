@@ -13,6 +13,7 @@ import pytest
 from absl import flags
 
 import modreduce_keras as mr
+from tests.support import programs
 
 PROGRAM = Path(__file__).parents[2] / "examples" / "cross_modal.py"
 
@@ -50,7 +51,9 @@ def example():
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cross_modal") / "results"
     tiny = ("--epochs=1", "--teacher_epochs=1", "--seeds=1", "--pairs=256", "--labels=128")
-    return folder, python(PROGRAM, *tiny, f"--output={folder}")
+    done = programs.run(PROGRAM, *tiny, f"--output={folder}", timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
 
 
 def test_the_largest_channel_is_the_sample(example):

@@ -1,12 +1,12 @@
 """The example without data at its smallest size: its table, pictures and students."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+
+from tests.support import programs
 
 pytestmark = pytest.mark.slow
 
@@ -17,13 +17,7 @@ def test_prints_a_table_and_saves_pictures_and_students(tmp_path):
     tiny = ["--teacher=4,4", "--student=4", "--images=64", "--teacher_epochs=1", "--epochs=2"]
     tiny += ["--steps=2", "--width=2", "--inverted=4", "--inversion_steps=2"]
     methods = [f"--method={name}" for name in ("zskt", "dafl", "deep_inversion")]
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), *tiny, *methods, f"--output={tmp_path}"],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    done = programs.run(PROGRAM, *tiny, *methods, f"--output={tmp_path}", timeout=400)
     assert done.returncode == 0, done.stderr
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "|" in line]
     names = ["teacher", "noise", "zskt", "dafl", "deep_inversion"]

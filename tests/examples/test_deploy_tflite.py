@@ -1,13 +1,12 @@
 """The deployment example at its smallest size: five files, each of them its model."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import pytest
 
 import modreduce_keras as mr
+from tests.support import programs
 
 pytestmark = pytest.mark.slow
 
@@ -15,12 +14,7 @@ PROGRAM = Path(__file__).parents[2] / "examples" / "deploy_tflite.py"
 
 
 def run(folder, *arguments):
-    done = subprocess.run(
-        [sys.executable, PROGRAM, f"--output={folder}", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = programs.run(PROGRAM, f"--output={folder}", *arguments, timeout=300)
     assert done.returncode == 0, done.stderr
     lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line[:2] == "| "]
     return done.stdout, lines

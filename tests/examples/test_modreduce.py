@@ -1,14 +1,13 @@
 """The ModReduce example at its smallest size: every student is told, and the best one is saved."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import pytest
 
 import modreduce_keras as mr
+from tests.support import programs
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +26,7 @@ ROWS = [
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("modreduce") / "results"
     tiny = ("--epochs=1", "--teacher_epochs=1", "--labels=100", f"--output={folder}")
-    done = subprocess.run(
-        [sys.executable, PROGRAM, *tiny], capture_output=True, text=True, timeout=300
-    )
+    done = programs.run(PROGRAM, *tiny, timeout=300)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 

@@ -1,14 +1,13 @@
 """The OKDDip example at its smallest size: the group is told, and its leader is saved."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import pytest
 
 import modreduce_keras as mr
+from tests.support import programs
 
 pytestmark = pytest.mark.slow
 
@@ -19,9 +18,7 @@ PROGRAM = Path(__file__).parents[2] / "examples" / "okddip.py"
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("okddip") / "results"
     tiny = ("--epochs=2", "--images=64", "--seeds=2", f"--output={folder}")
-    done = subprocess.run(
-        [sys.executable, PROGRAM, *tiny], capture_output=True, text=True, timeout=300
-    )
+    done = programs.run(PROGRAM, *tiny, timeout=300)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 

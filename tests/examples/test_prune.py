@@ -3,13 +3,13 @@
 What makes students smaller has tests of its own; here are some of the ways.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+
+from tests.support import programs
 
 pytestmark = pytest.mark.slow
 
@@ -21,12 +21,7 @@ TINY = (
 
 
 def test_makes_smaller_students_and_their_files(tmp_path):
-    done = subprocess.run(
-        [sys.executable, PROGRAM, f"--output={tmp_path}", *TINY],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = programs.run(PROGRAM, f"--output={tmp_path}", *TINY, timeout=600)
     assert done.returncode == 0, done.stderr
     lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line[:2] == "| "]
     rows = {name: [float(one.replace(",", "")) for one in cells] for name, *cells in lines[1:]}

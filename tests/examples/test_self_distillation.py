@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import programs
+
 pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).parents[2] / "examples" / "self_distillation.py"
@@ -30,7 +32,9 @@ def python(*arguments):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("self_distillation") / "results"
     tiny = ("--widths=4,4,4,8", "--epochs=1", "--images=64", "--seeds=2")
-    return folder, python(PROGRAM, *tiny, f"--output={folder}")
+    done = programs.run(PROGRAM, *tiny, f"--output={folder}", timeout=400)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
 
 
 def table(printed, first):

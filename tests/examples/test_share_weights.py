@@ -1,12 +1,12 @@
 """The example of shared weights at its smallest size: its students are what their rows say."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+
+from tests.support import programs
 
 pytestmark = pytest.mark.slow
 
@@ -15,12 +15,7 @@ PROGRAM = Path(__file__).parents[2] / "examples" / "share_weights.py"
 
 def test_makes_clustered_and_tied_students(tmp_path):
     tiny = ("--epochs=2", "--more_epochs=1", "--teacher_epochs=1", "--images=256", "--units=16")
-    done = subprocess.run(
-        [sys.executable, PROGRAM, f"--output={tmp_path}", "--clusters=4", *tiny],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = programs.run(PROGRAM, f"--output={tmp_path}", "--clusters=4", *tiny, timeout=600)
     assert done.returncode == 0, done.stderr
     lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line[:2] == "| "]
     rows = {name: [float(one.replace(",", "")) for one in cells] for name, *cells in lines[1:]}

@@ -1,10 +1,10 @@
 """The teacher assistant example at its smallest size: the chain is walked from end to end."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support import programs
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +23,7 @@ ROWS = [
 def printed():
     sizes = ("--teacher=8,16", "--assistant=6,12", "--assistant=5,10", "--student=4,8")
     tiny = ("--teacher_epochs=1", "--teacher_images=256", "--epochs=1", "--images=64", "--seeds=2")
-    done = subprocess.run(
-        [sys.executable, PROGRAM, *sizes, *tiny], capture_output=True, text=True, timeout=300
-    )
+    done = programs.run(PROGRAM, *sizes, *tiny, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

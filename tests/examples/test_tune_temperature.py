@@ -2,14 +2,13 @@
 
 import csv
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import pytest
 
 import modreduce_keras as mr
+from tests.support import programs
 
 pytestmark = pytest.mark.slow
 
@@ -18,9 +17,7 @@ PROGRAM = Path(__file__).parents[2] / "examples" / "tune_temperature.py"
 
 def run(folder, trials):
     tiny = ("--epochs=1", "--images=64", f"--trials={trials}", f"--output={folder}")
-    done = subprocess.run(
-        [sys.executable, PROGRAM, *tiny], capture_output=True, text=True, timeout=300
-    )
+    done = programs.run(PROGRAM, *tiny, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,13 +1,12 @@
 """Tests of a search that a chief and two workers share, over the loopback."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support import programs
 
 pytestmark = pytest.mark.slow
 
@@ -21,17 +20,12 @@ def free_port():
 
 
 def start(folder, how):
-    """Starts a chief and two workers, and returns their processes by name."""
+    """Starts a chief and two workers, and returns these programs by name."""
     common = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(free_port())}
     running = {}
     for role in ("chief", "first", "second"):
-        running[role] = subprocess.Popen(
-            [sys.executable, PROGRAM, folder, how],
-            env=os.environ | common | {"KERASTUNER_TUNER_ID": role},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        environment = {**common, "KERASTUNER_TUNER_ID": role}
+        running[role] = programs.Program(PROGRAM, folder, how, environment=environment)
     return running
 
 
@@ -40,13 +34,13 @@ def shared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parallel")
     running = start(folder, "failing")
     try:
-        told = {role: process.communicate(timeout=300) for role, process in running.items()}
+        ended = {role: program.ended(300) for role, program in running.items()}
     finally:
-        for process in running.values():
-            process.kill()
-    for role, process in running.items():
-        assert process.returncode == 0, f"{role}: {told[role][1]}"
-    return folder, told
+        for program in running.values():
+            program.kill()
+    for role, done in ended.items():
+        assert done.returncode == 0, f"{role}: {done.stderr}"
+    return folder, {role: (done.stdout, done.stderr) for role, done in ended.items()}
 
 
 def test_two_workers_share_the_trials_and_the_chief_has_all_results(shared):
@@ -87,15 +81,12 @@ def temperatures(folder, role):
 def test_a_killed_worker_loses_its_own_trial_only_and_one_process_goes_on(tmp_path):
     running = start(tmp_path, "killed")
     try:
-        assert running["second"].wait(timeout=300) == -9
-        assert running["first"].wait(timeout=300) == 0
+        assert running["second"].ended(300).returncode == -9
+        assert running["first"].ended(300).returncode == 0
     finally:
-        for process in running.values():
-            process.kill()
-            process.communicate()
-    done = subprocess.run(
-        [sys.executable, PROGRAM, tmp_path, "alone"], capture_output=True, text=True, timeout=300
-    )
+        for program in running.values():
+            program.kill()
+    done = programs.run(PROGRAM, tmp_path, "alone", timeout=300)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout.splitlines()[-1])["rows"]
     assert [row["status"] for row in rows] == ["COMPLETED"] * 4
