@@ -21,9 +21,11 @@ from modreduce_keras.compression.slicing import (
     sliced_weights,
 )
 from modreduce_keras.copying import copy_state
+from modreduce_keras.keras_internals import operations_in, run_graph
 from modreduce_keras.models.choosing import chosen, require_plain
-from modreduce_keras.models.clones import draws_kept, rebuilt, unfrozen
+from modreduce_keras.models.clones import copy_model, draws_kept, rebuilt, unfrozen
 from modreduce_keras.models.graph import functional, new_inputs
+from modreduce_keras.models.head_kinds import graph_outputs
 from modreduce_keras.models.integer_layers import is_constant
 
 KERNEL, SCALE = "kernel", "scale"
@@ -56,8 +58,10 @@ def prune_channels(
         model: A functional or a built Sequential model of convolutions, dense layers, batch
             normalizations, activations, poolings, flattening, and sums, products and joins of
             their results, with channels on the last axis; such as those of `mr.models`, and
-            MobileNet and ResNet of `keras.applications`. Outputs keep all of their channels, and
-            so does what a softmax reads, or an activation that is not an elementwise one of Keras.
+            MobileNet and ResNet of `keras.applications`. Others in it may be nested; the result
+            has their layers instead, named `"inner_conv"` where names are equal. Outputs keep all
+            of their channels, and so does what a softmax reads, or an activation that is not an
+            elementwise one of Keras.
         keep: Share of the channels that remain, above 0 and at most 1.
         multiply_adds: Instead of `keep`: the largest share of the model's multiply-adds that may
             remain. The largest possible `keep` is used.
@@ -95,9 +99,8 @@ def prune_channels(
     require_plain(model, "model")
     require_choice("score", score, SCORES)
     _require_one_share(keep, multiply_adds)
-    flat = functional(model)
-    _require_flat(flat)
-    plan = _Plan(flat, score, layers)
+    flat, found = _unfolded(model, layers)
+    plan = _Plan(flat, score, layers, found)
     share = plan.share_for(multiply_adds) if multiply_adds is not None else float(keep or 0.0)
     return _rebuilt(flat, plan, plan.kept(share))
 
@@ -109,13 +112,20 @@ class _Plan:
         model: A functional model without others in it.
         score: One of `SCORES`.
         layers: Which layers may lose channels, or `None`.
+        found: These layers, where they are known.
     """
 
-    def __init__(self, model: keras.Model, score: str, layers: Any) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        score: str,
+        layers: Any,
+        found: list[keras.layers.Layer] | None = None,
+    ) -> None:
         self.graph = ChannelGraph(model)
         self.roots = self.graph.roots
         fixed = self.graph.fixed
-        found = chosen(model, layers, "model")
+        found = chosen(model, layers, "model") if found is None else found
         _require_producers(found)
         tied = tied_producers(self.graph, self.roots)
         tied = [(members, own[~fixed[own]]) for members, own in tied if not fixed[own].all()]
@@ -298,11 +308,44 @@ def _require_one_share(keep: Any, multiply_adds: Any) -> None:
             raise ValueError(f"{name} must be at most 1. Received: {name}={value!r}")
 
 
-def _require_flat(model: keras.Model) -> None:
-    nested = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
+def _unfolded(
+    model: keras.Model, layers: Any
+) -> tuple[keras.Model, list[keras.layers.Layer] | None]:
+    """Returns a functional model without others in it, and which of its layers are meant.
+
+    Where there are others in it, it is a copy, and these are its own layers.
+    """
+    flat = functional(model)
+    if not any(isinstance(layer, keras.Model) for layer in flat.layers):
+        return flat, None
+    copy = functional(copy_model(model))
+    found = chosen(copy, layers, "model")
+    _name_apart(copy, {})
+    inputs = new_inputs(copy)
+    copy = keras.Model(inputs, run_graph(copy, inputs, _inside), name=model.name)
+    nested = [layer.name for layer in copy.layers if isinstance(layer, keras.Model)]
     if nested:
         raise ValueError(
-            "model must have no models in it: build it from their inputs and outputs, "
-            "keras.Model(inner.input, head(inner.output)). Received: "
-            f"{model.name!r} with {nested}"
+            "model must have no subclassed models in it: build them as functional ones, "
+            f"keras.Model(inputs, outputs). Received: {model.name!r} with {nested}"
         )
+    return copy, found
+
+
+def _inside(layer: keras.Operation, *args: Any, **kwargs: Any) -> Any:
+    """Calls a layer, or in place of a model that runs its graph the layers of that."""
+    if graph_outputs(layer):
+        return run_graph(layer, args[0], _inside)
+    return layer(*args, **kwargs)
+
+
+def _name_apart(model: keras.Model, known: dict[str, keras.Operation]) -> None:
+    """Gives operations of nested models other names than those outside, where they are equal."""
+    operations = operations_in(model)
+    for one in operations:
+        is_part = not graph_outputs(one) and not isinstance(one, keras.layers.InputLayer)
+        if is_part and known.setdefault(one.name, one) is not one:
+            one.name = f"{model.name}_{one.name}"
+            known[one.name] = one
+    for one in filter(graph_outputs, operations):
+        _name_apart(one, known)

@@ -18,6 +18,7 @@ from modreduce_keras.keras_internals.graphs import (
     operation_of,
     operations_in,
     readers_of,
+    run_graph,
 )
 from modreduce_keras.keras_internals.layers import (
     call_showing_scores,
@@ -88,6 +89,7 @@ __all__ = [
     "own_losses",
     "own_variables",
     "readers_of",
+    "run_graph",
     "reshuffles",
     "retry_queue",
     "running_fit",

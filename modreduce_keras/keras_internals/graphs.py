@@ -1,5 +1,6 @@
 """Graphs of functional models: which call of which operation gives a symbolic tensor."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -91,6 +92,20 @@ def operations_in(model: keras.Model) -> list[keras.Operation]:
     """
     graph = model._functional if isinstance(model, keras.Sequential) else model
     return graph.operations
+
+
+def run_graph(model: keras.Model, inputs: Any, call: Callable[..., Any]) -> Any:
+    """Returns what a model gives whose operations are called by a function.
+
+    Relies on `Function._run_through_graph` and `Sequential._functional`.
+
+    Args:
+        model: A functional or a built Sequential model.
+        inputs: What it is given, symbolic or not, as its inputs are.
+        call: Is given an operation and the arguments of one of its calls.
+    """
+    graph = model._functional if isinstance(model, keras.Sequential) else model
+    return graph._run_through_graph(inputs, operation_fn=lambda one: one, call_fn=call)
 
 
 def _call(node: Any) -> Call:

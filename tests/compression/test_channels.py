@@ -71,6 +71,39 @@ def masked(model, plan, kept):
     return copy
 
 
+class Subclassed(keras.Model):
+    def call(self, x):
+        return ops.relu(x)
+
+
+def with_backbone(nested):
+    """Two blocks with equal names, each in a model within a model, or as they are."""
+    inputs = x = keras.Input((8, 8, 3))
+    for place in range(2):
+        names = ("conv", "norm") if nested else (f"conv_{place}", f"norm_{place}")
+        block = [layers.Conv2D(8, 3, name=names[0]), layers.BatchNormalization(name=names[1])]
+        if nested:
+            within = keras.Sequential([keras.Input(x.shape[1:]), *block])
+            x = keras.Sequential([keras.Input(x.shape[1:]), within, layers.ReLU()])(x)
+        else:
+            x = layers.ReLU()(block[1](block[0](x)))
+    x = layers.Dense(3, name="logits")(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, x, name="nested" if nested else "flat")
+
+
+@pytest.mark.parametrize("chosen", [None, ["*/*/conv"]])
+def test_models_in_it_are_unfolded(chosen, settled, random):
+    flat, nested = settled(with_backbone(False)), with_backbone(True)
+    nested.set_weights(flat.get_weights())
+    before = nested.get_config()
+    found = prune_channels(nested, 0.5, layers=chosen)
+    expected = prune_channels(flat, 0.5, layers=chosen and ["conv_*"])
+    x = random.normal(size=(4, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(found(x), expected(x), rtol=1e-5, atol=1e-6)
+    assert found.count_params() == expected.count_params() < flat.count_params()
+    assert nested.get_config() == before
+
+
 @every_model
 @pytest.mark.parametrize("share", [0.5, 0.2])
 def test_what_is_left_equals_the_model_with_zeros(make, share, settled, random):
@@ -244,9 +277,9 @@ MISTAKES = {
         lambda: prune_channels(of(layers.MaxPooling2D(data_format="channels_first")), 0.5),
         "whose channels are not the last axis",
     ),
-    "a model in it": (
-        lambda: prune_channels(of(keras.Sequential([layers.Flatten()], name="inner")), 0.5),
-        r"must have no models in it.*with \['inner'\]",
+    "a subclassed model in it": (
+        lambda: prune_channels(of(Subclassed(name="inner")), 0.5),
+        r"must have no subclassed models in it.*with \['inner'\]",
     ),
     "a constant": (
         lambda: prune_channels(with_constant(), 0.5),

@@ -167,6 +167,16 @@ def test_calls_in_their_order():
     assert {one.key for one in calls} < keras_internals.calls_in(model)
 
 
+def test_a_graph_is_run_by_a_function():
+    layer, called = keras.layers.Dense(2, name="dense"), []
+    inputs = keras.Input((2,))
+    for model in (keras.Model(inputs, [layer(inputs)]), keras.Sequential([inputs, layer])):
+        x = tf.ones((1, 2))
+        found = keras_internals.run_graph(model, x, lambda one, x: called.append(one) or one(x) + 1)
+        np.testing.assert_allclose(keras.tree.flatten(found)[0], layer(x) + 1)
+    assert called == [layer, layer]
+
+
 @pytest.mark.parametrize("symbolic", [False, True])
 def test_masks(symbolic):
     tokens = keras.Input((3,), dtype="int32") if symbolic else tf.constant([[1, 0, 2]])
