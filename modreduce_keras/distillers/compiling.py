@@ -35,6 +35,7 @@ class Compilation:
         fuses_normalization: Whether training steps compute batch normalizations by a fused kernel.
         scales_loss: Whether networks that compute in float16 get loss scales.
         objective: The loss; `None` until it is built.
+        trainable: The paths of the students' trainable weights.
         has_warned: Whether it was said which terms evaluation leaves out.
         watches_balance: Whether the balance of the terms is still to be looked at.
     """
@@ -46,6 +47,7 @@ class Compilation:
     fuses_normalization: bool = True
     scales_loss: bool = True
     objective: Objective | None = None
+    trainable: frozenset[str] = frozenset()
     has_warned: bool = False
     watches_balance: bool = True
 
@@ -76,6 +78,7 @@ def compilation(distiller: Any, given: Mapping[str, Any]) -> Compilation:
         fuses_normalization=given["fused_normalization"],
         scales_loss=given["auto_scale_loss"],
         objective=distiller.compilation.objective,
+        trainable=compile_and_fit.trainable_paths(distiller.students),
     )
 
 

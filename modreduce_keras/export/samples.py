@@ -56,7 +56,8 @@ def _by_name(argument: str, x: Any, inputs: Inputs) -> dict[str, np.ndarray]:
                 f"Received: an array of dtype {array.dtype}"
             )
     numbers = [(array, spec) for array, spec in pairs if spec.dtype != "string"]
-    checks.require_float_inputs([a for a, _ in numbers], [spec for _, spec in numbers])
+    given, declared = [a for a, _ in numbers], [spec for _, spec in numbers]
+    checks.require_float_inputs(given, declared, [inputs.student])
     for array, spec in zip(arrays, specs.values(), strict=True):
         fits = array.ndim == len(spec.shape) and all(
             size is None or size == own

@@ -28,10 +28,12 @@ class Inputs(NamedTuple):
     Attributes:
         structure: Symbolic tensors, nested as calls of the student take them.
         by_name: The same ones by their names in a file, in that order.
+        student: The student.
     """
 
     structure: Any
     by_name: dict[str, keras.KerasTensor]
+    student: keras.Model
 
     def pack(self, by_name: dict[str, Any]) -> Any:
         """Returns tensors by name as calls of the student take them."""
@@ -89,7 +91,7 @@ def require_student(student: Any) -> Inputs:
         name = _name(student, tensor, index)
         # What is left of a name may be that of another input.
         names[name if name not in names else f"{name}_{index}"] = tensor
-    return Inputs(structure, names)
+    return Inputs(structure, names, student)
 
 
 def _remedy(student: Any) -> str | None:

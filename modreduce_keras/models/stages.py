@@ -324,7 +324,8 @@ class Places:
         nodes = self.structure.nodes
         run = [index for index in run if "Padding" not in nodes[index].kind]
         ends = [i for i in run if _is_merge(nodes[i]) or _is_block(nodes[i])]
-        if ends and shrinks:
+        # What a preprocessing adds to the inputs is no block.
+        if ends and shrinks and any(self._learns(i) for i in range(ends[-1] + 1)):
             last = run.index(ends[-1])
             rest = run[last + 1 :]
             kept = next((k for k, i in enumerate(rest) if not _keeps(nodes[i])), len(rest))

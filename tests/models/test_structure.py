@@ -196,6 +196,17 @@ def test_the_table_prints_and_becomes_markdown_and_a_dataframe(monkeypatch):
         table.to_dataframe()
 
 
+def test_what_a_preprocessing_adds_to_the_inputs_is_no_stage():
+    image = keras.Input((16, 16, 3))
+    x = keras.applications.vgg16.preprocess_input(image)  # adds the mean of each channel
+    for block, width in enumerate((4, 8), 1):
+        for layer in (1, 2):
+            x = L.Conv2D(width, 3, padding="same", name=f"block{block}_conv{layer}")(x)
+        x = L.MaxPooling2D()(x)
+    model = keras.Model(image, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
+    assert (ends(model)["stage1"], ends(model)["stage2"]) == ("block1_conv2", "block2_conv2")
+
+
 def test_pairs_follow_depth_and_resolution():
     teacher, student = transformer(6), transformer(3, 4)
     pairs = mr.models.pair(teacher, student)

@@ -39,9 +39,13 @@ _OWN_CHECK = re.compile(
 def require_compile(given: Mapping[str, Any]) -> None:
     """Raises if arguments of `compile` are not what a distiller can be compiled with."""
     if given["loss_weights"] is not None:
+        by_output = (
+            "; that of one output is part of its loss, such as def half(y, z): return 0.5 * "
+            "keras.losses.mean_squared_error(y, z) in loss={'NAME': half, ...}"
+        ) * isinstance(given["loss_weights"], Mapping)
         raise ValueError(
             "Terms are weighted where they are made: supervised_weight=, and weight= of each "
-            "knowledge. Received: loss_weights"
+            f"knowledge{by_output}. Received: loss_weights"
         )
     if given["optimizer"] is None:
         raise ValueError(
@@ -66,6 +70,26 @@ def require_trainable(students: Mapping[str, keras.Model]) -> None:
                 f"{remedy}. Received: the model {student.name!r}, all of whose "
                 f"{len(student.weights)} weights are frozen"
             )
+
+
+def trainable_paths(students: Mapping[str, keras.Model]) -> frozenset[str]:
+    """Returns the paths of the students' trainable weights, each after the student's name."""
+    return frozenset(
+        f"{name}: {variable.path}"
+        for name, student in students.items()
+        for variable in student.trainable_variables
+    )
+
+
+def _require_compiled_for(distiller: Any) -> None:
+    """Raises if layers were frozen or unfrozen since `compile`, which builds the optimizers."""
+    before, now = distiller.compilation.trainable, trainable_paths(distiller.students)
+    if distiller.compiled and before != now:
+        raise ValueError(
+            "Layers are frozen and unfrozen before compile: call distiller.compile(...) again. "
+            f"Received, since then: frozen {sorted(before - now)[:3]}, unfrozen "
+            f"{sorted(now - before)[:3]}"
+        )
 
 
 def require_apart(students: Mapping[str, keras.Model], teachers: Iterable[keras.Model]) -> None:
@@ -156,6 +180,7 @@ def require_fit(distiller: Any, given: Mapping[str, Any]) -> None:
             f"Received: validation_split={share!r}"
         )
     _require_callbacks(given.get("callbacks"))
+    _require_compiled_for(distiller)
     _warn_of_idle_lora(distiller.students.values())
     require_data(distiller, given, steps="steps_per_epoch")
     validation = given.get("validation_data")

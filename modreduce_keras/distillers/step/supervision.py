@@ -23,6 +23,24 @@ _ONE_HOT = (
     keras.losses.categorical_crossentropy,
     keras.losses.categorical_focal_crossentropy,
 )
+# Keras broadcasts labels of another shape, such as class indices, in silence.
+_ELEMENTWISE = (
+    (
+        *(keras.losses.MeanSquaredError, keras.losses.MeanAbsoluteError, keras.losses.Huber),
+        *(keras.losses.MeanSquaredLogarithmicError, keras.losses.MeanAbsolutePercentageError),
+        *(keras.losses.LogCosh, keras.losses.Poisson, keras.losses.KLDivergence),
+        *(keras.losses.CosineSimilarity, keras.losses.Hinge, keras.losses.SquaredHinge),
+        *(keras.losses.CategoricalHinge, keras.losses.BinaryCrossentropy),
+        keras.losses.BinaryFocalCrossentropy,
+    ),
+    *(keras.losses.mean_squared_error, keras.losses.mean_absolute_error, keras.losses.huber),
+    keras.losses.mean_squared_logarithmic_error,
+    keras.losses.mean_absolute_percentage_error,
+    *(keras.losses.log_cosh, keras.losses.poisson, keras.losses.kl_divergence),
+    *(keras.losses.cosine_similarity, keras.losses.hinge, keras.losses.squared_hinge),
+    *(keras.losses.categorical_hinge, keras.losses.binary_crossentropy),
+    keras.losses.binary_focal_crossentropy,
+)
 
 
 class LabelRule(NamedTuple):
@@ -98,6 +116,12 @@ class Supervision:
                 "The labels y must be one array for a student of one output. "
                 f"Received: y of type {type(labels).__name__}"
             )
+        if keras.backend.standardize_dtype(labels.dtype) == "string":
+            raise ValueError(
+                "The labels y must be numbers. Class indices of names are "
+                "keras.layers.StringLookup(vocabulary=names, num_oov_indices=0)(y). "
+                "Received: y of dtype string"
+            )
         shape, expected = tuple(labels.shape), tuple(logits.shape)
         one_hot = len(shape) == len(expected) and shape[-1] == expected[-1]
         single = len(shape) == len(expected) and shape[-1] == 1
@@ -114,6 +138,8 @@ class Supervision:
                 "The compiled loss needs labels y that are one-hot, of the shape of the logits."
                 f"{remedy} Received: y of shape {shape} for logits {expected}"
             )
+        if self._takes(_ELEMENTWISE):
+            _require_same_shape(shape, expected)
         if self._takes(_INDICES) or self._takes(_ONE_HOT):
             require_same_size("The compiled loss needs", shape, expected)
 
@@ -154,9 +180,17 @@ class Supervision:
         raise ValueError(
             f"The student {model.name!r} ends in {head}, but the compiled loss expects "
             f"{'logits' if from_logits else 'probabilities'} (from_logits={from_logits}). Pass "
-            "the loss as an object, such as keras.losses.SparseCategoricalCrossentropy("
+            f"the loss as an object, such as keras.losses.{self._class_name()}("
             f"from_logits={not ends_in_probabilities})."
         )
+
+    def _class_name(self) -> str:
+        """Returns the name of Keras' class for the loss, which may be a function."""
+        if isinstance(self.loss, keras.losses.Loss):
+            name = type(self.loss).__name__
+        else:
+            name = "".join(word.title() for word in self.loss.__name__.split("_"))
+        return name if hasattr(keras.losses, name) else "SparseCategoricalCrossentropy"
 
     def from_logits(self, output: str | None = None) -> bool | None:
         """Returns whether the loss takes logits; `None` where it does not say."""
@@ -164,6 +198,21 @@ class Supervision:
             return self.loss.get_config().get("from_logits")
         parameter = inspect.signature(self.loss).parameters.get("from_logits")
         return None if parameter is None else parameter.default
+
+
+def _require_same_shape(shape: tuple, expected: tuple) -> None:
+    """Raises unless labels have the shape of the outputs; a last axis of one may be left out."""
+    trimmed = shape if len(shape) == len(expected) else (*shape, 1)
+    pairs = list(zip(trimmed[1:], expected[1:], strict=False))
+    if len(trimmed) != len(expected) or any(None not in p and p[0] != p[1] for p in pairs):
+        remedy = (
+            " Class indices go with keras.losses.SparseCategoricalCrossentropy, or become one-hot "
+            "by keras.utils.to_categorical(y)."
+        ) * (trimmed[-1] == 1)
+        raise ValueError(
+            f"The compiled loss needs labels y of the shape of the outputs.{remedy} "
+            f"Received: y of shape {shape} for outputs {expected}"
+        )
 
 
 def require_same_size(who_needs: str, shape: tuple, logits: tuple) -> None:

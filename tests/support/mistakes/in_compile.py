@@ -19,6 +19,20 @@ def an_optimizer_of_another_model(b):
     return b.fit(distiller=b.compiled(optimizer=optimizer))
 
 
+def frozen(b, first=True):
+    """Changes whether a layer trains between two fits."""
+    student = b.net()
+    student.get_layer("stage1").trainable = first
+    distiller = b.compiled(b.distiller(student=student))
+    b.fit(distiller=distiller)
+    student.get_layer("stage1").trainable = not first
+    b.fit(distiller=distiller)
+
+
+def unfrozen(b):
+    frozen(b, first=False)
+
+
 MISTAKES = [
     Mistake(
         "a word for what is not finite",
@@ -73,6 +87,23 @@ MISTAKES = [
         "weights of losses as in Keras",
         lambda b: b.compiled(loss_weights=[0.1, 0.9]),
         r"supervised_weight=, and weight= of each knowledge. Received: loss_weights",
+    ),
+    Mistake(
+        "a binary loss of probabilities, by its name",
+        lambda b: b.compiled(
+            b.distiller(mr.Response("binary_kd"), student=b.net(1), teacher=b.net(1)),
+            loss="binary_crossentropy",
+        ),
+        r"such as keras.losses.BinaryCrossentropy\(from_logits=True\)",
+    ),
+    Mistake(
+        "a layer unfrozen after compile", unfrozen, r"again. .*: frozen \[\], unfrozen .*stage1"
+    ),
+    Mistake("a layer frozen after compile", frozen, r"again. .*: frozen .*stage1.*, unfrozen \[\]"),
+    Mistake(
+        "weights of losses by the output",
+        lambda b: b.compiled(loss_weights={"kind": 1.0, "size": 0.5}),
+        r"part of its loss, such as def half\(y, z\): .* Received: loss_weights",
     ),
     Mistake(
         "the temperature given to compile",

@@ -149,6 +149,16 @@ MISTAKES = [
         r"Class indices go with .*SparseCategorical.* Received: y of shape \(\w+,\) for logits",
     ),
     Mistake(
+        "class indices for a loss that would broadcast them",
+        lambda b: b.fit(b.images[:3], b.labels[:3], distiller=b.compiled(loss="mse"), batch_size=3),
+        r"Class indices go with .*SparseCategorical.* Received: y of shape \(\w+,\) for outputs",
+    ),
+    Mistake(
+        "labels in words, in a dataset",
+        lambda b: b.fit(b.dataset(y=["cat"] * 6).batch(6), None, shuffle=False),
+        r"StringLookup\(vocabulary=names, num_oov_indices=0\)\(y\). Received: y of dtype string",
+    ),
+    Mistake(
         "one-hot labels of other classes",
         lambda b: b.fit(y=np.eye(4)[b.labels], distiller=one_hot(b)),
         r"one-hot, of the shape of the logits. Received: y of shape \(\w+, 4\) for .*\(\w+, 3\)",

@@ -51,6 +51,22 @@ def damaged(b, damage):
 
 MISTAKES = [
     Mistake(
+        "the file and the student of verify exchanged",
+        lambda b: mr.export.verify(b.net(), b.path / "student.tflite", (b.images, b.labels)),
+        r"It is an exported file: mr.export.verify\(path, student, data\) compares them.",
+        TypeError,
+    ),
+    Mistake(
+        "images of integers, for a student that scales them",
+        lambda b: mr.export.to_tflite(
+            b.net_that_scales(),
+            b.path / "student.tflite",
+            quantization="int8",
+            representative=b.images.astype("uint8"),
+        ),
+        r"leave the scale to the layer 'scale' of 'scaling': x.astype\('float32'\)",
+    ),
+    Mistake(
         "a model that is not there",
         lambda b: keras.models.load_model(b.path / "none.keras"),
         r"File not found: filepath=.*none.keras. Please ensure the file is an accessible `.keras`",

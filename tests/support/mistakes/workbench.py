@@ -57,6 +57,11 @@ class Workbench:
         head = keras.layers.Dense(classes, activation=activation, name="logits")
         return keras.Model(inputs, head(embedding), name=name)
 
+    def net_that_scales(self):
+        """Returns a network of images from 0 to 255."""
+        scale = keras.layers.Rescaling(1 / 255, name="scale")
+        return keras.Sequential([keras.Input((8, 8, 1)), scale, self.net()], name="scaling")
+
     def with_exits(self, **arguments):
         """Returns a network with an exit."""
         return mr.models.exits(self.net(**arguments), ["stage1"])
