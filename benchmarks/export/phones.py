@@ -37,8 +37,31 @@ NETWORKS = {
         "default_size": SIZE,
         "name": "net",
     },
+    "EfficientNetV2": {
+        "width_coefficient": 0.35,
+        "depth_coefficient": 0.4,
+        "default_size": SIZE,
+        "name": "efficientnetv2-b0",
+    },
+    "NASNet": {
+        "penultimate_filters": 192,
+        "num_blocks": 1,
+        "stem_block_filters": 16,
+        "skip_reduction": False,
+    },
 }
-"""Arguments that make a network narrow; the last one is B0 with fewer channels and blocks."""
+"""Arguments that make a network narrow.
+
+Those without a size in their name are EfficientNetB0, EfficientNetV2B0 and NASNetMobile with fewer
+channels and blocks.
+"""
+_FAMILIES = {
+    "EfficientNet": keras.src.applications.efficientnet.EfficientNet,
+    "EfficientNetV2": keras.src.applications.efficientnet_v2.EfficientNetV2,
+    "NASNet": keras.src.applications.nasnet.NASNet,
+}
+_OF_MINUS_ONE_TO_ONE = ("MobileNetV2", "NASNet")
+"""Networks that do not rescale images themselves."""
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_enum("network", list(NETWORKS), list(NETWORKS), "Of those here, all by default")
@@ -89,9 +112,9 @@ def network(name: str) -> keras.Model:
     inputs = keras.Input((SIZE, SIZE, CHANNELS), name="image")
     given = {"weights": None, "classes": 10, "classifier_activation": None, **NETWORKS[name]}
     scaled = inputs
-    if name == "MobileNetV2":  # The others do that themselves.
+    if name in _OF_MINUS_ONE_TO_ONE:
         scaled = keras.layers.Rescaling(1 / 127.5, -1.0)(inputs)
-    build = getattr(keras.applications, name, keras.src.applications.efficientnet.EfficientNet)
+    build = _FAMILIES.get(name) or getattr(keras.applications, name)
     net = build(input_tensor=scaled, **given)
     model = keras.Model(inputs, net.output, name=name)
     for layer in model.layers:

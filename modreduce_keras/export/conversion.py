@@ -18,6 +18,7 @@ from modreduce_keras.export.saved_model import write_saved_model
 from modreduce_keras.export.students import Inputs
 from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.fake_quantization import FakeQuantize
+from modreduce_keras.models.integer_normalizations import InverseRoot
 
 _WIDEST = 1e8
 """Range that no activations have, and what fills masked scores does."""
@@ -84,9 +85,17 @@ def convert(model: keras.Model, inputs: Inputs, recipe: Recipe) -> bytes:
 
 
 def _plain_roundings(model: keras.Model) -> dict[int, Callable[..., Any]]:
-    """Returns roundings that the converter knows; what is pooled its kernels round as they do."""
-    found = [one for one in flatten_layers(model) if isinstance(one, FakeQuantize)]
-    return {id(one): lambda inputs, one=one, **_: FakeQuantize.call(one, inputs) for one in found}
+    """Returns roundings that the converter knows; what is pooled its kernels round as they do.
+
+    Their inverse roots of 0 are the largest ones by themselves.
+    """
+    found: dict[int, Callable[..., Any]] = {}
+    for one in flatten_layers(model):
+        if isinstance(one, FakeQuantize):
+            found[id(one)] = lambda inputs, one=one, **_: FakeQuantize.call(one, inputs)
+        elif isinstance(one, InverseRoot):
+            found[id(one)] = one.plain
+    return found
 
 
 def _kept(

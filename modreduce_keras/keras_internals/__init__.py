@@ -25,6 +25,7 @@ from modreduce_keras.keras_internals.layers import (
     constructor_arguments,
     delete_unnoticed,
     flatten_layers,
+    layers_of_convnext,
     own_losses,
     set_unnoticed,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "inputs_of",
     "is_asked_by_saver",
     "is_compiled_by_xla",
+    "layers_of_convnext",
     "loss_tracker",
     "made_anew",
     "mask_of",

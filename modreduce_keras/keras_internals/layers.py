@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -15,6 +15,27 @@ def flatten_layers(
     Relies on `Layer._flatten_layers`; the public `Model.layers` is one level deep, of models alone.
     """
     return layer._flatten_layers(include_self=include_self, recursive=recursive)
+
+
+class ConvNeXtLayers(NamedTuple):
+    """Layers that ConvNeXt of `keras.applications` brings.
+
+    Attributes:
+        scale: Multiplies each channel by a weight.
+        depth: Drops whole branches in training.
+    """
+
+    scale: type[keras.layers.Layer]
+    depth: type[keras.layers.Layer]
+
+
+def layers_of_convnext() -> ConvNeXtLayers:
+    """Returns the classes of two layers of ConvNeXt.
+
+    Relies on where they are defined; `keras.applications` does not show them.
+    """
+    convnext = keras.src.applications.convnext
+    return ConvNeXtLayers(convnext.LayerScale, convnext.StochasticDepth)
 
 
 def own_losses(layer: keras.layers.Layer) -> list[Any]:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from modreduce_keras.models.gain import Gain
 from modreduce_keras.typing import Shape
 
 
@@ -88,7 +89,7 @@ def constants_of(layer: keras.Operation) -> tuple[np.ndarray, np.ndarray] | None
         return None
     axis = layer.axis if isinstance(layer, layers.BatchNormalization) else -1
     channels = layer.output.shape[axis]
-    scale, offset = (np.asarray(one, "float64") for one in constants)
+    scale, offset = (_array(one) for one in constants)
     for one in (scale, offset):
         if one.size != 1 and one.shape[-1:] != (one.size,):
             return None
@@ -123,6 +124,7 @@ def _of_activation(layer: layers.Activation) -> tuple[Any, Any] | None:
 
 
 _CONSTANTS: dict[type, Any] = {
+    Gain: Gain.constants,
     layers.Activation: _of_activation,
     layers.BatchNormalization: _of_normalization,
     layers.Normalization: _of_adapted,

@@ -14,6 +14,11 @@ from modreduce_keras.models.integer_biases import affine_before, shift_of_affine
 from modreduce_keras.typing import Shape, Tensor
 
 _ACTIVATION_BITS = 8
+_LEVELS = 2**_ACTIVATION_BITS - 1
+_NOTHING = 1e-6
+"""Share of the largest sum of squares that counts as none."""
+_HALVES = 20
+"""How often the largest sum of squares is halved."""
 _NEARLY = 1e-3
 """What float32 may lack of a half; means of up to 500 numbers are halves or further from one."""
 
@@ -144,9 +149,10 @@ class LearntFakeQuantize(keras.layers.Layer):
         if self.is_calibrating:
             self._widen(inputs)
             return inputs
-        if training and self.trainable and not pooled and not interpolated:
+        is_first = not pooled and not interpolated
+        if training and self.trainable and is_first:
             self._follow(inputs)
-        affine = affine_before(self) if is_rounding() and not training else None
+        affine = affine_before(self) if is_first and is_rounding() and not training else None
         shift = None if affine is None else shift_of_affine(affine)
         if shift is not None:
             inputs = inputs + ops.cast(shift, inputs.dtype)
@@ -154,14 +160,19 @@ class LearntFakeQuantize(keras.layers.Layer):
         rounded = _rounding(pooled, interpolated)(inputs, low, high)
         return ops.where(low < high, rounded, inputs)
 
+    def ends_of(self, inputs: Any) -> tuple[Any, Any]:
+        """Returns the range that a batch asks for."""
+        values = ops.cast(ops.stop_gradient(inputs), "float32")
+        return ops.minimum(ops.min(values), 0.0), ops.maximum(ops.max(values), 0.0)
+
     def _follow(self, inputs: Any) -> None:
         keep = ops.where(self.minimum < self.maximum, self.momentum, 0.0)
-        low, high = _ends(inputs)
+        low, high = self.ends_of(inputs)
         self.minimum.assign(keep * self.minimum + (1.0 - keep) * low)
         self.maximum.assign(keep * self.maximum + (1.0 - keep) * high)
 
     def _widen(self, inputs: Any) -> None:
-        low, high = _ends(inputs)
+        low, high = self.ends_of(inputs)
         self.minimum.assign(ops.minimum(self.minimum, low))
         self.maximum.assign(ops.maximum(self.maximum, high))
 
@@ -172,6 +183,35 @@ class LearntFakeQuantize(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
         return {**super().get_config(), "momentum": self.momentum}
+
+
+@keras.saving.register_keras_serializable(package="modreduce_keras")
+class RangeOfRoots(LearntFakeQuantize):
+    """`LearntFakeQuantize` of 1 / sqrt(s), which ends where 8 bits lose least of s.
+
+    The end is that of the roots of max(s, m), since those of the smallest s would leave few levels
+    for the others:
+
+        argmin_m mean ((q(1 / sqrt(max(q(s), m))) - 1 / sqrt(s)) sqrt(s))²
+
+    with q to 255 steps, over m of the largest s of a batch and its halves, quarters and so on.
+    Larger roots are clipped.
+    """
+
+    def ends_of(self, inputs: Any) -> tuple[Any, Any]:
+        """Returns the range that a batch of roots asks for."""
+        roots = ops.reshape(ops.cast(ops.stop_gradient(inputs), "float32"), (1, -1))
+        sums = 1.0 / (roots * roots)
+        largest = ops.max(sums)
+        # Of inputs that are all alike nothing is left, whatever they are multiplied by.
+        counts = ops.cast(sums > _NOTHING * largest, "float32")
+        least = largest * ops.reshape(2.0 ** -ops.arange(_HALVES, dtype="float32"), (-1, 1))
+        step = largest / _LEVELS
+        rounded = ops.rsqrt(ops.maximum(ops.round(sums / step) * step, least))
+        ends = ops.max(rounded, axis=1, keepdims=True)
+        off = ops.round(rounded / ends * _LEVELS) * (ends / _LEVELS) * ops.sqrt(sums) - 1.0
+        best = ops.argmin(ops.sum(counts * off * off, axis=1))
+        return ops.zeros(()), ops.take(ops.reshape(ends, (-1,)), best)
 
 
 def learnt_ranges(model: keras.Model) -> list[LearntFakeQuantize]:
@@ -200,11 +240,6 @@ def require_ranges(model: keras.Model) -> None:
 def is_rounding() -> bool:
     """Returns whether fake quantizations round, and do not only clip."""
     return _ROUNDS.get()
-
-
-def _ends(inputs: Any) -> tuple[Any, Any]:
-    values = ops.cast(ops.stop_gradient(inputs), "float32")
-    return ops.minimum(ops.min(values), 0.0), ops.maximum(ops.max(values), 0.0)
 
 
 def _round_between(inputs: Any, low: Tensor, high: Tensor) -> Any:
@@ -249,9 +284,8 @@ def _half_up(levels: Any) -> Any:
 def _round_integers_between(inputs: Any, low: Tensor, high: Tensor, rounded: Any) -> Any:
     """Rounds what was computed from numbers rounded between the same ends, as int8 kernels do."""
     values = ops.cast(inputs, "float32")
-    largest = 2**_ACTIVATION_BITS - 1
     # Both ends at 0 give zeros, which nobody takes then.
-    step = ops.maximum((high - low) / largest, 1e-30)
+    step = ops.maximum((high - low) / _LEVELS, 1e-30)
     zero = ops.floor(-low / step + 0.5) - 2 ** (_ACTIVATION_BITS - 1)
     levels = (rounded(ops.convert_to_tensor(values / step + zero)) - zero) * step
     return inputs + ops.stop_gradient(ops.cast(levels, inputs.dtype) - inputs)

@@ -184,5 +184,9 @@ class Graph:
         alone = len(runs) == len(readers) == 1 and operation not in self.outputs
         return readers[0].operation if alone else None
 
+    def is_read_again(self, operation: keras.Operation) -> bool:
+        """Returns whether an operation is read several times in here."""
+        return len(self._own(readers_of(operation))) > 1
+
     def _own(self, calls: Iterable[Call]) -> list[Call]:
         return [call for call in calls if call.key in self._calls]

@@ -12,6 +12,7 @@ from keras import layers, ops
 
 from modreduce_keras.keras_internals import calls_of, history_of, operation_of, readers_of
 from modreduce_keras.models.affine import constants_of
+from modreduce_keras.models.gain import Gain
 from modreduce_keras.models.integer_layers import (
     AFFINE,
     FUSED,
@@ -133,6 +134,8 @@ def _normalizations_after(layer: keras.Operation) -> list[Any]:
 
 def _scale_and_offset(layer: keras.layers.Layer) -> tuple[Any, Any]:
     """Returns what a layer multiplies by in inference and adds, from its weights as they are."""
+    if type(layer) is Gain:
+        return tuple(ops.cast(one, "float32") for one in layer.constants())
     if type(layer) is not layers.BatchNormalization:
         scale, offset = constants_of(layer) or (1.0, 0.0)
         return ops.cast(scale, "float32"), ops.cast(offset, "float32")

@@ -6,7 +6,9 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from modreduce_keras.keras_internals import operation_of
+from modreduce_keras.keras_internals import layers_of_convnext, operation_of
+from modreduce_keras.models.gain import Gain
+from modreduce_keras.models.integer_normalizations import NORMALIZATIONS, SumOfSquares
 
 KERNEL_LAYERS = (
     layers.Conv1D,
@@ -16,9 +18,9 @@ KERNEL_LAYERS = (
     layers.DepthwiseConv1D,
     layers.DepthwiseConv2D,
 )
-SPLIT = (layers.SeparableConv2D,)
+SPLIT = (layers.SeparableConv2D, *NORMALIZATIONS, layers_of_convnext().scale)
 """Layers of two operations."""
-AFFINE = (layers.BatchNormalization, layers.Normalization, layers.Rescaling)
+AFFINE = (Gain, layers.BatchNormalization, layers.Normalization, layers.Rescaling)
 """Layers that multiply each channel by a constant and add another."""
 MEASURED = (
     layers.Add,
@@ -28,6 +30,7 @@ MEASURED = (
     layers.LeakyReLU,
     layers.Multiply,
     layers.Subtract,
+    SumOfSquares,
 )
 """Layers that compute: the range of what they give is measured."""
 POOLED = (layers.AveragePooling1D, layers.AveragePooling2D)
@@ -61,6 +64,7 @@ PASSED = (
     layers.UpSampling2D,
     layers.ZeroPadding1D,
     layers.ZeroPadding2D,
+    layers_of_convnext().depth,
     *_AUGMENTATIONS,
 )
 """Layers whose outputs have the range of their inputs."""

@@ -11,7 +11,10 @@ from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.structure import structure_of
 
 _BYTES = (0.0, 255.0)
-_KEEPS_RANGE = ("ZeroPadding", "Random", "Resizing", "CenterCrop", "Identity")
+_KEEPS_RANGE = (
+    *("ZeroPadding", "Random", "Resizing", "CenterCrop", "Identity"),
+    *("FakeQuantize", "LearntFakeQuantize"),
+)
 _CAFFE = "the means of ImageNet taken off, channels as BGR"
 _TORCH = "scaled to 0..1, then normalized by the mean and deviation of ImageNet"
 _FAMILIES = (

@@ -20,7 +20,14 @@ from modreduce_keras.models.integer_layers import (
     require_known,
     unknown,
 )
+from modreduce_keras.models.integer_normalizations import (
+    NORMALIZATIONS,
+    gain_of,
+    is_layer_scale,
+    normalization_part,
+)
 from modreduce_keras.models.splitting import Part, Splitter
+from modreduce_keras.models.unfolding import unfolded
 
 _ALONG_THE_LAST = {3: layers.Conv1D, 4: layers.Conv2D}
 """Convolutions that compute what a dense layer does with inputs of three or four axes."""
@@ -34,7 +41,10 @@ def primitive(model: keras.Model, masks: dict[int, np.ndarray] | None = None) ->
     - `SeparableConv2D`: a depthwise convolution, then one of size 1.
     - `Dense` along the last of several axes: a convolution of size 1.
     - SiLU: a sigmoid, then a product.
+    - Layer, group, RMS and unit normalization: a mean, a difference, a sum of squares, its inverse
+      root, a product, and a factor and offset for each channel.
     - Activations and divisions by functions of `keras.ops`: layers and products.
+    - Layers of one's own that are made of such layers: a nested model of these.
     - Convolutions and dense layers with LoRA: the same layers, with the sum as their kernel.
 
     The last part has the name of the layer. Others stay as they are. The given model is not
@@ -61,8 +71,13 @@ class _Splitter(Splitter):
     def __init__(self, masks: dict[int, np.ndarray]) -> None:
         super().__init__()
         self._masks = masks
+        self._unfolded: list[keras.Model] = []  # So that no id is given to another object.
 
     def part(self, layer: keras.Operation) -> Part:
+        inner = unfolded(layer)
+        if inner is not None:
+            self._unfolded.append(inner)
+            return self.split(inner)
         require_known(layer)
         if isinstance(layer, keras.Model):
             return self.split(layer)
@@ -72,6 +87,12 @@ class _Splitter(Splitter):
             return self._separable(layer)
         if type(layer) in KERNEL_LAYERS:
             return self._kernel_layer(layer)
+        if type(layer) in NORMALIZATIONS:
+            return self._normalization(layer)
+        if is_layer_scale(layer):
+            gain, give_state = gain_of(layer, 1.0)
+            self.give_states.append(give_state)
+            return gain
         if activation_of(layer) == "silu":
             return _silu(layer)
         return self._same(layer)
@@ -131,6 +152,18 @@ class _Splitter(Splitter):
         self._give_weights(depthwise, [_array(layer.depthwise_kernel)])
         self._give_weights(pointwise, [_array(layer.pointwise_kernel)], layer)
         return _activated(layer, lambda inputs, **_: pointwise(depthwise(inputs)))
+
+    def _normalization(self, layer: keras.layers.Layer) -> Part:
+        made = normalization_part(layer)
+        if made is None:
+            raise unknown(
+                layer,
+                "which does not normalize the last axis alone, or at most 32768 numbers, of known "
+                "sizes",
+            )
+        part, give_state = made
+        self.give_states.append(give_state)
+        return part
 
     def _keep_mask(self, layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
         """Notes that a new layer has the kernel of another one."""

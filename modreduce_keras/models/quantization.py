@@ -16,6 +16,7 @@ from modreduce_keras.models.clones import rebuilt
 from modreduce_keras.models.fake_quantization import (
     FakeQuantize,
     LearntFakeQuantize,
+    RangeOfRoots,
     is_quantization_aware,
     learnt_ranges,
 )
@@ -36,6 +37,7 @@ from modreduce_keras.models.integer_layers import (
     is_constant,
     unknown,
 )
+from modreduce_keras.models.integer_normalizations import InverseRoot
 from modreduce_keras.models.kernel_wrapper import MaskedKernel, warn_of_unfinished, wrappers_in
 from modreduce_keras.models.primitives import primitive
 from modreduce_keras.models.wrapping import without_wrappers
@@ -60,16 +62,19 @@ def quantize_aware(
     the learnt ranges; as a SavedModel or ONNX file it rounds in floats. Start from a trained
     student, with a small learning rate.
 
-    Layers that are two operations in the file become two layers with a rounding in between:
-    separable convolutions, SiLU (a sigmoid and a product), and convolutions or dense layers with an
-    activation other than ReLU; the second one keeps the layer's name, so taps still work. Low-rank
+    Layers that are several operations in the file become several layers with roundings in between:
+    separable convolutions, SiLU (a sigmoid and a product), convolutions or dense layers with an
+    activation other than ReLU, and layer, group, RMS and unit normalizations; the last one keeps
+    the layer's name, so taps still work. A custom layer that is made of other layers becomes a
+    nested model of these, if it has no weights of its own and does the same in training. Low-rank
     weights of LoRA are added to the kernels, which are then trained. Weights that `mr.prune` has
     set to zero stay zero, in the file too; the pruning schedule ends, with a warning if it had not
     finished. The student itself is not changed.
 
     Args:
         student: A functional or a built Sequential model, of layers that TFLite computes in int8,
-            such as MobileNet and EfficientNet of `keras.applications`; others in it may be nested.
+            such as MobileNet, EfficientNet and ConvNeXt of `keras.applications`; others in it may
+            be nested.
             Augmentation layers are allowed: in inference they do nothing.
         bits: Bits of the weights, 2 to 8. With fewer than 8 bits, weights are still stored as int8,
             with 2^bits - 1 different values: the file has the same size, but compresses better.
@@ -140,6 +145,8 @@ class _Rewriter:
         self._bits, self._masks, self._shared = bits, masks, shared
         graph = Graph(model)
         self._quantizers = {one.name: _quantizer(one, graph) for one in self._flat.operations}
+        forks = filter(graph.is_read_again, self._flat.operations)
+        self._forks = {one.name for one in forks if type(one) not in POOLED}
         # By tensors: what they are rounded to, and by which layer.
         self._rounded: dict[int, Any] = {}
         self._ranges: dict[int, Any] = {}
@@ -201,6 +208,10 @@ class _Rewriter:
             outputs = quantizer(outputs)
         elif type(layer) in (*POOLED, *PASSED) or not isinstance(layer, layers.Layer):
             quantizer = given
+            is_one = not keras.tree.is_nested(outputs)
+            if is_one and given is not None and layer.name in self._forks:
+                # The converter loses the range of what is read several times.
+                outputs = given(outputs, pooled=True)
         if quantizer is not None:
             self._ranges.update({id(one): quantizer for one in keras.tree.flatten(outputs)})
         return outputs
@@ -261,6 +272,8 @@ def _quantizer(layer: keras.Operation, graph: Graph) -> Any:
         return None
     if not isinstance(layer, layers.Layer) and function_of(layer) not in MEASURED_FUNCTIONS:
         return None
+    if kind is InverseRoot:
+        return lambda name: RangeOfRoots(name=f"{name}_range")
     activation = activation_of(layer)
     follows = normalized_layer(layer, graph)
     is_affine = kind in AFFINE or activation == "hard_sigmoid"

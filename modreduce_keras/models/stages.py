@@ -27,7 +27,7 @@ _STRUCTURAL = re.compile(rf"{EMBEDDING}|{LOGITS}|stage[1-9]\d*")
 _MERGES = ("Add", "Average", "Concatenate", "Maximum", "Minimum", "Subtract")
 _KEEPS = (
     *("Activation", "Dropout", "Identity", "Normalization", "ReLU", "ELU", "LeakyReLU", "PReLU"),
-    *("Affine", "Gelu", "Silu", "Relu", "Sigmoid", "Tanh", "LayerScale", "DropPath"),
+    *("Affine", "Gelu", "Silu", "Relu", "Sigmoid", "Tanh", "LayerScale", "DropPath", "Gain"),
 )
 """Endings of the names of what changes values, and not what they are of."""
 _NO_DRAWS = ("Dropout", "Dropout1D", "Dropout2D", "Dropout3D", "Noise", "Identity", "Masking")

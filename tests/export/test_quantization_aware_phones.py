@@ -62,7 +62,23 @@ def separable(channels, **arguments):
     return layers.SeparableConv2D(channels, 3, padding="same", **arguments)
 
 
+def of_convnext(maps):
+    """Half of a block of ConvNeXt, whose scale begins as almost nothing."""
+    own = keras.src.applications.convnext
+    inner = layers.LayerNormalization(epsilon=1e-6)(maps)
+    inner = layers.Dense(4)(layers.Dense(8, activation="gelu")(inner))
+    return maps + own.StochasticDepth(0.5)(own.LayerScale(0.3, 4)(inner))
+
+
+def pooled_twice(maps):
+    """As in NASNet: what moves numbers is read by several poolings."""
+    maps = layers.ZeroPadding2D()(conv(6)(maps))
+    return layers.Add()([layers.MaxPooling2D(3, 2)(maps), layers.AveragePooling2D(3, 2)(maps)])
+
+
 FAST = {
+    "pooled twice": pooled_twice,
+    "layer normalization": stack(conv(6), layers.LayerNormalization(), conv(3, 3)),
     "squeezed": squeezed,
     "squeezed by functions": squeezed_by_functions,
     "normalized, separable": stack(
@@ -83,6 +99,11 @@ SLOW = {
     "depthwise on rows": rows(layers.DepthwiseConv1D(3)),
     "functions": of_functions,
     "hard sigmoid inside": stack(conv(activation="hard_sigmoid"), conv(3)),
+    "group normalization": stack(conv(6), layers.GroupNormalization(3), layers.ReLU(), conv(3, 3)),
+    "layer normalization of rows": rows(layers.Dense(6), layers.LayerNormalization(center=False)),
+    "of ConvNeXt": of_convnext,
+    "RMS normalization": stack(conv(6), layers.RMSNormalization(), conv(3, 3)),
+    "unit normalization": stack(conv(6), layers.UnitNormalization(), conv(3, 3)),
     "larger maps": stack(conv(), layers.UpSampling2D(2), conv(3, 3)),
     "normalized": stack(layers.Rescaling(0.3, -0.7), layers.ZeroPadding2D(), conv(3, 3)),
     "normalized rows": rows(layers.BatchNormalization(), layers.Conv1D(3, 3)),

@@ -223,3 +223,11 @@ def test_is_recorded(compiled):
         return tf.constant([found(True), found(False)])
 
     assert (tf.function(both) if compiled else both)().numpy().tolist() == [True, False]
+
+
+def test_layers_of_convnext_are_those_in_it():
+    model = keras.src.applications.convnext.ConvNeXt(
+        (1,) * 4, (4,) * 4, drop_path_rate=0.5, weights=None, input_shape=(32, 32, 3)
+    )
+    own = keras_internals.layers_of_convnext()
+    assert set(own) <= {type(layer) for layer in model.layers}

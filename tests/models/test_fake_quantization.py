@@ -6,7 +6,12 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from modreduce_keras.models.fake_quantization import FakeQuantize, LearntFakeQuantize
+from modreduce_keras.export.integer_forms import least_square
+from modreduce_keras.models.fake_quantization import (
+    FakeQuantize,
+    LearntFakeQuantize,
+    RangeOfRoots,
+)
 from modreduce_keras.models.fake_quantized_kernel import FakeQuantizedKernel, on_grid
 from modreduce_keras.models.kernels import input_axes
 
@@ -195,3 +200,14 @@ def test_configs_build_the_same_layer(layer):
     again = keras.layers.deserialize(keras.layers.serialize(layer))
     assert again.get_config() == layer.get_config()
     assert again.name == layer.name
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 3.0])
+def test_the_range_of_roots_ends_where_least_is_lost(spread, random):
+    sums = np.exp(random.normal(scale=spread, size=(8, 50))).astype("float32")
+    ranged = RangeOfRoots()
+    ranged.build(sums.shape)
+    ranged((1.0 / np.sqrt(sums)).astype("float32"), training=True)
+    step = sums.max() / 255
+    smallest = np.maximum(np.round(sums / step) * step, least_square(sums)).min()
+    np.testing.assert_allclose(ranged.ends, (0.0, 1.0 / np.sqrt(smallest)), rtol=1e-4)

@@ -64,6 +64,16 @@ def test_layers_before_a_network_count_and_not_the_network():
     assert str(mr.models.preprocessing(outer)).startswith("0..255 (the layer 'rescaling")
 
 
+def test_the_rounding_of_the_inputs_does_not_hide_a_scale():
+    """Behind the scale stands a network that is known, with an expectation of its own."""
+    inputs = keras.Input((32, 32, 3))
+    names = "stem_conv1", "stem_bn1"
+    maps = L.Conv2D(4, 3, name=names[0])(L.Rescaling(1 / 127.5, -1.0)(inputs))
+    model = keras.Model(inputs, L.BatchNormalization(name=names[1])(maps))
+    quantized = mr.quantize_aware(model, representative=BYTES)
+    assert mr.models.preprocessing(quantized).range == (0.0, 255.0)
+
+
 @pytest.mark.parametrize("name", ["resnet20", "resnet50", "vgg8", "mobilenet_v2", "wrn_16_1"])
 def test_of_our_networks_nothing_is_told(name):
     assert mr.models.preprocessing(mr.models.get(name, num_classes=3)) is None

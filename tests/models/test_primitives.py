@@ -65,6 +65,20 @@ CASES = {
         None,
     ),
     "shared": (lambda: of(shared), None),
+    "layer normalization": (lambda: model_of(layers.LayerNormalization(), layers.ReLU()), None),
+    "not centred": (
+        lambda: model_of(
+            layers.Reshape((9, 16)), layers.LayerNormalization(axis=[2], epsilon=0.1, center=False)
+        ),
+        None,
+    ),
+    "RMS normalization": (lambda: model_of(layers.RMSNormalization(epsilon=0.1)), None),
+    "unit normalization": (lambda: model_of(layers.Flatten(), layers.UnitNormalization()), None),
+    "group normalization": (lambda: model_of(layers.GroupNormalization(2, epsilon=0.1)), None),
+    "layer scale": (
+        lambda: model_of(keras.src.applications.convnext.LayerScale(0.1, 4)),
+        None,
+    ),
 }
 
 
@@ -134,3 +148,46 @@ def test_lora_is_added_to_the_kernels():
     assert len(split.trainable_variables) == 4
     rounded = mr.quantize_aware(student)(x)
     assert np.abs(rounded - student(x)).max() <= 0.02 * np.abs(student(x)).max()
+
+
+@keras.saving.register_keras_serializable(package="test_primitives")
+class Block(layers.Layer):
+    """A residual block, as users write them."""
+
+    def __init__(self, drops_by_hand=False, **kwargs):
+        super().__init__(**kwargs)
+        self.drops_by_hand = drops_by_hand
+        self.conv = layers.Conv2D(4, 3, padding="same", activation="silu", name="conv")
+        self.norm = layers.BatchNormalization(name="norm")
+        self.drop = layers.Dropout(0.5, name="drop")
+
+    def call(self, inputs, training=False):
+        maps = self.drop(self.norm(self.conv(inputs), training=training), training=training)
+        if training and self.drops_by_hand:
+            maps = maps * 2.0
+        return ops.relu(maps + inputs)
+
+
+def test_a_layer_of_layers_is_taken_apart(settled, random):
+    model = settled(model_of(Block(name="block"), layers.Dense(2, name="end")))
+    model.get_layer("block").conv.trainable = False
+    parts = primitive(model)
+    images = random.normal(size=(5, *SHAPE)).astype("float32")
+    np.testing.assert_allclose(parts(images), model(images), rtol=1e-5, atol=1e-5)
+    inner = parts.get_layer("block")
+    assert [one.name for one in inner.layers][1:5] == [
+        "conv_linear",
+        "conv_sigmoid",
+        "conv",
+        "norm",
+    ]
+    assert [inner.get_layer(name).trainable for name in ("conv_linear", "norm")] == [False, True]
+    # Each batch is normalized by itself, and drawn anew.
+    means = np.array(inner.get_layer("norm").moving_mean)
+    assert not np.array_equal(parts(images, training=True), parts(images, training=True))
+    assert not np.array_equal(means, inner.get_layer("norm").moving_mean)
+
+
+def test_a_layer_that_does_something_else_in_training_is_left(settled):
+    with pytest.raises(ValueError, match="the layer 'block' of type Block, which is not one of"):
+        primitive(model_of(Block(drops_by_hand=True, name="block")))
