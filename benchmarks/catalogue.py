@@ -19,13 +19,15 @@ TAPS = {
     "reviewkd": STAGES,
     "semckd": STAGES,
     "catkd": "stage3",
+    "cosine": "embedding",
+    "dino": "embedding",
     "ickd": "stage3",
     "mgd": "stage3",
     "simkd": "stage3",
     "srrl": "stage3",
     "vkd": "embedding",
 }
-"""Taps of the residual networks for methods that do not read `"stage2"` or the embedding."""
+"""Taps of the residual networks for methods that do not read the default of their kind."""
 
 
 def identifiers() -> list[str]:
@@ -35,9 +37,10 @@ def identifiers() -> list[str]:
 
 
 def _is_of_others(loss: type) -> bool:
-    """Returns whether a loss needs outputs or labels that are numbers or maps, or attention."""
+    """Returns whether a loss needs outputs or labels that are numbers or maps, or tokens."""
     numbers = loss.label_numbers or loss.output_kinds == ("regression",)
-    return loss.label_maps or numbers or issubclass(loss, AttentionLoss)
+    of_tokens = issubclass(loss, (AttentionLoss, mr.losses.MiniLMRelation))
+    return loss.label_maps or numbers or of_tokens
 
 
 def student_for(identifier: str, student: keras.Model, teacher: keras.Model) -> keras.Model:

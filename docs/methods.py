@@ -6,14 +6,16 @@
 The same goes into a file of the package, which `modreduce methods` prints.
 
 Names, equations and references are read from the classes and their docstrings, costs from the
-rows of `benchmarks/speed/method_cost.py`, and the kind of check from the tests.
+rows of `benchmarks/speed/method_cost.py`, how far the terms fall from those of
+`benchmarks/accuracy/fifty_steps.py`, and the kind of check from the tests.
 """
 
 import inspect
 import json
+import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,9 @@ How to read the tables:
 - **Cost** is the time of a training step with the labels and this loss, relative to the same step
   with KD, and its additional peak memory. *Held* is what the adapter's weights and memory take
   permanently.
+- **50 steps** is the factor by which the loss falls on held-out images in the first fifty steps of
+  a small student, which learns from the labels as well, with the default weight unless the cell
+  says otherwise. Below 1 the loss rises; see the [last section](#where-the-factors-come-from).
 - **Check** says what values and gradients are compared with in the tests: `golden` numbers of a
   reference implementation in PyTorch, or an independent computation in `NumPy`.
 """
@@ -59,6 +64,7 @@ COLUMNS = (
     "adapter",
     "needs",
     "cost",
+    "50 steps",
     "check",
 )
 KINDS = {
@@ -69,7 +75,22 @@ KINDS = {
         'They compare the samples of a batch: `mr.Relation("sp", at="embedding")`.',
     ),
 }
+FACTORS = """\
+The student's batches have 64 images, and its optimizer is SGD with a learning rate of 0.02 and
+momentum 0.9, for every loss. Where a loss falls little, or not at all:
+
+- `multi_level` rises in the first fifty steps, and has fallen after 200. It adds up five
+  temperatures, and its part on classes is a sum over the batch: at the default weight it is by far
+  the largest of the losses on logits, and the steps are long.
+- `irg` and `vkd` have small default weights, with which the labels decide where the features go.
+  With the larger weights in their cells, both fall.
+- `fgd`, `fgd_global` and `fgfi` have the weights of their papers, for the large maps of detectors,
+  and are small here beside the labels. Without a loss on the labels, all three fall (see
+  `tests/distillers/test_label_maps.py`).
+- `confidence_penalty` has no teacher: the labels make the student more confident, and it rises.
+"""
 NOT_MEASURED = "not measured"
+STEPS = 50
 MEASURE = "kd"
 """The method that costs are multiples of."""
 
@@ -78,15 +99,15 @@ _REFERENCE = re.compile(r"(.+?(?: et al\.| and [\w-]+)), .+?, (\d{4})")
 Row = Mapping[str, Any]
 
 
-def render(rows: list[Row], tests: Path = ROOT / "tests") -> str:
-    """Returns the page, given the rows of the method costs, oldest first."""
+def render(rows: list[Row], falls: Sequence[Row] = (), tests: Path = ROOT / "tests") -> str:
+    """Returns the page, given the rows of the costs and of the fifty steps, oldest first."""
     latest = {row["method"]: row for row in rows}
     losses = components("loss")
     parts = [HEADER]
     for kind, (title, explanation) in KINDS.items():
         same = {name: cls for name, cls in losses.items() if cls.kind == kind}
         lines = [
-            [*describe(cls), cost(name, latest, losses), check(name, tests)]
+            [*describe(cls), cost(name, latest, losses), factors(cls, falls), check(name, tests)]
             for name, cls in same.items()
         ]
         parts += [f"## {title}", explanation, table(COLUMNS, lines)]
@@ -95,6 +116,9 @@ def render(rows: list[Row], tests: Path = ROOT / "tests") -> str:
     measured = [row for name, row in latest.items() if name in losses or _variant(name, losses)]
     if measured:
         parts += ["## Where the costs come from", *common.origins(measured, *sizes)]
+    if falls:
+        origins = common.origins(falls, "teacher", "student", "steps", "batch")
+        parts += ["## Where the factors come from", FACTORS, *origins]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -203,6 +227,21 @@ def cost(identifier: str, latest: Mapping[str, Row], losses: Iterable[str]) -> s
     return "; ".join(lines) or ("1.00 x" if identifier == MEASURE else NOT_MEASURED)
 
 
+def factors(cls: type, falls: Iterable[Row]) -> str:
+    """Returns the factors by which a loss has fallen: by default, and by other settings."""
+    found: dict[str, str] = {}
+    for row in falls:
+        if row["method"] != cls.identifier:
+            continue
+        is_default = math.isclose(row["weight"], cls.default_weight, rel_tol=1e-3)
+        said = [] if is_default else [f"weight {row['weight']:g}"]
+        said += [] if row["steps"] == STEPS else [f"{row['steps']} steps"]
+        change = f"{row['before']:.2f} to {row['after']:.2f}"
+        found[", ".join(said)] = change if row["factor"] is None else f"{row['factor']:.3g}"
+    lines = [f"{factor} ({said})" if said else factor for said, factor in found.items()]
+    return ", ".join(lines) or NOT_MEASURED
+
+
 def _cost(row: Row) -> str:
     if "ratio_median" not in row:
         return f"{row['ms_median']:.0f} ms, {row['mib']:.0f} MiB"
@@ -263,9 +302,11 @@ def _name(cls: type) -> str:
 
 def main(_) -> None:
     """Writes or checks the page, and the file of the command."""
-    rows = common.read_rows(Path(FLAGS.results) / "method_cost.jsonl")
+    folder = Path(FLAGS.results)
+    rows = common.read_rows(folder / "method_cost.jsonl")
     rows = [row for row in rows if not row.get("plain")]
-    made = {Path(FLAGS.page): render(rows), Path(FLAGS.listing): listing(rows)}
+    falls = common.read_rows(folder / "fifty_steps.jsonl")
+    made = {Path(FLAGS.page): render(rows, falls), Path(FLAGS.listing): listing(rows)}
     for path, text in made.items():
         if path.exists() and path.read_text("utf-8") == text:
             continue

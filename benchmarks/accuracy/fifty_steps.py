@@ -6,6 +6,9 @@ losses train their stage instead, and adapters that learn beforehand have fifty 
 stage first. The method's term is measured before and after, in inference, on images that neither
 network has been trained on; the factor by which it falls is the row's number.
 
+Losses on attention, on maps of labels and on numbers have networks of their own that learn from the
+same images: those of `fifty_steps_pairs`.
+
 Before the first measurement, batch normalization sees some batches, without any weight being
 changed: a new network's running statistics are not those of its activations. A memory bank is
 written anew before each measurement, with the embeddings of all images, held-out ones included:
@@ -16,9 +19,9 @@ fifty steps fill a part of it only, and a negative that has never been seen is a
     python -m benchmarks.accuracy.fifty_steps --methods=irg --weight=1
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -27,6 +30,7 @@ from absl import app, flags
 
 import modreduce_keras as mr
 from benchmarks import catalogue, common
+from benchmarks.accuracy.fifty_steps_pairs import PAIRS, Pair, pair_for
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("teacher", "resnet20", "Teacher, from mr.models")
@@ -47,13 +51,19 @@ REFRESHING_PASSES = 2
 
 
 class Images:
-    """The embedded sample: what networks train on and what the term is measured on."""
+    """The embedded sample: what networks train on and what the term is measured on.
 
-    def __init__(self):
+    Args:
+        targets: Returns the labels of images and their classes. Defaults to `None`: the classes.
+    """
+
+    def __init__(self, targets: Callable[[Any, Any], Any] | None = None):
         splits = zip(mr.data.load_sample(), (FLAGS.trained_on, FLAGS.held_out), strict=True)
         parts = [(x[:number], y[:number]) for (x, y), number in splits]
         self.x, self.y = (np.concatenate(both) for both in zip(*parts, strict=True))
         self.trained_on = len(parts[0][0])
+        if targets is not None:
+            self.y = keras.ops.convert_to_numpy(targets(self.x, self.y))
 
     def training(self, steps: int) -> tf.data.Dataset:
         """Returns batches to train on, the same at each call."""
@@ -82,15 +92,53 @@ def cross_entropy() -> keras.losses.Loss:
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def trained_teacher(images: Images) -> keras.Model:
-    """Returns the teacher, trained on the labels, and prints its accuracy on held-out images."""
-    teacher = network(FLAGS.teacher)
-    teacher.compile(optimizer(), cross_entropy(), metrics=["accuracy"])
-    x, y = images.x[: images.trained_on], images.y[: images.trained_on]
-    teacher.fit(x, y, batch_size=FLAGS.batch, epochs=FLAGS.teacher_epochs, verbose=0)
-    held_out = images.x[images.trained_on :], images.y[images.trained_on :]
-    print(f"teacher: {teacher.evaluate(*held_out, verbose=0)[1]:.3f} of held-out images right")
-    return teacher
+class Setting(NamedTuple):
+    """What a loss is measured with: a trained teacher, images, and the pair if it is another."""
+
+    teacher: keras.Model
+    images: Images
+    pair: Pair | None
+
+    @classmethod
+    def of(cls, pair: Pair | None) -> "Setting":
+        """Trains the teacher on the labels, and prints its loss on held-out images."""
+        images = Images(None if pair is None else pair.targets)
+        teacher = network(FLAGS.teacher) if pair is None else built(pair, is_teacher=True)
+        teacher.compile(optimizer(), cross_entropy() if pair is None else pair.supervision)
+        x, y = images.x[: images.trained_on], images.y[: images.trained_on]
+        teacher.fit(x, y, batch_size=FLAGS.batch, epochs=FLAGS.teacher_epochs, verbose=0)
+        held_out = images.x[images.trained_on :], images.y[images.trained_on :]
+        print(f"teacher {teacher.name}: loss {teacher.evaluate(*held_out, verbose=0):.3f}")
+        return cls(teacher, images, pair)
+
+    def names(self) -> dict[str, str]:
+        """Returns what rows call the networks."""
+        if self.pair is not None:
+            return {"teacher": f"wide {self.pair.name}", "student": f"narrow {self.pair.name}"}
+        return {"teacher": FLAGS.teacher, "student": FLAGS.student}
+
+    def distiller(self, identifier: str) -> mr.Distiller:
+        """Returns a compiled distiller, whose student is to learn by a loss."""
+        weight = {} if FLAGS.weight is None else {"weight": FLAGS.weight}
+        if self.pair is not None:
+            student = built(self.pair, is_teacher=False)
+            knowledge = self.pair.knowledge[identifier](**weight)
+            supervision = self.pair.supervision
+        else:
+            student = catalogue.student_for(identifier, network(FLAGS.student), self.teacher)
+            knowledge = catalogue.knowledge_for(
+                identifier, samples=len(self.images.x), batch_size=FLAGS.batch, **weight
+            )
+            supervision = catalogue.supervision(identifier)
+        needed = self.teacher if knowledge.loss.needs_teacher else None
+        distiller = mr.Distiller(student=student, teacher=needed, knowledge=[knowledge])
+        distiller.compile(optimizer(), supervision)
+        return distiller
+
+
+def built(pair: Pair, is_teacher: bool) -> keras.Model:
+    keras.utils.set_random_seed(FLAGS.seed)
+    return pair.network(is_teacher)
 
 
 class Term:
@@ -122,18 +170,12 @@ class Term:
         return float(np.average(means, weights=[len(y) for _, y in batches]))
 
 
-def measure(identifier: str, teacher: keras.Model, images: Images) -> dict[str, Any]:
+def measure(identifier: str, setting: Setting) -> dict[str, Any]:
     """Returns the row of one method."""
-    student = catalogue.student_for(identifier, network(FLAGS.student), teacher)
-    weight = {} if FLAGS.weight is None else {"weight": FLAGS.weight}
-    knowledge = catalogue.knowledge_for(
-        identifier, samples=len(images.x), batch_size=FLAGS.batch, **weight
-    )
-    needed = teacher if knowledge.loss.needs_teacher else None
-    distiller = mr.Distiller(student=student, teacher=needed, knowledge=[knowledge])
-    distiller.compile(optimizer(), catalogue.supervision(identifier))
-    data = images.training(FLAGS.steps)
-    term = Term(distiller, images)
+    distiller = setting.distiller(identifier)
+    (knowledge,) = distiller.all_knowledge()
+    data = setting.images.training(FLAGS.steps)
+    term = Term(distiller, setting.images)
     if knowledge.pretrains and not knowledge.staged:
         distiller.pretrain(data, optimizer=optimizer(), verbose=0, shuffle=False)
     term.settle()
@@ -141,8 +183,9 @@ def measure(identifier: str, teacher: keras.Model, images: Images) -> dict[str, 
     if knowledge.staged:
         distiller.pretrain(data, optimizer=optimizer(), verbose=0, shuffle=False)
     else:
-        labelled = catalogue.labelled_for(identifier, data, 10)
-        distiller.fit(labelled, verbose=0, shuffle=False)
+        if setting.pair is None:
+            data = catalogue.labelled_for(identifier, data, 10)
+        distiller.fit(data, verbose=0, shuffle=False)
     after = term.measure()
     return {
         "method": identifier,
@@ -152,21 +195,28 @@ def measure(identifier: str, teacher: keras.Model, images: Images) -> dict[str, 
         "before": before,
         "after": after,
         "factor": round(before / after, 3) if before > 0 else None,
+        **setting.names(),
     }
 
 
 def main(_) -> None:
     # Every method traces a step of its own, which TensorFlow takes for retracing.
     tf.get_logger().setLevel("ERROR")
-    about, images = common.metadata(FLAGS.seed), Images()
-    teacher = trained_teacher(images)
-    sizes = {name: FLAGS[name].value for name in ("teacher", "student", "steps", "batch")}
-    for identifier in FLAGS.methods or catalogue.identifiers():
-        row = measure(identifier, teacher, images)
+    about = common.metadata(FLAGS.seed)
+    sizes = {name: FLAGS[name].value for name in ("steps", "batch")}
+    others = [identifier for pair in PAIRS for identifier in pair.knowledge]
+    settings: dict[str | None, Setting] = {}
+    for identifier in FLAGS.methods or [*catalogue.identifiers(), *others]:
+        pair = pair_for(identifier)
+        name = None if pair is None else pair.name
+        if name not in settings:
+            settings[name] = Setting.of(pair)
+        row = measure(identifier, settings[name])
         common.append_rows(Path(FLAGS.output), [{**row, **sizes, **about}])
         print(
             f"{identifier:20} weight {row['weight']:<8g} {row['before']:10.4g} -> "
-            f"{row['after']:10.4g}, factor {row['factor']}"
+            f"{row['after']:10.4g}, factor {row['factor']}",
+            flush=True,
         )
         keras.backend.clear_session(free_memory=False)
 

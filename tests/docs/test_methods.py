@@ -138,6 +138,7 @@ def test_line_of_a_loss(methods):
         "`conv_regressor`",
         "",
         "1.02 x, +12 MiB",
+        "not measured",
         "golden",
     ]
 
@@ -153,6 +154,34 @@ def test_costs(methods):
         "on 2 x CPU, TensorFlow 2.21.0, Keras 3.15.1, Python 3.11.7, modreduce_keras 0.1.0 at abc, "
         "2030-01-02.\n"
     )
+
+
+def test_factors_of_fifty_steps(methods):
+    def fall(method, weight, factor, steps=50, **values):
+        sizes = {"before": -2.0, "after": -1.5, "teacher": "large", "student": "small"}
+        given = {"method": method, "weight": weight, "factor": factor, "steps": steps}
+        return {**RUN, **sizes, **given, **values, "command": "python -m benchmarks.accuracy.x"}
+
+    falls = [
+        *(fall("hint", 100.0, 2.0), fall("hint", 100.0000015, 4.1461), fall("hint", 1, 1.5)),
+        *(fall("kd", 1.0, 0.62), fall("kd", 1.0, 1.27, steps=200)),
+        fall("confidence_penalty", 0.1, None),
+    ]
+    page = methods.render([], falls)
+    assert cells(page, "hint")[7] == "4.15, 1.5 (weight 1)"
+    assert cells(page, "kd")[7] == "0.62, 1.27 (200 steps)"
+    assert cells(page, "confidence_penalty")[7] == "-2.00 to -1.50"
+    assert cells(page, "dkd")[7] == "not measured"
+    assert "(teacher large, student small, steps 200, batch 64) on 2 x CPU" in page
+    assert "## Where the factors come from" not in methods.render([])
+
+
+def test_every_loss_of_image_classifiers_has_a_factor(methods):
+    from benchmarks import catalogue
+
+    page = (ROOT / "docs" / "methods.md").read_text("utf-8")
+    names = catalogue.identifiers()
+    assert not {name for name in names if cells(page, name)[7] == methods.NOT_MEASURED}
 
 
 def test_needs(methods):
