@@ -9,8 +9,6 @@ import modreduce_keras as mr
 from modreduce_keras.callbacks.training_state import teacher_fingerprint
 from modreduce_keras.data.epochs import in_epoch
 
-pytestmark = pytest.mark.usefixtures("eagerly")
-
 VIEWS = 2
 KNOWLEDGE_TAPS = ["stage2", "embedding"]
 
@@ -65,7 +63,6 @@ def trained(net, three_kinds, cross_entropy):
 
 
 @pytest.mark.slow
-@pytest.mark.graph
 @pytest.mark.parametrize("peers", [False, True], ids=["distiller", "modreduce"])
 def test_the_weights_are_those_with_the_teacher_itself(trained, teacher, cache, data, peers):
     live = trained(teacher, data, peers)
@@ -220,7 +217,6 @@ def test_views_of_the_students_are_refused(net, empty):
         )
 
 
-@pytest.mark.graph
 def test_a_teacher_that_returns_a_dict_is_read_by_the_names_of_its_outputs(net, data, tmp_path):
     body = net((6, 8))
     twice = keras.layers.Dense(3, name="second")(body.output)
@@ -244,7 +240,6 @@ def test_a_teacher_that_returns_a_dict_is_read_by_the_names_of_its_outputs(net, 
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.graph
 def test_a_teacher_that_changes_between_two_fits_is_noticed(net, teacher, images, tmp_path):
     teacher = keras.models.clone_model(teacher)
     cache = mr.data.TeacherCache(tmp_path / "cache", teacher)
