@@ -18,10 +18,13 @@ from modreduce_keras.export.saved_model import write_saved_model
 from modreduce_keras.export.students import Inputs
 from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.fake_quantization import FakeQuantize
+from modreduce_keras.models.graph import input_specs
 from modreduce_keras.models.integer_normalizations import InverseRoot
 
 _WIDEST = 1e8
 """Range that no activations have, and what fills masked scores does."""
+_USUAL = 128
+"""Stands for a size that is not known."""
 _MOVES = (
     *("CONCATENATION", "EXPAND_DIMS", "GATHER", "PACK", "PAD", "PADV2", "RESHAPE", "SLICE"),
     *("SPLIT", "SPLIT_V", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE", "UNPACK"),
@@ -158,14 +161,28 @@ def _refused(
     if lacking:
         return ValueError(
             f"The student {model.name!r} has layers with operations that TFLite lacks: {lacking}. "
-            "They would need TensorFlow's own (Flex) kernels, which devices do not have: replace "
-            "them by layers of other operations (recurrent layers: unroll=True), or export with "
-            "to_saved_model."
+            "They would need TensorFlow's own (Flex) kernels, which devices do not have: "
+            f"{_of_known_sizes(model)}replace them by layers of other operations (recurrent "
+            "layers: unroll=True), or export with to_saved_model."
         )
     remedy = ", or take quantization='dynamic' or 'float16'" if quantization == "int8" else ""
     return ValueError(
         f"TensorFlow's converter refuses the student {model.name!r}: replace the layers that it "
         f"names{remedy}. It said: {without_marks(str(error)).strip()[:2000]}"
+    )
+
+
+def _of_known_sizes(model: keras.Model) -> str:
+    """Returns the advice that what depends on sizes alone is computed before, if some are open."""
+    specs = keras.tree.flatten(input_specs(model))
+    shapes = [tuple(one.shape[1:]) for one in specs if None in one.shape[1:]]
+    if not shapes:
+        return ""
+    known = tuple(_USUAL if size is None else size for size in shapes[0])
+    given = f"keras.Input({known})" if len(specs) == 1 else "{'NAME': keras.Input(...), ...}"
+    return (
+        "give inputs known sizes, since what depends on these alone is then computed before "
+        f"(x = {given}; student = keras.Model(x, student(x))), "
     )
 
 

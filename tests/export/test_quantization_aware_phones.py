@@ -100,7 +100,9 @@ SLOW = {
     "functions": of_functions,
     "hard sigmoid inside": stack(conv(activation="hard_sigmoid"), conv(3)),
     "group normalization": stack(conv(6), layers.GroupNormalization(3), layers.ReLU(), conv(3, 3)),
-    "layer normalization of rows": rows(layers.Dense(6), layers.LayerNormalization(center=False)),
+    "layer normalization of rows": rows(
+        layers.Dense(16), layers.LayerNormalization(center=False), layers.Dense(3)
+    ),
     "of ConvNeXt": of_convnext,
     "RMS normalization": stack(conv(6), layers.RMSNormalization(), conv(3, 3)),
     "unit normalization": stack(conv(6), layers.UnitNormalization(), conv(3, 3)),
@@ -112,6 +114,7 @@ SLOW = {
     ),
     "probabilities": stack(layers.Flatten(), layers.Dense(5, activation="softmax")),
 }
+FEW_SUMMED = ("layer normalization of rows", "RMS normalization", "unit normalization")
 CASES = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
@@ -137,7 +140,9 @@ def test_a_file_computes_what_its_student_computes(name, random, settled, tmp_pa
     off = levels(quantized, path, images)
     assert (off < 0.1).mean() > 0.97
     # Sums and products there have wider ranges than the output: one of their levels is several.
+    # Kernels round sums of squares that are just below a half up, which is much of small ones.
     share, most = (0.97, 6.5) if name == "functions" else (0.999, 2.5)
+    share, most = (0.995, 6.5) if name in FEW_SUMMED else (share, most)
     assert (off < 1.05).mean() > share
     assert off.max() < most
     float_outputs = student.predict(images, verbose=0)

@@ -228,7 +228,27 @@ def test_operations_that_tflite_lacks_are_refused_with_the_remedy(refused):
     refused(lstm, r"lacks: {'recurrent': \['TensorListReserve'\]}.*unroll=True.*to_saved_model")
     inputs = keras.Input((3,))
     erfinv = keras.Model(inputs, layers.Dense(CLASSES)(keras.ops.erfinv(inputs)))
-    refused(erfinv, r"lacks: {'erfinv.*': \['Erfinv'\]}.*Flex.*replace them by layers")
+    refused(erfinv, r"lacks: {'erfinv.*': \['Erfinv'\]}.*Flex.*do not have: replace them by")
+
+
+class Places(layers.Layer):
+    """Adds something to each token that depends on their number alone."""
+
+    def call(self, inputs):
+        places = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="float32")
+        return inputs + keras.ops.erfinv(places / 1000.0)[:, None]
+
+
+def test_what_depends_on_open_sizes_is_refused_with_the_remedy_that_works(refused, tmp_path):
+    inputs = keras.Input((None, 3))
+    tokens = layers.GlobalAveragePooling1D()(Places(name="places")(inputs))
+    student = keras.Model(inputs, layers.Dense(CLASSES)(tokens))
+    refused(student, r"lacks: {'places'.*give inputs known sizes.*x = keras.Input\(\(128, 3\)\)")
+    x = keras.Input((5, 3))
+    known = keras.Model(x, student(x))
+    path = mr.export.to_tflite(known, tmp_path / "known.tflite")
+    samples = np.random.default_rng(0).normal(size=(20, 5, 3)).astype("float32")
+    assert mr.export.verify(path, known, samples).largest_difference < 1e-5
 
 
 @pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize`")
