@@ -142,11 +142,9 @@ class LayerAttention(Adapter):
 
     def _similarities(self, maps: Tensor) -> Any:
         """Returns the rows of F Fᵀ at the built width: (batch, batch_size)."""
-        size = math.prod(maps.shape[1:])
-        rows = ops.reshape(float32(maps), (-1, size))
-        padding = ops.zeros((self.batch_size, size), "float32")
-        columns = ops.concatenate([rows, padding])[: self.batch_size]
-        return ops.matmul(rows, ops.transpose(columns))
+        rows = ops.reshape(float32(maps), (-1, math.prod(maps.shape[1:])))
+        similarities = ops.matmul(rows, ops.transpose(rows))
+        return ops.pad(similarities, ((0, 0), (0, self.batch_size)))[:, : self.batch_size]
 
 
 class _Embedding(keras.layers.Layer):
