@@ -140,6 +140,14 @@ def test_tempered_divergence_equals_numpy(temperature, random):
     np.testing.assert_allclose(ops.tempered_divergence(*sides, given), expected, rtol=1e-5)
 
 
+def test_a_small_divergence_of_many_classes_equals_numpy(random):
+    target = random.normal(size=(16, 5000)).astype("float32")
+    prediction = target + random.normal(size=target.shape, scale=1e-2).astype("float32")
+    p, q = (softmax(logits.astype("float64"), axis=-1) for logits in (target, prediction))
+    result = ops.tempered_divergence(target, prediction, 1.0)
+    np.testing.assert_allclose(result, rel_entr(p, q).sum(axis=-1), atol=2e-7)
+
+
 def test_tempered_divergence_takes_a_temperature_for_each_vector(random):
     target, prediction = 3.0 * random.normal(size=(2, 4, 2, 5)).astype("float32")
     temperatures = random.uniform(0.5, 5.0, size=(4, 2, 1)).astype("float32")

@@ -15,8 +15,9 @@ def table(
     """Returns the rows of a CSV file.
 
     The columns are numbers, in the order of the file; they make `x` (columns,), float32. Labels
-    that are whole numbers are classes from 0 (written as `1.0` only if they recur), other numbers a
-    regression, and words classes in alphabetical order.
+    that are whole numbers are classes from 0 (if written as `1.0`, only where the file has at least
+    twice as many rows as different labels), other numbers a regression, and words classes in
+    alphabetical order.
 
     Args:
         path: The file.

@@ -139,8 +139,8 @@ def _each_chunk(function: Function, tensors: Sequence[Any], likes: Sequence[Any]
             for old, new in zip(written, made_of(start), strict=True)
         )
 
-    zeros = [tf.raw_ops.Empty(shape=tf.shape(like), dtype=like.dtype) for like in likes]
+    unset = [tf.raw_ops.Empty(shape=tf.shape(like), dtype=like.dtype) for like in likes]
     _, *made = tf.while_loop(
-        lambda start, *_: start < number, write, (0, *zeros), parallel_iterations=1
+        lambda start, *_: start < number, write, (0, *unset), parallel_iterations=1
     )
     return made

@@ -90,7 +90,7 @@ def convert(model: keras.Model, inputs: Inputs, recipe: Recipe) -> bytes:
 def _plain_roundings(model: keras.Model) -> dict[int, Callable[..., Any]]:
     """Returns roundings that the converter knows; what is pooled its kernels round as they do.
 
-    Their inverse roots of 0 are the largest ones by themselves.
+    The file's kernel gives the largest inverse root for 0 by itself.
     """
     found: dict[int, Callable[..., Any]] = {}
     for one in flatten_layers(model):

@@ -16,7 +16,7 @@ from modreduce_keras.typing import Shape, Tensor
 _ACTIVATION_BITS = 8
 _LEVELS = 2**_ACTIVATION_BITS - 1
 _NOTHING = 1e-6
-"""Share of the largest sum of squares that counts as none."""
+"""Sums of squares below this share of the largest one do not count."""
 _HALVES = 20
 """How often the largest sum of squares is halved."""
 _NEARLY = 1e-3

@@ -15,7 +15,7 @@ from modreduce_keras.typing import Shape
 _MOST_SUMMED = 2**15
 """Numbers whose squares, of 8 bits and a sign, an accumulator of 32 bits holds the sum of."""
 _TINY = 1e-12
-"""A sum of squares that is none."""
+"""The least sum of squares, so that its inverse root is finite."""
 
 NORMALIZATIONS = (
     layers.GroupNormalization,
@@ -52,7 +52,7 @@ class SumOfSquares(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="modreduce_keras")
 class InverseRoot(keras.layers.Layer):
-    """Computes 1 / sqrt(x), of at least 1e-12 for what rounding leaves nothing of.
+    """Computes 1 / sqrt(max(x, 1e-12)), since rounding can leave an x of 0.
 
     Call arguments:
         inputs: Any shape, 0 or above.
@@ -112,7 +112,7 @@ def gain_of(layer: keras.layers.Layer, factor: float) -> tuple[Gain, Callable[[]
 
     Args:
         layer: One with `gamma` and `beta`, or one of both; or with `scale`.
-        factor: What it multiplies by beside.
+        factor: A number that all channels are multiplied by as well.
     """
     names = [f"{of}_{kind}" for of in ("gamma", "beta") for kind in ("regularizer", "constraint")]
     scale = layer.scale if isinstance(layer, layers.RMSNormalization) else layer.gamma

@@ -63,6 +63,7 @@ def from_saved_model(
     return keras.Model(inputs, outputs, name=name or folder.name)
 
 
+@keras.saving.register_keras_serializable(package="modreduce_keras")
 class SignatureLayer(keras.layers.TFSMLayer):
     """Runs a signature, which takes several inputs by their names."""
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import modreduce_keras as mr
 from modreduce_keras.distillers.step.supervision import Supervision
@@ -219,3 +220,11 @@ def test_labels_of_another_size_are_refused_by_metrics():
     images, labels = np.zeros((2, SIZE, SIZE, 1)), np.zeros((2, SIZE // 2, SIZE), "int32")
     with pytest.raises(ValueError, match=r"Compiled metrics need .*shape \(\w+, 4, 8\) for logits"):
         distiller.evaluate({"image": images}, labels, verbose=0)
+
+
+@pytest.mark.parametrize("shapes", [((6,), (6, 1)), ((6, 1), (6,)), ((6, 4, 1), (6, 4))])
+def test_labels_may_have_a_last_axis_of_one_more_or_less_as_in_keras(shapes, random):
+    labels, outputs = (random.normal(size=shape).astype("float32") for shape in shapes)
+    values = Supervision("mse")(tf.constant(labels), tf.constant(outputs))
+    expected = np.square(labels.reshape(6, -1) - outputs.reshape(6, -1)).mean(axis=1)
+    np.testing.assert_allclose(values, expected, rtol=1e-6)

@@ -91,6 +91,13 @@ def test_a_distiller_is_saved_with_an_onnx_file_and_not_with_a_saved_model(tmp_p
     np.testing.assert_allclose(copy(X), distiller.teacher(X), rtol=1e-5)
 
 
+def test_a_model_of_a_saved_model_is_saved_and_loaded(tmp_path):
+    model = mr.models.from_saved_model(saved_model(net(), tmp_path))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=False)
+    np.testing.assert_array_equal(loaded(X), model(X))
+
+
 def several_outputs(folder):
     inputs = keras.Input((4,), name="table")
     outputs = {

@@ -61,6 +61,8 @@ def require_running_teacher(teacher: Any, why: str, instead: str) -> None:
 def _remedy(model: Any, role: str) -> str:
     """Returns a sentence on how something other than a Keras model is used; `""` if unknown."""
     if isinstance(model, (str, os.PathLike)):
+        if role.startswith("teacher") and os.fspath(model).endswith(".onnx"):
+            return f" Load it: teacher=mr.models.from_onnx({os.fspath(model)!r})."
         if os.fspath(model).endswith((".tflite", ".onnx")):
             return " It is an exported file: mr.export.verify(path, student, data) compares them."
         return f" Load it: {role.split()[0]}=keras.saving.load_model({os.fspath(model)!r})."

@@ -189,7 +189,8 @@ class Supervision:
         if isinstance(self.loss, keras.losses.Loss):
             name = type(self.loss).__name__
         else:
-            name = "".join(word.title() for word in self.loss.__name__.split("_"))
+            function = getattr(self.loss, "func", self.loss)  # of a functools.partial
+            name = "".join(word.title() for word in getattr(function, "__name__", "").split("_"))
         return name if hasattr(keras.losses, name) else "SparseCategoricalCrossentropy"
 
     def from_logits(self, output: str | None = None) -> bool | None:
@@ -201,14 +202,16 @@ class Supervision:
 
 
 def _require_same_shape(shape: tuple, expected: tuple) -> None:
-    """Raises unless labels have the shape of the outputs; a last axis of one may be left out."""
+    """Raises unless labels have the shape of the outputs, but for a last axis of one in either."""
     trimmed = shape if len(shape) == len(expected) else (*shape, 1)
+    if len(shape) == len(expected) + 1 and shape[-1] == 1:
+        trimmed = shape[:-1]
     pairs = list(zip(trimmed[1:], expected[1:], strict=False))
     if len(trimmed) != len(expected) or any(None not in p and p[0] != p[1] for p in pairs):
         remedy = (
             " Class indices go with keras.losses.SparseCategoricalCrossentropy, or become one-hot "
             "by keras.utils.to_categorical(y)."
-        ) * (trimmed[-1] == 1)
+        ) * (trimmed[-1:] == (1,))
         raise ValueError(
             f"The compiled loss needs labels y of the shape of the outputs.{remedy} "
             f"Received: y of shape {shape} for outputs {expected}"

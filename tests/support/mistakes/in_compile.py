@@ -1,5 +1,7 @@
 """Mistakes in `compile`."""
 
+import functools
+
 import keras
 
 import modreduce_keras as mr
@@ -93,6 +95,14 @@ MISTAKES = [
         lambda b: b.compiled(
             b.distiller(mr.Response("binary_kd"), student=b.net(1), teacher=b.net(1)),
             loss="binary_crossentropy",
+        ),
+        r"such as keras.losses.BinaryCrossentropy\(from_logits=True\)",
+    ),
+    Mistake(
+        "a binary loss of probabilities, by functools.partial",
+        lambda b: b.compiled(
+            b.distiller(mr.Response("binary_kd"), student=b.net(1), teacher=b.net(1)),
+            loss=functools.partial(keras.losses.binary_crossentropy, label_smoothing=0.1),
         ),
         r"such as keras.losses.BinaryCrossentropy\(from_logits=True\)",
     ),

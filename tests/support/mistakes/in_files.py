@@ -57,6 +57,12 @@ MISTAKES = [
         TypeError,
     ),
     Mistake(
+        "an ONNX file in the place of the teacher",
+        lambda b: mr.Distiller(student=b.net(), teacher="teacher.onnx", knowledge="kd"),
+        r"teacher=mr.models.from_onnx\('teacher.onnx'\). Received: 'teacher.onnx'",
+        TypeError,
+    ),
+    Mistake(
         "images of integers, for a student that scales them",
         lambda b: mr.export.to_tflite(
             b.net_that_scales(),
