@@ -91,8 +91,8 @@ class Pair:
             self._regressor = by_hand.hint_regressor(*reversed(channels))
 
     def _new(self, role: str) -> keras.Model:
-        # All copies of a network have equal seeds of layers that drop units; a teacher and a student
-        # of one architecture have different weights.
+        # Copies of a network have equal seeds of layers that drop units; a teacher and a student of
+        # one architecture have different weights.
         keras.utils.set_random_seed(FLAGS.seed + (role == "teacher"))
         return networks.network(self._names[role], classes=CLASSES, size=FLAGS.size)
 

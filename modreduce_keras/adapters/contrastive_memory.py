@@ -186,8 +186,11 @@ class ContrastiveMemory(ContrastiveAdapter):
 def _picked(products: Tensor, candidates: Tensor) -> Any:
     """Returns the products of some candidates in each row, (batch, candidates).
 
-    The gradient counts them, which takes a quarter of the time of adding them up one by one.
+    On a processor the gradient counts them, which takes a quarter of the time of adding them up one
+    by one. On a GPU, TensorFlow's counting is not deterministic.
     """
+    if keras.distribution.list_devices("gpu"):
+        return ops.take_along_axis(products, candidates, axis=1)
 
     @ops.custom_gradient
     def picked(products: Tensor) -> tuple[Tensor, Any]:

@@ -28,12 +28,14 @@ class Call(NamedTuple):
         operation: What is called.
         inputs: Symbolic tensors that it is given.
         outputs: Symbolic tensors that it returns.
+        constants: What else it is given, by place or name, but for `training`.
     """
 
     key: int
     operation: keras.Operation
     inputs: list[keras.KerasTensor]
     outputs: list[keras.KerasTensor]
+    constants: list[Any]
 
 
 def history_of(tensor: keras.KerasTensor) -> History:
@@ -109,4 +111,7 @@ def run_graph(model: keras.Model, inputs: Any, call: Callable[..., Any]) -> Any:
 
 
 def _call(node: Any) -> Call:
-    return Call(id(node), node.operation, node.input_tensors, node.outputs)
+    named = {name: one for name, one in node.arguments.kwargs.items() if name != "training"}
+    given = keras.tree.flatten([list(node.arguments.args), sorted(named.items())])
+    constants = [one for one in given if not isinstance(one, keras.KerasTensor)]
+    return Call(id(node), node.operation, node.input_tensors, node.outputs, constants)

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from modreduce_keras.copying import KERAS_LAYERS, copy_state, parts
-from modreduce_keras.keras_internals import calls_of, operations_in
+from modreduce_keras.keras_internals import calls_in_order, calls_of
 from modreduce_keras.models.clones import rebuilt
 from modreduce_keras.models.same_outputs import require_same_outputs
 from modreduce_keras.models.structure import is_composite
@@ -52,7 +52,7 @@ def _traced(layer: Any) -> keras.Model | None:
     other = rebuilt(layer)
     other(inputs)
     trained = _called(other, inputs, training=True)
-    if _kinds(model) != _kinds(trained) or _weights(model) != _weights(copy):
+    if _calls(model) != _calls(trained) or _weights(model) != _weights(copy):
         return None
     require_same_outputs(whole, model)
     return model
@@ -64,8 +64,9 @@ def _called(copy: Any, inputs: keras.KerasTensor, training: bool | None) -> kera
     return keras.Model(inputs, copy.call(inputs, **options), name=copy.name)
 
 
-def _kinds(model: keras.Model) -> list[type]:
-    return [type(one) for one in operations_in(model)]
+def _calls(model: keras.Model) -> list[str]:
+    """Returns what is called, and with which numbers, such as a scale of training alone."""
+    return [f"{type(one.operation)} {one.constants}" for one in calls_in_order(model)]
 
 
 def _weights(layer: Any) -> set[int]:

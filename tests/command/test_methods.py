@@ -44,7 +44,7 @@ def test_kind_chooses(capsys):
             ["--knowledge=hint@LAYER or hint", 'mr.Feature("hint", at="LAYER")', "conv_regressor"],
         ),
         ("crd", ["in Python only", "the sample index", "MiB are held for good"]),
-        ("binary_kd", ["not measured"]),
+        ("gaussian_kd", ["not measured"]),
     ],
 )
 def test_one_is_explained(name, shown, capsys):

@@ -178,3 +178,19 @@ def test_kdcl_looks_at_the_rows_once_in_a_step(monkeypatch):
     made = peers("naive")
     made.fit(tf.data.Dataset.from_tensors((X, MIXED)), shuffle=False, verbose=0)
     assert len([a for a in seen if "KDCL must have labels" in a[1][0]]) == 1
+
+
+def test_a_loss_of_the_users_own_takes_the_labels_that_it_takes(net, images, labels):
+    class OfClasses(keras.losses.MeanSquaredError):
+        def call(self, y_true, y_pred):
+            return super().call(keras.ops.one_hot(y_true, 3), y_pred)
+
+    def loss_of(loss, y):
+        keras.utils.set_random_seed(1)
+        distiller = mr.Distiller(student=net(), teacher=net(), knowledge=[mr.Response()])
+        distiller.compile("sgd", loss)
+        return distiller.train_on_batch(images, y, return_dict=True)["loss"]
+
+    one_hot = np.eye(3, dtype="float32")[labels]
+    expected = loss_of(keras.losses.MeanSquaredError(), one_hot)
+    assert loss_of(OfClasses(), labels) == pytest.approx(expected, rel=1e-6)

@@ -138,7 +138,9 @@ class Supervision:
                 "The compiled loss needs labels y that are one-hot, of the shape of the logits."
                 f"{remedy} Received: y of shape {shape} for logits {expected}"
             )
-        if self._takes(_ELEMENTWISE):
+        # A class of the user's with a `call` of its own takes what labels it likes.
+        call = getattr(type(self.loss), "call", None)
+        if self._takes(_ELEMENTWISE) and (call is None or call.__module__.startswith("keras.")):
             _require_same_shape(shape, expected)
         if self._takes(_INDICES) or self._takes(_ONE_HOT):
             require_same_size("The compiled loss needs", shape, expected)

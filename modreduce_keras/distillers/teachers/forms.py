@@ -100,7 +100,7 @@ class _Trial:
         self.teacher, self.x, self.seen, self.jit_compile = teacher, x, seen, jit_compile
         self.forms = [AS_GIVEN] * len(teacher.models)
         self.expected: Any = None
-        self._sensitivity: float | None = None
+        self._sensitivity: list[float] | None = None
 
     def begin(self) -> None:
         """Runs the models as given."""
@@ -137,19 +137,26 @@ class _Trial:
     def _is_close(self, index: int, form: str) -> bool:
         try:
             self._run_as(index, form)
-            off = difference(self.expected, self.run())
+            off = differences(self.expected, self.run())
             if form != FOLDED:
-                return off <= CLOSE
-            return off <= EQUAL or off <= min(MOST, self._own_difference())
+                return max(off, default=0.0) <= CLOSE
+            if max(off, default=0.0) <= EQUAL:
+                return True
+            pairs = zip(off, self._own_differences(), strict=True)
+            return all(one <= max(EQUAL, own) for one, own in pairs)
         except Exception:
             return False
 
-    def _own_difference(self) -> float:
-        """Returns how far the outputs as given are off when the inputs move by `MOVE`."""
+    def _own_differences(self) -> list[float]:
+        """Returns how far each output as given is off when the inputs move by `MOVE`.
+
+        At most `MOST`, and nothing for one that is not finite then.
+        """
         if self._sensitivity is None:
             self.teacher.run_as([AS_GIVEN] * len(self.forms))
             moved = self.run(*keras.tree.map_structure(_moved, (self.x, self.seen)))
-            self._sensitivity = difference(self.expected, moved)
+            own = differences(self.expected, moved)
+            self._sensitivity = [min(MOST, one) if math.isfinite(one) else 0.0 for one in own]
         return self._sensitivity
 
     def _measured(self, index: int, close: Sequence[str]) -> list[str]:
@@ -187,9 +194,14 @@ def difference(expected: Any, received: Any) -> float:
         expected: Arrays in any structure.
         received: Others in the same one; infinitely far off in another one.
     """
+    return max(differences(expected, received), default=0.0)
+
+
+def differences(expected: Any, received: Any) -> list[float]:
+    """Returns how far each array is off, as `difference` tells it."""
     pairs = [keras.tree.flatten(side) for side in (expected, received)]
     keras.tree.assert_same_structure(expected, received)
-    return max((_difference(*pair) for pair in zip(*pairs, strict=True)), default=0.0)
+    return [_difference(*pair) for pair in zip(*pairs, strict=True)]
 
 
 def _moved(tensor: Any) -> Any:
