@@ -183,27 +183,6 @@ class ContrastiveMemory(ContrastiveAdapter):
             assign_rows(bank, index, unit(self.momentum * old + (1.0 - self.momentum) * new))
 
 
-def _picked(products: Tensor, candidates: Tensor) -> Any:
-    """Returns the products of some candidates in each row, (batch, candidates).
-
-    On a processor the gradient counts them, which takes a quarter of the time of adding them up one
-    by one. On a GPU, TensorFlow's counting is not deterministic.
-    """
-    if keras.distribution.list_devices("gpu"):
-        return ops.take_along_axis(products, candidates, axis=1)
-
-    @ops.custom_gradient
-    def picked(products: Tensor) -> tuple[Tensor, Any]:
-        def gradient(*args: Any, upstream: Tensor | None = None) -> Tensor:
-            # Given alone, or by name after the inputs: that depends on the backend.
-            weights = args[-1] if upstream is None else upstream
-            return ops.bincount(candidates, weights=weights, minlength=products.shape[1])
-
-        return ops.take_along_axis(products, candidates, axis=1), gradient
-
-    return picked(products)
-
-
 @dataclass(frozen=True)
 class _OwnNegatives:
     """Negatives of each sample's own, (batch, negatives): drawn from all other samples."""
@@ -234,7 +213,7 @@ class _OwnNegatives:
         candidates = ops.concatenate([ops.expand_dims(index, 1), negatives], axis=1)
         if self.samples <= _DENSE_UP_TO * self.negatives:
             products = ops.matmul(embeddings, ops.transpose(ops.stop_gradient(bank)))
-            return _picked(products, candidates)
+            return ops.take_along_axis(products, candidates, axis=1)
         return ops.einsum("bu,bku->bk", embeddings, take_rows(bank, candidates))
 
 
