@@ -267,6 +267,11 @@ class DataFreeDistiller(BaseDistiller):
         self.train_function = InTurns(self, cycle, steps)
         return self.train_function
 
+    def reset_metrics(self) -> None:
+        super().reset_metrics()
+        if isinstance(self.train_function, InTurns):
+            self.train_function.reset()
+
     def batch_to_build_on(self, iterator: Any) -> Any:
         """Returns a batch to build metrics on: those have no labels in training."""
         batch = super().batch_to_build_on(iterator)

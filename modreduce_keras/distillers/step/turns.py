@@ -24,6 +24,11 @@ class InTurns:
 
     def __init__(self, model: Any, cycle: Sequence[Any], steps: dict[Any, Callable[[Any], Any]]):
         self._model, self._cycle, self._steps = model, list(cycle), dict(steps)
+        self._all_computed = False
+
+    def reset(self) -> None:
+        """Begins anew, as the metrics do: no term has been computed."""
+        self._all_computed = False
 
     def __call__(self, iterator: Any) -> Any:
         """Runs one step, and returns the logs of the terms that have been computed."""
@@ -32,7 +37,11 @@ class InTurns:
         # It may be traced now.
         model.turn = self._cycle[int(step) % len(self._cycle)]
         logs = self._steps[model.turn](iterator)
+        if self._all_computed:
+            return logs
+        # Reading the counts waits for the step, so it is done in the first cycle alone.
         left_out = model.objective().not_computed()
+        self._all_computed = not left_out
         return {name: value for name, value in logs.items() if name not in left_out}
 
 
