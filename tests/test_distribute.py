@@ -71,3 +71,46 @@ def test_a_function_on_the_host_is_not_called_for_no_samples():
     run = tf.function(lambda x: on_host(function, x, (1,)))
     assert run(tf.ones((2, 3))).shape == (2, 1)
     assert run(tf.ones((0, 3))).shape == (0, 1)
+
+
+class TestTakeFromRows:
+    """Elements of rows equal NumPy's, with gradients of the first and the second order."""
+
+    TENSOR = np.random.default_rng(0).normal(size=(3, 7)).astype("float32")
+    COLUMNS = np.array([[0, 6, 6, 6], [1, 2, 3, 1], [5, 5, 0, 4]], "int32")
+    UPSTREAM = np.arange(1.0, 13.0, dtype="float32").reshape(3, 4)
+
+    @pytest.mark.parametrize("jit_compile", [False, True])
+    @pytest.mark.parametrize("rows", [3, None])
+    def test_values_and_gradients(self, jit_compile, rows):
+        @tf.function(
+            jit_compile=jit_compile,
+            input_signature=[
+                tf.TensorSpec([rows, 7]),
+                tf.TensorSpec([rows, 4], tf.int32),
+                tf.TensorSpec([rows, 4]),
+            ],
+        )
+        def all_of(tensor, columns, upstream):
+            with tf.GradientTape() as outer:
+                outer.watch(upstream)
+                with tf.GradientTape() as inner:
+                    inner.watch(tensor)
+                    taken = distribute.take_from_rows(tensor, columns)
+                gradient = inner.gradient(taken, tensor, upstream)
+            return taken, gradient, outer.gradient(gradient, upstream, self.TENSOR)
+
+        taken, gradient, second = all_of(self.TENSOR, self.COLUMNS, self.UPSTREAM)
+        expected = np.zeros_like(self.TENSOR)
+        np.add.at(expected, (np.arange(3)[:, None], self.COLUMNS), self.UPSTREAM)
+        of_numpy = np.take_along_axis(self.TENSOR, self.COLUMNS, axis=1)
+        np.testing.assert_array_equal(taken, of_numpy)
+        np.testing.assert_array_equal(gradient, expected)
+        np.testing.assert_array_equal(second, of_numpy)
+
+    @pytest.mark.parametrize("dtype", ["float16", "float64"])
+    def test_other_precisions(self, dtype):
+        tensor = self.TENSOR.astype(dtype)
+        taken = distribute.take_from_rows(tensor, self.COLUMNS)
+        np.testing.assert_array_equal(taken, np.take_along_axis(tensor, self.COLUMNS, axis=1))
+        assert taken.dtype == dtype

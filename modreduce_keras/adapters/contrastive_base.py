@@ -85,22 +85,30 @@ class ContrastiveAdapter(Adapter):
         log_candidates = ops.log(ops.cast(candidates, "float32"))
         if self.variant == "paper":
             return [score + log_candidates for score in scores]
-        estimate = log_candidates + _log_mean_exp(scores, training)
         stored = ops.convert_to_tensor(self.log_normalizers)
-        log_z = ops.where(ops.isfinite(stored), stored, estimate)
+        is_set = ops.isfinite(stored)
+        estimate = log_candidates + _log_mean_exp(scores, training, ops.all(is_set))
+        log_z = ops.where(is_set, stored, estimate)
         if training:
             self.log_normalizers.assign(log_z)
-        return [score - log_z[i] + log_candidates for i, score in enumerate(scores)]
+        return [score - (log_z[i] - log_candidates) for i, score in enumerate(scores)]
 
 
 def _unset(shape: Any, dtype: Any = None) -> Any:
     return ops.full(shape, -np.inf, dtype)
 
 
-def _log_mean_exp(scores: Tensor, training: bool | None) -> Any:
-    """Returns log mean exp of both directions, (2,); in training over the pairs of all replicas."""
+def _log_mean_exp(scores: Any, training: bool | None, is_needless: Tensor) -> Any:
+    """Returns log mean exp of both directions, (2,); in training over the pairs of all replicas.
+
+    Where it is needless, the scores are not looked at, and the result means nothing.
+    """
     scores = [ops.stop_gradient(score) for score in scores]
-    by_row = ops.stack([ops.logsumexp(score, axis=1) for score in scores], axis=1)
+    by_row = ops.cond(
+        is_needless,
+        lambda: ops.stack([score[:, 0] for score in scores], axis=1),
+        lambda: ops.stack([ops.logsumexp(score, axis=1) for score in scores], axis=1),
+    )
     if training:
         by_row = gather_over_replicas(by_row)
     pairs = ops.shape(by_row)[0] * ops.shape(scores[0])[1]

@@ -15,6 +15,7 @@ from modreduce_keras.distribute import (
     gather_over_replicas,
     place_in_global_batch,
     require_sample_index,
+    take_from_rows,
     take_rows,
 )
 from modreduce_keras.ops import unit
@@ -204,7 +205,9 @@ class _OwnNegatives:
 
     def _after(self, index: Tensor | None, steps: Any) -> Any:
         """Returns the indices some steps after each index, modulo the samples; never the index."""
-        return (ops.expand_dims(index, 1) + steps) % self.samples
+        later = ops.expand_dims(index, 1) + steps
+        # Both are below the number of samples: quicker than the rest of a division.
+        return ops.where(later < self.samples, later, later - self.samples)
 
     def scores(
         self, embeddings: Tensor, bank: Tensor, index: Tensor | None, negatives: Tensor
@@ -213,7 +216,7 @@ class _OwnNegatives:
         candidates = ops.concatenate([ops.expand_dims(index, 1), negatives], axis=1)
         if self.samples <= _DENSE_UP_TO * self.negatives:
             products = ops.matmul(embeddings, ops.transpose(ops.stop_gradient(bank)))
-            return ops.take_along_axis(products, candidates, axis=1)
+            return take_from_rows(products, candidates)
         return ops.einsum("bu,bku->bk", embeddings, take_rows(bank, candidates))
 
 

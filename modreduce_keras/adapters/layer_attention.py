@@ -126,7 +126,8 @@ class LayerAttention(Adapter):
     def call(self, student: Tensor, teacher: Tensor, training: bool | None = None) -> Any:
         queries = self._embedded(self.queries, student)
         keys = self._embedded(self.keys, [ops.stop_gradient(maps) for maps in teacher])
-        scores = ops.einsum("ibu,jbu->bij", queries, keys)
+        scores = ops.sum(ops.expand_dims(queries, 1) * ops.expand_dims(keys, 0), axis=-1)
+        scores = ops.transpose(scores, (2, 0, 1))
         projected, matched = [], []
         for i, student_maps in enumerate(student):
             for j, teacher_maps in enumerate(teacher):
@@ -143,7 +144,9 @@ class LayerAttention(Adapter):
     def _similarities(self, maps: Tensor) -> Any:
         """Returns the rows of F Fᵀ at the built width: (batch, batch_size)."""
         rows = ops.reshape(float32(maps), (-1, math.prod(maps.shape[1:])))
-        similarities = ops.matmul(rows, ops.transpose(rows))
+        half = ops.matmul(rows, ops.transpose(ops.stop_gradient(rows)))
+        # F Fᵀ, whose gradient, (G + Gᵀ) F, takes one product of this form and two of F Fᵀ itself.
+        similarities = half + ops.transpose(half) - ops.stop_gradient(half)
         return ops.pad(similarities, ((0, 0), (0, self.batch_size)))[:, : self.batch_size]
 
 

@@ -20,6 +20,7 @@ from modreduce_keras.distribute.rows import (
     changed_by_rows,
     keeping_overwritten,
     take_back,
+    take_from_rows,
     take_rows,
 )
 from modreduce_keras.distribute.strategies import (
@@ -55,6 +56,7 @@ __all__ = [
     "share_over_replicas",
     "sum_over_replicas",
     "take_back",
+    "take_from_rows",
     "take_rows",
     "telling_of_lost_workers",
 ]

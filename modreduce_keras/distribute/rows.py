@@ -88,6 +88,42 @@ def take_rows(variable: keras.Variable, index: Tensor) -> Tensor:
     return ops.stop_gradient(ops.take(variable, index, axis=0))
 
 
+def take_from_rows(tensor: Tensor, columns: Tensor) -> Tensor:
+    """Returns elements of each row, as `take_along_axis` does; on processors with a quick gradient.
+
+    TensorFlow adds up what comes back to an element one by one, for all rows together. A weighted
+    count does so row by row, side by side. On accelerators that makes no difference.
+
+    Args:
+        tensor: (n, size), of known size.
+        columns: (n, taken), int32, from 0 to size - 1.
+
+    Returns:
+        (n, taken): `tensor[i, columns[i, j]]`.
+    """
+    if not on_tensorflow() or tensor.dtype != "float32" or tensor.shape[1] is None:
+        return ops.take_along_axis(tensor, columns, axis=1)
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return ops.take_along_axis(tensor, columns, axis=1)
+    size = tensor.shape[1]
+
+    # Each is the gradient of the other, so that gradients of any order exist.
+    @tf.custom_gradient
+    def taken(rows: Any) -> Any:
+        return tf.gather(rows, columns, batch_dims=1), counted
+
+    @tf.custom_gradient
+    def counted(weights: Any) -> Any:
+        sums = tf.raw_ops.DenseBincount(
+            input=columns, size=size, weights=weights, binary_output=False
+        )
+        return sums, taken
+
+    return taken(tensor)
+
+
 def assign_rows(variable: keras.Variable, index: Tensor, rows: Tensor) -> None:
     """Writes rows of a variable; on TensorFlow in place, without a copy of the others.
 

@@ -65,6 +65,9 @@ class CRD(Loss):
 
     @staticmethod
     def _direction(log_ratios: Tensor) -> Tensor:
-        negatives = ops.cast(ops.shape(log_ratios)[1] - 1, "float32")
+        candidates = ops.shape(log_ratios)[1]
+        negatives = ops.cast(candidates - 1, "float32")
         odds = log_ratios - ops.log(ops.maximum(negatives, 1.0))
-        return ops.softplus(-odds[:, 0]) + ops.sum(ops.softplus(odds[:, 1:]), axis=1)
+        # Signs instead of slices, whose gradients would each be padded to all candidates.
+        signs = ops.where(ops.equal(ops.arange(candidates), 0), -1.0, 1.0)
+        return ops.sum(ops.softplus(signs * odds), axis=1)
