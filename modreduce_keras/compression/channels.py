@@ -1,6 +1,7 @@
 """Channel pruning: builds a smaller plain model from the most important channels."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -27,6 +28,7 @@ from modreduce_keras.models.clones import copy_model, draws_kept, rebuilt, unfro
 from modreduce_keras.models.graph import functional, new_inputs
 from modreduce_keras.models.head_kinds import graph_outputs
 from modreduce_keras.models.integer_layers import is_constant
+from modreduce_keras.models.names import free_name
 
 KERNEL, SCALE = "kernel", "scale"
 SCORES = (KERNEL, SCALE)
@@ -320,7 +322,7 @@ def _unfolded(
         return flat, None
     copy = functional(copy_model(model))
     found = chosen(copy, layers, "model")
-    _name_apart(copy, {})
+    _name_apart(copy)
     inputs = new_inputs(copy)
     copy = keras.Model(inputs, run_graph(copy, inputs, _inside), name=model.name)
     nested = [layer.name for layer in copy.layers if isinstance(layer, keras.Model)]
@@ -339,13 +341,25 @@ def _inside(layer: keras.Operation, *args: Any, **kwargs: Any) -> Any:
     return layer(*args, **kwargs)
 
 
-def _name_apart(model: keras.Model, known: dict[str, keras.Operation]) -> None:
+def _name_apart(model: keras.Model) -> None:
     """Gives operations of nested models other names than those outside, where they are equal."""
+    inside = list(_parts(model))
+    # Of the names outside, those of the inputs stay as well.
+    owners = {one.name: one for one in operations_in(model) if not graph_outputs(one)}
+    names = {one.name for _, one in inside} | owners.keys()
+    for within, one in inside:
+        if owners.setdefault(one.name, one) is one:
+            continue
+        one.name = free_name(f"{within}_{one.name}", names)
+        names.add(one.name)
+        owners[one.name] = one
+
+
+def _parts(model: keras.Model) -> Iterator[tuple[str, keras.Operation]]:
+    """Returns the operations that a model is made of, those outside first, and whose they are."""
     operations = operations_in(model)
     for one in operations:
-        is_part = not graph_outputs(one) and not isinstance(one, keras.layers.InputLayer)
-        if is_part and known.setdefault(one.name, one) is not one:
-            one.name = f"{model.name}_{one.name}"
-            known[one.name] = one
+        if not graph_outputs(one) and not isinstance(one, keras.layers.InputLayer):
+            yield model.name, one
     for one in filter(graph_outputs, operations):
-        _name_apart(one, known)
+        yield from _parts(one)

@@ -26,7 +26,7 @@ from modreduce_keras.distillers.step.terms import Term
 from modreduce_keras.distillers.step.turns import InTurns, Updater
 from modreduce_keras.distillers.teachers.live import constant
 from modreduce_keras.distribute import reducible_logs
-from modreduce_keras.keras_internals import compiled_metrics, loss_tracker
+from modreduce_keras.keras_internals import compiled_metrics
 from modreduce_keras.knowledge import Response
 from modreduce_keras.knowledge.shorthand import resolved
 from modreduce_keras.models.shapes import require_floats
@@ -361,7 +361,7 @@ class DataFreeDistiller(BaseDistiller):
         """Returns the logs of a step; in training those without labels."""
         if not outputs.training:
             return super().step_logs(outputs)
-        return reducible_logs(self.distribute_strategy, self._trained_results())
+        return reducible_logs(self.distribute_strategy, self.means())
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Updates the compiled metrics where there are labels, and returns all logs."""
@@ -374,12 +374,8 @@ class DataFreeDistiller(BaseDistiller):
         compiled = compiled_metrics(self)
         unbuilt = compiled is not None and not compiled.built
         if not self.runs.is_evaluating:
-            return self._trained_results()
-        return self.evaluated(self._trained_results()) if unbuilt else super().get_metrics_result()
-
-    def _trained_results(self) -> dict[str, Any]:
-        metrics = [loss_tracker(self), *self.objective().metrics]
-        return {metric.name: metric.result() for metric in metrics}
+            return self.means()
+        return self.evaluated(self.means()) if unbuilt else super().get_metrics_result()
 
     # Saving
 

@@ -20,8 +20,9 @@ def to_onnx(student: keras.Model, path: str | os.PathLike) -> Path:
     """Exports a student as an ONNX file, which ONNX Runtime and many others run.
 
     The file holds an inference model in float32, as in `to_tflite`. Inputs have the same names as
-    in the student, the output is `"logits"`, and the number of samples is free. An existing file
-    is replaced only when the new one is complete and checked.
+    in the student, with `_` in the place of all but letters and digits, and a number where that is
+    the name of another one. The output is `"logits"`, and the number of samples is free. An
+    existing file is replaced only when the new one is complete and checked.
 
     Args:
         student: A built Keras model with one output.

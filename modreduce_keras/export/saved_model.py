@@ -22,7 +22,9 @@ def to_saved_model(student: keras.Model, path: str | os.PathLike) -> Path:
 
     It runs without this library, with `tf.saved_model.load(path)`, in TensorFlow Serving, or as
     `keras.layers.TFSMLayer(path)`. Its endpoints `"serve"` and `"serving_default"` take the inputs
-    by their names in the student, with any number of samples, and return `{"logits": ...}`.
+    by their names in the student (with `_` in the place of all but letters and digits, and a number
+    where that is the name of another one), with any number of samples, and return
+    `{"logits": ...}`.
 
     The folder holds an inference model in float32, as in `to_tflite`. An existing folder is
     replaced only when the new one is complete.

@@ -1,7 +1,7 @@
 """Students to export: checks models, names their inputs, and builds inference models."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -16,6 +16,7 @@ from modreduce_keras.models.fake_quantization import is_quantization_aware, requ
 from modreduce_keras.models.folding import fold
 from modreduce_keras.models.graph import input_specs
 from modreduce_keras.models.kernel_wrapper import warn_of_unfinished
+from modreduce_keras.models.names import free_name
 from modreduce_keras.taps import TapReader
 
 OUTPUT = "logits"
@@ -86,12 +87,8 @@ def require_student(student: Any) -> Inputs:
             f"{student.name!r} with the quantized layers {quantized}"
         )
     _require_one_output(student, structure)
-    names: dict[str, keras.KerasTensor] = {}
-    for index, tensor in enumerate(keras.tree.flatten(structure)):
-        name = _name(student, tensor, index)
-        # What is left of a name may be that of another input.
-        names[name if name not in names else f"{name}_{index}"] = tensor
-    return Inputs(structure, names, student)
+    tensors = keras.tree.flatten(structure)
+    return Inputs(structure, dict(zip(_names(student, tensors), tensors, strict=True)), student)
 
 
 def _remedy(student: Any) -> str | None:
@@ -128,10 +125,24 @@ def _require_one_output(student: keras.Model, structure: Any) -> None:
         )
 
 
-def _name(student: keras.Model, tensor: keras.KerasTensor, index: int) -> str:
-    functional = getattr(student, "inputs", None)
-    name = operation_of(tensor).name if functional else f"input_{index}"
-    name = re.sub(r"\W", "_", name)
+def _names(student: keras.Model, tensors: Sequence[keras.KerasTensor]) -> list[str]:
+    """Returns a name for each input that all kinds of files can hold, and that no other has."""
+    own = [f"input_{index}" for index in range(len(tensors))]
+    if getattr(student, "inputs", None):
+        own = [operation_of(tensor).name for tensor in tensors]
+    # In ONNX, an input and an output are two tensors of one name.
+    kept = {name for name in own if _plain(name) == name != OUTPUT}
+    taken, names = {OUTPUT, *kept}, []
+    for name in own:
+        # What is left of a name may be the whole name of another input.
+        names.append(name if name in kept else free_name(_plain(name), taken))
+        taken.add(names[-1])
+    return names
+
+
+def _plain(name: str) -> str:
+    """Returns a name with letters, digits and underscores alone, which begins with a letter."""
+    name = re.sub(r"\W", "_", name, flags=re.ASCII)
     return name if name[:1].isalpha() else f"input_{name}"
 
 

@@ -39,6 +39,7 @@ from modreduce_keras.models.integer_layers import (
 )
 from modreduce_keras.models.integer_normalizations import InverseRoot
 from modreduce_keras.models.kernel_wrapper import MaskedKernel, warn_of_unfinished, wrappers_in
+from modreduce_keras.models.names import NewNames
 from modreduce_keras.models.primitives import primitive
 from modreduce_keras.models.wrapping import without_wrappers
 
@@ -154,6 +155,7 @@ class _Rewriter:
         self._made: dict[str, Any] = {}
         self._masked: dict[str, MaskedKernel] = {}
         self._calls: Counter[str] = Counter()
+        self._names = NewNames(one.name for one in self._flat.operations)
 
     def rewritten(self, is_outermost: bool = False) -> keras.Model:
         """Returns the copy; that of the whole student rounds its inputs too."""
@@ -163,12 +165,13 @@ class _Rewriter:
                 quantizer = _of_input(tensor)
                 if quantizer is not None:
                     self._rounded[id(tensor)] = quantizer(tensor)
+                    self._names.name_apart(self._rounded[id(tensor)], tensor)
                     self._ranges[id(self._rounded[id(tensor)])] = quantizer
         copy = keras.models.clone_model(
             self._flat,
             input_tensors=inputs,
             clone_function=self._rebuilt,
-            call_function=self._called,
+            call_function=self._named,
         )
         for layer in self._model.layers:
             if layer.name in self._made:
@@ -191,6 +194,12 @@ class _Rewriter:
                 new = FakeQuantizedKernel(new, bits=self._bits)
         self._shared[id(layer)] = new
         return new
+
+    def _named(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        """Returns what `_called` does, after giving the new layers names of their own."""
+        outputs = self._called(layer, *args, **kwargs)
+        self._names.name_apart(outputs, (args, kwargs), layer.name)
+        return outputs
 
     def _called(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         """Returns the outputs of a new layer, which stands for one of the same name."""

@@ -5,7 +5,9 @@ from typing import Any
 
 import keras
 
+from modreduce_keras.keras_internals import run_graph
 from modreduce_keras.models.graph import functional, new_inputs
+from modreduce_keras.models.names import NewNames
 
 Part = Callable[..., Any]
 
@@ -24,12 +26,15 @@ class Splitter:
     def split(self, model: keras.Model) -> keras.Model:
         """Returns the copy of a functional or a built Sequential model."""
         flat = functional(model)
-        copy = keras.models.clone_model(
-            flat,
-            input_tensors=new_inputs(flat),
-            clone_function=self._rebuild,
-            call_function=lambda part, *args, **kwargs: part(*args, **kwargs),
-        )
+        names = NewNames(one.name for one in flat.operations)
+
+        def call(layer: keras.Operation, *args: Any, **kwargs: Any) -> Any:
+            outputs = self._rebuild(layer)(*args, **kwargs)
+            names.name_apart(outputs, (args, kwargs), layer.name)
+            return outputs
+
+        inputs = new_inputs(flat)
+        copy = keras.Model(inputs, run_graph(flat, inputs, call), name=flat.name)
         while self.give_states:
             self.give_states.pop()()
         return copy

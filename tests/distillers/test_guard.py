@@ -116,6 +116,31 @@ def test_skipping_is_as_if_the_batch_had_not_been_there(new_distiller, batches):
     assert all(np.isfinite(value).all() for value in history.values())
 
 
+@pytest.mark.filterwarnings("ignore:Step 0 was skipped")
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_the_losses_of_an_epoch_that_was_skipped_whole_are_nan(
+    net, teacher, images, labels, cross_entropy, several, run_eagerly
+):
+    if several:
+        distiller = mr.PeerDistiller({"a": net(), "b": net()})
+    else:
+        distiller = mr.Distiller(student=net(), teacher=teacher, knowledge="kd")
+    distiller.compile("sgd", cross_entropy, on_nonfinite="skip", run_eagerly=run_eagerly)
+    bad, monitor = np.full_like(images, np.nan), keras.callbacks.EarlyStopping("loss", patience=0)
+    logs = distiller.fit(bad, labels, epochs=3, verbose=0, callbacks=[monitor]).history
+    assert all(np.isnan(value).all() for value in logs.values()), logs
+    assert len(logs["loss"]) < 3  # nothing of it counts as an improvement
+    logs = distiller.fit(images, labels, verbose=0).history
+    assert all(np.isfinite(value).all() for value in logs.values()), logs
+
+
+def test_evaluation_leaves_out_nothing(new_distiller, batches):
+    distiller = new_distiller(on_nonfinite="skip")
+    logs = distiller.evaluate(batches(), verbose=0, return_dict=True)
+    assert {name for name, value in logs.items() if np.isnan(value)} == {"loss", "ce"}
+
+
 def test_one_student_is_skipped_and_the_others_go_on(net, teacher, images, labels, cross_entropy):
     def after_a_step(factor):
         keras.utils.set_random_seed(4)

@@ -13,6 +13,7 @@ from modreduce_keras.distillers.step.batch import Batch
 from modreduce_keras.distillers.step.first_batch import FirstBatch
 from modreduce_keras.distillers.step.forward import Outputs
 from modreduce_keras.distillers.step.objective import Objective, Result
+from modreduce_keras.distillers.step.trackers import result_of
 from modreduce_keras.distillers.tracing import Tracing
 from modreduce_keras.distribute import batch_of_this_replica, reducible_logs
 from modreduce_keras.keras_internals import (
@@ -151,7 +152,15 @@ class StepModel(keras.Model):
 
     def get_metrics_result(self) -> Any:
         """Returns all logs by name, `STUDENT/METRIC` where there are several students."""
-        return student_metrics.log_names(super().get_metrics_result())
+        results = super().get_metrics_result()
+        return student_metrics.log_names(results | self.means() if self.policy.skips else results)
+
+    def means(self) -> dict[str, Any]:
+        """Returns the means of the loss and of its terms by name, NaN without a finite value."""
+        return {
+            mean.name: result_of(mean, finite_only=self.policy.skips)
+            for mean in (loss_tracker(self), *self.objective().metrics)
+        }
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

@@ -134,7 +134,7 @@ class Objective:
         if training:
             balanced.settle(weighted)
         named = {term.log_name: value for term, value in weighted.items()}
-        finite_only, examples = policy.skips, batch.examples
+        finite_only, examples = training and policy.skips, batch.examples
         self._trackers.update({**named, **logs}, examples, finite_only=finite_only)
         terms = [
             (term, policy.scaled(term.trains, value))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -43,6 +44,12 @@ class Trackers:
             scalar = len(value.shape) == 0
             value = ops.repeat(value, examples) if scalar else value
             update(self._means[name], value, finite_only)
+
+
+def result_of(mean: keras.metrics.Mean, finite_only: bool = False) -> Any:
+    """Returns a mean, a scalar; NaN if values that were not finite were left out, and all were."""
+    value = mean.result()
+    return ops.where(ops.equal(mean.count, 0), np.nan, value) if finite_only else value
 
 
 def update(mean: keras.metrics.Mean, values: Any, finite_only: bool = False) -> None:
