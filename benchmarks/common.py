@@ -210,7 +210,7 @@ def metadata(seed: int) -> dict[str, Any]:
 
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *_program(), *sys.argv[1:]]),
+        "command": shlex.join(["python", *_program(), *_of_any_machine(sys.argv[1:])]),
         "commit": _commit(),
         "seed": seed,
         "device": _device(),
@@ -291,6 +291,17 @@ def _program() -> list[str]:
     """Returns what Python was told to run: `-m` and a module, or a file."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return ["-m", spec.name] if spec else [Path(sys.argv[0]).name]
+
+
+def _of_any_machine(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments of a command without the flags that give a folder of this machine."""
+    places = {
+        place
+        for number, argument in enumerate(arguments)
+        if Path(argument.partition("=")[2] or argument).is_absolute()
+        for place in ([number] if "=" in argument else [number - 1, number])
+    }
+    return [argument for number, argument in enumerate(arguments) if number not in places]
 
 
 def _present_command(command: str) -> str:

@@ -76,6 +76,14 @@ def test_the_command_of_a_row_is_the_module_that_runs(common, monkeypatch):
     assert command == "python -m benchmarks.soak --steps=2 '--note=a b'"
 
 
+def test_the_command_of_a_row_names_no_folder_of_the_machine(common, monkeypatch):
+    places = ["--data_dir=/where/data", "--folder", "/where/runs", "--output=rows.jsonl"]
+    monkeypatch.setattr(sys, "argv", ["/where/soak.py", *places, "--steps=2"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("benchmarks.soak", None))
+    command = common.metadata(0)["command"]
+    assert command == "python -m benchmarks.soak --output=rows.jsonl --steps=2"
+
+
 def test_a_row_needs_no_installation_of_the_package(common, monkeypatch):
     def version(name):
         if name.startswith("modreduce"):

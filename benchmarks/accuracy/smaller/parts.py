@@ -14,14 +14,11 @@ from benchmarks.accuracy.smaller.training import (
     LABELS,
     MODREDUCE,
     PEERS,
-    RANGE_IMAGES,
-    RATE,
     Course,
 )
 
 SPARSITIES, CLUSTERS, SHARES = (0.0, 0.5, 0.8, 0.9), (16, 8), (0.5, 0.25)
-RANK, PIPELINE_SPARSITY = 8, 0.8
-CHANNEL_RATE, CLUSTER_RATE, ROUNDING_RATE = 1e-2, 5e-4, 2e-3
+PIPELINE_SPARSITY, RANGE_IMAGES = 0.8, 500
 WAYS = (LABELS, KD, MODREDUCE)
 
 Row = dict[str, Any]
@@ -55,6 +52,7 @@ class Comparison:
 
     def __init__(self, course: Course, epochs: Epochs, candidates: int):
         self.course, self.epochs, self.candidates = course, epochs, candidates
+        self.recipe = course.recipe
         self._dense: dict[str, list[keras.Model]] = {}
 
     def dense(self, way: str) -> list[keras.Model]:
@@ -62,7 +60,7 @@ class Comparison:
         if way not in self._dense:
             number = len(PEERS) if way == MODREDUCE else 1
             students = [self.course.student(one) for one in range(number)]
-            self._dense[way] = self.course.learn(way, students, self.epochs.dense)
+            self._dense[way] = self.course.learn(way, students, self.epochs.dense, self.recipe.rate)
         return self._dense[way]
 
     @property
@@ -80,7 +78,7 @@ class Comparison:
             schedule = mr.schedules.Polynomial(0.0, sparsity, steps=steps)
             students = [mr.prune(one, schedule) for one in students]
         given = {"grows": False} if way == MODREDUCE else {}
-        return self.course.learn(way, students, self.epochs.more, **given)
+        return self.course.learn(way, students, self.epochs.more, self.recipe.rate, **given)
 
     @cached_property
     def zeros(self) -> keras.Model:
@@ -112,7 +110,8 @@ class Comparison:
 
     def low_rank(self) -> Iterator[Row]:
         """Yields students of thin layers, and the same from scratch."""
-        yield from self._against_scratch(mr.models.low_rank(self.distilled, rank=RANK), RANK)
+        rank = self.recipe.rank
+        yield from self._against_scratch(mr.models.low_rank(self.distilled, rank=rank), rank)
 
     def _against_scratch(self, made: keras.Model, level: float) -> Iterator[Row]:
         # From scratch, a student is trained as long as the other one and what it was made from.
@@ -120,8 +119,8 @@ class Comparison:
         keras.utils.set_random_seed(self.course.seed)
         scratch = keras.models.clone_model(made)
         for name, model, epochs, rate in (
-            ("made", made, self.epochs.more, CHANNEL_RATE),
-            ("scratch", scratch, whole, RATE),
+            ("made", made, self.epochs.more, self.recipe.channel_rate),
+            ("scratch", scratch, whole, self.recipe.rate),
         ):
             self.course.distil(model, epochs, rate)
             yield {"contender": name, "level": level, **self.course.measured(model)}
@@ -136,26 +135,26 @@ class Comparison:
                 plain = mr.strip(clustered)
                 untrained = {"level": clusters, **self.course.measured(plain)}
                 yield {"contender": f"{way}, not trained on", **untrained}
-                self.course.learn(way, [clustered], self.epochs.rounding, CLUSTER_RATE)
+                self.course.learn(way, [clustered], self.epochs.rounding, self.recipe.cluster_rate)
                 plain = mr.strip(clustered)
                 yield {"contender": way, "level": clusters, **self.course.measured(plain)}
 
     def pipeline(self) -> Iterator[Row]:
         """Yields files: of distillation alone, of zeros, and of zeros in int8."""
-        ranges = self.course.train[0][:RANGE_IMAGES]
+        ranges = self.course.images.some(RANGE_IMAGES)
         own = {"quantization": "int8", "representative": ranges}
         yield from self._file("distilled", "float32", self.distilled)
         yield from self._file("distilled", "int8", self.distilled, **own)
         yield from self._file("zeros", "float32", mr.strip(self.zeros))
         yield from self._file("zeros", "int8", self._rounded(self.zeros), quantization="int8")
         narrow = mr.prune_channels(self.distilled, multiply_adds=SHARES[0])
-        self.course.distil(narrow, self.epochs.more, CHANNEL_RATE)
+        self.course.distil(narrow, self.epochs.more, self.recipe.channel_rate)
         yield from self._file("channels", "int8", self._rounded(narrow), quantization="int8")
 
     def _rounded(self, student: keras.Model) -> keras.Model:
-        ranges = self.course.train[0][:RANGE_IMAGES]
+        ranges = self.course.images.some(RANGE_IMAGES)
         rounded = mr.quantize_aware(student, representative=ranges)
-        return self.course.distil(rounded, self.epochs.rounding, ROUNDING_RATE)
+        return self.course.distil(rounded, self.epochs.rounding, self.recipe.rounding_rate)
 
     def _file(self, contender: str, level: str, model: keras.Model, **given: Any) -> Iterator[Row]:
         found = self.course.measured_file(model, **given)
@@ -166,7 +165,7 @@ class Comparison:
         own = self.course.student()
         kib = self.course.measured_file(own)["bytes"] / 1024
         for name, student in ("quick start", own), ("found", self._found({"kib": kib})):
-            self.course.distil(student, self.epochs.dense)
+            self.course.distil(student, self.epochs.dense, self.recipe.rate)
             widths = [layer.filters for layer in student.layers if _is_stage(layer)]
             strides = [layer.strides[0] for layer in student.layers if _is_stage(layer)]
             row = {**self.course.measured(student), **self.course.measured_file(student)}
@@ -179,7 +178,7 @@ class Comparison:
                 self.course.teacher,
                 family,
                 budget=budget,
-                data=self.course.train,
+                data=self.course.images.split,
                 validation_data=self.course.validation,
                 directory=folder,
                 knowledge=[mr.Response("kd")],

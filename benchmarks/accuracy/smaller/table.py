@@ -9,21 +9,33 @@ from benchmarks import common
 Row = Mapping[str, Any]
 Key = tuple[str, Any]  # contender, level
 
-SETTINGS = ("labels", "teacher_epochs", "epochs", "more_epochs", "rounding_epochs", "teacher")
+FASHION, CIFAR100 = "fashion_mnist", "cifar100"
+EPOCHS = ("epochs", "more_epochs", "rounding_epochs")
+SETTINGS: dict[str, tuple[str, ...]] = {
+    FASHION: ("labels", "teacher_epochs", *EPOCHS),
+    CIFAR100: ("labels", "augmentations", *EPOCHS),
+}
+"""What the rows of a data set say of their trainings."""
+SEARCHED = ("candidates", "search_epochs")
 LABELS, KD, MODREDUCE = "labels", "kd", "modreduce"
+
+
+def data_of(row: Row) -> str:
+    """Returns the data set of a row; older ones are of the sample."""
+    return row.get("data", FASHION)
 
 
 class Part:
     """The rows of one part, of the settings that were run last.
 
     Args:
-        rows: Rows of all parts.
-        name: That of the part.
+        rows: Rows of the part, of one data set.
     """
 
-    def __init__(self, rows: Sequence[Row], name: str):
-        rows = [row for row in rows if row["part"] == name]
-        rows = [row for row in rows if all(row[one] == rows[-1][one] for one in SETTINGS)]
+    def __init__(self, rows: Sequence[Row]):
+        self.settings = SETTINGS[data_of(rows[-1])]
+        alike = (*self.settings, "teacher")
+        rows = [row for row in rows if all(row[one] == rows[-1][one] for one in alike)]
         self.rows = {(row["contender"], row["level"], row["seed"]): row for row in rows}
 
     def levels(self, contender: str) -> list[Any]:
@@ -54,6 +66,11 @@ class Part:
         """Returns a size of a contender, the mean of its seeds."""
         return self.mean(key, name, 1 / 1024)
 
+    @property
+    def timed(self) -> bool:
+        """Whether the files were timed."""
+        return all(row["milliseconds"] is not None for row in self.rows.values())
+
     def seeds(self) -> int:
         """Returns the number of seeds."""
         return len({seed for *_, seed in self.rows})
@@ -63,11 +80,16 @@ class Part:
         last = next(iter(self.rows.values()))
         about = f"Seeds: {self.seeds()}. The teacher: {100 * last['teacher']:.1f} %."
         # One command measures all parts of all seeds, or each by itself.
-        alike = [
-            {**one, "command": one["command"].partition(" --")[0]} for one in self.rows.values()
-        ]
-        origins = common.origins(alike, *SETTINGS[:-1], *also)
+        alike = [{**one, "command": _of_all(one)} for one in self.rows.values()]
+        origins = common.origins(alike, *self.settings, *also)
         return "\n".join([*common.table(columns, lines), "", about, "", *origins])
+
+
+def _of_all(row: Row) -> str:
+    """Returns the command that measures all parts of all seeds of a row's data."""
+    data = data_of(row)
+    program = row["command"].partition(" --")[0]
+    return program if data == FASHION else f"{program} --data={data}"
 
 
 def sparsity(part: Part) -> str:
@@ -134,12 +156,14 @@ FILES = {
 def pipeline(part: Part) -> str:
     """Returns a line for each file: accuracy, sizes and time."""
     lines = []
+    columns = ["TFLite file", "test accuracy, %", "KiB", "KiB after gzip"]
     for key, name in FILES.items():
         sizes = [part.kib(key, size) for size in ("bytes", "gzipped")]
-        time = statistics.median(part.values(key, "milliseconds").values())
-        lines.append([name, part.accuracy(key), *sizes, f"{time:.3f}"])
-    columns = ["TFLite file", "test accuracy, %", "KiB", "KiB after gzip", "ms per image"]
-    return part.told(columns, lines)
+        lines.append([name, part.accuracy(key), *sizes])
+        if part.timed:
+            time = statistics.median(part.values(key, "milliseconds").values())
+            lines[-1].append(f"{time:.3f}")
+    return part.told([*columns, "ms per image"] if part.timed else columns, lines)
 
 
 def search(part: Part) -> str:
@@ -155,28 +179,33 @@ def search(part: Part) -> str:
         )
         lines.append([key[0], "; ".join(nets), part.accuracy(key), *sizes, f"{time:.3f}"])
     columns = ["student", "channels of its stages", "test accuracy, %", "KiB", "multiply-adds"]
-    return part.told([*columns, "ms per image"], lines, "candidates", "search_epochs")
+    return part.told([*columns, "ms per image"], lines, *SEARCHED)
 
 
-def table_of(name: str, made_of: Callable[[Part], str]) -> Callable[[Mapping[str, Any]], str]:
-    """Returns the function from the rows of all files to the table of a part."""
+def table_of(
+    data: str, name: str, made_of: Callable[[Part], str]
+) -> Callable[[Mapping[str, Any]], str]:
+    """Returns the function from the rows of all files to the table of a part of a data set."""
 
     def made(rows: Mapping[str, Sequence[Row]]) -> str:
-        own = [row for row in rows["smaller"] if row["part"] == name]
-        return made_of(Part(own, name)) if own else "*Not measured yet.*"
+        own = [row for row in rows["smaller"] if (data_of(row), row["part"]) == (data, name)]
+        return made_of(Part(own)) if own else "*Not measured yet.*"
 
     return made
 
 
+TABLES: dict[str, Callable[[Part], str]] = {
+    "sparsity": sparsity,
+    "channels": against_scratch("{} of them"),
+    "low_rank": against_scratch("layers of rank {}"),
+    "clusters": clusters,
+    "pipeline": pipeline,
+    "search": search,
+}
 SMALLER = {
-    f"smaller_{name}": (("smaller",), table_of(name, made_of))
-    for name, made_of in {
-        "sparsity": sparsity,
-        "channels": against_scratch("{} of them"),
-        "low_rank": against_scratch("layers of rank {}"),
-        "clusters": clusters,
-        "pipeline": pipeline,
-        "search": search,
-    }.items()
+    f"smaller_{prefix}{name}": (("smaller",), table_of(data, name, made_of))
+    for data, prefix in {FASHION: "", CIFAR100: "cifar100_"}.items()
+    for name, made_of in TABLES.items()
+    if data == FASHION or name != "search"
 }
 """As in `benchmarks.tables.OF_SEVERAL`."""
