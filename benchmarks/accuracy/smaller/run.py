@@ -65,7 +65,7 @@ flags.DEFINE_string("output", str(common.RESULTS / "smaller.jsonl"), "Rows go he
 
 DEFAULTS: dict[str, dict[str, int]] = {
     FASHION: {"labels": 1000, "epochs": 30, "more_epochs": 20, "rounding_epochs": 10},
-    CIFAR100: {"labels": 5000, "epochs": 20, "more_epochs": 12, "rounding_epochs": 6},
+    CIFAR100: {"labels": 5000, "epochs": 12, "more_epochs": 8, "rounding_epochs": 4},
 }
 """What the flags are that are not given."""
 CIFAR100_RECIPE = Recipe(
