@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import common
+from benchmarks.export.sparse_files_table import sparse_files
 
 Row = Mapping[str, Any]
 Key = tuple[str, Any]  # contender, level
@@ -208,4 +209,5 @@ SMALLER = {
     for name, made_of in TABLES.items()
     if data == FASHION or name != "search"
 }
+SMALLER["sparse_files"] = (("sparse_files",), lambda rows: sparse_files(rows["sparse_files"]))
 """As in `benchmarks.tables.OF_SEVERAL`."""
