@@ -131,8 +131,17 @@ IMAGES: dict[str, tuple[str, Callable[[str | None], keras.Model], int]] = {
         _image_hub("ResNetBackbone", "ResNetImageClassifier", _RESNET),
         64,
     ),
-    "hub ResNetV2 vd": (
+    "hub ResNetV2": (
         "ResNetV2",
+        _image_hub(
+            "ResNetBackbone",
+            "ResNetImageClassifier",
+            {**_RESNET, "block_type": "bottleneck_block", "use_pre_activation": True},
+        ),
+        64,
+    ),
+    "hub ResNet vd": (
+        "ResNet",
         _image_hub(
             "ResNetBackbone",
             "ResNetImageClassifier",
@@ -141,7 +150,6 @@ IMAGES: dict[str, tuple[str, Callable[[str | None], keras.Model], int]] = {
                 "input_conv_filters": [8, 8, 16],
                 "input_conv_kernel_sizes": [3, 3, 3],
                 "block_type": "bottleneck_block_vd",
-                "use_pre_activation": True,
             },
         ),
         64,

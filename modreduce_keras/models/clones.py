@@ -1,5 +1,6 @@
 """Clones: models built again from the configs of their layers, with the whole state."""
 
+import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from modreduce_keras.copying import copy_state, lora_weights
 from modreduce_keras.keras_internals import constructor_arguments, flatten_layers
 from modreduce_keras.models.graph import defined_by_user, functional, new_inputs
 from modreduce_keras.models.same_outputs import require_same_outputs
+
+_OF_EVERY_LAYER = ("dtype", "name", "trainable")
+"""Arguments that layers hand on to the constructor of `Layer`."""
 
 
 def copy_model(model: keras.Model, *, name: str | None = None) -> keras.Model:
@@ -118,8 +122,8 @@ class Cloner:
         except ValueError:
             return None  # its graph may do
         made = flatten_layers(copy, include_self=False)
-        if [type(layer) for layer in made] != [type(layer) for layer in inside]:
-            return None
+        if [_form(layer) for layer in made] != [_form(layer) for layer in inside]:
+            return None  # The config has left something out.
         for layer, clone in zip(inside, made, strict=True):  # that models around it may use too
             self.keep(layer, clone)
         return copy
@@ -138,7 +142,8 @@ def rebuilt(
     """Builds a layer again from its config, under the same name.
 
     Where the config is not what its constructor takes, as of some layers of keras-hub, it is built
-    from what it was constructed with.
+    from what it was constructed with, or, where Keras does not know that, from the part of the
+    config that the constructor takes.
 
     Args:
         layer: The layer.
@@ -147,36 +152,50 @@ def rebuilt(
     Raises:
         ValueError: If that fails; the message names the layer.
     """
-
-    def made(config: dict[str, Any]) -> keras.Operation:
-        return type(layer).from_config(config if change is None else change(config))
-
-    config: dict[str, Any] = {}
-    try:
-        config = layer.get_config()
-        copy = made(config)
-    except Exception as error:
-        is_layer = isinstance(layer, keras.layers.Layer)
-        given = constructor_arguments(layer) if is_layer else None
+    change = change or (lambda config: config)
+    faults = []
+    for config_of in (_config, _constructed_with, _taken):
         try:
-            if given is None or given == config:
-                raise error
-            config = given
-            copy = made(given)
-        except Exception:
-            raise ValueError(
-                f"The layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its "
-                f"config: {_reason(error)}"
-            ) from error
-    if "name" not in config:  # so Keras writes the configs of classes without `get_config`
-        copy.name = layer.name
-    return copy
+            config = config_of(layer)
+            # It may be changed in place.
+            copy = type(layer).from_config(change(dict(config)))
+        except Exception as error:
+            faults.append(error)
+            continue
+        if "name" not in config:  # so Keras writes the configs of classes without `get_config`
+            copy.name = layer.name
+        return copy
+    raise ValueError(
+        f"The layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its config: "
+        f"{_reason(faults[0])}. Its get_config() must return what its constructor takes"
+    ) from faults[0]
+
+
+def _config(layer: keras.Operation) -> dict[str, Any]:
+    return layer.get_config()
+
+
+def _constructed_with(layer: keras.Operation) -> dict[str, Any]:
+    given = constructor_arguments(layer) if isinstance(layer, keras.layers.Layer) else None
+    if given is None:
+        raise ValueError("Keras has not kept the arguments")
+    return given
+
+
+def _taken(layer: keras.Operation) -> dict[str, Any]:
+    """Returns the part of a layer's config that its constructor, or that of any layer, takes."""
+    named = {*inspect.signature(type(layer)).parameters, *_OF_EVERY_LAYER}
+    return {name: value for name, value in layer.get_config().items() if name in named}
 
 
 def _reason(error: Exception) -> str:
     """Returns what went wrong, in one line, without the advice that Keras adds."""
     *_, inner = str(error).partition("Exception encountered:")
     return " ".join((inner or str(error)).strip().partition("\n\n")[0].split())
+
+
+def _form(layer: keras.layers.Layer) -> tuple[type, list[Any]]:
+    return type(layer), [tuple(weight.shape) for weight in layer.weights]
 
 
 def unfrozen(model: keras.Model) -> keras.Model:

@@ -1,8 +1,8 @@
 """Graph: the layers of a functional or Sequential model, and how they are connected."""
 
 import functools
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import keras
 
@@ -11,6 +11,7 @@ from modreduce_keras.keras_internals import (
     calls_in,
     calls_of,
     flatten_layers,
+    history_of,
     operation_of,
     operations_in,
     readers_of,
@@ -147,6 +148,18 @@ def to_float(models: Iterable[keras.Model]) -> str:
     )
 
 
+class Reader(NamedTuple):
+    """What reads a result.
+
+    Attributes:
+        graph: Of the model that it is in.
+        operation: A layer or another operation, no model.
+    """
+
+    graph: "Graph"
+    operation: keras.Operation
+
+
 class Graph:
     """The operations of one model and what passes between them, without models nested in it.
 
@@ -154,12 +167,15 @@ class Graph:
 
     Args:
         model: A functional or a built Sequential model.
+        outer: The graph that the model is nested in. Defaults to `None`: it is in no other.
 
     Attributes:
+        model: The model.
         outputs: The operations that give the model's outputs.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, outer: "Graph | None" = None) -> None:
+        self.model, self._outer = model, outer
         self._calls = calls_in(model)
         self._operations = set(operations_in(model))
         self.outputs = {operation_of(tensor) for tensor in model.outputs}
@@ -187,6 +203,45 @@ class Graph:
     def is_read_again(self, operation: keras.Operation) -> bool:
         """Returns whether an operation is read several times in here."""
         return len(self._own(readers_of(operation))) > 1
+
+    def readers(self, operation: keras.Operation) -> list[Reader | None]:
+        """Returns what reads an operation, inside nested models and in the outer one too.
+
+        Returns:
+            Operations and their graphs; `None` for an output of the outermost model.
+        """
+        places = [i for i, one in enumerate(self.model.outputs) if operation_of(one) is operation]
+        inside = self.reading(readers_of(operation), lambda one: operation_of(one) is operation)
+        return inside + self.readers_outside(places)
+
+    def readers_outside(self, places: Collection[int]) -> list[Reader | None]:
+        """Returns what reads some outputs of the model where it is nested."""
+        outer = self._outer
+        if not places or outer is None:
+            return [None for _ in places]
+        is_given = functools.partial(self._gives, places)
+        passed = [i for i, one in enumerate(outer.model.outputs) if is_given(one)]
+        return outer.reading(readers_of(self.model), is_given) + outer.readers_outside(passed)
+
+    def _gives(self, places: Collection[int], tensor: keras.KerasTensor) -> bool:
+        """Returns whether a tensor of the outer model is one of some outputs of this one."""
+        source = history_of(tensor)
+        return source.operation is self.model and source.output in places
+
+    def reading(
+        self, calls: Iterable[Call], is_read: Callable[[keras.KerasTensor], bool]
+    ) -> list[Reader | None]:
+        """Returns the readers of some tensors among calls; those in models that are called."""
+        found: list[Reader | None] = []
+        for call in self._own(calls):
+            places = [i for i, tensor in enumerate(call.inputs) if is_read(tensor)]
+            reader = call.operation
+            if places and not (isinstance(reader, keras.Model) and getattr(reader, "inputs", None)):
+                found.append(Reader(self, reader))
+                continue
+            for place in places:
+                found += Graph(reader, self).readers(operation_of(reader.inputs[place]))
+        return found
 
     def _own(self, calls: Iterable[Call]) -> list[Call]:
         return [call for call in calls if call.key in self._calls]

@@ -16,6 +16,7 @@ from modreduce_keras.models.gain import Gain
 from modreduce_keras.models.integer_layers import (
     AFFINE,
     FUSED,
+    NOTHING_IN_INFERENCE,
     PASSED,
     PASSED_FUNCTIONS,
     activation_of,
@@ -62,11 +63,16 @@ def affine_before(quantizer: keras.layers.Layer) -> keras.layers.Layer | None:
     Args:
         quantizer: A rounding in a functional model.
     """
-    calls = calls_of(quantizer)
-    source = operation_of(calls[0].inputs[0]) if calls else None
+    source = _source(quantizer) if calls_of(quantizer) else None
     if isinstance(source, (layers.Activation, layers.ReLU)) and activation_of(source) in FUSED:
-        source = operation_of(calls_of(source)[0].inputs[0])
+        source = _source(source)
     return source if type(source) in AFFINE else None
+
+
+def _source(operation: keras.Operation) -> keras.Operation:
+    """Returns what an operation is first given the result of, in a file."""
+    source = operation_of(calls_of(operation)[0].inputs[0])
+    return _source(source) if type(source) in NOTHING_IN_INFERENCE else source
 
 
 def shift_of_affine(layer: keras.layers.Layer) -> Any:

@@ -41,31 +41,35 @@ _AUGMENTATIONS = tuple(
     if (name.startswith("Rand") and name != "RandomCrop") or name == "AugMix"
 )
 """Layers that give their inputs in inference."""
-PASSED = (
+NOTHING_IN_INFERENCE = (
     layers.ActivityRegularization,
     layers.AlphaDropout,
-    layers.Cropping1D,
-    layers.Cropping2D,
     layers.Dropout,
-    layers.Flatten,
     layers.GaussianDropout,
     layers.GaussianNoise,
+    layers.Identity,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers_of_convnext().depth,
+    *_AUGMENTATIONS,
+)
+"""Layers that are not in a file."""
+PASSED = (
+    layers.Cropping1D,
+    layers.Cropping2D,
+    layers.Flatten,
     layers.GlobalMaxPooling1D,
     layers.GlobalMaxPooling2D,
-    layers.Identity,
     layers.MaxPooling1D,
     layers.MaxPooling2D,
     layers.Permute,
     layers.RepeatVector,
     layers.Reshape,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
     layers.UpSampling1D,
     layers.UpSampling2D,
     layers.ZeroPadding1D,
     layers.ZeroPadding2D,
-    layers_of_convnext().depth,
-    *_AUGMENTATIONS,
+    *NOTHING_IN_INFERENCE,
 )
 """Layers whose outputs have the range of their inputs."""
 CHAINED = (layers.Add, layers.Multiply)

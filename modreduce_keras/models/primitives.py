@@ -43,6 +43,7 @@ def primitive(model: keras.Model, masks: dict[int, np.ndarray] | None = None) ->
     - SiLU: a sigmoid, then a product.
     - Layer, group, RMS and unit normalization: a mean, a difference, a sum of squares, its inverse
       root, a product, and a factor and offset for each channel.
+    - A linear `Activation`: `Identity`.
     - Activations and divisions by functions of `keras.ops`: layers and products.
     - Layers of one's own that are made of such layers: a nested model of these.
     - Convolutions and dense layers with LoRA: the same layers, with the sum as their kernel.
@@ -95,6 +96,8 @@ class _Splitter(Splitter):
             return gain
         if activation_of(layer) == "silu":
             return _silu(layer)
+        if type(layer) is layers.Activation and activation_of(layer) == "linear":
+            return layers.Identity(name=layer.name, dtype=layer.dtype_policy.name)
         return self._same(layer)
 
     def _same(self, layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:

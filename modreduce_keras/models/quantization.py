@@ -22,12 +22,12 @@ from modreduce_keras.models.fake_quantization import (
 )
 from modreduce_keras.models.fake_quantized_kernel import FakeQuantizedKernel, require_bits
 from modreduce_keras.models.folding import normalized_layer
+from modreduce_keras.models.fusing import is_fused, is_fused_pool, is_joined, is_relu_of_pool
 from modreduce_keras.models.graph import Graph, functional, new_inputs
 from modreduce_keras.models.integer_layers import (
     AFFINE,
     CHAINED,
     FIXED,
-    FUSED,
     KERNEL_LAYERS,
     MEASURED_FUNCTIONS,
     PASSED,
@@ -133,6 +133,7 @@ class _Rewriter:
         bits: Of the weights.
         masks: Of kernels of which a part is zero, by the `id` of their layer.
         shared: New layers by the `id` of the old one: what models share stays shared.
+        outer: The graph that the model is nested in.
     """
 
     def __init__(
@@ -141,10 +142,11 @@ class _Rewriter:
         bits: int,
         masks: dict[int, np.ndarray],
         shared: dict[int, keras.layers.Layer],
+        outer: Graph | None = None,
     ) -> None:
         self._model, self._flat = model, functional(model)
         self._bits, self._masks, self._shared = bits, masks, shared
-        graph = Graph(model)
+        self._graph = graph = Graph(model, outer)
         self._quantizers = {one.name: _quantizer(one, graph) for one in self._flat.operations}
         forks = filter(graph.is_read_again, self._flat.operations)
         self._forks = {one.name for one in forks if type(one) not in POOLED}
@@ -185,7 +187,8 @@ class _Rewriter:
         if id(layer) in self._shared:
             return self._shared[id(layer)]
         if isinstance(layer, keras.Model):
-            new = _Rewriter(layer, self._bits, self._masks, self._shared).rewritten()
+            given = self._bits, self._masks, self._shared, self._graph
+            new = _Rewriter(layer, *given).rewritten()
         else:
             new = self._made[layer.name] = rebuilt(layer)
             if type(layer) in KERNEL_LAYERS:
@@ -272,8 +275,8 @@ def _quantizer(layer: keras.Operation, graph: Graph) -> Any:
     """
     kind = type(layer)
     if kind in POOLED:
-        return None if _is_fused_pool(layer, graph) else _OF_ITS_INPUTS
-    if _is_relu(layer) and _is_fused_pool(graph.source(layer), graph):
+        return None if is_fused_pool(layer, graph) else _OF_ITS_INPUTS
+    if is_relu_of_pool(layer, graph):
         return _OF_ITS_INPUTS
     if kind is layers.UpSampling2D and layer.interpolation == "bilinear":
         return _OF_ITS_INPUTS
@@ -295,7 +298,7 @@ def _quantizer(layer: keras.Operation, graph: Graph) -> Any:
     if activation in FIXED:
         low, high = FIXED[activation]
         return lambda name: FakeQuantize(minimum=low, maximum=high, name=f"{name}_range")
-    return None if _is_fused(layer, graph) or _is_joined(layer, graph) else _learnt
+    return None if is_fused(layer, graph) or is_joined(layer, graph) else _learnt
 
 
 def _learnt(name: str) -> LearntFakeQuantize:
@@ -309,37 +312,6 @@ def _pairs(layer: keras.layers.Layer, tensors: list[Any]) -> list[Any]:
         name = f"{layer.name}_{index}"
         first = _learnt(name)(type(layer)(name=name)([first, tensor]))
     return [first, *others[-1:]]
-
-
-def _is_joined(operation: keras.Operation, graph: Graph) -> bool:
-    """Returns whether a concatenation alone reads a result, in a range of its own.
-
-    What it joins has that range in the file.
-    """
-    reader = graph.only_reader(operation)
-    while type(reader) in PASSED:
-        reader = graph.only_reader(reader)
-    return type(reader) is layers.Concatenate
-
-
-def _is_relu(layer: keras.Operation | None) -> bool:
-    """Returns whether a layer runs as one operation with what it reads."""
-    return type(layer) in (layers.Activation, layers.ReLU) and activation_of(layer) in FUSED
-
-
-def _is_fused_pool(layer: keras.Operation | None, graph: Graph) -> bool:
-    """Returns whether a layer is a pooling that runs as one operation with what reads it."""
-    return type(layer) is layers.AveragePooling2D and _is_relu(graph.only_reader(layer))
-
-
-def _is_fused(layer: keras.layers.Layer, graph: Graph) -> bool:
-    """Returns whether the layer that reads another's result runs as one operation with it."""
-    reader = graph.only_reader(layer)
-    if type(reader) is layers.BatchNormalization:
-        return normalized_layer(reader, graph) is layer
-    kinds = (*KERNEL_LAYERS, *AFFINE, layers.Add, layers.Multiply, layers.Subtract)
-    fused = type(layer) in kinds or function_of(layer) in ("Add", "Multiply", "Subtract")
-    return _is_relu(reader) and fused and activation_of(layer) == "linear"
 
 
 def _rounded_constant(argument: Any) -> Any:

@@ -229,12 +229,30 @@ class Doubled(layers.Layer):
         return {**super().get_config(), "units": 3}
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Applied(Doubled):
+    """The same with a function, which Keras keeps no arguments with."""
+
+    def __init__(self, times, function, **kwargs):
+        super().__init__(times, **kwargs)
+        self.function = function
+
+    def call(self, inputs):
+        return self.function(super().call(inputs))
+
+    def get_config(self):
+        return {**super().get_config(), "times": self.times, "function": self.function}
+
+
+@pytest.mark.parametrize("given", [(Doubled, 2), (Applied, 2, keras.ops.tanh)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_layers_of_a_faulty_config_are_built_as_they_were(dtype, random):
+def test_layers_of_a_faulty_config_are_built_as_they_were(dtype, given, random):
+    kind, *arguments = given
     inputs = keras.Input((4,))
-    model = keras.Model(inputs, layers.Dense(2)(Doubled(2, name="doubled")(inputs)))
+    faulty = kind(*arguments, name="faulty")
+    model = keras.Model(inputs, layers.Dense(2)(faulty(inputs)))
     folded = mr.models.fold(model, dtype=dtype)
-    assert folded.get_layer("doubled").compute_dtype == dtype
+    assert folded.get_layer("faulty").compute_dtype == dtype
     x = random.normal(size=(5, 4)).astype("float32")
     tolerance = 1e-6 if dtype == "float32" else 0.05
     np.testing.assert_allclose(folded(x), model(x), atol=tolerance)

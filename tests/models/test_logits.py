@@ -88,6 +88,27 @@ def test_a_copy_of_a_model_of_its_own_class_is_one():
     assert type(mr.models.as_logits(nested).layers[0]) is Task
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Forgetful(keras.Model):
+    """A class whose config leaves an argument out, as of EfficientNet in keras-hub."""
+
+    def __init__(self, units=4, **arguments):
+        inputs = keras.Input((5,))
+        x = L.BatchNormalization()(L.Dense(units)(inputs))
+        super().__init__(inputs, L.Dense(3, activation="softmax")(x), **arguments)
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def test_a_copy_has_the_shapes_of_the_model_whatever_its_config_says(random):
+    x = random.normal(size=(4, 5)).astype("float32")
+    for model in (Forgetful(6), keras.Sequential([keras.Input((5,)), Forgetful(6)])):
+        np.testing.assert_array_equal(mr.models.copy_model(model)(x), model(x))
+        found = keras.ops.softmax(mr.models.as_logits(model)(x))
+        np.testing.assert_allclose(found, model(x), rtol=1e-5)
+
+
 # Those that their configs do not describe cannot be copied.
 @pytest.mark.parametrize("kind", ["log of probabilities", "ReLU", "tanh", "subclassed", "scaled"])
 def test_a_model_that_gives_logits_is_copied(kind):
