@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 import modreduce_keras as mr
+from benchmarks.matrix import yardsticks
 from benchmarks.matrix.architectures import Architecture
 from benchmarks.matrix.inputs import Data, calibrate, data_for, read, teacher_for
 from modreduce_keras.models.stages import Places
@@ -27,12 +28,14 @@ class Cell(NamedTuple):
         unit: `"difference"`, as a part of the largest, or `"agreement"`, a share.
         holds: Whether that is good enough.
         note: What it took beside the defaults.
+        beside: What a lower agreement is compared with, and that one's agreement; see `yardsticks`.
     """
 
     figure: float
     unit: str
     holds: bool
     note: str = ""
+    beside: str = ""
 
 
 class Case:
@@ -109,8 +112,8 @@ def teacher_folded(case: Case) -> Cell:
 def teacher_in_half(case: Case) -> Cell:
     """`fold` in bfloat16: the classes of the model."""
     folded = mr.models.fold(case.model, dtype="bfloat16")
-    same = predicted(folded, case.data.test).argmax(-1) == case.logits.argmax(-1)
-    return Cell(float(same.mean()), "agreement", same.mean() >= 0.9)
+    same = _agreement(predicted(folded, case.data.test), case.logits)
+    return Cell(same, "agreement", same >= 0.9)
 
 
 def _taught(case: Case, names: Collection[str]) -> dict[str, Cell]:
@@ -193,11 +196,25 @@ def _features(
 
 
 def quantization_aware(case: Case) -> Cell:
-    """`quantize_aware`: the file computes what the model computes."""
+    """`quantize_aware`: the file computes what the model computes.
+
+    Or it is as near to it as TFLite's kernels are to one another.
+    """
     figures = _verified(case, case.quantized, "tflite", quantization="int8")
-    same = predicted(case.quantized, case.data.test).argmax(-1) == case.logits.argmax(-1)
-    note = f"with the float model {100 * same.mean():.0f} %"
-    return Cell(figures.agreement, "agreement", figures.agreement >= 0.97, note)
+    logits = predicted(case.quantized, case.data.test)
+    note = f"with the float model {100 * _agreement(logits, case.logits):.0f} %"
+    cell = Cell(figures.agreement, "agreement", figures.agreement >= 0.97, note)
+    if cell.holds:
+        return cell
+    with tempfile.TemporaryDirectory() as folder:
+        path = mr.export.to_tflite(case.quantized, Path(folder) / "a.tflite", quantization="int8")
+        off, between, among = yardsticks.of_other_kernels(path, case.data.test, logits)
+    beside = f"TFLite's kernels with one another {100 * among:.0f} %"
+    return cell._replace(holds=off <= between, beside=beside)
+
+
+def _agreement(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.mean(one.argmax(-1) == other.argmax(-1)))
 
 
 def _of_known_sizes(case: Case, model: keras.Model) -> keras.Model:
@@ -241,7 +258,13 @@ def _file(form: str, least: float, **arguments: Any) -> Callable[[Case], Cell]:
         if least == 1.0:
             holds = figures.agreement >= 0.98 and error <= 1e-3
             return Cell(error, "difference", holds, f"agreement {100 * figures.agreement:.0f} %")
-        return Cell(figures.agreement, "agreement", figures.agreement >= least)
+        cell = Cell(figures.agreement, "agreement", figures.agreement >= least)
+        if cell.holds or arguments.get("quantization") != "float16":
+            return cell
+        rounded = predicted(yardsticks.rounded_to_half(case.model), case.data.test)
+        alone = _agreement(rounded, case.logits)
+        beside = f"weights rounded in Keras {100 * alone:.0f} %"
+        return cell._replace(holds=figures.agreement >= alone, beside=beside)
 
     return column
 
@@ -257,7 +280,13 @@ def tflite_int8(case: Case) -> Cell:
             raise
         figures = _verified(case, case.model, "tflite", **given, allow_float=True)
         note = "allow_float=True"
-    return Cell(figures.agreement, "agreement", figures.agreement >= 0.9, note)
+    cell = Cell(figures.agreement, "agreement", figures.agreement >= 0.9, note)
+    if cell.holds or note or case.architecture.kind != "image":
+        return cell
+    logits = yardsticks.of_the_converter(case.model, given["representative"], case.data.test)
+    alone = _agreement(logits, case.logits)
+    beside = f"TFLite's converter alone {100 * alone:.0f} %"
+    return cell._replace(holds=figures.agreement >= alone, beside=beside)
 
 
 COLUMNS: dict[str, Callable[[Case], Cell]] = {

@@ -51,6 +51,7 @@ def measured(name: str, column: str, case: Any) -> dict[str, Any]:
     else:
         row |= {"outcome": "holds" if cell.holds else "differs", "figure": cell.figure}
         row |= {"unit": cell.unit, "note": cell.note}
+        row |= {"beside": cell.beside} if cell.beside else {}
     return {**row, "seconds": round(time.perf_counter() - start, 1)}
 
 

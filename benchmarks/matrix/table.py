@@ -79,7 +79,8 @@ def _cell(row: Row, numbers: Mapping[str, int]) -> str:
     told = f"{100 * figure:.0f} %" if row["unit"] == "agreement" else f"{figure:.0e}"
     told = "equal" if row["unit"] == "difference" and figure == 0 else told
     told += " with `allow_float`" if row["note"].startswith("allow_float") else ""
-    return told if row["outcome"] == "holds" else f"*{told}*"
+    told = told if row["outcome"] == "holds" else f"*{told}*"
+    return f"{told} ({row['beside']})" if row.get("beside") else told
 
 
 def _reason(row: Row) -> str:

@@ -43,8 +43,9 @@ class ONNXFile(RunnableFile):
             (output,) = self._session.run(None, self._fed)
         except Exception as error:
             raise self._unusable(
-                f"ONNX Runtime fails to run it: {error}. If to_onnx has made the file, its converter "
-                "fails on the layer that is named: replace it, or export with to_saved_model"
+                f"ONNX Runtime fails to run it: {error}. If to_onnx has made the file, its "
+                "converter fails on the layer that is named: replace it, or export with "
+                "to_saved_model"
             ) from error
         return output
 

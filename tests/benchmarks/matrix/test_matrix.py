@@ -1,5 +1,7 @@
 """The matrix of architectures: its tables and reasons, and a part of its cells."""
 
+import keras
+import numpy as np
 import pytest
 
 import modreduce_keras as mr
@@ -23,15 +25,17 @@ def test_the_tables_and_their_reasons():
         row("hub BERT", "logits", "refused", message="The student 'bert' has no `head`."),
         row("hub ViT", "logits", "refused", message="The student 'vit' has no `head`."),
         row("hub ViT", "TFLite int8", "differs", figure=0.87, unit="agreement"),
+        row("hub ViT", "quantization-aware", figure=0.9, unit="agreement", beside="kernels 88 %"),
         row("hub ViT", "ONNX", "raw", message="boom at /tmp/tmpx_1/student.onnx"),
     ]
     text = model_matrix(rows)
     assert text.startswith("Architectures: 2 of keras-hub, 1 of keras.applications. ")
-    assert "Of 6 cells 2 hold (33 %), 1 are less exact, 2 are refused" in text
-    assert "and 1 end in another library's error. Not measured yet: 33." in text
+    assert "Of 7 cells 3 hold (43 %), 1 are less exact, 2 are refused" in text
+    assert "and 1 end in another library's error. Not measured yet: 32." in text
     assert "| VGG16 | 2e-07 | equal |  |" in text
     assert "| hub BERT | refused (1) |" in text
     assert "| *87 %* | **raw** (2) |" in text
+    assert "| 90 % (kernels 88 %) |" in text
     assert "1. hub BERT, hub ViT: `The student '...' has no 'head'.`" in text
     assert "2. hub ViT: `boom at student.onnx`" in text
     assert "/tmp" not in text
@@ -73,6 +77,27 @@ def test_a_part_of_the_cells(name):
     case = Case(name, ARCHITECTURES[name])
     cells = {column: COLUMNS[column](case) for column in PART[name]}
     assert all(cell.holds for cell in cells.values()), cells
+
+
+def test_yardsticks(settled, random, tmp_path):
+    from benchmarks.matrix import yardsticks
+
+    model = settled(mr.models.get("convnet", num_classes=10, widths=(4, 8)))
+    images = random.uniform(size=(40, 28, 28, 1)).astype("float32")
+    logits = keras.ops.convert_to_numpy(model(images))
+    alone = yardsticks.of_the_converter(model, images, images)
+    assert 0.0 < np.abs(alone - logits).max() < 0.1 * np.ptp(logits)
+    path = mr.export.to_tflite(
+        model, tmp_path / "a.tflite", quantization="int8", representative=images
+    )
+    off, between, among = yardsticks.of_other_kernels(path, images, logits)
+    assert 0.0 <= between < off < 0.1 * np.ptp(logits)
+    assert among > 0.9
+    rounded = yardsticks.rounded_to_half(model)
+    for one in rounded.get_weights():
+        np.testing.assert_array_equal(one, one.astype("float16").astype("float32"))
+    difference = np.abs(keras.ops.convert_to_numpy(rounded(images)) - logits).max()
+    assert 0.0 < difference < 1e-2 * np.ptp(logits)
 
 
 def test_the_matrix_is_as_large_as_it_says():
