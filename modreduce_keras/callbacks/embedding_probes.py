@@ -66,7 +66,7 @@ class EmbeddingProbe(keras.callbacks.Callback):
         for name, student in students.items():
             reader = TapReader(student, [self.at], role="student")
             embed = partial(_embedding, reader, self.at)
-            self._embeds[name] = tf.function(embed, reduce_retracing=True)
+            self._embeds[name] = tf.function(embed, reduce_retracing=True, autograph=False)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measures if it is time to, and adds the accuracies to the logs."""

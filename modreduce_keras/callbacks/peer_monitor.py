@@ -119,7 +119,7 @@ class PeerMonitor(keras.callbacks.Callback):
             )
         # Two functions: one of both would be traced anew once the teacher's classes are known.
         self._compare, self._teach = (
-            tf.function(partial(function, self.model), reduce_retracing=True)
+            tf.function(partial(function, self.model), reduce_retracing=True, autograph=False)
             for function in (compare, teacher_classes)
         )
         self._teacher_classes: list[Any] | None = None

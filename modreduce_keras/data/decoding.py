@@ -37,7 +37,9 @@ class Decoder:
             require_positions(tuple(whole.shape))
             return tf.cast(whole[:, position], "float32")
 
-        self._logits_at = tf.function(logits_at) if _is_layer(model) else logits_at
+        self._logits_at = logits_at
+        if _is_layer(model):
+            self._logits_at = tf.function(logits_at, autograph=False)
 
     def __call__(
         self, tokens: np.ndarray, kept: np.ndarray, random: np.random.Generator

@@ -84,11 +84,7 @@ def epoch_shuffle(
         >>> first == list(map(int, epoch_shuffle(tf.data.Dataset.range(4), seed=0)))
         True
     """
-    if not isinstance(dataset, tf.data.Dataset):
-        raise TypeError(
-            "epoch_shuffle takes a tf.data.Dataset, such as "
-            f"tf.data.Dataset.from_tensor_slices((x, y)). Received: {type(dataset).__name__}"
-        )
+    _require_dataset(dataset)
     seed = require_integer("seed", seed, least=0)
     if seed >= 2**63:
         raise ValueError(f"seed must be an integer below 2**63. Received: {seed=}")
@@ -126,6 +122,14 @@ def epoch_shuffle(
         return numbered.map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
     return per_epoch(order, size).with_options(dataset.options())
+
+
+def _require_dataset(dataset: Any) -> None:
+    if not isinstance(dataset, tf.data.Dataset):
+        raise TypeError(
+            "epoch_shuffle takes a tf.data.Dataset, such as "
+            f"tf.data.Dataset.from_tensor_slices((x, y)). Received: {type(dataset).__name__}"
+        )
 
 
 def _require_augment(augment: Any, augmentations: int | None) -> None:

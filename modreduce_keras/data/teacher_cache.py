@@ -226,7 +226,9 @@ class TeacherCache:
         place.claim()
         whole_files.remove_abandoned(self.folder)
         run = tf.function(
-            lambda inputs: stored.encoded(outputs_of(self._reader, inputs)), reduce_retracing=True
+            lambda inputs: stored.encoded(outputs_of(self._reader, inputs)),
+            reduce_retracing=True,
+            autograph=False,  # Keras does not let it convert a model either
         )
         ran, rows, attempts = 0, None, 0
         while rows is None:

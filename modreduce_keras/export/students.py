@@ -50,7 +50,7 @@ def compiled(model: keras.Model, inputs: Inputs) -> Callable[[list[Any]], Any]:
     """
     specs = [tf.TensorSpec((None, *one.shape[1:]), one.dtype) for one in inputs.by_name.values()]
 
-    @tf.function(input_signature=[specs])
+    @tf.function(input_signature=[specs], autograph=False)
     def forward(arrays: Any) -> Any:
         packed = inputs.pack(dict(zip(inputs.by_name, arrays, strict=True)))
         return keras.ops.cast(model(packed, training=False), "float32")

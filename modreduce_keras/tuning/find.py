@@ -151,24 +151,21 @@ def find_student(
         distiller.compile(copy_of(optimizer), loss, metrics=metrics, evaluate_knowledge=True)
         return distiller
 
-    halves = epochs >= factor and len(within) >= first_round(epochs, factor)
-    size: dict[str, Any] = {"max_epochs": epochs, "factor": factor}
+    tuner, length = _tuner(len(within), epochs, factor)
     search = Search(
         build,
-        tuner="hyperband" if halves else "grid",
         objective=objective,
         direction=direction,
         directory=directory,
         name=name,
         overwrite=overwrite,
         seed=seed,
-        **(size if halves else {"max_trials": len(within)}),
+        **tuner,
     )
     are_arrays = isinstance(data, tuple)
-    arguments: dict[str, Any] = {"batch_size": batch_size} if are_arrays else {}
-    arguments |= {} if halves else {"epochs": epochs}
     given = data if are_arrays else (data,)
-    search.run(*given, validation_data=validation_data, verbose=0, **arguments)
+    size = {"batch_size": batch_size} if are_arrays else {}
+    search.run(*given, validation_data=validation_data, verbose=0, **size, **length)
     return FoundStudents(
         several,
         _scores(search),
@@ -228,6 +225,13 @@ def _within(several: list[Candidate], limits: Mapping[str, float]) -> list[int]:
             stacklevel=stacklevel_of_user(),
         )
     return within
+
+
+def _tuner(students: int, epochs: int, factor: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns arguments of `Search` and of `run`: Hyperband, or each student for all epochs."""
+    if epochs >= factor and students >= first_round(epochs, factor):
+        return {"tuner": "hyperband", "max_epochs": epochs, "factor": factor}, {}
+    return {"tuner": "grid", "max_trials": students}, {"epochs": epochs}
 
 
 def _scores(search: Search) -> dict[int, tuple[float, int]]:
