@@ -3,24 +3,29 @@
 import contextlib
 import inspect
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import keras
 
 from modreduce_keras import knobs
-from modreduce_keras.calls import answering, stacklevel_of_user
-from modreduce_keras.distillers import balanced, checks, compiling, optimizers, running, saving
+from modreduce_keras.calls import stacklevel_of_user
+from modreduce_keras.distillers import (
+    checks,
+    compiling,
+    optimizers,
+    pretraining,
+    running,
+    saving,
+)
 from modreduce_keras.distillers.checks import compile_and_fit, kind_checks
 from modreduce_keras.distillers.checks.augmentation import warn_of_augmentation
-from modreduce_keras.distillers.checks.foreign import meant_by_compile
 from modreduce_keras.distillers.checks.ignored import warn_of_ignored
 from modreduce_keras.distillers.gradients import policies
-from modreduce_keras.distillers.gradients.base import GradientPolicy, Gradients
+from modreduce_keras.distillers.gradients.base import GradientPolicy
 from modreduce_keras.distillers.gradients.loss_scales import LossScales
 from modreduce_keras.distillers.metrics import logs, progress
-from modreduce_keras.distillers.pretraining import pretrain, require_pretrained
-from modreduce_keras.distillers.step import balance, evaluating
+from modreduce_keras.distillers.step import balance as balances
 from modreduce_keras.distillers.step.batch import Batch
 from modreduce_keras.distillers.step.forward import Outputs, first_output
 from modreduce_keras.distillers.step.fused_normalization import fused_normalization
@@ -32,13 +37,7 @@ from modreduce_keras.distillers.step.terms import Term, knowledge_term, supervis
 from modreduce_keras.distillers.teachers import files
 from modreduce_keras.distillers.tracing import TeacherTracing
 from modreduce_keras.distillers.wiring import connect
-from modreduce_keras.keras_internals import (
-    flatten_layers,
-    forget_compiled_metrics,
-    is_asked_by_saver,
-    set_unnoticed,
-    wraps_step,
-)
+from modreduce_keras.keras_internals import flatten_layers, is_asked_by_saver, wraps_step
 from modreduce_keras.knobs import Knob
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.models.graph import own_inputs
@@ -256,19 +255,6 @@ class BaseDistiller(StepModel):
     def forward_pass(self, batch: Batch, training: bool, with_teacher: bool) -> Outputs:
         return self._forward(batch, training, with_teacher)
 
-    def transform_gradients(self, gradients: Gradients) -> Gradients:
-        """Returns the gradients to apply, each with its variable; to be overridden.
-
-        Called with the true gradients of the loss on this replica: without loss scales, and zero
-        for networks whose step is skipped. `self.policy.by_network(gradients)` groups them by
-        student. To clip by student, an optimizer for each with `global_clipnorm=` will do.
-
-        Args:
-            gradients: (gradient, variable) of each trained variable; the gradient is `None` where
-                the loss does not depend on the variable, and sparse for embeddings.
-        """
-        return gradients
-
     def build_gradient_policy(
         self, schedules: Mapping[str, Any] | None, on_nonfinite: str | None
     ) -> GradientPolicy:
@@ -300,19 +286,6 @@ class BaseDistiller(StepModel):
     def parts_on_outputs(self) -> list[kind_checks.Part]:
         """Returns the parts that compare outputs and must suit the compiled loss."""
         return kind_checks.parts_of(self.knowledge)
-
-    def shown_logs(self, names: Iterable[str]) -> list[str]:
-        """Returns the names of the logs that the progress bar of `fit` shows, in their order.
-
-        With one student all of them; with several the total loss, one measure of each student and
-        of the ensemble (see `shown_measures`), and what belongs to no student.
-
-        Args:
-            names: Names of the logs there are.
-        """
-        if not self.has_several:
-            return list(names)
-        return progress.shown(names, self.measured(), self.shown_measures())
 
     def shown_measures(self) -> list[str]:
         """Returns measures of a student; the progress bar shows the first one that is logged.
@@ -365,109 +338,11 @@ class BaseDistiller(StepModel):
         results = super().get_metrics_result()
         return self.evaluated(results) if self.runs.is_evaluating else results
 
-    @property
-    def loss_scales(self) -> dict[str, float]:
-        """The current loss scale of each student that computes in float16, by name.
-
-        Students that share a trunk have one, `"trunk"`.
-        """
-        return self.policy.present_scales()
-
-    @property
-    def skipped_steps(self) -> dict[str, int]:
-        """How many steps of each student, and of the aggregator, were skipped since `compile`.
-
-        Empty without float16 and without `on_nonfinite`: no step is then skipped.
-        """
-        return self.policy.skipped_steps()
-
-    @property
-    def nonfinite_steps(self) -> dict[str, int]:
-        """In how many steps a term of the loss was not finite, by the term's name.
-
-        A gradient that is not finite although every term is finite counts as
-        `"STUDENT/gradient"`. Steps are counted with `compile(on_nonfinite="skip")`.
-        """
-        guard = self.policy.guard
-        return guard.counts() if guard else {}
-
-    # Training, evaluation and prediction, after a check of the data
-
-    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """Trains, as `keras.Model.fit` does.
-
-        With several students, the progress bar shows the total loss and the accuracy of each
-        student and of the ensemble (without an accuracy, the first compiled metric, or the
-        compiled loss). All logs are in the history, and callbacks see them. To choose which are
-        shown, pass `mr.callbacks.ProgressBar(["loss", "val_*"])` in `callbacks`.
-        """
-        self.tracing.follow()
-        call = running.bound(super().fit, args, kwargs)
-        self.runs.begin_fit(call.arguments)
-        with self.runs.fitting(call.arguments):
-            history = super().fit(*call.args, **call.kwargs)
-        balanced.warn_of_unset(self.objective().terms)
-        return history
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates the students, as `keras.Model.evaluate` does.
-
-        The teacher runs only if knowledge is evaluated; see `compile`.
-        """
-        call = running.bound(super().evaluate, args, kwargs)
-        self.runs.begin_evaluation(call.arguments)
-        with self.runs.evaluating():
-            return super().evaluate(*call.args, **call.kwargs)
-
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """Predicts, as `keras.Model.predict` does."""
-        compile_and_fit.require_data(self, running.bound(super().predict, args, kwargs).arguments)
-        return super().predict(*args, **kwargs)
-
-    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains on one batch, as `keras.Model.train_on_batch` does."""
-        call = running.bound(super().train_on_batch, args, kwargs)
-        compile_and_fit.require_batch(self, call.arguments)
-        with compile_and_fit.clear_errors():
-            return super().train_on_batch(*args, **kwargs)
-
-    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates one batch, as `keras.Model.test_on_batch` does."""
-        call = running.bound(super().test_on_batch, args, kwargs)
-        compile_and_fit.require_batch(self, call.arguments)
-        self.runs.require_weights()
-        with compile_and_fit.clear_errors():
-            return super().test_on_batch(*args, **kwargs)
-
-    def pretrain(
-        self, x: Any = None, y: Any = None, *, optimizer: Any = "adam", **arguments: Any
-    ) -> Any:
-        """Runs the stage that some methods train before `fit`.
-
-        Staged knowledge (FSP, AB) trains the student and its adapters with that term alone;
-        adapters with a pretraining stage (the paraphraser of factor transfer) are trained with
-        their own loss. Labels, regularizers and other knowledge are not used. The stage is
-        recorded and saved, and `fit` raises an error if it is missing.
-
-        Args:
-            x: The data, as for `fit`.
-            y: The labels, if `x` does not contain them; needed only by losses on labels.
-            optimizer: Optimizer of this stage. Defaults to `"adam"`.
-            **arguments: `epochs`, `batch_size`, `callbacks`, ..., as for `fit`.
-
-        Returns:
-            The history of the stage: the weighted sum `loss`, and each term.
-
-        Raises:
-            ValueError: If no knowledge has such a stage.
-        """
-        compile_and_fit.require_data(self, {"x": x, "y": y, **arguments}, steps="steps_per_epoch")
-        self.tracing.follow()
-        return pretrain(self, self._forward, optimizer, x, y, arguments)
+    # Compilation
 
     def make_train_function(self, force: bool = False) -> Any:
         """Makes the compiled training step, and with a guard the report after each call."""
-        require_pretrained(self.all_knowledge())
+        pretraining.require_pretrained(self.all_knowledge())
         compile_and_fit.require_parts_in_scope(self, ("The optimizer", self.optimizer.variables))
         made = self.train_function
         with self.runs.checking_labels():
@@ -476,34 +351,9 @@ class BaseDistiller(StepModel):
             self.train_function = self.runs.watched(self.train_function)
         return self.train_function
 
-    def balance(self, data: Any) -> balance.Balance:
-        """Returns the share of each weighted term in the loss and in the gradient, for one batch.
-
-        It runs a training step without the update. Nothing changes: weights, statistics, memories
-        of adapters, metrics and the random numbers of layers stay as they are. (`tf.random` and
-        `keras.random` without a seed draw from generators of the process.) A weight that is
-        `"balanced"` and not set yet is shown as this batch would set it.
-
-        Args:
-            data: A batch as of a dataset: `(x, y)`, `(x, y, sample_weight)` or `x` alone.
-
-        Returns:
-            A dict from the name of each term to its `value` (the mean over the batch, without the
-            weight), its `weight`, and its shares, from 0 to 1, of the `loss` (of the weighted
-            values without their signs) and of the `gradient` (of the norms of the gradients by
-            the weights of the network that the term trains, without those of adapters). The shares
-            of a network add up to 1. Printed, it is a table.
-
-        Raises:
-            ValueError: If the distiller is not compiled, or trains on several replicas.
-        """
-        return balance.measured(self, data, self._forward.teachers)
-
     def around_step(self, step: Any) -> Any:
         """Checks batches before a step that XLA compiles, because XLA drops checks in the graph."""
         return self.runs.checked(step)
-
-    # Compilation
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
@@ -527,165 +377,21 @@ class BaseDistiller(StepModel):
         pairs = [(name, one) for name, several in self.knowledge.items() for one in several]
         return optimizers.groups(self.students, [pair for pair in pairs if not pair[1].staged])
 
-    @answering(meant_by_compile)
-    def compile(
-        self,
-        optimizer: Any = "rmsprop",
-        loss: Any = None,
-        metrics: Any = None,
-        weighted_metrics: Any = None,
-        *,
-        evaluate_knowledge: bool | None = None,
-        on_nonfinite: str | None = None,
-        fused_normalization: bool = True,
-        run_eagerly: bool = False,
-        steps_per_execution: int = 1,
-        jit_compile: bool | str = "auto",
-        auto_scale_loss: bool = True,
-        loss_weights: None = None,
-    ) -> None:
-        """Configures training, as `keras.Model.compile` does.
+    # Methods that are written where the rest of their job is
 
-        Args:
-            optimizer: One optimizer for everything that trains, or a dict with one for each
-                group: the students by name, and `"aggregator"` where there is one that learns.
-                Layers of a student may have their own, under their name, their path through
-                nested models or a pattern of these (`"logits"`, `"backbone/block_1"`,
-                `"block_*"`); the innermost layer with a key decides, and the key of the student
-                (`"student"`, where there is one) is for the rest and the adapters:
-                `{"logits": Adam(1e-3), "student": Adam(1e-5)}`.
-            loss: Loss on the labels, the same for every student, or `None` to train on the
-                teacher's outputs alone. For a student that returns a dict, a dict by output.
-                `SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)` trains on
-                labelled and unlabelled samples together: those with label -1 do not count in this
-                loss, which is the mean over the labelled samples of the batch (of all replicas; 0
-                without any), and knowledge counts all.
-            metrics: List of metrics; each student gets its own copy. With several students also a
-                dict from student (or `"ensemble"`) to list. Names are interpreted for logits:
-                `"accuracy"` of one logit, or of several independent labels, uses the threshold 0.
-                Keras metrics of probabilities (`AUC()`, `Precision()`, `BinaryAccuracy()`,
-                `"auc"`, ...) receive probabilities: sigmoids if the loss is binary, else a
-                softmax. Metrics that are set to logits (`AUC(from_logits=True)`,
-                `Precision(thresholds=0)`, `BinaryAccuracy(threshold=0)`), and your own metrics,
-                receive the logits. Samples, and positions, whose label is the `ignore_class` of the
-                loss do not count in metrics that are means: accuracies, cross-entropies, functions.
-            weighted_metrics: As `metrics`, weighted by `sample_weight`.
-            evaluate_knowledge: Whether `evaluate` and validation compute every term of the
-                training loss, so that `val_loss` is their weighted sum and each term is logged
-                (`val_kd`). The terms are computed in inference, with the weights of the present
-                step. The teacher then runs on these data too, or its outputs are read from the
-                batches of `cache.attach(dataset)`. Nothing that training uses changes. Terms that
-                need the index of each sample in the training data (CRD's memory bank, temporal
-                ensembling) are left out. `None`, the default: only where `loss` is `None`. With a
-                loss on the labels, only the students run, and `val_loss` is the sum of their
-                compiled losses and regularizers.
-            on_nonfinite: What to do if a term of the loss, or a gradient, is not finite on any
-                replica. `"stop"`: `fit` ends with a `NonFiniteError` that names the student, the
-                term and the step, before any callback can save; the weights are those before the
-                step. `"skip"`: the step of that student is skipped and counted
-                (`nonfinite_steps`, `skipped_steps`), with a warning the first time. Schedules
-                count such a step, and EMA weights are updated. `None`, the default: no check,
-                except when float16 is trained with loss scales.
-            fused_normalization: Whether training steps compute batch normalizations with one
-                fused kernel instead of Keras' dozen operations, where this is possible. The result
-                is the same up to rounding, and the models are not changed. Defaults to `True`.
-            run_eagerly: As in Keras.
-            steps_per_execution: As in Keras.
-            jit_compile: As in Keras.
-            auto_scale_loss: As in Keras. Each student that computes in float16 gets its own loss
-                scale; a `keras.optimizers.LossScaleOptimizer` only sets how it begins and grows.
-            loss_weights: Must be `None`: terms are weighted by `supervised_weight` and by the
-                `weight` of each knowledge.
-
-        Raises:
-            ValueError: If the loss expects probabilities and the students give logits, if a student
-                has no trainable weights, if `evaluate_knowledge=True` and no such term can be
-                computed in evaluation, if the loss and a knowledge are for different kinds of
-                outputs (such as a binary cross-entropy and `"kd"`, where `"binary_kd"` is right),
-                or if the optimizers do not fit the groups.
-        """
-        given = {
-            "optimizer": optimizer,
-            "loss": loss,
-            "metrics": metrics,
-            "weighted_metrics": weighted_metrics,
-            "evaluate_knowledge": evaluate_knowledge,
-            "on_nonfinite": on_nonfinite,
-            "fused_normalization": fused_normalization,
-            "run_eagerly": run_eagerly,
-            "steps_per_execution": steps_per_execution,
-            "jit_compile": jit_compile,
-            "auto_scale_loss": auto_scale_loss,
-        }
-        compiling.require_compilable(self, given, loss_weights, self._forward.teachers)
-        self.compilation = compiling.compilation(self, given)
-        arguments, schedules = compiling.arguments_for_keras(self, given)
-        forget_compiled_metrics(self)
-        super().compile(**arguments)
-        set_unnoticed(self, "loss", loss)  # Keras too tracks nothing of a loss
-        self.optimizer.build(self.trainable_variables)
-        compiling.prepare_step(self, schedules if auto_scale_loss else None, on_nonfinite)
-        if evaluate_knowledge:
-            evaluating.require_evaluable(self.objective())
-
-    # Saving
+    compile = compiling.compile
+    fit, evaluate, predict = running.fit, running.evaluate, running.predict
+    train_on_batch, test_on_batch = running.train_on_batch, running.test_on_batch
+    pretrain = pretraining.pretrain
+    balance = balances.balance
+    save, export = saving.save, saving.export
+    save_assets, load_assets = saving.save_assets, saving.load_assets
+    get_config, from_config = saving.get_config, classmethod(saving.from_config)
+    await_teacher, get_compile_config = saving.await_teacher, saving.get_compile_config
+    compile_from_config = saving.compile_from_config
 
     def __dir__(self) -> list[str]:
         # Keras saves the weights of every model that dir() shows, where it shows it first. The
         # teacher's are not ours, and the students' belong under `layers`.
         hidden = self._model_views if is_asked_by_saver() else ()
         return [name for name in super().__dir__() if name not in hidden]
-
-    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """Saves the distiller with its teacher in a `.keras` file, as `keras.Model.save` does.
-
-        Raises:
-            ValueError: If the file would be an HDF5 one, which cannot hold a teacher, or a layer
-                of the teacher is such that no file can.
-        """
-        saving.require_format(filepath)
-        super().save(filepath, *args, **kwargs)
-
-    def export(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Raises a `ValueError`: what is deployed is a student, which is plain Keras."""
-        saving.refuse_export(self)
-
-    def get_compile_config(self) -> Any:
-        """Returns the arguments of `compile`, serialized."""
-        if not self.compiled:
-            return {}
-        return keras.saving.serialize_keras_object(self.compilation.arguments)
-
-    def compile_from_config(self, config: Any) -> None:
-        """Compiles from what `get_compile_config` returned."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments that all distillers share, serialized."""
-        return {**super().get_config(), **saving.shared_config(self, self._teacher_input)}
-
-    @classmethod
-    def from_config(cls, config: Any, custom_objects: Any = None) -> Any:
-        """Returns the distiller that `get_config` describes, with fresh weights."""
-        distiller = cls(**saving.arguments_from(cls, config, custom_objects))
-        distiller.await_teacher()
-        return distiller
-
-    def await_teacher(self) -> None:
-        """Makes loading raise unless the file has the teacher, if there is one."""
-        self._arrival.is_awaited = self.teacher is not None
-
-    def save_assets(self, inner_path: Any) -> None:
-        """Saves the teacher's whole state in `.keras` files (weight files leave it out)."""
-        teacher = self._forward.teacher
-        if teacher is not None:
-            files.save(teacher.model, inner_path)
-
-    def load_assets(self, inner_path: Any) -> None:
-        """Loads what `save_assets` saved."""
-        teacher = self._forward.teacher
-        if teacher is not None:
-            # It has come in any case: what is wrong with it is said here.
-            self._arrival.is_awaited = False
-            files.load(teacher.model, inner_path)
-            teacher.follow()

@@ -1,4 +1,4 @@
-"""What `compile` prepares for a distiller: supervision, objective, policy, metrics for Keras."""
+"""The method `compile` of distillers: supervision, objective, policy, metrics for Keras."""
 
 import dataclasses
 import functools
@@ -7,8 +7,10 @@ from typing import Any
 
 import keras
 
+from modreduce_keras.calls import answering
 from modreduce_keras.distillers import balanced, checks, optimizers
 from modreduce_keras.distillers.checks import compile_and_fit, heads, kind_checks
+from modreduce_keras.distillers.checks.foreign import meant_by_compile
 from modreduce_keras.distillers.gradients.base import GradientPolicy
 from modreduce_keras.distillers.gradients.loss_scales import taken_apart
 from modreduce_keras.distillers.metrics import metrics_of_logits, student_metrics
@@ -17,6 +19,7 @@ from modreduce_keras.distillers.step import evaluating
 from modreduce_keras.distillers.step.objective import Objective
 from modreduce_keras.distillers.step.supervision import NamedSupervision, Supervision, supervision
 from modreduce_keras.distillers.step.terms import Term
+from modreduce_keras.keras_internals import forget_compiled_metrics, set_unnoticed
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.knowledge.label_choice import require_ignored
 from modreduce_keras.models.head_kinds import LOGITS
@@ -50,6 +53,108 @@ class Compilation:
     trainable: frozenset[str] = frozenset()
     has_warned: bool = False
     watches_balance: bool = True
+
+
+@answering(meant_by_compile)
+def compile(  # noqa: D417
+    self: Any,
+    optimizer: Any = "rmsprop",
+    loss: Any = None,
+    metrics: Any = None,
+    weighted_metrics: Any = None,
+    *,
+    evaluate_knowledge: bool | None = None,
+    on_nonfinite: str | None = None,
+    fused_normalization: bool = True,
+    run_eagerly: bool = False,
+    steps_per_execution: int = 1,
+    jit_compile: bool | str = "auto",
+    auto_scale_loss: bool = True,
+    loss_weights: None = None,
+) -> None:
+    """Configures training, as `keras.Model.compile` does.
+
+    Args:
+        optimizer: One optimizer for everything that trains, or a dict with one for each
+            group: the students by name, and `"aggregator"` where there is one that learns.
+            Layers of a student may have their own, under their name, their path through
+            nested models or a pattern of these (`"logits"`, `"backbone/block_1"`,
+            `"block_*"`); the innermost layer with a key decides, and the key of the student
+            (`"student"`, where there is one) is for the rest and the adapters:
+            `{"logits": Adam(1e-3), "student": Adam(1e-5)}`.
+        loss: Loss on the labels, the same for every student, or `None` to train on the
+            teacher's outputs alone. For a student that returns a dict, a dict by output.
+            `SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)` trains on
+            labelled and unlabelled samples together: those with label -1 do not count in this
+            loss, which is the mean over the labelled samples of the batch (of all replicas; 0
+            without any), and knowledge counts all.
+        metrics: List of metrics; each student gets its own copy. With several students also a
+            dict from student (or `"ensemble"`) to list. Names are interpreted for logits:
+            `"accuracy"` of one logit, or of several independent labels, uses the threshold 0.
+            Keras metrics of probabilities (`AUC()`, `Precision()`, `BinaryAccuracy()`,
+            `"auc"`, ...) receive probabilities: sigmoids if the loss is binary, else a
+            softmax. Metrics that are set to logits (`AUC(from_logits=True)`,
+            `Precision(thresholds=0)`, `BinaryAccuracy(threshold=0)`), and your own metrics,
+            receive the logits. Samples, and positions, whose label is the `ignore_class` of the
+            loss do not count in metrics that are means: accuracies, cross-entropies, functions.
+        weighted_metrics: As `metrics`, weighted by `sample_weight`.
+        evaluate_knowledge: Whether `evaluate` and validation compute every term of the
+            training loss, so that `val_loss` is their weighted sum and each term is logged
+            (`val_kd`). The terms are computed in inference, with the weights of the present
+            step. The teacher then runs on these data too, or its outputs are read from the
+            batches of `cache.attach(dataset)`. Nothing that training uses changes. Terms that
+            need the index of each sample in the training data (CRD's memory bank, temporal
+            ensembling) are left out. `None`, the default: only where `loss` is `None`. With a
+            loss on the labels, only the students run, and `val_loss` is the sum of their
+            compiled losses and regularizers.
+        on_nonfinite: What to do if a term of the loss, or a gradient, is not finite on any
+            replica. `"stop"`: `fit` ends with a `NonFiniteError` that names the student, the
+            term and the step, before any callback can save; the weights are those before the
+            step. `"skip"`: the step of that student is skipped and counted
+            (`nonfinite_steps`, `skipped_steps`), with a warning the first time. Schedules
+            count such a step, and EMA weights are updated. `None`, the default: no check,
+            except when float16 is trained with loss scales.
+        fused_normalization: Whether training steps compute batch normalizations with one
+            fused kernel instead of Keras' dozen operations, where this is possible. The result
+            is the same up to rounding, and the models are not changed. Defaults to `True`.
+        run_eagerly: As in Keras.
+        steps_per_execution: As in Keras.
+        jit_compile: As in Keras.
+        auto_scale_loss: As in Keras. Each student that computes in float16 gets its own loss
+            scale; a `keras.optimizers.LossScaleOptimizer` only sets how it begins and grows.
+        loss_weights: Must be `None`: terms are weighted by `supervised_weight` and by the
+            `weight` of each knowledge.
+
+    Raises:
+        ValueError: If the loss expects probabilities and the students give logits, if a student
+            has no trainable weights, if `evaluate_knowledge=True` and no such term can be
+            computed in evaluation, if the loss and a knowledge are for different kinds of
+            outputs (such as a binary cross-entropy and `"kd"`, where `"binary_kd"` is right),
+            or if the optimizers do not fit the groups.
+    """
+    given = {
+        "optimizer": optimizer,
+        "loss": loss,
+        "metrics": metrics,
+        "weighted_metrics": weighted_metrics,
+        "evaluate_knowledge": evaluate_knowledge,
+        "on_nonfinite": on_nonfinite,
+        "fused_normalization": fused_normalization,
+        "run_eagerly": run_eagerly,
+        "steps_per_execution": steps_per_execution,
+        "jit_compile": jit_compile,
+        "auto_scale_loss": auto_scale_loss,
+    }
+    require_compilable(self, given, loss_weights, self._forward.teachers)
+    self.compilation = compilation(self, given)
+    arguments, schedules = arguments_for_keras(self, given)
+    forget_compiled_metrics(self)
+    keras.Model.compile(self, **arguments)
+    set_unnoticed(self, "loss", loss)  # Keras too tracks nothing of a loss
+    self.optimizer.build(self.trainable_variables)
+    prepare_step(self, schedules if auto_scale_loss else None, on_nonfinite)
+    if evaluate_knowledge:
+        evaluating.require_evaluable(self.objective())
 
 
 def require_compilable(

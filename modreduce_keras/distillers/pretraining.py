@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from modreduce_keras.distillers.checks import compile_and_fit
 from modreduce_keras.distillers.gradients.base import GradientPolicy
 from modreduce_keras.distillers.gradients.loss_scales import LossScales, computes_in_float16
 from modreduce_keras.distillers.gradients.skip_nonfinite import SkipNonFinite
@@ -95,10 +96,36 @@ class Stage(StepModel):
         return self._distiller().layers_that_run()
 
 
-def pretrain(
+def pretrain(  # noqa: D417
+    self: Any, x: Any = None, y: Any = None, *, optimizer: Any = "adam", **arguments: Any
+) -> Any:
+    """Runs the stage that some methods train before `fit`.
+
+    Staged knowledge (FSP, AB) trains the student and its adapters with that term alone;
+    adapters with a pretraining stage (the paraphraser of factor transfer) are trained with
+    their own loss. Labels, regularizers and other knowledge are not used. The stage is
+    recorded and saved, and `fit` raises an error if it is missing.
+
+    Args:
+        x: The data, as for `fit`.
+        y: The labels, if `x` does not contain them; needed only by losses on labels.
+        optimizer: Optimizer of this stage. Defaults to `"adam"`.
+        **arguments: `epochs`, `batch_size`, `callbacks`, ..., as for `fit`.
+
+    Returns:
+        The history of the stage: the weighted sum `loss`, and each term.
+
+    Raises:
+        ValueError: If no knowledge has such a stage.
+    """
+    compile_and_fit.require_data(self, {"x": x, "y": y, **arguments}, steps="steps_per_epoch")
+    self.tracing.follow()
+    return _trained(self, self._forward, optimizer, x, y, arguments)
+
+
+def _trained(
     distiller: Any, forward: ForwardPass, optimizer: Any, x: Any, y: Any, arguments: dict[str, Any]
 ) -> keras.callbacks.History:
-    """Trains the stage of a distiller; see `BaseDistiller.pretrain`."""
     pairs = [(s, one) for s, several in distiller.knowledge.items() for one in several]
     pairs = [(student, one) for student, one in pairs if one.pretrains]
     if not pairs:

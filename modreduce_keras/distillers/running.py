@@ -1,9 +1,12 @@
-"""Runs: what is checked, kept and said around `fit`, `evaluate` and their siblings."""
+"""The methods `fit`, `evaluate`, ... of distillers: what is checked, kept and said around them."""
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import keras
 
 from modreduce_keras.distillers import balanced
 from modreduce_keras.distillers.checks import compile_and_fit
@@ -15,9 +18,62 @@ from modreduce_keras.distribute import telling_of_lost_workers
 from modreduce_keras.keras_internals import begin_at, flatten_layers
 
 
-def bound(method: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
-    """Returns the arguments of a call, which can be changed before it is made."""
-    return inspect.signature(method).bind(*args, **kwargs)
+def fit(self: Any, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+    """Trains, as `keras.Model.fit` does.
+
+    With several students, the progress bar shows the total loss and the accuracy of each
+    student and of the ensemble (without an accuracy, the first compiled metric, or the
+    compiled loss). All logs are in the history, and callbacks see them. To choose which are
+    shown, pass `mr.callbacks.ProgressBar(["loss", "val_*"])` in `callbacks`.
+    """
+    self.tracing.follow()
+    call = bound(keras.Model.fit, self, args, kwargs)
+    self.runs.begin_fit(call.arguments)
+    with self.runs.fitting(call.arguments):
+        history = keras.Model.fit(self, *call.args, **call.kwargs)
+    balanced.warn_of_unset(self.objective().terms)
+    return history
+
+
+def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Evaluates the students, as `keras.Model.evaluate` does.
+
+    The teacher runs only if knowledge is evaluated; see `compile`.
+    """
+    call = bound(keras.Model.evaluate, self, args, kwargs)
+    self.runs.begin_evaluation(call.arguments)
+    with self.runs.evaluating():
+        return keras.Model.evaluate(self, *call.args, **call.kwargs)
+
+
+def predict(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Predicts, as `keras.Model.predict` does."""
+    compile_and_fit.require_data(self, bound(keras.Model.predict, self, args, kwargs).arguments)
+    return keras.Model.predict(self, *args, **kwargs)
+
+
+def train_on_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Trains on one batch, as `keras.Model.train_on_batch` does."""
+    call = bound(keras.Model.train_on_batch, self, args, kwargs)
+    compile_and_fit.require_batch(self, call.arguments)
+    with compile_and_fit.clear_errors():
+        return keras.Model.train_on_batch(self, *args, **kwargs)
+
+
+def test_on_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Evaluates one batch, as `keras.Model.test_on_batch` does."""
+    call = bound(keras.Model.test_on_batch, self, args, kwargs)
+    compile_and_fit.require_batch(self, call.arguments)
+    self.runs.require_weights()
+    with compile_and_fit.clear_errors():
+        return keras.Model.test_on_batch(self, *args, **kwargs)
+
+
+def bound(
+    method: Any, model: keras.Model, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> inspect.BoundArguments:
+    """Returns the arguments of a call of a model's method, which can be changed before it."""
+    return inspect.signature(functools.partial(method, model)).bind(*args, **kwargs)
 
 
 class Runs:

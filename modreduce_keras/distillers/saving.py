@@ -1,4 +1,4 @@
-"""Saving: what a distiller's file holds, and how the distiller comes back from it."""
+"""Methods that save and load a distiller: what its file holds, and how it comes back from it."""
 
 import inspect
 from typing import Any, NoReturn
@@ -7,6 +7,7 @@ import keras
 
 from modreduce_keras import knobs
 from modreduce_keras.copying import make_runnable
+from modreduce_keras.distillers.teachers import files
 from modreduce_keras.distillers.teachers.base import models_of
 from modreduce_keras.registry import deserialized
 
@@ -15,26 +16,86 @@ _STUDENTS = ("model", "student", "students", "generator")
 """Arguments of distillers that are models to train."""
 
 
-def require_format(filepath: Any) -> None:
-    """Raises if a file would be an HDF5 one, which cannot hold a teacher."""
+def save(self: Any, filepath: Any, *args: Any, **kwargs: Any) -> None:
+    """Saves the distiller with its teacher in a `.keras` file, as `keras.Model.save` does.
+
+    Raises:
+        ValueError: If the file would be an HDF5 one, which cannot hold a teacher, or a layer
+            of the teacher is such that no file can.
+    """
     if str(filepath).endswith(_HDF5):
         raise _hdf5(filepath)
+    keras.Model.save(self, filepath, *args, **kwargs)
 
 
-def shared_config(distiller: Any, teacher_input: Any) -> dict[str, Any]:
+def export(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
+    """Raises a `ValueError`: what is deployed is a student, which is plain Keras."""
+    student = "student"
+    if not hasattr(type(self), student):
+        student = f"students[{next(iter(self.students))!r}]"
+    raise ValueError(
+        "A distiller trains; what is deployed is its student, a plain Keras model: "
+        f"distiller.{student}.export(path), or mr.export.to_tflite(distiller.{student}, path). "
+        f"Received: export of the distiller {self.name!r}"
+    )
+
+
+def get_compile_config(self: Any) -> Any:
+    """Returns the arguments of `compile`, serialized."""
+    if not self.compiled:
+        return {}
+    return keras.saving.serialize_keras_object(self.compilation.arguments)
+
+
+def compile_from_config(self: Any, config: Any) -> None:
+    """Compiles from what `get_compile_config` returned."""
+    self.compile(**keras.saving.deserialize_keras_object(config))
+
+
+def get_config(self: Any) -> dict[str, Any]:
     """Returns the constructor arguments that all distillers share, serialized."""
     if _writes_hdf5():
         raise _hdf5()
     serialize = keras.saving.serialize_keras_object
     return {
-        "teacher": distiller.teacher and serialize(distiller.teacher),
-        "teacher_input": teacher_input and serialize(teacher_input),
-        "teacher_dtype": distiller.teacher_dtype,
-        **knobs.config(distiller),
+        **keras.Model.get_config(self),
+        "teacher": self.teacher and serialize(self.teacher),
+        "teacher_input": self._teacher_input and serialize(self._teacher_input),
+        "teacher_dtype": self.teacher_dtype,
+        **knobs.config(self),
     }
 
 
-def arguments_from(cls: type, config: dict[str, Any], custom_objects: Any) -> dict[str, Any]:
+def from_config(cls: Any, config: Any, custom_objects: Any = None) -> Any:
+    """Returns the distiller that `get_config` describes, with fresh weights."""
+    distiller = cls(**_arguments(cls, config, custom_objects))
+    distiller.await_teacher()
+    return distiller
+
+
+def await_teacher(self: Any) -> None:
+    """Makes loading raise unless the file has the teacher, if there is one."""
+    self._arrival.is_awaited = self.teacher is not None
+
+
+def save_assets(self: Any, inner_path: Any) -> None:
+    """Saves the teacher's whole state in `.keras` files (weight files leave it out)."""
+    teacher = self._forward.teacher
+    if teacher is not None:
+        files.save(teacher.model, inner_path)
+
+
+def load_assets(self: Any, inner_path: Any) -> None:
+    """Loads what `save_assets` saved."""
+    teacher = self._forward.teacher
+    if teacher is not None:
+        # It has come in any case: what is wrong with it is said here.
+        self._arrival.is_awaited = False
+        files.load(teacher.model, inner_path)
+        teacher.follow()
+
+
+def _arguments(cls: type, config: dict[str, Any], custom_objects: Any) -> dict[str, Any]:
     """Returns constructor arguments of a class from a config, with models that can run."""
     known = inspect.signature(cls).parameters
     arguments = {
@@ -48,18 +109,6 @@ def arguments_from(cls: type, config: dict[str, Any], custom_objects: Any) -> di
         if isinstance(model, keras.Model):
             make_runnable(model)
     return arguments
-
-
-def refuse_export(distiller: Any) -> NoReturn:
-    """Raises a `ValueError`: what is deployed is a student, which is plain Keras."""
-    student = "student"
-    if not hasattr(type(distiller), student):
-        student = f"students[{next(iter(distiller.students))!r}]"
-    raise ValueError(
-        "A distiller trains; what is deployed is its student, a plain Keras model: "
-        f"distiller.{student}.export(path), or mr.export.to_tflite(distiller.{student}, path). "
-        f"Received: export of the distiller {distiller.name!r}"
-    )
 
 
 def _hdf5(filepath: Any = "") -> ValueError:

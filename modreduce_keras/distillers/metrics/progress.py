@@ -11,7 +11,7 @@ _VALIDATION = "val_"
 
 
 class ShownLogs(keras.callbacks.ProgbarLogger):
-    """Keras' progress bar with the logs that the model's `shown_logs` chooses, or all of them.
+    """Keras' progress bar with a few logs of several students, or all of one model.
 
     Other callbacks, and the history, see every log.
     """
@@ -21,9 +21,10 @@ class ShownLogs(keras.callbacks.ProgbarLogger):
 
     def chosen(self, logs: Mapping[str, Any] | None) -> dict[str, Any]:
         """Returns those of some logs that are shown, in their order."""
-        logs = logs or {}
-        choose = getattr(self.model, "shown_logs", list)
-        return {name: logs[name] for name in choose(logs)}
+        logs, model = logs or {}, self.model
+        if not getattr(model, "has_several", False):
+            return dict(logs)
+        return {name: logs[name] for name in shown(logs, model.measured(), model.shown_measures())}
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Moves the bar."""

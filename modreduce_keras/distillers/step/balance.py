@@ -52,31 +52,46 @@ class Balance(dict[str, Part]):
         return "\n".join(lines)
 
 
-def measured(distiller: Any, data: Any, teachers: Sequence[keras.Model]) -> Balance:
-    """Returns the share of each weighted term for one batch, without changing the distiller.
+def balance(  # noqa: D417
+    self: Any, data: Any
+) -> Balance:
+    """Returns the share of each weighted term in the loss and in the gradient, for one batch.
+
+    It runs a training step without the update. Nothing changes: weights, statistics, memories
+    of adapters, metrics and the random numbers of layers stay as they are. (`tf.random` and
+    `keras.random` without a seed draw from generators of the process.) A weight that is
+    `"balanced"` and not set yet is shown as this batch would set it.
 
     Args:
-        distiller: A compiled distiller.
-        teachers: Its teachers.
-        data: A batch, as a training step gets it: `(x, y)`, `(x, y, sample_weight)` or `x`.
+        data: A batch as of a dataset: `(x, y)`, `(x, y, sample_weight)` or `x` alone.
+
+    Returns:
+        A dict from the name of each term to its `value` (the mean over the batch, without the
+        weight), its `weight`, and its shares, from 0 to 1, of the `loss` (of the weighted
+        values without their signs) and of the `gradient` (of the norms of the gradients by
+        the weights of the network that the term trains, without those of adapters). The shares
+        of a network add up to 1. Printed, it is a table.
 
     Raises:
         ValueError: If the distiller is not compiled, or trains on several replicas.
     """
-    if not distiller.compiled:
+    if not self.compiled:
         raise ValueError("Compile the distiller first: distiller.compile(optimizer, loss).")
-    if distiller.distribute_strategy.num_replicas_in_sync > 1:
+    if self.distribute_strategy.num_replicas_in_sync > 1:
         raise ValueError(
             "balance measures on one device: build and compile the distiller outside of the "
             "strategy's scope, and measure there. Received: a distiller on "
-            f"{distiller.distribute_strategy.num_replicas_in_sync} replicas"
+            f"{self.distribute_strategy.num_replicas_in_sync} replicas"
         )
-    objective, policy = distiller.objective(), distiller.policy
+    objective, policy = self.objective(), self.policy
     data = keras.tree.map_structure(ops.convert_to_tensor, data)
-    with _unchanged([distiller, *teachers]), backend.gradient_tape(persistent=True) as tape:
-        with distiller.kernels():
-            batch = Batch.from_data(data, distiller.check_labels)
-            outputs = distiller.forward_pass(batch, training=True, with_teacher=True)
+    with (
+        _unchanged([self, *self._forward.teachers]),
+        backend.gradient_tape(persistent=True) as tape,
+    ):
+        with self.kernels():
+            batch = Batch.from_data(data, self.check_labels)
+            outputs = self.forward_pass(batch, training=True, with_teacher=True)
             found = by_sample_weight(
                 objective.values(outputs), batch.sample_weight, objective.outputs_of(batch)
             )

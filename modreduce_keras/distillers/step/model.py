@@ -7,7 +7,7 @@ import keras
 
 from modreduce_keras.distillers.backend import tensorflow as backend
 from modreduce_keras.distillers.checks.statistics import average_statistics
-from modreduce_keras.distillers.gradients.base import GradientPolicy
+from modreduce_keras.distillers.gradients.base import GradientPolicy, Gradients
 from modreduce_keras.distillers.metrics import logs, student_metrics
 from modreduce_keras.distillers.step.batch import Batch
 from modreduce_keras.distillers.step.first_batch import FirstBatch
@@ -80,6 +80,19 @@ class StepModel(keras.Model):
     def applicable(self, gradients: list[Any]) -> list[tuple[Any, keras.Variable]]:
         """Returns the gradients to apply, with their variables."""
         return list(zip(gradients, self.updated_variables(), strict=True))
+
+    def transform_gradients(self, gradients: Gradients) -> Gradients:
+        """Returns the gradients to apply, each with its variable; to be overridden.
+
+        Called with the true gradients of the loss on this replica: without loss scales, and zero
+        for networks whose step is skipped. `self.policy.by_network(gradients)` groups them by
+        student. To clip by student, an optimizer for each with `global_clipnorm=` will do.
+
+        Args:
+            gradients: (gradient, variable) of each trained variable; the gradient is `None` where
+                the loss does not depend on the variable, and sparse for embeddings.
+        """
+        return gradients
 
     def updated_variables(self) -> list[keras.Variable]:
         """Returns the variables that this step updates: all that `fit` trains."""
@@ -172,6 +185,32 @@ class StepModel(keras.Model):
         """Records of the training that are no part of the model; `Resume` restores them too."""
         guard = self.policy.guard
         return [guard.record] if guard else []
+
+    @property
+    def loss_scales(self) -> dict[str, float]:
+        """The current loss scale of each student that computes in float16, by name.
+
+        Students that share a trunk have one, `"trunk"`.
+        """
+        return self.policy.present_scales()
+
+    @property
+    def skipped_steps(self) -> dict[str, int]:
+        """How many steps of each student, and of the aggregator, were skipped since `compile`.
+
+        Empty without float16 and without `on_nonfinite`: no step is then skipped.
+        """
+        return self.policy.skipped_steps()
+
+    @property
+    def nonfinite_steps(self) -> dict[str, int]:
+        """In how many steps a term of the loss was not finite, by the term's name.
+
+        A gradient that is not finite although every term is finite counts as
+        `"STUDENT/gradient"`. Steps are counted with `compile(on_nonfinite="skip")`.
+        """
+        guard = self.policy.guard
+        return guard.counts() if guard else {}
 
     # Parts of a step, to look at
 
