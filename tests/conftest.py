@@ -12,6 +12,7 @@ from tensorflow.python import pywrap_tfe
 from tensorflow.python.util import tf_stack
 
 from modreduce_keras import registry
+from tests.support import tiers
 
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -51,12 +52,14 @@ def pytest_collection_finish():
 LONGEST = "test_distribution.py"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items):
-    """Puts the tests that take minutes first, so that nobody waits for the last of them."""
+    """Marks what the fast tier leaves out, and puts the tests that take minutes first."""
     # Workers compare the names of their tests, and an address differs from one to the other.
     unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if unstable:
         raise pytest.UsageError(f"ids= must name the parameters of {unstable[:3]}")
+    tiers.split(items)
     items.sort(key=lambda item: item.path.name != LONGEST)
 
 

@@ -1,0 +1,61 @@
+"""The two tiers of tests: each case is in one of them, and each test has a case in the first."""
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import modreduce_keras as mr
+from tests.support import tiers
+
+ROOT = Path(__file__).parents[1]
+TIERS = {"test": "not slow and not docs", "test-slow": "slow", "docs-test": "docs"}
+
+
+def test_of_many_cases_the_ends_and_one_for_each_family_are_chosen():
+    assert tiers.chosen([set()]) == {0}
+    assert tiers.chosen([{None}] * 7) == {0, 6}
+    assert tiers.chosen([{None}, {"a"}, {"a"}, {"b", None}, {"b"}, {"a"}]) == {0, 1, 3, 5}
+    assert tiers.chosen([{"a"}, {"b"}, {"a", "c"}, {"c"}, {"b"}]) == {0, 1, 2, 4}
+
+
+def test_a_component_has_the_family_of_its_class_however_it_is_given():
+    given = tiers._families()
+    for value in ("kd", mr.losses.KD, mr.losses.KD(temperature=2.0)):
+        assert tiers.family(value, *given) is mr.losses.KD.__mro__[1]
+    assert tiers.family("hint", *given) is not tiers.family("kd", *given)
+    assert [tiers.family(value, *given) for value in ("no_loss", 3, str, None)] == [None] * 4
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_the_session_that_runs_is_split(number, request):
+    slow = request.node.get_closest_marker("slow") is not None
+    assert slow == (number not in (0, 4))
+
+
+def collected(*arguments):
+    """Returns the cases that pytest collects in this repository."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    found = subprocess.run(
+        [*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [line for line in found.stdout.splitlines() if "::" in line]
+
+
+@pytest.mark.slow
+def test_every_case_is_in_one_tier():
+    everything = collected("-m", "")
+    cases = {tier: collected("-m", marks) for tier, marks in TIERS.items()}
+    assert sorted(itertools.chain(*cases.values())) == sorted(everything)
+    assert all(case.startswith("tests/docs/") for case in cases["docs-test"])
+    assert len(everything) == len(set(everything)) > 5000
+
+
+def test_the_tiers_are_those_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    options = (ROOT / "pyproject.toml").read_text("utf-8")
+    assert f"-m '{TIERS['test']}'" in options
+    for tier in ("test-slow", "docs-test"):
+        assert f"-m {TIERS[tier]}" in makefile.partition(f"\n{tier}:")[2].partition("\n\n")[0]
