@@ -21,6 +21,8 @@ class CWD(MapLoss):
     `mr.Response(mr.losses.CWD(), weight=3.0)`. The adapter, `"flow_channels"`, is a 1×1 convolution
     where the numbers of channels differ, and nothing where they are equal.
 
+    The default weight, 50, is the paper's for maps of features; for maps of logits it is 3 there.
+
     With a mask, the softmax is over the positions that are kept; a sample without any counts as 0.
 
     Args:
@@ -45,9 +47,8 @@ class CWD(MapLoss):
 
     Reference:
         Shu et al., Channel-wise Knowledge Distillation for Dense Prediction, 2021, with the paper's
-        temperature and weight for features; for maps of logits it takes 3. The published code
-        leaves both to its user: it has 3 and T = 4 as its example for logits, and recorded runs on
-        features with 35 and 40.
+        temperature. The published code leaves weight and temperature to its user: it has 3 and
+        T = 4 as its example for logits, and recorded runs on features with weights of 35 and 40.
     """
 
     default_weight = 50.0
