@@ -156,8 +156,9 @@ def _kind(source: Source, units: int, role: str) -> str:
     if source.classes is None:
         if units != 1:
             raise MistakeError(
-                "labels that are numbers need a model with one output. Received: "
-                f"--{role} with {units}."
+                "labels that are numbers need a model with one output: fractions, negative "
+                "numbers, or whole numbers that are different in each row, of which --label= may "
+                f"name another column. Received: --{role} with {units}."
             )
         return REGRESSION
     if units == 1:

@@ -1,7 +1,6 @@
 """Channel pruning: builds a smaller plain model from the most important channels."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -22,13 +21,11 @@ from modreduce_keras.compression.slicing import (
     sliced_weights,
 )
 from modreduce_keras.copying import copy_state
-from modreduce_keras.keras_internals import operations_in, run_graph
 from modreduce_keras.models.choosing import chosen, require_plain
-from modreduce_keras.models.clones import copy_model, draws_kept, rebuilt, unfrozen
-from modreduce_keras.models.graph import functional, new_inputs
-from modreduce_keras.models.head_kinds import graph_outputs
+from modreduce_keras.models.clones import draws_kept, rebuilt, unfrozen
+from modreduce_keras.models.graph import new_inputs
 from modreduce_keras.models.integer_layers import is_constant
-from modreduce_keras.models.names import free_name
+from modreduce_keras.models.unnesting import unnested
 
 KERNEL, SCALE = "kernel", "scale"
 SCORES = (KERNEL, SCALE)
@@ -101,7 +98,7 @@ def prune_channels(
     require_plain(model, "model")
     require_choice("score", score, SCORES)
     _require_one_share(keep, multiply_adds)
-    flat, found = _unfolded(model, layers)
+    flat, found = unnested(model, lambda copy: chosen(copy, layers, "model"))
     plan = _Plan(flat, score, layers, found)
     share = plan.share_for(multiply_adds) if multiply_adds is not None else float(keep or 0.0)
     return _rebuilt(flat, plan, plan.kept(share))
@@ -308,58 +305,3 @@ def _require_one_share(keep: Any, multiply_adds: Any) -> None:
     for name, value in named.items():
         if require_number(name, value, above=0.0) > 1.0:
             raise ValueError(f"{name} must be at most 1. Received: {name}={value!r}")
-
-
-def _unfolded(
-    model: keras.Model, layers: Any
-) -> tuple[keras.Model, list[keras.layers.Layer] | None]:
-    """Returns a functional model without others in it, and which of its layers are meant.
-
-    Where there are others in it, it is a copy, and these are its own layers.
-    """
-    flat = functional(model)
-    if not any(isinstance(layer, keras.Model) for layer in flat.layers):
-        return flat, None
-    copy = functional(copy_model(model))
-    found = chosen(copy, layers, "model")
-    _name_apart(copy)
-    inputs = new_inputs(copy)
-    copy = keras.Model(inputs, run_graph(copy, inputs, _inside), name=model.name)
-    nested = [layer.name for layer in copy.layers if isinstance(layer, keras.Model)]
-    if nested:
-        raise ValueError(
-            "model must have no subclassed models in it: build them as functional ones, "
-            f"keras.Model(inputs, outputs). Received: {model.name!r} with {nested}"
-        )
-    return copy, found
-
-
-def _inside(layer: keras.Operation, *args: Any, **kwargs: Any) -> Any:
-    """Calls a layer, or in place of a model that runs its graph the layers of that."""
-    if graph_outputs(layer):
-        return run_graph(layer, args[0], _inside)
-    return layer(*args, **kwargs)
-
-
-def _name_apart(model: keras.Model) -> None:
-    """Gives operations of nested models other names than those outside, where they are equal."""
-    inside = list(_parts(model))
-    # Of the names outside, those of the inputs stay as well.
-    owners = {one.name: one for one in operations_in(model) if not graph_outputs(one)}
-    names = {one.name for _, one in inside} | owners.keys()
-    for within, one in inside:
-        if owners.setdefault(one.name, one) is one:
-            continue
-        one.name = free_name(f"{within}_{one.name}", names)
-        names.add(one.name)
-        owners[one.name] = one
-
-
-def _parts(model: keras.Model) -> Iterator[tuple[str, keras.Operation]]:
-    """Returns the operations that a model is made of, those outside first, and whose they are."""
-    operations = operations_in(model)
-    for one in operations:
-        if not graph_outputs(one) and not isinstance(one, keras.layers.InputLayer):
-            yield model.name, one
-    for one in filter(graph_outputs, operations):
-        yield from _parts(one)

@@ -123,7 +123,8 @@ def part_of(stored: Any, labels: np.ndarray) -> Part:
 def split(stored: Any, labels: np.ndarray, share: float) -> dict[str, Part]:
     """Returns arrays as a training and a validation part.
 
-    The same samples are held out each time, of each class the same share.
+    The same samples are held out each time, of each class the same share. Classes with so few
+    samples that none or all would be held out are taken together.
 
     Args:
         stored: Stored samples, (samples, ...).
@@ -136,9 +137,13 @@ def split(stored: Any, labels: np.ndarray, share: float) -> dict[str, Part]:
     require_number("validation_split", share, above=0)
     out = np.zeros(len(labels), bool)
     random = np.random.default_rng(_SPLIT_SEED)
-    classes = labels if np.issubdtype(labels.dtype, np.integer) else np.zeros(len(labels), "int64")
-    for one in np.unique(classes):
-        same = random.permutation(np.flatnonzero(classes == one))
+    is_class = np.issubdtype(labels.dtype, np.integer)
+    classes = labels if is_class else np.zeros(len(labels), "int64")
+    groups = [classes == one for one in np.unique(classes)]
+    several = [group for group in groups if 0 < round(share * group.sum()) < group.sum()]
+    few = ~np.any([np.zeros(len(labels), bool), *several], axis=0)
+    for group in [*several, few]:
+        same = random.permutation(np.flatnonzero(group))
         out[same[: round(share * len(same))]] = True
     if out.all() or not out.any():
         raise ValueError(

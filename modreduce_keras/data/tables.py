@@ -1,12 +1,16 @@
 """Tables: a CSV file with a header, one sample in each row, as a source."""
 
 import csv
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 
 from modreduce_keras.data.sources import Source, split
+
+_GAPS = ("", "nan", "inf", "-inf", "+inf", "infinity", "-infinity", "+infinity")
+"""Cells, in lower case, that are no label, though Python reads most of them as numbers."""
 
 
 def table(
@@ -15,9 +19,10 @@ def table(
     """Returns the rows of a CSV file.
 
     The columns are numbers, in the order of the file; they make `x` (columns,), float32. Labels
-    that are whole numbers are classes from 0 (if written as `1.0`, only where the file has at least
-    twice as many rows as different labels), other numbers a regression, and words classes in
-    alphabetical order.
+    that are whole numbers are classes from 0, other numbers a regression, and words classes in
+    alphabetical order. Whole numbers are a regression too if some are negative, or if no two rows
+    have the same; and if written as `1.0`, if the file has less than twice as many rows as
+    different labels.
 
     Args:
         path: The file.
@@ -26,7 +31,8 @@ def table(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a column is missing, a row has another length, or a cell is not a number.
+        ValueError: If a column is missing, a row has another length, a cell is not a finite number,
+            or each row has another word as its label.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,7 +56,7 @@ def table(
             f"line {wrong} of {str(path)!r}"
         )
     place = header.index(label)
-    labels, names = _labels([row[place].strip() for _, row in rows])
+    labels, names = _labels([row[place].strip() for _, row in rows], label)
     columns = [i for i in range(len(header)) if i != place]
     x = np.empty((len(rows), len(columns)), "float32")
     for line, (number, row) in enumerate(rows):
@@ -62,31 +68,54 @@ def table(
 
 def _number(cell: str, column: str, line: int) -> float:
     try:
-        return float(cell)
-    except ValueError:
-        raise ValueError(
-            "All columns but the label must be numbers: write words as numbers, and fill gaps. "
-            f"Received: {cell!r} in column {column!r}, line {line}"
-        ) from None
-
-
-def _labels(cells: list[str]) -> tuple[np.ndarray, list[str] | None]:
-    """Returns labels, and the names of the classes if they are words."""
-    if "" in cells:
-        raise ValueError(
-            f"Every row must have a label. Received: none in row {cells.index('') + 1}"
-        )
-    try:
-        return np.array([int(cell) for cell in cells], "int64"), None
+        number = float(cell)
+        if math.isfinite(number):
+            return number
     except ValueError:
         pass
+    raise ValueError(
+        "All columns but the label must be finite numbers: write words as numbers, and fill gaps. "
+        f"Received: {cell!r} in column {column!r}, line {line}"
+    )
+
+
+def _labels(cells: list[str], column: str) -> tuple[np.ndarray, list[str] | None]:
+    """Returns labels, and the names of the classes if they are words."""
+    gap = next((i for i, cell in enumerate(cells) if cell.lower() in _GAPS), None)
+    if gap is not None:
+        raise ValueError(
+            "Every row must have a word or a finite number as a label. Received: "
+            f"{cells[gap] or 'none'} in row {gap + 1}"
+        )
     try:
         numbers = np.array([float(cell) for cell in cells])
-        # Programs that know gaps in a column write its whole numbers as 1.0.
-        is_whole = (numbers >= 0).all() and (numbers % 1 == 0).all()
-        recur = 2 * len(np.unique(numbers)) <= len(numbers)
-        return numbers.astype("int64" if is_whole and recur else "float32"), None
     except ValueError:
-        names = sorted(set(cells))
-        index = {name: number for number, name in enumerate(names)}
-        return np.array([index[cell] for cell in cells], "int64"), names
+        return _classes(cells, column)
+    is_whole = (numbers >= 0).all() and (numbers % 1 == 0).all()
+    different = len(np.unique(numbers))
+    if all(map(_is_integer, cells)):
+        recur = different < len(numbers)
+    else:  # Programs that know gaps in a column write its whole numbers as 1.0.
+        recur = 2 * different <= len(numbers)
+    return numbers.astype("int64" if is_whole and recur else "float32"), None
+
+
+def _is_integer(cell: str) -> bool:
+    try:
+        int(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _classes(cells: list[str], column: str) -> tuple[np.ndarray, list[str]]:
+    """Returns the classes that words are, and their names."""
+    names = sorted(set(cells))
+    if len(names) == len(cells):
+        raise ValueError(
+            "Labels that are words must be classes, of several rows each: name the column of the "
+            f"labels with label=. Received: the column {column!r}, with another word in each row, "
+            f"such as {cells[:3]}"
+        )
+    index = {name: number for number, name in enumerate(names)}
+    return np.array([index[cell] for cell in cells], "int64"), names

@@ -74,7 +74,7 @@ def chosen(model: keras.Model, layers: Any, what: str = "student") -> list[keras
     Raises:
         ValueError: If one means no layer, or a layer without a kernel that is known.
     """
-    every = dict(_paths(model))
+    every = dict(paths_in(model))
     if layers is None:
         found = [one for one in every.values() if is_plain(one) and _is_large(one)]
         left = [text for one in every.values() if (text := _left_out(one))]
@@ -123,12 +123,13 @@ def _is_large(layer: keras.layers.Layer) -> bool:
     return has_kernel(layer) and type(layer) not in _DEPTHWISE
 
 
-def _paths(model: keras.Model, within: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
+def paths_in(model: keras.Model, within: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Returns the layers of a model and of those nested in it, each with its path."""
     for layer in model.layers:
         path = f"{within}{layer.name}"
         yield path, layer
         if isinstance(layer, keras.Model) and getattr(layer, "inputs", None):
-            yield from _paths(layer, f"{path}/")
+            yield from paths_in(layer, f"{path}/")
 
 
 def _meant(

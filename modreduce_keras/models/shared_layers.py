@@ -8,9 +8,10 @@ import keras
 
 from modreduce_keras.calls import did_you_mean, listed
 from modreduce_keras.copying import copy_state, described, kind_of
-from modreduce_keras.models.choosing import require_plain
+from modreduce_keras.models.choosing import paths_in, require_plain
 from modreduce_keras.models.clones import draws_kept, rebuilt
-from modreduce_keras.models.graph import functional, new_inputs
+from modreduce_keras.models.graph import new_inputs
+from modreduce_keras.models.unnesting import unnested
 
 
 def share_layers(model: keras.Model, *, layers: Iterable[str]) -> keras.Model:
@@ -23,10 +24,12 @@ def share_layers(model: keras.Model, *, layers: Iterable[str]) -> keras.Model:
     Train the result further with the model as its teacher.
 
     Args:
-        model: A functional or a built Sequential model without others in it.
-        layers: A pattern for each group, such as `["block*_attention", "block*_dense"]`. The layers
-            of a group have the same class, the same config but for the name, and weights of the
-            same shapes. Leave out batch normalizations: their statistics differ.
+        model: A functional or a built Sequential model. Others in it may be nested; the result has
+            their layers instead, named `"inner_dense"` where names are equal.
+        layers: A pattern for each group, such as `["block*_attention", "block*_dense"]`, of names
+            or, with a `/`, of paths (`"encoder/block*_dense"`). The layers of a group have the same
+            class, the same config but for the name, and weights of the same shapes. Leave out batch
+            normalizations: their statistics differ.
 
     Returns:
         A functional model. To tap the other places of a group, use the calls of its first layer,
@@ -50,14 +53,7 @@ def share_layers(model: keras.Model, *, layers: Iterable[str]) -> keras.Model:
         2020. There the model is trained from scratch.
     """
     require_plain(model, "model")
-    flat = functional(model)
-    nested = [layer.name for layer in flat.layers if isinstance(layer, keras.Model)]
-    if nested:
-        raise ValueError(
-            "model must have no models in it, since their layers cannot be tied one by one. "
-            f"Received: {model.name!r} with {nested}"
-        )
-    first = _firsts(flat, layers)
+    flat, first = unnested(model, lambda copy: _firsts(copy, layers))
     made: dict[int, Any] = {}
 
     def rebuild(layer: keras.Operation) -> keras.Operation:
@@ -87,11 +83,13 @@ def _firsts(model: keras.Model, patterns: Any) -> dict[int, keras.layers.Layer]:
             f"Received: layers={patterns!r}"
         )
     first: dict[int, keras.layers.Layer] = {}
+    paths = [(path, one) for path, one in paths_in(model) if not isinstance(one, keras.Model)]
     for pattern in patterns:
-        group = [one for one in model.layers if fnmatch.fnmatchcase(one.name, str(pattern))]
+        # A nested model that is called twice is in two places.
+        group = list({id(one): one for path, one in paths if _is_meant(pattern, path)}.values())
         names = [one.name for one in group]
         if len(group) < 2:
-            every = [one.name for one in model.layers]
+            every = [path for path, _ in paths]
             hint = did_you_mean(str(pattern), every) or f" It has {listed(every)}."
             raise ValueError(
                 f"Each pattern of layers must match at least two layers of {model.name!r}.{hint} "
@@ -108,6 +106,11 @@ def _firsts(model: keras.Model, patterns: Any) -> dict[int, keras.layers.Layer]:
     if not first:
         raise ValueError("layers must have at least one pattern. Received: none")
     return first
+
+
+def _is_meant(pattern: Any, path: str) -> bool:
+    name = path if "/" in str(pattern) else path.rpartition("/")[2]
+    return fnmatch.fnmatchcase(name, str(pattern))
 
 
 def _require_same(layer: keras.layers.Layer, other: keras.layers.Layer, pattern: str) -> None:

@@ -1,6 +1,7 @@
 """Unfolding: takes layers of one's own, which are made of other layers, apart."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -52,7 +53,7 @@ def _traced(layer: Any) -> keras.Model | None:
     other = rebuilt(layer)
     other(inputs)
     trained = _called(other, inputs, training=True)
-    if _calls(model) != _calls(trained) or _weights(model) != _weights(copy):
+    if _calls(model, copy) != _calls(trained, other) or _weights(model) != _weights(copy):
         return None
     require_same_outputs(whole, model)
     return model
@@ -64,9 +65,51 @@ def _called(copy: Any, inputs: keras.KerasTensor, training: bool | None) -> kera
     return keras.Model(inputs, copy.call(inputs, **options), name=copy.name)
 
 
-def _calls(model: keras.Model) -> list[str]:
-    """Returns what is called, and with which numbers, such as a scale of training alone."""
-    return [f"{type(one.operation)} {one.constants}" for one in calls_in_order(model)]
+def _calls(model: keras.Model, layer: Any) -> list[Any]:
+    """Returns what is called on what, and with which settings and numbers.
+
+    A layer may compute something of the same operations in training, with another scale or limit.
+
+    Args:
+        model: Runs the `call` of the layer.
+        layer: The layer.
+    """
+    index = {id(part): number for number, part in enumerate(parts(layer))}
+    tensors = {id(tensor): number for number, tensor in enumerate(model.inputs)}
+    found = []
+    for one in calls_in_order(model):
+        settings = index.get(id(one.operation), _settings(one.operation))
+        given = [tensors[id(tensor)] for tensor in one.inputs]
+        found.append((type(one.operation), settings, given, _comparable(one.constants)))
+        for tensor in one.outputs:
+            tensors[id(tensor)] = len(tensors)
+    return [*found, [tensors[id(tensor)] for tensor in model.outputs]]
+
+
+def _settings(operation: keras.Operation) -> Any:
+    """Returns what an operation holds, such as the limits of a clip."""
+    if isinstance(operation, keras.layers.Layer):  # one that `call` makes
+        held = operation.get_config()
+    else:
+        held = {name: one for name, one in vars(operation).items() if not name.startswith("_")}
+    return _comparable({name: held[name] for name in sorted(held) if name != "name"})
+
+
+def _comparable(value: Any) -> Any:
+    """Returns a value so that equal ones are `==`, arrays too."""
+    if isinstance(value, Mapping):
+        return {str(key): _comparable(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_comparable(one) for one in value]
+    if isinstance(value, slice):
+        return ["slice", _comparable([value.start, value.stop, value.step])]
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__qualname__)
+    try:
+        array = keras.ops.convert_to_numpy(value)
+    except (TypeError, ValueError):
+        return repr(value)
+    return [array.dtype.str, array.tolist()]
 
 
 def _weights(layer: Any) -> set[int]:

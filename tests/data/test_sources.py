@@ -92,6 +92,9 @@ def test_folders_that_cannot_be_used(photos, tmp_path):
         ([0.5, 1, 2, 3], [0.5, 1, 2, 3], None, None),
         ([-1.0, 1.0, -1.0, 1.0], [-1, 1, -1, 1], None, None),
         ([7.0, 1.0, 2.0, 3.0], [7, 1, 2, 3], None, None),
+        ([7, 1, 2, 3], [7, 1, 2, 3], None, None),
+        ([-1, 1, -1, 1], [-1, 1, -1, 1], None, None),
+        ([3, 3, 1, 2], [3, 3, 1, 2], 4, None),
     ],
 )
 def test_labels_of_tables(labels, y, classes, names, tmp_path):
@@ -118,6 +121,10 @@ def test_labels_of_tables(labels, y, classes, names, tmp_path):
         ("a,b\nx,1\n", "'x' in column 'a', line 2"),
         ("a,b\n1,\n", "a label. Received: none in row 1"),
         ("a,b\n1,0\n", "must leave samples"),
+        ("a,b\n1,nan\n2,1\n", "a finite number as a label. Received: nan in row 1"),
+        ("a,b\n1,0\n2,-Inf\n", "Received: -Inf in row 2"),
+        ("a,b\nNaN,0\n", "finite numbers.*'NaN' in column 'a', line 2"),
+        ("a,b\n1,anna\n2,ben\n3,cleo\n", r"label=. Received: the column 'b', .*'anna', 'ben'"),
     ],
 )
 def test_tables_that_cannot_be_used(content, line, tmp_path):
@@ -125,6 +132,19 @@ def test_tables_that_cannot_be_used(content, line, tmp_path):
     path.write_text(content)
     with pytest.raises(ValueError, match=line):
         table(path)
+
+
+@pytest.mark.parametrize(
+    "labels", [range(1000, 1100), [i // 2 for i in range(100)], [0] + 99 * [1]]
+)
+def test_the_same_share_is_held_out_where_classes_are_small(labels, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("a,b\n" + "".join(f"{i},{label}\n" for i, label in enumerate(labels)))
+    source = table(path, validation_split=0.2)
+    assert {name: part.size for name, part in source.parts.items()} == {
+        "train": 80,
+        "validation": 20,
+    }
 
 
 def test_table_needs_its_file_and_column(tmp_path):

@@ -57,9 +57,45 @@ def test_the_gradient_is_the_sum_over_the_places_and_a_file_keeps_the_ties(rando
     np.testing.assert_array_equal(again(x), shared(x))
 
 
+class Subclassed(keras.Model):
+    def call(self, x):
+        return x
+
+
+def subclassed():
+    dense = [layers.Dense(3, name=name) for name in ("a1", "a2")]
+    return keras.Sequential([keras.Input((3,)), *dense, Subclassed(name="inner")])
+
+
 def nested():
-    inner = keras.Sequential([keras.Input((3,)), layers.Dense(3)], name="inner")
-    return keras.Sequential([keras.Input((3,)), inner])
+    """Two blocks in a model in a model, and a third one outside."""
+    inputs = x = keras.Input((4, 6))
+    for index in (1, 2):
+        layer = layers.Dense(6, "relu", name="block_dense")
+        inner = keras.Sequential([keras.Input((4, 6)), layer, layers.ReLU()], name=f"inner{index}")
+        x = inner(x)
+    encoder = keras.Model(inputs, x, name="encoder")
+    inputs = keras.Input((4, 6))
+    x = layers.Dense(6, "relu", name="block_dense")(encoder(inputs))
+    return keras.Model(inputs, layers.Dense(2, name="logits")(layers.Flatten()(x)))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "shared_by"), [("block_dense", 3), ("encoder/*/block_dense", 2)]
+)
+def test_layers_of_nested_models_are_shared_too(pattern, shared_by, random, settled):
+    model = settled(nested())
+    before = model.get_config()
+    shared = share_layers(model, layers=[pattern])
+    inside = [model.get_layer("encoder").get_layer(f"inner{index}") for index in (1, 2)]
+    every = [one.get_layer("block_dense") for one in inside] + [model.get_layer("block_dense")]
+    for one in every[:shared_by]:
+        one.set_weights(every[0].get_weights())
+    x = random.normal(size=(5, 4, 6)).astype("float32")
+    np.testing.assert_array_equal(shared(x), model(x))
+    assert model.count_params() - shared.count_params() == (shared_by - 1) * every[0].count_params()
+    assert not [one for one in shared.layers if isinstance(one, keras.Model)]
+    assert model.get_config() == before
 
 
 MISTAKES = {
@@ -88,7 +124,10 @@ MISTAKES = {
         lambda: share_layers(blocks(), layers=["block*_dense", "block?_dense"]),
         "Each layer must be in one group",
     ),
-    "a model in it": (lambda: share_layers(nested(), layers=["*"]), r"with \['inner'\]"),
+    "a subclassed model in it": (
+        lambda: share_layers(subclassed(), layers=["a*"]),
+        r"keras.Model\(inputs, outputs\). Received: .* with \['inner'\]",
+    ),
 }
 
 
