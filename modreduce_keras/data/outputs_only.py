@@ -15,6 +15,7 @@ from modreduce_keras.batches import INDEX, INPUTS, TEACHER_OUTPUTS, is_indexed
 from modreduce_keras.calls import by_name, stacklevel_of_user
 from modreduce_keras.data import output_rows
 from modreduce_keras.data.index import as_index, indexed_inputs, with_outputs
+from modreduce_keras.distribute.host_functions import beside_one_thread
 from modreduce_keras.models.function_model import FunctionModel
 from modreduce_keras.output_kind import CLASSES, LABELS, LOGIT
 
@@ -315,6 +316,7 @@ class TeacherOutputs:
         specs = indexed_inputs(dataset, "attach", owner="outputs")
         several = [tf.float32] * len(self.models)
 
+        @beside_one_thread()
         def computed(*leaves: np.ndarray) -> list[np.ndarray]:
             inputs = tf.nest.pack_sequence_as(specs, leaves)
             return [model.outputs_of(inputs) for model in self.models]
