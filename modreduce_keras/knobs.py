@@ -62,6 +62,13 @@ class Knob:
     def __set__(self, instance: Any, value: Any) -> None:
         owner = type(instance).__name__
         current = getattr(instance, self.setting, None)
+        if isinstance(value, dict) and "class_name" not in value:
+            weights = " Weights of knowledge go with it: knowledge={'kd': 0.9, 'hint': 100}."
+            raise ValueError(
+                f"{self.name} of {owner} must be {self._expected()}, and a dict the config of a "
+                f"schedule.{weights if 'weight' in self.name else ''} Received: "
+                f"{self.name}={value!r}"
+            )
         is_schedule = isinstance(value, (str, dict, Schedule))
         if current is not None and (is_schedule or isinstance(current, Schedule)):
             raise ValueError(
@@ -111,11 +118,15 @@ class Knob:
             number = math.nan
         if math.isfinite(number) and (number > 0 or (number == 0 and not self.positive)):
             return number
-        expected = "a positive number" if self.positive else "a number that is not negative"
         raise ValueError(
-            f"{self.name} of {owner} must be {expected}{self.also}, or a schedule (one of "
-            f"{list(registry.components('schedule'))} or an instance). "
-            f"Received: {self.name}={received}"
+            f"{self.name} of {owner} must be {self._expected()}. Received: {self.name}={received}"
+        )
+
+    def _expected(self) -> str:
+        number = "a positive number" if self.positive else "a number that is not negative"
+        return (
+            f"{number}{self.also}, or a schedule (one of {list(registry.components('schedule'))} "
+            "or an instance)"
         )
 
     def config(self, instance: Any) -> Any:

@@ -187,3 +187,20 @@ def test_both_replicas_read_a_change(two_replicas):
 def test_a_schedule_without_its_arguments_is_refused():
     with pytest.raises(ValueError, match=r"A schedule needs its arguments.*Received: 'cosine'"):
         mr.losses.KD(temperature="cosine")
+
+
+@pytest.mark.parametrize("value", [{"kind": "linear"}, {"kd": 0.5, "hint": 2.0}, {}])
+@pytest.mark.parametrize("name", ["supervised_weight", "temperature", "online_weight"])
+def test_a_dict_that_is_no_schedule_is_refused(name, value):
+    class Owner:
+        pass
+
+    setattr(Owner, name, Knob())
+    getattr(Owner, name).__set_name__(Owner, name)
+    with pytest.raises(ValueError, match=rf"{name} of Owner must be a num.*Received: {name}=") as e:
+        setattr(Owner(), name, value)
+    assert ("knowledge={" in str(e.value)) == ("weight" in name)
+    schedule = keras.saving.serialize_keras_object(mr.schedules.Linear(0.0, 1.0, steps=10))
+    owner = Owner()
+    setattr(owner, name, schedule)
+    assert isinstance(getattr(owner, f"_{name}_setting"), mr.schedules.Linear)

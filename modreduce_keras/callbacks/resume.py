@@ -20,6 +20,7 @@ from modreduce_keras.callbacks import (
 )
 from modreduce_keras.callbacks.callback_state import CallbackState
 from modreduce_keras.callbacks.checkpoints import DamagedError, Folder, Position
+from modreduce_keras.callbacks.order import warn_of_order
 from modreduce_keras.calls import stacklevel_of_user
 from modreduce_keras.keras_internals import begin_at, running_fit
 
@@ -52,7 +53,8 @@ class Resume(keras.callbacks.Callback):
 
     - The order of the data must be reproducible: use `mr.data.epoch_shuffle`, or a dataset that is
       not shuffled. The order of `dataset.shuffle`, and of arrays under `fit(shuffle=True)`, depends
-      on the process. Data must begin again in each epoch: use `.take(n)`, not `steps_per_epoch=n`.
+      on the process; `fit` warns of them. Data must begin again in each epoch: use `.take(n)`, not
+      `steps_per_epoch=n`.
     - Random numbers must come from layers with a `keras.random.SeedGenerator`, as in Keras' layers;
       `tf.random` and `keras.random` without a seed use generators of the process.
     - `Resume` must be the last callback in the list, so that it stores what the others have written
@@ -228,6 +230,7 @@ class Resume(keras.callbacks.Callback):
             # Keras calls nothing when fit is interrupted; the objects of fit are then released.
             weakref.finalize(fit.batches, lock.release, path, self._owner).atexit = False
             callback_state.require_before(self.callbacks, self, fit.callbacks)
+            warn_of_order(fit.data[0], fit.shuffle)
         epochs = self.params.get("epochs") or 0
         Folder(path, self.keep).remove_unfinished()
         restored = self._restore(self.model, epochs)

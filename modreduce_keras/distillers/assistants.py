@@ -1,5 +1,6 @@
 """TeacherAssistantChain: students from large to small, each the teacher of the next."""
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -10,7 +11,7 @@ import keras
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.batches import require_readable_again
 from modreduce_keras.calls import by_name, of_names, shown, stacklevel_of_user
-from modreduce_keras.distillers import checks, optimizers
+from modreduce_keras.distillers import checks, compiling, optimizers
 from modreduce_keras.distillers.metrics.student_metrics import for_each_student
 from modreduce_keras.distillers.offline import Distiller
 from modreduce_keras.models.kernel_wrapper import count_in_use
@@ -162,10 +163,12 @@ class TeacherAssistantChain:
                 f"{names}. Received: a dict with the keys {list(optimizer)}"
             )
         copies = for_each_student(metrics, names)
-        for name, distiller in self.distillers.items():
-            given = optimizer[name] if isinstance(optimizer, Mapping) else optimizer
-            own = None if copies is None else copies[f"{name}/"]
-            distiller.compile(optimizers.copy_of(given), loss, own, **arguments)
+        with contextlib.ExitStack() as stack:  # of all links, or of none
+            for name, distiller in self.distillers.items():
+                stack.enter_context(compiling.unchanged_on_error(distiller))
+                given = optimizer[name] if isinstance(optimizer, Mapping) else optimizer
+                own = None if copies is None else copies[f"{name}/"]
+                distiller.compile(optimizers.copy_of(given), loss, own, **arguments)
 
     def fit(
         self,

@@ -167,6 +167,8 @@ class BaseDistiller(StepModel):
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         checks.require_build_terms(cls)
+        if "compile" in vars(cls):
+            cls.compile = compiling.all_or_nothing(cls.compile)  # type: ignore[method-assign]
 
     # Parts
 

@@ -1,8 +1,9 @@
 """The method `compile` of distillers: supervision, objective, policy, metrics for Keras."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,7 +20,11 @@ from modreduce_keras.distillers.step import evaluating
 from modreduce_keras.distillers.step.objective import Objective
 from modreduce_keras.distillers.step.supervision import NamedSupervision, Supervision, supervision
 from modreduce_keras.distillers.step.terms import Term
-from modreduce_keras.keras_internals import forget_compiled_metrics, set_unnoticed
+from modreduce_keras.keras_internals import (
+    forget_compiled_metrics,
+    present_attributes,
+    set_unnoticed,
+)
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.knowledge.label_choice import require_ignored
 from modreduce_keras.models.head_kinds import LOGITS
@@ -55,7 +60,36 @@ class Compilation:
     watches_balance: bool = True
 
 
+@contextlib.contextmanager
+def unchanged_on_error(distiller: Any) -> Iterator[None]:
+    """Leaves a distiller as it was if a block raises that compiles it."""
+    scales = vars(distiller).get("_loss_scales")
+    held = [distiller] if scales is None else [distiller, scales]
+    restores = [present_attributes(one) for one in held]
+    values = [] if scales is None else scales.get_weights()
+    try:
+        yield
+    except BaseException:
+        for restore in restores:
+            restore()
+        if scales is not None:
+            scales.set_weights(values)
+        raise
+
+
+def all_or_nothing(compiles: Callable[..., None]) -> Callable[..., None]:
+    """Decorates a `compile` of a distiller, which changes nothing if it raises."""
+
+    @functools.wraps(compiles)
+    def compile_whole(self: Any, *args: Any, **kwargs: Any) -> None:
+        with unchanged_on_error(self):
+            compiles(self, *args, **kwargs)
+
+    return compile_whole
+
+
 @answering(meant_by_compile)
+@all_or_nothing
 def compile(  # noqa: D417
     self: Any,
     optimizer: Any = "rmsprop",

@@ -7,6 +7,7 @@ converter and tapes is in `export/tensorflow_internals.py` and `distribute/tenso
 as this package imports Keras alone.
 """
 
+from modreduce_keras.keras_internals.attributes import present_attributes
 from modreduce_keras.keras_internals.callbacks import made_anew
 from modreduce_keras.keras_internals.graphs import (
     Call,
@@ -45,6 +46,7 @@ from modreduce_keras.keras_internals.optimizers import (
 from modreduce_keras.keras_internals.running_fit import RunningFit, running_fit, running_fits
 from modreduce_keras.keras_internals.saving import is_asked_by_saver
 from modreduce_keras.keras_internals.tensorflow import (
+    draws_order,
     inputs_of,
     is_compiled_by_xla,
     reshuffles,
@@ -75,6 +77,7 @@ __all__ = [
     "constructor_arguments",
     "delete_unnoticed",
     "direction_of",
+    "draws_order",
     "flatten_layers",
     "forget_compiled_metrics",
     "History",
@@ -90,6 +93,7 @@ __all__ = [
     "operations_in",
     "own_losses",
     "own_variables",
+    "present_attributes",
     "readers_of",
     "run_graph",
     "reshuffles",

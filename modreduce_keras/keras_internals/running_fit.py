@@ -20,6 +20,7 @@ class RunningFit(NamedTuple):
         batches: Goes through its data; an object of this call alone, `None` before it is made.
         callbacks: Its callbacks in their order, Keras' own among them; empty before they are known.
         data: What it was given to train on and to validate with.
+        shuffle: What it was given for whether to shuffle.
     """
 
     first: int
@@ -27,6 +28,7 @@ class RunningFit(NamedTuple):
     batches: Any
     callbacks: list[keras.callbacks.Callback]
     data: tuple[Any, Any]
+    shuffle: Any
 
     @property
     def goes_on(self) -> bool:
@@ -40,7 +42,7 @@ def running_fit() -> RunningFit | None:
     Keras tells the epoch to callbacks alone, and nobody that a `fit` was broken off. A pipeline has
     no callbacks, and what is announced to it would outlive an error or Ctrl-C. Relies on the names
     of the local variables of `Model.fit`: `initial_epoch`, `epoch`, `epoch_iterator`, `callbacks`,
-    `x` and `validation_data`.
+    `x`, `validation_data` and `shuffle`.
     """
     return next(_fits(sys._getframe()), None)
 
@@ -77,4 +79,5 @@ def _read(frame: FrameType) -> RunningFit:
         batches=found.get("epoch_iterator"),
         callbacks=list(callbacks),
         data=(found.get("x"), found.get("validation_data")),
+        shuffle=found.get("shuffle"),
     )

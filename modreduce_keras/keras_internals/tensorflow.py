@@ -30,6 +30,20 @@ def reshuffles(dataset: Any) -> bool:
     return getattr(dataset, "_reshuffle_each_iteration", False) is not False
 
 
+def draws_order(dataset: Any) -> bool:
+    """Returns whether a dataset itself is shuffled in an order that depends on the process.
+
+    It does in the first epoch without a seed, and in each one if the order changes: the seed counts
+    from the beginning of the process. Relies on the attributes `_buffer_size`, `_seed`, `_seed2`
+    and `_reshuffle_each_iteration` of what `Dataset.shuffle` returns; seeds of 0 are drawn.
+    """
+    names = ("_buffer_size", "_seed", "_seed2", "_reshuffle_each_iteration")
+    if not all(hasattr(dataset, name) for name in names):
+        return False
+    drawn = all(int(one) == 0 for one in (dataset._seed, dataset._seed2))
+    return drawn or dataset._reshuffle_each_iteration is not False
+
+
 def is_compiled_by_xla(tensor: Any) -> bool:
     """Returns whether the graph in which a tensor of TensorFlow is computed is compiled by XLA.
 

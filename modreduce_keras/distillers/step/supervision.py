@@ -138,12 +138,16 @@ class Supervision:
                 "The compiled loss needs labels y that are one-hot, of the shape of the logits."
                 f"{remedy} Received: y of shape {shape} for logits {expected}"
             )
-        # A class of the user's with a `call` of its own takes what labels it likes.
-        call = getattr(type(self.loss), "call", None)
-        if self._takes(_ELEMENTWISE) and (call is None or call.__module__.startswith("keras.")):
+        if self._is_elementwise():
             _require_same_shape(shape, expected)
         if self._takes(_INDICES) or self._takes(_ONE_HOT):
             require_same_size("The compiled loss needs", shape, expected)
+
+    def _is_elementwise(self) -> bool:
+        # A class of the user's with a `call` of its own takes what labels it likes.
+        call = getattr(type(self.loss), "call", None)
+        of_keras = call is None or call.__module__.startswith("keras.")
+        return self._takes(_ELEMENTWISE) and of_keras
 
     def __call__(self, labels: Any, logits: Any) -> Any:
         """Returns the values per example, (batch,), float32.
@@ -157,7 +161,11 @@ class Supervision:
         """Returns the first arguments of `reduced`, for the values of all positions."""
         self._require_fitting_labels(labels, logits)
         compute = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss
-        given = compute(float32(labels), float32(logits))
+        labels = float32(labels)
+        if self._is_elementwise() and len(labels.shape) == len(logits.shape) > 2:
+            # Not every one of Keras' losses spreads one value over all positions itself.
+            labels = ops.broadcast_to(labels, ops.shape(logits))
+        given = compute(labels, float32(logits))
         masks = [mask_of(tensor) for tensor in (logits, given)]
         masks = [ops.cast(mask, "bool") for mask in masks if mask is not None]
         values = float32(given)
@@ -204,16 +212,27 @@ class Supervision:
 
 
 def _require_same_shape(shape: tuple, expected: tuple) -> None:
-    """Raises unless labels have the shape of the outputs, but for a last axis of one in either."""
+    """Raises unless labels have the shape of the outputs, but for a last axis of one in either.
+
+    Of as many axes as the outputs, labels may have one value for all positions, as in Keras:
+    (batch, 1, 1, channels) for (batch, height, width, channels).
+    """
     trimmed = shape if len(shape) == len(expected) else (*shape, 1)
     if len(shape) == len(expected) + 1 and shape[-1] == 1:
         trimmed = shape[:-1]
     pairs = list(zip(trimmed[1:], expected[1:], strict=False))
-    if len(trimmed) != len(expected) or any(None not in p and p[0] != p[1] for p in pairs):
+    wrong = [p for p in pairs if None not in p and p[0] != p[1]]
+    by_position = len(shape) == len(expected) > 2 and pairs[-1] not in wrong
+    if by_position and all(own == 1 for own, _ in wrong):
+        return
+    if len(trimmed) != len(expected) or wrong:
         remedy = (
             " Class indices go with keras.losses.SparseCategoricalCrossentropy, or become one-hot "
             "by keras.utils.to_categorical(y)."
-        ) * (trimmed[-1:] == (1,))
+        ) * (trimmed[-1:] == (1,) != expected[-1:])
+        remedy += (
+            " One value for all positions has their axes, of size 1: (batch, 1, 1, channels)."
+        ) * (len(expected) > 2)
         raise ValueError(
             f"The compiled loss needs labels y of the shape of the outputs.{remedy} "
             f"Received: y of shape {shape} for outputs {expected}"
