@@ -230,10 +230,11 @@ class Resume(keras.callbacks.Callback):
             # Keras calls nothing when fit is interrupted; the objects of fit are then released.
             weakref.finalize(fit.batches, lock.release, path, self._owner).atexit = False
             callback_state.require_before(self.callbacks, self, fit.callbacks)
-            warn_of_order(fit.data[0], fit.shuffle)
         epochs = self.params.get("epochs") or 0
         Folder(path, self.keep).remove_unfinished()
         restored = self._restore(self.model, epochs)
+        if fit is not None:
+            warn_of_order(fit.data[0], fit.shuffle)
         self._state = CallbackState(self.callbacks, self.model)
         if not restored:
             return

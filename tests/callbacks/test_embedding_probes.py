@@ -114,7 +114,8 @@ def test_it_measures_every_few_epochs_and_a_plain_model_too(tmp_path):
     calls = []
     measure = probe.measure
     probe.measure = lambda: calls.append(1) or measure()
-    measured = distiller.fit(X, callbacks=[probe, resume], epochs=4, verbose=0).history
+    given = {"shuffle": False, "epochs": 4, "verbose": 0}
+    measured = distiller.fit(X, callbacks=[probe, resume], **given).history
     assert len(calls) == 3
     assert len(measured["val_knn_accuracy"]) == 4
     history = student.fit(X, np.zeros((60, 3)), callbacks=[probe], verbose=0).history

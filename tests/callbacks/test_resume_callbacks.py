@@ -429,10 +429,10 @@ def test_named_callbacks_stand_before_it_in_fit(tmp_path):
     stop = stopping()
     resume = mr.callbacks.Resume(tmp_path, callbacks=[stop])
     with pytest.raises(ValueError, match="Received: EarlyStopping, which stands after it"):
-        plain(1).fit(X, Y, verbose=0, callbacks=[resume, stop])
+        plain(1).fit(X, Y, verbose=0, shuffle=False, callbacks=[resume, stop])
     with pytest.raises(ValueError, match="Received: EarlyStopping, which is not among them"):
-        plain(1).fit(X, Y, verbose=0, callbacks=[resume])
-    plain(1).fit(X, Y, verbose=0, callbacks=[Scores(), stop, resume])
+        plain(1).fit(X, Y, verbose=0, shuffle=False, callbacks=[resume])
+    plain(1).fit(X, Y, verbose=0, shuffle=False, callbacks=[Scores(), stop, resume])
 
 
 def test_an_object_that_the_restart_lacks_is_named(tmp_path):

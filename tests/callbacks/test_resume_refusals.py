@@ -244,9 +244,8 @@ def test_checkpoints_of_a_former_version(named, tmp_path):
     def run(epochs):
         stopping = [keras.callbacks.EarlyStopping("loss")] if named else []
         resume = mr.callbacks.Resume(tmp_path, callbacks=stopping)
-        return plain(1).fit(
-            np.ones((4, 3)), np.zeros(4), epochs=epochs, verbose=0, callbacks=[*stopping, resume]
-        )
+        arguments = {"shuffle": False, "verbose": 0, "callbacks": [*stopping, resume]}
+        return plain(1).fit(np.ones((4, 3)), np.zeros(4), epochs=epochs, **arguments)
 
     run(1)
     former(tmp_path, 1)
