@@ -168,7 +168,7 @@ class BaseDistiller(StepModel):
         super().__init_subclass__(**kwargs)
         checks.require_build_terms(cls)
         if "compile" in vars(cls):
-            cls.compile = compiling.all_or_nothing(cls.compile)  # type: ignore[method-assign]
+            cls.compile = compiling.all_or_nothing(cls.compile)
 
     # Parts
 
