@@ -29,6 +29,8 @@ from benchmarks.cifar100.tables import (
     cifar100_paper,
     cifar100_small,
 )
+from benchmarks.export.phones_table import phones
+from benchmarks.matrix.pairs_table import model_pairs
 from benchmarks.matrix.table import model_matrix
 from benchmarks.recommended_table import FILES, recommended
 from benchmarks.speed.peers.table import peers
@@ -280,22 +282,6 @@ def export_zoo(rows: list[Row]) -> str:
     return "\n".join([*common.table(columns, lines), "", *common.origins(alike, *settings)])
 
 
-def phones(rows: list[Row]) -> str:
-    """Returns the latest row of each network and way to quantize it."""
-    columns = ["network (parameters)", "int8", "agreement with Keras, %"]
-    columns += ["test accuracy: file, %", "Keras, %", "KiB"]
-    lines = []
-    latest = common.latest(rows, "network", "contender")
-    for row in latest:
-        percents = (row[name] for name in ("agreement", "accuracy", "keras_accuracy"))
-        cells = [f"{row['network']} ({row['parameters']:,})", row["contender"]]
-        lines.append([*cells, *(f"{100 * one:.1f}" for one in percents), row["bytes"] // 1024])
-    # One command measures all networks, or each by itself.
-    alike = [{**row, "command": row["command"].partition(" --network=")[0]} for row in latest]
-    settings = ("float_steps", "steps", "batch", "teacher_epochs", "images")
-    return "\n".join([*common.table(columns, lines), "", *common.origins(alike, *settings)])
-
-
 def teacher_cache(rows: list[Row]) -> str:
     """Returns the latest row of each pair and contender."""
     columns = [
@@ -341,6 +327,7 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
     "solar_cells": solar_cells,
     "teacher_cache": teacher_cache,
     "model_matrix": model_matrix,
+    "model_pairs": model_pairs,
     "cifar100_input": cifar100_input,
     "cifar100_kills": cifar100_kills,
     "cifar100_small": cifar100_small,

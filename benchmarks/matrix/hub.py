@@ -79,6 +79,16 @@ def _text_hub(name: str, *, classifier: str = "", **config: Any) -> Any:
     return build
 
 
+def bert(activation: str | None, **config: Any) -> keras.Model:
+    """Returns a BERT of another size than the architecture's.
+
+    Args:
+        activation: Of its head.
+        **config: Of its backbone.
+    """
+    return _text_hub("Bert", **config)(activation)
+
+
 def _fnet(activation: str | None) -> keras.Model:
     models = _hub()
     body = models.FNetBackbone(

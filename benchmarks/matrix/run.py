@@ -45,7 +45,7 @@ def measured(name: str, column: str, case: Any) -> dict[str, Any]:
     except Exception as error:
         ours = is_ours(error)
         row |= {"outcome": "refused" if ours else "raw", "error": type(error).__name__}
-        row |= {"message": str(error)[:1500]}
+        row |= {"message": str(error)[:3000]}
         if not ours:
             row["traceback"] = "".join(traceback.format_tb(error.__traceback__)[-3:])[-1500:]
     else:

@@ -88,6 +88,8 @@ def _reason(row: Row) -> str:
     text = " ".join(row["message"].split()).replace("`", "'")
     text = re.sub(r"/tmp/\S*/", "", text)
     text = re.sub(r"(student|model) '[\w/]+'", r"\1 '...'", text)
+    text = re.sub(r"layer '[^']+' of type \w+", "layer '...' of type ...", text)
+    text = re.sub(r"shape \(None(, \d+)+\)", "shape (...)", text)
     text = re.sub(r"\bReceived: knowledge=.*", "", text)
     # The remedy comes after a list that may be long.
     text = re.sub(r"(\[(?:'[^']*', ){3})(?:'[^']*', ){3,}[^\]]*\]", r"\1...]", text)

@@ -2,6 +2,7 @@
 
 import inspect
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -167,7 +168,7 @@ def rebuilt(
         return copy
     raise ValueError(
         f"The layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its config: "
-        f"{_reason(faults[0])}. Its get_config() must return what its constructor takes"
+        f"{reason_of(faults[0])}. Its get_config() must return what its constructor takes"
     ) from faults[0]
 
 
@@ -188,10 +189,15 @@ def _taken(layer: keras.Operation) -> dict[str, Any]:
     return {name: value for name, value in layer.get_config().items() if name in named}
 
 
-def _reason(error: Exception) -> str:
-    """Returns what went wrong, in one line, without the advice that Keras adds."""
-    *_, inner = str(error).partition("Exception encountered:")
-    return " ".join((inner or str(error)).strip().partition("\n\n")[0].split())
+def reason_of(error: Exception) -> str:
+    """Returns what went wrong, in one line, without the colours and advice that Keras adds."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error))
+    *_, inner = text.partition("Exception encountered:")
+    what, *others = (inner or text).strip().split("\n\n")
+    # Keras says where, then what it tried, and then what that raised.
+    while others and (what.endswith(":") or re.search(r"encountered when calling \S+$", what)):
+        what = f"{what} {others.pop(0)}"
+    return " ".join(what.split())
 
 
 def _form(layer: keras.layers.Layer) -> tuple[type, list[Any]]:

@@ -10,9 +10,9 @@ from keras import ops
 
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.copying import KERAS_LAYERS, copy_state, is_adapted
-from modreduce_keras.keras_internals import flatten_layers
+from modreduce_keras.keras_internals import calls_of, flatten_layers
 from modreduce_keras.models.affine import Affine, constants_of, is_affine_in_integers
-from modreduce_keras.models.clones import draws_kept, rebuilt
+from modreduce_keras.models.clones import draws_kept, reason_of, rebuilt
 from modreduce_keras.models.fake_quantization import (
     LearntFakeQuantize,
     is_quantization_aware,
@@ -42,8 +42,8 @@ def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = 
     else uses the output of that layer; otherwise it becomes one multiplication and one addition
     per channel. The layers keep their names. In a lower precision, weights and arithmetic have
     that dtype, except for output layers, layers that were adapted to data (`Normalization`,
-    vocabularies) and custom layers whose constructor takes no dtype, which stay in float32. All
-    state is copied, see `copy_state`, and the result is compared with the model on a few random
+    vocabularies) and custom layers that take no dtype or do not run in it: these stay in float32.
+    All state is copied, see `copy_state`, and the result is compared with the model on a few random
     inputs.
 
     A quantization-aware model becomes one of plain layers with rounded weights, and with roundings
@@ -88,9 +88,10 @@ def fold(model: keras.Model, *, dtype: str = "float32", taps: Collection[str] = 
         with draws_kept():
             return _fold(model, dtype, taps)
     except Exception as error:
+        reason = reason_of(error).rstrip(".")
         raise ValueError(
-            f"The model {model.name!r} cannot be folded: {str(error).rstrip('.')}. Use it as it "
-            "is: teachers, and students that are exported, need not be folded"
+            f"The model {model.name!r} cannot be folded: {reason}. Use it as it is: teachers, and "
+            "students that are exported, need not be folded"
         ) from error
 
 
@@ -173,7 +174,24 @@ class _Folder:
             config = _with_dtype(config, dtype)
             return {**config, "use_bias": True} if gets_bias else config
 
+        if dtype != "float32" and not _runs(rebuilt(layer, change), layer):
+            dtype = "float32"
         return rebuilt(layer, change)
+
+
+def _runs(copy: keras.layers.Layer, layer: keras.layers.Layer) -> bool:
+    """Returns whether a copy in another precision runs, which a layer of one's own need not.
+
+    Such a layer may leave the precision of layers in it, and add numbers of both.
+    """
+    inputs = calls_of(layer)[0].inputs
+    if type(layer) in KERAS_LAYERS or len(inputs) != 1:
+        return True
+    try:
+        copy(keras.KerasTensor(inputs[0].shape, inputs[0].dtype))
+    except Exception:  # of a user's code, anything
+        return False
+    return True
 
 
 def _call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:

@@ -279,3 +279,30 @@ def test_quantization_aware_models_are_compared_without_rounding(monkeypatch, ra
     np.testing.assert_allclose(seen[0], [0.1, 1.0], atol=1e-6)
     np.testing.assert_allclose(seen[1], rounded, atol=1e-2)
     assert abs(seen[1][0] - 0.1) > 1e-4
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class LeavesPrecision(layers.Layer):
+    """A layer that does not hand its precision on, as blocks of MiT in keras-hub."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(4)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, inputs):
+        return inputs + self.dense(inputs)
+
+
+def test_a_layer_that_does_not_run_in_half_precision_stays_in_float32(random):
+    inputs = keras.Input((4,))
+    x = layers.Dense(4, name="before")(inputs)
+    x = LeavesPrecision(name="own")(x)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dense(4, name="after")(x)))
+    folded = mr.models.fold(model, dtype="bfloat16")
+    found = {name: folded.get_layer(name).compute_dtype for name in ("before", "own", "after")}
+    assert found == {"before": "bfloat16", "own": "float32", "after": "bfloat16"}
+    x = random.normal(size=(5, 4)).astype("float32")
+    np.testing.assert_allclose(folded(x), model(x), atol=0.05)

@@ -108,3 +108,36 @@ def test_the_matrix_is_as_large_as_it_says():
     assert sources.count("keras-hub") >= 8
     assert {one.kind for one in ARCHITECTURES.values()} == {"image", "text"}
     assert set(PART) <= set(ARCHITECTURES)
+
+
+def test_the_table_of_pairs():
+    from benchmarks.matrix.pairs_table import model_pairs
+
+    def pair(student, teacher, why, shape=(4,)):
+        return {"student": student, "teacher": teacher, "why": why, "student_shape": shape}
+
+    features = [
+        pair("net/block1", "conv1", "both at stride 2, depth 0.10 and 0.20"),
+        pair("net/block2", "conv2", "strides 4 and 8, depth 0.60 and 0.50"),
+        pair("block3", "conv3", "depth 1.00 and 1.00"),
+    ]
+    relation = [pair("input of head", "pool", "what the classifiers read", (1280,))]
+    rows = [
+        {"architecture": "A", "feature": features, "relation": relation, **ABOUT},
+        {"architecture": "B", "feature_error": "no stages", "relation_error": "none", **ABOUT},
+    ]
+    lines = model_pairs(rows).splitlines()
+    pairs = "`block1` = `conv1` (2); `block2` = `conv2` (4 / 8); `block3` = `conv3`"
+    assert lines[2] == f"| A | {pairs} | `input of head` (1280) |"
+    assert lines[3] == "| B | no stages | none |"
+
+
+def test_pairs_of_an_architecture():
+    from benchmarks.matrix.architectures import ARCHITECTURES
+    from benchmarks.matrix.pairs import measured
+
+    row = measured("MobileNetV2", ARCHITECTURES["MobileNetV2"])
+    assert row["feature"][-1]["student"] == "out_relu"
+    assert row["feature"][-1]["teacher"] == "post_relu"
+    assert row["relation"][0]["student_shape"] == (1280,)
+    assert row["ends"]["logits"] == "predictions"
