@@ -7,6 +7,8 @@ architecture learn from it with KD at temperature 1 and nothing else, without la
 - `noise`: uniform noise in the range of the pixels,
 - `zskt`: what a generator makes that looks for disagreement,
 - `dafl`: what a generator makes that the teacher is sure of,
+- `zskt_statistics`, `dafl_statistics`: the same, where the images also have the batch statistics of
+  the teacher's data,
 - `deep_inversion`: images optimized for the teacher's batch statistics.
 
 All students take the same number of updates. The row's number is the accuracy on the 2,000 test
@@ -21,7 +23,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -31,7 +33,30 @@ from absl import app, flags
 import modreduce_keras as mr
 from benchmarks import common
 
-METHODS = ("data", "noise", "zskt", "dafl", "deep_inversion")
+
+class Generated(NamedTuple):
+    """How a generator is trained.
+
+    Attributes:
+        method: What for, and in which steps.
+        rate: Learning rate of Adam.
+        falls: Whether it falls to 0 by a cosine, as the student's does.
+    """
+
+    method: Any
+    rate: float
+    falls: bool
+
+
+ZSKT, DAFL = mr.distillers.ZSKT, mr.distillers.DAFL
+GENERATED = {
+    "zskt": Generated(ZSKT(student_updates=5), 1e-3, falls=True),
+    "dafl": Generated(DAFL(), 0.2, falls=False),
+    "zskt_statistics": Generated(ZSKT(student_updates=2, statistics=1.0), 1e-3, falls=True),
+    "dafl_statistics": Generated(DAFL(statistics=1.0), 1e-2, falls=True),
+}
+"""The first two as the authors train them: DAFL's is the rate for small grey images."""
+METHODS = ("data", "noise", *GENERATED, "deep_inversion")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_enum("methods", [], METHODS, "What students learn on; all, if none is given")
@@ -41,14 +66,10 @@ flags.DEFINE_list("teacher_widths", "32,64,64", "Channels of the teacher's stage
 flags.DEFINE_list("student_widths", "16,32,64", "Channels of the students' stages")
 flags.DEFINE_integer("teacher_epochs", 4, "Epochs of the teacher's training", lower_bound=1)
 flags.DEFINE_integer("images", 10_000, "Images that the teacher is trained on", 10, 10_000)
-flags.DEFINE_integer("width", 12, "Channels of the generator's last maps", lower_bound=1)
-flags.DEFINE_float("zskt_rate", 1e-3, "Learning rate of ZSKT's generator, of Adam, as published")
-flags.DEFINE_float("dafl_rate", 0.2, "Of DAFL's, as in the authors' code for small grey images")
 flags.DEFINE_integer("updates", 1000, "Updates of each student", lower_bound=1)
 flags.DEFINE_integer("batch", 64, "Images in a batch", lower_bound=2)
 flags.DEFINE_float("rate", 2e-3, "Learning rate of students, of Adam, to 0 by a cosine")
-flags.DEFINE_integer("student_updates", 5, "ZSKT's updates of the student per generator's")
-flags.DEFINE_float("information", 5.0, "DAFL's weight of the information entropy")
+flags.DEFINE_integer("width", 12, "Channels of the generator's last maps", lower_bound=1)
 flags.DEFINE_integer("inverted", 512, "Images of DeepInversion", lower_bound=2)
 flags.DEFINE_integer("inversion_steps", 200, "Steps of DeepInversion per batch", lower_bound=1)
 flags.DEFINE_string("output", str(common.RESULTS / "data_free.jsonl"), "Rows go here")
@@ -69,8 +90,10 @@ def trained_teacher(images: np.ndarray, classes: np.ndarray) -> keras.Model:
     return teacher
 
 
-def adam(updates: int) -> keras.optimizers.Optimizer:
-    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(FLAGS.rate, updates))
+def adam(updates: int, rate: float | None = None) -> keras.optimizers.Optimizer:
+    """Returns Adam whose rate, the students' if none is given, falls to 0 by a cosine."""
+    rate = FLAGS.rate if rate is None else rate
+    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, updates))
 
 
 def accuracy(model: keras.Model, test: tuple[np.ndarray, np.ndarray]) -> float:
@@ -96,19 +119,19 @@ def on_noise(student: keras.Model, teacher: keras.Model, seed: int) -> None:
     on_images(student, teacher, drawn)
 
 
-def on_generated(
-    student: keras.Model, teacher: keras.Model, seed: int, method: Any, rate: float
-) -> None:
+def on_generated(student: keras.Model, teacher: keras.Model, seed: int, how: Generated) -> None:
     distiller = mr.DataFreeDistiller(
         student=student,
         teacher=teacher,
         generator=mr.models.image_generator(SHAPE, image_range=RANGE, width=FLAGS.width),
-        method=method,
+        method=how.method,
         seed=seed,
     )
-    distiller.compile({"student": adam(FLAGS.updates), "generator": keras.optimizers.Adam(rate)})
-    turns = method.turns
+    turns = how.method.turns
     steps = FLAGS.updates * len(turns) // sum("student" in turn for turn in turns)
+    own = steps * sum("generator" in turn for turn in turns) // len(turns)
+    optimizer = adam(own, how.rate) if how.falls else keras.optimizers.Adam(how.rate)
+    distiller.compile({"student": adam(FLAGS.updates), "generator": optimizer})
     distiller.fit(steps_per_epoch=steps, batch_size=FLAGS.batch, verbose=0)
 
 
@@ -127,16 +150,15 @@ def on_inverted(student: keras.Model, teacher: keras.Model, seed: int) -> None:
 def trained(method: str, teacher: keras.Model, images: np.ndarray, seed: int) -> keras.Model:
     """Returns the student of a method."""
     student = network(FLAGS.student_widths, seed, "student")
-    zskt = mr.distillers.ZSKT(student_updates=FLAGS.student_updates)
-    dafl = mr.distillers.DAFL(information=FLAGS.information)
     run: dict[str, Callable[[], None]] = {
         "data": lambda: on_images(student, teacher, images),
         "noise": lambda: on_noise(student, teacher, seed),
-        "zskt": lambda: on_generated(student, teacher, seed, zskt, FLAGS.zskt_rate),
-        "dafl": lambda: on_generated(student, teacher, seed, dafl, FLAGS.dafl_rate),
         "deep_inversion": lambda: on_inverted(student, teacher, seed),
     }
-    run[method]()
+    if method in GENERATED:
+        on_generated(student, teacher, seed, GENERATED[method])
+    else:
+        run[method]()
     return student
 
 

@@ -146,7 +146,7 @@ class DataFreeDistiller(BaseDistiller):
             knowledge={STUDENT: taught},
             teacher_input=teacher_input,
             teacher_dtype=teacher_dtype,
-            teacher_taps=resolved_method.teacher_taps,
+            teacher_taps=resolved_method.taps_of(teacher),
             name=name,
             dtype=dtype,
             trainable=trainable,
@@ -223,7 +223,10 @@ class DataFreeDistiller(BaseDistiller):
 
     def build_terms(self) -> list[Term]:
         """Returns the terms of the loss: those of the student, and those of the generator."""
-        return [*self.offline_terms(), *map(self._generator_term, self._method.terms())]
+        return [
+            *self.offline_terms(),
+            *map(self._generator_term, self._method.terms_of(self.teacher)),
+        ]
 
     def _generator_term(self, term: GeneratorTerm) -> Term:
         def compute(outputs: Outputs) -> Any:

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import keras
+from keras import ops
+
 from modreduce_keras.arguments import kept, require_choice, require_integer, require_number
 from modreduce_keras.distillers.generation.losses import (
     activation_loss,
@@ -10,6 +13,8 @@ from modreduce_keras.distillers.generation.losses import (
     information_loss,
     one_hot_loss,
 )
+from modreduce_keras.distillers.generation.statistics import normalizations, statistics_loss
+from modreduce_keras.ops import float32
 from modreduce_keras.registry import register
 from modreduce_keras.taps import ModelOutput
 from modreduce_keras.typing import Tensor
@@ -40,9 +45,11 @@ class Generation:
 
     Attributes:
         asks_student: Whether the generator's loss depends on the student's output.
+        statistics: Weight of `statistics_loss`, beside the method's own terms.
     """
 
     asks_student = False
+    statistics = 0.0
 
     @property
     def turns(self) -> list[tuple[str, ...]]:
@@ -57,6 +64,23 @@ class Generation:
     def terms(self) -> list[GeneratorTerm]:
         """Returns the parts of the generator's loss."""
         raise NotImplementedError
+
+    def taps_of(self, teacher: keras.Model) -> list[str]:
+        """Returns the taps of a teacher that all terms read."""
+        read = [*self.teacher_taps, *(normalizations(teacher) if self.statistics else ())]
+        return list(dict.fromkeys(read))
+
+    def terms_of(self, teacher: keras.Model) -> list[GeneratorTerm]:
+        """Returns the parts of the generator's loss for a teacher."""
+        if not self.statistics:
+            return self.terms()
+        norms = normalizations(teacher)
+
+        def statistics(output: ModelOutput, _: Tensor) -> Tensor:
+            value = statistics_loss(output.features, norms)
+            return value + ops.zeros_like(float32(output.logits)[:, 0])
+
+        return [*self.terms(), GeneratorTerm("statistics", statistics, self.statistics)]
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
@@ -81,9 +105,13 @@ class ZSKT(Generation):
     Args:
         generator_updates: Steps in a row in which the generator learns. Defaults to 1.
         student_updates: Steps in a row in which the student learns. Defaults to 10.
+        statistics: Weight of the distance between the statistics of the generated images in the
+            teacher's batch normalizations and those of its training data, as in DeepInversion.
+            The paper has no such term, with which short trainings give more accurate students.
+            Defaults to 0.
 
     Raises:
-        ValueError: If a number of steps is not a positive integer.
+        ValueError: If a number of steps is not a positive integer, or `statistics` is negative.
 
     Example:
         >>> ZSKT(student_updates=2).turns
@@ -97,9 +125,12 @@ class ZSKT(Generation):
 
     asks_student = True
 
-    def __init__(self, *, generator_updates: int = 1, student_updates: int = 10):
+    def __init__(
+        self, *, generator_updates: int = 1, student_updates: int = 10, statistics: float = 0.0
+    ):
         self.generator_updates = require_integer("generator_updates", generator_updates)
         self.student_updates = require_integer("student_updates", student_updates)
+        self.statistics = require_number("statistics", statistics, least=0.0)
 
     @property
     def turns(self) -> list[tuple[str, ...]]:
@@ -135,6 +166,7 @@ class DAFL(Generation):
         variant: `"reference"`, the default: as in the authors' code, whose weights these are.
             `"paper"`: the activation is summed over the units, and the information divided by the
             number of classes, with the natural logarithm.
+        statistics: As in `ZSKT`. Defaults to 0.
 
     Raises:
         ValueError: If a weight is negative, or `variant` is unknown.
@@ -155,6 +187,7 @@ class DAFL(Generation):
         information: float = 5.0,
         at: str | None = "embedding",
         variant: str = "reference",
+        statistics: float = 0.0,
     ):
         self.one_hot = require_number("one_hot", one_hot, least=0.0)
         self.activation = require_number("activation", activation, least=0.0)
@@ -163,6 +196,7 @@ class DAFL(Generation):
             raise ValueError(f"at must be a tap of the teacher, or None. Received: {at=}")
         self.at = at
         self.variant = require_choice("variant", variant, ("reference", "paper"))
+        self.statistics = require_number("statistics", statistics, least=0.0)
 
     @property
     def teacher_taps(self) -> list[str]:
