@@ -1,9 +1,10 @@
 """Without the data: a student learns from a teacher alone, on images that nobody took.
 
 The training data of a teacher may be gone, or private. A generator then makes images for which
-student and teacher disagree (ZSKT), or of which the teacher is sure (DAFL); or the pixels
-themselves are optimized until the teacher's batch statistics are those of its training
-(DeepInversion). The student learns what the teacher says about these images, and sees no other.
+student and teacher disagree (ZSKT), or of which the teacher is sure (DAFL), in both cases with the
+batch statistics that the teacher's normalizations know; or the pixels themselves are optimized for
+these (DeepInversion). The student learns what the teacher says about these images, and sees no
+other.
 
     python examples/data_free.py
     python examples/data_free.py --method=dafl --method=deep_inversion
@@ -32,7 +33,10 @@ from absl import app, flags, logging
 
 import modreduce_keras as mr
 
-GENERATORS = {"zskt": 1e-3, "dafl": 0.2}  # and the learning rates of their generators
+GENERATORS = {  # and the learning rates of their generators
+    "zskt": (mr.distillers.ZSKT(student_updates=2, statistics=1.0), 1e-3),
+    "dafl": (mr.distillers.DAFL(statistics=1.0), 1e-2),
+}
 NOISE, INVERSION = "noise", "deep_inversion"
 
 FLAGS = flags.FLAGS
@@ -57,9 +61,9 @@ def network(widths: list[str], name: str) -> keras.Model:
     return mr.models.get("convnet", num_classes=10, widths=list(map(int, widths)), name=name)
 
 
-def adam(steps: int) -> keras.optimizers.Optimizer:
+def adam(steps: int, rate: float = RATE) -> keras.optimizers.Optimizer:
     """Returns an optimizer whose learning rate falls to 0."""
-    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(RATE, steps))
+    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
 
 
 def cross_entropy() -> keras.losses.Loss:
@@ -84,18 +88,15 @@ def train_teacher() -> tuple[keras.Model, tf.data.Dataset]:
 def train_on_generated(method: str, student: keras.Model, teacher: keras.Model) -> None:
     """Trains a student and the generator that makes its images."""
     generator = mr.models.image_generator(SHAPE, image_range=RANGE, width=FLAGS.width)
-    given = mr.distillers.ZSKT(student_updates=5) if method == "zskt" else method
+    given, rate = GENERATORS[method]
     distiller = mr.DataFreeDistiller(
         student=student, teacher=teacher, generator=generator, method=given
     )
     turns = distiller.method.turns
     steps = FLAGS.steps * len(turns) // sum("student" in turn for turn in turns)
-    distiller.compile(
-        {
-            "student": adam(FLAGS.epochs * FLAGS.steps),
-            "generator": keras.optimizers.Adam(GENERATORS[method]),
-        }
-    )
+    own = FLAGS.epochs * steps * sum("generator" in turn for turn in turns) // len(turns)
+    # At a constant rate, the generator would win in the end, when the student hardly learns.
+    distiller.compile({"student": adam(FLAGS.epochs * FLAGS.steps), "generator": adam(own, rate)})
     pictures = mr.callbacks.GeneratedImages(Path(FLAGS.output) / method, count=36)
     distiller.fit(
         steps_per_epoch=steps,
