@@ -104,7 +104,7 @@ def _fnet(activation: str | None) -> keras.Model:
 
 
 _RESNET = {
-    "input_conv_filters": [16],
+    "input_conv_filters": [64],
     "input_conv_kernel_sizes": [3],
     "stackwise_num_filters": [64, 96],
     "stackwise_num_blocks": [1, 2],
@@ -157,7 +157,7 @@ IMAGES: dict[str, tuple[str, Callable[[str | None], keras.Model], int]] = {
             "ResNetImageClassifier",
             {
                 **_RESNET,
-                "input_conv_filters": [8, 8, 16],
+                "input_conv_filters": [32, 32, 64],
                 "input_conv_kernel_sizes": [3, 3, 3],
                 "block_type": "bottleneck_block_vd",
             },

@@ -249,6 +249,7 @@ class Places:
             index
             for index, node in enumerate(nodes)
             if node.sizes is not None
+            and "Padding" not in node.kind  # a margin, which is much of a small map
             and len(node.shape or ()) in ranks
             and self.structure.last_readers[index] > index
         ]
@@ -269,8 +270,7 @@ class Places:
                 continue
             if path and node.kind.startswith("Global"):
                 break
-            is_pooled = "Pooling" in node.kind and set(sizes) == {1}
-            if is_pooled and self._head_follows(index):
+            if "Pooling" in node.kind and set(sizes) == {1} and self._head_follows(index):
                 break
             path.append(index)
         return path

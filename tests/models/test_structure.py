@@ -157,6 +157,21 @@ def test_layers_with_layers_inside_are_blocks():
     assert [found["stage1"], found["stage2"]] == ["block_0", "block_1"]
 
 
+@pytest.mark.parametrize("size", [4, 8])
+def test_a_margin_around_small_maps_begins_no_stage(size):
+    """As in ResNet50V2 with images of 64 pixels, whose last maps are of 4 x 4."""
+    inputs = keras.Input((2 * size, 2 * size, 3))
+    x = L.Conv2D(8, 3, strides=2, padding="same")(inputs)
+    for index in range(3):
+        inner = L.Conv2D(4, 1)(L.ReLU()(x))
+        inner = L.Conv2D(4, 3)(L.ZeroPadding2D()(inner))
+        x = L.Add(name=f"add_{index}")([x, L.Conv2D(8, 1)(inner)])
+    x = L.Conv2D(8, 1, name="last")(L.MaxPooling2D(2)(x))
+    model = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
+    stages = [path for end, path in ends(model).items() if end.startswith("stage")]
+    assert stages == ["add_2", "last"]
+
+
 def test_a_decoder_has_stages_too():
     shapes = [row.shape[0] for row in mr.models.taps(u_net()) if row.ends.startswith("stage")]
     assert shapes == [32, 16, 8, 16, 32]
