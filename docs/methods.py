@@ -86,7 +86,7 @@ momentum 0.9, for every loss. Where a loss falls little, or not at all:
   With the larger weights in their cells, both fall.
 - `fgd`, `fgd_global` and `fgfi` have the weights of their papers, for the large maps of detectors,
   and are small here beside the labels. Without a loss on the labels, all three fall (see
-  `tests/distillers/test_label_maps.py`).
+  `tests/distillers/step/test_label_maps.py`).
 - `shake` has two parts. The shadow head of the teacher comes nearer to the teacher. But it leaves
   the student behind, and the part between these two rises: both begin with nearly uniform outputs.
 - `confidence_penalty` has no teacher: the labels make the student more confident, and it rises.

@@ -9,7 +9,9 @@ from tests.support.mistakes import (
     in_distillers,
     in_files,
     in_knowledge,
+    in_labels,
     in_models,
+    in_peers,
     on_devices,
 )
 from tests.support.mistakes.workbench import Workbench
@@ -17,7 +19,9 @@ from tests.support.mistakes.workbench import Workbench
 TABLES = (
     in_distillers,
     in_knowledge,
+    in_labels,
     in_models,
+    in_peers,
     in_compile,
     in_data,
     in_files,

@@ -1,0 +1,1 @@
+"""What the constructor, compile and fit refuse, and what they warn of."""

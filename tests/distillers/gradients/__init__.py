@@ -1,0 +1,1 @@
+"""How gradients are applied: loss scales, and steps that are not finite."""

@@ -1,0 +1,1 @@
+"""Compiled metrics, and which student is the best."""

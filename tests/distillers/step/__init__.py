@@ -1,0 +1,1 @@
+"""One training step: what runs, which terms there are, and how they are weighted."""

@@ -1,0 +1,1 @@
+"""Teachers that run, and outputs that were stored."""
