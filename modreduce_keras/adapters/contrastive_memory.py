@@ -164,8 +164,9 @@ class ContrastiveMemory(ContrastiveAdapter):
     def _checked(self, index: Tensor | None) -> Any:
         if index is None:
             raise ValueError(
-                "CRD needs each sample's index in the training data: wrap the dataset, "
-                "`fit(mr.data.with_index(dataset))`. Received: index=None"
+                "CRD needs each sample's index in the training data, so fit on samples with one: "
+                "samples = tf.data.Dataset.from_tensor_slices((x, y)), "
+                "fit(mr.data.with_index(samples).batch(64)). Received: index=None"
             )
         return require_sample_index(index, self.samples, "ContrastiveMemory")
 

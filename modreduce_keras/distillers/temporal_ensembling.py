@@ -120,8 +120,9 @@ class TemporalEnsembling(ConsistencyDistiller):
     def _checked(self, index: Any) -> Any:
         if index is None:
             raise ValueError(
-                "TemporalEnsembling needs each sample's index in the training data: wrap the "
-                "dataset, fit(mr.data.with_index(dataset).batch(...)). Received: x without index"
+                "TemporalEnsembling needs each sample's index in the training data, so fit on "
+                "samples with one: samples = tf.data.Dataset.from_tensor_slices((x, y)), "
+                "fit(mr.data.with_index(samples).batch(64)). Received: x without index"
             )
         return require_sample_index(index, self.samples, "TemporalEnsembling")
 

@@ -177,9 +177,13 @@ class Response(Knowledge):
                 )
         for shape in teacher_shape if several else [teacher_shape]:
             if student_shape[-1] != shape[-1]:
+                remedy = _VOCABULARIES if len(shape) == 3 else ""
+                if len(shape) == 2:
+                    new = f"mr.models.with_classifier(student, {shape[-1]})"
+                    remedy = f"{new} gives the student a new classifier. "
                 raise ValueError(
                     f"Knowledge {self.name!r} compares logits, so student and teacher need the "
-                    f"same number of classes. {_VOCABULARIES if len(shape) == 3 else ''}Received: "
+                    f"same number of classes. {remedy}Received: "
                     f"a student with {student_shape[-1]} and a teacher with {shape[-1]}"
                 )
             self._check_positions(tuple(student_shape[1:-1]), tuple(shape[1:-1]))

@@ -1,5 +1,6 @@
 """Shorthand: what may be given as knowledge, and the knowledge that it stands for."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from modreduce_keras.knowledge.feature import Feature
 from modreduce_keras.knowledge.relation import Relation
 from modreduce_keras.knowledge.response import Response
 from modreduce_keras.losses.base import Loss
+from modreduce_keras.losses.keras_loss import of_function
 from modreduce_keras.models.function_model import is_only_outputs, no_layers_inside
 from modreduce_keras.models.graph import output_units
 from modreduce_keras.models.pairs import default_pair, pair
@@ -91,7 +93,8 @@ def _one(given: Any, arguments: dict[str, Any], student: Any, teacher: Any) -> K
         return given
     loss = registry.lookup("loss", given)() if isinstance(given, str) else given
     if not isinstance(loss, keras.losses.Loss):
-        raise TypeError(f"{_FORMS}. Received: {shown(given)}")
+        is_function = inspect.isroutine(loss)
+        raise TypeError(of_function(loss) if is_function else f"{_FORMS}. Received: {shown(given)}")
     kind = loss.kind if isinstance(loss, Loss) else "response"
     if kind != "response":
         arguments = {**arguments, **_taps(loss, student, teacher)}

@@ -1,10 +1,12 @@
 """KerasLoss: one of Keras' own losses between the student's and the teacher's tensors."""
 
+import inspect
 from typing import Any
 
 import keras
 
 from modreduce_keras import registry
+from modreduce_keras.calls import shown
 from modreduce_keras.losses.base import Loss, fits
 from modreduce_keras.registry import PACKAGE
 from modreduce_keras.typing import Tensor
@@ -78,5 +80,21 @@ def loss_from(given: Any) -> Loss:
     """Returns a loss from a loss of ours or of Keras, a config or an identifier."""
     if isinstance(given, dict):
         given = keras.saving.deserialize_keras_object(given)
+    if inspect.isroutine(given):
+        raise TypeError(of_function(given))
     is_foreign = isinstance(given, keras.losses.Loss) and not isinstance(given, Loss)
     return KerasLoss(given) if is_foreign else registry.get("loss", given, Loss)
+
+
+def of_function(given: Any) -> str:
+    """Returns the message of a function that is given as a loss between teacher and student."""
+    name = getattr(given, "__name__", type(given).__name__)
+    kind = "".join(word.title() for word in name.split("_"))
+    if getattr(keras.losses, name, None) is given and hasattr(keras.losses, kind):
+        remedy = f"give Keras' class of it, mr.Response(keras.losses.{kind}())"
+    else:
+        remedy = (
+            "give a loss of Keras, class Own(keras.losses.Loss) with call(self, teacher, student) "
+            "that returns one value for each sample, as mr.Response(Own(name='own'))"
+        )
+    return f"A function is no loss between teacher and student: {remedy}. Received: {shown(given)}"

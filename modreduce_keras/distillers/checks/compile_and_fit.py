@@ -11,7 +11,7 @@ import numpy as np
 
 from modreduce_keras.arguments import is_number, require_bool, require_choice, require_integer
 from modreduce_keras.batches import INDEX, require_end, split_index
-from modreduce_keras.calls import stacklevel_of_user
+from modreduce_keras.calls import listed, stacklevel_of_user
 from modreduce_keras.copying import lora_weights
 from modreduce_keras.data.index import require_batches
 from modreduce_keras.distillers.backend import tensorflow as backend
@@ -70,6 +70,25 @@ def require_trainable(students: Mapping[str, keras.Model]) -> None:
                 f"{remedy}. Received: the model {student.name!r}, all of whose "
                 f"{len(student.weights)} weights are frozen"
             )
+        _warn_of_quantized(name, student)
+
+
+def _warn_of_quantized(name: str, student: keras.Model) -> None:
+    """Warns of kernels in integers, which no optimizer changes."""
+    found = [
+        layer.name
+        for layer in flatten_layers(student)
+        if getattr(layer.dtype_policy, "quantization_mode", None)
+        and not getattr(layer, "lora_enabled", False)
+        and not any(inner is not layer for inner in flatten_layers(layer))
+    ]
+    if found:
+        warnings.warn(
+            f"The student {name!r} is quantized by Keras, so the kernels of {listed(found, 8)} do "
+            "not train. Distil the model from before quantize(...), and quantize it afterwards; "
+            "mr.quantize_aware(model) is a copy that trains while it is rounded.",
+            stacklevel=stacklevel_of_user(),
+        )
 
 
 def trainable_paths(students: Mapping[str, keras.Model]) -> frozenset[str]:

@@ -148,7 +148,7 @@ MISTAKES = [
     Mistake(
         "no index for a memory bank",
         lambda b: b.fit(distiller=crd(b)),
-        r"CRD needs each sample's index .*with_index\(dataset\).* Received: index=None",
+        r"CRD needs each sample's index .*with_index\(samples\).batch\(64\).* Received: index=None",
     ),
     Mistake(
         "no index for remembered predictions",
