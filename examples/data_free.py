@@ -35,7 +35,7 @@ import modreduce_keras as mr
 
 GENERATORS = {  # and the learning rates of their generators
     "zskt": (mr.distillers.ZSKT(student_updates=2, statistics=10.0), 1e-2),
-    "dafl": (mr.distillers.DAFL(statistics=1.0), 1e-2),
+    "dafl": (mr.distillers.DAFL(statistics=10.0), 1e-2),
 }
 NOISE, INVERSION = "noise", "deep_inversion"
 

@@ -53,7 +53,7 @@ GENERATED = {
     "zskt": Generated(ZSKT(student_updates=5), 1e-3, falls=True),
     "dafl": Generated(DAFL(), 0.2, falls=False),
     "zskt_statistics": Generated(ZSKT(student_updates=2, statistics=10.0), 1e-2, falls=True),
-    "dafl_statistics": Generated(DAFL(statistics=1.0), 1e-2, falls=True),
+    "dafl_statistics": Generated(DAFL(statistics=10.0), 1e-2, falls=True),
 }
 """The first two as the authors train them: DAFL's is the rate for small grey images."""
 METHODS = ("data", "noise", *GENERATED, "deep_inversion")
