@@ -27,7 +27,7 @@ from modreduce_keras.distillers.gradients.loss_scales import LossScales
 from modreduce_keras.distillers.metrics import logs, progress
 from modreduce_keras.distillers.step import balance as balances
 from modreduce_keras.distillers.step.batch import Batch
-from modreduce_keras.distillers.step.forward import Outputs, first_output
+from modreduce_keras.distillers.step.forward import Outputs, first_output, telling_missing_keys
 from modreduce_keras.distillers.step.fused_normalization import fused_normalization
 from modreduce_keras.distillers.step.inputs import Inputs
 from modreduce_keras.distillers.step.model import StepModel
@@ -255,7 +255,8 @@ class BaseDistiller(StepModel):
         return supervised_terms(made, student, weight, owner=owner, network=network)
 
     def forward_pass(self, batch: Batch, training: bool, with_teacher: bool) -> Outputs:
-        return self._forward(batch, training, with_teacher)
+        with telling_missing_keys(self.all_knowledge() if with_teacher else (), batch.inputs):
+            return self._forward(batch, training, with_teacher)
 
     def build_gradient_policy(
         self, schedules: Mapping[str, Any] | None, on_nonfinite: str | None

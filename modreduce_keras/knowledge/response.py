@@ -23,7 +23,7 @@ from modreduce_keras.ops import (
     per_sample_mean,
     tempered_log_softmax,
 )
-from modreduce_keras.output_kind import CLASSES
+from modreduce_keras.output_kind import CLASSES, REGRESSION
 from modreduce_keras.registry import register
 from modreduce_keras.top_k import TopK
 from modreduce_keras.typing import Tensor
@@ -116,6 +116,11 @@ class Response(Knowledge):
         if average not in (None, "probabilities", "logits"):
             raise ValueError(
                 f"average must be 'probabilities', 'logits' or None. Received: {average=}"
+            )
+        if average == "probabilities" and self.loss.output_kinds == (REGRESSION,):
+            raise ValueError(
+                f"{type(self.loss).__name__} compares the outputs of a regression, which have no "
+                f"probabilities to average: leave out average=. Received: {average=}"
             )
         if teacher_weights is not None:
             several = isinstance(teacher_weights, (Sequence, np.ndarray))
@@ -265,8 +270,14 @@ class Response(Knowledge):
     def _averages_probabilities(self) -> bool:
         if self.average is not None:
             return self.average == "probabilities"
-        of_any = self.loss.output_kinds is None
-        return not of_any or getattr(self.loss, "least_classes", 2) > 1
+        return not self._compares_numbers()
+
+    def _compares_numbers(self) -> bool:
+        """Returns whether the loss takes outputs as the numbers they are."""
+        kinds = self.loss.output_kinds
+        return kinds == (REGRESSION,) or (
+            kinds is None and getattr(self.loss, "least_classes", 2) == 1
+        )
 
     def call(
         self,
@@ -292,7 +303,7 @@ class Response(Knowledge):
 
     def _disagreement(self, teachers: list[Tensor]) -> Tensor:
         kinds, shares = self.loss.output_kinds, self._shares(teachers)
-        if kinds is None and getattr(self.loss, "least_classes", 2) == 1:
+        if self._compares_numbers():
             return measures.of_numbers(teachers, shares)
         of_labels = kinds is not None and CLASSES not in kinds
         measure = measures.of_labels if of_labels else measures.of_classes

@@ -23,7 +23,8 @@ class GaussianKD(ResponseLoss):
     variances v are made of: v = exp(r) + ε, or softplus(r) + ε. Both networks are trained on the
     labels by the Gaussian negative log likelihood, ½ Σ_d [log v + (y - m)² / v].
 
-    Where the teacher is unsure of itself, the student learns so, instead of its mean exactly.
+    Where the teacher is unsure of itself, the student learns so, instead of its mean exactly. Of
+    several teachers, the outputs are averaged: the means m, and what the variances are made of.
 
     Args:
         variance: `"log"`, the default: r is the log variance; or `"softplus"`.

@@ -7,6 +7,7 @@ from keras import ops
 from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.base import Loss, fits
 from modreduce_keras.ops import along_positions
+from modreduce_keras.output_kind import REGRESSION
 from modreduce_keras.registry import register
 from modreduce_keras.typing import Tensor
 
@@ -58,6 +59,7 @@ class TeacherBounded(Loss):
     over_positions = "mean"
     needs_labels = True
     label_numbers = True
+    output_kinds = (REGRESSION,)
     margin = Knob()
 
     def __init__(

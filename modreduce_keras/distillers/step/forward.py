@@ -1,7 +1,8 @@
 """ForwardPass: runs the students and the teacher of a distiller once, and returns their outputs."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -147,3 +148,19 @@ class ForwardPass:
 def first_output(outputs: Mapping[str, ModelOutput]) -> keras.KerasTensor | Mapping[str, Any]:
     """Returns the output of a student; those of several are alike."""
     return next(iter(outputs.values())).logits
+
+
+@contextlib.contextmanager
+def telling_missing_keys(knowledge: Iterable[Knowledge], inputs: Any) -> Iterator[None]:
+    """Says, where the models cannot run, which key of the inputs a knowledge misses, if any.
+
+    Without the key that a mask reads, the others are taken for names of a model's inputs, and the
+    model would complain of those.
+    """
+    try:
+        yield
+    except ValueError:
+        for one in knowledge:
+            one.given_mask(inputs)
+            one.needed_inputs(inputs)
+        raise

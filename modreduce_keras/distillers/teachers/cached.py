@@ -17,7 +17,7 @@ from modreduce_keras.distillers.step.inputs import Inputs
 from modreduce_keras.distillers.teachers.forms import AS_GIVEN
 from modreduce_keras.distillers.teachers.live import LiveTeacher
 from modreduce_keras.knowledge import Knowledge, Response
-from modreduce_keras.output_kind import CLASSES, UNKNOWN, output_kind
+from modreduce_keras.output_kind import CLASSES, REGRESSION, UNKNOWN, output_kind
 from modreduce_keras.taps import ModelOutput
 from modreduce_keras.top_k import TopK
 
@@ -237,6 +237,11 @@ def _require_kind(given: TeacherOutputs, knowledge: Knowledge) -> None:
         )
     elif kinds is None or given.kind in kinds:
         return
+    elif kinds == (REGRESSION,):
+        reason = (
+            "compares the numbers of a regression, and these are probabilities: logits= takes "
+            "numbers too"
+        )
     elif given.kind == CLASSES:
         reason = (
             "compares labels that are each yes or no, and the probabilities are of classes that "

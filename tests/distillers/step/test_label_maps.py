@@ -126,6 +126,15 @@ def test_the_foreground_comes_with_the_inputs_and_no_model_sees_it(loss, named, 
     assert logs[loss] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("named", [False, True], ids=["other name", "name of the input"])
+def test_a_missing_mask_is_told_whatever_the_input_is_called(named, scenes):
+    images, labels = scenes
+    distiller = compiled([mr.Feature("fgd", at="block", mask="foreground")])
+    name = "image" if named else "pixels"
+    with pytest.raises(ValueError, match="mask='foreground' of knowledge 'fgd' is a key of the in"):
+        distiller.train_on_batch({name: images}, np.minimum(labels, 2))
+
+
 @pytest.mark.parametrize(("own", "others"), [(4, 2), (2, 4)], ids=["larger teacher", "larger"])
 @pytest.mark.parametrize("size", [2, 4], ids=["mask of the smaller maps", "of the larger"])
 def test_the_foreground_of_unequal_maps_is_what_lies_wholly_in_it(own, others, size, scenes):

@@ -234,6 +234,58 @@ def test_one_number_has_no_probabilities_to_average():
     mr.Distiller(student=student, teacher=teachers, knowledge=[mr.Response("binary_kd")])
 
 
+def gaussian_kd(teacher, student, labels):
+    (mean_t, raw_t), (mean_s, raw_s) = (np.split(side, 2, axis=-1) for side in (teacher, student))
+    far = (np.exp(raw_t) + (mean_t - mean_s) ** 2) / np.exp(raw_s)
+    return (0.5 * (raw_s - raw_t + far - 1.0)).sum(axis=-1)
+
+
+def teacher_bounded(teacher, student, labels):
+    theirs, own = (((side - labels) ** 2).sum(axis=-1) for side in (teacher, student))
+    return np.where(own > theirs, own, 0.0)
+
+
+@pytest.mark.parametrize("disagreement", [None, 0.7])
+@pytest.mark.parametrize(
+    ("loss", "equation"),
+    [("gaussian_kd", gaussian_kd), ("teacher_bounded", teacher_bounded)],
+)
+def test_outputs_of_regressions_are_averaged_as_numbers(loss, equation, disagreement, random):
+    student, *teachers = regressors(4)
+    x = random.normal(size=(8, 6)).astype("float32")
+    labels = random.normal(size=(8, 4)).astype("float32")
+    own, *theirs = (np.array(one(x), "float64") for one in (student, *teachers))
+    mean = 0.75 * theirs[0] + 0.25 * theirs[1]
+    expected = equation(mean, own, labels)
+    if disagreement is not None:
+        far = 0.75 * (theirs[0] - mean) ** 2 + 0.25 * (theirs[1] - mean) ** 2
+        expected = expected * np.exp(-disagreement * far.mean(axis=-1))
+    knowledge = mr.Response(loss, teacher_weights=[3, 1], disagreement=disagreement)
+    distiller = mr.Distiller(student=student, teacher=teachers, knowledge=knowledge)
+    distiller.compile("sgd", "mse")
+    logs = distiller.train_on_batch(x, labels, return_dict=True)
+    assert logs[loss] == pytest.approx(expected.mean(), rel=1e-4)
+    with pytest.raises(ValueError, match="have no probabilities to average: leave out average="):
+        mr.Response(loss, average="probabilities")
+
+
+@pytest.mark.parametrize("loss", ["gaussian_kd", "teacher_bounded"])
+def test_losses_of_regressions_refuse_classes(loss):
+    student, teacher, _ = regressors(4)
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=loss)
+    with pytest.raises(ValueError, match="takes the outputs for plain numbers, and to the comp"):
+        distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+
+
+@pytest.mark.parametrize("independent", [False, True])
+@pytest.mark.parametrize("loss", ["gaussian_kd", "teacher_bounded"])
+def test_losses_of_regressions_refuse_probabilities(loss, independent):
+    shares = np.full((8, 4), 0.25)
+    teacher = mr.data.TeacherOutputs(probabilities=shares, independent=independent)
+    with pytest.raises(ValueError, match="compares the numbers of a regression, and these are"):
+        mr.Distiller(student=regressors(4)[0], teacher=teacher, knowledge=loss)
+
+
 @pytest.mark.parametrize("loss", ["logit_mse", "logit_l1"])
 def test_only_classes_have_the_probabilities_of_a_softmax(loss, random):
     student, *teachers = regressors(3)
