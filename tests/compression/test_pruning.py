@@ -215,6 +215,7 @@ def test_a_training_that_is_resumed_is_the_one_that_was_not_stopped(data, tmp_pa
         np.testing.assert_array_equal(own, other)
 
 
+@pytest.mark.slow
 def test_two_replicas_prune_as_one(two_replicas, data):
     def run(scope):
         keras.utils.set_random_seed(1)
@@ -285,6 +286,7 @@ def test_a_frozen_layer_keeps_its_mask(data):
 
 
 @pytest.mark.usefixtures("eagerly")
+@pytest.mark.slow
 def test_rounding_a_pruned_student_keeps_the_zeros_in_its_int8_file(random, settled, tmp_path):
     interpreter = pytest.importorskip("ai_edge_litert.interpreter")
     images = random.normal(size=(40, 8, 8, 4)).astype("float32")
