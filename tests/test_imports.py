@@ -42,6 +42,11 @@ WITH_TENSORFLOW = ("distribute", "data", "export", "callbacks")
 OPTIONAL = {Path("models/onnx_runtime.py"): {"onnxruntime"}}
 """What else a module imports, inside of functions."""
 BACKEND = Path("distillers/backend/tensorflow.py")
+OF_TENSORFLOW = {
+    Path("keras_internals/tflite_converter.py"): {"export"},
+    Path("keras_internals/gradient_tapes.py"): {"distribute"},
+}
+"""Modules on what is private in TensorFlow, and the parts that may import them."""
 ONLY_IN = {"tensorflow_datasets": "data", "keras_tuner": "tuning"}
 
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
@@ -110,7 +115,7 @@ def test_parts_import_downward_only():
 
 
 def test_what_runs_on_every_backend_imports_keras_and_numpy_only():
-    paths = [path for path in MODULES if part_of(path) in KERAS_ONLY]
+    paths = [path for path in MODULES if part_of(path) in KERAS_ONLY and path not in OF_TENSORFLOW]
     assert len(paths) > len(KERAS_ONLY)
     for path in paths:
         assert foreign_to(path) <= {"keras", "numpy"} | OPTIONAL.get(path, set()), path
@@ -118,8 +123,20 @@ def test_what_runs_on_every_backend_imports_keras_and_numpy_only():
 
 
 def test_tensorflow_is_imported_in_its_rooms_only():
-    rest = [path for path in MODULES if part_of(path) not in WITH_TENSORFLOW and path != BACKEND]
+    rooms = {BACKEND, *OF_TENSORFLOW}
+    rest = [path for path in MODULES if part_of(path) not in WITH_TENSORFLOW and path not in rooms]
     assert [path for path in rest if "tensorflow" in foreign_to(path)] == []
+
+
+def test_private_parts_of_tensorflow_are_imported_where_tensorflow_is():
+    for module, parts in OF_TENSORFLOW.items():
+        name = ".".join([PACKAGE, *module.with_suffix("").parts])
+        readers = [
+            path
+            for path in MODULES
+            if any(one.startswith(name) for one in imported(source_of(path), package_of(path)))
+        ]
+        assert {part_of(path) for path in readers} == parts
 
 
 def test_heavy_libraries_are_imported_where_they_are_used_only():

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from modreduce_keras.distribute.replicas import on_tensorflow
-from modreduce_keras.distribute.tensorflow_internals import is_recorded
 from modreduce_keras.keras_internals import is_compiled_by_xla
+from modreduce_keras.keras_internals.gradient_tapes import is_recorded
 
 _ELEMENTS = 2**21
 """Elements of the largest tensor in a chunk: what is made of them stays in a processor's cache, and

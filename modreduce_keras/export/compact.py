@@ -6,7 +6,7 @@ from typing import Any
 import flatbuffers
 import numpy as np
 
-from modreduce_keras.export.tensorflow_internals import file_as_objects, schema
+from modreduce_keras.keras_internals.tflite_converter import file_as_objects, schema
 
 _FILE_IDENTIFIER = b"TFL3"
 _ALIGNMENT = 16

@@ -9,14 +9,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modreduce_keras.export import operations, tensorflow_internals
+from modreduce_keras.export import operations
 from modreduce_keras.export.integer_forms import Form, integer_forms, measure
 from modreduce_keras.export.marks import Marks, is_of, without_marks
 from modreduce_keras.export.masked_softmax import masked_softmaxes
 from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.saved_model import write_saved_model
 from modreduce_keras.export.students import Inputs
-from modreduce_keras.keras_internals import flatten_layers
+from modreduce_keras.keras_internals import flatten_layers, tflite_converter
 from modreduce_keras.models.fake_quantization import FakeQuantize
 from modreduce_keras.models.graph import input_specs
 from modreduce_keras.models.integer_normalizations import InverseRoot
@@ -130,20 +130,20 @@ def _converted(
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.representative_dataset = lambda: _one_by_one(recipe.samples)
     # In two steps, of which only the second takes names.
-    calibrated = tensorflow_internals.calibrated(converter)
+    calibrated = tflite_converter.calibrated(converter)
     if recipe.allow_float is True:
         wide = operations.wide_tensors(calibrated, _WIDEST)
         kept = [*kept, *(path for one in wide for path in marks.paths(one)[:1])]
     tensors = operations.computed_tensors(calibrated)
     floats = [one for one in tensors if any(is_of(path, kept) for path in marks.paths(one))]
-    content = tensorflow_internals.quantized(calibrated, ends, floats)
+    content = tflite_converter.quantized(calibrated, ends, floats)
     # A range that two tensors have to share is handed on to the one that is left.
     while recipe.allow_float is True:
         wide = [one for one in operations.wide_tensors(content, _WIDEST) if one not in floats]
         if not set(wide) & set(tensors):
             break
         floats += wide
-        content = tensorflow_internals.quantized(calibrated, ends, floats)
+        content = tflite_converter.quantized(calibrated, ends, floats)
     return content, tensors
 
 
@@ -157,7 +157,7 @@ def _one_by_one(samples: list[dict[str, np.ndarray]]) -> Iterator[dict[str, np.n
 def _refused(
     model: keras.Model, marks: Marks, quantization: str | None, error: Exception
 ) -> ValueError:
-    lacking = marks.by_layer(tensorflow_internals.refused_operations(error))
+    lacking = marks.by_layer(tflite_converter.refused_operations(error))
     if lacking:
         return ValueError(
             f"The student {model.name!r} has layers with operations that TFLite lacks: {lacking}. "

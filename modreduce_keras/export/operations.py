@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modreduce_keras.export import tensorflow_internals
-from modreduce_keras.export.tensorflow_internals import schema
+from modreduce_keras.keras_internals import tflite_converter
+from modreduce_keras.keras_internals.tflite_converter import schema
 
 _NO_ARITHMETIC = ("QUANTIZE", "DEQUANTIZE", "SHAPE")
 _FLOAT = schema.TensorType.FLOAT32
@@ -29,11 +29,11 @@ def float_operations(content: bytes) -> list[FloatOperation]:
     Args:
         content: Of the file, before it is made compact.
     """
-    model = tensorflow_internals.file_as_objects(content)
+    model = tflite_converter.file_as_objects(content)
     found = []
     for graph in model.subgraphs:
         for operation in _operators(graph):
-            name = tensorflow_internals.operation_name(model, operation.opcodeIndex)
+            name = tflite_converter.operation_name(model, operation.opcodeIndex)
             # An optional input that is not given is -1.
             tensors = [i for i in (*operation.inputs, *operation.outputs) if i >= 0]
             floats = any(graph.tensors[i].type == _FLOAT for i in tensors)
@@ -49,7 +49,7 @@ def computed_tensors(content: bytes) -> list[str]:
     Args:
         content: Of the file, before it is made compact.
     """
-    model = tensorflow_internals.file_as_objects(content)
+    model = tflite_converter.file_as_objects(content)
     return [tensor.name.decode() for tensor in _written(model)]
 
 
@@ -61,7 +61,7 @@ def wide_tensors(content: bytes, widest: float) -> list[str]:
             that are in it.
         widest: Range, in the numbers that the tensor stands for.
     """
-    model = tensorflow_internals.file_as_objects(content)
+    model = tflite_converter.file_as_objects(content)
     return [tensor.name.decode() for tensor in _written(model) if _range(tensor) > widest]
 
 
@@ -81,7 +81,7 @@ def with_integer_inputs(content: bytes) -> bytes:
     Args:
         content: Of the file.
     """
-    model = tensorflow_internals.file_as_objects(content)
+    model = tflite_converter.file_as_objects(content)
     graph = model.subgraphs[0]
     casts = list(_casts_of_inputs(model, graph))
     if not casts:
@@ -91,7 +91,7 @@ def with_integer_inputs(content: bytes) -> bytes:
         graph.tensors[given].quantization = _as_it_is()
         readers = [one for one in graph.operators if cast_output in one.inputs]
         for reader in readers:
-            if tensorflow_internals.operation_name(model, reader.opcodeIndex) == "QUANTIZE":
+            if tflite_converter.operation_name(model, reader.opcodeIndex) == "QUANTIZE":
                 reader.inputs = np.array([given], np.int32)
         still_read = any(cast_output in one.inputs for one in graph.operators)
         if still_read or cast_output in graph.outputs:
@@ -100,12 +100,12 @@ def with_integer_inputs(content: bytes) -> bytes:
             cast.builtinOptions = schema.DequantizeOptionsT()
         else:
             graph.operators.remove(cast)
-    return tensorflow_internals.file_of(model)
+    return tflite_converter.file_of(model)
 
 
 def _casts_of_inputs(model: schema.ModelT, graph: schema.SubGraphT) -> Iterator[schema.OperatorT]:
     for operation in graph.operators:
-        if tensorflow_internals.operation_name(model, operation.opcodeIndex) != "CAST":
+        if tflite_converter.operation_name(model, operation.opcodeIndex) != "CAST":
             continue
         source, target = operation.inputs[0], operation.outputs[0]
         is_byte = graph.tensors[source].type in _BYTES
@@ -123,7 +123,7 @@ def _as_it_is() -> schema.QuantizationParametersT:
 def _opcode(model: schema.ModelT, name: str) -> int:
     """Returns the number of an operation's code in a file, which gets one if it has none."""
     for index in range(len(model.operatorCodes)):
-        if tensorflow_internals.operation_name(model, index) == name:
+        if tflite_converter.operation_name(model, index) == name:
             return index
     code = schema.OperatorCodeT()
     code.builtinCode = getattr(schema.BuiltinOperator, name)

@@ -2,9 +2,8 @@
 
 Each function says what it relies on, and `tests/keras_internals` has a test for each that
 fails when Keras changes it. All of it was seen in Keras 3.15.1 and TensorFlow 2.21.0. Other
-modules touch nothing private, which ruff's rule SLF001 enforces. What is private in TensorFlow's
-converter and tapes is in `export/tensorflow_internals.py` and `distribute/tensorflow_internals.py`,
-as this package imports Keras alone.
+modules touch nothing private, which ruff's rule SLF001 enforces. Two modules are not listed here,
+as they import TensorFlow: `tflite_converter` and `gradient_tapes`.
 """
 
 from modreduce_keras.keras_internals.attributes import present_attributes

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from modreduce_keras import keras_internals
-from modreduce_keras.distribute import tensorflow_internals
+from modreduce_keras.keras_internals import gradient_tapes
 
 
 def nested():
@@ -217,7 +217,7 @@ def test_is_compiled_by_xla(compiled):
 def test_is_recorded(compiled):
     def found(recorded):
         with tf.GradientTape() if recorded else contextlib.nullcontext():
-            return tensorflow_internals.is_recorded()
+            return gradient_tapes.is_recorded()
 
     def both():
         return tf.constant([found(True), found(False)])

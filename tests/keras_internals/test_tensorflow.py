@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modreduce_keras.export import tensorflow_internals
+from modreduce_keras.keras_internals import tflite_converter
 
 
 def test_an_int8_file_in_two_steps_with_a_layer_in_float(tmp_path):
@@ -22,21 +22,21 @@ def test_an_int8_file_in_two_steps_with_a_layer_in_float(tmp_path):
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     samples = np.random.default_rng(0).normal(size=(8, 1, 3)).astype("float32")
     converter.representative_dataset = lambda: ([one] for one in samples)
-    calibrated = tensorflow_internals.calibrated(converter)
-    objects = tensorflow_internals.file_as_objects(calibrated)
-    again = tensorflow_internals.file_as_objects(tensorflow_internals.file_of(objects))
+    calibrated = tflite_converter.calibrated(converter)
+    objects = tflite_converter.file_as_objects(calibrated)
+    again = tflite_converter.file_as_objects(tflite_converter.file_of(objects))
     assert [one.opcodeIndex for one in again.subgraphs[0].operators] == [0, 0]
-    graph = tensorflow_internals.file_as_objects(calibrated).subgraphs[0]
+    graph = tflite_converter.file_as_objects(calibrated).subgraphs[0]
     first = graph.tensors[graph.operators[0].outputs[0]].name.decode()
 
     def types(in_float):
-        content = tensorflow_internals.quantized(calibrated, tf.float32, in_float)
-        model = tensorflow_internals.file_as_objects(content)
-        graph, int8 = model.subgraphs[0], tensorflow_internals.schema.TensorType.INT8
+        content = tflite_converter.quantized(calibrated, tf.float32, in_float)
+        model = tflite_converter.file_as_objects(content)
+        graph, int8 = model.subgraphs[0], tflite_converter.schema.TensorType.INT8
         return [
             graph.tensors[one.inputs[0]].type == int8
             for one in graph.operators
-            if tensorflow_internals.operation_name(model, one.opcodeIndex) == "FULLY_CONNECTED"
+            if tflite_converter.operation_name(model, one.opcodeIndex) == "FULLY_CONNECTED"
         ]
 
     assert types([]) == [True, True]
@@ -50,7 +50,7 @@ def test_the_operations_that_a_conversion_fails_at(tmp_path):
     converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path))
     with pytest.raises(Exception, match="Erfinv") as raised:
         converter.convert()
-    ((name, places),) = tensorflow_internals.refused_operations(raised.value)
+    ((name, places),) = tflite_converter.refused_operations(raised.value)
     assert name == "Erfinv"
     assert "/Erfinv@" in places[0]
-    assert tensorflow_internals.refused_operations(ValueError("'tf.Erfinv' op")) == []
+    assert tflite_converter.refused_operations(ValueError("'tf.Erfinv' op")) == []

@@ -1,8 +1,4 @@
-"""Everything private of TensorFlow's TFLite converter that the export relies on.
-
-As in `modreduce_keras/keras_internals`, each function says what it relies on, and has a test in
-`tests/keras_internals`. All of it was seen in TensorFlow 2.21.0.
-"""
+"""TensorFlow's TFLite converter, and the files that it writes. Only `export` imports it."""
 
 from collections.abc import Sequence
 from typing import Any

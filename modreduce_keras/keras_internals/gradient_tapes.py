@@ -1,7 +1,4 @@
-"""What is private in TensorFlow, as the losses on large vocabularies rely on it.
-
-Seen in TensorFlow 2.21.0. `tests/keras_internals` has a test that fails when it changes.
-"""
+"""Gradient tapes of TensorFlow. Only `distribute` imports it."""
 
 
 def is_recorded() -> bool:
