@@ -71,9 +71,18 @@ def beside_one_thread() -> Iterator[None]:
     with _ALONE, warnings.catch_warnings():
         # That pipelines of data are still graphs, which have threads of their own.
         warnings.filterwarnings("ignore", "Even though the `tf.config", UserWarning)
-        before = tf.config.functions_run_eagerly()
-        tf.config.run_functions_eagerly(True)
-        try:
+        with functions_run_eagerly():
             yield
-        finally:
-            tf.config.run_functions_eagerly(before)
+
+
+@contextlib.contextmanager
+def functions_run_eagerly() -> Iterator[None]:
+    """Runs compiled functions as plain Python, or traces them as parts of what is traced."""
+    import tensorflow as tf
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)

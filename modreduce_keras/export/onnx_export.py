@@ -1,8 +1,6 @@
 """ONNX: exports a student for the runtimes of other frameworks."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from modreduce_keras import whole_files
+from modreduce_keras.distribute.host_functions import functions_run_eagerly
 from modreduce_keras.export.files import require_file
 from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.students import OUTPUT, Inputs, inference_model, require_student
@@ -79,7 +78,9 @@ def _convert(onnx: Any, tf2onnx: Any, model: keras.Model, inputs: Inputs) -> byt
 
     try:
         with quiet():
-            with _inlined():  # The converter finds what is traced here.
+            # The converter finds what is traced here. Keras wraps grouped convolutions in functions
+            # that XLA compiles, which the converter would keep as they are.
+            with functions_run_eagerly():
                 traced = serve.get_concrete_function(*specs)
             converted, _ = tf2onnx.convert.from_function(
                 serve, input_signature=specs, custom_op_handlers={"Erfc": (_erfc, [])}
@@ -111,21 +112,6 @@ def _store_constants(onnx: Any, graph: Any, traced: Any) -> None:
         for one in [one for one in graph.input if one.name == name]:
             graph.input.remove(one)
             graph.initializer.append(onnx.numpy_helper.from_array(value.numpy(), name))
-
-
-@contextlib.contextmanager
-def _inlined() -> Iterator[None]:
-    """Traces functions inside a function as a part of it.
-
-    Keras wraps grouped convolutions in functions that XLA compiles, which the converter keeps as
-    they are.
-    """
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(before)
 
 
 def _erfc(context: Any, node: Any, name: str, _: Any) -> None:

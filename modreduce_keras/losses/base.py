@@ -332,6 +332,12 @@ class Loss(keras.losses.Loss, NamedArguments):
                 "(the first axis is the batch)"
             )
 
+    def require_equal_shapes(self, teacher: Tensor, student: Tensor, remedy: str = "") -> None:
+        """Raises a `ValueError` unless the features of a sample have one shape, and an axis."""
+        shapes = tuple(teacher.shape)[1:], tuple(student.shape)[1:]
+        expectation = f"features (batch, ..., width) of equal shapes{remedy}"
+        self.require(fits(*shapes) and len(shapes[0]) > 0, expectation, teacher, student)
+
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments that are stored under their own names."""
         config = {**super().get_config(), **knobs.config(self)}

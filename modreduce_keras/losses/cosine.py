@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from keras import ops
 
-from modreduce_keras.losses.base import Loss, fits
+from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import directions
 from modreduce_keras.registry import register
 from modreduce_keras.typing import Tensor
@@ -60,14 +60,8 @@ class CosineDistance(Loss):
         labels: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        shapes = tuple(teacher.shape)[1:], tuple(student.shape)[1:]
-        self.require(
-            fits(*shapes) and len(shapes[0]) > 0,
-            "features (batch, ..., width) of equal shapes (adapter='token_projection' brings them "
-            "to one width)",
-            teacher,
-            student,
-        )
+        remedy = " (adapter='token_projection' brings them to one width)"
+        self.require_equal_shapes(teacher, student, remedy)
         # Half the squared distance of unit vectors, which is exact where they are close.
         (unit_t, is_t), (unit_s, is_s) = (
             directions(side, ops.zeros_like(side[..., :1])) for side in (teacher, student)

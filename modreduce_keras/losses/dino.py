@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from keras import ops
 
 from modreduce_keras.knobs import Knob
-from modreduce_keras.losses.base import Loss, fits
+from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import tempered_log_softmax
 from modreduce_keras.registry import register
 from modreduce_keras.typing import Tensor
@@ -82,12 +82,6 @@ class DINO(Loss):
         labels: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        shapes = tuple(teacher.shape)[1:], tuple(student.shape)[1:]
-        self.require(
-            fits(*shapes) and len(shapes[0]) > 0,
-            "features (batch, ..., width) of equal shapes",
-            teacher,
-            student,
-        )
+        self.require_equal_shapes(teacher, student)
         target = ops.softmax(teacher / self.teacher_temperature, axis=-1)
         return -ops.sum(target * tempered_log_softmax(student, self.student_temperature), axis=-1)
