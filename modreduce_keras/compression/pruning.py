@@ -65,7 +65,8 @@ def prune(
         layers: Which layers: a list of names, paths, patterns (`"stage*"`) and classes
             (`keras.layers.Conv2D`). Defaults to all dense layers and convolutions but depthwise
             ones, which have few weights. Layers inside of other layers (attention) are left out;
-            a warning names subclassed layers and models around kernels, and layers with LoRA.
+            a warning names subclassed layers and models around kernels, layers with LoRA, and
+            embeddings and recurrent layers that have most of the weights.
         every: Number of updates from one mask to the next. A mask of two million weights takes
             about 0.15 seconds on a CPU core. Defaults to 1.
         block_size: Inputs and outputs of a block, with `structure="block"`. The inputs of a

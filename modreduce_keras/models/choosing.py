@@ -69,7 +69,8 @@ def chosen(model: keras.Model, layers: Any, what: str = "student") -> list[keras
 
     Warns:
         UserWarning: If `None` leaves out kernels in layers that cannot be rebuilt, or with
-            LoRA. Attention is left out without a warning.
+            LoRA; or if embeddings and recurrent layers have most weights. Attention is left out
+            without a warning.
 
     Raises:
         ValueError: If one means no layer, or a layer without a kernel that is known.
@@ -91,6 +92,7 @@ def chosen(model: keras.Model, layers: Any, what: str = "student") -> list[keras
                 "meant.",
                 stacklevel=stacklevel_of_user(),
             )
+        _warn_of_most(model, list(every.values()), found)
         return found
     if isinstance(layers, (str, type)) or not isinstance(layers, Iterable):
         raise ValueError(
@@ -101,6 +103,23 @@ def chosen(model: keras.Model, layers: Any, what: str = "student") -> list[keras
     for one in layers:
         chosen |= {id(layer): layer for layer in _meant(model, every, one)}
     return list(chosen.values())
+
+
+def _warn_of_most(
+    model: keras.Model, every: list[keras.layers.Layer], found: list[keras.layers.Layer]
+) -> None:
+    """Warns if embeddings and recurrent layers, which nothing here changes, have most weights."""
+    kinds = (keras_layers.Embedding, keras_layers.RNN, keras_layers.Bidirectional)
+    others = [(one, one.count_params()) for one in every if isinstance(one, kinds)]
+    meant, left = sum(one.count_params() for one in found), sum(size for _, size in others)
+    if left > meant:
+        names = [f"{one.name} ({type(one).__name__}, {size:,})" for one, size in others]
+        warnings.warn(
+            f"Dense layers and convolutions have {meant:,} of the weights of {model.name!r}. Most "
+            f"are elsewhere and stay as they are: {listed(names, 4)}. Make those layers smaller by "
+            "distilling a student with fewer words or units.",
+            stacklevel=stacklevel_of_user(),
+        )
 
 
 def is_plain(layer: keras.layers.Layer) -> bool:

@@ -55,3 +55,32 @@ def test_attention_and_what_is_named_are_left_out_without_a_warning():
     kinds = [type(layer).__name__ for layer in mr.prune(model).layers]
     assert kinds == ["InputLayer", "MultiHeadAttention", "Sequential", "PrunedKernel"]
     mr.prune(around(Backbone()), layers=["head"])  # warnings are errors
+
+
+def text(recurrent, words, units=4):
+    stack = [layers.Embedding(words, 4, name="words"), recurrent(units), layers.Dense(30)]
+    return keras.Sequential([keras.Input((5,), dtype="int32"), *stack, layers.Dense(3)], name="net")
+
+
+HEAVY = {
+    "words": (lambda: text(layers.GRU, words=500), r"'words \(Embedding, 2,000\)'"),
+    "LSTM": (lambda: text(layers.LSTM, words=5, units=40), r"\(LSTM, 7,200\)"),
+    "bidirectional": (
+        lambda: text(lambda units: layers.Bidirectional(layers.GRU(units)), words=5, units=24),
+        r"\(Bidirectional, ",
+    ),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("heavy", HEAVY)
+def test_most_weights_elsewhere_are_warned_of(heavy, call):
+    make, named = HEAVY[heavy]
+    with pytest.warns(UserWarning, match=rf"of the weights of 'net'. Most .*{named}") as found:
+        call(make())
+    assert found[0].filename == __file__
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_few_weights_elsewhere_are_not(call):
+    call(text(layers.GRU, words=5, units=2))  # warnings are errors
