@@ -80,9 +80,9 @@ class BaseDistiller(StepModel):
         knowledge: The knowledge of each student, by the student's name.
         teacher_input: The teacher's input, if it differs from the students' (another resolution,
             normalization or modality): a function of the inputs `x`, such as a Keras layer, or a
-            key of a dict `x`. The entry of that key is for the teacher only; the students get the
-            rest (if one entry remains, that entry instead of a dict). With several teachers also a
-            list with one of these or `None` for each. Defaults to `None`.
+            key of a dict `x`, whose entry is for the teacher only, unless the students have an
+            input of that name; they get the rest (if one entry remains, that one instead of a
+            dict). With several teachers also a list with one of these or `None` for each.
         teacher_dtype: Precision of the teacher. `None`, the default: its own precision, with batch
             normalizations folded into the layers before them if, on the first batch, no output
             changes by more than 1e-5 of the largest one (in a deep model, whose rounding grows: by

@@ -35,7 +35,8 @@ class Distiller(BaseDistiller):
             and `"binary_kd"` for one logit.
         teacher_input: The teacher's input, if it differs from the student's: a function of the
             inputs (a Keras layer that resizes or normalizes), or a key of a dict `x` whose entry
-            is for the teacher only; see `BaseDistiller`. Defaults to `None`.
+            is for the teacher only, unless the student has an input of that name; see
+            `BaseDistiller`. Defaults to `None`.
         supervised_weight: Weight of the compiled loss on the labels: a number that is not
             negative, or a schedule. Defaults to 1.
         teacher_dtype: Precision of the teacher: `None` (the default, its own precision), `"auto"`,

@@ -56,6 +56,8 @@ def connect(
         for number, model in enumerate(teachers)
     }
     known, known_to_teacher = _require_all_built(roles, of_teachers, views)
+    for spec in map(input_specs, students.values()):
+        views.share(spec if isinstance(spec, Mapping) else ())
     checks.require_distinct({**roles, **of_teachers})
     _leave_masks_out(views, everything, [*students.values(), *teachers])
     runs = of_teacher = None

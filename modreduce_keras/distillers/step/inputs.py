@@ -16,9 +16,9 @@ class Inputs:
     """Splits the `x` of a batch.
 
     Args:
-        teacher_input: What the teacher sees: a function of the inputs, the key of the inputs that
-            is the teacher's alone, or `None` for what the students see. A list of those for
-            several teachers.
+        teacher_input: What the teacher sees: a function of the inputs, a key of the inputs (the
+            teacher's alone, unless the students declare an input of that name), or `None` for what
+            the students see. A list of those for several teachers.
         student_inputs: The same for each student, by name; empty where all see the same.
 
     Raises:
@@ -53,6 +53,10 @@ class Inputs:
         """
         self._keys.update(keys)
         self._by_name = by_name
+
+    def share(self, keys: Iterable[str]) -> None:
+        """Leaves keys of the inputs to the students though the teacher sees them too."""
+        self._keys.difference_update(keys)
 
     @property
     def teacher_is_apart(self) -> bool:

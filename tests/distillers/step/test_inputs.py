@@ -227,7 +227,7 @@ def test_a_memory_bank_asks_for_the_index(images, labels, cross_entropy):
     knowledge = mr.Relation("crd", at="embedding", adapter=memory)
     distiller = mr.Distiller(student=network(1), teacher=network(1), knowledge=[knowledge])
     distiller.compile(keras.optimizers.SGD(0.1), cross_entropy)
-    with pytest.raises(ValueError, match=r"fit\(mr.data.with_index\(dataset\)\)"):
+    with pytest.raises(ValueError, match=r"fit\(mr.data.with_index\(samples\).batch"):
         distiller.fit(images, labels, verbose=0)
     bank = memory.student_bank.numpy()
     dataset = mr.data.with_index(tf.data.Dataset.from_tensor_slices((images, labels)))
@@ -294,3 +294,28 @@ def test_a_student_gets_fewer_inputs_than_its_teacher(random, cross_entropy):
     np.testing.assert_array_equal(
         distiller.predict(x, verbose=0), student.predict(alone, verbose=0)
     )
+
+
+def of_parts(*names):
+    """A student of several inputs of three numbers."""
+    inputs = {name: keras.Input((3,), name=name) for name in names}
+    joined = keras.layers.Concatenate()(list(inputs.values())) if len(names) > 1 else inputs["a"]
+    return keras.Model(inputs, keras.layers.Dense(3)(joined))
+
+
+@pytest.mark.parametrize(
+    ("names", "others"),
+    [(("a", "b"), ()), (("a", "b"), ("c",)), (("a",), ()), (("b", "c"), ("a",))],
+)
+def test_a_key_is_the_teachers_beside_the_students_input_of_that_name(names, others, cross_entropy):
+    random = np.random.default_rng(0)
+    x = {name: random.normal(size=(6, 3)).astype("float32") for name in sorted({*names, *others})}
+    inputs = keras.Input((3,))
+    teacher = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    student, view = of_parts(*names), "c" if "c" in others else "a"
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge="kd", teacher_input=view)
+    distiller.compile(keras.optimizers.SGD(0.0), cross_entropy)
+    logs = distiller.fit(x, np.arange(6) % 3, verbose=0).history
+    expected = kd_between(student, teacher, {name: x[name] for name in names}, x[view])
+    np.testing.assert_allclose(logs["kd"], expected, rtol=1e-5)
+    distiller.evaluate({name: x[name] for name in names}, np.arange(6) % 3, verbose=0)
