@@ -1,5 +1,6 @@
 """Stages: where each ends in a model, what its classifier reads, and its logits, by structure."""
 
+import math
 import re
 from collections.abc import Collection
 from functools import cached_property
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from modreduce_keras.copying import KERAS_LAYERS
 from modreduce_keras.models import head_kinds
 from modreduce_keras.models.kernel_wrapper import plain_layer
 from modreduce_keras.models.kernels import LOW_RANK
@@ -216,7 +218,7 @@ class Places:
         if not after:
             return False
         one, other = (self.structure.nodes[each[-1]].sizes or () for each in (run, after))
-        return _product(other) <= _product(one)
+        return math.prod(other) <= math.prod(one)
 
     def _runs(self) -> list[list[int]]:
         """Returns the nodes of the main path, parted where the resolution changes."""
@@ -299,7 +301,7 @@ class Places:
             pairs = list(zip(one, other, strict=True))
             return any(min(pair) <= _CHANGE * max(pair) for pair in pairs)
         # Patches become tokens, and one of the class may join them.
-        return not 0 <= abs(_product(other) - _product(one)) <= 2
+        return not 0 <= abs(math.prod(other) - math.prod(one)) <= 2
 
     def _blocks(self, run: list[int]) -> list[list[int]]:
         """Parts the only run of a model at its blocks: layers of one class, or attentions."""
@@ -315,7 +317,7 @@ class Places:
             return [run]
         bounds = [*starts[1:], len(nodes)]
         return [
-            [index for index in run if start <= index < bound]
+            [index for index in run if start <= index < bound] or [start]
             for start, bound in zip(starts, bounds, strict=True)
         ]
 
@@ -386,15 +388,13 @@ def _is_block(node: Node) -> bool:
 
 
 def _is_merge(node: Node) -> bool:
-    return node.kind in _MERGES and len(set(node.sources)) > 1
+    if len(set(node.sources)) < 2:
+        return False
+    layer: Any = node.operation
+    # That of one's own may scale one of two, as in InceptionResNetV2.
+    is_own = isinstance(layer, keras.layers.Layer) and type(layer) not in KERAS_LAYERS
+    return node.kind in _MERGES or (is_own and not layer.weights)
 
 
 def _keeps(node: Node) -> bool:
     return node.kind.endswith(_KEEPS)
-
-
-def _product(sizes: tuple[int, ...]) -> int:
-    found = 1
-    for one in sizes:
-        found *= one
-    return found

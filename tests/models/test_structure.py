@@ -172,6 +172,45 @@ def test_a_margin_around_small_maps_begins_no_stage(size):
     assert stages == ["add_2", "last"]
 
 
+class ScaledSum(L.Layer):
+    """A sum of one's own, as InceptionResNetV2 has it."""
+
+    def call(self, inputs):
+        return inputs[0] + 0.2 * inputs[1]
+
+
+def test_a_sum_of_ones_own_ends_a_block():
+    inputs = keras.Input((16, 16, 3))
+    x = L.Concatenate()([L.Conv2D(4, 3, strides=2, padding="same")(inputs) for _ in range(2)])
+    for index in range(2):
+        inner = L.Conv2D(8, 1)(L.Conv2D(4, 3, padding="same")(x))
+        x = L.ReLU(name=f"block_{index}")(ScaledSum()([x, inner]))
+    x = L.Conv2D(8, 3, strides=2, name="last")(L.Conv2D(8, 1)(x))
+    model = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
+    stages = [path for end, path in ends(model).items() if end.startswith("stage")]
+    assert stages == ["block_1", "last"]
+
+
+class AttentionTo(Block):
+    """A block that is given positions too, as of DeBERTa in keras-hub."""
+
+    def build(self, x_shape, positions_shape):
+        super().build(x_shape)
+
+    def call(self, x, positions):
+        return super().call(x) + positions
+
+
+def test_blocks_that_share_an_input_are_stages():
+    inputs = keras.Input((16,), dtype="int32")
+    x, positions = (L.Embedding(20, 8)(inputs) for _ in range(2))
+    for index in range(3):
+        x = AttentionTo(name=f"block_{index}")(x, positions)
+    model = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling1D()(x)))
+    stages = [path for end, path in ends(model).items() if end.startswith("stage")]
+    assert stages == ["block_0", "block_1", "block_2"]
+
+
 def test_a_decoder_has_stages_too():
     shapes = [row.shape[0] for row in mr.models.taps(u_net()) if row.ends.startswith("stage")]
     assert shapes == [32, 16, 8, 16, 32]
