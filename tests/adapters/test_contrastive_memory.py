@@ -273,7 +273,7 @@ def test_a_distiller_fills_the_bank_and_weight_files_restore_it(dataset, tmp_pat
 
 
 def test_training_without_the_index_says_what_to_do(dataset):
-    with pytest.raises(ValueError, match=r"wrap the dataset, `fit\(mr.data.with_index\(dataset"):
+    with pytest.raises(ValueError, match=r"fit\(mr.data.with_index\(samples"):
         distiller()[0].fit(dataset.batch(5), shuffle=False, verbose=0)
     with pytest.raises(ValueError, match="CRD needs each sample's index in the training data"):
         small()(np.ones((2, 5)), np.ones((2, 6)))

@@ -269,7 +269,7 @@ def test_config_round_trip(kind, arguments, make):
 
 def test_the_index_is_needed_and_checked(make, images, labels):
     distiller = make("temporal_ensembling", samples=10)
-    with pytest.raises(ValueError, match=r"mr.data.with_index\(dataset\).*x without index"):
+    with pytest.raises(ValueError, match=r"mr.data.with_index\(samples\).*x without index"):
         distiller.train_on_batch(images, labels)
     with pytest.raises(ValueError, match="index must lie from 0 to 9"):
         train(distiller, images, labels, np.arange(12))
