@@ -186,9 +186,10 @@ def _features(
 ) -> tuple[Any, Any]:
     def feature(role: str, model: keras.Model) -> Any:
         (tap,) = knowledge.taps(role)
-        layer = dict(paths_of(model)).get(tap)
+        path, _, call = tap.partition(":")
+        layer = dict(paths_of(model)).get(path)
         if layer is not None:
-            return read(model, layer, batch)
+            return read(model, layer, batch, call=int(call or -1))
         place = Places(model).find(tap)  # the result of no layer, which the next one is given
         return read(model, place.layer, batch, inputs=place.source is not None)
 

@@ -104,22 +104,32 @@ def head_of(model: keras.Model) -> Any:
     return layer
 
 
-def read(model: keras.Model, layer: Any, batch: Any, *, inputs: bool = False) -> Any:
-    """Returns what a layer gives (or is given) for a batch in inference, by replacing its call."""
+def read(
+    model: keras.Model, layer: Any, batch: Any, *, inputs: bool = False, call: int = -1
+) -> Any:
+    """Returns what a layer gives for a batch in inference, by replacing its call.
+
+    Args:
+        model: The model.
+        layer: One of its layers.
+        batch: What the model is given.
+        inputs: Whether to return what the layer is given instead.
+        call: Which of several calls of the layer is meant. Defaults to -1, the last one.
+    """
     found: list[Any] = []
     original = layer.call
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def recorded(*args: Any, **kwargs: Any) -> Any:
         outputs = original(*args, **kwargs)
         found.append(args[0] if inputs else outputs)
         return outputs
 
-    layer.call = call
+    layer.call = recorded
     try:
         model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch), training=False)
     finally:
         del layer.call
-    return found[-1]
+    return found[call]
 
 
 def _adopt_statistics(model: keras.Model, inputs: Any) -> None:
