@@ -93,6 +93,9 @@ class GraphAttention(_GraphLayer):
     h_i = Σ_j α_ij W x_j, with α_ij = softmax over j of LeakyReLU(a_s · W x_i + a_n · W x_j), slope
     0.2, j over the neighbours of i and i itself, for each head
 
+    The tap `"LAYER/attention"` reads the α of each edge, their mean over the heads: (batch, edges,
+    1), 0 for padding.
+
     Args:
         units: Width of each head.
         heads: Number of heads. Defaults to 1.
@@ -129,6 +132,8 @@ class GraphAttention(_GraphLayer):
         super().__init__(units, activation=activation, **kwargs)
         self.heads = require_integer("heads", heads)
         self.concatenate = require_bool("concatenate", concatenate)
+        # Changes nothing: it is there to be tapped.
+        self.attention = keras.layers.Identity(name="attention", dtype="float32")
 
     def build(self, features_shape: Any, edges_shape: Any = None) -> None:
         """Creates the weights."""
@@ -139,7 +144,8 @@ class GraphAttention(_GraphLayer):
 
     def call(self, features: Tensor, edges: Tensor) -> Tensor:
         """Returns the attended features."""
-        graph = _with_loops(flat_graph(features, edges))
+        without_loops = flat_graph(features, edges)
+        graph = _with_loops(without_loops)
         rows = graph.rows(ops.matmul(features, self.kernel))
         heads = ops.reshape(rows, (-1, self.heads, self.units))
         of_node, of_neighbour = (
@@ -149,6 +155,7 @@ class GraphAttention(_GraphLayer):
         scores = ops.take(of_node, graph.source, axis=0)
         scores += ops.take(of_neighbour, graph.neighbour, axis=0)
         shares = ops.exp(graph.log_shares(ops.leaky_relu(scores, negative_slope=0.2)))
+        self.attention(_by_edge(shares, without_loops))
         mixed = graph.sums(shares[..., None] * ops.take(heads, graph.neighbour, axis=0))
         if self.concatenate:
             mixed = ops.reshape(mixed, (-1, self.heads * self.units))
@@ -185,6 +192,18 @@ class NodeMask(keras.layers.Layer):
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """Returns which nodes there are."""
         return ops.cast(inputs[1], "bool")
+
+
+def _by_edge(shares: Tensor, graph: FlatGraph) -> Tensor:
+    """Returns the mean over heads of the shares of a graph's edges, (batch, edges, 1).
+
+    Args:
+        shares: (edges and further ones, heads).
+        graph: The graph with these edges alone.
+    """
+    mean = ops.mean(shares[: ops.shape(graph.source)[0]], axis=-1)
+    is_padding = ops.equal(graph.source, graph.size - 1)
+    return ops.reshape(ops.where(is_padding, 0.0, mean), (graph.graphs, -1, 1))
 
 
 def _with_loops(graph: FlatGraph) -> FlatGraph:

@@ -18,6 +18,20 @@ def numpy_convolution(x, edges, kernel, bias):
     return scale @ adjacency @ scale @ x @ kernel + bias
 
 
+def numpy_shares(x, edges, kernel, own, others):
+    """Returns the attention of each edge, the mean over heads; those of padding are 0."""
+    h = (x @ kernel).reshape(len(x), *own.shape)
+
+    def unscaled(i, j):
+        score = (own * h[i]).sum(-1) + (others * h[j]).sum(-1)
+        return np.exp(np.where(score > 0, score, 0.2 * score))
+
+    def total(i):
+        return unscaled(i, i) + sum(unscaled(i, b) for a, b in edges if a == i)
+
+    return [(unscaled(i, j) / total(i)).mean() if i >= 0 else 0.0 for i, j in edges]
+
+
 def numpy_attention(x, edges, kernel, own, others, bias, concatenate):
     heads, units = own.shape
     h = (x @ kernel).reshape(len(x), heads, units)
@@ -166,6 +180,28 @@ def test_padded_nodes_do_not_count(graphs, random):
     one, two = (z - np.log(np.exp(z).sum(-1, keepdims=True)) for z in (one, two))
     divergence = 16 * (np.exp(one) * (one - two)).sum(-1)
     np.testing.assert_allclose(history["kd"][0], divergence[kept].mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("edges", [5, None])
+def test_attention_to_neighbours_is_a_feature(graphs, random, edges):
+    """A student learns how much each node of the teacher looks at each neighbour."""
+    build = dict(num_classes=3, features=3, widths=(4,), dropout=0.0, edges=edges)
+    teacher, student = mr.models.gat(heads=3, **build), mr.models.gat(heads=2, **build)
+    for model in (teacher, student):
+        random_weights(model.get_layer("embedding"), random)
+    data = {name: graphs[name] for name in ("features", "edges")}
+    local = mr.Feature("hint", at="embedding/attention", adapter=None)
+    history = distilled(student, teacher, [local], data, random.integers(0, 3, (2, 5)))[1]
+    one, two = (
+        [
+            numpy_shares(x, e, *model.get_layer("embedding").get_weights()[:3])
+            for x, e in zip(data["features"], data["edges"], strict=True)
+        ]
+        for model in (teacher, student)
+    )
+    expected = np.square(np.subtract(one, two)).mean()
+    assert expected > 0.01
+    np.testing.assert_allclose(history["hint"][0], expected, rtol=1e-4)
 
 
 def test_a_perceptron_learns_from_a_graph(graphs, random):
