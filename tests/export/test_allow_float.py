@@ -189,6 +189,7 @@ def test_layers_in_layers_have_paths(exported):
     assert {"RSQRT", "SOFTMAX", "GELU"} <= operations(exported(student, allow_float=["block_1"]))
 
 
+@pytest.mark.slow
 def test_the_call_that_the_message_names_mends_it(exported):
     with pytest.raises(ValueError, match=r"{'elu': \['ELU'\]}.*allow_float=\['elu'\]"):
         exported(with_floats())

@@ -148,6 +148,7 @@ def test_one_students_memory_rests_and_the_others_moves(
     assert not np.array_equal(good[0], before[0])
 
 
+@pytest.mark.slow
 def test_two_replicas(net, teacher, cross_entropy, images, labels, two_replicas):
     with two_replicas.scope():
         model = mr.Distiller(student=net(), teacher=teacher, knowledge=[memory(sampling="shared")])
@@ -177,6 +178,7 @@ def sizes_in_graph(model, x, y):
     return {tuple(one.shape) for one in tensors if one.shape.rank is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["shared", "temporal"])
 def test_a_step_makes_nothing_of_the_memorys_size(build, kind, images, labels):
     x, y = batch(images, labels, INDEX)
