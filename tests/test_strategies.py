@@ -168,6 +168,19 @@ def test_a_distiller_from_outside_of_the_scope_is_named(two_replicas, random):
         distiller.fit(x, LABELS, verbose=0)
 
 
+def test_one_replica_of_a_strategy_that_mirrors_needs_its_scope_too(logical_cpus, random):
+    strategy = tf.distribute.MirroredStrategy(logical_cpus[:1])
+    x = random.normal(size=(6, 4)).astype("float32")
+    student, teacher = net("small"), net("large")
+    with strategy.scope(), pytest.raises(ValueError, match=r"must be made .*outside of every"):
+        compiled(mr.Distiller(student=student, teacher=teacher, knowledge="kd"))
+    with strategy.scope():
+        student = net("small")
+        distiller = compiled(mr.Distiller(student=student, teacher=teacher, knowledge="kd"))
+    logs = distiller.fit(x, LABELS, verbose=0).history
+    assert np.isfinite(logs["loss"]).all()
+
+
 def test_a_student_from_another_scope_is_named(two_replicas):
     with two_replicas.scope():
         student = net("small")

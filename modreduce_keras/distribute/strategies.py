@@ -183,7 +183,11 @@ def require_in_scope(strategy: Any, parts: Iterable[tuple[str, list[Any]]]) -> N
     Raises:
         ValueError: If a variable was made outside of the strategy's scope, or in that of another.
     """
+    import tensorflow as tf
+
+    # One replica of a strategy that mirrors has variables of its own kind as well.
     several = strategy.num_replicas_in_sync > 1
+    several = several or isinstance(strategy, tf.distribute.MirroredStrategy)
     for name, variables in parts:
         homes = [getattr(variable.value, "distribute_strategy", None) for variable in variables]
         if several:
