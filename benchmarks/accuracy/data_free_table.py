@@ -17,10 +17,11 @@ def data_free(rows: Sequence[Mapping[str, Any]]) -> str:
     runs = {(row["method"], row["seed"]): row for row in rows}
     lines = []
     for method in dict.fromkeys(method for method, _ in runs):
-        own = [row for (name, _), row in runs.items() if name == method]
+        own = [row for (one, _), row in runs.items() if one == method]
         accuracy = common.mean_and_deviation([100 * row["accuracy"] for row in own])
         seconds = statistics.mean(row["seconds"] for row in own)
-        lines.append([method, accuracy, f"{seconds:.0f}", len(own)])
+        name = method.replace("_statistics", ", statistics=10")
+        lines.append([name, accuracy, f"{seconds:.0f}", len(own)])
     columns = ["student learns on", "test accuracy, %", "seconds", "seeds"]
     # Each run trains the teacher anew, and on the same machine it becomes the same.
     teachers = sorted({f"{100 * row['teacher']:.1f}" for row in runs.values()})

@@ -256,6 +256,9 @@ def test_the_table_of_training_without_data(tables):
     made = tables.data_free([old, *rows]).splitlines()
     assert made[0] == "The teacher: 87.5 %."
     assert made[4:6] == ["| data | 80.0 | 10 | 1 |", "| zskt | 55.0 ± 7.1 | 15 | 2 |"]
+    assert "| zskt, statistics=10 | 50.0 | 10 | 1 |" in tables.data_free(
+        [{**rows[1], "method": "zskt_statistics"}]
+    )
     # On another machine, the teacher became another.
     of_two = tables.data_free([*rows, {**rows[0], "seed": 2, "teacher": 0.88}]).splitlines()
     assert of_two[0] == "The teacher: 87.5 to 88.0 %."

@@ -118,17 +118,17 @@ def data_free(method):
     inputs = keras.Input((WIDTH,))
     hidden = keras.layers.Dense(9, activation="tanh")(inputs)
     generator = keras.Model(inputs, keras.layers.Reshape((3, 3, 1))(hidden), name="generator")
-    models = [image_net(width) for width in (4, 7)]
     return mr.DataFreeDistiller(
-        student=models[0], teacher=models[1], generator=generator, method=method
+        student=image_net(4), teacher=image_net(7, norm=True), generator=generator, method=method
     )
 
 
-def image_net(width):
+def image_net(width, norm=False):
     inputs = keras.Input((3, 3, 1))
     hidden = keras.layers.Dense(width, activation="tanh", kernel_regularizer="l2", name="hidden")(
         keras.layers.Flatten()(inputs)
     )
+    hidden = keras.layers.BatchNormalization()(hidden) if norm else hidden
     return keras.Model(inputs, keras.layers.Dense(CLASSES)(hidden))
 
 
@@ -137,7 +137,7 @@ def zskt():
 
 
 def dafl():
-    return data_free("dafl")
+    return data_free(mr.distillers.DAFL(statistics=1.0))
 
 
 BUILDERS = {
