@@ -1,4 +1,4 @@
-"""The architectures: which of keras.applications and keras-hub, and the sizes of their images."""
+"""The architectures: those of keras.applications and keras-hub, and networks on time series."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,15 +6,16 @@ from typing import Any, NamedTuple
 import keras
 
 from benchmarks.matrix.hub import CLASSES, IMAGES, TEXTS
+from benchmarks.matrix.series import SERIES
 
 
 class Architecture(NamedTuple):
     """An architecture.
 
     Attributes:
-        source: `"keras.applications"` or `"keras-hub"`.
+        source: `"keras.applications"`, `"keras-hub"` or `"layers of Keras"`.
         family: Architectures of the same kind share it.
-        kind: `"image"` or `"text"`.
+        kind: `"image"`, `"text"` or `"series"`.
         build: Builds it: the activation of its head -> model.
         size: Height and width of its images.
         values: The range in which its images are.
@@ -83,5 +84,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     **{
         name: Architecture("keras-hub", family, "text", build)
         for name, (family, build) in TEXTS.items()
+    },
+    **{
+        name: Architecture("layers of Keras", family, "series", build)
+        for name, (family, build) in SERIES.items()
     },
 }

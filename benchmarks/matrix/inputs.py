@@ -9,6 +9,7 @@ import numpy as np
 import modreduce_keras as mr
 from benchmarks.matrix.architectures import Architecture
 from benchmarks.matrix.hub import CLASSES, TOKENS, VOCABULARY
+from benchmarks.matrix.series import sounds
 from modreduce_keras.keras_internals import flatten_layers, operation_of
 
 OFFSET = 1.5
@@ -30,9 +31,13 @@ class Data(NamedTuple):
 
 
 def data_for(architecture: Architecture, model: keras.Model, train: int, test: int) -> Data:
-    """Returns photographs of clothes, or sentences of made-up words, as a model takes them."""
+    """Returns photographs of clothes, sentences of made-up words or sounds, as a model takes them."""
     if architecture.kind == "text":
         parts = [_sentences(model, several, seed) for seed, several in enumerate((train, test))]
+    elif architecture.kind == "series":
+        spectra = [sounds(several, seed) for seed, several in enumerate((train, test))]
+        shape = (-1, *model.input_shape[1:])
+        parts = [(values.reshape(shape), classes) for values, classes in spectra]
     else:
         (images, classes), (test_images, test_classes) = mr.data.load_sample()
         parts = [
@@ -160,6 +165,8 @@ def teacher_for(architecture: Architecture, names: tuple[str, ...]) -> keras.Mod
         return mr.models.get(
             "convnet", num_classes=CLASSES, widths=(8, 16, 24, 32), input_shape=shape
         )
+    if architecture.kind == "series":
+        return architecture.build(None)
     inputs = {name: keras.Input((TOKENS,), dtype="int32", name=name) for name in names}
     words = keras.layers.Embedding(VOCABULARY, 48, name="words")(inputs["token_ids"])
     words = keras.layers.Conv1D(48, 3, padding="same", name="stage1")(words)

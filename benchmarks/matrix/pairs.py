@@ -1,7 +1,8 @@
 """Pairs: which layers `mr.models.pair` proposes to compare for each architecture as a student.
 
-The teacher is a ResNet50V2 for images of the same size, or a BERT of four blocks. Only the
-structure counts, so that the weights are random and nothing runs.
+The teacher is a ResNet50V2 for images of the same size, or a BERT of four blocks; networks on time
+series have one like themselves. Only the structure counts, so that the weights are random and
+nothing runs.
 
     python -m benchmarks.matrix.pairs
     python -m benchmarks.matrix.pairs --architecture=MobileNetV2
@@ -38,7 +39,10 @@ def teacher_for(kind: str, size: int) -> keras.Model:
 def measured(name: str, architecture: Architecture) -> dict[str, Any]:
     """Returns the row of an architecture."""
     student = architecture.build(None)
-    teacher = teacher_for(architecture.kind, architecture.size)
+    if architecture.kind == "series":
+        teacher = architecture.build(None)
+    else:
+        teacher = teacher_for(architecture.kind, architecture.size)
     row: dict[str, Any] = {"architecture": name, "teacher": teacher.name}
     row["ends"] = {one.ends: one.path for one in mr.models.taps(student) if one.ends}
     for kind in ("feature", "relation", "response"):
