@@ -31,7 +31,7 @@ class Data(NamedTuple):
 
 
 def data_for(architecture: Architecture, model: keras.Model, train: int, test: int) -> Data:
-    """Returns photographs of clothes, sentences of made-up words or sounds, as a model takes them."""
+    """Returns photographs of clothes, sentences of made-up words, or sounds, for a model."""
     if architecture.kind == "text":
         parts = [_sentences(model, several, seed) for seed, several in enumerate((train, test))]
     elif architecture.kind == "series":

@@ -232,8 +232,14 @@ def _same_axis(source: Any, layer: keras.layers.Layer, normalization: Any) -> bo
 
 
 def _with_dtype(config: Any, dtype: str) -> Any:
-    """Returns a layer's config, and those of layers in it, with another dtype."""
+    """Returns a layer's config, and those of layers in it, with another dtype.
+
+    Orthogonal weights, with which recurrent layers begin, cannot be made in bfloat16; the state is
+    copied, so that any others do.
+    """
     if isinstance(config, dict):
+        if config.get("class_name") in ("Orthogonal", "OrthogonalInitializer"):
+            return keras.initializers.serialize(keras.initializers.GlorotUniform())
         return {
             key: dtype if key == "dtype" and _is_policy(value) else _with_dtype(value, dtype)
             for key, value in config.items()

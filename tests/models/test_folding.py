@@ -306,3 +306,26 @@ def test_a_layer_that_does_not_run_in_half_precision_stays_in_float32(random):
     assert found == {"before": "bfloat16", "own": "float32", "after": "bfloat16"}
     x = random.normal(size=(5, 4)).astype("float32")
     np.testing.assert_allclose(folded(x), model(x), atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.GRU(5),
+        layers.LSTM(5, return_sequences=True),
+        layers.Bidirectional(layers.SimpleRNN(5)),
+        layers.RNN([layers.GRUCell(5), layers.LSTMCell(4)]),
+    ],
+    ids=["GRU", "LSTM", "bidirectional", "stacked cells"],
+)
+def test_recurrent_layers_in_half_precision(layer, dtype, random):
+    inputs = keras.Input((6, 3))
+    logits = layers.Dense(4)(layers.Flatten()(type(layer).from_config(layer.get_config())(inputs)))
+    model = keras.Model(inputs, logits)
+    folded = mr.models.fold(model, dtype=dtype)
+    assert {weight.dtype for weight in folded.layers[1].weights} == {dtype}
+    x = random.normal(size=(8, 6, 3)).astype("float32")
+    expected = np.asarray(model(x))
+    difference = np.abs(np.asarray(folded(x)) - expected).max()
+    assert 0.0 < difference < 2e-2 * np.abs(expected).max()
