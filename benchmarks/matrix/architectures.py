@@ -13,7 +13,7 @@ class Architecture(NamedTuple):
     """An architecture.
 
     Attributes:
-        source: `"keras.applications"`, `"keras-hub"` or `"layers of Keras"`.
+        source: `"keras.applications"`, `"keras-hub"` or `"keras.layers"`.
         family: Architectures of the same kind share it.
         kind: `"image"`, `"text"` or `"series"`.
         build: Builds it: the activation of its head -> model.
@@ -86,7 +86,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         for name, (family, build) in TEXTS.items()
     },
     **{
-        name: Architecture("layers of Keras", family, "series", build)
+        name: Architecture("keras.layers", family, "series", build)
         for name, (family, build) in SERIES.items()
     },
 }

@@ -62,6 +62,6 @@ SERIES: dict[str, tuple[str, Callable[[str | None], keras.Model]]] = {
     "Spectrogram": ("Spectrogram", _spectrogram),
     "Conv1D": ("Conv1D", _convolutions),
     "GRU": ("GRU", _recurrent),
-    "GRU, unrolled": ("GRU", functools.partial(_recurrent, unroll=True)),
+    "unrolled GRU": ("GRU", functools.partial(_recurrent, unroll=True)),
 }
 """Family and builder, for networks of a few layers of Keras."""
