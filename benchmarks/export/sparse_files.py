@@ -24,7 +24,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import app, flags, logging
 
 import modreduce_keras as mr
 from benchmarks import common
@@ -110,6 +110,7 @@ def measure(name: str, sparsity: float) -> list[dict[str, Any]]:
 
 
 def main(_) -> None:
+    logging.set_verbosity(logging.WARNING)
     tf.get_logger().setLevel("ERROR")
     sizes = {name: FLAGS[name].value for name in ("rounds", "steps")}
     for name in FLAGS.network:

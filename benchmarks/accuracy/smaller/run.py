@@ -34,7 +34,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from absl import app, flags
+from absl import app, flags, logging
 
 import modreduce_keras as mr
 from benchmarks import common
@@ -164,6 +164,7 @@ def run_seed(seed: int, teacher: keras.Model, parts: Iterable[str]) -> None:
 
 
 def main(_) -> None:
+    logging.set_verbosity(logging.WARNING)
     # Every student traces a step of its own, which TensorFlow takes for retracing.
     tf.get_logger().setLevel("ERROR")
     parts, settings = wanted_parts(), settings_of_flags()
