@@ -251,7 +251,7 @@ def _accuracies(rows: list[Row]) -> list[str]:
         distance = ""
         if name != "float32" and len(reference) > 1:
             difference = statistics.mean(percents) - statistics.mean(reference)
-            distance = f"{difference / statistics.stdev(reference):+.1f}"
+            distance = f"{difference / statistics.stdev(reference):+z.1f}"
         skipped = str(sum(row["skipped"] for row in own))
         cells = [name, common.mean_and_deviation(percents), distance, skipped, str(len(own))]
         lines.append(cells)

@@ -141,7 +141,7 @@ def mean_and_error(values: Sequence[float]) -> str:
     if len(values) < 2:
         return common.mean_and_deviation(values, signed=True)
     error = statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):+.1f} ± {error:.1f}"
+    return f"{statistics.mean(values):+z.1f} ± {error:.1f}"
 
 
 def _by_student(methods: Mapping[str, list[Row]]) -> list[str]:

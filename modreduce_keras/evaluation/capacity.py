@@ -276,7 +276,7 @@ def _advice(
         )
     if gain is not None and gain < WIDER:
         return False, (
-            f"No assistant: twice the parameters bring {100 * gain:+.1f} points of agreement on "
+            f"No assistant: twice the parameters bring {100 * gain:+z.1f} points of agreement on "
             "the training data, so it is not the size that holds the student back. Train longer, "
             "or at another learning rate."
         )
@@ -293,7 +293,7 @@ def _advice(
         )
     return True, (
         f"An assistant is worth a try: {one.name} does not follow its teacher even where it has "
-        f"learnt, and twice the parameters bring {100 * gain:+.1f} points. One of about "
+        f"learnt, and twice the parameters bring {100 * gain:+z.1f} points. One of about "
         f"{middle:,} parameters is half way: mr.TeacherAssistantChain(teacher=..., "
         "students=[assistant, student])."
     )
