@@ -101,7 +101,7 @@ def _unset(shape: Any, dtype: Any = None) -> Any:
 def _log_mean_exp(scores: Any, training: bool | None, is_needless: Tensor) -> Any:
     """Returns log mean exp of both directions, (2,); in training over the pairs of all replicas.
 
-    Where it is needless, the scores are not looked at, and the result means nothing.
+    If `is_needless`, it is not computed, and the result is not to be used.
     """
     scores = [ops.stop_gradient(score) for score in scores]
     by_row = ops.cond(

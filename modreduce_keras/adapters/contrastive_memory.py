@@ -207,7 +207,7 @@ class _OwnNegatives:
     def _after(self, index: Tensor | None, steps: Any) -> Any:
         """Returns the indices some steps after each index, modulo the samples; never the index."""
         later = ops.expand_dims(index, 1) + steps
-        # Both are below the number of samples: quicker than the rest of a division.
+        # Index and steps are both below `samples`: one subtraction is enough, and faster than `%`.
         return ops.where(later < self.samples, later, later - self.samples)
 
     def scores(

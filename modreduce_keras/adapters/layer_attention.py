@@ -145,7 +145,7 @@ class LayerAttention(Adapter):
         """Returns the rows of F Fᵀ at the built width: (batch, batch_size)."""
         rows = ops.reshape(float32(maps), (-1, math.prod(maps.shape[1:])))
         half = ops.matmul(rows, ops.transpose(ops.stop_gradient(rows)))
-        # F Fᵀ, whose gradient, (G + Gᵀ) F, takes one product of this form and two of F Fᵀ itself.
+        # This equals F Fᵀ. Written this way, its gradient takes one matrix product instead of two.
         similarities = half + ops.transpose(half) - ops.stop_gradient(half)
         return ops.pad(similarities, ((0, 0), (0, self.batch_size)))[:, : self.batch_size]
 

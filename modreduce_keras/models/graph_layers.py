@@ -132,7 +132,7 @@ class GraphAttention(_GraphLayer):
         super().__init__(units, activation=activation, **kwargs)
         self.heads = require_integer("heads", heads)
         self.concatenate = require_bool("concatenate", concatenate)
-        # Changes nothing: it is there to be tapped.
+        # It changes nothing. A tap reads its output.
         self.attention = keras.layers.Identity(name="attention", dtype="float32")
 
     def build(self, features_shape: Any, edges_shape: Any = None) -> None:

@@ -84,6 +84,19 @@ def test_attention_equals_numpy(features, random, concatenate):
     np.testing.assert_allclose(layer(features, edges), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_the_attention_of_each_edge_equals_numpy_and_that_of_padding_is_zero(features, random):
+    edges, _ = batch_of(EDGES)
+    layer = GraphAttention(4, heads=2)
+    layer.build(features.shape, edges.shape)
+    weights = random_weights(layer, random)
+    read = []
+    layer.attention.call = lambda shares: read.append(shares) or shares
+    layer(features, edges)
+    expected = [numpy_shares(x, e, *weights[:3]) for x, e in zip(features, edges, strict=True)]
+    assert expected[1][2:] == [0.0] * 3
+    np.testing.assert_allclose(read[0][..., 0], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["convolution", "attention"])
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 def test_a_node_with_many_neighbours_in_half_precision(kind, dtype, random):
