@@ -1,11 +1,11 @@
 """TopK: the largest logits of each position, and the other classes taken together as one."""
 
-import math
 from typing import Any, NamedTuple
 
 from keras import ops
 
-from modreduce_keras.distribute import by_chunks
+from modreduce_keras.distribute import take_from_rows
+from modreduce_keras.ops.probabilities import LEFT_OUT
 from modreduce_keras.typing import Tensor
 
 
@@ -34,7 +34,9 @@ class TopK(NamedTuple):
         """Returns other logits, (batch, ..., classes), of the same outcomes, float32."""
         if self.has_rest:
             return outcomes(logits, self.indices)
-        return ops.take_along_axis(ops.cast(logits, "float32"), self.indices, axis=-1)
+        rows, columns = _by_rows(ops.cast(logits, "float32"), self.indices)
+        taken = take_from_rows(rows, columns)
+        return ops.reshape(taken, ops.shape(self.indices))
 
     def outcome_of(self, labels: Tensor, classes: int) -> Tensor:
         """Returns which outcome each label is, (batch, ...), int32; -1 of one that is not a class.
@@ -63,32 +65,34 @@ def outcomes(logits: Tensor, indices: Tensor) -> Tensor:
     Returns:
         (..., k + 1), float32.
     """
-    number, classes = indices.shape[-1], logits.shape[-1]
-    rows = ops.reshape(logits, (-1, classes)), ops.reshape(indices, (-1, number))
-    made = by_chunks(_outcomes, [ops.cast(rows[1], "int32")], [rows[0]], number + 1)
-    return ops.reshape(made, (*ops.shape(indices)[:-1], number + 1))
-
-
-def _outcomes(indices: Tensor, logits: Tensor) -> Tensor:
-    """Returns what `outcomes` does, (n, k + 1), from (n, k) and (n, classes)."""
-    numbers = ops.broadcast_to(ops.arange(ops.shape(indices)[0])[:, None], ops.shape(indices))
-    places = ops.reshape(ops.stack([numbers, indices], axis=-1), (-1, 2))
+    rows, columns = _by_rows(logits, indices)
+    numbers = ops.broadcast_to(ops.arange(ops.shape(columns)[0])[:, None], ops.shape(columns))
+    places = ops.reshape(ops.stack([numbers, columns], axis=-1), (-1, 2))
 
     def replaced(tensor: Tensor, values: Tensor) -> Tensor:
         return ops.scatter_update(tensor, places, ops.reshape(values, (-1,)))
 
-    def others_and_rest(logits: Tensor) -> tuple[Tensor, Tensor]:
-        others = replaced(logits, ops.full(ops.shape(indices), -math.inf))
-        return others, ops.logsumexp(others, axis=-1, keepdims=True)
-
     @ops.custom_gradient
-    def compute(logits: Tensor) -> tuple[Tensor, Tensor]:
+    def compute(rows: Tensor) -> tuple[Tensor, Tensor]:
         def gradient(*args: Any, upstream: Tensor | None = None) -> Tensor:
             (upstream,) = args or (upstream,)
-            others, rest = others_and_rest(logits)
-            return replaced(upstream[:, -1:] * ops.exp(others - rest), upstream[:, :-1])
+            return replaced(upstream[:, -1:] * shares, upstream[:, :-1])
 
-        chosen = ops.take_along_axis(logits, indices, axis=-1)
-        return ops.concatenate([chosen, others_and_rest(logits)[1]], axis=-1), gradient
+        # Of all others. A softmax takes less time than a log-sum-exp, and the gradient needs it.
+        shares = ops.softmax(replaced(rows, ops.full(ops.shape(columns), LEFT_OUT)), axis=-1)
+        # The log-sum-exp is a logit less the logarithm of its share.
+        share, first = ops.top_k(shares, k=1)
+        logit = ops.take_along_axis(rows, first, axis=-1)
+        # Where all others have a logit of -inf, the shares are those of the chosen ones.
+        is_chosen = ops.any(ops.equal(first, columns), axis=-1, keepdims=True)
+        rest = ops.where(is_chosen, LEFT_OUT, logit - ops.log(share))
+        return ops.concatenate([take_from_rows(rows, columns), rest], axis=-1), gradient
 
-    return compute(ops.cast(logits, "float32"))
+    made = compute(ops.cast(rows, "float32"))
+    return ops.reshape(made, (*ops.shape(indices)[:-1], columns.shape[-1] + 1))
+
+
+def _by_rows(logits: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns logits, (n, classes), and their indices, (n, k), int32."""
+    logits, indices = (ops.reshape(each, (-1, each.shape[-1])) for each in (logits, indices))
+    return logits, ops.cast(indices, "int32")

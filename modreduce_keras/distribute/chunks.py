@@ -132,10 +132,10 @@ def _each_chunk(function: Function, tensors: Sequence[Any], likes: Sequence[Any]
 
     def write(start: Any, *written: Any) -> Any:
         end = tf.minimum(start + rows, number)
-        # Other operations that update rows copy the whole tensor on a CPU.
-        update = tf.raw_ops.TensorStridedSliceUpdate
+        # Other operations copy the whole tensor, or write element by element. This one writes into
+        # its input, which nothing else reads.
         return end, *(
-            update(input=old, begin=[start], end=[end], strides=[1], value=new)
+            tf.raw_ops.InplaceUpdate(x=old, i=tf.range(start, end), v=new)
             for old, new in zip(written, made_of(start), strict=True)
         )
 
