@@ -2,6 +2,7 @@
 
 from modreduce_keras.callbacks.embedding_probes import LinearProbe, NearestNeighbors
 from modreduce_keras.callbacks.generated_images import GeneratedImages
+from modreduce_keras.callbacks.peer_averaging import PeerAveraging
 from modreduce_keras.callbacks.peer_monitor import PeerMonitor
 from modreduce_keras.callbacks.progress_bar import ProgressBar
 from modreduce_keras.callbacks.resume import Resume
@@ -11,6 +12,7 @@ __all__ = [
     "GeneratedImages",
     "LinearProbe",
     "NearestNeighbors",
+    "PeerAveraging",
     "PeerMonitor",
     "ProgressBar",
     "Resume",

@@ -1,0 +1,116 @@
+"""PeerAveraging: pulls the weights of peers towards their mean while they train."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from modreduce_keras.arguments import is_number, require_integer
+from modreduce_keras.distillers import BaseDistiller
+
+
+class PeerAveraging(keras.callbacks.Callback):
+    """Pulls the weights of all students towards their mean, every few steps.
+
+    w_i ← (1 - rate) · w_i + rate · mean_j w_j
+
+    The students stay near one another, so that each profits from the samples of the others, and
+    each becomes better than a student that trains alone. They need one architecture and equal
+    initial weights, and something in which they differ: their inputs
+    (`student_inputs=["view_0", "view_1", "view_2"]`), their knowledge or both. Without such a
+    difference they would stay equal.
+
+    All weights of floats are averaged, the statistics of batch normalizations among them. What
+    optimizers hold is not. Peers that share lower layers (`mr.models.branch`) average the rest.
+
+    With `compile(steps_per_execution=)`, weights are averaged after the call in which it is time
+    to. A training that `mr.callbacks.Resume` continues averages them at the same steps.
+
+    Args:
+        rate: How far weights move towards the mean, above 0 and at most 1. 1 makes the students
+            equal each time. Defaults to .01.
+        every: Average after this many steps of an epoch, and so on. Defaults to 10.
+
+    Raises:
+        ValueError: If an argument is out of range; when training begins, if students are of
+            different architectures.
+        TypeError: When training begins, if the model is not a distiller with several students.
+
+    Example:
+        >>> import keras, numpy as np, modreduce_keras as mr
+        >>> first = mr.models.get("convnet", num_classes=3, widths=(4,))
+        >>> students = {"a": first, "b": mr.models.copy_model(first)}
+        >>> flip = keras.layers.RandomFlip("horizontal", seed=0)
+        >>> peers = mr.PeerDistiller(students, student_inputs=[None, flip])
+        >>> peers.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> images, labels = np.random.rand(8, 28, 28, 1), np.arange(8) % 3
+        >>> averaging = mr.callbacks.PeerAveraging(rate=1.0, every=1)
+        >>> history = peers.fit(images, labels, callbacks=[averaging], verbose=0)
+        >>> pairs = zip(students["a"].get_weights(), students["b"].get_weights())
+        >>> all(np.array_equal(a, b) for a, b in pairs)
+        True
+
+    Reference:
+        Jolicoeur-Martineau et al., PopulAtion Parameter Averaging (PAPA), 2024. The peers there
+        differ in the order of their samples, in augmentation and in regularization.
+    """
+
+    def __init__(self, rate: float = 0.01, *, every: int = 10) -> None:
+        super().__init__()
+        if not (is_number(rate) and 0 < rate <= 1):
+            raise ValueError(f"rate must be a number above 0 and at most 1. Received: {rate=}")
+        self.rate, self.every = float(rate), require_integer("every", every)
+        self._average: Any = None
+        self._first = 0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Looks at the students, so that errors are raised at once."""
+        groups = _alike(self.model)
+        rate = self.rate
+
+        def average() -> None:
+            for variables in groups:
+                mean = sum(variable.value for variable in variables) / len(variables)
+                for variable in variables:
+                    variable.assign((1.0 - rate) * variable.value + rate * mean)
+
+        self._average = tf.function(average, autograph=False).get_concrete_function()
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes the first of the steps that run at once."""
+        self._first = batch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Averages the weights if it is time to."""
+        if (batch + 1) // self.every > self._first // self.every:
+            with self.model.distribute_strategy.scope():
+                self._average()
+
+
+def _alike(model: Any) -> list[list[keras.Variable]]:
+    """Returns what is averaged: the same weight of each student, for every weight of floats."""
+    students = model.students if isinstance(model, BaseDistiller) else {}
+    if len(students) < 2:
+        raise TypeError(
+            "PeerAveraging averages the students of a distiller with several, such as "
+            f"mr.ModReduce. Received: a {type(model).__name__}"
+            + (" with one student" if students else "")
+        )
+    of_each = {
+        name: [(v.name, tuple(v.shape)) for v in one.weights] for name, one in students.items()
+    }
+    first, *others = of_each
+    for name in others:
+        if of_each[name] != of_each[first]:
+            raise ValueError(
+                "PeerAveraging needs students of one architecture, such as copies by "
+                "mr.models.copy_model(student). Received: students whose weights differ in name, "
+                f"number or shape, {first!r} ({len(of_each[first])} weights) and {name!r} "
+                f"({len(of_each[name])})"
+            )
+    groups = [list(group) for group in zip(*(s.weights for s in students.values()), strict=True)]
+    return [
+        group
+        for group in groups
+        if keras.backend.is_float_dtype(group[0].dtype) and len(set(map(id, group))) > 1
+    ]

@@ -1,0 +1,156 @@
+"""Tests of PeerAveraging, against the equation in NumPy and against an uninterrupted training."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import modreduce_keras as mr
+
+NAMES = ("a", "b", "c")
+STEPS = 7
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def network(widths=(3,)):
+    return mr.models.get("convnet", num_classes=3, widths=widths, input_shape=(6, 6, 1))
+
+
+def peers(**compiled):
+    """Returns three peers of equal weights that see different views, compiled."""
+    keras.utils.set_random_seed(0)
+    first = network()
+    students = {name: mr.models.copy_model(first) for name in NAMES}
+    views = [f"view_{i}" for i in range(3)]
+    made = mr.PeerDistiller(students, student_inputs=views, online_weight=0.0)
+    made.compile("sgd", LOSS, **compiled)
+    return made
+
+
+def data(random, steps=STEPS):
+    views = {
+        f"view_{i}": random.normal(size=(4 * steps, 6, 6, 1)).astype("float32") for i in range(3)
+    }
+    labels = random.integers(3, size=4 * steps)
+    return tf.data.Dataset.from_tensor_slices((views, labels)).batch(4)
+
+
+def weights(distiller):
+    return [student.get_weights() for student in distiller.students.values()]
+
+
+def pulled(each, rate):
+    """Returns what the equation makes of the weights of each student."""
+    means = [np.mean(np.float64(group), axis=0) for group in zip(*each, strict=True)]
+    return [[(1 - rate) * w + rate * m for w, m in zip(own, means, strict=True)] for own in each]
+
+
+def assert_equal(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_are_pulled_after_every_third_step_of_an_epoch(random):
+    batches = data(random)
+    trained = peers()
+    averaging = mr.callbacks.PeerAveraging(rate=0.25, every=3)
+    trained.fit(batches, epochs=2, shuffle=False, verbose=0, callbacks=[averaging])
+
+    by_hand = peers()
+    for _ in range(2):
+        for step, (x, y) in enumerate(batches, start=1):
+            by_hand.train_on_batch(x, y)
+            if step % 3 == 0:
+                for student, own in zip(
+                    by_hand.students.values(), pulled(weights(by_hand), 0.25), strict=True
+                ):
+                    student.set_weights(own)
+    assert_equal(weights(trained), weights(by_hand))
+    first, second, _ = weights(trained)
+    assert max(np.abs(a - b).max() for a, b in zip(first, second, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("at_once", "every", "times"), [(2, 3, 2), (5, 3, 2), (5, 1, 2), (1, 7, 1)]
+)
+def test_steps_that_run_at_once_count_together(at_once, every, times, random, monkeypatch):
+    trained = peers(steps_per_execution=at_once)
+    averaging = mr.callbacks.PeerAveraging(rate=1.0, every=every)
+    calls = []
+    begin = averaging.on_train_begin
+
+    def counted(logs=None):
+        begin(logs)
+        average = averaging._average
+        averaging._average = lambda: calls.append(None) or average()
+
+    monkeypatch.setattr(averaging, "on_train_begin", counted)
+    trained.fit(data(random), shuffle=False, verbose=0, callbacks=[averaging])
+    assert len(calls) == times
+
+
+def test_statistics_are_averaged_and_integers_are_not(random):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dropout(0.5, seed=1)(keras.layers.BatchNormalization()(inputs))
+    first = keras.Model(inputs, keras.layers.Dense(3)(hidden))
+    students = {name: mr.models.copy_model(first) for name in NAMES[:2]}
+    trained = mr.PeerDistiller(students, student_inputs=["x", "y"], online_weight=0.0)
+    trained.compile("sgd", LOSS)
+    x = {name: random.normal(size=(8, 4), loc=place) for place, name in enumerate("xy")}
+    states = students["b"].layers[2].seed_generator.state
+    before = np.array(states)
+    averaging = mr.callbacks.PeerAveraging(rate=1.0, every=1)
+    trained.fit(x, np.arange(8) % 3, verbose=0, callbacks=[averaging])
+    one, other = (student.layers[1] for student in students.values())
+    np.testing.assert_array_equal(one.moving_mean, other.moving_mean)
+    assert np.abs(one.moving_mean).max() > 1e-3
+    assert np.any(np.array(states) != before)
+
+
+def test_lower_layers_that_peers_share_stay_as_they_are_trained(random):
+    keras.utils.set_random_seed(0)
+    branched = mr.models.branch(network((3, 3)), at="stage1", branches=2)
+    trained = mr.PeerDistiller(branched)
+    trained.compile("sgd", LOSS)
+    averaging = mr.callbacks.PeerAveraging(rate=1.0, every=1)
+    images = random.normal(size=(4, 6, 6, 1)).astype("float32")
+    trained.fit(images, np.arange(4) % 3, verbose=0, callbacks=[averaging])
+    one, other = weights(trained)
+    assert_equal([one], [other])
+    assert all(len(group) == 2 for group in mr.callbacks.peer_averaging._alike(trained))
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.1, -0.1, "0.1", True, None, float("nan")])
+def test_a_wrong_rate_is_refused(rate):
+    with pytest.raises(ValueError, match=r"rate must be a number above 0 and at most 1. Received"):
+        mr.callbacks.PeerAveraging(rate)
+
+
+def test_a_wrong_interval_is_refused():
+    with pytest.raises(ValueError, match="every"):
+        mr.callbacks.PeerAveraging(every=0)
+
+
+def test_students_of_different_architectures_are_refused(random):
+    trained = mr.PeerDistiller({"a": network(), "b": network((4,))})
+    trained.compile("sgd", LOSS)
+    images = np.zeros((4, 6, 6, 1), "float32")
+    with pytest.raises(ValueError, match=r"one architecture.*copy_model.*'a' \(.*'b' \("):
+        trained.fit(images, np.zeros(4), verbose=0, callbacks=[mr.callbacks.PeerAveraging()])
+
+
+@pytest.mark.parametrize("kind", ["student", "distiller"])
+def test_a_model_without_peers_is_refused(kind):
+    model = network()
+    if kind == "distiller":
+        model = mr.Distiller(student=model, teacher=network())
+    model.compile("sgd", LOSS)
+    with pytest.raises(TypeError, match=r"several, such as mr.ModReduce. Received: a "):
+        model.fit(
+            np.zeros((4, 6, 6, 1), "float32"),
+            np.zeros(4),
+            verbose=0,
+            callbacks=[mr.callbacks.PeerAveraging()],
+        )
