@@ -54,12 +54,14 @@ class Trainee:
             multiply-adds.
         teachers: Forward passes of the teacher in a training step.
         views: Augmentations of each image in a batch.
+        callbacks: Callbacks that the method needs.
     """
 
     model: keras.Model
     students: float = 1.0
     teachers: int = 0
     views: int = 1
+    callbacks: Sequence[keras.callbacks.Callback] = ()
 
 
 def stages_of(network: keras.Model) -> list[str]:
@@ -183,6 +185,25 @@ def three(
     return Trainee(model, 3.0, teachers=1)
 
 
+def averaged(task: Task, knowledge: Callable[[Task], dict[str, list[mr.Knowledge]]]) -> Trainee:
+    """Three students of equal initial weights that are pulled towards their mean (PAPA).
+
+    Each sees a view of its own of every image.
+    """
+    first = task.network(ALIKE[0])
+    model = mr.ModReduce(
+        teacher=task.teacher,
+        students={name: mr.models.copy_model(first, name=name) for name in ALIKE},
+        knowledge=knowledge(task),
+        aggregator="mean",
+        online_weight=0.0,
+        student_inputs=[f"view_{place}" for place in range(len(ALIKE))],
+    )
+    views = len(ALIKE)
+    averaging = mr.callbacks.PeerAveraging()
+    return Trainee(model, 3.0, teachers=views, views=views, callbacks=[averaging])
+
+
 def three_by(task: Task, *, loss: str) -> dict[str, list[mr.Knowledge]]:
     """The same knowledge for each of three students."""
     return {name: [mr.Response(loss)] for name in ALIKE}
@@ -257,6 +278,7 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
         knowledge=partial(three_by, loss="dist"),
         multipliers=None,
     ),
+    "modreduce/peer_averaging, dist": partial(averaged, knowledge=partial(three_by, loss="dist")),
     "three/kd": partial(three, names=ALIKE, knowledge=partial(three_by, loss="kd")),
     "three/dist": partial(three, names=ALIKE, knowledge=partial(three_by, loss="dist")),
     "three/kinds": partial(

@@ -22,6 +22,7 @@ ORDER = (
     "modreduce/pcl",
     "modreduce/weighted_average, even",
     "modreduce/weighted_average, dist",
+    "modreduce/peer_averaging, dist",
     "three/kd",
     "three/dist",
     "three/kinds",

@@ -170,6 +170,7 @@ def fit(run: Run, identifier: str, trainee: Trainee, data: tf.data.Dataset) -> d
         epochs=protocol.epochs,
         callbacks=[
             Clock(),
+            *trainee.callbacks,
             mr.callbacks.Resume(run.folder()),
             keras.callbacks.TerminateOnNaN(),
         ],
@@ -229,7 +230,12 @@ def prepare(run: Run, teacher: keras.Model | None) -> tuple[Trainee, tf.data.Dat
         read = {
             tap for knowledge in trainee.model.all_knowledge() for tap in knowledge.taps("teacher")
         }
-        data = teacher.attach(data, [tap for tap in teacher.taps if tap in read])
+        views = [f"view_{view}" for view in range(trainee.views)]
+        data = teacher.attach(
+            data,
+            [tap for tap in teacher.taps if tap in read],
+            student_inputs=views if trainee.views > 1 else None,
+        )
     return trainee, data
 
 

@@ -71,8 +71,9 @@ def cifar100(
         views: Number of augmentations of each image in a batch. Several make `x` a dict of
             `"view_0"`, `"view_1"`, ..., which `student_inputs` and `teacher_input` of distillers
             name. Defaults to 1.
-        augmentations: Total number of different augmentations of an image: those of epoch `e`
-            repeat in epoch `e + augmentations / views`. Defaults to `None`: always new ones.
+        augmentations: Total number of different augmentations of an image, at least `views`. View
+            `v` of epoch `e` has augmentation `(e · views + v) mod augmentations`. Defaults to
+            `None`: always new ones.
         seed: Seed of the order and the augmentation, an integer that is not negative.
         index: Whether `x` is `{"inputs": x, "sample_index": index}`, as from `mr.data.with_index`.
             The index is that of the sample in the split, before shuffling.
@@ -152,9 +153,9 @@ def _require_augmentations(augment: bool, views: int, augmentations: int | None)
             "views and augmentations are for augmented images: give augment=True. Received: "
             f"{views=}, {augmentations=} with {augment=}"
         )
-    if augmentations and augmentations % views:
+    if augmentations and augmentations < views:
         raise ValueError(
-            f"augmentations must be a multiple of views. Received: {augmentations=} with {views=}"
+            f"augmentations must be at least views. Received: {augmentations=} with {views=}"
         )
 
 

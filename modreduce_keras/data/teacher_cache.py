@@ -24,6 +24,7 @@ from modreduce_keras.data.checksums import checksums_of
 from modreduce_keras.data.epochs import in_epoch
 from modreduce_keras.data.index import as_index, indexed_batches, indexed_inputs, with_outputs
 from modreduce_keras.data.stored_outputs import StoredOutputs
+from modreduce_keras.data.student_views import View, key_of_view, views_of, whole
 from modreduce_keras.data.teacher_outputs import outputs_of, specs_of_outputs
 from modreduce_keras.fingerprints import fingerprint_of
 from modreduce_keras.taps import TapReader
@@ -243,11 +244,15 @@ class TeacherCache:
                 # Another process has removed a damaged file that this one had counted on.
                 if attempts == _ATTEMPTS:
                     raise
-        self._require_fitting(dataset, rows, stored)
+        self._require_fitting(dataset, whole, rows, stored)
         return ran
 
     def attach(
-        self, dataset: tf.data.Dataset, taps: Sequence[str] | None = None
+        self,
+        dataset: tf.data.Dataset,
+        taps: Sequence[str] | None = None,
+        *,
+        student_inputs: Sequence[str] | None = None,
     ) -> tf.data.Dataset:
         """Returns the dataset with the teacher's outputs in every batch.
 
@@ -255,21 +260,31 @@ class TeacherCache:
         be rebatched, shuffled or truncated, but `x` must not be changed.
 
         Args:
-            dataset: The data that the cache was filled with.
+            dataset: The data that the cache was filled with; with `student_inputs`, several of its
+                views in each batch, such as `mr.data.cifar100(views=3, augmentations=8)` after
+                `cache.fill(mr.data.cifar100(augmentations=8))`.
             taps: Which of the cache's taps to read in addition to the logits. Leave out maps that
                 no knowledge uses to save time. Defaults to `None`: all.
+            student_inputs: Keys of the inputs that are views of the samples, if the students of a
+                distiller see different ones: `["view_0", "view_1", "view_2"]`, as in its own
+                `student_inputs`. Each student then learns from the teacher's outputs for what it
+                sees. Defaults to `None`: all see the same.
 
         Raises:
-            ValueError: If a tap is not in the cache; if the cache is not filled, has a damaged
-                file, or is of another teacher, other options or an earlier version; or if the first
-                batch of epoch 0 or of epoch `views` has inputs that the teacher has not seen. In a
-                later batch, unknown inputs and damaged rows are an error of the pipeline,
-                `tf.errors.InvalidArgumentError`, with the same message.
+            ValueError: If a tap is not in the cache, or a key not in the inputs; if the cache is
+                not filled, has a damaged file, or is of another teacher, other options or an
+                earlier version; or if the first batch of epoch 0 or of epoch `views` has inputs
+                that the teacher has not seen. In a later batch, unknown inputs and damaged rows
+                are an error of the pipeline, `tf.errors.InvalidArgumentError`, with the same
+                message.
         """
         taps = self.taps if taps is None else self._require_taps(taps)
-        stored = self._stored(indexed_inputs(dataset, "attach"))
+        given = indexed_inputs(dataset, "attach")
+        apart = views_of(given, student_inputs)
+        stored = self._stored(next(iter(apart.values()))(given))
         rows = self._place(stored).open()
-        self._require_fitting(dataset, rows, stored)
+        for view in apart.values():
+            self._require_fitting(dataset, view, rows, stored)
         key, chosen = self.fingerprint(), stored.chosen(taps)
         arrays = stored.arrays_of(chosen)
         specs = [stored.specs[number] for number in arrays]
@@ -277,7 +292,7 @@ class TeacherCache:
         def read(samples: Any, checksums: Any) -> Any:
             return self._read(rows, samples, checksums, arrays)
 
-        def outputs_of_batch(inputs: Any, samples: Any) -> dict[str, Any]:
+        def outputs_of_view(inputs: Any, samples: Any) -> Any:
             dtypes, batch = [spec.dtype for spec in specs], samples.shape[:1]
             given = [
                 tf.ensure_shape(array, batch + spec.shape[1:])
@@ -287,7 +302,13 @@ class TeacherCache:
                     strict=True,
                 )
             ]
-            return {key: stored.decoded(chosen, given)}
+            return stored.decoded(chosen, given)
+
+        def outputs_of_batch(inputs: Any, samples: Any) -> dict[str, Any]:
+            return {
+                key_of_view(key, name): outputs_of_view(view(inputs), samples)
+                for name, view in apart.items()
+            }
 
         return with_outputs(dataset, outputs_of_batch)
 
@@ -330,7 +351,7 @@ class TeacherCache:
         return CacheFolder(self.folder, own, stored.arrays())
 
     def _require_fitting(
-        self, dataset: tf.data.Dataset, rows: shards.Rows, stored: StoredOutputs
+        self, dataset: tf.data.Dataset, view: View, rows: shards.Rows, stored: StoredOutputs
     ) -> None:
         """Raises unless the data's first batches are known, and the teacher gives what is stored.
 
@@ -340,6 +361,7 @@ class TeacherCache:
         for epoch in (self.views, 0):
             with in_epoch(epoch):
                 inputs, samples = next(indexed_batches(dataset.take(1)))
+            inputs = view(inputs)
             try:
                 there = self._read(rows, samples, checksums_of(inputs).numpy())
             except ValueError as error:

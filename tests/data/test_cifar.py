@@ -165,6 +165,7 @@ def test_augmentations_come_again():
     assert draws(5, augmentations=2) == draws(1)
     assert draws(4, augmentations=2) == draws(0)
     assert draws(3, "view_1", views=2, augmentations=4) == draws(3)
+    assert draws(2, "view_1", views=3, augmentations=4) == draws(3)
     assert order(5, augmentations=2) == order(5) != order(1)
 
 
@@ -192,7 +193,7 @@ def test_crops_without_an_order_and_an_order_without_crops():
         ({"views": 0}, "views must be a positive integer. Received: views=0"),
         ({"split": "test", "views": 2}, r"give augment=True. Received: views=2, augmentations=N"),
         ({"augment": False, "augmentations": 2}, "give augment=True. Received: views=1, augment"),
-        ({"views": 2, "augmentations": 3}, "augmentations must be a multiple of views. Received"),
+        ({"views": 3, "augmentations": 2}, "augmentations must be at least views. Received"),
         ({"augmentations": 0}, "augmentations must be None or a positive integer. Received"),
         ({"seed": -1}, "seed must be an integer of at least 0. Received: seed=-1"),
         ({"mean": 0.5}, "mean must be three numbers. Received: mean=0.5"),

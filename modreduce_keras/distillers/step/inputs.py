@@ -117,6 +117,17 @@ class Inputs:
         """Whether the teacher sees something else for each student."""
         return self._view is None and any(view is not None for view in self.own.values())
 
+    def key_of(self, name: str) -> str | None:
+        """Returns the key of the inputs that one student sees, if it is one."""
+        view = self.own.get(name)
+        return view if isinstance(view, str) else None
+
+    @property
+    def students_have_keys(self) -> bool:
+        """Whether each student sees a key of the inputs, and the teacher what the students see."""
+        of_all = all(isinstance(view, str) for view in self.own.values())
+        return self.teacher_follows_students and of_all
+
     def teacher(self, x: Any, training: bool = True) -> Any:
         """Returns what the teacher sees; a list of that for several teachers with own views.
 

@@ -12,6 +12,7 @@ import keras
 from modreduce_keras.data import TeacherCache, TeacherOutputs
 from modreduce_keras.data.index import teacher_outputs_of
 from modreduce_keras.data.outputs_only import not_attached
+from modreduce_keras.data.student_views import key_of_view
 from modreduce_keras.distillers.checks.heads import compares_plain_numbers
 from modreduce_keras.distillers.step.inputs import Inputs
 from modreduce_keras.distillers.teachers.forms import AS_GIVEN
@@ -161,12 +162,18 @@ class CachedTeacher:
                 f"{self._not_attached()} Received: x={keras.tree.map_structure(_described, x)}"
             )
         _require_seen_alike(self.given, self._inputs)
-        if self._fingerprint not in stored:
-            raise ValueError(
-                f"{self._other_outputs()} Received: fingerprint {list(stored)}, expected "
-                f"{self._fingerprint!r}"
-            )
-        logits, features = (stored[self._fingerprint][name] for name in ("logits", "features"))
+        views = {student: self._inputs.key_of(student) for student in seen}
+        outputs = {view: self._output(stored, view) for view in dict.fromkeys(views.values())}
+        return {student: outputs[view] for student, view in views.items()}
+
+    def _output(self, stored: Mapping[str, Any], view: str | None) -> ModelOutput:
+        """Returns the teacher's output in a batch for one view of it; `None` is the batch."""
+        key = key_of_view(self._fingerprint, view)
+        if key not in stored:
+            apart = self._inputs.teacher_follows_students
+            without = self._without_view(view) if apart else self._other_outputs()
+            raise ValueError(f"{without} Received: fingerprint {list(stored)}, expected {key!r}")
+        logits, features = (stored[key][name] for name in ("logits", "features"))
         if isinstance(logits, tuple) and not isinstance(logits, TopK):  # of several teachers
             logits = list(logits)
             features = dict(zip(self.given.taps, logits, strict=True))
@@ -179,8 +186,7 @@ class CachedTeacher:
                 f"It has {sorted(features)}, by cache.attach(dataset, taps=)"
             )
         named = {name: logits[name] for name in self.reader.outputs}
-        output = ModelOutput(logits, {tap: features[tap] for tap in self.reader.taps} | named)
-        return dict.fromkeys(seen, output)
+        return ModelOutput(logits, {tap: features[tap] for tap in self.reader.taps} | named)
 
     def _may_run(self, training: bool) -> bool:
         return self.given.runs if isinstance(self.given, TeacherOutputs) else not training
@@ -197,6 +203,17 @@ class CachedTeacher:
             "other taps, views or dtype."
         )
 
+    def _without_view(self, view: str | None) -> str:
+        if view is None:
+            return (
+                "With a cache, student_inputs= must have a key of x for each student, or for none."
+            )
+        keys = list(dict.fromkeys(map(self._inputs.key_of, self._inputs.own)))
+        return (
+            f"The batch has no outputs of the teacher for {view!r}, which a student sees. Train on "
+            f"cache.attach(dataset, student_inputs={keys})."
+        )
+
     def _not_attached(self) -> str:
         if isinstance(self.given, TeacherOutputs):
             return not_attached()
@@ -210,12 +227,15 @@ def _require_seen_alike(given: TeacherCache | TeacherOutputs, inputs: Inputs) ->
     """Raises if the teacher would see something other than what its outputs are of."""
     if not (inputs.teacher_is_apart or inputs.teacher_follows_students):
         return
+    if isinstance(given, TeacherCache) and inputs.students_have_keys:
+        return  # `attach` looks for the outputs of each view
     view = "teacher_input=" if inputs.teacher_is_apart else "student_inputs="
     alike = "for the inputs x of the batch as they are"
     if isinstance(given, TeacherCache):
         raise ValueError(
-            f"A cache has the teacher's outputs {alike}: fill it from data that the teacher and "
-            "the students see alike, or give the teacher itself. Received: a TeacherCache with "
+            f"A cache has the teacher's outputs {alike}, or for views that are keys of x, one for "
+            "each student: student_inputs=['view_0', 'view_1']. Fill it from data that the teacher "
+            "and the students see alike, or give the teacher itself. Received: a TeacherCache with "
             + view
         )
     raise ValueError(

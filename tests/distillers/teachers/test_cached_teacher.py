@@ -206,7 +206,7 @@ def test_what_only_a_teacher_that_runs_can_do_is_refused(net, empty, arguments, 
         mr.PeerDistiller(group, teacher=empty, knowledge={"a": [mr.Response("kd")]}, **arguments)
 
 
-def test_views_of_the_students_are_refused(net, empty):
+def test_functions_of_the_students_inputs_are_refused(net, empty):
     group = {"a": net(name="a"), "b": net(name="b")}
     with pytest.raises(ValueError, match=r"inputs x of the batch as they are.*student_inputs="):
         mr.PeerDistiller(
@@ -215,6 +215,83 @@ def test_views_of_the_students_are_refused(net, empty):
             knowledge={"a": [mr.Response("kd")]},
             student_inputs={"a": lambda x: x},
         )
+
+
+def two_views(data):
+    """Returns batches of both views of each sample, each with its own order of the keys."""
+    with in_epoch(0):
+        first = list(data)
+    with in_epoch(1):
+        by_index = {
+            int(index): image
+            for x, _ in data
+            for index, image in zip(x["sample_index"], x["inputs"], strict=True)
+        }
+    batches = []
+    for x, y in first:
+        other = tf.stack([by_index[int(index)] for index in x["sample_index"]])
+        views = {"one": x["inputs"], "other": other}
+        batches.append(({"inputs": views, "sample_index": x["sample_index"]}, y))
+    datasets = [tf.data.Dataset.from_tensors(batch) for batch in batches]
+    made = datasets[0]
+    for more in datasets[1:]:
+        made = made.concatenate(more)
+    return made
+
+
+KEYS = {"a": "one", "b": "other"}
+
+
+def peers(net, teacher, cross_entropy, student_inputs):
+    keras.utils.set_random_seed(3)
+    made = mr.PeerDistiller(
+        {name: net(name=name) for name in KEYS},
+        teacher=teacher,
+        knowledge={
+            "a": [mr.Response("kd"), mr.Feature("hint", at="stage2")],
+            "b": [mr.Response("dist")],
+        },
+        student_inputs=student_inputs,
+        **({"teacher_dtype": "as_given"} if isinstance(teacher, keras.Model) else {}),
+    )
+    made.compile(keras.optimizers.SGD(0.05), cross_entropy)
+    return made
+
+
+@pytest.mark.slow
+def test_students_that_see_different_views_learn_as_with_the_teacher_itself(
+    net, teacher, cache, data, cross_entropy
+):
+    views, ends = two_views(data), []
+    for given, train in (
+        (teacher, views),
+        (cache, cache.attach(views, student_inputs=["one", "other"])),
+    ):
+        distiller = peers(net, given, cross_entropy, KEYS)
+        distiller.fit(train, shuffle=False, verbose=0)
+        ends.append([variable.numpy() for variable in distiller.variables])
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_batch_without_the_view_of_a_student_is_refused(net, cache, data, cross_entropy):
+    views = two_views(data)
+    few = cache.attach(views, student_inputs=["one"])
+    distiller = peers(net, cache, cross_entropy, KEYS)
+    message = r"no outputs of the teacher for 'other'.*attach\(dataset, student_inputs=\['one', 'ot"
+    with pytest.raises(ValueError, match=message):
+        distiller.fit(few, shuffle=False, verbose=0)
+    distiller = peers(net, cache, cross_entropy, {"a": "one"})
+    with pytest.raises(ValueError, match="a key of x for each student, or for none"):
+        distiller.fit(few, shuffle=False, verbose=0)
+
+
+@pytest.mark.parametrize("keys", [["one", "third"], [], "one", ["one", "one"], [1]])
+def test_keys_that_are_no_views_are_refused(cache, data, keys):
+    with pytest.raises(ValueError, match=r"different keys of the inputs, \['one', 'other'\]. Rec"):
+        cache.attach(two_views(data), student_inputs=keys)
+    with pytest.raises(ValueError, match=r"keys of the inputs, which are a dict such as.*Received"):
+        cache.attach(data, student_inputs=keys)
 
 
 def test_a_teacher_that_returns_a_dict_is_read_by_the_names_of_its_outputs(net, data, tmp_path):
