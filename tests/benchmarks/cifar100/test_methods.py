@@ -73,6 +73,7 @@ def made(methods, task, name, students, teachers, views=1):
 def test_every_method_is_tested(methods):
     modreduce = [f"modreduce/{name}" for name in PASSES]
     others = [f"modreduce/weighted_average, {name}" for name in ("even", "dist")]
+    others.append("modreduce/peer_averaging, dist")
     three = ["three/kd", "three/dist", "three/kinds"]
     several = ["plain", *SINGLE, *modreduce, *others, *three, *PEERS]
     assert list(methods.METHODS) == several == list(names.ORDER)
@@ -152,6 +153,22 @@ def test_three_students_may_learn_by_the_same_loss(methods, task, name, loss, on
     assert [k.name for k in model.all_knowledge()] == [loss] * 3
     assert float(model.online_weight) == pytest.approx(online)
     assert model.multipliers == {}
+
+
+def test_averaged_students_begin_alike_and_see_views_of_their_own(methods, task):
+    name = "modreduce/peer_averaging, dist"
+    model = made(methods, task, name, 3, 3, views=3)
+    assert [k.name for k in model.all_knowledge()] == ["dist"] * 3
+    assert float(model.online_weight) == 0.0
+    images = {f"view_{i}": np.full((2, 32, 32, 3), float(i), "float32") for i in range(3)}
+    seen = [model._forward.seen_by(name, images, training=True) for name in model.students]
+    assert [float(each[0, 0, 0, 0]) for each in seen] == [0.0, 1.0, 2.0]
+    first, *others = (student.get_weights() for student in model.students.values())
+    for weights in others:
+        for one, other in zip(weights, first, strict=True):
+            np.testing.assert_array_equal(one, other)
+    (averaging,) = methods.METHODS[name](task).callbacks
+    assert (averaging.rate, averaging.every) == (0.01, 10)
 
 
 @pytest.mark.parametrize("name", PEERS)
