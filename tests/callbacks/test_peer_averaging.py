@@ -1,5 +1,7 @@
 """Tests of PeerAveraging, against the equation in NumPy and against an uninterrupted training."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -120,6 +122,27 @@ def test_lower_layers_that_peers_share_stay_as_they_are_trained(random):
     one, other = weights(trained)
     assert_equal([one], [other])
     assert all(len(group) == 2 for group in mr.callbacks.peer_averaging._alike(trained))
+
+
+def test_two_replicas_equal_one(two_replicas, random):
+    def net():
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
+
+    x = {name: random.normal(size=(24, 4)).astype("float32") for name in "xy"}
+    batches = tf.data.Dataset.from_tensor_slices((x, random.integers(3, size=24))).batch(8)
+    start, found = net().get_weights(), []
+    for scope in (contextlib.nullcontext(), two_replicas.scope()):
+        with scope:
+            students = {name: net() for name in NAMES[:2]}
+            trained = mr.PeerDistiller(students, student_inputs=["x", "y"], online_weight=0.0)
+            trained.compile(keras.optimizers.SGD(0.5), LOSS)
+        for student in students.values():
+            student.set_weights(start)
+        averaging = mr.callbacks.PeerAveraging(0.25, every=2)
+        trained.fit(batches, epochs=2, shuffle=False, verbose=0, callbacks=[averaging])
+        found.append(weights(trained))
+    assert_equal(*found)
+    assert np.abs(found[0][0][0] - found[0][1][0]).max() > 1e-3
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.1, -0.1, "0.1", True, None, float("nan")])
