@@ -1,12 +1,15 @@
 """PeerAveraging: pulls the weights of peers towards their mean while they train."""
 
+import itertools
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from modreduce_keras.arguments import is_number, require_integer
+from modreduce_keras.callbacks.resume import Resume
 from modreduce_keras.distillers import BaseDistiller
+from modreduce_keras.keras_internals import running_fit
 
 
 class PeerAveraging(keras.callbacks.Callback):
@@ -33,7 +36,7 @@ class PeerAveraging(keras.callbacks.Callback):
 
     Raises:
         ValueError: If an argument is out of range; when training begins, if students are of
-            different architectures.
+            different architectures, or `mr.callbacks.Resume` stands before it in `callbacks`.
         TypeError: When training begins, if the model is not a distiller with several students.
 
     Example:
@@ -65,6 +68,7 @@ class PeerAveraging(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Looks at the students, so that errors are raised at once."""
+        self._require_before_resume()
         groups = _alike(self.model)
         rate = self.rate
 
@@ -75,6 +79,17 @@ class PeerAveraging(keras.callbacks.Callback):
                     variable.assign((1.0 - rate) * variable.value + rate * mean)
 
         self._average = tf.function(average, autograph=False).get_concrete_function()
+
+    def _require_before_resume(self) -> None:
+        """Raises if checkpoints would be written before the weights are averaged."""
+        fit = running_fit()
+        earlier = itertools.takewhile(lambda one: one is not self, fit.callbacks if fit else [])
+        if any(isinstance(one, Resume) for one in earlier):
+            raise ValueError(
+                "PeerAveraging must stand before Resume, which writes the averaged weights: "
+                "fit(..., callbacks=[PeerAveraging(), Resume(directory)]). Received: it stands "
+                "after Resume"
+            )
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes the first of the steps that run at once."""

@@ -124,6 +124,45 @@ def test_lower_layers_that_peers_share_stay_as_they_are_trained(random):
     assert all(len(group) == 2 for group in mr.callbacks.peer_averaging._alike(trained))
 
 
+class Kill(keras.callbacks.Callback):
+    """Breaks off a training after a number of steps."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+# Steps are averaged after the third and the sixth of seven in an epoch.
+@pytest.mark.parametrize("steps", [3, 5, STEPS + 3])
+def test_a_resumed_training_is_the_uninterrupted_one(steps, random, tmp_path):
+    batches = data(random)
+
+    def train(*before, folder="run"):
+        trained = peers()
+        resume = mr.callbacks.Resume(tmp_path / folder, every=1)
+        averaging = mr.callbacks.PeerAveraging(rate=0.25, every=3)
+        options = {"epochs": 2, "shuffle": False, "verbose": 0}
+        trained.fit(batches, **options, callbacks=[*before, averaging, resume])
+        return weights(trained)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Kill(steps))
+    for one, other in zip(train(), train(folder="once"), strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_it_stands_before_resume(random, tmp_path):
+    callbacks = [mr.callbacks.Resume(tmp_path), mr.callbacks.PeerAveraging()]
+    with pytest.raises(ValueError, match=r"must stand before Resume.*Received: it stands after"):
+        peers().fit(data(random), shuffle=False, verbose=0, callbacks=callbacks)
+
+
 def test_two_replicas_equal_one(two_replicas, random):
     def net():
         return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
