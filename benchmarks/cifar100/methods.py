@@ -52,8 +52,11 @@ class Trainee:
         model: A student or a distiller.
         students: Forward passes of students in a training step; parts of a student count by their
             multiply-adds.
-        teachers: Forward passes of the teacher in a training step.
+        teachers: Forward passes of the teacher in a training step, over as many images as a student
+            sees.
         views: Augmentations of each image in a batch.
+        parts: Number of students that share a batch, each a part of its own. The batch is larger by
+            that factor, and so is the number of epochs.
         callbacks: Callbacks that the method needs.
     """
 
@@ -61,6 +64,7 @@ class Trainee:
     students: float = 1.0
     teachers: int = 0
     views: int = 1
+    parts: int = 1
     callbacks: Sequence[keras.callbacks.Callback] = ()
 
 
@@ -188,20 +192,18 @@ def three(
 def averaged(task: Task, knowledge: Callable[[Task], dict[str, list[mr.Knowledge]]]) -> Trainee:
     """Three students of equal initial weights that are pulled towards their mean (PAPA).
 
-    Each sees a view of its own of every image.
+    Each sees images of its own.
     """
     first = task.network(ALIKE[0])
     model = mr.ModReduce(
         teacher=task.teacher,
         students={name: mr.models.copy_model(first, name=name) for name in ALIKE},
         knowledge=knowledge(task),
-        aggregator="mean",
-        online_weight=0.0,
-        student_inputs=[f"view_{place}" for place in range(len(ALIKE))],
+        aggregator=None,
+        student_inputs=[f"part_{place}" for place in range(len(ALIKE))],
     )
-    views = len(ALIKE)
-    averaging = mr.callbacks.PeerAveraging()
-    return Trainee(model, 3.0, teachers=views, views=views, callbacks=[averaging])
+    parts = len(ALIKE)
+    return Trainee(model, 3.0, parts, parts=parts, callbacks=[mr.callbacks.PeerAveraging()])
 
 
 def three_by(task: Task, *, loss: str) -> dict[str, list[mr.Knowledge]]:

@@ -125,12 +125,12 @@ def images(protocol: Protocol, split: str, **arguments: Any) -> tf.data.Dataset:
     return few.apply(tf.data.experimental.assert_cardinality(-(-protocol.validation // TEST_BATCH)))
 
 
-def training_images(run: Run, taught: bool, views: int = 1) -> tf.data.Dataset:
+def training_images(run: Run, taught: bool, views: int = 1, parts: int = 1) -> tf.data.Dataset:
     """Returns the batches of a training, with the index of each image if there is a teacher."""
     return images(
         run.protocol,
         "train",
-        batch_size=run.protocol.batch,
+        batch_size=run.protocol.batch * parts,
         augmentations=run.protocol.augmentations,
         views=views,
         seed=run.seed,
@@ -162,12 +162,13 @@ def fit(run: Run, identifier: str, trainee: Trainee, data: tf.data.Dataset) -> d
             optimizer["aggregator"] = protocol.aggregator_optimizer()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"])
-    last = range(protocol.validate_every, protocol.epochs + 1, protocol.validate_every)
+    # Where students share the images, an epoch of each takes several of the data.
+    epochs, every = (trainee.parts * n for n in (protocol.epochs, protocol.validate_every))
     return model.fit(
         data,
         validation_data=images(protocol, "validation"),
-        validation_freq=sorted({*last, protocol.epochs}),
-        epochs=protocol.epochs,
+        validation_freq=sorted({*range(every, epochs + 1, every), epochs}),
+        epochs=epochs,
         callbacks=[
             Clock(),
             *trainee.callbacks,
@@ -225,17 +226,14 @@ def prepare(run: Run, teacher: keras.Model | None) -> tuple[Trainee, tf.data.Dat
     if teacher is not None and run.protocol.augmentations:
         teacher = cached(run, teacher)
     trainee = METHODS[run.method](Task(networks(run), teacher, run.protocol))
-    data = training_images(run, teacher is not None, trainee.views)
+    data = training_images(run, teacher is not None, trainee.views, trainee.parts)
     if isinstance(teacher, mr.data.TeacherCache):
         read = {
             tap for knowledge in trainee.model.all_knowledge() for tap in knowledge.taps("teacher")
         }
-        views = [f"view_{view}" for view in range(trainee.views)]
-        data = teacher.attach(
-            data,
-            [tap for tap in teacher.taps if tap in read],
-            student_inputs=views if trainee.views > 1 else None,
-        )
+        data = teacher.attach(data, [tap for tap in teacher.taps if tap in read])
+    if trainee.parts > 1:
+        data = mr.data.split_batches(data, trainee.parts)
     return trainee, data
 
 

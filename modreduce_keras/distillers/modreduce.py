@@ -36,7 +36,7 @@ class ModReduce(PeerDistiller):
         knowledge: What each student learns: a dict from student to what `mr.Distiller` takes.
             `None` is the paper's knowledge for three students with the names above
             (`paper_knowledge`), with the paper's multipliers, and needs `samples`.
-        aggregator: See `PeerDistiller`. Defaults to `"weighted_average"`.
+        aggregator: See `PeerDistiller`. Defaults to `"weighted_average"`; with `None`, w is 0.
         online_weight: The share w of the online loss, from 0 to 1: a number or a schedule;
             `schedules.CutOff(0.7, steps=...)` for the paper's asynchronous variant. `None`, the
             default, is the paper's increase from .01 to .7 in 24 stairs if `steps` is given, and
@@ -122,11 +122,13 @@ class ModReduce(PeerDistiller):
         trainable: bool = True,
     ):
         _require_used("samples", samples, teacher is not None and knowledge is None)
-        _require_used("steps", steps, online_weight is None)
+        _require_used("steps", steps, online_weight is None and aggregator is not None)
         if knowledge is None and teacher is not None:
             knowledge = self._paper_knowledge_for(students, samples)
             multipliers = self.PAPER_MULTIPLIERS if multipliers is None else multipliers
-        if online_weight is None:
+        if online_weight is None and aggregator is None:
+            online_weight = 0.0
+        elif online_weight is None:
             online_weight = 0.5 if steps is None else Exponential(0.01, 0.7, steps=steps, stairs=24)
         super().__init__(
             students,

@@ -27,6 +27,16 @@ from modreduce_keras.output_kind import output_kind
 from modreduce_keras.registry import register
 
 
+class NoAggregator(Aggregator):
+    """Stands for no aggregator: students do not learn from one another's outputs."""
+
+    identifier = "none"
+
+    def __init__(self) -> None:
+        super().__init__(name="no_aggregator")
+        self.built = True
+
+
 @register("distiller", "peer_distiller")
 class PeerDistiller(BaseDistiller):
     """Trains several students that learn from one another through an aggregator.
@@ -45,7 +55,9 @@ class PeerDistiller(BaseDistiller):
             models with different names, or the result of `mr.models.branch`: peers that share
             their lower layers, which then run once. Names must not contain "/". With an
             aggregator that has a leader (`"okddip"`), the last student is the leader.
-        aggregator: An `Aggregator`, its config or its identifier. Defaults to `"mean"`.
+        aggregator: An `Aggregator`, its config or its identifier; or `None` for students that do
+            not learn from one another's outputs, such as those that
+            `mr.callbacks.PeerAveraging` averages. Defaults to `"mean"`.
         teacher: A trained model, or `None` (the default): peers only.
         knowledge: What each student learns from the teacher: a dict from student to what
             `Distiller` takes as knowledge.
@@ -61,7 +73,10 @@ class PeerDistiller(BaseDistiller):
         student_inputs: The input of each student, if they differ, by name or in their order: a
             function of the inputs, such as a Keras layer that augments (in training only), or a
             key of a dict `x` (which data for evaluation may lack). A teacher without
-            `teacher_input` then runs on the input of each student. Defaults to `None`.
+            `teacher_input` then runs on the input of each student. With a key for each student
+            and `aggregator=None`, students may have samples of their own: labels and sample
+            weights are then dicts by the same keys, as from `mr.data.split_batches`. Defaults to
+            `None`.
         teacher_input: The teacher's input, if it differs from the students'; see `Distiller`.
         criterion: Validation metric that decides which student is the best, without the student's
             name and `val_`: `"accuracy"`, `"ce"`, ... Defaults to the accuracy if it is compiled,
@@ -78,7 +93,8 @@ class PeerDistiller(BaseDistiller):
 
     Raises:
         ValueError: If there are fewer than two students, a name or a model is given twice, the
-            numbers of classes differ, or only one of knowledge and teacher is given.
+            numbers of classes differ, only one of knowledge and teacher is given, or an online
+            loss or weight comes with `aggregator=None`.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr
@@ -123,6 +139,9 @@ class PeerDistiller(BaseDistiller):
         branches = students if isinstance(students, keras.Model) else None
         students = peer_arguments.named_students(students)
         knowledge = peer_arguments.checked_knowledge(knowledge, students, teacher)
+        if aggregator is None:
+            peer_arguments.require_no_exchange(online_weight, online_loss)
+            aggregator, online_weight = NoAggregator(), 0.0
         aggregator = unused(registry.get("aggregator", aggregator, Aggregator))
         self._features_at = features_at
         features_at = peer_arguments.by_student("features_at", features_at, students)
@@ -153,13 +172,19 @@ class PeerDistiller(BaseDistiller):
         self.selection = Selection(list(students), criterion, criterion_mode)
         with knobs.bound([self.aggregator, self.online_loss], lambda: self.step):
             self._group = Group(self.aggregator, self.online_loss, self._forward, features_at)
-            self._has_ensemble = ENSEMBLE in self._group.build(self._forward)
+            built = self._group.build(self._forward) if self._exchanges else {}
+            self._has_ensemble = ENSEMBLE in built
         self.past = None
         if "averages" in self.aggregator.needs:
             self.past = EMAWeights(self.students, self.aggregator.keep)
             self._group.past = self.past
 
     # What runs
+
+    @property
+    def _exchanges(self) -> bool:
+        """Whether students learn from one another's outputs."""
+        return not isinstance(self.aggregator, NoAggregator)
 
     @property
     def best_student_name(self) -> str:
@@ -215,6 +240,9 @@ class PeerDistiller(BaseDistiller):
     def forward_pass(self, batch: Batch, training: bool, with_teacher: bool) -> Outputs:
         """Runs every network once, and the aggregator on the students' outputs."""
         outputs = super().forward_pass(batch, training, with_teacher)
+        if not self._exchanges:
+            return outputs
+        peer_arguments.require_same_samples(outputs)
         group = self._group(outputs, training, self.policy)
         return outputs.replace(extra=group, ensemble=group.get(ENSEMBLE))
 
@@ -227,7 +255,7 @@ class PeerDistiller(BaseDistiller):
 
     def build_terms(self) -> list[Term]:
         """Returns the terms of the loss: offline, online, and the ensemble's."""
-        online = [self._online_term(name) for name in self.students]
+        online = [self._online_term(name) for name in self.students if self._exchanges]
         return [*self.offline_terms(), *online, *self._ensemble_terms()]
 
     def _online_term(self, name: str) -> Term:
@@ -268,7 +296,7 @@ class PeerDistiller(BaseDistiller):
     def parts_on_outputs(self) -> list[kind_checks.Part]:
         """Returns what compares outputs, the aggregator and the online loss among them."""
         online = kind_checks.online_parts(self.aggregator, self.online_loss)
-        return [*super().parts_on_outputs(), *online]
+        return [*super().parts_on_outputs(), *(online if self._exchanges else [])]
 
     def label_rules(self) -> list[LabelRule]:
         """Returns the parts that need class indices, the aggregator among them."""
@@ -313,13 +341,13 @@ class PeerDistiller(BaseDistiller):
         return {
             **super().get_config(),
             "students": self._serialized_students(),
-            "aggregator": serialize(self.aggregator),
+            "aggregator": serialize(self.aggregator) if self._exchanges else None,
             "knowledge": {
                 name: [serialize(knowledge) for knowledge in several]
                 for name, several in self.knowledge.items()
                 if several
             },
-            "online_loss": serialize(self.online_loss),
+            "online_loss": serialize(self.online_loss) if self._exchanges else None,
             "criterion": self.selection.criterion,
             "criterion_mode": self.selection.mode,
             "features_at": self._features_at,

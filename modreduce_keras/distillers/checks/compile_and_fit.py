@@ -277,9 +277,13 @@ def checked_batch(data: Any, owners: list[Any], check_labels: Callable[[Any], An
     if rest:
         rest[0] = check_labels(rest[0])
     _, index = split_index(x)
-    if isinstance(index, np.ndarray) or keras.ops.is_tensor(index):  # else parts for replicas
+    parts = [] if index is None else keras.tree.flatten(index)  # one, or one for each student
+    if parts and all(isinstance(one, np.ndarray) or keras.ops.is_tensor(one) for one in parts):
         for one in owners:
-            index = require_sample_index(index, one.samples, type(one).__name__)
+            index = keras.tree.map_structure(
+                lambda own, one=one: require_sample_index(own, one.samples, type(one).__name__),
+                index,
+            )
         x = {**x, INDEX: index}
     return (x, *rest)
 

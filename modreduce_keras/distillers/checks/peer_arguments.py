@@ -5,10 +5,11 @@ from typing import Any
 
 import keras
 
+from modreduce_keras.arguments import is_number
 from modreduce_keras.calls import did_you_mean
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.optimizers import TRUNK
-from modreduce_keras.distillers.step.forward import ENSEMBLE
+from modreduce_keras.distillers.step.forward import ENSEMBLE, Outputs
 from modreduce_keras.distillers.step.group import AGGREGATOR
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.knowledge.shorthand import resolved
@@ -93,3 +94,27 @@ def checked_knowledge(knowledge: Any, students: Any, teacher: Any) -> dict[str, 
         teacher, [one for several in knowledge.values() for one in several]
     )
     return knowledge
+
+
+def require_no_exchange(online_weight: Any, online_loss: Any) -> None:
+    """Raises if arguments were given that do nothing where peers do not learn from one another."""
+    weighs = not is_number(online_weight) or online_weight not in (0, 1)  # 1 is the default
+    given = {"online_weight": online_weight} if weighs else {}
+    given |= {} if online_loss is None else {"online_loss": online_loss}
+    if given:
+        raise ValueError(
+            "With aggregator=None, students do not learn from one another's outputs, so that "
+            "online_weight and online_loss would do nothing: leave them out, or name an "
+            f"aggregator. Received: {given}"
+        )
+
+
+def require_same_samples(outputs: Outputs) -> None:
+    """Raises if students that learn from one another's outputs see different samples."""
+    if any(outputs.batch_of(name) is not outputs.batch for name in outputs.students):
+        raise ValueError(
+            "The labels, weights or index are given by student, so the students see different "
+            "samples and cannot learn from one another's outputs: give aggregator=None, or data "
+            "in which all students see the same samples. Received: a dict by the keys of "
+            "student_inputs"
+        )

@@ -15,28 +15,34 @@ from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.labels import require_distributions, require_one_hot
 
 
-def update_metrics(metrics: Any, labels: Any, logits: Mapping[str, Any], weight: Any) -> None:
+def update_metrics(
+    metrics: Any,
+    labels: Mapping[str, Any],
+    logits: Mapping[str, Any],
+    weights: Mapping[str, Any],
+) -> None:
     """Updates compiled metrics with the logits of a batch.
 
     Args:
         metrics: Keras' compiled metrics.
-        labels: The labels.
+        labels: The labels, by student.
         logits: By student.
-        weight: Sample weights, or `None`.
+        weights: Sample weights by student, or `None` for each.
 
     Raises:
         ValueError: If the data have no labels, and a metric needs them, or labels of another size.
     """
-    given, outputs = student_metrics.as_outputs(labels, logits)
+    outputs, given = (student_metrics.as_outputs(each, logits) for each in (logits, labels))
+    alike = len({id(weight) for weight in weights.values()}) < 2
+    weight = next(iter(weights.values())) if alike else student_metrics.as_outputs(weights, logits)
     try:
         metrics.update_state(given, outputs, of_every_output(weight, given))
     except (AttributeError, TypeError, ValueError) as error:
-        if labels is not None:
-            for one in logits.values():
-                if hasattr(labels, "shape") and hasattr(one, "shape"):
-                    require_same_size(
-                        "Compiled metrics need", tuple(labels.shape), tuple(one.shape)
-                    )
+        if None not in labels.values():
+            for name, one in logits.items():
+                own = labels[name]
+                if hasattr(own, "shape") and hasattr(one, "shape"):
+                    require_same_size("Compiled metrics need", tuple(own.shape), tuple(one.shape))
             raise
         raise ValueError(
             "Metrics are compiled, but the data have no labels y: give fit(x, y) and "

@@ -82,16 +82,14 @@ def _settings(metric: Any) -> dict[str, Any]:
     return settings
 
 
-def as_outputs(labels: Any, by_student: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Returns (labels, tensors) under the names that the outputs have in Keras.
+def as_outputs(by_student: Mapping[str, Any], logits: Mapping[str, Any]) -> Any:
+    """Returns labels, weights or logits under the names that the outputs have in Keras.
 
     The outputs of one student that has several keep their own names.
     """
-    first = next(iter(by_student.values()))
-    if isinstance(first, Mapping):
-        return labels, first
-    outputs = {f"{name}/": tensor for name, tensor in by_student.items()}
-    return dict.fromkeys(outputs, labels), outputs
+    if isinstance(next(iter(logits.values())), Mapping):
+        return next(iter(by_student.values()))
+    return {f"{name}/": values for name, values in by_student.items()}
 
 
 def log_names(results: Mapping[str, Any]) -> dict[str, Any]:

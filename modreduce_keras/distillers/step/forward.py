@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from modreduce_keras.batches import INDEX
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.step.batch import Batch
 from modreduce_keras.distillers.step.branching import SharedTrunk
@@ -35,6 +36,7 @@ class Outputs:
         ensemble: Logits of the students' ensemble; `None` where there is none.
         training: Whether it is a training step.
         networks: Names of the networks that the step trains; `None`: all.
+        part: Returns what is a student's of labels, weights or an index; see `Inputs.part`.
     """
 
     batch: Batch
@@ -46,6 +48,20 @@ class Outputs:
     ensemble: Any = None
     training: bool = True
     networks: Collection[str] | None = None
+    part: Callable[[str | None, Any], Any] = lambda student, values: values
+
+    def batch_of(self, student: str | None) -> Batch:
+        """Returns the batch with the labels, weights and index of one student, if it has its own.
+
+        The inputs are those of all.
+        """
+        whole = self.batch
+        given = whole.y, whole.sample_weight, whole.index
+        y, weight, index = own = tuple(self.part(student, values) for values in given)
+        if all(one is other for one, other in zip(own, given, strict=True)):
+            return whole
+        x = whole.x if index is None else {**whole.x, INDEX: index}
+        return Batch(x, y, weight)
 
     def trains(self, network: str | None) -> bool:
         """Returns whether the step trains a network."""
@@ -68,7 +84,7 @@ class Outputs:
         self, student: str, knowledge: Knowledge
     ) -> tuple[tuple[Any, Any], dict[str, Any]]:
         """Returns what a knowledge is called with: (student, teacher), and the rest by name."""
-        batch = self.batch
+        batch = self.batch_of(student)
         outputs = self.students[student], self.teacher.get(student)
         pair = knowledge.read("student", outputs[0]), knowledge.read("teacher", outputs[1])
         labels = knowledge.labels_of(batch.y)
@@ -142,7 +158,8 @@ class ForwardPass:
             students, trunk = self.trunk(self.readers, seen, any_trains)
         else:
             students = {n: reader(seen[n], trains(n)) for n, reader in self.readers.items()}
-        return Outputs(batch, students, of_teacher, seen, trunk, training=any_trains)
+        part = self.views.part
+        return Outputs(batch, students, of_teacher, seen, trunk, training=any_trains, part=part)
 
 
 def first_output(outputs: Mapping[str, ModelOutput]) -> keras.KerasTensor | Mapping[str, Any]:

@@ -122,6 +122,18 @@ class Inputs:
         view = self.own.get(name)
         return view if isinstance(view, str) else None
 
+    def part(self, name: str | None, values: Any) -> Any:
+        """Returns what is one student's of labels, weights or an index.
+
+        Args:
+            name: The student's.
+            values: One for all students; or a dict by the keys of the inputs that they see.
+        """
+        key = None if name is None else self.key_of(name)
+        if key is None or not isinstance(values, Mapping) or set(values) != set(self.own.values()):
+            return values
+        return values[key]
+
     @property
     def students_have_keys(self) -> bool:
         """Whether each student sees a key of the inputs, and the teacher what the students see."""

@@ -156,8 +156,14 @@ class StepModel(keras.Model):
             # Keras sizes up the metrics with the output of `call`, which stands for every one.
             whole = isinstance(y_pred, Outputs)
             logits = y_pred.logits() if whole else dict.fromkeys(self.measured(), y_pred)
-            logs.update_metrics(compiled, y, logits, sample_weight)
+            labels = {name: self.part_of(name, y) for name in logits}
+            weights = {name: self.part_of(name, sample_weight) for name in logits}
+            logs.update_metrics(compiled, labels, logits, weights)
         return self.get_metrics_result()
+
+    def part_of(self, student: str, values: Any) -> Any:
+        """Returns what is a student's of labels or weights; to be overridden."""
+        return values
 
     def measured(self) -> list[str]:
         """Returns the names of the students that the compiled metrics are computed for."""

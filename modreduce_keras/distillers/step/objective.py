@@ -128,13 +128,12 @@ class Objective:
             model: Whose regularizers and added losses count; `None`: none do.
             logs: Further values for the logs: (batch,), or scalars.
         """
-        batch, values = outputs.batch, self.values(outputs, training)
         as_in_training = training or self.evaluates_all
-        weighted = by_sample_weight(values, batch.sample_weight, self.outputs_of(batch))
+        weighted = self._weighted(outputs, self.values(outputs, training))
         if training:
             balanced.settle(weighted)
         named = {term.log_name: value for term, value in weighted.items()}
-        finite_only, examples = training and policy.skips, batch.examples
+        finite_only, examples = training and policy.skips, outputs.batch.examples
         self._trackers.update({**named, **logs}, examples, finite_only=finite_only)
         terms = [
             (term, policy.scaled(term.trains, value))
@@ -147,6 +146,24 @@ class Objective:
         update(loss_tracker, per_example + additional, finite_only)
         loss = _mean_over_replicas(per_example) + additional / num_replicas()
         return Result(loss, terms)
+
+    def _weighted(self, outputs: Outputs, values: Mapping[Term, Any]) -> dict[Term, Any]:
+        """Returns the terms times the sample weights of the student that each belongs to."""
+        batches = {id(batch): batch for batch in map(outputs.batch_of, _students(values))}
+        if len(batches) < 2:
+            batch = next(iter(batches.values()), outputs.batch)
+            return by_sample_weight(values, batch.sample_weight, self.outputs_of(batch))
+        weighted: dict[Term, Any] = {}
+        for student in _students(values):
+            own = {term: value for term, value in values.items() if term.student == student}
+            batch = outputs.batch_of(student)
+            weighted |= by_sample_weight(own, batch.sample_weight, self.outputs_of(batch))
+        return {term: weighted[term] for term in values}
+
+
+def _students(terms: Iterable[Term]) -> list[str | None]:
+    """Returns whose terms there are."""
+    return list(dict.fromkeys(term.student for term in terms))
 
 
 def _counts(term: Term, as_in_training: bool) -> bool:

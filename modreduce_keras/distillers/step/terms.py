@@ -125,9 +125,10 @@ def supervised_terms(
 
     def term(name: str) -> Term:
         def compute(outputs: Outputs) -> Any:
-            if outputs.batch.y is None:
+            labels = outputs.batch_of(student).y
+            if labels is None:
                 raise ValueError("A loss is compiled, but the data have no labels y.")
-            return made.by_position(name, outputs.batch.y, outputs.logits()[student])
+            return made.by_position(name, labels, outputs.logits()[student])
 
         output = made.outputs.get(name)
         return Term(name, compute, weight, owner, network or student, output, on_labels=True)

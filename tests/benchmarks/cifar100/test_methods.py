@@ -155,19 +155,21 @@ def test_three_students_may_learn_by_the_same_loss(methods, task, name, loss, on
     assert model.multipliers == {}
 
 
-def test_averaged_students_begin_alike_and_see_views_of_their_own(methods, task):
+def test_averaged_students_begin_alike_and_see_images_of_their_own(methods, task):
     name = "modreduce/peer_averaging, dist"
-    model = made(methods, task, name, 3, 3, views=3)
+    model = made(methods, task, name, 3, 3)
     assert [k.name for k in model.all_knowledge()] == ["dist"] * 3
     assert float(model.online_weight) == 0.0
-    images = {f"view_{i}": np.full((2, 32, 32, 3), float(i), "float32") for i in range(3)}
+    images = {f"part_{i}": np.full((2, 32, 32, 3), float(i), "float32") for i in range(3)}
     seen = [model._forward.seen_by(name, images, training=True) for name in model.students]
     assert [float(each[0, 0, 0, 0]) for each in seen] == [0.0, 1.0, 2.0]
     first, *others = (student.get_weights() for student in model.students.values())
     for weights in others:
         for one, other in zip(weights, first, strict=True):
             np.testing.assert_array_equal(one, other)
-    (averaging,) = methods.METHODS[name](task).callbacks
+    trainee = methods.METHODS[name](task)
+    assert trainee.parts == 3
+    (averaging,) = trainee.callbacks
     assert (averaging.rate, averaging.every) == (0.01, 10)
 
 

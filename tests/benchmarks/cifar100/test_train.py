@@ -13,7 +13,7 @@ from modreduce_keras.data import cifar
 from modreduce_keras.registry import components
 
 IMAGES, TEST = 600, 300
-METHODS = ["plain", "kd", "modreduce/fully_connected", "pcl"]
+METHODS = ["plain", "kd", "modreduce/fully_connected", "modreduce/peer_averaging, dist", "pcl"]
 ROOT = Path(__file__).parents[3]
 CONFIGURATIONS = [
     path
@@ -183,19 +183,20 @@ def test_rows_and_what_a_second_run_adds(cifar100, run, tmp_path, capsys):
         assert (row["epochs"], row["samples"], row["validation_images"]) == (2, 200, 300)
         assert row["test"] * TEST == pytest.approx(round(row["test"] * TEST))
         assert row["validation"] == pytest.approx(row["curve"]["validation"][-1], abs=1e-4)
-        assert [len(curve) for curve in row["curve"].values()] == [2, 2]
+        parts = 3 if "averaging" in row["method"] else 1
+        assert [len(curve) for curve in row["curve"].values()] == [2, 2 * parts]
         assert {"commit", "tensorflow", "keras", "device", "command"} <= row.keys()
         assert set(cifar100.OUTCOME) <= row.keys()
-    alone, kd, modreduce, pcl = rows
+    alone, kd, modreduce, averaged, pcl = rows
     # 5 steps an epoch.
-    assert [row["student_steps"] for row in rows] == [10, 10, 30, 60]
-    assert [row["teacher_forwards"] for row in rows] == [0, 400, 400, 0]
-    assert [row["best"] is None for row in rows] == [True, True, False, False]
+    assert [row["student_steps"] for row in rows] == [10, 10, 30, 30, 60]
+    assert [row["teacher_forwards"] for row in rows] == [0, 400, 400, 1200, 0]
+    assert [row["best"] is None for row in rows] == [True, True, False, False, False]
     assert alone["teacher_test"] is None
     assert modreduce["teacher_test"] == kd["teacher_test"] > 0
-    for row in (modreduce, pcl):
+    for row in (modreduce, pcl, averaged):
         assert row["test"] == row["students_test"][row["best"]]
-        assert row["ensemble_test"] is not None
+        assert (row["ensemble_test"] is None) == (row is averaged)
         assert row["softmax_ensemble_test"] is not None
     # The teacher was trained, its outputs are kept, and no checkpoint is left.
     assert (tmp_path / "runs" / "teachers" / "convnet.keras").exists()
