@@ -1,14 +1,17 @@
 """PeerAveraging: pulls the weights of peers towards their mean while they train."""
 
 import itertools
+import warnings
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.arguments import is_number, require_integer
 from modreduce_keras.callbacks.resume import Resume
-from modreduce_keras.distillers import BaseDistiller
+from modreduce_keras.calls import stacklevel_of_user
+from modreduce_keras.distillers import PeerDistiller
 from modreduce_keras.keras_internals import running_fit
 
 
@@ -22,6 +25,8 @@ class PeerAveraging(keras.callbacks.Callback):
     initial weights, and something in which they differ: their inputs
     (`student_inputs=["view_0", "view_1", "view_2"]`), their knowledge or both. Without such a
     difference they would stay equal.
+
+    A warning says so if the students begin with different weights, or would stay equal.
 
     All weights of floats are averaged, the statistics of batch normalizations among them. What
     optimizers hold is not. Peers that share lower layers (`mr.models.branch`) average the rest.
@@ -70,6 +75,7 @@ class PeerAveraging(keras.callbacks.Callback):
         """Looks at the students, so that errors are raised at once."""
         self._require_before_resume()
         groups = _alike(self.model)
+        _warn_of_starts(self.model)
         rate = self.rate
 
         def average() -> None:
@@ -104,12 +110,11 @@ class PeerAveraging(keras.callbacks.Callback):
 
 def _alike(model: Any) -> list[list[keras.Variable]]:
     """Returns what is averaged: the same weight of each student, for every weight of floats."""
-    students = model.students if isinstance(model, BaseDistiller) else {}
-    if len(students) < 2:
+    students = model.students if isinstance(model, PeerDistiller) else {}
+    if not students:
         raise TypeError(
             "PeerAveraging averages the students of a distiller with several, such as "
             f"mr.ModReduce. Received: a {type(model).__name__}"
-            + (" with one student" if students else "")
         )
     of_each = {
         name: [(v.name, tuple(v.shape)) for v in one.weights] for name, one in students.items()
@@ -129,3 +134,29 @@ def _alike(model: Any) -> list[list[keras.Variable]]:
         for group in groups
         if keras.backend.is_float_dtype(group[0].dtype) and len(set(map(id, group))) > 1
     ]
+
+
+def _warn_of_starts(model: PeerDistiller) -> None:
+    """Warns of students that begin too far from one another, or that nothing makes different."""
+    weights = [student.weights for student in model.students.values()]
+    shares = any(len(set(map(id, group))) == 1 for group in zip(*weights, strict=True))
+    if shares or int(keras.ops.convert_to_numpy(model.step)) > 0:
+        return
+    first, *others = ([np.asarray(weight) for weight in own] for own in weights)
+    if not all(np.array_equal(*pair) for own in others for pair in zip(first, own, strict=True)):
+        warnings.warn(
+            "PeerAveraging: the students begin with different weights, whose mean is hardly better "
+            "than chance. Make copies of one: mr.models.copy_model(student). Received: students "
+            f"{list(model.students)}",
+            stacklevel=stacklevel_of_user(),
+        )
+        return
+    learns = [[one.get_config() for one in several] for several in model.knowledge.values()]
+    draws = not all(keras.backend.is_float_dtype(weight.dtype) for weight in weights[0])
+    if not (model.student_inputs or draws) and all(own == learns[0] for own in learns):
+        warnings.warn(
+            "PeerAveraging: the students are equal, learn the same from the same samples, and will "
+            "stay equal. Give each samples of its own: mr.data.split_batches(dataset, "
+            f"{len(weights)}) and student_inputs={[f'part_{n}' for n in range(len(weights))]}",
+            stacklevel=stacklevel_of_user(),
+        )

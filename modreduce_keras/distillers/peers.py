@@ -182,6 +182,11 @@ class PeerDistiller(BaseDistiller):
     # What runs
 
     @property
+    def student_inputs(self) -> dict[str, Any]:
+        """What each student sees, by name, where they differ."""
+        return dict(self._student_inputs)
+
+    @property
     def _exchanges(self) -> bool:
         """Whether students learn from one another's outputs."""
         return not isinstance(self.aggregator, NoAggregator)

@@ -184,6 +184,39 @@ def test_two_replicas_equal_one(two_replicas, random):
     assert np.abs(found[0][0][0] - found[0][1][0]).max() > 1e-3
 
 
+def test_students_that_begin_apart_are_warned_of(random):
+    trained = mr.PeerDistiller({"a": network(), "b": network()})
+    trained.compile("sgd", LOSS)
+    with pytest.warns(UserWarning, match=r"begin with different weights.*copy_model\(student\)"):
+        trained.fit(
+            random.normal(size=(4, 6, 6, 1)),
+            np.zeros(4),
+            verbose=0,
+            callbacks=[mr.callbacks.PeerAveraging()],
+        )
+
+
+@pytest.mark.parametrize("differ", ["", "knowledge", "student_inputs"])
+def test_students_that_would_stay_equal_are_warned_of(differ, random, recwarn):
+    first = network()
+    students = {name: mr.models.copy_model(first) for name in NAMES[:2]}
+    kinds = ("kd", "dist" if differ == "knowledge" else "kd")
+    trained = mr.PeerDistiller(
+        students,
+        teacher=network(),
+        knowledge=dict(zip(students, kinds, strict=True)),
+        student_inputs=["view_0", "view_1"] if differ == "student_inputs" else None,
+    )
+    trained.compile("sgd", LOSS)
+    x = random.normal(size=(4, 6, 6, 1))
+    x = {"view_0": x, "view_1": x + 1.0} if differ == "student_inputs" else x
+    trained.fit(x, np.zeros(4), verbose=0, callbacks=[mr.callbacks.PeerAveraging()])
+    warned = [str(one.message) for one in recwarn if "PeerAveraging" in str(one.message)]
+    expected = "stay equal. Give each samples of its own: mr.data.split_batches(dataset, 2)"
+    assert len(warned) == (not differ)
+    assert all(expected in one for one in warned)
+
+
 @pytest.mark.parametrize("rate", [0.0, 1.1, -0.1, "0.1", True, None, float("nan")])
 def test_a_wrong_rate_is_refused(rate):
     with pytest.raises(ValueError, match=r"rate must be a number above 0 and at most 1. Received"):

@@ -145,6 +145,15 @@ def test_a_distiller_without_aggregator_is_saved_and_loaded(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_parts_without_student_inputs_say_what_is_missing(samples):
+    teacher, students = net(9), {name: net() for name in KEYS}
+    kd = {name: ["kd"] for name in KEYS}
+    peers = mr.ModReduce(teacher=teacher, students=students, knowledge=kd, aggregator=None)
+    message = r"make the distiller with student_inputs=\['part_0', 'part_1'\]. Received: "
+    with pytest.raises(ValueError, match=message):
+        compiled(peers).fit(mr.data.split_batches(samples, 2), shuffle=False, verbose=0)
+
+
 def test_students_that_learn_from_one_another_see_the_same_samples(samples):
     peers = compiled(
         mr.PeerDistiller({name: net() for name in KEYS}, student_inputs=KEYS, aggregator="mean")

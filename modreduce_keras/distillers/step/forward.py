@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.models.graph import own_inputs
 from modreduce_keras.taps import ModelOutput, TapReader
 
+_OF_STUDENT = re.compile(r"(part|view)_\d+")
 ENSEMBLE = "ensemble"
 """What the peers' ensemble is called among the students, in logs and metrics."""
 
@@ -176,8 +178,14 @@ def telling_missing_keys(knowledge: Iterable[Knowledge], inputs: Any) -> Iterato
     """
     try:
         yield
-    except ValueError:
+    except ValueError as error:
         for one in knowledge:
             one.given_mask(inputs)
             one.needed_inputs(inputs)
+        keys = list(inputs) if isinstance(inputs, Mapping) else []
+        if keys and "student_inputs" not in str(error) and all(map(_OF_STUDENT.fullmatch, keys)):
+            raise ValueError(
+                "x has parts or views of the samples, one for each student: make the distiller "
+                f"with student_inputs={keys}. Received: {error}"
+            ) from error
         raise
