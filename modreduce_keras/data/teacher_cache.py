@@ -1,5 +1,6 @@
 """TeacherCache: stores a teacher's outputs for every view of every sample on disk."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -14,15 +15,15 @@ from modreduce_keras import whole_files
 from modreduce_keras.arguments import require_choice, require_integer
 from modreduce_keras.batches import require_end
 from modreduce_keras.copying import fingerprint_of_tables
-from modreduce_keras.data import shards
 from modreduce_keras.data.cache_filling import fill_view, require_of_use
 from modreduce_keras.data.cache_folder import CacheFolder, UnfilledError
 from modreduce_keras.data.cache_metadata import DTYPES, TOP_K, WEIGHTS
+from modreduce_keras.data.cache_rows import CachedRows, unknown_inputs
 from modreduce_keras.data.cache_size import size_of
 from modreduce_keras.data.cache_writer import CacheWriter, readable_shards
 from modreduce_keras.data.checksums import checksums_of
 from modreduce_keras.data.epochs import in_epoch
-from modreduce_keras.data.index import as_index, indexed_batches, indexed_inputs, with_outputs
+from modreduce_keras.data.index import indexed_batches, indexed_inputs, with_outputs
 from modreduce_keras.data.stored_outputs import StoredOutputs
 from modreduce_keras.data.student_views import View, key_of_view, views_of, whole
 from modreduce_keras.data.teacher_outputs import outputs_of, specs_of_outputs
@@ -35,10 +36,6 @@ _TOLERANCE = 0.01
 """How far a teacher's outputs may be from stored ones, as a part of the largest of them."""
 
 
-_OTHER_DATA = (
-    "Data to validate on go without attach, and the teacher runs on them; or fill a cache of their "
-    "own in another folder."
-)
 _ATTEMPTS = 3
 
 
@@ -231,15 +228,16 @@ class TeacherCache:
             reduce_retracing=True,
             autograph=False,  # Keras does not let it convert a model either
         )
+        unknown = functools.partial(unknown_inputs, self.folder, self.views)
         ran, rows, attempts = 0, None, 0
         while rows is None:
             there = readable_shards(self.folder)
             for view in range(self.views):
                 pending = self._writer(view, stored)
-                ran += fill_view(self.folder, view, dataset, there, run, pending, self._unknown)
+                ran += fill_view(self.folder, view, dataset, there, run, pending, unknown)
             attempts += 1
             try:
-                rows = place.open()
+                rows = self._rows(place)
             except UnfilledError:
                 # Another process has removed a damaged file that this one had counted on.
                 if attempts == _ATTEMPTS:
@@ -282,7 +280,7 @@ class TeacherCache:
         given = indexed_inputs(dataset, "attach")
         apart = views_of(given, student_inputs)
         stored = self._stored(next(iter(apart.values()))(given))
-        rows = self._place(stored).open()
+        rows = self._rows(self._place(stored))
         for view in apart.values():
             self._require_fitting(dataset, view, rows, stored)
         key, chosen = self.fingerprint(), stored.chosen(taps)
@@ -290,7 +288,7 @@ class TeacherCache:
         specs = [stored.specs[number] for number in arrays]
 
         def read(samples: Any, checksums: Any) -> Any:
-            return self._read(rows, samples, checksums, arrays)
+            return rows.read(samples, checksums, arrays)
 
         def outputs_of_view(inputs: Any, samples: Any) -> Any:
             dtypes, batch = [spec.dtype for spec in specs], samples.shape[:1]
@@ -350,8 +348,11 @@ class TeacherCache:
         }
         return CacheFolder(self.folder, own, stored.arrays())
 
+    def _rows(self, place: CacheFolder) -> CachedRows:
+        return CachedRows(place.open(), self.folder, self.views)
+
     def _require_fitting(
-        self, dataset: tf.data.Dataset, view: View, rows: shards.Rows, stored: StoredOutputs
+        self, dataset: tf.data.Dataset, view: View, rows: CachedRows, stored: StoredOutputs
     ) -> None:
         """Raises unless the data's first batches are known, and the teacher gives what is stored.
 
@@ -363,7 +364,7 @@ class TeacherCache:
                 inputs, samples = next(indexed_batches(dataset.take(1)))
             inputs = view(inputs)
             try:
-                there = self._read(rows, samples, checksums_of(inputs).numpy())
+                there = rows.read(samples, checksums_of(inputs).numpy())
             except ValueError as error:
                 if epoch == 0:
                     raise
@@ -391,30 +392,3 @@ class TeacherCache:
     def _writer(self, view: int, stored: StoredOutputs) -> CacheWriter:
         dtypes, weights = [dtype for _, dtype in stored.arrays()], self._hash_of_teacher()
         return CacheWriter(self.folder, view, dtypes, self.shard_size, self.name, weights)
-
-    def _read(
-        self,
-        rows: shards.Rows,
-        samples: np.ndarray,
-        checksums: np.ndarray,
-        chosen: Sequence[int] | None = None,
-    ) -> list[np.ndarray]:
-        """Returns the stored outputs of a batch, all or chosen ones; raises if any is missing."""
-        samples = as_index(samples)
-        shard, row = rows.find(samples, checksums)
-        if (shard < 0).any():
-            sample = int(samples[shard < 0][0])
-            if sample not in rows.samples:
-                raise ValueError(
-                    f"The cache in {self.folder} has no sample {sample}: the data have others, or "
-                    f"another index. It has {len(rows.samples)} samples. {_OTHER_DATA}"
-                )
-            raise ValueError(f"{self._unknown(sample)} {_OTHER_DATA}")
-        return rows.take(shard, row, chosen)
-
-    def _unknown(self, sample: int) -> str:
-        return (
-            f"The inputs of sample {sample} are not those that the teacher saw in any of "
-            f"{self.views} views, for the cache in {self.folder}. The data, their preprocessing, "
-            "seed or number of augmentations have changed."
-        )
