@@ -332,13 +332,11 @@ class BaseDistiller(StepModel):
     def check_labels(self, labels: Any) -> Any:
         """Returns labels, after a check where only they tell the kind of the outputs."""
         rules, output = self.compilation.label_checks, self.student_output()
-        parts = {id(own): own for own in (self.part_of(name, labels) for name in self.students)}
-        if list(parts) == [id(labels)]:
-            return kind_checks.checked_labels(rules, labels, output)
-        return {k: kind_checks.checked_labels(rules, own, output) for k, own in labels.items()}
+        return self._forward.views.each_part(
+            lambda own: kind_checks.checked_labels(rules, own, output), labels
+        )
 
     def part_of(self, student: str, values: Any) -> Any:
-        """Returns what is a student's of labels or weights, which may be by the keys of x."""
         return self._forward.views.part(student, values)
 
     # Logs

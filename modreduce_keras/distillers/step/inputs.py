@@ -130,9 +130,18 @@ class Inputs:
             values: One for all students; or a dict by the keys of the inputs that they see.
         """
         key = None if name is None else self.key_of(name)
-        if key is None or not isinstance(values, Mapping) or set(values) != set(self.own.values()):
-            return values
-        return values[key]
+        return values[key] if key is not None and self._has_parts(values) else values
+
+    def each_part(self, function: Callable[[Any], Any], values: Any) -> Any:
+        """Returns what a function makes of labels: of those of all, or of each student's."""
+        if not self._has_parts(values):
+            return function(values)
+        return {key: function(own) for key, own in values.items()}
+
+    def _has_parts(self, values: Any) -> bool:
+        """Returns whether there is a part for each student, by the keys that they see."""
+        keys = set(self.own.values())
+        return bool(keys) and isinstance(values, Mapping) and set(values) == keys
 
     @property
     def students_have_keys(self) -> bool:
