@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from modreduce_keras.adapters.base import Adapter
-from modreduce_keras.adapters.map_base import RANKS, convolution, is_known, is_pointwise
+from modreduce_keras.adapters.map_base import RANKS, convolution, grid_of, is_known, is_pointwise
 from modreduce_keras.adapters.normalization import normalization_layer
 from modreduce_keras.ops import filled, mask_at, pooled_to_match
 from modreduce_keras.registry import register
@@ -28,6 +28,9 @@ class ConvRegressor(Adapter):
     regressed by itself, averages are over the positions that are kept, and so are the batch
     normalization's statistics.
 
+    The tokens of a vision transformer are compared with a map as the square map of their patches,
+    in rows; one or two tokens in front, such as the class token, are left out.
+
     Args:
         batch_normalization: Whether one follows the convolution, as in the published
             comparisons. Defaults to `True`; the FitNets paper has none.
@@ -39,7 +42,7 @@ class ConvRegressor(Adapter):
 
     Call arguments:
         student: (batch, height, width, channels), or of another rank.
-        teacher: Of the student's rank.
+        teacher: Of the student's rank, or tokens where that is a map, or the reverse.
 
     Returns:
         The regressed student map and the teacher map, of equal shapes: the teacher's, or where
@@ -76,12 +79,18 @@ class ConvRegressor(Adapter):
         self.use_relu = use_relu
 
     def build(self, student_shape: Any, teacher_shape: Any) -> None:
-        shapes = tuple(student_shape), tuple(teacher_shape)
+        given = tuple(student_shape), tuple(teacher_shape)
+        self.grids = [grid_of(*given), grid_of(*reversed(given))]
+        student_shape, teacher_shape = shapes = [
+            shape if grid is None else grid.shape(shape)
+            for shape, grid in zip(given, self.grids, strict=True)
+        ]
         alike = len({len(shape) for shape in shapes}) == 1
         if not (alike and all(is_known(shape, RANKS) for shape in shapes)):
             raise ValueError(
                 "ConvRegressor needs two feature maps (batch, height, width, channels) of known "
-                "size, or two sequences (batch, length, channels); "
+                "size, two sequences (batch, length, channels), or a map and the tokens of a "
+                "square of patches; "
                 + (
                     "adapter='orthogonal_projector' averages over positions, of any size. "
                     if any(None in shape[1:] for shape in shapes)
@@ -115,7 +124,15 @@ class ConvRegressor(Adapter):
     def call(
         self, student: Tensor, teacher: Tensor, training: bool | None = None, kept: Any = None
     ) -> Any:
-        mask, of_teacher = map((kept or {}).get, ("student", "teacher"))
+        kept = kept or {}
+        (student, mask), (teacher, of_teacher) = (
+            (tensor, kept.get(side))
+            if grid is None
+            else [one if one is None else grid.map(one) for one in (tensor, kept.get(side))]
+            for tensor, side, grid in zip(
+                (student, teacher), ("student", "teacher"), self.grids, strict=True
+            )
+        )
         if self.averages:
             student, teacher = pooled_to_match(student, teacher, (mask, of_teacher))
             mask = None if mask is None else mask_at(mask, student.shape[1:-1])

@@ -1,9 +1,11 @@
 """The base of the adapters on feature maps: which shapes they take, of one tap or of several."""
 
+import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import keras
+from keras import ops
 
 from modreduce_keras.adapters.base import Adapter
 
@@ -97,3 +99,39 @@ def are_several(shapes: Any, ranks: Sequence[int] = RANKS) -> bool:
     """Returns whether these are the shapes of a list of features, of which all sizes are known."""
     several = isinstance(shapes, (list, tuple)) and len(shapes) > 0
     return several and all(is_known(one, ranks) and None not in one[1:] for one in shapes)
+
+
+class Grid(NamedTuple):
+    """The patches of an image among the tokens of a transformer.
+
+    Attributes:
+        front: Number of tokens in front of them: a class token, one that is distilled into.
+        side: Number of patches in each row and column.
+    """
+
+    front: int
+    side: int
+
+    def shape(self, tokens: Any) -> tuple[Any, ...]:
+        """Returns the shape of the map that tokens of a shape are."""
+        return (tokens[0], self.side, self.side, *tokens[2:])
+
+    def map(self, tokens: Any) -> Any:
+        """Returns tokens, (batch, tokens, ...), as a map, (batch, side, side, ...)."""
+        return ops.reshape(tokens[:, self.front :], (-1, *self.shape(tokens.shape)[1:]))
+
+
+def grid_of(shape: Any, other: Any) -> Grid | None:
+    """Returns the grid of tokens that are compared with a map; `None` of anything else.
+
+    Args:
+        shape: (batch, tokens, channels): a square number of tokens, or one or two more.
+        other: What they are compared with.
+    """
+    if not (len(shape) == 3 and len(other) == 4 and isinstance(shape[1], int)):
+        return None
+    for front in range(3):
+        side = math.isqrt(max(shape[1] - front, 0))
+        if side > 1 and side * side == shape[1] - front:
+            return Grid(front, side)
+    return None

@@ -82,10 +82,43 @@ def test_use_relu_decides_whether_negative_values_stay(random):
     [
         ((12,), (4, 4, 6), "needs two feature maps .*'linear_embedding' takes vectors"),
         ((4, 4, 6), (12,), "needs two feature maps .*'linear_embedding' takes vectors"),
-        ((4, 6), (4, 4, 6), "needs two feature maps"),
+        ((7, 6), (4, 4, 6), "needs two feature maps"),
     ],
     ids=str,
 )
 def test_features_that_do_not_fit_are_refused(student, teacher, message, random):
     with pytest.raises(ValueError, match=message):
         mr.adapters.ConvRegressor().build((None, *student), (None, *teacher))
+
+
+@pytest.mark.parametrize("front", [0, 1, 2])
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_tokens_of_patches_are_compared_with_a_map(side, front, random):
+    patches = random.normal(size=(2, 4, 4, 5)).astype("float32")
+    tokens = np.concatenate([random.normal(size=(2, front, 5)), patches.reshape(2, 16, 5)], axis=1)
+    other = random.normal(size=(2, 2, 2, 3)).astype("float32")
+    found, expected = [], []
+    for given, results in ((tokens.astype("float32"), found), (patches, expected)):
+        keras.utils.set_random_seed(0)
+        pair = (given, other) if side == "student" else (other, given)
+        results += mr.adapters.ConvRegressor()(*pair)
+    for one, same in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, same)
+
+
+def test_a_mask_of_tokens_is_that_of_their_patches(random):
+    tokens = random.normal(size=(2, 5, 3)).astype("float32")
+    mask = np.array([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0]], bool)
+    teacher = random.normal(size=(2, 2, 2, 4)).astype("float32")
+    results = []
+    for student, kept in ((tokens, mask), (tokens[:, 1:].reshape(2, 2, 2, 3), mask[:, 1:])):
+        keras.utils.set_random_seed(0)
+        kept = kept if student is tokens else kept.reshape(2, 2, 2)
+        adapter = mr.adapters.ConvRegressor()
+        results.append(adapter(student, teacher, training=True, kept={"student": kept})[0])
+    np.testing.assert_array_equal(*results)
+
+
+def test_tokens_that_are_no_square_are_refused(random):
+    with pytest.raises(ValueError, match=r"tokens of a square of patches.*\(2, 7, 3\)"):
+        mr.adapters.ConvRegressor()(*pair((7, 3), (2, 2, 3), random))
