@@ -130,14 +130,21 @@ def _each_chunk(function: Function, tensors: Sequence[Any], likes: Sequence[Any]
         chunks = [made_of(start) for start in range(0, max(1, int(number)), rows)]
         return [tf.concat(several, axis=0) for several in zip(*chunks, strict=True)]
 
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+
+    def write_rows(old: Any, start: Any, end: Any, new: Any) -> Any:
+        # Other operations copy the whole tensor. On a CPU, the first one writes element by element;
+        # the second one has no kernel for bfloat16 on a GPU. It writes into its input, which
+        # nothing else reads.
+        if has_gpu:
+            update = tf.raw_ops.TensorStridedSliceUpdate
+            return update(input=old, begin=[start], end=[end], strides=[1], value=new)
+        return tf.raw_ops.InplaceUpdate(x=old, i=tf.range(start, end), v=new)
+
     def write(start: Any, *written: Any) -> Any:
         end = tf.minimum(start + rows, number)
-        # Other operations copy the whole tensor, or write element by element. This one writes into
-        # its input, which nothing else reads.
-        return end, *(
-            tf.raw_ops.InplaceUpdate(x=old, i=tf.range(start, end), v=new)
-            for old, new in zip(written, made_of(start), strict=True)
-        )
+        pairs = zip(written, made_of(start), strict=True)
+        return end, *(write_rows(old, start, end, new) for old, new in pairs)
 
     unset = [tf.raw_ops.Empty(shape=tf.shape(like), dtype=like.dtype) for like in likes]
     _, *made = tf.while_loop(
