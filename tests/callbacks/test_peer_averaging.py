@@ -73,6 +73,7 @@ def test_weights_are_pulled_after_every_third_step_of_an_epoch(random):
     assert max(np.abs(a - b).max() for a, b in zip(first, second, strict=True)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("at_once", "every", "times"), [(2, 3, 2), (5, 3, 2), (5, 1, 2), (1, 7, 1)]
 )
@@ -138,6 +139,7 @@ class Kill(keras.callbacks.Callback):
 
 
 # Steps are averaged after the third and the sixth of seven in an epoch.
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [3, 5, STEPS + 3])
 def test_a_resumed_training_is_the_uninterrupted_one(steps, random, tmp_path):
     batches = data(random)
@@ -163,6 +165,7 @@ def test_it_stands_before_resume(random, tmp_path):
         peers().fit(data(random), shuffle=False, verbose=0, callbacks=callbacks)
 
 
+@pytest.mark.slow
 def test_two_replicas_equal_one(two_replicas, random):
     def net():
         return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])

@@ -101,6 +101,7 @@ def test_each_student_learns_as_alone(samples, cached, tmp_path):
     assert not any("online" in log or "ensemble" in log for log in logs)
 
 
+@pytest.mark.slow
 def test_the_index_is_that_of_the_students_samples(samples):
     keras.utils.set_random_seed(1)
     teacher, start = net(9), {name: net().get_weights() for name in KEYS}
