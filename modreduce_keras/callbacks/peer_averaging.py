@@ -21,12 +21,10 @@ class PeerAveraging(keras.callbacks.Callback):
     w_i ← (1 - rate) · w_i + rate · mean_j w_j
 
     The students stay near one another, so that each profits from the samples of the others, and
-    each becomes better than a student that trains alone. They need one architecture and equal
-    initial weights, and something in which they differ: their inputs
-    (`student_inputs=["view_0", "view_1", "view_2"]`), their knowledge or both. Without such a
-    difference they would stay equal.
-
-    A warning says so if the students begin with different weights, or would stay equal.
+    each becomes better than a student that trains alone. They need one architecture, equal initial
+    weights, and something in which they differ. Samples of their own are best
+    (`mr.data.split_batches`); views of the same samples, or different knowledge, are possible.
+    There is a warning if students begin with different weights, or would stay equal.
 
     All weights of floats are averaged, the statistics of batch normalizations among them. What
     optimizers hold is not. Peers that share lower layers (`mr.models.branch`) average the rest.
