@@ -77,7 +77,7 @@ def test_sequences_of_unknown_length_take_batches_of_any_length(random):
 @pytest.mark.parametrize(
     ("student", "teacher", "remedy"),
     [
-        (sequence(4), image(6), "linear_embedding"),
+        (sequence(4, length=7), image(6), "linear_embedding"),
         (sequence(4, length=None), image(6), "orthogonal_projector"),
     ],
     ids=["rank", "unknown"],
