@@ -246,6 +246,7 @@ class PeerDistiller(BaseDistiller):
         """Runs every network once, and the aggregator on the students' outputs."""
         outputs = super().forward_pass(batch, training, with_teacher)
         if not self._exchanges:
+            peer_arguments.require_same_view(outputs, self._teacher_input)
             return outputs
         peer_arguments.require_same_samples(outputs)
         group = self._group(outputs, training, self.policy)

@@ -163,6 +163,13 @@ def test_students_that_learn_from_one_another_see_the_same_samples(samples):
         peers.fit(mr.data.split_batches(samples, 2), shuffle=False, verbose=0)
 
 
+def test_the_teacher_sees_what_a_student_with_its_own_samples_sees(samples):
+    teacher, start = net(9), {name: net().get_weights() for name in KEYS}
+    peers = compiled(together(teacher, start, ["kd", "kd"], teacher_input=lambda x: x["part_0"]))
+    with pytest.raises(ValueError, match="leave out teacher_input=, and preprocess inside"):
+        peers.fit(mr.data.split_batches(samples, 2), shuffle=False, verbose=0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -109,9 +109,23 @@ def require_no_exchange(online_weight: Any, online_loss: Any) -> None:
         )
 
 
+def _have_own_samples(outputs: Outputs) -> bool:
+    return any(outputs.batch_of(name) is not outputs.batch for name in outputs.students)
+
+
+def require_same_view(outputs: Outputs, teacher_input: Any) -> None:
+    """Raises if a teacher does not see what students with samples of their own see."""
+    if teacher_input is not None and _have_own_samples(outputs):
+        raise ValueError(
+            "Where students have samples of their own, the teacher sees what each student sees: "
+            "leave out teacher_input=, and preprocess inside of the models. Received: "
+            f"teacher_input={teacher_input!r}"
+        )
+
+
 def require_same_samples(outputs: Outputs) -> None:
     """Raises if students that learn from one another's outputs see different samples."""
-    if any(outputs.batch_of(name) is not outputs.batch for name in outputs.students):
+    if _have_own_samples(outputs):
         raise ValueError(
             "The labels, weights or index are given by student, so the students see different "
             "samples and cannot learn from one another's outputs: give aggregator=None, or data "
