@@ -123,6 +123,7 @@ class ModReduce(PeerDistiller):
     ):
         _require_used("samples", samples, teacher is not None and knowledge is None)
         _require_used("steps", steps, online_weight is None and aggregator is not None)
+        _require_used("online_weight", online_weight or None, aggregator is not None)
         if knowledge is None and teacher is not None:
             knowledge = self._paper_knowledge_for(students, samples)
             multipliers = self.PAPER_MULTIPLIERS if multipliers is None else multipliers
@@ -235,6 +236,7 @@ def _require_used(name: str, value: Any, used: bool) -> None:
         return
     what = {
         "samples": "for the paper's knowledge, which knowledge=None and a teacher stand for",
+        "online_weight": "of what students learn from one another through an aggregator",
         "steps": "for the paper's growth of the online weight, which online_weight=None stands for",
     }[name]
     raise ValueError(f"{name} is {what}; here it would do nothing. Received: {name}={value!r}")

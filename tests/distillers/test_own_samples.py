@@ -191,5 +191,7 @@ def test_modreduce_without_aggregator_learns_offline_alone():
     assert {name: float(weight) for name, weight in made.term_weights().items()} == {
         f"{name}/{term}": 1.0 for name in KEYS for term in ("ce", "kd")
     }
-    with pytest.raises(ValueError, match=r"steps is for .* here it would do nothing"):
-        mr.ModReduce(teacher=net(9), students=students, aggregator=None, steps=3, samples=5)
+    for name, value in (("steps", 3), ("online_weight", 1.0)):
+        given = {"samples": 5, "aggregator": None, name: value}
+        with pytest.raises(ValueError, match=rf"{name} is .*here it would do nothing.*{value}"):
+            mr.ModReduce(teacher=net(9), students=students, **given)
