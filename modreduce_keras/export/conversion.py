@@ -10,21 +10,19 @@ import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.export import operations
+from modreduce_keras.export.equivalents import equivalents, unrolled
 from modreduce_keras.export.integer_forms import Form, integer_forms, measure
 from modreduce_keras.export.marks import Marks, is_of, without_marks
 from modreduce_keras.export.masked_softmax import masked_softmaxes
 from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.saved_model import write_saved_model
-from modreduce_keras.export.students import Inputs
+from modreduce_keras.export.students import Inputs, advice_on_sizes
 from modreduce_keras.keras_internals import flatten_layers, tflite_converter
 from modreduce_keras.models.fake_quantization import FakeQuantize
-from modreduce_keras.models.graph import input_specs
 from modreduce_keras.models.integer_normalizations import InverseRoot
 
 _WIDEST = 1e8
 """Range that no activations have, and what fills masked scores does."""
-_USUAL = 128
-"""Stands for a size that is not known."""
 _MOVES = (
     *("CONCATENATION", "EXPAND_DIMS", "GATHER", "PACK", "PAD", "PADV2", "RESHAPE", "SLICE"),
     *("SPLIT", "SPLIT_V", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE", "UNPACK"),
@@ -71,7 +69,8 @@ def convert(model: keras.Model, inputs: Inputs, recipe: Recipe) -> bytes:
     }
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "model"
-        with marks.traced({**forms, **_plain_roundings(model)}):
+        instead: dict[int, Callable[..., Any]] = {**forms, **_plain_roundings(model)}
+        with equivalents(), unrolled(model), marks.traced(instead):
             measure(forms.values(), model, map(inputs.pack, recipe.samples))
             write_saved_model(model, inputs, saved)
         try:
@@ -162,27 +161,13 @@ def _refused(
         return ValueError(
             f"The student {model.name!r} has layers with operations that TFLite lacks: {lacking}. "
             "They would need TensorFlow's own (Flex) kernels, which devices do not have: "
-            f"{_of_known_sizes(model)}replace them by layers of other operations (recurrent "
-            "layers: unroll=True), or export with to_saved_model."
+            f"{advice_on_sizes(model)}replace them by layers of other operations (recurrent "
+            "layers: at most 256 steps, or unroll=True), or export with to_saved_model."
         )
     remedy = ", or take quantization='dynamic' or 'float16'" if quantization == "int8" else ""
     return ValueError(
         f"TensorFlow's converter refuses the student {model.name!r}: replace the layers that it "
         f"names{remedy}. It said: {without_marks(str(error)).strip()[:2000]}"
-    )
-
-
-def _of_known_sizes(model: keras.Model) -> str:
-    """Returns the advice that what depends on sizes alone is computed before, if some are open."""
-    specs = keras.tree.flatten(input_specs(model))
-    shapes = [tuple(one.shape[1:]) for one in specs if None in one.shape[1:]]
-    if not shapes:
-        return ""
-    known = tuple(_USUAL if size is None else size for size in shapes[0])
-    given = f"keras.Input({known})" if len(specs) == 1 else "{'NAME': keras.Input(...), ...}"
-    return (
-        "give inputs known sizes, since what depends on these alone is then computed before "
-        f"(x = {given}; student = keras.Model(x, student(x))), "
     )
 
 

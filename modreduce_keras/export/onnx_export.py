@@ -10,9 +10,16 @@ import tensorflow as tf
 
 from modreduce_keras import whole_files
 from modreduce_keras.distribute.host_functions import functions_run_eagerly
+from modreduce_keras.export.equivalents import equivalents
 from modreduce_keras.export.files import require_file
 from modreduce_keras.export.quiet import quiet
-from modreduce_keras.export.students import OUTPUT, Inputs, inference_model, require_student
+from modreduce_keras.export.students import (
+    OUTPUT,
+    Inputs,
+    advice_on_sizes,
+    inference_model,
+    require_student,
+)
 
 
 def to_onnx(student: keras.Model, path: str | os.PathLike) -> Path:
@@ -20,7 +27,8 @@ def to_onnx(student: keras.Model, path: str | os.PathLike) -> Path:
 
     The file holds an inference model in float32, as in `to_tflite`. Inputs have the same names as
     in the student, with `_` in the place of all but letters and digits, and a number where that is
-    the name of another one. The output is `"logits"`, and the number of samples is free. An
+    the name of another one. The output is `"logits"`, and the number of samples is free.
+    Fourier transforms of `keras.ops` are products with matrices, where the sizes are known. An
     existing file is replaced only when the new one is complete and checked.
 
     Args:
@@ -80,7 +88,7 @@ def _convert(onnx: Any, tf2onnx: Any, model: keras.Model, inputs: Inputs) -> byt
         with quiet():
             # The converter finds what is traced here. Keras wraps grouped convolutions in functions
             # that XLA compiles, which the converter would keep as they are.
-            with functions_run_eagerly():
+            with functions_run_eagerly(), equivalents():
                 traced = serve.get_concrete_function(*specs)
             converted, _ = tf2onnx.convert.from_function(
                 serve, input_signature=specs, custom_op_handlers={"Erfc": (_erfc, [])}
@@ -94,8 +102,8 @@ def _convert(onnx: Any, tf2onnx: Any, model: keras.Model, inputs: Inputs) -> byt
     if lacking:
         raise ValueError(
             f"The student {model.name!r} has operations that ONNX or its converter lacks: "
-            f"{lacking}. Replace their layers by ones of other operations, or export with "
-            "to_saved_model."
+            f"{lacking}. Replace their layers by ones of other operations, "
+            f"{advice_on_sizes(model)}or export with to_saved_model."
         )
     try:
         onnx.checker.check_model(converted, full_check=True)

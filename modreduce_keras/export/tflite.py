@@ -39,7 +39,9 @@ def to_tflite(
     student, and the output is `"logits"`. The signature `"serving_default"` takes any number of
     samples; an interpreter takes one by default.
 
-    The file uses built-in operations only, so every LiteRT runtime runs it. It is compact: names of
+    The file uses built-in operations only, so every LiteRT runtime runs it. Recurrent layers of at
+    most 256 steps are unrolled; `roll` and Fourier transforms of `keras.ops` are computed by slices
+    and by products with matrices, where the sizes are known. The file is compact: names of
     layers are removed, and equal constants are stored once. An existing file is replaced only when
     the new one is complete.
 

@@ -43,9 +43,10 @@ from modreduce_keras.keras_internals.optimizers import (
     trained_by,
 )
 from modreduce_keras.keras_internals.running_fit import RunningFit, running_fit, running_fits
-from modreduce_keras.keras_internals.saving import is_asked_by_saver
+from modreduce_keras.keras_internals.saving import classes_in_configs, is_asked_by_saver
 from modreduce_keras.keras_internals.tensorflow import (
     draws_order,
+    fourier_transforms,
     inputs_of,
     is_compiled_by_xla,
     reshuffles,
@@ -72,6 +73,7 @@ __all__ = [
     "calls_in_order",
     "calls_of",
     "compiled_metrics",
+    "classes_in_configs",
     "completes_update",
     "constructor_arguments",
     "delete_unnoticed",
@@ -79,6 +81,7 @@ __all__ = [
     "draws_order",
     "flatten_layers",
     "forget_compiled_metrics",
+    "fourier_transforms",
     "History",
     "history_of",
     "inputs_of",

@@ -1,6 +1,11 @@
 """Datasets of `tf.data`, and graphs of TensorFlow."""
 
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import keras
 
 
 def inputs_of(dataset: Any) -> list[Any]:
@@ -59,3 +64,29 @@ def is_compiled_by_xla(tensor: Any) -> bool:
             context = context.outer_context
         graph = getattr(graph, "outer_graph", None)
     return False
+
+
+@contextlib.contextmanager
+def fourier_transforms(instead: Callable[[Any, Any, int], Any]) -> Iterator[None]:
+    """Lets `fft`, `fft2` and `ifft2` of `keras.ops` compute otherwise.
+
+    Relies on the functions of the same names in `keras.src.backend.math`, which `keras.ops` and
+    `ifft2` look up each time.
+
+    Args:
+        instead: Is given what computes a transform by itself, its real and imaginary parts, and
+            along how many axes it is; returns a real and an imaginary part.
+    """
+    backend = keras.src.backend.math
+    own = {"fft": (backend.fft, 1), "fft2": (backend.fft2, 2)}
+    try:
+        for name, (transform, axes) in own.items():
+            setattr(backend, name, functools.partial(_instead, instead, transform, axes))
+        yield
+    finally:
+        for name, (transform, _) in own.items():
+            setattr(backend, name, transform)
+
+
+def _instead(instead: Any, transform: Any, axes: int, numbers: Any) -> Any:
+    return instead(transform, numbers, axes)

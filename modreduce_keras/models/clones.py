@@ -4,13 +4,17 @@ import inspect
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import keras
 
 from modreduce_keras.copying import copy_state, lora_weights
-from modreduce_keras.keras_internals import constructor_arguments, flatten_layers
+from modreduce_keras.keras_internals import (
+    classes_in_configs,
+    constructor_arguments,
+    flatten_layers,
+)
 from modreduce_keras.models.graph import defined_by_user, functional, new_inputs
 from modreduce_keras.models.same_outputs import require_same_outputs
 
@@ -144,7 +148,7 @@ def rebuilt(
 
     Where the config is not what its constructor takes, as of some layers of keras-hub, it is built
     from what it was constructed with, or, where Keras does not know that, from the part of the
-    config that the constructor takes.
+    config that the constructor takes, or with classes in its config, which Keras cannot write.
 
     Args:
         layer: The layer.
@@ -155,11 +159,14 @@ def rebuilt(
     """
     change = change or (lambda config: config)
     faults = []
-    for config_of in (_config, _constructed_with, _taken):
+    ways: list[tuple[Callable[..., Any], Callable[..., Any]]]
+    ways = [(one, nullcontext) for one in (_config, _constructed_with, _taken)]
+    for config_of, context in [*ways, (_config, classes_in_configs)]:
         try:
-            config = config_of(layer)
-            # It may be changed in place.
-            copy = type(layer).from_config(change(dict(config)))
+            with context():
+                config = config_of(layer)
+                # It may be changed in place.
+                copy = type(layer).from_config(change(dict(config)))
         except Exception as error:
             faults.append(error)
             continue

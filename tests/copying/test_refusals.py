@@ -134,6 +134,38 @@ def test_a_layer_whose_config_fails_is_built_from_its_arguments():
     np.testing.assert_allclose(mr.models.fold(model)(x), model(x), rtol=1e-5, atol=1e-6)
 
 
+class OfClass(layers.Layer):
+    """Takes a class, at which Keras fails when it writes the config."""
+
+    def __init__(self, inner, factor=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.inner, self.factor = inner(name="inner"), factor
+
+    def call(self, inputs):
+        return self.factor * self.inner(inputs)
+
+    def get_config(self):
+        inner = keras.saving.serialize_keras_object(type(self.inner))
+        return {**super().get_config(), "inner": inner, "factor": self.factor}
+
+    @classmethod
+    def from_config(cls, config):
+        config["inner"] = keras.saving.deserialize_keras_object(config["inner"])
+        return cls(**config)
+
+
+def test_a_layer_that_takes_a_class_is_copied():
+    layer = OfClass(layers.LayerNormalization, factor=2.0, name="foreign")
+    model = maps(layer)
+    layer.inner.gamma.assign(layer.inner.gamma + 0.5)
+    x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype("float32")
+    copy = mr.models.copy_model(model)
+    assert copy.get_layer("foreign").inner is not layer.inner
+    np.testing.assert_array_equal(copy(x), model(x))
+    with pytest.raises(TypeError, match="get_config"):  # as before, and as outside
+        keras.saving.serialize_keras_object(layers.LayerNormalization)
+
+
 class OwnInit(layers.Layer):
     """Has an `__init__` and no `get_config`: Keras then writes a config without the name."""
 

@@ -231,3 +231,28 @@ def test_layers_of_convnext_are_those_in_it():
     )
     own = keras_internals.layers_of_convnext()
     assert set(own) <= {type(layer) for layer in model.layers}
+
+
+def test_fourier_transforms_are_computed_otherwise():
+    numbers = np.ones((2, 3), "float32"), np.zeros((2, 3), "float32")
+    asked = []
+
+    def instead(transform, given, axes):
+        asked.append(axes)
+        return transform(given)
+
+    with keras_internals.fourier_transforms(instead):
+        received = [one(numbers)[0] for one in (keras.ops.fft, keras.ops.fft2, keras.ops.ifft2)]
+    assert asked == [1, 2, 2]
+    assert [float(keras.ops.sum(one)) for one in received] == [6.0, 6.0, 1.0]
+    keras.ops.fft(numbers)
+    assert len(asked) == 3
+
+
+def test_configs_that_hold_classes():
+    given = {"layer": keras.layers.Dense}
+    with keras_internals.classes_in_configs():
+        written = keras.saving.serialize_keras_object(given)
+        assert keras.utils.deserialize_keras_object(written) == given
+    with pytest.raises(TypeError, match="get_config"):
+        keras.utils.serialize_keras_object(given)
