@@ -57,7 +57,6 @@ class Trainee:
         views: Augmentations of each image in a batch.
         parts: Number of students that share a batch, each a part of its own. The batch is larger by
             that factor, and so is the number of epochs.
-        callbacks: Callbacks that the method needs.
     """
 
     model: keras.Model
@@ -65,7 +64,6 @@ class Trainee:
     teachers: int = 0
     views: int = 1
     parts: int = 1
-    callbacks: Sequence[keras.callbacks.Callback] = ()
 
 
 def stages_of(network: keras.Model) -> list[str]:
@@ -189,21 +187,19 @@ def three(
     return Trainee(model, 3.0, teachers=1)
 
 
-def averaged(task: Task, knowledge: Callable[[Task], dict[str, list[mr.Knowledge]]]) -> Trainee:
+def averaged(task: Task, loss: str) -> Trainee:
     """Three students of equal initial weights that are pulled towards their mean (PAPA).
 
     Each sees images of its own.
     """
-    first = task.network(ALIKE[0])
     model = mr.ModReduce(
         teacher=task.teacher,
-        students={name: mr.models.copy_model(first, name=name) for name in ALIKE},
-        knowledge=knowledge(task),
-        aggregator=None,
-        student_inputs=[f"part_{place}" for place in range(len(ALIKE))],
+        students=task.network("student"),
+        recipe="peer_averaging",
+        knowledge=loss,
     )
-    parts = len(ALIKE)
-    return Trainee(model, 3.0, parts, parts=parts, callbacks=[mr.callbacks.PeerAveraging()])
+    parts = len(model.students)
+    return Trainee(model, 3.0, parts, parts=parts)
 
 
 def three_by(task: Task, *, loss: str) -> dict[str, list[mr.Knowledge]]:
@@ -280,7 +276,7 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
         knowledge=partial(three_by, loss="dist"),
         multipliers=None,
     ),
-    "modreduce/peer_averaging, dist": partial(averaged, knowledge=partial(three_by, loss="dist")),
+    "modreduce/peer_averaging, dist": partial(averaged, loss="dist"),
     "three/kd": partial(three, names=ALIKE, knowledge=partial(three_by, loss="kd")),
     "three/dist": partial(three, names=ALIKE, knowledge=partial(three_by, loss="dist")),
     "three/kinds": partial(

@@ -171,7 +171,6 @@ def fit(run: Run, identifier: str, trainee: Trainee, data: tf.data.Dataset) -> d
         epochs=epochs,
         callbacks=[
             Clock(),
-            *trainee.callbacks,
             mr.callbacks.Resume(run.folder()),
             keras.callbacks.TerminateOnNaN(),
         ],
@@ -232,8 +231,6 @@ def prepare(run: Run, teacher: keras.Model | None) -> tuple[Trainee, tf.data.Dat
             tap for knowledge in trainee.model.all_knowledge() for tap in knowledge.taps("teacher")
         }
         data = teacher.attach(data, [tap for tap in teacher.taps if tap in read])
-    if trainee.parts > 1:
-        data = mr.data.split_batches(data, trainee.parts)
     return trainee, data
 
 

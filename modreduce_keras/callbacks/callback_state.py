@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import inspect
+import itertools
 import json
 import logging
 import types
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 from modreduce_keras.callbacks import keras_callbacks, stateful, training_state
 from modreduce_keras.callbacks.kept import CannotKeepError, Writer, restored_value
+from modreduce_keras.distillers.peer_averaging import PeerAveraging
 from modreduce_keras.distillers.teachers.base import models_of
 from modreduce_keras.keras_internals import flatten_layers, made_anew
 
@@ -69,6 +71,24 @@ def require_before(
                 "Resume: fit(..., callbacks=[stopping, Resume(directory, callbacks=[stopping])]). "
                 f"Received: {type(callback).__name__}, which {where}"
             )
+
+
+def require_averaged(
+    resume: keras.callbacks.Callback, given: Sequence[keras.callbacks.Callback]
+) -> None:
+    """Raises if weights would be averaged after the checkpoint of a step is written.
+
+    Args:
+        resume: What writes it.
+        given: All callbacks that `fit` was given, in their order.
+    """
+    later = itertools.dropwhile(lambda one: one is not resume, given)
+    if any(isinstance(one, PeerAveraging) for one in later):
+        raise ValueError(
+            "PeerAveraging must stand before Resume, which writes the averaged weights: "
+            "fit(..., callbacks=[PeerAveraging(), Resume(directory)]). Received: it stands "
+            "after Resume"
+        )
 
 
 class CallbackState:

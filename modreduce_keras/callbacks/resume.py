@@ -230,6 +230,7 @@ class Resume(keras.callbacks.Callback):
             # Keras calls nothing when fit is interrupted; the objects of fit are then released.
             weakref.finalize(fit.batches, lock.release, path, self._owner).atexit = False
             callback_state.require_before(self.callbacks, self, fit.callbacks)
+            callback_state.require_averaged(self, fit.callbacks)
         epochs = self.params.get("epochs") or 0
         Folder(path, self.keep).remove_unfinished()
         restored = self._restore(self.model, epochs)

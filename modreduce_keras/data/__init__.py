@@ -9,7 +9,6 @@ from modreduce_keras.data.index import with_index
 from modreduce_keras.data.outputs_only import TeacherOutputs
 from modreduce_keras.data.sample import SAMPLE_CLASSES, load_sample
 from modreduce_keras.data.sampled import noise, sampled
-from modreduce_keras.data.split import split_batches
 from modreduce_keras.data.teacher_cache import TeacherCache
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "in_epoch",
     "noise",
     "sampled",
-    "split_batches",
     "TeacherCache",
     "TeacherOutputs",
     "generated",

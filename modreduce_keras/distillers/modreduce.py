@@ -4,12 +4,15 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import keras
+
 from modreduce_keras import registry
 from modreduce_keras.arguments import is_number
 from modreduce_keras.calls import by_name
-from modreduce_keras.distillers import checks
+from modreduce_keras.distillers import checks, recipes
 from modreduce_keras.distillers.checks.foreign import former_modreduce
 from modreduce_keras.distillers.checks.shares import Share
+from modreduce_keras.distillers.peer_averaging import PeerAveraging
 from modreduce_keras.distillers.peers import PeerDistiller
 from modreduce_keras.distillers.step.terms import Term
 from modreduce_keras.knowledge import Feature, Knowledge, Relation, Response
@@ -32,11 +35,16 @@ class ModReduce(PeerDistiller):
         teacher: The trained model to learn from, which is never changed; a list of several; or
             `None` for students that learn only from labels and from one another.
         students: See `PeerDistiller`; usually `{"response": ..., "feature": ..., "relation": ...}`.
-            Their architectures may differ.
+            Their architectures may differ. With a recipe, one model is enough.
+        recipe: `None`, the default, for the method of the paper, or a setting that has proved
+            better than it: `"peer_averaging"`, see below.
         knowledge: What each student learns: a dict from student to what `mr.Distiller` takes.
             `None` is the paper's knowledge for three students with the names above
-            (`paper_knowledge`), with the paper's multipliers, and needs `samples`.
-        aggregator: See `PeerDistiller`. Defaults to `"weighted_average"`; with `None`, w is 0.
+            (`paper_knowledge`), with the paper's multipliers, and needs `samples`. With a recipe,
+            `None` is the default of `mr.Distiller` for each student, and names of losses, such as
+            `"kd"`, are for all of them.
+        aggregator: See `PeerDistiller`. Defaults to `"auto"`: `"weighted_average"`, or `None` with
+            a recipe. With `None`, w is 0.
         online_weight: The share w of the online loss, from 0 to 1: a number or a schedule;
             `schedules.CutOff(0.7, steps=...)` for the paper's asynchronous variant. `None`, the
             default, is the paper's increase from .01 to .7 in 24 stairs if `steps` is given, and
@@ -53,6 +61,8 @@ class ModReduce(PeerDistiller):
         supervised_weight: See `PeerDistiller`.
         features_at: See `PeerDistiller`.
         student_inputs: See `PeerDistiller`.
+        split_batches: See `PeerDistiller`. `None`, the default, is `True` with a recipe, and
+            `False` without.
         teacher_input: See `PeerDistiller`.
         teacher_dtype: See `PeerDistiller`.
         criterion: See `PeerDistiller`.
@@ -63,8 +73,17 @@ class ModReduce(PeerDistiller):
 
     Raises:
         ValueError: See `PeerDistiller`; also if a multiplier is not positive, the online weight is
-            above 1, `knowledge=None` comes without `samples` or with students of other names, or
-            `samples` or `steps` would have no effect.
+            above 1, `knowledge=None` comes without `samples` or with students of other names,
+            `samples` or `steps` would have no effect, or a recipe is unknown or comes with an
+            argument that it decides.
+
+    The recipe `"peer_averaging"` trains equal students on different samples, and averages their
+    weights instead of their outputs: `mr.callbacks.PeerAveraging()` pulls all of them by 1 %
+    towards their mean after every tenth step (another in `fit(callbacks=...)` takes its place).
+    `students` may be a single model, of which there are then three, equal at the beginning. Every
+    batch is split between the students, so for P students give P times as large batches, and P
+    times as many epochs, as for one: each then takes as many steps. No student learns from the
+    outputs of another.
 
     Example:
         >>> import modreduce_keras as mr
@@ -83,10 +102,19 @@ class ModReduce(PeerDistiller):
         >>> list(modreduce.term_weights())[:3]
         ['response/logit_mse', 'response/kd', 'feature/logit_mse']
 
+        With the recipe, which trains three copies of the student:
+
+        >>> better = mr.ModReduce(
+        ...     teacher=net((8, 16)), students=net((4, 8)), recipe="peer_averaging"
+        ... )
+        >>> list(better.students), better.split_batches
+        (['student_0', 'student_1', 'student_2'], True)
+
     Reference:
         ModReduce: A Multi-Knowledge Distillation Framework with Online Learning, 2023. The paper's
         losses in addition to KD are SemCKD (weight 400, multiplier 100) and CRD (.8, multiplier
-        1), with multiplier 10 for the response student; here any knowledge can be used.
+        1), with multiplier 10 for the response student; here any knowledge can be used. The
+        recipe is PopulAtion Parameter Averaging (Jolicoeur-Martineau et al., 2024), with a teacher.
     """
 
     online_weight = Share()
@@ -103,8 +131,9 @@ class ModReduce(PeerDistiller):
         *,
         teacher: Any,
         students: Any,
-        knowledge: Mapping[str, list[Knowledge]] | None = None,
-        aggregator: Any = "weighted_average",
+        recipe: str | None = None,
+        knowledge: Any = None,
+        aggregator: Any = "auto",
         online_weight: Any = None,
         online_loss: Any = None,
         multipliers: Mapping[str, float] | None = None,
@@ -113,6 +142,7 @@ class ModReduce(PeerDistiller):
         supervised_weight: Any = 1.0,
         features_at: str | Mapping[str, str] = "embedding",
         student_inputs: Any = None,
+        split_batches: bool | None = None,
         teacher_input: Any = None,
         teacher_dtype: str | None = None,
         criterion: str | None = None,
@@ -121,6 +151,21 @@ class ModReduce(PeerDistiller):
         dtype: Any = None,
         trainable: bool = True,
     ):
+        if recipe is not None:
+            decided = {
+                "online_weight": online_weight or None,  # files have 0
+                "online_loss": online_loss,
+                "samples": samples,
+                "steps": steps,
+                "student_inputs": student_inputs,
+                "split_batches": None if split_batches is True else split_batches,
+                "teacher_input": teacher_input,
+            }
+            recipes.require_free(recipe, aggregator, decided)
+            students, knowledge = recipes.completed(students, knowledge, teacher)
+            aggregator, split_batches = None, True
+        elif aggregator == recipes.AUTO:
+            aggregator = "weighted_average"
         _require_used("samples", samples, teacher is not None and knowledge is None)
         _require_used("steps", steps, online_weight is None and aggregator is not None)
         _require_used("online_weight", online_weight or None, aggregator is not None)
@@ -141,6 +186,7 @@ class ModReduce(PeerDistiller):
             supervised_weight=supervised_weight,
             features_at=features_at,
             student_inputs=student_inputs,
+            split_batches=False if split_batches is None else split_batches,
             teacher_input=teacher_input,
             teacher_dtype=teacher_dtype,
             criterion=criterion,
@@ -149,18 +195,7 @@ class ModReduce(PeerDistiller):
             dtype=dtype,
             trainable=trainable,
         )
-        checks.require_by_student("multipliers", multipliers, "{'a': 3.0}")
-        self.multipliers = dict(multipliers or {})
-        wrong = {
-            name: multiplier
-            for name, multiplier in self.multipliers.items()
-            if name not in self.students or not (is_number(multiplier) and multiplier > 0)
-        }
-        if wrong:
-            raise ValueError(
-                f"multipliers must be positive numbers by student, one of {list(self.students)}. "
-                f"Received: {wrong}"
-            )
+        self.recipe, self.multipliers = recipe, _checked_multipliers(multipliers, self.students)
 
     @classmethod
     def _paper_knowledge_for(cls, students: Any, samples: int | None) -> dict[str, list[Knowledge]]:
@@ -210,6 +245,15 @@ class ModReduce(PeerDistiller):
             "relation": [kd(), Relation("crd", at=embedding, adapter=memory, weight=0.8)],
         }
 
+    def own_callbacks(self, given: list[Any]) -> list[keras.callbacks.Callback]:
+        """Returns the callbacks that `fit` puts first, with that of the recipe if it needs one."""
+        own = super().own_callbacks(given)
+        has_one = any(isinstance(one, PeerAveraging) for one in given)
+        if self.recipe == recipes.PEER_AVERAGING and not has_one:
+            own.append(PeerAveraging())
+            own[-1].set_model(self)
+        return own
+
     def offline_terms(self) -> list[Term]:
         """Returns the terms on the labels and the teacher's outputs, rescaled."""
         return [
@@ -227,7 +271,28 @@ class ModReduce(PeerDistiller):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, serialized."""
-        return {**super().get_config(), "multipliers": dict(self.multipliers)}
+        return {
+            **super().get_config(),
+            "recipe": self.recipe,
+            "multipliers": dict(self.multipliers),
+        }
+
+
+def _checked_multipliers(multipliers: Any, students: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the multipliers by student, or raises if they are invalid."""
+    checks.require_by_student("multipliers", multipliers, "{'a': 3.0}")
+    given = dict(multipliers or {})
+    wrong = {
+        name: multiplier
+        for name, multiplier in given.items()
+        if name not in students or not (is_number(multiplier) and multiplier > 0)
+    }
+    if wrong:
+        raise ValueError(
+            f"multipliers must be positive numbers by student, one of {list(students)}. "
+            f"Received: {wrong}"
+        )
+    return given
 
 
 def _require_used(name: str, value: Any, used: bool) -> None:

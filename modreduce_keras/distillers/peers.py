@@ -17,6 +17,7 @@ from modreduce_keras.distillers.step.averages import EMAWeights
 from modreduce_keras.distillers.step.batch import Batch
 from modreduce_keras.distillers.step.forward import ENSEMBLE, Outputs
 from modreduce_keras.distillers.step.group import AGGREGATOR, Group
+from modreduce_keras.distillers.step.splitting import keys_of_parts, split
 from modreduce_keras.distillers.step.supervision import LabelRule
 from modreduce_keras.distillers.step.terms import Term
 from modreduce_keras.knobs import Knob
@@ -75,8 +76,12 @@ class PeerDistiller(BaseDistiller):
             key of a dict `x` (which data for evaluation may lack). A teacher without
             `teacher_input` then runs on the input of each student. With a key for each student
             and `aggregator=None`, students may have samples of their own: labels and sample
-            weights are then dicts by the same keys, as from `mr.data.split_batches`. Defaults to
-            `None`.
+            weights are then dicts by the same keys. Defaults to `None`.
+        split_batches: Whether each student trains on a part of its own of every batch: the first
+            of P students on the first P-th of the samples, and so on. A batch then has to be P
+            times as large as that of one student, and in an epoch a student sees one P-th of the
+            data. If the size of a batch is no multiple of P, some samples are seen twice. Needs
+            `aggregator=None`. Defaults to `False`.
         teacher_input: The teacher's input, if it differs from the students'; see `Distiller`.
         criterion: Validation metric that decides which student is the best, without the student's
             name and `val_`: `"accuracy"`, `"ce"`, ... Defaults to the accuracy if it is compiled,
@@ -93,8 +98,9 @@ class PeerDistiller(BaseDistiller):
 
     Raises:
         ValueError: If there are fewer than two students, a name or a model is given twice, the
-            numbers of classes differ, only one of knowledge and teacher is given, or an online
-            loss or weight comes with `aggregator=None`.
+            numbers of classes differ, only one of knowledge and teacher is given, an online
+            loss or weight comes with `aggregator=None`, or `split_batches` with an aggregator,
+            `student_inputs` or `teacher_input`.
 
     Example:
         >>> import keras, numpy as np, modreduce_keras as mr
@@ -128,6 +134,7 @@ class PeerDistiller(BaseDistiller):
         supervised_weight: Any = 1.0,
         features_at: str | Mapping[str, str] = "embedding",
         student_inputs: Any = None,
+        split_batches: bool = False,
         teacher_input: Any = None,
         criterion: str | None = None,
         criterion_mode: str | None = None,
@@ -139,6 +146,11 @@ class PeerDistiller(BaseDistiller):
         branches = students if isinstance(students, keras.Model) else None
         students = peer_arguments.named_students(students)
         knowledge = peer_arguments.checked_knowledge(knowledge, students, teacher)
+        given = {"aggregator": aggregator, "student_inputs": student_inputs}
+        peer_arguments.require_splits(split_batches, {**given, "teacher_input": teacher_input})
+        self.split_batches = split_batches
+        if split_batches:
+            student_inputs = keys_of_parts(len(students))
         if aggregator is None:
             peer_arguments.require_no_exchange(online_weight, online_loss)
             aggregator, online_weight = NoAggregator(), 0.0
@@ -186,6 +198,10 @@ class PeerDistiller(BaseDistiller):
         """What each student sees, by name, where they differ."""
         return dict(self._student_inputs)
 
+    def split(self, data: Any) -> Any:
+        """Returns the data of a training step by student, with `split_batches`."""
+        return split(data, list(self.student_inputs.values())) if self.split_batches else data
+
     @property
     def _exchanges(self) -> bool:
         """Whether students learn from one another's outputs."""
@@ -232,15 +248,20 @@ class PeerDistiller(BaseDistiller):
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> keras.callbacks.History:
         """Trains, as `keras.Model.fit` does, and notes which student validates best."""
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks.callbacks[:0] = self.own_callbacks(callbacks.callbacks)
+        else:
+            callbacks = keras.tree.flatten([] if callbacks is None else callbacks)
+            callbacks = [*self.own_callbacks(callbacks), *callbacks]
+        return super().fit(*args, callbacks=callbacks, **kwargs)
+
+    def own_callbacks(self, given: list[Any]) -> list[keras.callbacks.Callback]:
+        """Returns the callbacks that `fit` puts before those that it is given."""
         own = [BestStudent(self.selection)]
         if self.past is not None and self.aggregator.average_every == "epoch":
             update = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: self.past.update())
             own.append(update)
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks.callbacks[:0] = own
-        else:
-            callbacks = [*own, *keras.tree.flatten([] if callbacks is None else callbacks)]
-        return super().fit(*args, callbacks=callbacks, **kwargs)
+        return own
 
     def forward_pass(self, batch: Batch, training: bool, with_teacher: bool) -> Outputs:
         """Runs every network once, and the aggregator on the students' outputs."""
@@ -357,8 +378,13 @@ class PeerDistiller(BaseDistiller):
             "criterion": self.selection.criterion,
             "criterion_mode": self.selection.mode,
             "features_at": self._features_at,
-            "student_inputs": {n: serialize(view) for n, view in self._student_inputs.items()},
+            "student_inputs": None if self.split_batches else self._serialized_views(),
+            "split_batches": self.split_batches,
         }
+
+    def _serialized_views(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {name: serialize(view) for name, view in self._student_inputs.items()}
 
     def _serialized_students(self) -> Any:
         serialize = keras.saving.serialize_keras_object

@@ -83,6 +83,10 @@ class Stage(StepModel):
         """Runs the distiller's networks, in training those alone that this stage trains."""
         return self._forward()(batch, self._staged.__contains__, with_teacher)
 
+    def split(self, data: Any) -> Any:
+        """Returns the data of a step as the distiller's own steps take them."""
+        return self._distiller().split(data)
+
     def objective(self) -> Objective:
         """Returns the terms that the knowledge declares."""
         return self._loss

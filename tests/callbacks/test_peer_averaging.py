@@ -218,7 +218,7 @@ def test_students_that_would_stay_equal_are_warned_of(differ, random, recwarn):
     x = {"view_0": x, "view_1": x + 1.0} if differ == "student_inputs" else x
     trained.fit(x, np.zeros(4), verbose=0, callbacks=[mr.callbacks.PeerAveraging()])
     warned = [str(one.message) for one in recwarn if "PeerAveraging" in str(one.message)]
-    expected = "stay equal. Give each samples of its own: mr.data.split_batches(dataset, 2)"
+    expected = "of its own: mr.PeerDistiller(..., aggregator=None, split_batches=True)"
     assert len(warned) == (not differ)
     assert all(expected in one for one in warned)
 

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
+from modreduce_keras.distillers.step.splitting import split
 
 KEYS = {"a": "part_0", "b": "part_1"}
 CLASSES, EPOCHS = 3, 2
@@ -43,6 +44,11 @@ def compiled(made):
     return made
 
 
+def by_student(data):
+    """Returns batches whose samples are given by student."""
+    return data.map(lambda *batch: split(batch, list(KEYS.values())))
+
+
 def together(teacher, start, kinds, **arguments):
     students = {name: net() for name in KEYS}
     for name, student in students.items():
@@ -52,8 +58,7 @@ def together(teacher, start, kinds, **arguments):
         teacher=teacher,
         knowledge={name: knowledge(kind) for name, kind in zip(KEYS, kinds, strict=True)},
         aggregator=None,
-        student_inputs=KEYS,
-        **arguments,
+        **{"student_inputs": KEYS, **arguments},
     )
 
 
@@ -73,8 +78,9 @@ def part(data, key):
     return data.map(of_key)
 
 
+@pytest.mark.parametrize("splits", [False, True], ids=["given apart", "split"])
 @pytest.mark.parametrize("cached", [False, True], ids=["teacher", "cache"])
-def test_each_student_learns_as_alone(samples, cached, tmp_path):
+def test_each_student_learns_as_alone(samples, cached, splits, tmp_path):
     keras.utils.set_random_seed(1)
     teacher, start = net(9), {name: net().get_weights() for name in KEYS}
     given, data = teacher, samples
@@ -83,16 +89,18 @@ def test_each_student_learns_as_alone(samples, cached, tmp_path):
         given.fill(samples)
         data = given.attach(samples)
     own = {} if cached else {"teacher_dtype": "as_given"}
-    data = mr.data.split_batches(data, 2)
-    peers = compiled(together(given, start, ["kd", "kd"], **own))
-    logs = peers.fit(data, epochs=EPOCHS, shuffle=False, verbose=0).history
+    apart = by_student(data)
+    how = {"student_inputs": None, "split_batches": True} if splits else {}
+    peers = compiled(together(given, start, ["kd", "kd"], **how, **own))
+    given_to_peers = data if splits else apart
+    logs = peers.fit(given_to_peers, epochs=EPOCHS, shuffle=False, verbose=0).history
     for name, key in KEYS.items():
         student = net()
         student.set_weights(start[name])
         alone = compiled(
             mr.Distiller(student=student, teacher=given, knowledge=knowledge("kd"), **own)
         )
-        expected = alone.fit(part(data, key), epochs=EPOCHS, shuffle=False, verbose=0).history
+        expected = alone.fit(part(apart, key), epochs=EPOCHS, shuffle=False, verbose=0).history
         for found, weight in zip(peers.students[name].weights, student.weights, strict=True):
             np.testing.assert_allclose(found, weight, rtol=1e-6, atol=1e-7, err_msg=weight.path)
         for log, values in expected.items():
@@ -105,7 +113,7 @@ def test_each_student_learns_as_alone(samples, cached, tmp_path):
 def test_the_index_is_that_of_the_students_samples(samples):
     keras.utils.set_random_seed(1)
     teacher, start = net(9), {name: net().get_weights() for name in KEYS}
-    data = mr.data.split_batches(samples, 2)
+    data = by_student(samples)
     peers = compiled(together(teacher, start, ["crd", "kd"]))
     adapter = peers.knowledge["a"][1].adapter
     before = [np.array(variable) for variable in adapter.non_trainable_variables]
@@ -125,7 +133,7 @@ def test_data_for_evaluation_are_of_all_students(samples):
     keras.utils.set_random_seed(1)
     teacher, start = net(9), {name: net().get_weights() for name in KEYS}
     peers = compiled(together(teacher, start, ["kd", "kd"]))
-    split = mr.data.split_batches(samples, 2)
+    split = by_student(samples)
     peers.fit(split, validation_data=samples, shuffle=False, verbose=0)
     logs = peers.evaluate(samples, return_dict=True, verbose=0)
     x, y, _ = next(iter(samples.unbatch().batch(25)))
@@ -152,7 +160,7 @@ def test_parts_without_student_inputs_say_what_is_missing(samples):
     peers = mr.ModReduce(teacher=teacher, students=students, knowledge=kd, aggregator=None)
     message = r"make the distiller with student_inputs=\['part_0', 'part_1'\]. Received: "
     with pytest.raises(ValueError, match=message):
-        compiled(peers).fit(mr.data.split_batches(samples, 2), shuffle=False, verbose=0)
+        compiled(peers).fit(by_student(samples), shuffle=False, verbose=0)
 
 
 def test_students_that_learn_from_one_another_see_the_same_samples(samples):
@@ -160,14 +168,25 @@ def test_students_that_learn_from_one_another_see_the_same_samples(samples):
         mr.PeerDistiller({name: net() for name in KEYS}, student_inputs=KEYS, aggregator="mean")
     )
     with pytest.raises(ValueError, match=r"different samples.*aggregator=None.*by the keys of"):
-        peers.fit(mr.data.split_batches(samples, 2), shuffle=False, verbose=0)
+        peers.fit(by_student(samples), shuffle=False, verbose=0)
 
 
 def test_the_teacher_sees_what_a_student_with_its_own_samples_sees(samples):
     teacher, start = net(9), {name: net().get_weights() for name in KEYS}
     peers = compiled(together(teacher, start, ["kd", "kd"], teacher_input=lambda x: x["part_0"]))
     with pytest.raises(ValueError, match="leave out teacher_input=, and preprocess inside"):
-        peers.fit(mr.data.split_batches(samples, 2), shuffle=False, verbose=0)
+        peers.fit(by_student(samples), shuffle=False, verbose=0)
+
+
+@pytest.mark.parametrize("aggregator", ["mean", None])
+@pytest.mark.parametrize("name", ["student_inputs", "teacher_input"])
+def test_batches_are_split_for_students_that_share_nothing(aggregator, name):
+    students = {name: net() for name in KEYS}
+    given = {name: "part_0"} if aggregator is None else {}
+    with pytest.raises(ValueError, match=r"split_batches=True.*goes with aggregator=None.*Receiv"):
+        mr.PeerDistiller(students, aggregator=aggregator, split_batches=True, **given)
+    with pytest.raises(TypeError, match=r"True or False. Received: split_batches=2"):
+        mr.PeerDistiller(students, aggregator=None, split_batches=2)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from modreduce_keras.arguments import is_number
-from modreduce_keras.calls import did_you_mean
+from modreduce_keras.calls import did_you_mean, shown
 from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.optimizers import TRUNK
 from modreduce_keras.distillers.step.forward import ENSEMBLE, Outputs
@@ -106,6 +106,24 @@ def require_no_exchange(online_weight: Any, online_loss: Any) -> None:
             "With aggregator=None, students do not learn from one another's outputs, so that "
             "online_weight and online_loss would do nothing: leave them out, or name an "
             f"aggregator. Received: {given}"
+        )
+
+
+def require_splits(split_batches: Any, given: Mapping[str, Any]) -> None:
+    """Raises if batches are to be split, and another argument says something else.
+
+    Args:
+        split_batches: Whether they are.
+        given: Values of `aggregator`, `student_inputs` and `teacher_input`.
+    """
+    if not isinstance(split_batches, bool):
+        raise TypeError(f"split_batches must be True or False. Received: {split_batches=}")
+    others = {name: value for name, value in given.items() if value is not None}
+    if split_batches and others:
+        raise ValueError(
+            "With split_batches=True, each student sees samples of its own, and the teacher the "
+            "same. It goes with aggregator=None, because students cannot learn from one another's "
+            f"outputs then, and without student_inputs and teacher_input. Received: {shown(others)}"
         )
 
 

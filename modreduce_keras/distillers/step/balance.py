@@ -90,7 +90,7 @@ def balance(  # noqa: D417
         backend.gradient_tape(persistent=True) as tape,
     ):
         with self.kernels():
-            batch = Batch.from_data(data, self.check_labels)
+            batch = Batch.from_data(self.split(data), self.check_labels)
             outputs = self.forward_pass(batch, training=True, with_teacher=True)
             found = by_sample_weight(
                 objective.values(outputs), batch.sample_weight, objective.outputs_of(batch)

@@ -53,6 +53,10 @@ class StepModel(keras.Model):
         """Returns the labels to train on, or raises if they do not fit the outputs."""
         return labels
 
+    def split(self, data: Any) -> Any:
+        """Returns the data of a training step by student, where each has a part of its own."""
+        return data
+
     def kernels(self) -> contextlib.AbstractContextManager[None]:
         """Returns the context that a training step's pass runs in."""
         return contextlib.nullcontext()
@@ -107,7 +111,7 @@ class StepModel(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Runs one training step on a batch, as `fit` and `train_on_batch` call it."""
-        batch = Batch.from_data(data, self.check_labels)
+        batch = Batch.from_data(self.split(data), self.check_labels)
         with self.policy.keeping() as before, backend.gradient_tape() as tape, self.kernels():
             tape.watch([variable.value for variable in self.watched()])
             outputs = self.forward_pass(batch, training=True, with_teacher=True)

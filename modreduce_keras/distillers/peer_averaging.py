@@ -1,18 +1,15 @@
 """PeerAveraging: pulls the weights of peers towards their mean while they train."""
 
-import itertools
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from modreduce_keras.arguments import is_number, require_integer
-from modreduce_keras.callbacks.resume import Resume
 from modreduce_keras.calls import stacklevel_of_user
-from modreduce_keras.distillers import PeerDistiller
-from modreduce_keras.keras_internals import running_fit
+from modreduce_keras.distillers.backend import tensorflow as backend
 
 
 class PeerAveraging(keras.callbacks.Callback):
@@ -23,8 +20,9 @@ class PeerAveraging(keras.callbacks.Callback):
     The students stay near one another, so that each profits from the samples of the others, and
     each becomes better than a student that trains alone. They need one architecture, equal initial
     weights, and something in which they differ. Samples of their own are best
-    (`mr.data.split_batches`); views of the same samples, or different knowledge, are possible.
+    (`split_batches=True`); views of the same samples, or different knowledge, are possible.
     There is a warning if students begin with different weights, or would stay equal.
+    `mr.ModReduce(recipe="peer_averaging")` sets all this, and brings the callback along.
 
     All weights of floats are averaged, the statistics of batch normalizations among them. What
     optimizers hold is not. Peers that share lower layers (`mr.models.branch`) average the rest.
@@ -71,7 +69,6 @@ class PeerAveraging(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Looks at the students, so that errors are raised at once."""
-        self._require_before_resume()
         groups = _alike(self.model)
         _warn_of_starts(self.model)
         rate = self.rate
@@ -82,18 +79,7 @@ class PeerAveraging(keras.callbacks.Callback):
                 for variable in variables:
                     variable.assign((1.0 - rate) * variable.value + rate * mean)
 
-        self._average = tf.function(average, autograph=False).get_concrete_function()
-
-    def _require_before_resume(self) -> None:
-        """Raises if checkpoints would be written before the weights are averaged."""
-        fit = running_fit()
-        earlier = itertools.takewhile(lambda one: one is not self, fit.callbacks if fit else [])
-        if any(isinstance(one, Resume) for one in earlier):
-            raise ValueError(
-                "PeerAveraging must stand before Resume, which writes the averaged weights: "
-                "fit(..., callbacks=[PeerAveraging(), Resume(directory)]). Received: it stands "
-                "after Resume"
-            )
+        self._average = backend.compiled(average, jit_compile=False)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes the first of the steps that run at once."""
@@ -108,8 +94,8 @@ class PeerAveraging(keras.callbacks.Callback):
 
 def _alike(model: Any) -> list[list[keras.Variable]]:
     """Returns what is averaged: the same weight of each student, for every weight of floats."""
-    students = model.students if isinstance(model, PeerDistiller) else {}
-    if not students:
+    students = getattr(model, "students", None)
+    if not isinstance(students, Mapping) or len(students) < 2:
         raise TypeError(
             "PeerAveraging averages the students of a distiller with several, such as "
             f"mr.ModReduce. Received: a {type(model).__name__}"
@@ -134,7 +120,7 @@ def _alike(model: Any) -> list[list[keras.Variable]]:
     ]
 
 
-def _warn_of_starts(model: PeerDistiller) -> None:
+def _warn_of_starts(model: Any) -> None:
     """Warns of students that begin too far from one another, or that nothing makes different."""
     weights = [student.weights for student in model.students.values()]
     shares = any(len(set(map(id, group))) == 1 for group in zip(*weights, strict=True))
@@ -154,7 +140,7 @@ def _warn_of_starts(model: PeerDistiller) -> None:
     if not (model.student_inputs or draws) and all(own == learns[0] for own in learns):
         warnings.warn(
             "PeerAveraging: the students are equal, learn the same from the same samples, and will "
-            "stay equal. Give each samples of its own: mr.data.split_batches(dataset, "
-            f"{len(weights)}) and student_inputs={[f'part_{n}' for n in range(len(weights))]}",
+            f"stay equal. Give each samples of its own: mr.{type(model).__name__}(..., "
+            "aggregator=None, split_batches=True)",
             stacklevel=stacklevel_of_user(),
         )
