@@ -67,14 +67,14 @@ PART = {
     "hub Xception": ["KD", "hint", "relation"],
     "hub ViT": ["fold", "ONNX"],
     "hub MiT": ["bfloat16"],
-    "hub Swin": ["logits"],
+    "hub Swin": ["fold"],
     "hub DistilBERT": ["TFLite int8"],
     "hub ALBERT": ["TFLite float32"],
     "hub DeBERTaV3": ["ONNX"],
-    "hub FNet": ["logits", "fold"],
+    "hub FNet": ["logits", "fold", "ONNX"],
     "Spectrogram": ["hint", "TFLite int8"],
     "Conv1D": ["relation", "quantization-aware"],
-    "GRU": ["KD", "ONNX"],
+    "GRU": ["KD", "ONNX", "TFLite int8"],
 }
 """The cheapest of each family, where it holds."""
 
