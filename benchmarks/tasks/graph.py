@@ -32,6 +32,7 @@ class Graph(Task):
     methods: ClassVar[dict[str, str]] = {
         "alone": "labels",
         "kd": '`"kd"` (GLNN)',
+        "dist": '`"dist"`, the default',
         "lsp": '`"kd"` and `"lsp"`',
     }
     teacher_recipe = Recipe(epochs=40, batch=1, rate=2e-2)
@@ -67,8 +68,8 @@ class Graph(Task):
         return class_loss(-1)
 
     def knowledge(self, method: str) -> list[mr.Knowledge]:
-        if method == "kd":
-            return [mr.Response("kd")]
+        if method in ("kd", "dist"):
+            return [mr.Response(method)]
         return [mr.Response("kd"), mr.Relation(mr.losses.LSP(edges="edges"), at="embedding")]
 
     def judge(self, model: keras.Model, part: Part) -> float:

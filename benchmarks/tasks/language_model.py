@@ -41,6 +41,7 @@ class LanguageModel(Task):
     methods: ClassVar[dict[str, str]] = {
         "alone": "labels",
         "kd": '`"kd"`, temperature 1',
+        "dist": '`"dist"`, the default',
         "skew_kl": '`"skew_kl"`',
     }
     teacher_recipe = Recipe(epochs=4, batch=32, rate=4e-3)
@@ -68,7 +69,7 @@ class LanguageModel(Task):
         return class_loss()
 
     def knowledge(self, method: str) -> list[mr.Knowledge]:
-        return [mr.Response(mr.losses.KD(temperature=1.0) if method == "kd" else "skew_kl")]
+        return [mr.Response(mr.losses.KD(temperature=1.0) if method == "kd" else method)]
 
     def judge(self, model: keras.Model, part: Part) -> float:
         model.compile(loss=self.loss())

@@ -63,6 +63,7 @@ class Segmentation(Task):
     methods: ClassVar[dict[str, str]] = {
         "alone": "labels",
         "kd": '`"kd"` of each pixel',
+        "dist": '`"dist"`, of each pixel, the default',
         "cwd": '`"cwd"` of the logits, weight 3',
     }
     teacher_recipe = Recipe(epochs=6, batch=16, rate=4e-3)
@@ -93,7 +94,7 @@ class Segmentation(Task):
         return class_loss(IGNORED)
 
     def knowledge(self, method: str) -> list[mr.Knowledge]:
-        weight = 1.0 if method == "kd" else 3.0
+        weight = 3.0 if method == "cwd" else 1.0
         return [mr.Response(method, ignore_class=IGNORED, weight=weight)]
 
     def judge(self, model: keras.Model, part: Part) -> float:

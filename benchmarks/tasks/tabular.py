@@ -20,6 +20,7 @@ class Tabular(Task):
     methods: ClassVar[dict[str, str]] = {
         "alone": "labels",
         "kd": '`"kd"`, of `TeacherOutputs`',
+        "dist": '`"dist"`, the default',
         "several": '`"kd"`, of three teachers that are weighed by their agreement',
     }
     teacher_recipe = Recipe(epochs=100, batch=1, rate=0.1)  # of boosting: its trees
@@ -76,6 +77,8 @@ class Tabular(Task):
         return mr.data.TeacherOutputs(probabilities=rows if method == "several" else rows[0])
 
     def knowledge(self, method: str) -> list[mr.Knowledge]:
+        if method == "dist":
+            return [mr.Response("dist")]
         return [mr.Response("kd", disagreement=1.0 if method == "several" else None)]
 
     def judge(self, model: keras.Model, part: Part) -> float:

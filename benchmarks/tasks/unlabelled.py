@@ -17,6 +17,7 @@ class Unlabelled(Task):
     methods: ClassVar[dict[str, str]] = {
         "alone": f"{LABELLED} labels",
         "kd": '`"kd"`',
+        "dist": '`"dist"`, the default',
         "cosine": '`"cosine"` of the embedding',
         "dino": '`"dino"` of the embedding',
     }
@@ -50,8 +51,8 @@ class Unlabelled(Task):
         return class_loss()
 
     def knowledge(self, method: str) -> list[mr.Knowledge]:
-        if method == "kd":
-            return [mr.Response("kd")]
+        if method in ("kd", "dist"):
+            return [mr.Response(method)]
         adapter = {"adapter": "token_projection"} if method == "cosine" else {}
         return [mr.Feature(method, at="embedding", **adapter)]
 

@@ -27,9 +27,9 @@ def test_a_task_has_a_row_for_each_method_and_goes_on_where_it_was(program, tmp_
     program.main(None)
     assert not capsys.readouterr().out
     rows = common.read_rows(output)
-    assert [row["method"] for row in rows] == ["alone", "kd", "several"]
-    assert [line.split()[1] for line in said.splitlines()] == ["alone", "kd", "several"]
-    alone, kd, several = rows
+    assert [row["method"] for row in rows] == ["alone", "kd", "dist", "several"]
+    assert [line.split()[1] for line in said.splitlines()] == [row["method"] for row in rows]
+    alone, kd, _, several = rows
     assert alone["teacher_test"] == kd["teacher_test"] != several["teacher_test"]
     assert all(row["test"] == pytest.approx(round(row["test"] * 5) / 5) for row in rows)
     assert {row["command"] for row in rows} == {

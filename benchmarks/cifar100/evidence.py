@@ -1,0 +1,204 @@
+"""Tables of docs/evidence.md: one for each question, from the rows of `train.py`.
+
+Methods are compared in pairs: students of one seed see the same images in the same order, with the
+same crops, and begin with equal weights.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks import common
+from benchmarks.cifar100.tables import MIDDLE_EPOCHS, Row, ended, mean_and_error, percents, runs_of
+
+Runs = Mapping[tuple[str, int], Row]
+
+PAIR = "resnet56:convnet"
+EPOCHS = {"cifar100_middle": MIDDLE_EPOCHS, "cifar100_small": 20}
+"""The length of each protocol; rows of other lengths are in the table of lengths alone."""
+FILES = tuple(EPOCHS)
+
+RECIPE = "modreduce/peer_averaging, dist"
+RIVAL = "three/dist"
+
+SINGLE = {
+    "plain": "labels alone",
+    "kd": "KD, published weights (labels .1, teacher .9)",
+    "kd_even": "KD, weights 1 and 1",
+    "dkd": "DKD",
+    "dist": "DIST",
+    "shake": "SHAKE",
+    "hint": "hint",
+    "at": "AT",
+    "at, a tenth": "AT, a tenth of its weight",
+    "sp": "SP",
+    "sp, a tenth": "SP, a tenth of its weight",
+    "rkd": "RKD",
+    "crd": "CRD",
+    "semckd": "KD and SemCKD",
+    "semckd, a quarter": "KD and SemCKD, a quarter of its weight",
+}
+"""Methods with one student, and what the tables call them."""
+
+SEVERAL = {
+    "three/kd": "three independent students, KD with 1 and 1",
+    "three/dist": "three independent students, DIST",
+    "three/kinds": "three independent students, the paper's three kinds of knowledge",
+    "modreduce/weighted_average": "ModReduce as published, weighted average",
+    "modreduce/fully_connected": "ModReduce as published, fully connected",
+    "modreduce/one": "ModReduce as published, ONE",
+    "modreduce/pcl": "ModReduce as published, PCL",
+    "modreduce/weighted_average, even": "ModReduce without multipliers, weighted average",
+    "modreduce/weighted_average, dist": "ModReduce, DIST for all, weighted average",
+    RECIPE: 'ModReduce, `recipe="peer_averaging"`',
+}
+"""Methods with three students, which take the steps of three."""
+
+
+def evidence_recipe(rows: list[Row]) -> str:
+    """Returns a line for each seed that has both the recipe and three independent students."""
+    runs = of_length(rows, EPOCHS["cifar100_middle"])
+    seeds = [seed for method, seed in runs if method == RECIPE and (RIVAL, seed) in runs]
+    columns = ["seed", "labels alone", "DIST", "best of three with DIST", "their ensemble"]
+    columns += ["recipe", "recipe over best of three", "recipe over DIST"]
+    lines, columns_of_numbers = [], []
+    for seed in sorted(seeds):
+        tests = [_test(runs, method, seed) for method in ("plain", "dist", RIVAL, RECIPE)]
+        together = 100 * runs[RIVAL, seed]["softmax_ensemble_test"]
+        plain, single, best, recipe = tests
+        numbers = [plain, single, best, together, recipe, _difference(recipe, best)]
+        numbers.append(_difference(recipe, single))
+        columns_of_numbers.append(numbers)
+        lines.append([str(seed), *(_shown(one) for one in numbers[:5]), *_signed(numbers[5:])])
+    if len(lines) > 1:
+        *accuracies, over_best, over_single = zip(*columns_of_numbers, strict=True)
+        means = [common.mean_and_deviation(_known(own)) for own in accuracies]
+        gains = [mean_and_error(_known(own)) for own in (over_best, over_single)]
+        lines.append(["mean", *means, *gains])
+    told = [_chance(runs, seeds)] if len(seeds) > 1 else []
+    return "\n".join([*common.table(columns, lines), "", *told])
+
+
+def evidence_singles(rows: Mapping[str, list[Row]]) -> str:
+    """Returns a line for each method with one student: its gains in both protocols."""
+    return _gains(rows, SINGLE, several=False)
+
+
+def evidence_several(rows: Mapping[str, list[Row]]) -> str:
+    """Returns a line for each method with three students: gains, and those of its ensemble."""
+    return _gains(rows, SEVERAL, several=True)
+
+
+def evidence_lengths(rows: list[Row]) -> str:
+    """Returns a line for each method and length, by the steps of students that it takes."""
+    lengths = sorted({row["epochs"] for row in rows})
+    names = {**SINGLE, **SEVERAL}
+    found = []
+    for epochs in lengths:
+        for (method, _), row in of_length(rows, epochs).items():
+            found.append((row["student_steps"], method, epochs, row))
+    lines = []
+    longer = {method for _, method, epochs, _ in found if epochs != EPOCHS["cifar100_middle"]}
+    keys = dict.fromkeys((m, e) for _, m, e, _ in sorted(found, key=lambda one: one[:3]))
+    for method, epochs in keys:
+        if method in {*longer, RECIPE, RIVAL}:
+            own = [row for _, m, e, row in found if (m, e) == (method, epochs)]
+            steps = f"{own[0]['student_steps'] / own[0]['epochs'] * epochs / 1000:.0f},000"
+            tests = percents(row["test"] for row in own)
+            lines.append([names[method], str(epochs), steps, tests, str(len(own))])
+    columns = ["method", "epochs", "steps of students", "test accuracy, %", "seeds"]
+    return "\n".join(common.table(columns, lines))
+
+
+def _of_middle(made_of: Callable[[list[Row]], str]) -> Callable[[Mapping[str, list[Row]]], str]:
+    return lambda rows: made_of(rows["cifar100_middle"])
+
+
+TABLES = {
+    "evidence_recipe": (FILES, _of_middle(evidence_recipe)),
+    "evidence_singles": (FILES, evidence_singles),
+    "evidence_several": (FILES, evidence_several),
+    "evidence_lengths": (FILES, _of_middle(evidence_lengths)),
+}
+"""As `benchmarks.tables` has them: the files of the rows, and a function from rows by file."""
+
+
+def sign_flips(differences: Sequence[float]) -> float:
+    """Returns the exact chance of so large a mean if each difference were as likely negative.
+
+    One-sided: the share of all choices of signs whose mean is at least the one that was found.
+    """
+    total = sum(differences)
+    sums = [
+        sum(sign * abs(one) for sign, one in zip(signs, differences, strict=True))
+        for signs in itertools.product((1, -1), repeat=len(differences))
+    ]
+    return sum(one >= total - 1e-9 for one in sums) / len(sums)
+
+
+def _chance(runs: Runs, seeds: Iterable[int]) -> str:
+    over = [_test(runs, RECIPE, seed) - _test(runs, RIVAL, seed) for seed in seeds]
+    return (
+        f"Over the best of three: mean and standard error of {len(over)} seeds; better in "
+        f"{sum(one > 0 for one in over)} of {len(over)}. By chance, so large a mean would come "
+        f"with a probability of {sign_flips(over):.2f} (exact test of signs, one-sided)."
+    )
+
+
+def _gains(rows: Mapping[str, list[Row]], names: Mapping[str, str], several: bool) -> str:
+    runs = {file: of_length(rows[file], EPOCHS[file]) for file in FILES}
+    columns = ["method"]
+    for told in ("30 epochs of 45,000 images", "20 epochs of 10,000 images"):
+        columns += [f"{told}: points over labels alone", "seeds"]
+        columns += ["its ensemble"] if several else []
+    lines = []
+    for method, name in names.items():
+        cells: list[str] = []
+        for file in FILES:
+            own = [row for (m, _), row in runs[file].items() if m == method]
+            cells += _gain_cells(own, runs[file], several)
+        if any(cells):
+            lines.append([name, *cells])
+    return "\n".join(common.table(columns, lines))
+
+
+def _gain_cells(own: Sequence[Row], runs: Runs, several: bool) -> list[str]:
+    if not own:
+        return [""] * (3 if several else 2)
+    if not ended(own):
+        return ["diverged", str(len(own)), *[""] * several]
+    paired = [(row, runs.get(("plain", row["seed"]))) for row in ended(own)]
+    gains = [100 * (row["test"] - plain["test"]) for row, plain in paired if plain]
+    together = [
+        100 * (row["softmax_ensemble_test"] - plain["test"])
+        for row, plain in paired
+        if plain and row["softmax_ensemble_test"]
+    ]
+    gain = "" if own[0]["method"] == "plain" else mean_and_error(gains)
+    return [gain, str(len(own)), *([mean_and_error(together)] if several else [])]
+
+
+def of_length(rows: Sequence[Row], epochs: int) -> dict[tuple[str, int], Row]:
+    """Returns the rows of trainings of that many epochs, by method and seed."""
+    of_length = [row for row in rows if row["epochs"] == epochs and row["pair"] == PAIR]
+    return {(m, seed): row for (_, m, seed), row in runs_of(of_length).items()} if of_length else {}
+
+
+def _test(runs: Runs, method: str, seed: int) -> float | None:
+    return 100 * runs[method, seed]["test"] if (method, seed) in runs else None
+
+
+def _difference(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
+
+
+def _known(values: Iterable[Any]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _signed(values: Iterable[float | None]) -> list[str]:
+    return ["" if value is None else f"{value:+.1f}" for value in values]

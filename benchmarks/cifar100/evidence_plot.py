@@ -1,0 +1,156 @@
+"""Draws the figures of docs/evidence.md from the rows of `train.py`.
+
+    python -m benchmarks.cifar100.evidence_plot
+
+Three figures: what each method gains over the labels alone, the recipe of ModReduce beside its
+rivals seed by seed, and what longer trainings give.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from benchmarks import common
+from benchmarks.cifar100 import evidence
+from benchmarks.cifar100.tables import Row, ended
+from modreduce_keras.callbacks import plots
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("results", str(common.RESULTS), "The folder of the rows")
+flags.DEFINE_string("figures", str(common.FIGURES), "The folder of the figures")
+
+MIDDLE, SMALL = evidence.FILES
+TOLD = {MIDDLE: "30 epochs of 45,000 images", SMALL: "20 epochs of 10,000 images"}
+
+
+def gains_of(rows: Mapping[str, list[Row]], method: str) -> dict[str, list[float]]:
+    """Returns by protocol how many points a method's seeds are above the labels alone."""
+    found = {}
+    for file in evidence.FILES:
+        runs = evidence.of_length(rows[file], evidence.EPOCHS[file])
+        own = [row for (name, _), row in runs.items() if name == method]
+        pairs = [(row, runs.get(("plain", row["seed"]))) for row in ended(own)]
+        found[file] = [100 * (row["test"] - plain["test"]) for row, plain in pairs if plain]
+    return found
+
+
+def draw_gains(rows: Mapping[str, list[Row]], figure: Any) -> None:
+    """Draws a line for each method: the mean gain in each protocol, and its standard error."""
+    names = {**evidence.SINGLE, **evidence.SEVERAL}
+    gains = {name: gains_of(rows, method) for method, name in names.items() if method != "plain"}
+    gains = {name: own for name, own in gains.items() if any(own.values())}
+    ordered = sorted(
+        gains, key=lambda name: max(map(statistics.mean, filter(None, gains[name].values())))
+    )
+    figure.set_size_inches(9.0, 0.9 + 0.3 * len(ordered))
+    axes = figure.subplots()
+    for file, color, shift in zip(evidence.FILES, plots.COLORS, (0.12, -0.12), strict=False):
+        places = [place for place, name in enumerate(ordered) if gains[name][file]]
+        values = [gains[ordered[place]][file] for place in places]
+        axes.errorbar(
+            [statistics.mean(own) for own in values],
+            [place + shift for place in places],
+            xerr=[standard_error(own) for own in values],
+            fmt="o",
+            color=color,
+            label=TOLD[file],
+            markersize=5,
+        )
+    axes.axvline(0, color=plots.INK, linewidth=1)
+    axes.set_yticks(range(len(ordered)), ordered)
+    axes.set_xlabel("points of test accuracy over the labels alone (mean, standard error)")
+    _finish(axes, "x")
+
+
+def draw_recipe(rows: Mapping[str, list[Row]], figure: Any) -> None:
+    """Draws a line for each seed, from one DIST student to the recipe."""
+    runs = evidence.of_length(rows[MIDDLE], evidence.EPOCHS[MIDDLE])
+    seeds = sorted(s for m, s in runs if m == evidence.RECIPE and (evidence.RIVAL, s) in runs)
+    stops = [
+        "labels alone",
+        "one student, DIST",
+        "best of three, DIST",
+        "recipe",
+        "ensemble of three",
+    ]
+    figure.set_size_inches(8.0, 4.2)
+    axes = figure.subplots()
+    for number, seed in enumerate(seeds):
+        rival = runs[evidence.RIVAL, seed]
+        singles = [runs.get((method, seed), {}).get("test") for method in ("plain", "dist")]
+        tests = [*singles, rival["test"], runs[evidence.RECIPE, seed]["test"]]
+        tests.append(rival["softmax_ensemble_test"])
+        shown = [(place, 100 * test) for place, test in enumerate(tests) if test is not None]
+        color = plots.COLORS[number % len(plots.COLORS)]
+        axes.plot(*zip(*shown, strict=True), "o-", color=color, lw=1.2, label=f"seed {seed}")
+    axes.set_xticks(range(len(stops)), stops)
+    axes.set_ylabel("test accuracy, %")
+    _finish(axes, "y")
+
+
+def draw_lengths(rows: Mapping[str, list[Row]], figure: Any) -> None:
+    """Draws accuracy over the steps of students, a line for each method of several lengths."""
+    points: dict[str, dict[int, list[float]]] = {}
+    for row in ended([row for row in rows[MIDDLE] if row["pair"] == evidence.PAIR]):
+        steps = points.setdefault(row["method"], {}).setdefault(row["student_steps"], [])
+        steps.append(100 * row["test"])
+    names = {**evidence.SINGLE, **evidence.SEVERAL}
+    chosen = [
+        m for m in names if len(points.get(m, {})) > 1 or m in (evidence.RECIPE, evidence.RIVAL)
+    ]
+    figure.set_size_inches(8.0, 4.2)
+    axes = figure.subplots()
+    for number, method in enumerate(chosen):
+        steps = sorted(points.get(method, {}))
+        means = [statistics.mean(points[method][one]) for one in steps]
+        errors = [standard_error(points[method][one]) for one in steps]
+        color = plots.COLORS[number % len(plots.COLORS)]
+        thousands = [one / 1000 for one in steps]
+        axes.errorbar(thousands, means, yerr=errors, fmt="o-", color=color, label=names[method])
+    axes.set_xlabel("steps of students, thousands")
+    axes.set_ylabel("test accuracy, %")
+    _finish(axes, "y")
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Returns the standard error of a mean; of one value 0, which draws no bar."""
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
+def _finish(axes: Any, grid: str) -> None:
+    axes.legend(frameon=False, labelcolor=plots.INK, fontsize=8)
+    axes.grid(axis=grid, color=plots.GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=plots.INK, length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+FIGURES = {
+    "evidence_gains": draw_gains,
+    "evidence_recipe": draw_recipe,
+    "evidence_lengths": draw_lengths,
+}
+
+
+def main(_) -> None:
+    from matplotlib.figure import Figure
+
+    rows = {
+        file: common.read_rows(Path(FLAGS.results) / f"{file}.jsonl") for file in evidence.FILES
+    }
+    if not all(rows.values()):
+        raise app.UsageError(
+            f"--results must be a folder with {[*rows]}. Received: {FLAGS.results}"
+        )
+    for name, draw in FIGURES.items():
+        figure = Figure(layout="constrained")
+        draw(rows, figure)
+        figure.savefig(Path(FLAGS.figures) / f"{name}.png", dpi=120)
+
+
+if __name__ == "__main__":
+    app.run(main)
