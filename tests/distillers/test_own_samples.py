@@ -1,5 +1,7 @@
 """Students with samples of their own: each learns exactly as in a distiller of its own."""
 
+from contextlib import nullcontext
+
 import keras
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ KEYS = {"a": "part_0", "b": "part_1"}
 CLASSES, EPOCHS = 3, 2
 
 
-def net(width=6):
+def net(width=6, batch_norm=True):
     layers = keras.layers
     inputs = keras.Input((5,))
-    hidden = layers.BatchNormalization()(layers.Dense(width, activation="tanh")(inputs))
+    hidden = layers.Dense(width, activation="tanh")(inputs)
+    hidden = layers.BatchNormalization()(hidden) if batch_norm else hidden
     hidden = layers.Dense(width, activation="relu", name="embedding")(hidden)
     return keras.Model(inputs, layers.Dense(CLASSES)(hidden))
 
@@ -37,10 +40,11 @@ def knowledge(kind):
     return [mr.Response("dist"), mr.Relation("crd", at="embedding", adapter=memory)]
 
 
-def compiled(made):
+def compiled(made, **options):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-    made.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"], weighted_metrics=[accuracy])
+    metrics = {"metrics": ["accuracy"], "weighted_metrics": [accuracy]}
+    made.compile(keras.optimizers.SGD(0.1), loss, **metrics, **options)
     return made
 
 
@@ -107,6 +111,40 @@ def test_each_student_learns_as_alone(samples, cached, splits, tmp_path):
             if log != "loss":
                 np.testing.assert_allclose(logs[f"{name}/{log}"], values, rtol=1e-5, err_msg=log)
     assert not any("online" in log or "ensemble" in log for log in logs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["eagerly", "with XLA", "on two replicas"])
+def test_a_batch_is_split_in_every_kind_of_step(how, samples, request):
+    keras.utils.set_random_seed(1)
+    teacher, start = net(9, batch_norm=False), net(batch_norm=False).get_weights()
+    batches = samples.unbatch().batch(12).take(2).apply(tf.data.experimental.assert_cardinality(2))
+    scope, halves = nullcontext(), 1
+    if how == "on two replicas":  # each replica splits its half of a batch
+        scope, halves = request.getfixturevalue("two_replicas").scope(), 2
+    places = np.arange(12).reshape(halves, 2, -1).transpose(1, 0, 2).ravel()
+
+    def trained(data, **options):
+        students = {name: net(batch_norm=False) for name in KEYS}
+        for student in students.values():
+            student.set_weights(start)
+        kd = {name: ["kd"] for name in KEYS}
+        options |= {"knowledge": kd, "teacher_dtype": "as_given", "aggregator": None}
+        peers = mr.PeerDistiller(students, teacher=teacher, **options)
+        kind = {"jit_compile": how == "with XLA", "run_eagerly": how == "eagerly"}
+        compiled(peers, **(kind if "split_batches" in options else {}))
+        peers.fit(data, epochs=EPOCHS, shuffle=False, verbose=0)
+        return [weight for one in students.values() for weight in one.get_weights()]
+
+    def by_hand(*batch):
+        ordered = keras.tree.map_structure(lambda one: tf.gather(one, places), batch)
+        return split(ordered, list(KEYS.values()))
+
+    expected = trained(batches.map(by_hand), student_inputs=KEYS)
+    with scope:
+        found = trained(batches, split_batches=True)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

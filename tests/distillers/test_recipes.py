@@ -90,7 +90,9 @@ def test_the_callback_comes_with_it(random):
 def test_a_list_of_callbacks_of_keras_gets_it_too(random):
     x, y = random.normal(size=(60, 5)).astype("float32"), random.integers(3, size=60)
     recipe, expected = made(), made()
-    recipe.fit(x, y, callbacks=keras.callbacks.CallbackList(model=recipe, add_history=True), **SIZES)
+    recipe.fit(
+        x, y, callbacks=keras.callbacks.CallbackList(model=recipe, add_history=True), **SIZES
+    )
     expected.fit(x, y, **SIZES)
     assert_equal(recipe, expected)
 
@@ -179,6 +181,6 @@ def test_what_a_recipe_decides_is_refused(arguments, message):
         made(**arguments)
 
 
-def test_a_model_without_recipe_is_refused_with_what_would_do():
-    with pytest.raises(TypeError, match="students must be a dict or a list of models"):
+def test_one_model_without_a_recipe_is_refused_with_what_would_do():
+    with pytest.raises(TypeError, match=r"recipe='peer_averaging'\) takes one model"):
         mr.ModReduce(teacher=net(8), students=net(), knowledge={"a": "kd"}, samples=None)

@@ -38,7 +38,8 @@ def named_students(students: Any) -> dict[str, keras.Model]:
     if isinstance(students, keras.Model):
         if not hasattr(students, "heads"):
             raise TypeError(
-                "students must be a dict or a list of models, or what mr.models.branch returns. "
+                "students must be a dict or a list of models, or what mr.models.branch returns; "
+                "mr.ModReduce(recipe='peer_averaging') takes one model and copies it. "
                 f"Received: the model {students.name!r}"
             )
         students = students.students
