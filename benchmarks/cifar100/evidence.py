@@ -29,13 +29,19 @@ SINGLE = {
     "dist": "DIST",
     "shake": "SHAKE",
     "hint": "hint",
+    "hint, balanced": "hint, balanced weight",
     "at": "AT",
+    "at, balanced": "AT, balanced weight",
     "at, a tenth": "AT, a tenth of its weight",
     "sp": "SP",
+    "sp, balanced": "SP, balanced weight",
     "sp, a tenth": "SP, a tenth of its weight",
     "rkd": "RKD",
+    "rkd, balanced": "RKD, balanced weight",
     "crd": "CRD",
+    "crd, balanced": "CRD, balanced weight",
     "semckd": "KD and SemCKD",
+    "semckd, balanced": "KD and SemCKD, balanced weight",
     "semckd, a quarter": "KD and SemCKD, a quarter of its weight",
 }
 """Methods with one student, and what the tables call them."""
@@ -50,7 +56,7 @@ SEVERAL = {
     "modreduce/pcl": "ModReduce as published, PCL",
     "modreduce/weighted_average, even": "ModReduce without multipliers, weighted average",
     "modreduce/weighted_average, dist": "ModReduce, DIST for all, weighted average",
-    RECIPE: 'ModReduce, `recipe="peer_averaging"`',
+    RECIPE: 'ModReduce, recipe="peer_averaging"',
 }
 """Methods with three students, which take the steps of three."""
 

@@ -88,7 +88,7 @@ def single(task: Task, knowledge: Callable[[Task], list[mr.Knowledge]], labels=1
     return Trainee(model, teachers=1)
 
 
-def attention(task: Task, weight: float | None = None) -> list[mr.Knowledge]:
+def attention(task: Task, weight: Any = None) -> list[mr.Knowledge]:
     """Attention transfer of every stage; of the last ones, if a network has more than the other."""
     student, teacher = task.stages()
     few = min(len(student), len(teacher))
@@ -96,11 +96,16 @@ def attention(task: Task, weight: float | None = None) -> list[mr.Knowledge]:
     return [mr.Feature("at", student=s, teacher=t, name=f"at_{s}", weight=weight) for s, t in pairs]
 
 
-def relational(task: Task) -> list[mr.Knowledge]:
-    return [mr.Relation(loss, at="embedding") for loss in ("rkd_distance", "rkd_angle")]
+def hint(task: Task, weight: Any = None) -> list[mr.Knowledge]:
+    return [mr.Feature("hint", at="stage2", weight=weight)]
 
 
-def similarity(task: Task, weight: float | None = None) -> list[mr.Knowledge]:
+def relational(task: Task, weight: Any = None) -> list[mr.Knowledge]:
+    losses = ("rkd_distance", "rkd_angle")
+    return [mr.Relation(loss, at="embedding", weight=weight) for loss in losses]
+
+
+def similarity(task: Task, weight: Any = None) -> list[mr.Knowledge]:
     student, teacher = task.stages()
     return [mr.Relation("sp", student=student[-1], teacher=teacher[-1], weight=weight)]
 
@@ -119,16 +124,16 @@ def shadow(task: Task) -> list[mr.Knowledge]:
     ]
 
 
-def contrastive(task: Task) -> list[mr.Knowledge]:
+def contrastive(task: Task, weight: Any = None) -> list[mr.Knowledge]:
     """CRD without KD, as published."""
     protocol = task.protocol
     memory = mr.adapters.get(
         "contrastive_memory", samples=protocol.samples, negatives=protocol.negatives
     )
-    return [mr.Relation("crd", at="embedding", adapter=memory)]
+    return [mr.Relation("crd", at="embedding", adapter=memory, weight=weight)]
 
 
-def calibrated(task: Task, weight: float | None = None) -> list[mr.Knowledge]:
+def calibrated(task: Task, weight: Any = None) -> list[mr.Knowledge]:
     """KD and SemCKD between the stages of the protocol."""
     student, teacher = (stages[-(task.protocol.crossed or 0) :] for stages in task.stages())
     heads = mr.adapters.get("layer_attention", batch_size=task.protocol.batch)
@@ -238,18 +243,27 @@ def kd_even(task: Task) -> list[mr.Knowledge]:
 AGGREGATORS = ("weighted_average", "fully_connected", "one", "pcl")
 """Those of ModReduce's paper; the last two in the paper's variants."""
 
+BALANCED = "balanced"
+"""The weight with which a term is as large as the loss on the labels in the first step."""
+
 METHODS: dict[str, Callable[[Task], Trainee]] = {
     "plain": plain,
     "kd": partial(single, knowledge=kd, labels=0.1),
     "kd_even": partial(single, knowledge=kd_even),
-    "hint": partial(single, knowledge=lambda task: [mr.Feature("hint", at="stage2")]),
+    "hint": partial(single, knowledge=hint),
+    "hint, balanced": partial(single, knowledge=partial(hint, weight=BALANCED)),
     "at": partial(single, knowledge=attention),
+    "at, balanced": partial(single, knowledge=partial(attention, weight=BALANCED)),
     "at, a tenth": partial(single, knowledge=partial(attention, weight=100.0)),
     "sp": partial(single, knowledge=similarity),
+    "sp, balanced": partial(single, knowledge=partial(similarity, weight=BALANCED)),
     "sp, a tenth": partial(single, knowledge=partial(similarity, weight=300.0)),
     "rkd": partial(single, knowledge=relational),
+    "rkd, balanced": partial(single, knowledge=partial(relational, weight=BALANCED)),
     "crd": partial(single, knowledge=contrastive),
+    "crd, balanced": partial(single, knowledge=partial(contrastive, weight=BALANCED)),
     "semckd": partial(single, knowledge=calibrated),
+    "semckd, balanced": partial(single, knowledge=partial(calibrated, weight=BALANCED)),
     "semckd, a quarter": partial(single, knowledge=partial(calibrated, weight=100.0)),
     "dkd": partial(single, knowledge=decoupled),
     "dist": partial(single, knowledge=lambda task: [mr.Response("dist")]),

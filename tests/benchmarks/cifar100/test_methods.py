@@ -13,18 +13,25 @@ WIDTHS = (4, 8, 8)
 # Multiply-adds on 32x32 images: stage 1, stage 2, stage 3 with the classifier.
 TRUNK, HEAD = 16 * 16 * 27 * 4 + 8 * 8 * 36 * 8, 4 * 4 * 72 * 8 + 8 * 100
 MODREDUCE = {"response": ["kd"], "feature": ["kd", "semckd"], "relation": ["kd", "crd"]}
+BALANCED = -1.0  # stands for a weight that the first step sets
 # Weights of the terms, and passes of students and teacher in a step.
 SINGLE = {
     "kd": {"kd": 0.9},
     "kd_even": {"kd": 1.0},
     "hint": {"hint": 100.0},
+    "hint, balanced": {"hint": BALANCED},
     "at": {"at_stage1": 1000.0, "at_stage2": 1000.0, "at_stage3": 1000.0},
+    "at, balanced": {f"at_stage{n}": BALANCED for n in (1, 2, 3)},
     "at, a tenth": {"at_stage1": 100.0, "at_stage2": 100.0, "at_stage3": 100.0},
     "sp": {"sp": 3000.0},
+    "sp, balanced": {"sp": BALANCED},
     "sp, a tenth": {"sp": 300.0},
     "rkd": {"rkd_distance": 25.0, "rkd_angle": 50.0},
+    "rkd, balanced": {"rkd_distance": BALANCED, "rkd_angle": BALANCED},
     "crd": {"crd": 0.8},
+    "crd, balanced": {"crd": BALANCED},
     "semckd": {"kd": 1.0, "semckd": 400.0},
+    "semckd, balanced": {"kd": 1.0, "semckd": BALANCED},
     "semckd, a quarter": {"kd": 1.0, "semckd": 100.0},
     "dkd": {"dkd": 0.0},  # at first
     "dist": {"dist": 1.0},
@@ -80,9 +87,12 @@ def test_every_method_is_tested(methods):
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_a_student_with_a_teacher_has_the_published_weights(methods, task, name):
+def test_a_student_with_a_teacher_has_the_weights_that_its_name_says(methods, task, name):
     distiller = made(methods, task, name, 1, 1)
-    weights = {one.name: float(one.weight) for one in distiller.all_knowledge()}
+    weights = {
+        one.name: BALANCED if one.is_balanced else float(one.weight)
+        for one in distiller.all_knowledge()
+    }
     assert weights == pytest.approx(SINGLE[name])
     labels = 0.1 if name == "kd" else 1.0
     assert float(distiller.supervised_weight) == pytest.approx(labels)
