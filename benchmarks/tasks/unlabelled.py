@@ -40,7 +40,7 @@ class Unlabelled(Task):
 
     def student(self, method: str) -> keras.Model:
         student = self.network("student")
-        if method in (ALONE, "kd"):
+        if method in (ALONE, "kd", "dist"):
             return student
         return keras.Model(student.input, student.get_layer("embedding").output)
 

@@ -1,0 +1,117 @@
+"""The tables and figures of the page on evidence: paired differences and their errors by hand."""
+
+import math
+
+import pytest
+
+from benchmarks.cifar100 import evidence
+from tests.support.about import ABOUT
+
+RUN = {
+    "pair": evidence.PAIR,
+    "epochs": 30,
+    "samples": 200,
+    "augmentations": 3,
+    "batch": 40,
+    "rate": 0.05,
+    "validation_images": 300,
+    "teacher_test": 0.7,
+    "student_steps": 21_000,
+    **ABOUT,
+}
+
+
+def row(method, seed, test, together=None, **values):
+    of_several = {"softmax_ensemble_test": together}
+    students = {"a": test, "b": test} if together else None
+    own = {"method": method, "seed": seed, "test": test, "students_test": students}
+    return {**RUN, **own, **of_several, **values}
+
+
+def three(seed, best, together):
+    return row(evidence.RIVAL, seed, best, together, student_steps=63_000)
+
+
+def recipe(seed, test, **values):
+    return row(evidence.RECIPE, seed, test, test, **{"student_steps": 63_000, **values})
+
+
+def middle():
+    """Returns rows of two seeds with both rivals, and of one that lacks the recipe."""
+    rows = [row("plain", 1, 0.40), row("dist", 1, 0.44), three(1, 0.45, 0.47), recipe(1, 0.46)]
+    rows += [row("plain", 2, 0.42), three(2, 0.46, 0.47), recipe(2, 0.49)]
+    return [*rows, row("plain", 3, 0.41), three(3, 0.45, 0.46)]
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_recipe_stands_beside_its_rivals_of_the_same_seed():
+    made = evidence.evidence_recipe(middle()).splitlines()
+    assert cells(made[2]) == ["1", "40.0", "44.0", "45.0", "47.0", "46.0", "+1.0", "+2.0"]
+    assert cells(made[3]) == ["2", "42.0", "", "46.0", "47.0", "49.0", "+3.0", ""]
+    # Of the differences 1 and 3: mean 2, standard error √2 / √2.
+    assert cells(made[4])[-2:] == ["+2.0 ± 1.0", "+2.0"]
+    assert "better in 2 of 2" in made[-1]
+    assert "probability of 0.25" in made[-1]
+
+
+@pytest.mark.parametrize(
+    ("differences", "chance"),
+    [
+        ([1.0, 2.0, 3.0], 1 / 8),
+        ([1.0, -1.0], 3 / 4),
+        ([-1.0, -2.0], 1.0),
+        ([5.0, 1.0, -1.0], 3 / 8),
+    ],
+)
+def test_signs_are_flipped_in_every_way(differences, chance):
+    assert evidence.sign_flips(differences) == pytest.approx(chance)
+
+
+def test_gains_are_over_the_labels_alone_of_the_same_seed_and_protocol():
+    small = [row("plain", 1, 0.20, epochs=20), row("kd", 1, 0.25, epochs=20)]
+    small += [row("plain", 2, 0.22, epochs=20), row("kd", 2, 0.25, epochs=20)]
+    small += [row("semckd", 1, None, epochs=20)]
+    rows = {"cifar100_middle": [*middle(), row("kd", 1, 0.9, epochs=90)], "cifar100_small": small}
+    singles = evidence.evidence_singles(rows).splitlines()
+    found = {cells(line)[0]: cells(line)[1:] for line in singles[2:]}
+    error = 2 / math.sqrt(2) / math.sqrt(2)
+    assert found == {
+        "labels alone": ["", "3", "", "2"],
+        evidence.SINGLE["kd"]: ["", "", f"+4.0 ± {error:.1f}", "2"],
+        "DIST": ["+4.0", "1", "", ""],
+        "KD and SemCKD": ["", "", "diverged", "1"],
+    }
+    several = evidence.evidence_several(rows).splitlines()
+    found = {cells(line)[0]: cells(line)[1:] for line in several[2:]}
+    # 5, 4 and 4 points; ensembles 7, 5 and 5.
+    assert found[evidence.SEVERAL[evidence.RIVAL]][:3] == ["+4.3 ± 0.3", "3", "+5.7 ± 0.7"]
+
+
+def test_lengths_are_told_by_the_steps_of_students():
+    longer = row("dist", 1, 0.48, epochs=90, student_steps=63_000)
+    made = evidence.evidence_lengths([*middle(), longer]).splitlines()
+    lines = [cells(line) for line in made[2:]]
+    assert lines[0] == ["DIST", "30", "21,000", "44.0", "1"]
+    assert ["DIST", "90", "63,000", "48.0", "1"] in lines
+    assert [line[0] for line in lines].count(evidence.SEVERAL[evidence.RECIPE]) == 1
+    assert not any(line[0] == "labels alone" for line in lines)
+
+
+def test_figures_are_drawn(tmp_path):
+    from benchmarks import common
+    from benchmarks.cifar100 import evidence_plot
+
+    common.append_rows(tmp_path / "cifar100_middle.jsonl", middle())
+    small = [row("plain", 1, 0.2, epochs=20), row("kd", 1, 0.25, epochs=20)]
+    common.append_rows(tmp_path / "cifar100_small.jsonl", small)
+    evidence_plot.FLAGS(["plot", f"--results={tmp_path}", f"--figures={tmp_path}"])
+    evidence_plot.main(None)
+    for name in evidence_plot.FIGURES:
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    rows = {name: common.read_rows(tmp_path / f"{name}.jsonl") for name in evidence.FILES}
+    gains = evidence_plot.gains_of(rows, "kd")
+    assert gains == {"cifar100_middle": [], "cifar100_small": [pytest.approx(5.0)]}
+    assert evidence_plot.standard_error([1.0, 3.0]) == pytest.approx(1.0)
