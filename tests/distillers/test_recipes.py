@@ -6,6 +6,8 @@ import pytest
 
 import modreduce_keras as mr
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 NAMES = [f"student_{place}" for place in range(3)]
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 SIZES = {"batch_size": 6, "epochs": 2, "shuffle": False, "verbose": 0}
@@ -79,14 +81,16 @@ def test_it_stands_for_arguments_and_a_callback(given, samples):
 def test_the_callback_comes_with_it(random):
     x, y = random.normal(size=(60, 5)).astype("float32"), random.integers(3, size=60)
     recipe, with_callback, without = made(), by_hand(), by_hand()
-    recipe.fit(x, y, **SIZES)
-    with_callback.fit(x, y, callbacks=[mr.callbacks.PeerAveraging(0.01, every=10)], **SIZES)
-    without.fit(x, y, **SIZES)
+    once = {**SIZES, "epochs": 1}
+    recipe.fit(x, y, **once)
+    with_callback.fit(x, y, callbacks=[mr.callbacks.PeerAveraging(0.01, every=10)], **once)
+    without.fit(x, y, **once)
     assert_equal(recipe, with_callback)
     pairs = zip(weights(recipe), weights(without), strict=True)
     assert max(np.abs(one - other).max() for one, other in pairs) > 1e-5
 
 
+@pytest.mark.slow
 def test_a_list_of_callbacks_of_keras_gets_it_too(random):
     x, y = random.normal(size=(60, 5)).astype("float32"), random.integers(3, size=60)
     recipe, expected = made(), made()
@@ -103,6 +107,8 @@ class Kill(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
+@pytest.mark.graph
 def test_a_resumed_training_is_the_uninterrupted_one(random, tmp_path):
     x, y = random.normal(size=(60, 5)).astype("float32"), random.integers(3, size=60)
 
@@ -119,13 +125,13 @@ def test_a_resumed_training_is_the_uninterrupted_one(random, tmp_path):
 
 def test_it_is_saved_and_loaded(samples, tmp_path):
     recipe = made()
-    recipe.fit(*samples, **SIZES)
+    recipe.fit(*samples, **{**SIZES, "epochs": 1})
     recipe.save(tmp_path / "recipe.keras")
     loaded = keras.saving.load_model(tmp_path / "recipe.keras")
     assert (loaded.recipe, loaded.split_batches) == ("peer_averaging", True)
     assert_equal(recipe, loaded)
-    loaded.fit(*samples, **SIZES)
-    recipe.fit(*samples, **SIZES)
+    for one in (loaded, recipe):
+        one.fit(*samples, **{**SIZES, "epochs": 1})
     for found, expected in zip(weights(recipe), weights(loaded), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
 
