@@ -53,6 +53,10 @@ How to read the tables:
 - **50 steps** is the factor by which the loss falls on held-out images in the first fifty steps of
   a small student, which learns from the labels as well, with the default weight unless the cell
   says otherwise. Below 1 the loss rises; see the [last section](#where-the-factors-come-from).
+- **Weights** are those of the papers. For small students, those of `at`, `sp` and `semckd` are too
+  large: a student of 106,820 parameters was worse on CIFAR-100 than with the labels alone, or
+  diverged. Set a tenth (`at`, `sp`) or a quarter (`semckd`), or `weight="balanced"`; see
+  [Does it work?](evidence.md#one-student).
 - **Check** says what values and gradients are compared with in the tests: `golden` numbers of a
   reference implementation in PyTorch, or an independent computation in `NumPy`.
 """
