@@ -122,35 +122,6 @@ def require_index(index: np.ndarray | None, rows: int) -> None:
         )
 
 
-def found(
-    samples: np.ndarray, size: int, index: np.ndarray | None, order: np.ndarray | None
-) -> np.ndarray:
-    """Returns the row of each sample.
-
-    Args:
-        samples: Their index, (samples,).
-        size: Number of rows.
-        index: The index of the sample that each row is of; `None` if row i is of sample i.
-        order: `np.argsort(index)`, where there is an index.
-
-    Raises:
-        ValueError: If there is no row of a sample.
-    """
-    if index is None or order is None:
-        rows, there = samples, samples < size
-    else:
-        places = np.searchsorted(index, samples, sorter=order)
-        rows = order[np.minimum(places, size - 1)]
-        there = index[rows] == samples
-    if not there.all():
-        known = f"0 to {size - 1}" if index is None else f"the {size} of index="
-        raise ValueError(
-            f"The outputs have no row of the samples {samples[~there][:8].tolist()}: there are "
-            f"rows of {known}. The data have other samples, or another index."
-        )
-    return rows
-
-
 def looked_at(array: np.ndarray, argument: str, independent: bool) -> None:
     """Raises if outputs are not what they are called; of a file, the first rows are looked at."""
     in_file = isinstance(array, np.memmap)

@@ -15,6 +15,7 @@ from modreduce_keras.batches import INDEX, INPUTS, TEACHER_OUTPUTS, is_indexed
 from modreduce_keras.calls import by_name, stacklevel_of_user
 from modreduce_keras.data import output_rows
 from modreduce_keras.data.index import as_index, indexed_inputs, with_outputs
+from modreduce_keras.data.stored_rows import StoredRows
 from modreduce_keras.distribute.host_functions import beside_one_thread
 from modreduce_keras.models.function_model import FunctionModel
 from modreduce_keras.output_kind import CLASSES, LABELS, LOGIT
@@ -151,8 +152,7 @@ class TeacherOutputs:
 
     def _open(self, shape: tuple[int, ...] | None) -> None:
         """Opens what is stored, and sets the shape of a sample's outputs."""
-        self._tables: list[np.ndarray] = []
-        self._index: np.ndarray | None = None
+        self._stored: StoredRows | None = None
         stored = [one for one in self.sources if one is not None and not callable(one)]
         if len(stored) not in (0, len(self.sources)):
             raise ValueError(f"{_FORMS}. Received: a list of functions and of stored outputs")
@@ -169,24 +169,14 @@ class TeacherOutputs:
             self.shape = shape
             self._settle_independent()
             return
-        opened = [output_rows.opened(one, self.index, self.argument) for one in stored]
-        self._tables, (self._index, *others) = [list(side) for side in zip(*opened, strict=True)]
-        shapes = [table.shape for table in self._tables]
-        if len(set(shapes)) > 1 or any(not np.array_equal(self._index, one) for one in others):
-            raise ValueError(
-                "Several teachers must have outputs of equal shapes for the same samples. "
-                f"Received: {shapes}"
-            )
-        self.shape = tuple(map(int, shapes[0][1:]))
+        self._stored = StoredRows(stored, self.index, self.argument)
+        self.shape = self._stored.shape
         if shape not in (None, self.shape):
             raise ValueError(
                 f"shape must be that of a sample's outputs, {self.shape}. Received: {shape=}"
             )
         self._settle_independent()
-        output_rows.require_index(self._index, len(self._tables[0]))
-        for table in self._tables:
-            output_rows.looked_at(table, self.argument, self.independent)
-        self._order = None if self._index is None else np.argsort(self._index)
+        self._stored.require(self.independent)
 
     def _settle_independent(self) -> None:
         of_probabilities = self.argument == "probabilities"
@@ -216,7 +206,7 @@ class TeacherOutputs:
     @property
     def holds_rows(self) -> bool:
         """Whether stored outputs are here."""
-        return bool(self._tables)
+        return self._stored is not None
 
     @property
     def teacher(self) -> Any:
@@ -243,11 +233,9 @@ class TeacherOutputs:
         Raises:
             ValueError: If there is no row of a sample, or a row is not what it is called.
         """
-        if not self._tables:
+        if self._stored is None:
             raise ValueError(self._without_rows())
-        size, samples = len(self._tables[0]), as_index(np.asarray(samples))
-        rows = output_rows.found(samples, size, self._index, self._order)
-        return [self._logits(table[rows]) for table in self._tables]
+        return [self._logits(own) for own in self._stored.of(as_index(np.asarray(samples)))]
 
     def attach(self, data: Any) -> Any:
         """Returns data whose inputs carry the teacher's outputs, to train or validate on.
@@ -283,24 +271,26 @@ class TeacherOutputs:
                 f"batches with an index. Received: {type(data).__name__}"
             )
         sizes = {len(leaf) for leaf in leaves}
-        if len(sizes) > 1 or (self._tables and sizes != {len(self._tables[0])}):
+        stored = self._stored
+        if len(sizes) > 1 or (stored is not None and sizes != {len(stored)}):
             raise ValueError(
                 "attach needs one sample for each row of outputs"
-                + (f" ({len(self._tables[0])} rows)" if self._tables else "")
+                + ("" if stored is None else f" ({len(stored)} rows)")
                 + "; a tf.data.Dataset with an index may have others. Received: arrays of "
                 f"{sorted(sizes)} samples"
             )
         return self._attached_to_arrays(data, sizes.pop())
 
     def _attached_to_arrays(self, data: Any, size: int) -> dict[str, Any]:
-        if self._index is not None and self._index.max() >= size:
+        index = None if self._stored is None else self._stored.index
+        if index is not None and index.max() >= size:
             raise ValueError(
                 f"Arrays hold the samples 0 to {size - 1}, and index= has others: attach a "
                 "tf.data.Dataset with the same index, or leave out index= where rows and arrays "
-                f"are in one order. Received: an index up to {self._index.max()}"
+                f"are in one order. Received: an index up to {index.max()}"
             )
         samples = np.arange(size)
-        if self._tables:
+        if self.holds_rows:
             logits = self.rows(samples)
         else:
             parts = [self._all_computed(data, begin) for begin in range(0, size, _AT_ONCE)]

@@ -377,17 +377,10 @@ class BaseDistiller(StepModel):
         staged = [one for one in self.all_knowledge() if one.staged]
         return optimizers.without(variables, [*staged, self._teacher_input])
 
-    def variable_groups(self) -> dict[str, list[keras.Variable]]:
-        """Returns the trainable variables by group: a student and its adapters are one group.
-
-        Layers that students share are another group, `"trunk"`.
-        """
-        pairs = [(name, one) for name, several in self.knowledge.items() for one in several]
-        return optimizers.groups(self.students, [pair for pair in pairs if not pair[1].staged])
-
     # Methods that are written where the rest of their job is
 
     compile = compiling.compile
+    variable_groups = optimizers.variable_groups
     fit, evaluate, predict = running.fit, running.evaluate, running.predict
     train_on_batch, test_on_batch = running.train_on_batch, running.test_on_batch
     pretrain = pretraining.pretrain

@@ -14,29 +14,21 @@ TRUNK = "trunk"
 """The group of what several students share."""
 
 
-def groups(
-    students: Mapping[str, keras.Model], knowledge: Iterable[tuple[str, Any]]
-) -> dict[str, list[keras.Variable]]:
-    """Returns the trainable variables of students and their knowledge, by student.
+def variable_groups(self: Any) -> dict[str, list[keras.Variable]]:
+    """Returns the trainable variables by group: a student and its adapters are one group.
 
-    Variables of several students are in the group `"trunk"`, which is there if there are any.
-
-    Args:
-        students: The students, by name.
-        knowledge: (student, knowledge) for each.
+    Variables that several students share are in the group `"trunk"`, which is there if there are
+    any. Adapters of staged knowledge are in none.
     """
-    owners = collections.Counter(id(v) for s in students.values() for v in s.trainable_variables)
-    by_group: dict[str, list[keras.Variable]] = {name: [] for name in students}
-    shared = {}
-    for name, student in students.items():
-        for variable in student.trainable_variables:
-            if owners[id(variable)] > 1:
-                shared[id(variable)] = variable
-            else:
-                by_group[name].append(variable)
-    for name, one in knowledge:
-        by_group[name] += one.trainable_variables
-    return {**by_group, TRUNK: list(shared.values())} if shared else by_group
+    variables = [v for student in self.students.values() for v in student.trainable_variables]
+    owners = collections.Counter(map(id, variables))
+    groups: dict[str, list[keras.Variable]] = {}
+    for name, student in self.students.items():
+        own = [v for v in student.trainable_variables if owners[id(v)] == 1]
+        adapters = [v for k in self.knowledge[name] if not k.staged for v in k.trainable_variables]
+        groups[name] = own + adapters
+    shared = {id(v): v for v in variables if owners[id(v)] > 1}
+    return {**groups, TRUNK: list(shared.values())} if shared else groups
 
 
 def without(variables: Iterable[keras.Variable], constant: Any) -> list[keras.Variable]:

@@ -73,7 +73,7 @@ def test_sources_give_the_rows_of_samples(form, tmp_path):
         np.save(tmp_path / "z.npy", LOGITS)
         outputs, samples = TeacherOutputs(logits=str(tmp_path / "z.npy")), [2, 0, 5]
         expected = LOGITS[samples]
-        assert isinstance(outputs._tables[0], np.memmap)
+        assert isinstance(outputs._stored.tables[0], np.memmap)
     elif form == "parquet":
         pytest.importorskip("pyarrow")
         outputs = TeacherOutputs(logits=write_parquet(tmp_path / "z.parquet"), index=index)

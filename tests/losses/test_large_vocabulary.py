@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import modreduce_keras as mr
-from modreduce_keras.distribute import chunks
+from modreduce_keras.distribute import chunk_loop, chunks
 from modreduce_keras.losses import response_base
 from modreduce_keras.ops import probabilities
 
@@ -33,7 +33,7 @@ LOSSES = {
 def small_chunks(monkeypatch):
     """Makes logits large from a few classes on: two rows in a chunk."""
     monkeypatch.setattr(response_base, "_LARGE", CLASSES - 1)
-    monkeypatch.setattr(chunks, "_ELEMENTS", 2 * CLASSES)
+    monkeypatch.setattr(chunk_loop, "_ELEMENTS", 2 * CLASSES)
 
 
 def arguments(random, loss, masked, dtype="float32"):
@@ -139,7 +139,7 @@ def test_xla_compiles_the_plain_form(random, request, monkeypatch):
 
 
 def test_a_step_needs_the_gradient_and_little_more(random, monkeypatch):
-    monkeypatch.setattr(chunks, "_ELEMENTS", 2**16)
+    monkeypatch.setattr(chunk_loop, "_ELEMENTS", 2**16)
     memory = tf.config.experimental
     loss = mr.losses.KD()
 
@@ -171,13 +171,13 @@ def test_a_step_needs_the_gradient_and_little_more(random, monkeypatch):
 def test_the_gradient_is_computed_at_once_where_it_is_asked_for(recorded, random, monkeypatch):
     loss = mr.losses.KD()
     given, (student,) = arguments(random, loss, masked=False)
-    calls, each_chunk = [], chunks._each_chunk
+    calls, each_chunk = [], chunk_loop.each_chunk
 
     def counted(function, tensors, likes):
         calls.append(len(likes))
         return each_chunk(function, tensors, likes)
 
-    monkeypatch.setattr(chunks, "_each_chunk", counted)
+    monkeypatch.setattr(chunk_loop, "each_chunk", counted)
     if recorded:
         results(loss, given, [student], in_graph)
     else:
