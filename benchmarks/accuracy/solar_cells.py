@@ -29,6 +29,7 @@ from absl import app, flags
 import modreduce_keras as mr
 from benchmarks import common
 from benchmarks.accuracy.solar_cells_table import SETTINGS, solar_cells
+from modreduce_keras.keras_internals import family_of
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("size", 64, "Height and width of the images", lower_bound=32)
@@ -96,7 +97,7 @@ def network(name: str, seed: int) -> keras.Model:
     keras.utils.set_random_seed(seed)
     shape = (FLAGS.size, FLAGS.size, 3)
     if name == "teacher":
-        body = keras.src.applications.efficientnet.EfficientNet(
+        body = family_of(keras.applications.EfficientNetB0, "EfficientNet")(
             width_coefficient=0.5,
             depth_coefficient=0.5,
             default_size=FLAGS.size,

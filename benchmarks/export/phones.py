@@ -25,6 +25,7 @@ from absl import app, flags
 
 import modreduce_keras as mr
 from benchmarks import common
+from modreduce_keras.keras_internals import family_of
 
 SIZE, CHANNELS = 32, 3
 NETWORKS = {
@@ -56,9 +57,9 @@ Those without a size in their name are EfficientNetB0, EfficientNetV2B0 and NASN
 channels and blocks.
 """
 _FAMILIES = {
-    "EfficientNet": keras.src.applications.efficientnet.EfficientNet,
-    "EfficientNetV2": keras.src.applications.efficientnet_v2.EfficientNetV2,
-    "NASNet": keras.src.applications.nasnet.NASNet,
+    "EfficientNet": family_of(keras.applications.EfficientNetB0, "EfficientNet"),
+    "EfficientNetV2": family_of(keras.applications.EfficientNetV2B0, "EfficientNetV2"),
+    "NASNet": family_of(keras.applications.NASNetMobile, "NASNet"),
 }
 _OF_MINUS_ONE_TO_ONE = ("MobileNetV2", "NASNet")
 """Networks that do not rescale images themselves."""

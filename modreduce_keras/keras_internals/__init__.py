@@ -6,6 +6,7 @@ modules touch nothing private, which ruff's rule SLF001 enforces. Two modules ar
 as they import TensorFlow: `tflite_converter` and `gradient_tapes`.
 """
 
+from modreduce_keras.keras_internals.applications import family_of
 from modreduce_keras.keras_internals.attributes import present_attributes
 from modreduce_keras.keras_internals.callbacks import made_anew
 from modreduce_keras.keras_internals.graphs import (
@@ -79,6 +80,7 @@ __all__ = [
     "delete_unnoticed",
     "direction_of",
     "draws_order",
+    "family_of",
     "flatten_layers",
     "forget_compiled_metrics",
     "fourier_transforms",

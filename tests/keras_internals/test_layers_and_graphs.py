@@ -5,6 +5,7 @@ pre-releases.
 """
 
 import contextlib
+import inspect
 
 import keras
 import numpy as np
@@ -44,6 +45,19 @@ def test_layers_in_layers(kind):
     if kind in ("functional", "sequential"):
         assert [one for one in below if one in outer.layers] == outer.layers
     assert outer not in below
+
+
+@pytest.mark.parametrize(
+    ("network", "name", "widths"),
+    [
+        ("EfficientNetB0", "EfficientNet", ("width_coefficient", "depth_coefficient")),
+        ("EfficientNetV2B0", "EfficientNetV2", ("width_coefficient", "depth_coefficient")),
+        ("NASNetMobile", "NASNet", ("penultimate_filters", "num_blocks")),
+    ],
+)
+def test_families_of_applications_take_widths_and_depths(network, name, widths):
+    family = keras_internals.family_of(getattr(keras.applications, network), name)
+    assert set(widths) <= set(inspect.signature(family).parameters)
 
 
 @pytest.mark.parametrize("flash", [False, True])
