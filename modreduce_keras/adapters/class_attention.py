@@ -53,11 +53,7 @@ class ClassAttention(ClassifierAdapter):
     one_feature = True
 
     def __init__(
-        self,
-        *,
-        name: str | None = None,
-        dtype: Any = None,
-        trainable: bool = True,
+        self, *, name: str | None = None, dtype: Any = None, trainable: bool = True
     ) -> None:
         super().__init__(name=name or self.identifier, dtype=dtype, trainable=trainable)
 

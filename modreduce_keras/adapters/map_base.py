@@ -45,11 +45,7 @@ class MapAdapter(Adapter):
     """Ranks of what it takes."""
 
     def __init__(
-        self,
-        *,
-        name: str | None = None,
-        dtype: Any = None,
-        trainable: bool = True,
+        self, *, name: str | None = None, dtype: Any = None, trainable: bool = True
     ) -> None:
         super().__init__(name=name, dtype=dtype, trainable=trainable)
 

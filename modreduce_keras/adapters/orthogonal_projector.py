@@ -56,11 +56,7 @@ class OrthogonalProjector(Adapter):
     keeps_positions = False
 
     def __init__(
-        self,
-        *,
-        name: str | None = None,
-        dtype: Any = None,
-        trainable: bool = True,
+        self, *, name: str | None = None, dtype: Any = None, trainable: bool = True
     ) -> None:
         super().__init__(name=name or self.identifier, dtype=dtype, trainable=trainable)
 

@@ -100,11 +100,7 @@ class ShadowHead(ClassifierAdapter):
     """
 
     def __init__(
-        self,
-        *,
-        name: str | None = None,
-        dtype: Any = None,
-        trainable: bool = True,
+        self, *, name: str | None = None, dtype: Any = None, trainable: bool = True
     ) -> None:
         # Logits must not be rounded to a lower precision on their way.
         super().__init__(

@@ -76,11 +76,7 @@ class Aggregator(keras.layers.Layer):
     """When the EMA weights are updated: after each `"step"` or at the end of each `"epoch"`."""
 
     def __init__(
-        self,
-        *,
-        name: str | None = None,
-        dtype: Any = "float32",
-        trainable: bool = True,
+        self, *, name: str | None = None, dtype: Any = "float32", trainable: bool = True
     ) -> None:
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self._peers = None

@@ -5,7 +5,7 @@ from keras import ops
 from modreduce_keras.arguments import require_integer
 from modreduce_keras.losses.map_base import MapLoss, over_all
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "at")
@@ -58,11 +58,7 @@ class AttentionTransfer(MapLoss):
         self.power = require_integer("power", power)
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         attention = [
             over_all(ops.mean(ops.power(ops.abs(maps), self.power), axis=-1))

@@ -7,7 +7,7 @@ from keras import ops
 
 from modreduce_keras.losses.base import Loss, fits
 from modreduce_keras.ops import kl_divergence, log_softmax_of_kept
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Mask, Tensor
 
 
 class AttentionLoss(Loss):
@@ -51,7 +51,7 @@ class AttentionLoss(Loss):
                 f"{tuple(mask.shape)} and a student of shape {shape} (batch, heads, queries, keys)"
             )
 
-    def _masked(self, teacher: Tensor, student: Tensor, mask: Tensor | None) -> Any:
+    def _masked(self, teacher: Tensor, student: Tensor, mask: Mask) -> Any:
         mask = ops.cast(ops.convert_to_tensor(mask), "bool")
         self._require_mask(mask, student)
         pairs = _pairs(mask, student)

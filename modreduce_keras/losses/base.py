@@ -9,7 +9,7 @@ from modreduce_keras import arguments, knobs, registry
 from modreduce_keras.keras_internals import mask_of
 from modreduce_keras.losses.named_arguments import NamedArguments
 from modreduce_keras.ops import filled, float32, reduced, zeroed
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 def fits(shape: Any, expected: Any) -> bool:
@@ -189,9 +189,7 @@ class Loss(keras.losses.Loss, NamedArguments):
     def _cast(self, tensors: Tensor) -> Tensor:
         return float32(tensors)
 
-    def _masked(
-        self, teacher: Tensor, student: Tensor, mask: Tensor | None
-    ) -> tuple[Any, Any, Any]:
+    def _masked(self, teacher: Tensor, student: Tensor, mask: Mask) -> tuple[Any, Any, Any]:
         """Returns both sides, zero where a mask is, and the mask as bool."""
         mask = ops.cast(ops.convert_to_tensor(mask), "bool")
         self._require_mask(mask, student)
@@ -313,11 +311,7 @@ class Loss(keras.losses.Loss, NamedArguments):
         raise NotImplementedError
 
     def _positions(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> tuple[Any, Any]:
         """Returns the values per position and the mask, of their shape, or `None`."""
         values = self.per_position(teacher, student, labels, mask)

@@ -5,7 +5,7 @@ from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.ops import bernoulli_divergence
 from modreduce_keras.output_kind import LABELS, LOGIT
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "binary_kd")
@@ -63,10 +63,6 @@ class BinaryKD(ResponseLoss):
         self.temperature = temperature
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         return bernoulli_divergence(teacher, student, self.temperature)

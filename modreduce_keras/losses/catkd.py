@@ -8,7 +8,7 @@ from modreduce_keras.arguments import require_integer
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import adaptive_average_pool, per_sample_mean, unit
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 
 @register("loss", "catkd")
@@ -64,7 +64,7 @@ class CATKD(Loss):
         super().__init__(name=name, reduction=reduction)
         self.resolution = require_integer("resolution", resolution)
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         self.require(
             len(teacher.shape) == len(student.shape) > 2 and teacher.shape[-1] == student.shape[-1],
             "class activation maps (batch, height, width, classes), or (batch, length, classes), "

@@ -9,7 +9,7 @@ from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.relation_base import RelationLoss
 from modreduce_keras.ops import flatten, pairwise_squared_distances, unit
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 
 def _kernels(loss: Any, teacher: Tensor, student: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class CC(RelationLoss):
         if variant == "reference":
             self.default_weight = 0.02
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         return VARIANTS[self.variant](self, flatten(teacher), flatten(student))
 
     def relations(self, embeddings: Tensor) -> Any:

@@ -5,7 +5,7 @@ from keras import ops
 from modreduce_keras.losses.relation_base import RelationLoss
 from modreduce_keras.ops import centred, directions, flatten
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 
 @register("loss", "cka")
@@ -39,7 +39,7 @@ class CKA(RelationLoss):
 
     default_weight = 1.0
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         # ‖X_tᵀ X_s‖² = Σ (X_t X_tᵀ) (X_s X_sᵀ), which is (batch, batch) whatever the widths.
         (unit_t, varies_t), (unit_s, varies_s) = (
             self._unit_gram(flatten(features)) for features in (teacher, student)

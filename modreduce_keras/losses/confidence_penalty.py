@@ -5,7 +5,7 @@ from keras import ops
 from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "confidence_penalty")
@@ -48,11 +48,7 @@ class ConfidencePenalty(ResponseLoss):
     output_kinds = (CLASSES,)
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         log_p = ops.log_softmax(student, axis=-1)
         return ops.sum(ops.exp(log_p) * log_p, axis=-1)

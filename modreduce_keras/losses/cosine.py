@@ -7,7 +7,7 @@ from keras import ops
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import directions
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "cosine")
@@ -54,11 +54,7 @@ class CosineDistance(Loss):
     over_positions = "mean"
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         remedy = " (adapter='token_projection' brings them to one width)"
         self.require_equal_shapes(teacher, student, remedy)

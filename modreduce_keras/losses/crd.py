@@ -4,7 +4,7 @@ from keras import ops
 
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 
 @register("loss", "crd")
@@ -53,7 +53,7 @@ class CRD(Loss):
     teacher_learns = True
     one_feature = True
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         self.require(
             len(student.shape) == 2 and tuple(teacher.shape[1:]) == tuple(student.shape[1:]),
             "log density ratios (batch, 1 + negatives) of both sides, as "

@@ -9,7 +9,7 @@ from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.ops import tempered_divergence
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "ctkd")
@@ -72,11 +72,7 @@ class CTKD(ResponseLoss):
         self.minimum, self.span = minimum, span
 
     def _positions(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> tuple[Any, Any]:
         if not isinstance(student, (list, tuple)) or len(student) != 2:
             raise ValueError(

@@ -8,7 +8,7 @@ from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.map_base import MapLoss, by_position
 from modreduce_keras.ops import filled, kl_divergence, log_softmax_of_kept
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Mask, Tensor
 
 
 @register("loss", "cwd")
@@ -67,7 +67,7 @@ class CWD(MapLoss):
         super().__init__(name=name, reduction=reduction)
         self.temperature = temperature
 
-    def per_sample(self, teacher: Tensor, student: Tensor, mask: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, mask: Mask = None) -> Tensor:
         sides = self.matched(teacher, student)
         kept = filled(mask, sides[1][..., 0])
         divergence = kl_divergence(*(self._log_over_positions(maps, kept) for maps in sides))

@@ -8,7 +8,7 @@ from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import tempered_log_softmax
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "dino")
@@ -76,11 +76,7 @@ class DINO(Loss):
         self.teacher_temperature = teacher_temperature
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         self.require_equal_shapes(teacher, student)
         target = ops.softmax(teacher / self.teacher_temperature, axis=-1)

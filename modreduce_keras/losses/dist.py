@@ -8,7 +8,7 @@ from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.response_base import SoftenedLoss
 from modreduce_keras.ops import centred, directions, tempered_log_softmax
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 def _uncorrelated(teacher: Tensor, student: Tensor, *, axis: int, kept: Tensor = 1.0) -> Tensor:
@@ -90,11 +90,7 @@ class DIST(SoftenedLoss):
         self.inter_weight, self.intra_weight = inter_weight, intra_weight
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         temperature = self.temperature
         of_teacher, of_student = (

@@ -9,7 +9,7 @@ from modreduce_keras.losses.decoupled_base import decoupled
 from modreduce_keras.losses.response_base import SoftenedLoss
 from modreduce_keras.ops import kl_divergence
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "dkd")
@@ -76,11 +76,7 @@ class DKD(SoftenedLoss):
         self.nontarget_weight = nontarget_weight
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         temperature = self.temperature
         binary, others = zip(

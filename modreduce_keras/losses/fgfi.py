@@ -2,15 +2,13 @@
 
 from typing import ClassVar
 
-from keras import ops
-
-from modreduce_keras.losses.map_base import MapLoss
+from modreduce_keras.losses.map_base import SquaredMaps
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "fgfi")
-class FGFI(MapLoss):
+class FGFI(SquaredMaps):
     """Fine-grained feature imitation: the teacher's features near objects, for detectors.
 
     1/(2 N) Σ_i Σ_c (f_ic(s) - f_ic(t))² over the N positions i of the batch that the mask keeps
@@ -49,15 +47,9 @@ class FGFI(MapLoss):
 
     default_weight = 0.01
     default_adapter: ClassVar[str | None] = "channel_projector"
-    equal_channels = True
     over_positions = "mean"
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
-        teacher, student = self.matched(teacher, student)
-        return 0.5 * ops.sum(ops.square(student - teacher), axis=-1)
+        return 0.5 * super().per_position(teacher, student)

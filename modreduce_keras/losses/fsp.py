@@ -6,7 +6,7 @@ from modreduce_keras.losses.base import Loss
 from modreduce_keras.losses.map_base import by_position
 from modreduce_keras.ops import as_list, per_sample_mean, pooled_to_match
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 
 @register("loss", "fsp")
@@ -46,7 +46,7 @@ class FSP(Loss):
     default_adapter = "flow_channels"
     staged = True
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         flows = [self._flow(maps) for maps in (teacher, student)]
         self.require(
             flows[0].shape[1:] == flows[1].shape[1:],

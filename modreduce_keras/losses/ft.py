@@ -4,7 +4,7 @@ from keras import ops
 
 from modreduce_keras.losses.map_base import MapLoss, over_all
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "ft")
@@ -46,11 +46,7 @@ class FactorTransfer(MapLoss):
     over_positions = "mean"
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         factors = [
             over_all(ops.mean(ops.square(maps), axis=-1)) for maps in self.matched(teacher, student)

@@ -8,7 +8,7 @@ from modreduce_keras.arguments import require_choice, require_number
 from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.output_kind import REGRESSION
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 LOG, SOFTPLUS = "log", "softplus"
 
@@ -75,11 +75,7 @@ class GaussianKD(ResponseLoss):
         self.least_variance = require_number("least_variance", least_variance, above=0)
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         self.require(
             student.shape[-1] % 2 == 0,

@@ -11,7 +11,7 @@ from modreduce_keras.ops import (
     tempered_log_softmax,
 )
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "gkd")
@@ -74,11 +74,7 @@ class GKD(SoftenedLoss):
         self.beta = beta
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         beta, temperature = self.beta, self.temperature
         if beta in (0, 1):

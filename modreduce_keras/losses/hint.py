@@ -8,7 +8,7 @@ from modreduce_keras.arguments import require_choice
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import pooled_to_match
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "hint")
@@ -75,11 +75,7 @@ class Hint(Loss):
             self.default_weight, self.over_positions = 1.0, "sum"
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         self.require(
             len(teacher.shape) == len(student.shape) and teacher.shape[-1] == student.shape[-1],

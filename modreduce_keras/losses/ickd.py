@@ -5,7 +5,7 @@ from keras import ops
 from modreduce_keras.losses.map_base import MapLoss, by_position
 from modreduce_keras.ops import unit
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 
 @register("loss", "ickd")
@@ -49,7 +49,7 @@ class ICKD(MapLoss):
     equal_channels = True
     ignores_zeros = True
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         teacher, student = self.matched(teacher, student)
         teacher, student = (
             unit(ops.matmul(ops.transpose(maps, (0, 2, 1)), maps))

@@ -9,7 +9,7 @@ from modreduce_keras.labels import in_range, map_at
 from modreduce_keras.losses.map_base import MapLoss
 from modreduce_keras.ops import unit
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "ifvd")
@@ -72,11 +72,7 @@ class IFVD(MapLoss):
         self.num_classes = require_integer("num_classes", num_classes)
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         teacher, student = self.matched(teacher, student)
         owner = type(self).__name__

@@ -12,7 +12,7 @@ from modreduce_keras.ops import (
     safe_reciprocal,
 )
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 
 def _over_largest(values: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class IRG(Loss):
         self.vertex_weight, self.edge_weight = vertex_weight, edge_weight
         self.transformation_weight = transformation_weight
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         teacher, student = ([flatten(layer) for layer in as_list(s)] for s in (teacher, student))
         if len(teacher) != len(student):
             raise ValueError(

@@ -3,7 +3,7 @@
 from modreduce_keras.losses.response_base import SoftenedLoss
 from modreduce_keras.ops import tempered_divergence
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "kd")
@@ -50,10 +50,6 @@ class KD(SoftenedLoss):
     independent_positions = True
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         return tempered_divergence(teacher, student, self.temperature)

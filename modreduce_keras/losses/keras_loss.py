@@ -9,7 +9,7 @@ from modreduce_keras import registry
 from modreduce_keras.calls import shown
 from modreduce_keras.losses.base import Loss, fits
 from modreduce_keras.registry import PACKAGE
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -42,11 +42,7 @@ class KerasLoss(Loss):
         self.loss = loss
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         owner = type(self.loss).__name__
         if not fits(teacher.shape, student.shape):

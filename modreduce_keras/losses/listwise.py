@@ -9,7 +9,7 @@ from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.relation_base import RelationLoss
 from modreduce_keras.ops import flatten, kl_divergence, log_softmax_of_kept, unit
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 
 @register("loss", "listwise")
@@ -74,7 +74,7 @@ class Listwise(RelationLoss):
         self.temperature = temperature
         self.normalize = require_bool("normalize", normalize)
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         sides = [side if isinstance(side, (list, tuple)) else [side] for side in (teacher, student)]
         numbers = [len(side) for side in sides]
         if numbers not in ([1, 1], [2, 2]):

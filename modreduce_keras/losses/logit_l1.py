@@ -4,7 +4,7 @@ from keras import ops
 
 from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "logit_l1")
@@ -40,10 +40,6 @@ class LogitL1(ResponseLoss):
     least_classes = 1
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         return ops.mean(ops.abs(student - teacher), axis=-1)

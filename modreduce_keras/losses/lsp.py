@@ -19,7 +19,7 @@ from modreduce_keras.ops import (
     pairwise_squared_distances,
 )
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 KERNELS = ("rbf", "linear", "poly")
 VARIANTS = ("paper", "reference")
@@ -131,9 +131,9 @@ class LSP(RelationLoss):
         self,
         teacher: Tensor,
         student: Tensor,
-        labels: Tensor | None = None,
+        labels: Labels = None,
         inputs: Mapping[str, Tensor] | None = None,
-        mask: Tensor | None = None,
+        mask: Mask = None,
     ) -> Tensor:
         if isinstance(self.edges, str):
             edges = (inputs or {})[self.edges]

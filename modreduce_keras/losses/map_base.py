@@ -6,7 +6,7 @@ from keras import ops
 
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import pooled_to_match, unit
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 class MapLoss(Loss):
@@ -48,17 +48,16 @@ class MapLoss(Loss):
 
 
 class SquaredMaps(MapLoss):
-    """Base class of losses that are Σ (f_s - f_t)² over all positions and channels of a sample."""
+    """Base class of losses that are Σ (f_s - f_t)² over the channels of a position.
+
+    The positions of a sample are summed up, unless a loss says otherwise.
+    """
 
     equal_channels = True
     over_positions = "sum"
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         teacher, student = self.matched(teacher, student)
         return ops.sum(ops.square(student - teacher), axis=-1)

@@ -5,7 +5,7 @@ from keras import ops
 from modreduce_keras.arguments import require_choice
 from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 PAIRS = ("all", "first")
 
@@ -58,11 +58,7 @@ class MarginMSE(ResponseLoss):
         self.pairs = require_choice("pairs", pairs, PAIRS)
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         difference = student - teacher
         if self.pairs == "first":

@@ -8,7 +8,7 @@ from modreduce_keras.arguments import require_choice
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import kl_divergence
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 VARIANTS = ("plain", "reference")
 
@@ -70,7 +70,7 @@ class MHGD(Loss):
         super().__init__(name=name, reduction=reduction)
         self.variant = require_choice("variant", variant, VARIANTS)
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         if not (_are_pairs(teacher) and _are_pairs(student)) or _heads(teacher) != _heads(student):
             raise ValueError(
                 "MHGD needs queries and keys (batch, heads, width) in lists [q, k, q, k, ...], as "

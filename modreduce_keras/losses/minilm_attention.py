@@ -6,7 +6,7 @@ from keras import ops
 
 from modreduce_keras.losses.attention_base import AttentionLoss, distributions_apart
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "minilm_attention")
@@ -50,21 +50,13 @@ class MiniLMAttention(AttentionLoss):
     takes_scores: ClassVar[bool] = False
 
     def _positions(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> tuple[Any, Any]:
         values = self.per_position(teacher, student, labels, mask)
         return values, None if mask is None else ops.any(mask, axis=-1)
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         self.maps(teacher, student)
         return distributions_apart(teacher, student, mask)

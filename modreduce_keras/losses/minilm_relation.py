@@ -8,7 +8,7 @@ from modreduce_keras.arguments import require_integer
 from modreduce_keras.losses.attention_base import distributions_apart
 from modreduce_keras.losses.base import Loss, fits
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "minilm_relation")
@@ -75,11 +75,7 @@ class MiniLMRelation(Loss):
         return tuple(shape)[1:2]
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         self.require(
             all(len(side.shape) in (3, 4) for side in (teacher, student))

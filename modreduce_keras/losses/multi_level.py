@@ -10,7 +10,7 @@ from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.ops import tempered_divergence, tempered_log_softmax
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "multi_level")
@@ -78,11 +78,7 @@ class MultiLevel(ResponseLoss):
         self.temperatures = [float(t) for t in temperatures]
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         self.require(
             len(student.shape) == 2,

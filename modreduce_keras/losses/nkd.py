@@ -9,7 +9,7 @@ from modreduce_keras.losses.decoupled_base import decoupled
 from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "nkd")
@@ -68,11 +68,7 @@ class NKD(ResponseLoss):
         self.nontarget_weight, self.temperature = nontarget_weight, temperature
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         temperature = self.temperature
         target_t, target_s = (decoupled(z, labels, 1.0)[0][..., 0] for z in (teacher, student))

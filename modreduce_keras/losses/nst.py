@@ -5,7 +5,7 @@ from keras import ops
 from modreduce_keras.losses.map_base import MapLoss, by_position
 from modreduce_keras.ops import per_sample_mean, unit
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 
 @register("loss", "nst")
@@ -39,7 +39,7 @@ class NST(MapLoss):
     default_weight = 50.0
     ignores_zeros = True
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         teacher, student = (
             unit(ops.transpose(by_position(maps), (0, 2, 1)))
             for maps in self.matched(teacher, student)

@@ -6,7 +6,7 @@ from modreduce_keras.arguments import require_integer
 from modreduce_keras.losses.map_base import MapLoss, by_position
 from modreduce_keras.ops import averaged_to, filled, mask_at, safe_reciprocal, unit
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Mask, Tensor
 
 
 @register("loss", "pairwise")
@@ -64,7 +64,7 @@ class Pairwise(MapLoss):
         super().__init__(name=name, reduction=reduction)
         self.granularity = require_integer("granularity", granularity)
 
-    def per_sample(self, teacher: Tensor, student: Tensor, mask: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, mask: Mask = None) -> Tensor:
         teacher, student = self.matched(teacher, student)
         kept = filled(mask, student[..., 0])
         if self.granularity > 1:

@@ -7,7 +7,7 @@ from keras import ops
 from modreduce_keras.losses.map_base import MapLoss
 from modreduce_keras.ops import centred, directions, filled
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "pkd")
@@ -57,11 +57,7 @@ class PKD(MapLoss):
     over_positions = "mean"
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         teacher, student = self.matched(teacher, student)
         positions = ops.shape(student)[:-1]

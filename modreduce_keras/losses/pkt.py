@@ -7,7 +7,7 @@ from keras import ops
 from modreduce_keras.losses.relation_base import RelationLoss
 from modreduce_keras.ops import flatten, per_sample_mean, unit
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 
 @register("loss", "pkt")
@@ -40,7 +40,7 @@ class PKT(RelationLoss):
 
     default_weight = 30000.0
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         p_teacher = self.relations(flatten(teacher))
         p_student = self.relations(flatten(student))
         ratio = ops.log(p_teacher + 1e-7) - ops.log(p_student + 1e-7)

@@ -6,7 +6,7 @@ from keras import ops
 
 from modreduce_keras.losses.map_base import MapLoss
 from modreduce_keras.ops import as_list, filled, reduced
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 class PreactivationLoss(MapLoss):
@@ -24,11 +24,7 @@ class PreactivationLoss(MapLoss):
     takes_mask = True
 
     def per_sample(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         teachers, students = as_list(teacher), as_list(student)
         if len(teachers) != len(students):

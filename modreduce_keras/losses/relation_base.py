@@ -8,7 +8,7 @@ from modreduce_keras.ops import (
     per_sample_mean,
     smooth_l1,
 )
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 
 class RelationLoss(Loss):
@@ -26,7 +26,7 @@ class RelationLoss(Loss):
     one_feature = True
     ignores_zeros = True
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         return per_sample_mean(
             smooth_l1(self.relations(flatten(student)) - self.relations(flatten(teacher)))
         )

@@ -14,7 +14,7 @@ from modreduce_keras.labels import classes_of_one_hot, in_range
 from modreduce_keras.losses.base import Loss, fits
 from modreduce_keras.ops import float32, standardized, zeroed
 from modreduce_keras.output_kind import CLASSES
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 _LARGE = 4096
 """Classes above which logits are compared a few positions at a time."""
@@ -78,11 +78,7 @@ class ResponseLoss(Loss):
         )
 
     def _positions(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> tuple[Any, Any]:
         teacher, student, labels, mask = self.checked(teacher, student, labels, mask)
         valid = None
@@ -98,8 +94,8 @@ class ResponseLoss(Loss):
         function: Callable[..., Tensor],
         teacher: Tensor | None,
         student: Tensor,
-        labels: Tensor | None,
-        mask: Tensor | None,
+        labels: Labels,
+        mask: Mask,
         *others: Tensor,
     ) -> Tensor:
         """Returns the values per position, of large logits computed a few positions at a time.
@@ -130,11 +126,7 @@ class ResponseLoss(Loss):
         return ops.reshape(values, ops.shape(student)[:-1])
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         """Returns the values per position, (batch, ...). Each loss overrides it.
 
@@ -149,11 +141,7 @@ class ResponseLoss(Loss):
         raise NotImplementedError
 
     def checked(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> tuple[Any, Any, Any, Any]:
         """Returns the arguments of `by_rows`, or raises if their shapes do not fit."""
         if self.needs_teacher:
@@ -170,9 +158,7 @@ class ResponseLoss(Loss):
         labels = None if labels is None else ops.where(mask, labels, 0)
         return teacher, student, labels, mask
 
-    def prepared(
-        self, teacher: Tensor | None, student: Tensor, mask: Tensor | None
-    ) -> tuple[Any, Tensor]:
+    def prepared(self, teacher: Tensor | None, student: Tensor, mask: Mask) -> tuple[Any, Tensor]:
         """Returns the logits as `per_position` takes them: float32, and zero where the mask is."""
         # Infinite logits of padding would give a gradient of NaN if they were only left out later.
         student = zeroed(float32(student), mask)
@@ -181,9 +167,7 @@ class ResponseLoss(Loss):
     def _require_batch(self, shapes: Any) -> None:
         """Leaves it to `checked`, by which all axes are equal."""
 
-    def _masked(
-        self, teacher: Tensor, student: Tensor, mask: Tensor | None
-    ) -> tuple[Any, Any, Any]:
+    def _masked(self, teacher: Tensor, student: Tensor, mask: Mask) -> tuple[Any, Any, Any]:
         return teacher, student, mask  # `checked` looks at all at once
 
     def _require_logits(self, teacher: Tensor, student: Tensor) -> None:
@@ -201,7 +185,7 @@ class ResponseLoss(Loss):
             student,
         )
 
-    def _indices(self, labels: Tensor, student: Tensor, mask: Tensor | None) -> Tensor:
+    def _indices(self, labels: Tensor, student: Tensor, mask: Mask) -> Tensor:
         """Returns the labelled class of each position, (batch, ...), int32."""
         labels = ops.convert_to_tensor(labels)
         if len(labels.shape) == len(student.shape) and labels.shape[-1] == 1:
@@ -253,9 +237,7 @@ class SoftenedLoss(ResponseLoss):
         self.temperature = temperature
         self.standardize = require_bool("standardize", standardize)
 
-    def prepared(
-        self, teacher: Tensor | None, student: Tensor, mask: Tensor | None
-    ) -> tuple[Any, Tensor]:
+    def prepared(self, teacher: Tensor | None, student: Tensor, mask: Mask) -> tuple[Any, Tensor]:
         teacher, student = super().prepared(teacher, student, mask)
         if self.standardize:
             teacher, student = standardized(teacher), standardized(student)

@@ -5,7 +5,7 @@ from keras import ops
 from modreduce_keras.losses.base import Loss, shapes_of
 from modreduce_keras.ops import adaptive_average_pool, per_sample_mean
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 
 @register("loss", "reviewkd")
@@ -46,7 +46,7 @@ class ReviewKD(Loss):
 
     default_adapter = "review_fusion"
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         both_lists = isinstance(teacher, (list, tuple)) and isinstance(student, (list, tuple))
         if not both_lists or len(teacher) != len(student):
             raise ValueError(

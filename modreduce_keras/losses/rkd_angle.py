@@ -13,7 +13,7 @@ from modreduce_keras.ops import (
     smooth_l1,
 )
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 _ANCHORS = 16  # Samples whose angles are compared at a time.
 
@@ -52,7 +52,7 @@ class RKDAngle(RelationLoss):
 
     default_weight = 50.0
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         squared = [pairwise_squared_distances(flatten(side)) for side in (student, teacher)]
         sides = [(values, safe_reciprocal(safe_sqrt(values))) for values in squared]
         batch = ops.shape(student)[0]

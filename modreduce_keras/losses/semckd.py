@@ -5,7 +5,7 @@ from keras import ops
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import as_list, per_sample_mean
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 
 @register("loss", "semckd")
@@ -54,7 +54,7 @@ class SemCKD(Loss):
     default_adapter = "layer_attention"
     student_extras = 1
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         *projected, scores = as_list(student)
         fits = isinstance(teacher, (list, tuple)) and len(scores.shape) == 3
         if not fits or not len(teacher) == len(projected) == scores.shape[1] * scores.shape[2]:

@@ -11,7 +11,7 @@ from modreduce_keras.losses.base import Loss, shapes_of
 from modreduce_keras.ops import kl_divergence, tempered_log_softmax
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 VARIANTS = ("paper", "reference")
 
@@ -94,7 +94,7 @@ class SHAKE(Loss):
         self.variant = require_choice("variant", variant, VARIANTS)
         self.needs_labels = variant == "reference"
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         student, shadow = self._checked(teacher, student)
         if self.variant == "paper":
             follows = self._divergence(teacher, shadow)

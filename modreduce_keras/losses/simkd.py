@@ -6,7 +6,7 @@ from keras import ops
 
 from modreduce_keras.losses.map_base import MapLoss
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "simkd")
@@ -50,11 +50,7 @@ class SimKD(MapLoss):
     over_positions = "mean"
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         teacher, student = self.matched(teacher, student)
         return ops.mean(ops.square(student - teacher), axis=-1)

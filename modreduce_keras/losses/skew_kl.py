@@ -11,7 +11,7 @@ from modreduce_keras.ops import (
     tempered_log_softmax,
 )
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "skew_kl")
@@ -72,11 +72,7 @@ class SkewKL(SoftenedLoss):
         self.alpha, self.reverse = alpha, require_bool("reverse", reverse)
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         temperature = self.temperature
         sides = (student, teacher) if self.reverse else (teacher, student)

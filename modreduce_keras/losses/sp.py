@@ -7,7 +7,7 @@ from keras import ops
 from modreduce_keras.losses.relation_base import RelationLoss
 from modreduce_keras.ops import flatten, unit
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 
 @register("loss", "sp")
@@ -43,7 +43,7 @@ class SimilarityPreserving(RelationLoss):
 
     default_weight = 3000.0
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         batch = ops.cast(ops.shape(student)[0], "float32")
         difference = self.relations(flatten(student)) - self.relations(flatten(teacher))
         return ops.sum(ops.square(difference), axis=1) / batch

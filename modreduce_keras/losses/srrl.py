@@ -8,7 +8,7 @@ from modreduce_keras.knobs import Knob
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import per_sample_mean
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 
 @register("loss", "srrl")
@@ -67,7 +67,7 @@ class SRRL(Loss):
         self.feature_weight = feature_weight
         self.logits_weight = logits_weight
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         for side in (teacher, student):
             if not isinstance(side, (list, tuple)) or len(side) != 2:
                 raise ValueError(

@@ -9,7 +9,7 @@ from modreduce_keras.losses.base import Loss, fits
 from modreduce_keras.ops import along_positions
 from modreduce_keras.output_kind import REGRESSION
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "teacher_bounded")
@@ -73,11 +73,7 @@ class TeacherBounded(Loss):
         self.margin = margin
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         self.require(
             fits(teacher.shape, student.shape) and len(student.shape) > 1,

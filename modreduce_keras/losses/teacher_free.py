@@ -11,7 +11,7 @@ from modreduce_keras.losses.response_base import ResponseLoss
 from modreduce_keras.ops import kl_divergence, tempered_divergence, tempered_log_softmax
 from modreduce_keras.output_kind import CLASSES
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 def _softened(target: Tensor, right: Any, wrong: Any, student: Tensor, temperature: Any) -> Tensor:
@@ -104,11 +104,7 @@ class TeacherFree(ResponseLoss):
         self.temperature = temperature
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         classes = student.shape[-1]
         right, wrong = self.correct_probability, (1 - self.correct_probability) / (classes - 1)

@@ -4,7 +4,7 @@ from keras import ops
 
 from modreduce_keras.losses.attention_base import AttentionLoss
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "tinybert_attention")
@@ -46,11 +46,7 @@ class TinyBERTAttention(AttentionLoss):
     default_weight = 1.0
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         self.maps(teacher, student)
         if teacher.shape[1] != student.shape[1]:

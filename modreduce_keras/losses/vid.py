@@ -4,7 +4,7 @@ from keras import ops
 
 from modreduce_keras.losses.map_base import MapLoss
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Mask, Tensor
 
 
 @register("loss", "vid")
@@ -48,11 +48,7 @@ class VID(MapLoss):
     over_positions = "mean"
 
     def per_position(
-        self,
-        teacher: Tensor,
-        student: Tensor,
-        labels: Tensor | None = None,
-        mask: Tensor | None = None,
+        self, teacher: Tensor, student: Tensor, labels: Labels = None, mask: Mask = None
     ) -> Tensor:
         if not isinstance(student, (list, tuple)) or len(student) != 2:
             raise ValueError(

@@ -8,7 +8,7 @@ from modreduce_keras.arguments import require_choice
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.ops import per_sample_mean, smooth_l1
 from modreduce_keras.registry import register
-from modreduce_keras.typing import Tensor
+from modreduce_keras.typing import Labels, Tensor
 
 _EPSILON = 1e-5
 
@@ -67,7 +67,7 @@ class VkD(Loss):
         super().__init__(name=name, reduction=reduction)
         self.variant = require_choice("variant", variant, ("paper", "reference"))
 
-    def per_sample(self, teacher: Tensor, student: Tensor, labels: Tensor | None = None) -> Tensor:
+    def per_sample(self, teacher: Tensor, student: Tensor, labels: Labels = None) -> Tensor:
         self.require(
             len(teacher.shape) == 2 and teacher.shape[1:] == student.shape[1:],
             "vectors (batch, features) of equal width",
