@@ -9,3 +9,10 @@ ABOUT = {
     "commit": "abc",
     "date": "2030-01-02T03:04:05+00:00",
 }
+RUN = {
+    "batch": 64,
+    "rounds": 15,
+    "steps": 2,
+    "command": "python -m benchmarks.speed.step_overhead",
+    **ABOUT,
+}
