@@ -55,8 +55,18 @@ class Case:
 
     @functools.cached_property
     def quantized(self) -> keras.Model:
-        """The student of quantization-aware training, in the ranges that it has seen."""
-        return mr.models.quantize_aware(self.model, representative=self.some(REPRESENTATIVE))
+        """The student of quantization-aware training, in the ranges that it has seen.
+
+        Of the model that the message of a refusal names, as for files.
+        """
+        given = self.some(REPRESENTATIVE)
+        try:
+            return mr.models.quantize_aware(self.model, representative=given)
+        except ValueError as error:
+            if "give inputs known sizes" not in str(error):
+                raise
+            known = _of_known_sizes(self, self.model)
+            return mr.models.quantize_aware(known, representative=given)
 
     @functools.cached_property
     def taught(self) -> dict[str, Cell] | None:

@@ -16,9 +16,10 @@ from modreduce_keras.export.marks import Marks, is_of, without_marks
 from modreduce_keras.export.masked_softmax import masked_softmaxes
 from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.saved_model import write_saved_model
-from modreduce_keras.export.students import Inputs, advice_on_sizes
+from modreduce_keras.export.students import Inputs
 from modreduce_keras.keras_internals import flatten_layers, tflite_converter
 from modreduce_keras.models.fake_quantization import FakeQuantize
+from modreduce_keras.models.graph import advice_on_sizes
 from modreduce_keras.models.integer_normalizations import InverseRoot
 
 _WIDEST = 1e8
@@ -94,7 +95,7 @@ def _plain_roundings(model: keras.Model) -> dict[int, Callable[..., Any]]:
     found: dict[int, Callable[..., Any]] = {}
     for one in flatten_layers(model):
         if isinstance(one, FakeQuantize):
-            found[id(one)] = lambda inputs, one=one, **_: FakeQuantize.call(one, inputs)
+            found[id(one)] = lambda inputs, one=one, **_: type(one).call(one, inputs)
         elif isinstance(one, InverseRoot):
             found[id(one)] = one.plain
     return found

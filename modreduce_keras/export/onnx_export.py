@@ -16,10 +16,10 @@ from modreduce_keras.export.quiet import quiet
 from modreduce_keras.export.students import (
     OUTPUT,
     Inputs,
-    advice_on_sizes,
     inference_model,
     require_student,
 )
+from modreduce_keras.models.graph import advice_on_sizes
 
 
 def to_onnx(student: keras.Model, path: str | os.PathLike) -> Path:

@@ -21,8 +21,6 @@ from modreduce_keras.taps import TapReader
 
 OUTPUT = "logits"
 """Name of the output in every exported file."""
-_USUAL = 128
-"""Stands for a size that is not known."""
 
 
 class Inputs(NamedTuple):
@@ -175,17 +173,3 @@ def inference_model(student: keras.Model) -> keras.Model:
             f"Received: {student.name!r} of {low}, and {reason}"
         ) from reason
     return student
-
-
-def advice_on_sizes(model: keras.Model) -> str:
-    """Returns the advice that what depends on sizes alone is computed before, if some are open."""
-    specs = keras.tree.flatten(input_specs(model))
-    shapes = [tuple(one.shape[1:]) for one in specs if None in one.shape[1:]]
-    if not shapes:
-        return ""
-    known = tuple(_USUAL if size is None else size for size in shapes[0])
-    given = f"keras.Input({known})" if len(specs) == 1 else "{'NAME': keras.Input(...), ...}"
-    return (
-        "give inputs known sizes, since what depends on these alone is then computed before "
-        f"(x = {given}; student = keras.Model(x, student(x))), "
-    )

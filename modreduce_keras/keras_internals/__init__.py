@@ -12,6 +12,7 @@ from modreduce_keras.keras_internals.callbacks import made_anew
 from modreduce_keras.keras_internals.graphs import (
     Call,
     History,
+    arguments_of,
     calls_in,
     calls_in_order,
     calls_of,
@@ -23,6 +24,7 @@ from modreduce_keras.keras_internals.graphs import (
 )
 from modreduce_keras.keras_internals.layers import (
     call_showing_scores,
+    calls_as,
     constructor_arguments,
     delete_unnoticed,
     flatten_layers,
@@ -65,11 +67,13 @@ from modreduce_keras.keras_internals.trainers import (
 from modreduce_keras.keras_internals.tuner import retry_queue
 
 __all__ = [
+    "arguments_of",
     "begin_at",
     "begins_at",
     "builds_on_local_batch",
     "Call",
     "call_showing_scores",
+    "calls_as",
     "calls_in",
     "calls_in_order",
     "calls_of",

@@ -60,6 +60,15 @@ def calls_of(operation: keras.Operation) -> list[Call]:
     return [_call(node) for node in operation._inbound_nodes]
 
 
+def arguments_of(operation: keras.Operation) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Returns what each symbolic call of an operation is given, by place and by name.
+
+    Relies on a node's `arguments`, of `args` and `kwargs`.
+    """
+    given = [node.arguments for node in operation._inbound_nodes]
+    return [(tuple(one.args), dict(one.kwargs)) for one in given]
+
+
 def readers_of(operation: keras.Operation) -> list[Call]:
     """Returns the symbolic calls that are given a result of an operation, in all models.
 

@@ -148,7 +148,8 @@ def rebuilt(
 
     Where the config is not what its constructor takes, as of some layers of keras-hub, it is built
     from what it was constructed with, or, where Keras does not know that, from the part of the
-    config that the constructor takes, or with classes in its config, which Keras cannot write.
+    config that the constructor takes, from what every layer has, if it takes nothing else, or with
+    classes in its config, which Keras cannot write.
 
     Args:
         layer: The layer.
@@ -160,7 +161,7 @@ def rebuilt(
     change = change or (lambda config: config)
     faults = []
     ways: list[tuple[Callable[..., Any], Callable[..., Any]]]
-    ways = [(one, nullcontext) for one in (_config, _constructed_with, _taken)]
+    ways = [(one, nullcontext) for one in (_config, _constructed_with, _taken, _plain)]
     for config_of, context in [*ways, (_config, classes_in_configs)]:
         try:
             with context():
@@ -194,6 +195,20 @@ def _taken(layer: keras.Operation) -> dict[str, Any]:
     """Returns the part of a layer's config that its constructor, or that of any layer, takes."""
     named = {*inspect.signature(type(layer)).parameters, *_OF_EVERY_LAYER}
     return {name: value for name, value in layer.get_config().items() if name in named}
+
+
+def _plain(layer: keras.Operation) -> dict[str, Any]:
+    """Returns the config of a layer whose constructor takes only what that of any layer does.
+
+    Given a dtype policy, Keras fails to write it.
+    """
+    taken = inspect.signature(type(layer)).parameters.values()
+    if any(one.kind != one.VAR_KEYWORD for one in taken) or not isinstance(
+        layer, keras.layers.Layer
+    ):
+        raise ValueError("its constructor takes arguments of its own")
+    dtype = keras.dtype_policies.serialize(layer.dtype_policy)
+    return {"name": layer.name, "trainable": layer.trainable, "dtype": dtype}
 
 
 def reason_of(error: Exception) -> str:

@@ -10,7 +10,11 @@ from keras import ops
 
 from modreduce_keras.arguments import require_number
 from modreduce_keras.keras_internals import flatten_layers
-from modreduce_keras.models.integer_biases import affine_before, shift_of_affine
+from modreduce_keras.models.integer_biases import (
+    affine_before,
+    shift_of_affine,
+    step_of_products,
+)
 from modreduce_keras.typing import Shape, Tensor
 
 _ACTIVATION_BITS = 8
@@ -19,6 +23,9 @@ _NOTHING = 1e-6
 """Sums of squares below this share of the largest one do not count."""
 _HALVES = 20
 """How often the largest sum of squares is halved."""
+_NO_STEP = 1e-30
+_LEAST = 1e-6
+"""End of the range of a weight that is 0 everywhere."""
 _NEARLY = 1e-3
 """What float32 may lack of a half; means of up to 500 numbers are halves or further from one."""
 
@@ -157,6 +164,8 @@ class LearntFakeQuantize(keras.layers.Layer):
         if shift is not None:
             inputs = inputs + ops.cast(shift, inputs.dtype)
         low, high = ops.convert_to_tensor(self.minimum), ops.convert_to_tensor(self.maximum)
+        if is_first and is_rounding() and not training:
+            inputs = _twice_rounded(inputs, step_of_products(self), low, high)
         rounded = _rounding(pooled, interpolated)(inputs, low, high)
         return ops.where(low < high, rounded, inputs)
 
@@ -212,6 +221,16 @@ class RangeOfRoots(LearntFakeQuantize):
         off = ops.round(rounded / ends * _LEVELS) * (ends / _LEVELS) * ops.sqrt(sums) - 1.0
         best = ops.argmin(ops.sum(counts * off * off, axis=1))
         return ops.zeros(()), ops.take(ops.reshape(ends, (-1,)), best)
+
+
+@keras.saving.register_keras_serializable(package="modreduce_keras")
+class RangeOfWeight(LearntFakeQuantize):
+    """`LearntFakeQuantize` of a weight, which may be 0 everywhere, as a new token is."""
+
+    def ends_of(self, inputs: Any) -> tuple[Any, Any]:
+        """Returns the range that a weight asks for."""
+        low, high = super().ends_of(inputs)
+        return low, ops.maximum(high, _LEAST)
 
 
 def learnt_ranges(model: keras.Model) -> list[LearntFakeQuantize]:
@@ -273,6 +292,29 @@ def _rounding(pooled: bool, interpolated: bool) -> Any:
     return lambda inputs, low, high: _round_integers_between(inputs, low, high, rounded)
 
 
+def _twice_rounded(inputs: Any, step: Any, low: Tensor, high: Tensor) -> Any:
+    """Rounds sums of products as the kernel of matrix products in files does.
+
+    It multiplies the integers by a number from 1/2 to 1, rounds, and then divides by a power of 2,
+    and rounds again.
+
+    Args:
+        inputs: The sums.
+        step: How far apart they are, or `None` where they are no such sums.
+        low: Lower end of the range of the results.
+        high: Upper end.
+    """
+    if step is None:
+        return inputs
+    values = ops.cast(inputs, "float32")
+    own = ops.maximum((high - low) / _LEVELS, _NO_STEP)
+    ratio = ops.maximum(step / own, _NO_STEP)
+    unit = ops.minimum(2.0 ** (ops.floor(ops.log2(ratio)) + 1.0), 1.0)
+    halved = _half_away(values / (own * unit)) * unit
+    levels = ops.sign(halved) * ops.floor(ops.abs(halved) + 0.5)
+    return inputs + ops.stop_gradient(ops.cast(levels * own, inputs.dtype) - inputs)
+
+
 def _half_away(levels: Any) -> Any:
     return ops.sign(levels) * ops.floor(ops.abs(levels) + 0.5 + _NEARLY)
 
@@ -285,7 +327,7 @@ def _round_integers_between(inputs: Any, low: Tensor, high: Tensor, rounded: Any
     """Rounds what was computed from numbers rounded between the same ends, as int8 kernels do."""
     values = ops.cast(inputs, "float32")
     # Both ends at 0 give zeros, which nobody takes then.
-    step = ops.maximum((high - low) / _LEVELS, 1e-30)
+    step = ops.maximum((high - low) / _LEVELS, _NO_STEP)
     zero = ops.floor(-low / step + 0.5) - 2 ** (_ACTIVATION_BITS - 1)
     levels = (rounded(ops.convert_to_tensor(values / step + zero)) - zero) * step
     return inputs + ops.stop_gradient(ops.cast(levels, inputs.dtype) - inputs)

@@ -17,6 +17,9 @@ from modreduce_keras.keras_internals import (
     readers_of,
 )
 
+_USUAL = 128
+"""Stands for a size that is not known."""
+
 
 def functional(model: keras.Model) -> keras.Model:
     """Returns a functional model of the same layers, for one that may be Sequential."""
@@ -44,6 +47,20 @@ def input_specs(model: keras.Model) -> Any:
     if shape is None:
         return None
     return _map_shapes(lambda shape: keras.KerasTensor((None, *shape[1:]), "float32"), shape)
+
+
+def advice_on_sizes(model: keras.Model) -> str:
+    """Returns the advice that what depends on sizes alone is computed before, if some are open."""
+    specs = keras.tree.flatten(input_specs(model))
+    shapes = [tuple(one.shape[1:]) for one in specs if None in one.shape[1:]]
+    if not shapes:
+        return ""
+    known = tuple(_USUAL if size is None else size for size in shapes[0])
+    given = f"keras.Input({known})" if len(specs) == 1 else "{'NAME': keras.Input(...), ...}"
+    return (
+        "give inputs known sizes, since what depends on these alone is then computed before "
+        f"(x = {given}; student = keras.Model(x, student(x))), "
+    )
 
 
 def inputs_by_name(specs: Mapping[str, tuple[tuple[int | None, ...], str]]) -> tuple[Any, Any]:

@@ -22,6 +22,7 @@ from modreduce_keras.models.integer_layers import (
     activation_of,
     function_of,
 )
+from modreduce_keras.models.integer_normalizations import SumOfSquares
 
 CELL_LEVELS = 127
 """Weights are stored in int8, symmetric: -127 to 127."""
@@ -90,6 +91,27 @@ def shift_of_affine(layer: keras.layers.Layer) -> Any:
         return None
     scale, offset = _scale_and_offset(layer)
     return _shift(offset, _step(found) * ops.abs(scale) / CELL_LEVELS)
+
+
+def step_of_products(quantizer: keras.layers.Layer) -> Any:
+    """Returns how far apart the sums of products are that a rounding is given, float32.
+
+    Args:
+        quantizer: A rounding in a functional model.
+
+    Returns:
+        A number, or `None` where a matrix product of two tensors is not what is rounded.
+    """
+    source = _source(quantizer) if calls_of(quantizer) else None
+    is_sum = type(source) is SumOfSquares
+    if not is_sum and function_of(source) != "Matmul":
+        return None
+    given = calls_of(source)[0].inputs
+    found = [_range_of(one) for one in given]
+    if not given or None in found or any(getattr(one, "is_calibrating", False) for one in found):
+        return None
+    steps = [_step(one) for one in found]
+    return steps[0] * steps[0] if is_sum else steps[0] * steps[1] if len(steps) == 2 else None
 
 
 def _last_axes(layer: keras.layers.Layer) -> Any:

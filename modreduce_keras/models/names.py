@@ -38,7 +38,8 @@ class NewNames:
             name: The name of the operation that it replaces, `None` where it is an addition.
         """
         ends = {id(tensor) for tensor in keras.tree.flatten(given)}
-        tensors = keras.tree.flatten(outputs)
+        every = keras.tree.flatten(outputs)
+        tensors = [one for one in every if isinstance(one, keras.KerasTensor)]
         while tensors:
             tensor = tensors.pop()
             if id(tensor) in ends:

@@ -1,22 +1,21 @@
 """Primitives: rebuilds a student so that an int8 file computes each layer as one operation."""
 
+import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from modreduce_keras.copying import copy_state
-from modreduce_keras.models.clones import rebuilt
+from modreduce_keras.copying import copy_state, parts
+from modreduce_keras.keras_internals import calls_of, run_graph
+from modreduce_keras.models.clones import Cloner, rebuilt
+from modreduce_keras.models.graph import functional
 from modreduce_keras.models.integer_layers import (
-    ACTIVATION_FUNCTIONS,
-    DIVISIONS,
+    ACTIVATIONS,
     FUSED,
     KERNEL_LAYERS,
     activation_of,
-    function_of,
-    functions,
-    is_constant,
     require_known,
     unknown,
 )
@@ -26,8 +25,16 @@ from modreduce_keras.models.integer_normalizations import (
     is_layer_scale,
     normalization_part,
 )
+from modreduce_keras.models.integer_products import projection_of
+from modreduce_keras.models.names import NewNames
+from modreduce_keras.models.primitive_functions import (
+    activation_part,
+    function_part,
+    silu_part,
+    softmax_part,
+)
 from modreduce_keras.models.splitting import Part, Splitter
-from modreduce_keras.models.unfolding import unfolded
+from modreduce_keras.models.unfolding import Unfolded, only_in_training, unfolded
 
 _ALONG_THE_LAST = {3: layers.Conv1D, 4: layers.Conv2D}
 """Convolutions that compute what a dense layer does with inputs of three or four axes."""
@@ -72,18 +79,25 @@ class _Splitter(Splitter):
     def __init__(self, masks: dict[int, np.ndarray]) -> None:
         super().__init__()
         self._masks = masks
-        self._unfolded: list[keras.Model] = []  # So that no id is given to another object.
+        self._kept: list[keras.Model] = []  # So that no id is given to another object.
 
     def part(self, layer: keras.Operation) -> Part:
         inner = unfolded(layer)
         if inner is not None:
-            self._unfolded.append(inner)
-            return self.split(inner)
+            self._kept.append(inner.model)
+            return self._inside(layer, inner)
+        dropping = only_in_training(layer)
+        if dropping is not None:
+            return dropping
         require_known(layer)
         if isinstance(layer, keras.Model):
-            return self.split(layer)
+            return self.split(self._of_known_sizes(layer))
         if not isinstance(layer, layers.Layer):
-            return _function(layer)
+            return function_part(layer)
+        if type(layer) is layers.EinsumDense:
+            return self._einsum_dense(layer)
+        if type(layer) is layers.Softmax:
+            return softmax_part(layer)
         if type(layer) is layers.SeparableConv2D:
             return self._separable(layer)
         if type(layer) in KERNEL_LAYERS:
@@ -95,10 +109,51 @@ class _Splitter(Splitter):
             self.give_states.append(give_state)
             return gain
         if activation_of(layer) == "silu":
-            return _silu(layer)
+            return silu_part(layer)
+        if activation_of(layer) not in ACTIVATIONS:
+            return activation_part(layer)
         if type(layer) is layers.Activation and activation_of(layer) == "linear":
             return layers.Identity(name=layer.name, dtype=layer.dtype_policy.name)
         return self._same(layer)
+
+    def _inside(self, layer: keras.layers.Layer, inner: Unfolded) -> Part:
+        """Returns what a layer is made of, and at its end one that does nothing, of its name."""
+        end = layers.Identity(name=layer.name, dtype=layer.dtype_policy.name)
+        names = NewNames([layer.name])
+
+        def call(one: keras.Operation, *args: Any, **kwargs: Any) -> Any:
+            return self._rebuild(one)(*args, **kwargs)
+
+        def part(*args: Any, **kwargs: Any) -> Any:
+            given = keras.tree.flatten((args, kwargs))
+            tensors = [one for one in given if isinstance(one, keras.KerasTensor)]
+            made = run_graph(inner.model, tensors, call)
+            names.name_apart(made, tensors)
+            results = inner.filled(made)
+            return end(results) if isinstance(results, keras.KerasTensor) else results
+
+        return part
+
+    def _of_known_sizes(self, model: keras.Model) -> keras.Model:
+        """Returns a nested model, or a copy of it whose inputs have the sizes that it is given."""
+        flat = functional(model)
+        given = [one.shape[1:] for one in calls_of(model)[-1].inputs] if calls_of(model) else []
+        open_sizes = any(None in one.shape[1:] for one in flat.inputs)
+        if not open_sizes or len(given) != len(flat.inputs) or any(None in one for one in given):
+            return model
+        inputs = [
+            keras.Input(shape, dtype=one.dtype, name=one.name)
+            for shape, one in zip(given, flat.inputs, strict=True)
+        ]
+        cloner = Cloner()
+        copy = cloner.clone(flat, keras.tree.pack_sequence_as(flat.input, inputs))
+        copy_state(model, copy)
+        copy.name = model.name
+        for one in parts(model)[1:]:
+            if id(one) in self._masks:
+                self._keep_mask(one, cloner.layer(one))
+        self._kept.append(copy)
+        return copy
 
     def _same(self, layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
         if getattr(layer, "lora_enabled", False):
@@ -113,20 +168,60 @@ class _Splitter(Splitter):
 
     def _kernel_layer(self, layer: keras.layers.Layer) -> Part:
         rank = len(layer.output.shape)
-        without = _without_activation(layer)
         if type(layer) is not layers.Dense or rank == 2:
-            return _activated(layer, self._same(layer, **without))
-        if rank not in _ALONG_THE_LAST:
+            return _activated(layer, self._same(layer, **_without_activation(layer)))
+        return self._along_the_last(layer, layer.units, _array(layer.kernel), rank)
+
+    def _along_the_last(
+        self, layer: keras.layers.Layer, units: int, kernel: np.ndarray, rank: int
+    ) -> Part:
+        """Returns a dense layer, with the weights of another one, by the rank of its inputs."""
+        if rank not in (2, *_ALONG_THE_LAST):
             raise unknown(layer, "on inputs of more than four axes: reshape them before")
         if layer.kernel_constraint is not None:
             raise unknown(layer, "with a constraint, on several axes: take Conv1D or Conv2D")
-        config = layer.get_config()
-        shared = ("activation", "use_bias", "kernel_regularizer", "bias_regularizer")
-        given = {name: config[name] for name in (*shared, "bias_constraint")}
-        given = {**given, **_common(layer), **without, "data_format": "channels_last"}
-        copy = _ALONG_THE_LAST[rank](layer.units, 1, **given)
-        self._give_weights(copy, [_array(layer.kernel)[(None,) * (rank - 2)]], layer)
+        has_bias = layer.bias is not None
+        given = {
+            "activation": layer.activation,
+            "use_bias": has_bias,
+            "kernel_regularizer": layer.kernel_regularizer,
+            "bias_regularizer": layer.bias_regularizer,
+            "bias_constraint": layer.bias_constraint if has_bias else None,
+            **_common(layer),
+            **_without_activation(layer),
+        }
+        if rank == 2:
+            copy = layers.Dense(units, **given)
+        else:
+            copy = _ALONG_THE_LAST[rank](units, 1, **given, data_format="channels_last")
+        self._give_weights(copy, [kernel[(None,) * (rank - 2)]], layer)
         return _activated(layer, copy)
+
+    def _einsum_dense(self, layer: layers.EinsumDense) -> Part:
+        projection = projection_of(layer)
+        if projection is None:
+            raise unknown(
+                layer,
+                f"equation={layer.equation!r}, which is more than a dense layer along the last "
+                "axes",
+            )
+        kernel = _array(layer.kernel)
+        summed, made = kernel.shape[: projection.inputs], kernel.shape[projection.inputs :]
+        rank = len(calls_of(layer)[-1].inputs[0].shape) - projection.inputs + 1
+        dense = self._along_the_last(
+            layer, math.prod(made), kernel.reshape(-1, math.prod(made)), rank
+        )
+
+        def part(inputs: Any, **_: Any) -> Any:
+            sizes = inputs.shape[1 : -projection.inputs]
+            if None in sizes:
+                raise unknown(layer, "on inputs of open sizes")
+            if len(summed) > 1:
+                inputs = ops.reshape(inputs, (-1, *sizes, math.prod(summed)))
+            outputs = dense(inputs)
+            return ops.reshape(outputs, (-1, *sizes, *made)) if len(made) > 1 else outputs
+
+        return part
 
     def _separable(self, layer: keras.layers.SeparableConv2D) -> Part:
         depthwise = layers.DepthwiseConv2D(
@@ -176,7 +271,8 @@ class _Splitter(Splitter):
     def _give_weights(
         self, copy: keras.layers.Layer, kernels: list[np.ndarray], of: Any = None
     ) -> None:
-        bias = [_array(of.bias)] if of is not None and of.use_bias else []
+        has_bias = of is not None and of.bias is not None
+        bias = [_array(of.bias).reshape(-1)] if has_bias else []
         if of is not None:
             self._keep_mask(of, copy)
         self.give_states.append(lambda: copy.set_weights([*kernels, *bias]))
@@ -207,37 +303,9 @@ def _activated(layer: keras.layers.Layer, part: Part) -> Part:
     if activation_of(layer) in FUSED:
         return part
     if activation_of(layer) == "silu":
-        activation = _silu(layer)
+        activation: Part = silu_part(layer)
+    elif activation_of(layer) not in ACTIVATIONS:
+        activation = activation_part(layer)
     else:
         activation = layers.Activation(layer.activation, name=layer.name, dtype=layer.dtype_policy)
     return lambda inputs, **_: activation(part(inputs))
-
-
-def _silu(layer: keras.Operation) -> Part:
-    dtype = getattr(layer, "dtype_policy", None)
-    gate = layers.Activation("sigmoid", name=f"{layer.name}_sigmoid", dtype=dtype)
-    product = layers.Multiply(name=layer.name, dtype=dtype)
-    return lambda inputs, **_: product([inputs, gate(inputs)])
-
-
-def _function(operation: keras.Operation) -> Part:
-    name = function_of(operation)
-    if name in DIVISIONS:
-        return _product(operation)
-    if name == "Silu":
-        return _silu(operation)
-    if name in ACTIVATION_FUNCTIONS:
-        layer = layers.Activation(ACTIVATION_FUNCTIONS[name], name=operation.name)
-        return lambda inputs, **_: layer(inputs)
-    return rebuilt(operation)
-
-
-def _product(division: keras.Operation) -> Part:
-    product = functions()["Multiply"](name=division.name)
-
-    def part(x1: Any, x2: Any) -> Any:
-        if not is_constant(x2):
-            raise unknown(division, "by what the student computes: integers have no division")
-        return product(x1, 1.0 / np.asarray(_array(x2), "float32"))
-
-    return part

@@ -17,13 +17,15 @@ from modreduce_keras.models.fake_quantization import (
     FakeQuantize,
     LearntFakeQuantize,
     RangeOfRoots,
+    RangeOfWeight,
     is_quantization_aware,
     learnt_ranges,
 )
 from modreduce_keras.models.fake_quantized_kernel import FakeQuantizedKernel, require_bits
 from modreduce_keras.models.folding import normalized_layer
 from modreduce_keras.models.fusing import is_fused, is_fused_pool, is_joined, is_relu_of_pool
-from modreduce_keras.models.graph import Graph, functional, new_inputs
+from modreduce_keras.models.graph import Graph, advice_on_sizes, functional, new_inputs
+from modreduce_keras.models.held_weights import HeldWeight
 from modreduce_keras.models.integer_layers import (
     AFFINE,
     CHAINED,
@@ -38,7 +40,9 @@ from modreduce_keras.models.integer_layers import (
     unknown,
 )
 from modreduce_keras.models.integer_normalizations import InverseRoot
+from modreduce_keras.models.integer_scores import LearntFilledScores
 from modreduce_keras.models.kernel_wrapper import MaskedKernel, warn_of_unfinished, wrappers_in
+from modreduce_keras.models.masked_scores import MaskedScores
 from modreduce_keras.models.names import NewNames
 from modreduce_keras.models.primitives import primitive
 from modreduce_keras.models.wrapping import without_wrappers
@@ -119,10 +123,22 @@ def quantize_aware(
     warn_of_unfinished(student)
     is_masked = next(wrappers_in(student), None) is not None
     plain, masks = without_wrappers(student) if is_masked else (student, {})
-    quantized = _Rewriter(primitive(plain, masks), bits, masks, {}).rewritten(is_outermost=True)
+    simple = _simplified(plain, masks)
+    quantized = _Rewriter(simple, bits, masks, {}).rewritten(is_outermost=True)
     if representative is not None:
         _calibrate(quantized, representative)
     return quantized
+
+
+def _simplified(student: keras.Model, masks: dict[int, np.ndarray]) -> keras.Model:
+    """Returns what `primitive` does; its errors say if sizes that are not known may be why."""
+    try:
+        return primitive(student, masks)
+    except ValueError as error:
+        advice = advice_on_sizes(student).rstrip(", ")
+        if not advice:
+            raise
+        raise ValueError(f"{error}; or {advice}") from error
 
 
 class _Rewriter:
@@ -190,7 +206,9 @@ class _Rewriter:
             given = self._bits, self._masks, self._shared, self._graph
             new = _Rewriter(layer, *given).rewritten()
         else:
-            new = self._made[layer.name] = rebuilt(layer)
+            new = _rebuilt(layer)
+            if type(layer) is not MaskedScores:  # which has no state
+                self._made[layer.name] = new
             if type(layer) in KERNEL_LAYERS:
                 if id(layer) in self._masks:
                     new = self._masked[layer.name] = MaskedKernel(new)
@@ -210,7 +228,9 @@ class _Rewriter:
         outputs = layer(*args, **kwargs)
         given: Any = self._ranges.get(id(keras.tree.flatten(args)[0]))
         quantizer: Any = self._quantizers[layer.name]
-        if quantizer is _OF_ITS_INPUTS:
+        if isinstance(layer, LearntFilledScores):
+            quantizer = layer
+        elif quantizer is _OF_ITS_INPUTS:
             how = "interpolated" if type(layer) is layers.UpSampling2D else "pooled"
             outputs, quantizer = given(outputs, **{how: True}), given
         elif quantizer is not None:
@@ -220,7 +240,7 @@ class _Rewriter:
             outputs = quantizer(outputs)
         elif type(layer) in (*POOLED, *PASSED) or not isinstance(layer, layers.Layer):
             quantizer = given
-            is_one = not keras.tree.is_nested(outputs)
+            is_one = not keras.tree.is_nested(outputs) and "float" in outputs.dtype
             if is_one and given is not None and layer.name in self._forks:
                 # The converter loses the range of what is read several times.
                 outputs = given(outputs, pooled=True)
@@ -286,6 +306,10 @@ def _quantizer(layer: keras.Operation, graph: Graph) -> Any:
         return None
     if kind is InverseRoot:
         return lambda name: RangeOfRoots(name=f"{name}_range")
+    if kind is HeldWeight and not is_joined(layer, graph):
+        return lambda name: RangeOfWeight(momentum=0.0, name=f"{name}_range")
+    if type(graph.only_reader(layer)) is MaskedScores:
+        return None  # which rounds them
     activation = activation_of(layer)
     follows = normalized_layer(layer, graph)
     is_affine = kind in AFFINE or activation == "hard_sigmoid"
@@ -299,6 +323,12 @@ def _quantizer(layer: keras.Operation, graph: Graph) -> Any:
         low, high = FIXED[activation]
         return lambda name: FakeQuantize(minimum=low, maximum=high, name=f"{name}_range")
     return None if is_fused(layer, graph) or is_joined(layer, graph) else _learnt
+
+
+def _rebuilt(layer: keras.layers.Layer) -> Any:
+    if type(layer) is MaskedScores:
+        return LearntFilledScores(name=layer.name, dtype=layer.dtype_policy)
+    return rebuilt(layer)
 
 
 def _learnt(name: str) -> LearntFakeQuantize:
