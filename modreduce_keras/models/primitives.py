@@ -52,7 +52,10 @@ def primitive(model: keras.Model, masks: dict[int, np.ndarray] | None = None) ->
       root, a product, and a factor and offset for each channel.
     - A linear `Activation`: `Identity`.
     - Activations and divisions by functions of `keras.ops`: layers and products.
-    - Layers of one's own that are made of such layers: a nested model of these.
+    - `EinsumDense` along the last axes: a dense layer.
+    - Attention, embeddings, and layers of one's own that are made of such layers and functions:
+      what they are made of, and an `Identity` at the end. Weights of their own: a `HeldWeight`.
+    - A masked softmax: scores that are filled, a softmax, and zeros.
     - Convolutions and dense layers with LoRA: the same layers, with the sum as their kernel.
 
     The last part has the name of the layer. Others stay as they are. The given model is not

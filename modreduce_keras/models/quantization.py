@@ -69,17 +69,18 @@ def quantize_aware(
 
     Layers that are several operations in the file become several layers with roundings in between:
     separable convolutions, SiLU (a sigmoid and a product), convolutions or dense layers with an
-    activation other than ReLU, and layer, group, RMS and unit normalizations; the last one keeps
-    the layer's name, so taps still work. A custom layer that is made of other layers becomes a
-    nested model of these, if it has no weights of its own and does the same in training. Low-rank
+    activation other than ReLU, attention, and layer, group, RMS and unit normalizations; the last
+    one keeps the layer's name, so taps still work. So does a custom layer that is made of other
+    layers, of functions of `keras.ops` and of weights of its own, if it does the same in training.
+    Tables of embeddings and other weights that no inputs are multiplied by have 8 bits. Low-rank
     weights of LoRA are added to the kernels, which are then trained. Weights that `mr.prune` has
     set to zero stay zero, in the file too; the pruning schedule ends, with a warning if it had not
     finished. The student itself is not changed.
 
     Args:
         student: A functional or a built Sequential model, of layers that TFLite computes in int8,
-            such as MobileNet, EfficientNet and ConvNeXt of `keras.applications`; others in it may
-            be nested.
+            such as MobileNet, EfficientNet and ConvNeXt of `keras.applications`, and ViT and BERT
+            of keras-hub, with inputs of known sizes; others in it may be nested.
             Augmentation layers are allowed: in inference they do nothing.
         bits: Bits of the weights, 2 to 8. With fewer than 8 bits, weights are still stored as int8,
             with 2^bits - 1 different values: the file has the same size, but compresses better.

@@ -270,3 +270,21 @@ def test_configs_that_hold_classes():
         assert keras.utils.deserialize_keras_object(written) == given
     with pytest.raises(TypeError, match="get_config"):
         keras.utils.serialize_keras_object(given)
+
+
+def test_what_a_layer_is_called_with():
+    inputs = keras.Input((3, 2))
+    layer = keras.layers.MultiHeadAttention(1, 2)
+    layer(inputs, value=inputs, training=False)
+    ((args, kwargs),) = keras_internals.arguments_of(layer)
+    assert args[0] is inputs and kwargs["value"] is inputs
+
+
+def test_a_layer_that_makes_no_node_of_a_call():
+    inputs, layer = keras.Input((3,)), keras.layers.Dense(2)
+    with keras_internals.calls_as(layer, lambda x: keras.ops.relu(x)):
+        made = layer(inputs)
+        assert layer(np.ones((1, 3), "float32")).shape == (1, 2)
+    assert type(keras_internals.operation_of(made)).__name__ == "Relu"
+    assert type(layer) is keras.layers.Dense and not keras_internals.calls_of(layer)
+    assert layer(inputs).shape == (None, 2)
