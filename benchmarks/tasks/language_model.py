@@ -42,6 +42,7 @@ class LanguageModel(Task):
         "alone": "labels",
         "kd": '`"kd"`, temperature 1',
         "dist": '`"dist"`, the default',
+        "kd_4": '`"kd"`, temperature 4',
         "skew_kl": '`"skew_kl"`',
     }
     teacher_recipe = Recipe(epochs=4, batch=32, rate=4e-3)
@@ -69,7 +70,9 @@ class LanguageModel(Task):
         return class_loss()
 
     def knowledge(self, method: str) -> list[mr.Knowledge]:
-        return [mr.Response(mr.losses.KD(temperature=1.0) if method == "kd" else method)]
+        if method in ("kd", "kd_4"):
+            return [mr.Response(mr.losses.KD(temperature=1.0 if method == "kd" else 4.0))]
+        return [mr.Response(method)]
 
     def judge(self, model: keras.Model, part: Part) -> float:
         model.compile(loss=self.loss())
