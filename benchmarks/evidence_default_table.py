@@ -1,7 +1,7 @@
 """The table of the default of `mr.Distiller`: what it gains on every data set that was measured.
 
-The default is the labels with weight 1 and DIST with weight 1; KD where there are two classes, and
-binary KD for one logit or several independent labels.
+The default is the labels with weight 1 and DIST with weight 1; KD where there are two classes, or
+outputs at positions, and binary KD for one logit or several independent labels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,8 +38,14 @@ ON = (
     Data("text, two classes (the default is KD)", "tasks", "kd", "kd", "text"),
     Data("several labels (the default is binary KD)", "tasks", "kd", "kd", "many_labels"),
     Data("no labels, accuracy of a linear probe", "tasks", "dist", "kd", "unlabelled"),
-    Data("pixels, mean IoU", "tasks", "dist", "kd", "segmentation"),
-    Data("characters, fall of the perplexity", "tasks", "dist", "kd", "language_model"),
+    Data("pixels, mean IoU (the default is KD)", "tasks", "kd", "kd", "segmentation"),
+    Data(
+        "characters, fall of the perplexity (the default is KD)",
+        "tasks",
+        "kd_4",
+        "kd_4",
+        "language_model",
+    ),
 )
 
 

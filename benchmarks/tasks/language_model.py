@@ -41,8 +41,8 @@ class LanguageModel(Task):
     methods: ClassVar[dict[str, str]] = {
         "alone": "labels",
         "kd": '`"kd"`, temperature 1',
-        "dist": '`"dist"`, the default',
-        "kd_4": '`"kd"`, temperature 4',
+        "dist": '`"dist"`',
+        "kd_4": '`"kd"`, temperature 4, the default',
         "skew_kl": '`"skew_kl"`',
     }
     teacher_recipe = Recipe(epochs=4, batch=32, rate=4e-3)
