@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import common
+from benchmarks import common, evidence_default_table
 from benchmarks.accuracy.data_free_table import data_free
 from benchmarks.accuracy.quantized_table import quantized_distillation
 from benchmarks.accuracy.smaller.table import SMALLER
@@ -341,6 +341,7 @@ OF_SEVERAL: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, list[Row]]],
     "recommended": (FILES, recommended),
     **SMALLER,
     **evidence.TABLES,
+    **evidence_default_table.TABLES,
 }
 """Tables from the rows of several files: their names, and a function from rows by name."""
 

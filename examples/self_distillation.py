@@ -41,6 +41,7 @@ flags.DEFINE_multi_string("exit", ["stage1", "stage2"], "A layer with an exit, s
 flags.DEFINE_integer("epochs", 15, "Epochs of every network.", lower_bound=1)
 flags.DEFINE_integer("images", 2000, "Training images.", 1, 10_000)
 flags.DEFINE_integer("seeds", 3, "Repetitions of the training.", lower_bound=1)
+flags.DEFINE_integer("repeats", 5, "Repetitions of what is timed.", lower_bound=1)
 flags.DEFINE_float("alpha", 0.3, "Share of the deepest classifier in what an exit learns.", 0, 1)
 flags.DEFINE_float("feature_weight", 0.03, "Weight of the distance of the maps.", lower_bound=0)
 flags.DEFINE_string("output", "self_distillation", "Folder for the picture and the network.")
@@ -124,10 +125,10 @@ def seconds(model: keras.Model, images: np.ndarray) -> float:
     return time.perf_counter() - begin
 
 
-def times(distiller, images: np.ndarray, repeats: int = 5) -> list[float]:
+def times(distiller, images: np.ndarray) -> list[float]:
     """Returns the median time at each threshold as a part of the network's alone, in turns."""
     early_exit, turns = distiller.early_exit(), []
-    for _ in range(1 + repeats):
+    for _ in range(1 + FLAGS.repeats):
         turns.append([seconds(distiller.student, images)])
         for threshold in THRESHOLDS:
             early_exit.threshold = threshold

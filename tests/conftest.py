@@ -9,10 +9,9 @@ import pytest
 import tensorflow as tf
 from absl import flags
 from tensorflow.python import pywrap_tfe
-from tensorflow.python.util import tf_stack
 
 from modreduce_keras import registry
-from tests.support import tiers
+from tests.support import tiers, tracing
 
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -26,15 +25,10 @@ tf.config.set_logical_device_configuration(
 # numbers of Keras do not depend on them.
 pywrap_tfe.TFE_ContextClearCaches = lambda context: None
 
-# Each operation of a graph remembers the Python stack that made it, for messages of TensorFlow.
-# To walk the stack takes a tenth of the time to trace a step, so all remember this one.
-_STACK = tf_stack.extract_stack()
-tf_stack.extract_stack = lambda stacklevel=1: _STACK
-
 # Most graphs of the tests run once or twice: to optimise them takes longer than it saves. The
 # examples, which run as programs, have theirs optimised.
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-
+tracing.share_one_stack()
+tracing.leave_graphs_as_they_are()
 
 # Nothing that is there when the tests begin is ever freed: modules, and the tests themselves. To
 # look through it again and again takes a tenth of the suite's time.
@@ -54,13 +48,17 @@ LONGEST = "test_distribution.py"
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items):
-    """Marks what the fast tier leaves out, and puts the tests that take minutes first."""
+    """Marks what the fast tier leaves out, and puts the tests that take longest first.
+
+    At the end, one worker waits for what the other has begun.
+    """
     # Workers compare the names of their tests, and an address differs from one to the other.
     unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if unstable:
         raise pytest.UsageError(f"ids= must name the parameters of {unstable[:3]}")
+    long = {item for item in items if item.get_closest_marker("slow")}
     tiers.split(items)
-    items.sort(key=lambda item: item.path.name != LONGEST)
+    items.sort(key=lambda item: (item.path.name != LONGEST, item not in long))
 
 
 @pytest.fixture(autouse=True)

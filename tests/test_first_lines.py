@@ -82,6 +82,17 @@ def test_2_no_knowledge(classes, expected):
     assert names(distiller) == [expected]
 
 
+@pytest.mark.parametrize(("classes", "expected"), [(5, "kd"), (2, "kd"), (1, "binary_kd")], ids=str)
+@pytest.mark.parametrize("shape", [(6,), (4, 6)], ids=["tokens", "pixels"])
+def test_2_no_knowledge_on_outputs_at_positions(shape, classes, expected):
+    def by_position(name):
+        inputs = keras.Input((*shape, 2))
+        return keras.Model(inputs, keras.layers.Dense(classes)(inputs), name=name)
+
+    distiller = mr.Distiller(student=by_position("s"), teacher=by_position("t"))
+    assert names(distiller) == [expected]
+
+
 def test_2_the_default_trains(student, teacher):
     history = compiled(mr.Distiller(student=student, teacher=teacher)).fit(X, Y, verbose=0).history
     total = history["ce"][0] + history["dist"][0]

@@ -1,14 +1,13 @@
 """The two tiers of tests: each case is in one of them, and each test has a case in the first."""
 
 import itertools
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import pytest
 
 import modreduce_keras as mr
-from tests.support import tiers
+from tests.support import programs, tiers
 
 ROOT = Path(__file__).parents[1]
 TIERS = {"test": "not slow and not docs", "test-slow": "slow", "docs-test": "docs"}
@@ -35,19 +34,14 @@ def test_the_session_that_runs_is_split(number, request):
     assert slow == (number not in (0, 4))
 
 
-def collected(*arguments):
-    """Returns the cases that pytest collects in this repository."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
-    found = subprocess.run(
-        [*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return [line for line in found.stdout.splitlines() if "::" in line]
-
-
 @pytest.mark.slow
-def test_every_case_is_in_one_tier():
-    everything = collected("-m", "")
-    cases = {tier: collected("-m", marks) for tier, marks in TIERS.items()}
+def test_every_case_is_in_one_tier(tmp_path):
+    program, found = ROOT / "tests" / "support" / "collect_tiers.py", tmp_path / "cases.json"
+    done = programs.run(program, found, "", *TIERS.values(), folder=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    selected = json.loads(found.read_text("utf-8"))
+    everything = selected[""]
+    cases = {tier: selected[marks] for tier, marks in TIERS.items()}
     assert sorted(itertools.chain(*cases.values())) == sorted(everything)
     assert all(case.startswith("tests/docs/") for case in cases["docs-test"])
     assert len(everything) == len(set(everything)) > 5000
@@ -57,5 +51,6 @@ def test_the_tiers_are_those_of_the_makefile():
     makefile = (ROOT / "Makefile").read_text("utf-8")
     options = (ROOT / "pyproject.toml").read_text("utf-8")
     assert f"-m '{TIERS['test']}'" in options
-    for tier in ("test-slow", "docs-test"):
-        assert f"-m {TIERS[tier]}" in makefile.partition(f"\n{tier}:")[2].partition("\n\n")[0]
+    commands = {"test-slow": "-m slow", "docs-test": "-m docs", "test-others": '-m "slow or docs"'}
+    for target, marks in commands.items():
+        assert marks in makefile.partition(f"\n{target}:")[2].partition("\n\n")[0]

@@ -41,7 +41,8 @@ class LanguageModel(Task):
     methods: ClassVar[dict[str, str]] = {
         "alone": "labels",
         "kd": '`"kd"`, temperature 1',
-        "dist": '`"dist"`, the default',
+        "dist": '`"dist"`',
+        "kd_4": '`"kd"`, temperature 4, the default',
         "skew_kl": '`"skew_kl"`',
     }
     teacher_recipe = Recipe(epochs=4, batch=32, rate=4e-3)
@@ -69,7 +70,9 @@ class LanguageModel(Task):
         return class_loss()
 
     def knowledge(self, method: str) -> list[mr.Knowledge]:
-        return [mr.Response(mr.losses.KD(temperature=1.0) if method == "kd" else method)]
+        if method in ("kd", "kd_4"):
+            return [mr.Response(mr.losses.KD(temperature=1.0 if method == "kd" else 4.0))]
+        return [mr.Response(method)]
 
     def judge(self, model: keras.Model, part: Part) -> float:
         model.compile(loss=self.loss())

@@ -62,8 +62,8 @@ class Segmentation(Task):
     measure = "mean IoU, %"
     methods: ClassVar[dict[str, str]] = {
         "alone": "labels",
-        "kd": '`"kd"` of each pixel',
-        "dist": '`"dist"`, of each pixel, the default',
+        "kd": '`"kd"` of each pixel, the default',
+        "dist": '`"dist"` of each pixel',
         "cwd": '`"cwd"` of the logits, weight 3',
     }
     teacher_recipe = Recipe(epochs=6, batch=16, rate=4e-3)

@@ -17,7 +17,7 @@ from modreduce_keras.knowledge.response import Response
 from modreduce_keras.losses.base import Loss
 from modreduce_keras.losses.keras_loss import of_function
 from modreduce_keras.models.function_model import is_only_outputs, no_layers_inside
-from modreduce_keras.models.graph import output_units
+from modreduce_keras.models.graph import output_shape
 from modreduce_keras.models.pairs import default_pair, pair
 from modreduce_keras.models.stages import EMBEDDING, LOGITS
 
@@ -58,12 +58,15 @@ def resolved(given: Any, student: Any, teacher: Any) -> list[Knowledge]:
 
 
 def default_knowledge(student: Any) -> list[Knowledge]:
-    """Returns the default knowledge: DIST, or KD if the outputs do not allow DIST.
+    """Returns the default knowledge: DIST for classes, KD where DIST is not the better one.
 
-    Correlations need at least three classes. One logit is compared by `"binary_kd"`.
+    Correlations need at least three classes, and one logit is compared by `"binary_kd"`. Outputs
+    at positions (tokens, pixels) learn more from KD in our measurements: see docs/evidence.md.
     """
-    units = output_units(student)
-    return [Response({1: "binary_kd", 2: "kd"}.get(units or 0, "dist"))]
+    shape = output_shape(student) or ()
+    units = shape[-1] if shape else None
+    has_positions = len(shape) > 2
+    return [Response({1: "binary_kd", 2: "kd"}.get(units or 0, "kd" if has_positions else "dist"))]
 
 
 def _made(given: Any, student: Any, teacher: Any) -> list[Knowledge]:

@@ -28,10 +28,10 @@ def functional(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.output, name=model.name)
 
 
-def output_units(model: Any) -> int | None:
-    """Returns the size of the last axis of a model's only output; `None` where it is not known."""
+def output_shape(model: Any) -> tuple[int | None, ...] | None:
+    """Returns the shape of a model's only output, with the batch; `None` where it is not known."""
     outputs = getattr(model, "outputs", None) or []
-    return outputs[0].shape[-1] if len(outputs) == 1 else None
+    return tuple(outputs[0].shape) if len(outputs) == 1 else None
 
 
 def input_specs(model: keras.Model) -> Any:

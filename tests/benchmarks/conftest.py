@@ -21,10 +21,13 @@ def _forgets_benchmarks(forgets_flags):
 
 @pytest.fixture(scope="session")
 def run_benchmark():
-    """Returns a function that runs a module of `benchmarks` with flags and returns its output."""
+    """Returns a function that runs a module of `benchmarks` with flags and returns its output.
+
+    Its steps run a few times, so their graphs stay as they were traced.
+    """
 
     def run(module: str, *flags: str) -> str:
-        done = programs.run(f"benchmarks.{module}", *flags, folder=ROOT)
+        done = programs.run(f"benchmarks.{module}", *flags, folder=ROOT, optimized=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -178,7 +178,9 @@ def dataset(examples: int, name: str) -> tf.data.Dataset:
 def train(name: str, strategy: tf.distribute.Strategy, *datasets: tf.data.Dataset, epochs=3):
     """Trains a distiller under a strategy and returns the logs and the weights for each data.
 
-    Each training begins with the same state, by one distiller: a new one would be traced anew.
+    Each training begins with the same state, by one distiller: a new one would be traced anew. The
+    first data are read to their end in each epoch. The others are read without an end and epochs
+    counted by their steps: to begin anew takes a strategy of several replicas as long as tracing.
     """
     keras.utils.set_random_seed(5)
     with strategy.scope():
@@ -195,11 +197,11 @@ def train(name: str, strategy: tf.distribute.Strategy, *datasets: tf.data.Datase
     for data in datasets:
         for variable, value in zip(state, begin, strict=True):
             variable.assign(value)
-        runs.append(fitted(name, distiller, data, epochs))
+        runs.append(fitted(name, distiller, data, epochs, to_the_end=data is datasets[0]))
     return runs
 
 
-def fitted(name: str, distiller, data: tf.data.Dataset, epochs: int):
+def fitted(name: str, distiller, data: tf.data.Dataset, epochs: int, to_the_end: bool = True):
     """Returns the logs and the weights after training on some data."""
     stage, before = {}, dict(distiller.skipped_steps)
     if any(one.pretrains for one in distiller.all_knowledge()):
@@ -214,7 +216,16 @@ def fitted(name: str, distiller, data: tf.data.Dataset, epochs: int):
     if name in DATA_FREE:
         images = np.linspace(-1.0, 1.0, 10 * 9, dtype="float32").reshape(10, 3, 3, 1)
         validation = tf.data.Dataset.from_tensor_slices((images, np.arange(10) % 3)).batch(8)
-    logs = distiller.fit(data, epochs=epochs, validation_data=validation, shuffle=False, verbose=0)
+    steps = {}
+    if not to_the_end:
+        steps = {"steps_per_epoch": len(data)}
+        data = data.repeat()
+        if validation is not None:
+            steps["validation_steps"] = len(validation)
+            validation = validation.repeat()
+    logs = distiller.fit(
+        data, epochs=epochs, validation_data=validation, shuffle=False, verbose=0, **steps
+    )
     assert name in DATA_FREE or distiller.get_config()["supervised_weight"] == 1.0
     if name == "skipping":
         skipped = distiller.skipped_steps["student"] - before.get("student", 0)

@@ -1,5 +1,7 @@
 """Several replicas or machines train exactly as one, also when shards are uneven or empty."""
 
+import json
+import socket
 from pathlib import Path
 
 import keras
@@ -48,14 +50,36 @@ def run(program, *names):
     return done.stdout.split()
 
 
+def free_ports(number):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
 # In two programs, as many as the cores of the smallest machine.
 @pytest.mark.parametrize("distillers", [DISTILLERS[::2], DISTILLERS[1::2]], ids=" ".join)
 def test_two_replicas_equal_one(distillers):
     assert run("two_replicas.py", *distillers) == distillers
 
 
-def test_two_workers_equal_one_process():
-    run("two_workers.py", *ACROSS_WORKERS)
+def test_two_workers_equal_one_process(tmp_path):
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    workers = []
+    for index in range(2):
+        config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+        environment = {"TF_CONFIG": json.dumps(config)}
+        given = (HERE / "two_workers.py", tmp_path, *ACROSS_WORKERS)
+        workers.append(programs.Program(*given, environment=environment))
+    try:
+        for worker in workers:
+            done = worker.ended(600)
+            assert done.returncode == 0, done.stderr[-3000:]
+    finally:
+        for worker in workers:
+            worker.kill()
+    run("two_workers.py", tmp_path, *ACROSS_WORKERS)
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")

@@ -1,15 +1,11 @@
-"""Program for test_distribution: trains by two workers on this machine, and by one process.
+"""Program for test_distribution: trains as one of two workers, or by one process and compares.
 
-Usage: python two_workers.py NAME ..., of `distributed_training.BUILDERS`. It starts itself twice
-more, as `python two_workers.py --worker FOLDER NAME ...` with TF_CONFIG set.
+Usage: python two_workers.py FOLDER NAME ..., of `distributed_training.BUILDERS`. With TF_CONFIG set
+it trains as that worker, and writes to the folder what the process without compares itself with.
 """
 
-import json
 import os
-import socket
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import distributed_training as training
@@ -34,47 +30,17 @@ def work(folder: Path, names: list[str]) -> None:
         )
 
 
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def start_two(folder: str, names: list[str]) -> None:
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
-    workers = []
-    for index in range(2):
-        config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
-        command = [sys.executable, __file__, "--worker", folder, *names]
-        environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
-        workers.append(subprocess.Popen(command, env=environment))
-    try:
-        codes = [worker.wait(timeout=600) for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert codes == [0, 0], codes
-
-
-def compare(names: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        start_two(folder, names)
-        for name in names:
-            data = training.dataset(examples_of(name), name)
-            [one] = training.train(name, tf.distribute.OneDeviceStrategy("CPU:0"), data)
-            for worker in range(2):
-                with np.load(Path(folder) / f"{name}_{worker}.npz") as arrays:
-                    logs = {k[4:]: arrays[k] for k in arrays if k.startswith("log ")}
-                    weights = [arrays[f"arr_{place}"] for place in range(len(one[1]))]
-                training.assert_same_run(one, (logs, weights))
+def compare(folder: Path, names: list[str]) -> None:
+    for name in names:
+        data = training.dataset(examples_of(name), name)
+        [one] = training.train(name, tf.distribute.OneDeviceStrategy("CPU:0"), data)
+        for worker in range(2):
+            with np.load(folder / f"{name}_{worker}.npz") as arrays:
+                logs = {k[4:]: arrays[k] for k in arrays if k.startswith("log ")}
+                weights = [arrays[f"arr_{place}"] for place in range(len(one[1]))]
+            training.assert_same_run(one, (logs, weights))
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--worker":
-        work(Path(sys.argv[2]), sys.argv[3:])
-    else:
-        compare(sys.argv[1:])
+    part = work if "TF_CONFIG" in os.environ else compare
+    part(Path(sys.argv[1]), sys.argv[2:])

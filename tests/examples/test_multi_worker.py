@@ -1,14 +1,13 @@
 """The example of several machines, as two workers of this one: one network is saved."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import pytest
 
 import modreduce_keras as mr
+from tests.support import programs
 
 pytestmark = pytest.mark.slow
 
@@ -17,9 +16,7 @@ PROGRAM = Path(__file__).parents[2] / "examples" / "multi_worker.py"
 
 def test_two_workers_save_one_network(tmp_path):
     arguments = [f"--output={tmp_path}", "--images=128", "--epochs=1"]
-    done = subprocess.run(
-        [sys.executable, PROGRAM, *arguments], capture_output=True, text=True, timeout=300
-    )
+    done = programs.run(PROGRAM, *arguments, timeout=300)
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if "workers" in line]
     told = re.fullmatch(r"2 workers, test accuracy ([\d.]+) %, saved as (.*)", line)

@@ -12,8 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.support import tracing
+
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["modreduce_keras"])
+processes.set_forkserver_preload(["modreduce_keras", "tests.support.before_forks"])
 
 
 class Program:
@@ -25,6 +27,8 @@ class Program:
         *arguments: What follows on the command line.
         folder: Where it runs, this process's own folder unless given.
         environment: Variables beside those of this process.
+        optimized: Whether TensorFlow optimises the graphs of the program, as it does those of
+            users. It takes longer than it saves where steps run a few times.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class Program:
         *arguments: object,
         folder: Path | str | None = None,
         environment: dict[str, str] | None = None,
+        optimized: bool = True,
     ) -> None:
         self.command = [str(program), *map(str, arguments)]
         self._place = tempfile.TemporaryDirectory()
@@ -41,8 +46,17 @@ class Program:
             file.touch()
         variables = {**os.environ, **(environment or {})}
         given = (isinstance(program, Path), self.command, str(folder or Path.cwd()), variables)
-        self._process = processes.Process(target=_become, args=(*given, self._streams))
+        self._process = processes.Process(target=_become, args=(*given, self._streams, optimized))
         self._process.start()
+
+    @property
+    def pid(self) -> int | None:
+        """The number of its process."""
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        """Returns whether it has not ended."""
+        return self._process.is_alive()
 
     def ended(self, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
         """Waits for its end; returns its exit code and what it has written.
@@ -70,13 +84,19 @@ def run(
     *arguments: object,
     folder: Path | str | None = None,
     timeout: float | None = None,
+    optimized: bool = True,
 ) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end; see `Program`."""
-    return Program(program, *arguments, folder=folder).ended(timeout)
+    return Program(program, *arguments, folder=folder, optimized=optimized).ended(timeout)
 
 
 def _become(
-    is_file: bool, command: list[str], folder: str, environment: dict[str, str], streams: list[Path]
+    is_file: bool,
+    command: list[str],
+    folder: str,
+    environment: dict[str, str],
+    streams: list[Path],
+    optimized: bool,
 ) -> None:
     """Makes this process the one that the program runs in, and runs it."""
     for number, file in enumerate(streams, start=1):
@@ -84,6 +104,8 @@ def _become(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    if not optimized:
+        tracing.leave_graphs_as_they_are()
     sys.argv = command
     if is_file:
         sys.path.insert(0, str(Path(command[0]).parent))

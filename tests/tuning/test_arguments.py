@@ -1,6 +1,5 @@
 """Tests of what hypermodels, searches and objectives refuse, and of the missing extra."""
 
-import subprocess
 import sys
 
 import keras
@@ -9,6 +8,7 @@ import pytest
 
 from modreduce_keras.tuning import DistillerHyperModel, Search, extra
 from modreduce_keras.tuning.objective import resolve
+from tests.support import programs
 
 
 @pytest.fixture
@@ -111,17 +111,20 @@ def test_a_bayesian_search_says_what_it_needs(monkeypatch, build, tmp_path):
         Search(build, tuner="bayesian", directory=tmp_path)
 
 
-def test_the_library_does_without_until_tuning_is_used():
-    program = (
-        "import sys; sys.modules['keras_tuner'] = None\n"
+def test_the_library_does_without_until_tuning_is_used(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
         "import modreduce_keras as mr\n"
+        "assert 'keras_tuner' not in sys.modules\n"
+        "sys.modules['keras_tuner'] = None\n"
         "assert 'modreduce_keras.tuning' not in sys.modules\n"
         "try:\n    mr.tuning\n"
         "except ImportError as error:\n    print(error)\n"
         "try:\n    mr.tuned\n"
         "except AttributeError as error:\n    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = programs.run(program)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert first.startswith("mr.tuning needs keras_tuner")

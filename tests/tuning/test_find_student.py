@@ -66,6 +66,7 @@ def test_all_different_students_of_a_family_are_found():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eagerly")
 def test_what_is_over_the_budget_is_refused_before_it_trains(data, tmp_path):
     found = find(data, tmp_path, epochs=1)
     assert len(found.rows) == 9
@@ -89,6 +90,7 @@ def test_what_is_over_the_budget_is_refused_before_it_trains(data, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eagerly")
 def test_hyperband_goes_on_with_the_best_and_ranks_by_the_distance_to_the_teacher(data, tmp_path):
     found = find(data, tmp_path, budget={"multiply_adds": 1e6}, epochs=4, factor=2, knowledge="kd")
     epochs = [row["epochs"] for row in found.completed()]

@@ -1,11 +1,11 @@
 """The soak runs and notes what it says, and fails where memory grows or something is retraced."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.support import programs
 
 pytestmark = pytest.mark.slow
 
@@ -17,8 +17,7 @@ ROOT = Path(__file__).parents[3]
 def run(module, folder):
     """Runs a short soak in a process of its own."""
     files = [f"--output={folder / 'soak.jsonl'}", f"--figure={folder / 'soak.png'}"]
-    command = [sys.executable, "-m", module, *SIZES, *files]
-    return subprocess.run(command, cwd=ROOT, check=False, capture_output=True, encoding="utf-8")
+    return programs.run(module, *SIZES, *files, folder=ROOT, optimized=False)
 
 
 def the_row(folder):

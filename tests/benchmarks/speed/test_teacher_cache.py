@@ -29,7 +29,7 @@ def test_photographs_without_a_hint(run_benchmark, tmp_path):
     from benchmarks import common
 
     output = tmp_path / "rows.jsonl"
-    sizes = ["--student=MobileNetV2:0.35", "--teacher=MobileNetV2:0.35", "--size=64", "--at="]
+    sizes = ["--student=MobileNet:0.25", "--teacher=MobileNet:0.25", "--size=64", "--at="]
     sizes += ["--batch=2", "--images=4", "--rounds=1", "--steps=1"]
     run_benchmark("speed.teacher_cache", *sizes, f"--output={output}")
     rows = common.read_rows(output)

@@ -1,8 +1,8 @@
 """Functions of a teacher that run compiled ones, where TensorFlow has one thread for operations."""
 
-import subprocess
-import sys
 import textwrap
+
+from tests.support import programs
 
 PROGRAM = """
     import faulthandler
@@ -58,5 +58,5 @@ PROGRAM = """
 def test_functions_do_not_wait_for_their_own_thread(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
-    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    done = programs.run(program)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

@@ -1,0 +1,10 @@
+"""What the server of `programs` does once, before it forks: as `conftest.py` does for the tests."""
+
+import gc
+
+from tests.support import tracing
+
+tracing.share_one_stack()
+gc.collect()
+gc.freeze()
+gc.set_threshold(20_000, 10, 10)
