@@ -95,6 +95,7 @@ assert threading.get_inter_op_parallelism_threads() == 2
 """
 
 
+@pytest.mark.slow
 def test_whether_tensorflow_has_begun(tmp_path):
     program = tmp_path / "begins.py"
     program.write_text(BEGINS)

@@ -154,6 +154,7 @@ print(json.dumps([temporaries, peak_memory(double), peak_memory(lambda: None)]))
 """
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_temporaries_beyond_what_is_held(tmp_path):
     """In a process of its own: threads that other tests leave behind take memory as well."""
     (tmp_path / "peaks.py").write_text(PEAKS, "utf-8")

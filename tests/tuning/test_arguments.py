@@ -111,6 +111,7 @@ def test_a_bayesian_search_says_what_it_needs(monkeypatch, build, tmp_path):
         Search(build, tuner="bayesian", directory=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_library_does_without_until_tuning_is_used(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(

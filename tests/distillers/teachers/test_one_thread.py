@@ -2,6 +2,8 @@
 
 import textwrap
 
+import pytest
+
 from tests.support import programs
 
 PROGRAM = """
@@ -55,6 +57,7 @@ PROGRAM = """
 """
 
 
+@pytest.mark.slow
 def test_functions_do_not_wait_for_their_own_thread(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
