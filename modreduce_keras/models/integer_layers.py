@@ -95,8 +95,6 @@ PASSED_FUNCTIONS = (
     *("Squeeze", "SwapAxes", "Take", "Transpose", "Unstack"),
 )
 MEASURED_FUNCTIONS = ("Add", "Gelu", "Matmul", "Mean", "Multiply", "Subtract")
-REPLACED_FUNCTIONS = ("Cast", "Concatenate", "ConvertToTensor", "Einsum", "Softmax")
-"""Functions that layers or others stand for."""
 """Of `keras.ops`, as classes of operations."""
 ACTIVATION_FUNCTIONS = {
     "HardSigmoid": "hard_sigmoid",
