@@ -144,10 +144,12 @@ def sign_flips(differences: Sequence[float]) -> float:
 
 def _chance(runs: Runs, seeds: Iterable[int]) -> str:
     over = [_test(runs, RECIPE, seed) - _test(runs, RIVAL, seed) for seed in seeds]
+    better = sum(one > 0 for one in over)
     return (
-        f"Over the best of three: mean and standard error of {len(over)} seeds; better in "
-        f"{sum(one > 0 for one in over)} of {len(over)}. By chance, so large a mean would come "
-        f"with a probability of {sign_flips(over):.2f} (exact test of signs, one-sided)."
+        "In the last line, ± is the standard deviation of accuracies and the standard error of "
+        f"differences. The recipe is better than the best of three with {better} of {len(over)} "
+        "seeds; by chance, so large a mean would come with a probability of "
+        f"{sign_flips(over):.2f} (exact test of signs, one-sided)."
     )
 
 

@@ -53,7 +53,7 @@ def test_the_recipe_stands_beside_its_rivals_of_the_same_seed():
     assert cells(made[3]) == ["2", "42.0", "", "46.0", "47.0", "49.0", "+3.0", ""]
     # Of the differences 1 and 3: mean 2, standard error √2 / √2.
     assert cells(made[4])[-2:] == ["+2.0 ± 1.0", "+2.0"]
-    assert "better in 2 of 2" in made[-1]
+    assert "better than the best of three with 2 of 2 seeds" in made[-1]
     assert "probability of 0.25" in made[-1]
 
 
