@@ -31,6 +31,14 @@ class ModReduce(PeerDistiller):
     (CE is multiplied by the supervised weight, 1 by default.) The aggregator is trained on the
     labels at the same time, on logits behind stopped gradients.
 
+    The recipe `"peer_averaging"` trains equal students on different samples, and averages their
+    weights instead of their outputs: `mr.callbacks.PeerAveraging()` pulls all of them by 1 %
+    towards their mean after every tenth step (another in `fit(callbacks=...)` takes its place).
+    `students` may be a single model, of which there are then three, equal at the beginning. Every
+    batch is split between the students, so for P students give P times as large batches, and P
+    times as many epochs, as for one: each then takes as many steps. No student learns from the
+    outputs of another.
+
     Args:
         teacher: The trained model to learn from, which is never changed; a list of several; or
             `None` for students that learn only from labels and from one another.
@@ -76,14 +84,6 @@ class ModReduce(PeerDistiller):
             above 1, `knowledge=None` comes without `samples` or with students of other names,
             `samples` or `steps` would have no effect, or a recipe is unknown or comes with an
             argument that it decides.
-
-    The recipe `"peer_averaging"` trains equal students on different samples, and averages their
-    weights instead of their outputs: `mr.callbacks.PeerAveraging()` pulls all of them by 1 %
-    towards their mean after every tenth step (another in `fit(callbacks=...)` takes its place).
-    `students` may be a single model, of which there are then three, equal at the beginning. Every
-    batch is split between the students, so for P students give P times as large batches, and P
-    times as many epochs, as for one: each then takes as many steps. No student learns from the
-    outputs of another.
 
     Example:
         >>> import modreduce_keras as mr

@@ -27,13 +27,14 @@ class PeerAveraging(keras.callbacks.Callback):
     All weights of floats are averaged, the statistics of batch normalizations among them. What
     optimizers hold is not. Peers that share lower layers (`mr.models.branch`) average the rest.
 
-    With `compile(steps_per_execution=)`, weights are averaged after the call in which it is time
-    to. A training that `mr.callbacks.Resume` continues averages them at the same steps.
+    Steps are counted from the first one that the distiller has taken, across epochs and calls of
+    `fit`. With `compile(steps_per_execution=)`, weights are averaged after the call in which it is
+    time to. A training that `mr.callbacks.Resume` continues averages them at the same steps.
 
     Args:
         rate: How far weights move towards the mean, above 0 and at most 1. 1 makes the students
             equal each time. Defaults to .01.
-        every: Average after this many steps of an epoch, and so on. Defaults to 10.
+        every: Average after every so many steps. Defaults to 10.
 
     Raises:
         ValueError: If an argument is out of range; when training begins, if students are of
@@ -65,11 +66,12 @@ class PeerAveraging(keras.callbacks.Callback):
             raise ValueError(f"rate must be a number above 0 and at most 1. Received: {rate=}")
         self.rate, self.every = float(rate), require_integer("every", every)
         self._average: Any = None
-        self._first = 0
+        self._steps: int | None = None
+        self._at_most = self._first = 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Looks at the students, so that errors are raised at once."""
-        groups = _alike(self.model)
+        groups, self._steps = _alike(self.model), None
         _warn_of_starts(self.model)
         rate = self.rate
 
@@ -87,9 +89,23 @@ class PeerAveraging(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Averages the weights if it is time to."""
-        if (batch + 1) // self.every > self._first // self.every:
+        taken = batch + 1 - self._first
+        if self._steps is None:  # Resume may have restored them after training began
+            self._steps = self._at_most = _steps_of(self.model) - taken
+        # Steps that Resume skips come here as well, so that the model has taken at most these.
+        self._at_most += taken
+        if self._at_most // self.every == self._steps // self.every:
+            return  # without a look at the model, which would have to wait for the device
+        before, self._steps = self._steps, _steps_of(self.model)
+        self._at_most = self._steps
+        if self._steps // self.every > before // self.every:
             with self.model.distribute_strategy.scope():
                 self._average()
+
+
+def _steps_of(model: Any) -> int:
+    """Returns how many steps a distiller has taken."""
+    return int(keras.ops.convert_to_numpy(model.step))
 
 
 def _alike(model: Any) -> list[list[keras.Variable]]:
@@ -124,7 +140,7 @@ def _warn_of_starts(model: Any) -> None:
     """Warns of students that begin too far from one another, or that nothing makes different."""
     weights = [student.weights for student in model.students.values()]
     shares = any(len(set(map(id, group))) == 1 for group in zip(*weights, strict=True))
-    if shares or int(keras.ops.convert_to_numpy(model.step)) > 0:
+    if shares or _steps_of(model) > 0:
         return
     first, *others = ([np.asarray(weight) for weight in own] for own in weights)
     if not all(np.array_equal(*pair) for own in others for pair in zip(first, own, strict=True)):

@@ -53,21 +53,22 @@ def assert_equal(found, expected):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_weights_are_pulled_after_every_third_step_of_an_epoch(random):
+@pytest.mark.parametrize("every", [3, STEPS + 1])
+def test_weights_are_pulled_after_every_so_many_steps_of_all_epochs(every, random):
     batches = data(random)
     trained = peers()
-    averaging = mr.callbacks.PeerAveraging(rate=0.25, every=3)
-    trained.fit(batches, epochs=2, shuffle=False, verbose=0, callbacks=[averaging])
+    averaging = mr.callbacks.PeerAveraging(rate=0.25, every=every)
+    options = {"shuffle": False, "verbose": 0, "callbacks": [averaging]}
+    trained.fit(batches, epochs=2, **options)
+    trained.fit(batches, **options)
 
     by_hand = peers()
-    for _ in range(2):
-        for step, (x, y) in enumerate(batches, start=1):
-            by_hand.train_on_batch(x, y)
-            if step % 3 == 0:
-                for student, own in zip(
-                    by_hand.students.values(), pulled(weights(by_hand), 0.25), strict=True
-                ):
-                    student.set_weights(own)
+    for step, (x, y) in enumerate([*batches] * 3, start=1):
+        by_hand.train_on_batch(x, y)
+        if step % every == 0:
+            each = zip(by_hand.students.values(), pulled(weights(by_hand), 0.25), strict=True)
+            for student, own in each:
+                student.set_weights(own)
     assert_equal(weights(trained), weights(by_hand))
     first, second, _ = weights(trained)
     assert max(np.abs(a - b).max() for a, b in zip(first, second, strict=True)) > 1e-3
@@ -141,9 +142,9 @@ class Kill(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-# Steps are averaged after the third and the sixth of seven in an epoch.
+# Weights are averaged after steps 3, 6, 9 and 12; an epoch has seven.
 @pytest.mark.slow
-@pytest.mark.parametrize("steps", [3, 5, STEPS + 3])
+@pytest.mark.parametrize("steps", [3, 5, STEPS + 3, STEPS + 6])
 def test_a_resumed_training_is_the_uninterrupted_one(steps, random, tmp_path):
     batches = data(random)
 
