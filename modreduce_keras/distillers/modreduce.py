@@ -152,15 +152,10 @@ class ModReduce(PeerDistiller):
         trainable: bool = True,
     ):
         if recipe is not None:
-            decided = {
-                "online_weight": online_weight or None,  # files have 0
-                "online_loss": online_loss,
-                "samples": samples,
-                "steps": steps,
-                "student_inputs": student_inputs,
-                "split_batches": None if split_batches is True else split_batches,
-                "teacher_input": teacher_input,
-            }
+            decided = {"samples": samples, "steps": steps, "online_loss": online_loss}
+            decided["online_weight"] = online_weight or None  # files have 0
+            decided |= {"student_inputs": student_inputs, "teacher_input": teacher_input}
+            decided["split_batches"] = None if split_batches is True else split_batches
             recipes.require_free(recipe, aggregator, decided)
             students, knowledge = recipes.completed(students, knowledge, teacher)
             aggregator, split_batches = None, True

@@ -17,7 +17,7 @@ from modreduce_keras.distillers.step.averages import EMAWeights
 from modreduce_keras.distillers.step.batch import Batch
 from modreduce_keras.distillers.step.forward import ENSEMBLE, Outputs
 from modreduce_keras.distillers.step.group import AGGREGATOR, Group
-from modreduce_keras.distillers.step.splitting import keys_of_parts, split
+from modreduce_keras.distillers.step.splitting import split
 from modreduce_keras.distillers.step.supervision import LabelRule
 from modreduce_keras.distillers.step.terms import Term
 from modreduce_keras.knobs import Knob
@@ -146,11 +146,10 @@ class PeerDistiller(BaseDistiller):
         branches = students if isinstance(students, keras.Model) else None
         students = peer_arguments.named_students(students)
         knowledge = peer_arguments.checked_knowledge(knowledge, students, teacher)
-        given = {"aggregator": aggregator, "student_inputs": student_inputs}
-        peer_arguments.require_splits(split_batches, {**given, "teacher_input": teacher_input})
+        if split_batches is not False:
+            given = aggregator, student_inputs, teacher_input
+            student_inputs = peer_arguments.keys_of_splits(split_batches, given, students)
         self.split_batches = split_batches
-        if split_batches:
-            student_inputs = keys_of_parts(len(students))
         if aggregator is None:
             peer_arguments.require_no_exchange(online_weight, online_loss)
             aggregator, online_weight = NoAggregator(), 0.0
@@ -174,22 +173,26 @@ class PeerDistiller(BaseDistiller):
         )
         self.aggregator = aggregator
         self.online_weight = online_weight
-        if online_loss is None:
-            single = getattr(self.student_output(), "shape", (None,))[-1] == 1
-            identifier = "binary_kd" if single else "kd"
-            online_loss = registry.get("loss", identifier, temperature=self._online_temperature)
-        self.online_loss = unused(registry.get("loss", online_loss, Loss))
-        checks.require_online_loss(self.online_loss)
+        self.online_loss = self._online_loss_of(online_loss)
         self._online_loss_variables = knobs.variables(self.online_loss)
         self.selection = Selection(list(students), criterion, criterion_mode)
         with knobs.bound([self.aggregator, self.online_loss], lambda: self.step):
             self._group = Group(self.aggregator, self.online_loss, self._forward, features_at)
             built = self._group.build(self._forward) if self._exchanges else {}
             self._has_ensemble = ENSEMBLE in built
-        self.past = None
-        if "averages" in self.aggregator.needs:
-            self.past = EMAWeights(self.students, self.aggregator.keep)
-            self._group.past = self.past
+        averages = "averages" in self.aggregator.needs
+        self.past = EMAWeights(self.students, self.aggregator.keep) if averages else None
+        self._group.past = self.past
+
+    def _online_loss_of(self, given: Any) -> Loss:
+        """Returns the online loss that an argument stands for."""
+        if given is None:
+            single = getattr(self.student_output(), "shape", (None,))[-1] == 1
+            identifier = "binary_kd" if single else "kd"
+            given = registry.get("loss", identifier, temperature=self._online_temperature)
+        loss = unused(registry.get("loss", given, Loss))
+        checks.require_online_loss(loss)
+        return loss
 
     # What runs
 

@@ -174,7 +174,7 @@ def test_labels_alone_are_averaged_as_well(samples):
         ({"recipe": 3}, r"one of \['peer_averaging'\]\. Received: 3"),
         ({"aggregator": "mean"}, r"leave out aggregator, or recipe=. Received: .*'mean'"),
         ({"aggregator": "weighted_average"}, "leave out aggregator"),
-        ({"online_weight": 0.5, "steps": 9}, "leave out online_weight, steps, or recipe="),
+        ({"online_weight": 0.5, "steps": 9}, "leave out steps, online_weight, or recipe="),
         ({"online_loss": "kd"}, "leave out online_loss"),
         ({"samples": 9}, "leave out samples"),
         ({"student_inputs": ["a", "b", "c"]}, "leave out student_inputs"),

@@ -1,6 +1,6 @@
 """What peers are made from: students by name, and arguments and knowledge by student."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.optimizers import TRUNK
 from modreduce_keras.distillers.step.forward import ENSEMBLE, Outputs
 from modreduce_keras.distillers.step.group import AGGREGATOR
+from modreduce_keras.distillers.step.splitting import keys_of_parts
 from modreduce_keras.knowledge import Knowledge
 from modreduce_keras.knowledge.shorthand import resolved
 
@@ -110,22 +111,27 @@ def require_no_exchange(online_weight: Any, online_loss: Any) -> None:
         )
 
 
-def require_splits(split_batches: Any, given: Mapping[str, Any]) -> None:
-    """Raises if batches are to be split, and another argument says something else.
+def keys_of_splits(
+    split_batches: Any, given: Sequence[Any], students: Mapping[str, Any]
+) -> list[str]:
+    """Returns the key of each student's part, or raises if another argument says something else.
 
     Args:
-        split_batches: Whether they are.
+        split_batches: Has to be `True`.
         given: Values of `aggregator`, `student_inputs` and `teacher_input`.
+        students: The students, by name.
     """
-    if not isinstance(split_batches, bool):
+    if split_batches is not True:
         raise TypeError(f"split_batches must be True or False. Received: {split_batches=}")
-    others = {name: value for name, value in given.items() if value is not None}
-    if split_batches and others:
+    names = ("aggregator", "student_inputs", "teacher_input")
+    others = {n: value for n, value in zip(names, given, strict=True) if value is not None}
+    if others:
         raise ValueError(
             "With split_batches=True, each student sees samples of its own, and the teacher the "
             "same. It goes with aggregator=None, because students cannot learn from one another's "
             f"outputs then, and without student_inputs and teacher_input. Received: {shown(others)}"
         )
+    return keys_of_parts(len(students))
 
 
 def _have_own_samples(outputs: Outputs) -> bool:
