@@ -109,7 +109,7 @@ def evidence_lengths(rows: list[Row]) -> str:
     for method, epochs in keys:
         if method in {*longer, RECIPE, RIVAL}:
             own = [row for _, m, e, row in found if (m, e) == (method, epochs)]
-            steps = f"{own[0]['student_steps'] / own[0]['epochs'] * epochs / 1000:.0f},000"
+            steps = f"{own[0]['student_steps']:,}"
             tests = percents(row["test"] for row in own)
             lines.append([names[method], str(epochs), steps, tests, str(len(own))])
     columns = ["method", "epochs", "steps of students", "test accuracy, %", "seeds"]
