@@ -97,6 +97,11 @@ def test_no_private_name_of_keras(of_keras):
     assert {path: names for path, names in found.items() if names} == {}
 
 
+def test_nothing_internal_of_tensorflow():
+    sources = {path: (ROOT / path).read_text("utf-8") for path in MODULES}
+    assert [path for path, source in sources.items() if "tf.__internal__" in source] == []
+
+
 EXAMPLE = """
 import keras
 

@@ -1,4 +1,4 @@
-"""What is internal in TensorFlow's converter, as the package relies on it.
+"""What is internal in TensorFlow's converter and strategies, as the package relies on it.
 
 A test that fails here names what a new version has changed; `make test-next` runs them against
 pre-releases.
@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from modreduce_keras.keras_internals import tflite_converter
+from modreduce_keras.keras_internals.replicas import once_for_all_replicas
 
 
 def test_an_int8_file_in_two_steps_with_a_layer_in_float(tmp_path):
@@ -54,3 +55,19 @@ def test_the_operations_that_a_conversion_fails_at(tmp_path):
     assert name == "Erfinv"
     assert "/Erfinv@" in places[0]
     assert tflite_converter.refused_operations(ValueError("'tf.Erfinv' op")) == []
+
+
+def test_a_function_is_called_once_for_all_replicas(two_replicas):
+    with two_replicas.scope():
+        variable = tf.Variable(1.0)
+    called_on = []
+
+    def add_one(strategy, values):
+        called_on.append(strategy.num_replicas_in_sync)
+        strategy.extended.update(values, lambda value: value.assign_add(1.0), group=False)
+
+    two_replicas.run(lambda: once_for_all_replicas(add_one, variable))
+    assert called_on == [2]
+    assert [float(value) for value in two_replicas.experimental_local_results(variable)] == [2, 2]
+    once_for_all_replicas(lambda strategy: called_on.append(strategy.num_replicas_in_sync))
+    assert called_on == [2, 1]

@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from modreduce_keras.keras_internals.replicas import once_for_all_replicas
+
 
 def normalize_batch(x: Any, scale: Any, offset: Any, epsilon: float) -> tuple[Any, Any, Any]:
     """Normalizes a batch by its own statistics, in one kernel instead of a dozen.
@@ -155,13 +157,8 @@ def restore(
         restored: Whether each gets its old value, scalars in the graph.
         any_: Whether any of them does.
     """
-    tf.__internal__.distribute.interim.maybe_merge_call(
-        _restore,
-        tf.distribute.get_strategy(),
-        [variable.value for variable in variables],
-        before,
-        restored,
-        any_,
+    once_for_all_replicas(
+        _restore, [variable.value for variable in variables], before, restored, any_
     )
 
 
