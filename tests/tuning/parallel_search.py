@@ -13,6 +13,7 @@ import numpy as np
 import modreduce_keras as mr
 
 ROLE, TRIALS = os.environ.get("KERASTUNER_TUNER_ID", "alone"), 4
+OTHER = {"first": "second", "second": "first"}
 FAILS = "fails"  # names the worker whose first trial fails
 
 
@@ -49,7 +50,8 @@ def main(folder, how):
     def fit(hp, distiller, *args, **kwargs):
         with log.open("a") as file:
             file.write(f"{hp.values['temperature']}\n")
-        while ROLE == "first" and not Path(folder, "second.log").exists():
+        # However late the other worker begins, it has a trial of its own.
+        while ROLE in OTHER and not Path(folder, f"{OTHER[ROLE]}.log").exists():
             time.sleep(0.1)
         if ROLE == "second" and how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
