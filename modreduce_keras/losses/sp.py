@@ -19,7 +19,8 @@ class SimilarityPreserving(RelationLoss):
 
     The default weight is the published one, and too large for small students: one of 106,820
     parameters lost 1.7 points of accuracy by it on 10,000 images of CIFAR-100, against the labels
-    alone, and gained .7 with a tenth of it. Set `weight=300.0`, or `weight="balanced"`.
+    alone (4 on 45,000 images), and gained .7 with a tenth of it. Set
+    `weight=300.0`, or `weight="balanced"`.
 
     Args:
         name: Name of the loss. Defaults to `"sp"`.
