@@ -79,8 +79,8 @@ def evidence_recipe(rows: list[Row]) -> str:
     if len(lines) > 1:
         *accuracies, over_best, over_single = zip(*columns_of_numbers, strict=True)
         means = [common.mean_and_deviation(_known(own)) for own in accuracies]
-        gains = [mean_and_error(_known(own)) for own in (over_best, over_single)]
-        lines.append(["mean", *means, *gains])
+        differences = [mean_and_error(_known(own)) for own in (over_best, over_single)]
+        lines.append(["mean", *means, *differences])
     told = [_chance(runs, seeds)] if len(seeds) > 1 else []
     return "\n".join([*common.table(columns, lines), "", *told])
 
@@ -175,15 +175,15 @@ def _gain_cells(own: Sequence[Row], runs: Runs, several: bool) -> list[str]:
         return [""] * (3 if several else 2)
     if not ended(own):
         return ["diverged", str(len(own)), *[""] * several]
-    paired = [(row, runs.get(("plain", row["seed"]))) for row in ended(own)]
-    gains = [100 * (row["test"] - plain["test"]) for row, plain in paired if plain]
-    together = [
-        100 * (row["softmax_ensemble_test"] - plain["test"])
-        for row, plain in paired
-        if plain and row["softmax_ensemble_test"]
-    ]
-    gain = "" if own[0]["method"] == "plain" else mean_and_error(gains)
-    return [gain, str(len(own)), *([mean_and_error(together)] if several else [])]
+    gain = "" if own[0]["method"] == "plain" else mean_and_error(gains(own, runs))
+    together = [mean_and_error(gains(own, runs, "softmax_ensemble_test"))] if several else []
+    return [gain, str(len(own)), *together]
+
+
+def gains(own: Sequence[Row], runs: Runs, measure: str = "test") -> list[float]:
+    """Returns how many points rows are above the labels alone, where a seed has both."""
+    paired = [(row[measure], runs.get(("plain", row["seed"]))) for row in ended(own)]
+    return [100 * (test - plain["test"]) for test, plain in paired if plain and test]
 
 
 def of_length(rows: Sequence[Row], epochs: int) -> dict[tuple[str, int], Row]:

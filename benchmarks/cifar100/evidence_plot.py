@@ -7,7 +7,7 @@ rivals seed by seed, and what longer trainings give.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from absl import app, flags
 
 from benchmarks import common
 from benchmarks.cifar100 import evidence
-from benchmarks.cifar100.tables import Row, ended
+from benchmarks.cifar100.tables import Row, ended, standard_error
 from modreduce_keras.callbacks import plots
 
 FLAGS = flags.FLAGS
@@ -32,8 +32,7 @@ def gains_of(rows: Mapping[str, list[Row]], method: str) -> dict[str, list[float
     for file in evidence.FILES:
         runs = evidence.of_length(rows[file], evidence.EPOCHS[file])
         own = [row for (name, _), row in runs.items() if name == method]
-        pairs = [(row, runs.get(("plain", row["seed"]))) for row in ended(own)]
-        found[file] = [100 * (row["test"] - plain["test"]) for row, plain in pairs if plain]
+        found[file] = evidence.gains(own, runs)
     return found
 
 
@@ -113,11 +112,6 @@ def draw_lengths(rows: Mapping[str, list[Row]], figure: Any) -> None:
     axes.set_xlabel("steps of students, thousands")
     axes.set_ylabel("test accuracy, %")
     _finish(axes, "y")
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Returns the standard error of a mean; of one value 0, which draws no bar."""
-    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
 def _finish(axes: Any, grid: str) -> None:

@@ -142,8 +142,12 @@ def mean_and_error(values: Sequence[float]) -> str:
     """Returns a mean and its standard error as text; of one value itself, of none nothing."""
     if len(values) < 2:
         return common.mean_and_deviation(values, signed=True)
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):+z.1f} ± {error:.1f}"
+    return f"{statistics.mean(values):+z.1f} ± {standard_error(values):.1f}"
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Returns the standard error of a mean; 0 of one value, which does not tell it."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _by_student(methods: Mapping[str, list[Row]]) -> list[str]:

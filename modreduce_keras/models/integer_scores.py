@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from modreduce_keras.models.fake_quantization import FakeQuantize, LearntFakeQuantize
-from modreduce_keras.models.masked_scores import MaskedScores, filled
+from modreduce_keras.models.masked_scores import filled, without_masked
 
 _BELOW = 8.0
 """How far the filling is below the smallest score: exp(-8) of it is less than int8 can show."""
@@ -58,12 +58,12 @@ class LearntFilledScores(LearntFakeQuantize):
         seen = filled(scores, mask, ops.max(scores))
         if self.is_calibrating:
             self._widen(seen)
-            return MaskedScores.call(self, inputs)
+            return without_masked(scores, mask)
         if training and self.trainable:
             self._follow(seen)
         low = super().call(ops.convert_to_tensor(self.minimum))
         rounded = filled(super().call(scores), mask, low)
-        return ops.where(self._has_ends(), rounded, MaskedScores.call(self, inputs))
+        return ops.where(self._has_ends(), rounded, without_masked(scores, mask))
 
     def _has_ends(self) -> Any:
         return ops.convert_to_tensor(self.minimum) < ops.convert_to_tensor(self.maximum)

@@ -16,6 +16,11 @@ def filled(numbers: Any, mask: Any, filling: Any) -> Any:
     return ops.where(mask, numbers, ops.cast(filling, numbers.dtype))
 
 
+def without_masked(scores: Any, mask: Any) -> Any:
+    """Returns scores of which a softmax leaves nothing where they are masked."""
+    return filled(scores, mask, _FAR)
+
+
 @keras.saving.register_keras_serializable(package="modreduce_keras")
 class MaskedScores(keras.layers.Layer):
     """Fills masked scores with a number of which a softmax leaves nothing.
@@ -29,8 +34,7 @@ class MaskedScores(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Returns the scores, filled."""
-        scores, mask = inputs
-        return filled(scores, mask, _FAR)
+        return without_masked(*inputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns the shape of the scores."""
@@ -38,7 +42,7 @@ class MaskedScores(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments."""
-        return super().get_config()
+        return super().get_config()  # without this method, Keras refuses a dtype policy
 
 
 @keras.saving.register_keras_serializable(package="modreduce_keras")

@@ -1,7 +1,6 @@
 """One of two workers is killed, both start again, and end as the two that never were."""
 
 import signal
-import socket
 
 import numpy as np
 import pytest
@@ -13,16 +12,8 @@ from tests.support.trainings import killed
 pytestmark = pytest.mark.slow
 
 
-def free_ports(number):
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def start(folder, kill_in=(None, None)):
-    ports = free_ports(2)
+    ports = programs.free_ports(2)
     workers = [
         programs.processes.Process(
             target=killed.run_worker,

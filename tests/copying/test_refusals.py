@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import modreduce_keras as mr
+from tests.support.models.functions import OfFunction
 from tests.support.models.stateful import (
     NUMBERS,
     Forgetful,
@@ -77,17 +78,6 @@ class NoConfig(layers.Layer):
 
     def call(self, inputs):
         return 2.0 * inputs
-
-
-class OfFunction(layers.Layer):
-    """Takes what Keras can write in no config."""
-
-    def __init__(self, function, **kwargs):
-        super().__init__(**kwargs)
-        self.function = function
-
-    def call(self, inputs):
-        return self.function(inputs)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Several replicas or machines train exactly as one, also when shards are uneven or empty."""
 
 import json
-import socket
 from pathlib import Path
 
 import keras
@@ -50,14 +49,6 @@ def run(program, *names):
     return done.stdout.split()
 
 
-def free_ports(number):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 # In two programs, as many as the cores of the smallest machine.
 @pytest.mark.parametrize("distillers", [DISTILLERS[::2], DISTILLERS[1::2]], ids=" ".join)
 def test_two_replicas_equal_one(distillers):
@@ -65,7 +56,7 @@ def test_two_replicas_equal_one(distillers):
 
 
 def test_two_workers_equal_one_process(tmp_path):
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in programs.free_ports(2)]}
     workers = []
     for index in range(2):
         config = {"cluster": cluster, "task": {"type": "worker", "index": index}}

@@ -6,6 +6,7 @@ from keras import layers
 
 import modreduce_keras as mr
 from tests.support.models.exporting import CLASSES, CLOSE, assert_exports
+from tests.support.models.functions import OfFunction
 
 
 class Scaled(layers.Layer):
@@ -22,24 +23,13 @@ class Scaled(layers.Layer):
         return inputs * keras.ops.cast(self.by * self.scale, inputs.dtype)
 
 
-class Applied(layers.Layer):
-    """Applies a function, which is nothing that a config can hold."""
-
-    def __init__(self, function, **arguments):
-        super().__init__(**arguments)
-        self.function = function
-
-    def call(self, inputs):
-        return self.function(inputs)
-
-
 def student(layer):
     inputs = keras.Input((5,))
     hidden = layers.BatchNormalization()(layers.Dense(8)(inputs))
     return keras.Model(inputs, layers.Dense(CLASSES, name="logits")(layer(hidden)), name="own")
 
 
-@pytest.mark.parametrize("layer", [Scaled, lambda by: Applied(lambda inputs: by * inputs)])
+@pytest.mark.parametrize("layer", [Scaled, lambda by: OfFunction(lambda inputs: by * inputs)])
 def test_layers_without_registration_export(layer, tmp_path, settled, random):
     assert_exports(tmp_path, settled(student(layer(2.0))), random.normal(size=(20, 5)))
 
@@ -58,8 +48,8 @@ def test_in_low_precision_they_are_rebuilt_where_their_config_tells_how(
 
 @pytest.mark.parametrize("export", ["to_tflite", "to_saved_model"])
 def test_in_low_precision_the_config_that_is_missing_is_named(export, tmp_path, mixed_bfloat16):
-    trained = student(Applied(lambda inputs: -inputs))
-    told = r"float32.*Received: 'own' of \['bfloat16'\](?s:.*Applied.*get_config)"
+    trained = student(OfFunction(lambda inputs: -inputs))
+    told = r"float32.*Received: 'own' of \['bfloat16'\](?s:.*OfFunction.*get_config)"
     with pytest.raises(ValueError, match=told):
         getattr(mr.export, export)(trained, tmp_path / "student.tflite")
     assert not list(tmp_path.iterdir())

@@ -10,22 +10,12 @@ import modreduce_keras as mr
 from modreduce_keras import keras_internals
 from modreduce_keras.export.equivalents import equivalents
 from tests.support.models.exporting import CLASSES, assert_exports
-
-
-class Mixing(layers.Layer):
-    """Mixes tokens and channels by a function, as FNet and Swin do."""
-
-    def __init__(self, mix, **arguments):
-        super().__init__(**arguments)
-        self.mix = mix
-
-    def call(self, inputs):
-        return self.mix(inputs)
+from tests.support.models.functions import OfFunction
 
 
 def mixing(mix):
     inputs = keras.Input((6, 5))
-    mixed = layers.Flatten()(Mixing(mix)(inputs))
+    mixed = layers.Flatten()(OfFunction(mix)(inputs))
     return keras.Model(inputs, layers.Dense(CLASSES)(mixed))
 
 

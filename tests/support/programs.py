@@ -7,6 +7,7 @@ library is imported, start `sys.executable` instead.
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,15 @@ from tests.support import tracing
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["modreduce_keras", "tests.support.before_forks"])
+
+
+def free_ports(number: int) -> list[int]:
+    """Returns ports of this machine that nothing listens on, all different."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
 
 
 class Program:

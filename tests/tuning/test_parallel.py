@@ -1,7 +1,6 @@
 """Tests of a search that a chief and two workers share, over the loopback."""
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,10 @@ pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).with_name("parallel_search.py")
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def start(folder, how):
     """Starts a chief and two workers, and returns these programs by name."""
-    common = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(free_port())}
+    (port,) = programs.free_ports(1)
+    common = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port)}
     running = {}
     for role in ("chief", "first", "second"):
         environment = {**common, "KERASTUNER_TUNER_ID": role}

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from benchmarks.cifar100 import evidence
+from benchmarks.cifar100.tables import standard_error
 from tests.support.about import ABOUT
 
 RUN = {
@@ -100,6 +101,11 @@ def test_lengths_are_told_by_the_steps_of_students():
     assert not any(line[0] == "labels alone" for line in lines)
 
 
+def test_the_error_of_a_mean_is_the_deviation_over_the_root_of_the_number():
+    assert standard_error([1.0, 3.0]) == pytest.approx(1.0)
+    assert standard_error([3.0]) == 0.0
+
+
 def test_figures_are_drawn(tmp_path):
     from benchmarks import common
     from benchmarks.cifar100 import evidence_plot
@@ -114,4 +120,3 @@ def test_figures_are_drawn(tmp_path):
     rows = {name: common.read_rows(tmp_path / f"{name}.jsonl") for name in evidence.FILES}
     gains = evidence_plot.gains_of(rows, "kd")
     assert gains == {"cifar100_middle": [], "cifar100_small": [pytest.approx(5.0)]}
-    assert evidence_plot.standard_error([1.0, 3.0]) == pytest.approx(1.0)
