@@ -27,8 +27,8 @@ def split(data: Any, keys: Sequence[str]) -> Any:
         keys: The keys of the parts.
 
     Returns:
-        The same with a dict by these keys in the place of the inputs, of the labels, of the sample
-        weights and of the index. Stored outputs are those of the views that the parts then are.
+        The batch with dicts by these keys: for the inputs, the labels, the sample weights and the
+        index. Stored outputs of a teacher are split in the same way.
     """
     x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
     rest = [None if one is None else _by_key(one, keys) for one in (y, weight)]
