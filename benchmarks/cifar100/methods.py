@@ -159,16 +159,32 @@ def modreduce(
     names: Sequence[str] = KINDS,
     knowledge: Callable[[Task], dict[str, list[mr.Knowledge]]] = paper_knowledge,
     multipliers: dict[str, float] | None = mr.ModReduce.PAPER_MULTIPLIERS,
+    online_weight: Callable[[int], Any] | None = None,
+    online_loss: Callable[[], Any] | None = None,
 ) -> Trainee:
-    """ModReduce, by default with the paper's knowledge; its growth of the online weight."""
+    """ModReduce, by default with the paper's knowledge and its growth of the online weight.
+
+    Args:
+        task: What it is given.
+        aggregator: See `mr.ModReduce`.
+        names: Names of the students.
+        knowledge: Makes the knowledge of each.
+        multipliers: See `mr.ModReduce`.
+        online_weight: Makes the online weight of the number of steps.
+        online_loss: Makes the online loss.
+    """
     students = {name: task.network(name) for name in names}
+    steps = task.protocol.steps
+    grows = online_weight is None
     model = mr.ModReduce(
         teacher=task.teacher,
         students=students,
         knowledge=knowledge(task),
         multipliers=multipliers,
         aggregator=aggregator,
-        steps=task.protocol.steps,
+        steps=steps if grows else None,
+        online_weight=None if grows else online_weight(steps),
+        online_loss=online_loss and online_loss(),
     )
     return Trainee(model, 3.0 + ema_models(model), teachers=1)
 
@@ -212,6 +228,15 @@ def three_by(task: Task, *, loss: str) -> dict[str, list[mr.Knowledge]]:
     return {name: [mr.Response(loss)] for name in ALIKE}
 
 
+def dist_and_kinds(task: Task) -> dict[str, list[mr.Knowledge]]:
+    """DIST for each of three students, and a loss of its own kind beside it."""
+    return {
+        "response": [mr.Response("dist")],
+        "feature": [mr.Response("dist"), *hint(task)],
+        "relation": [mr.Response("dist"), *contrastive(task)],
+    }
+
+
 def branches(task: Task, *, aggregator: str, number: int = 3, views: bool = False) -> Trainee:
     """Peers without a teacher that share their network up to the last stage but one."""
     student = task.network("student")
@@ -238,6 +263,12 @@ def kd(task: Task) -> list[mr.Knowledge]:
 
 def kd_even(task: Task) -> list[mr.Knowledge]:
     return [mr.Response("kd")]
+
+
+def by_dist(**changes: Any) -> Callable[[Task], Trainee]:
+    """Returns what makes a ModReduce of three students with DIST, the labels with weight 1."""
+    usual = {"aggregator": "weighted_average", "names": ALIKE, "multipliers": None}
+    return partial(modreduce, **{**usual, "knowledge": partial(three_by, loss="dist"), **changes})
 
 
 AGGREGATORS = ("weighted_average", "fully_connected", "one", "pcl")
@@ -283,16 +314,20 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
         knowledge=partial(paper_knowledge, semckd_weight=100.0),
         multipliers=None,
     ),
-    "modreduce/weighted_average, dist": partial(
-        modreduce,
-        aggregator="weighted_average",
-        names=ALIKE,
-        knowledge=partial(three_by, loss="dist"),
-        multipliers=None,
+    "modreduce/weighted_average, dist": by_dist(),
+    "modreduce/weighted_average, dist, constant": by_dist(online_weight=lambda steps: 0.5),
+    "modreduce/weighted_average, dist, late": by_dist(
+        online_weight=lambda steps: mr.schedules.CutOff(0.7, steps=steps // 2)
     ),
+    "modreduce/weighted_average, dist, temperature 1": by_dist(
+        online_loss=lambda: mr.losses.KD(temperature=1.0)
+    ),
+    "modreduce/okddip, dist": by_dist(aggregator="okddip"),
+    "modreduce/weighted_average, dist and kinds": by_dist(names=KINDS, knowledge=dist_and_kinds),
     "modreduce/peer_averaging, dist": partial(averaged, loss="dist"),
     "three/kd": partial(three, names=ALIKE, knowledge=partial(three_by, loss="kd")),
     "three/dist": partial(three, names=ALIKE, knowledge=partial(three_by, loss="dist")),
+    "three/dist and kinds": partial(three, names=KINDS, knowledge=dist_and_kinds),
     "three/kinds": partial(
         three,
         names=KINDS,

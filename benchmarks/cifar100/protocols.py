@@ -23,6 +23,8 @@ class Protocol:
         epochs: Number of epochs.
         held_out: Training images set apart, the last of each class.
         validation: How many of those are looked at, in the order of the files.
+        labelled: Training images that have labels, the first of each class; `None` for all. The
+            others have the label -1, which the loss ignores.
         augmentations: Crops and flips of an image in all, whose teacher's outputs are kept on the
             disk; `None` for always new ones and a teacher that runs.
         validate_every: Epochs from one validation to the next. The last epoch has one.
@@ -39,6 +41,7 @@ class Protocol:
     epochs: int
     held_out: int
     validation: int
+    labelled: int | None = None
     augmentations: int | None = None
     validate_every: int = 1
     batch: int = 64
@@ -54,6 +57,12 @@ class Protocol:
     def samples(self) -> int:
         """Number of training images."""
         return IMAGES - self.held_out
+
+    @property
+    def loss(self) -> keras.losses.Loss:
+        """What students learn from the labels by."""
+        ignored = None if self.labelled is None else -1
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=ignored)
 
     @property
     def steps(self) -> int:
@@ -103,6 +112,7 @@ PROTOCOLS = {
         **TWO_CORES,
     ),
 }
+PROTOCOLS["few_labels"] = dataclasses.replace(PROTOCOLS["small"], labelled=1000)
 
 
 @keras.saving.register_keras_serializable(package="benchmarks")

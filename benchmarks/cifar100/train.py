@@ -3,6 +3,7 @@
 A run is a method, a pair of networks, a protocol and a seed. `--protocol=paper` is that of the
 publications: 240 epochs of SGD. Two are for two cores, with augmentations that a teacher has seen
 once: `--protocol=middle`, 30 epochs of 45,000 images, and `--protocol=small`, 20 epochs of 10,000.
+`--protocol=few_labels` is the small one with labels for 1,000 of the images.
 Methods stand in `methods.py`, protocols in `protocols.py`, what was published in `published.py`.
 
     python -m benchmarks.cifar100.train --pair=resnet56:resnet20 --method=modreduce \
@@ -127,15 +128,33 @@ def images(protocol: Protocol, split: str, **arguments: Any) -> tf.data.Dataset:
 
 def training_images(run: Run, taught: bool, views: int = 1, parts: int = 1) -> tf.data.Dataset:
     """Returns the batches of a training, with the index of each image if there is a teacher."""
-    return images(
+    few = run.protocol.labelled is not None
+    data = images(
         run.protocol,
         "train",
         batch_size=run.protocol.batch * parts,
         augmentations=run.protocol.augmentations,
         views=views,
         seed=run.seed,
-        index=taught,
+        index=taught or few,
     )
+    if not few:
+        return data
+    known = tf.constant(has_label(run.protocol))
+
+    def with_few_labels(x, y):
+        y = tf.where(tf.gather(known, x["sample_index"]), y, tf.constant(-1, y.dtype))
+        return (x if taught else x["inputs"]), y
+
+    return data.map(with_few_labels)
+
+
+def has_label(protocol: Protocol) -> np.ndarray:
+    """Returns whether each training image has a label: the first ones of each class do."""
+    batches = images(protocol, "train", batch_size=TEST_BATCH, shuffle=False, augment=False)
+    classes = np.concatenate([labels for _, labels in batches.as_numpy_iterator()])
+    before = [np.sum(classes[:place] == one) for place, one in enumerate(classes)]
+    return np.array(before) < protocol.labelled // len(np.unique(classes))
 
 
 def cached(run: Run, teacher: keras.Model) -> mr.data.TeacherCache:
@@ -160,8 +179,7 @@ def fit(run: Run, identifier: str, trainee: Trainee, data: tf.data.Dataset) -> d
         optimizer = {name: protocol.optimizer(identifier) for name in model.students}
         if model.aggregator.trainable_variables:
             optimizer["aggregator"] = protocol.aggregator_optimizer()
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"])
+    model.compile(optimizer, protocol.loss, metrics=["accuracy"])
     # Where students share the images, an epoch of each takes several of the data.
     epochs, every = (trainee.parts * n for n in (protocol.epochs, protocol.validate_every))
     return model.fit(

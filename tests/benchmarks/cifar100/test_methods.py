@@ -42,6 +42,14 @@ PEERS = {
     "okddip": (TRUNK + 4 * HEAD) / (TRUNK + HEAD),
     "pcl": 3 + 3,  # each has a view of its own, and a past self
 }
+# The online weight at the first step, after half of the steps, and at the end; the temperature.
+ONLINE = {
+    "modreduce/weighted_average, dist": (0.01, 0.01 * 70**0.5, 0.7, 4.0),
+    "modreduce/weighted_average, dist, constant": (0.5, 0.5, 0.5, 4.0),
+    "modreduce/weighted_average, dist, late": (0.0, 0.7, 0.7, 4.0),
+    "modreduce/weighted_average, dist, temperature 1": (0.01, 0.01 * 70**0.5, 0.7, 1.0),
+    "modreduce/okddip, dist": (0.01, 0.01 * 70**0.5, 0.7, 4.0),
+}
 PASSES = {"weighted_average": 3, "fully_connected": 3, "one": 3, "pcl": 6}
 
 
@@ -79,9 +87,9 @@ def made(methods, task, name, students, teachers, views=1):
 
 def test_every_method_is_tested(methods):
     modreduce = [f"modreduce/{name}" for name in PASSES]
-    others = [f"modreduce/weighted_average, {name}" for name in ("even", "dist")]
-    others.append("modreduce/peer_averaging, dist")
-    three = ["three/kd", "three/dist", "three/kinds"]
+    others = ["modreduce/weighted_average, even", *ONLINE]
+    others += ["modreduce/weighted_average, dist and kinds", "modreduce/peer_averaging, dist"]
+    three = ["three/kd", "three/dist", "three/dist and kinds", "three/kinds"]
     several = ["plain", *SINGLE, *modreduce, *others, *three, *PEERS]
     assert list(methods.METHODS) == several == list(names.ORDER)
 
@@ -150,17 +158,42 @@ def test_students_that_do_not_meet_learn_what_those_of_modreduce_do(methods, tas
     assert model.multipliers == {"response": 10.0, "feature": 100.0, "relation": 1.0}
 
 
-@pytest.mark.parametrize(
-    ("name", "loss", "online"),
-    [
-        ("three/kd", "kd", 0.0),
-        ("three/dist", "dist", 0.0),
-        ("modreduce/weighted_average, dist", "dist", 0.01),
-    ],
-)
-def test_three_students_may_learn_by_the_same_loss(methods, task, name, loss, online):
-    model = made(methods, task, name, 3, 1)
+@pytest.mark.parametrize("loss", ["kd", "dist"])
+def test_three_students_may_learn_by_the_same_loss(methods, task, loss):
+    model = made(methods, task, f"three/{loss}", 3, 1)
     assert [k.name for k in model.all_knowledge()] == [loss] * 3
+    assert float(model.online_weight) == 0.0
+    assert model.multipliers == {}
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_three_students_with_dist_learn_from_one_another_as_the_name_says(methods, task, name):
+    model = made(methods, task, name, 3, 1)
+    assert [k.name for k in model.all_knowledge()] == ["dist"] * 3
+    assert model.multipliers == {}
+    assert f"modreduce/{model.aggregator.identifier}" == name.partition(",")[0]
+    *weights, temperature = ONLINE[name]
+    for step, weight in zip((0, 84, 168), weights, strict=True):
+        model.step.assign(step)
+        assert float(model.online_weight) == pytest.approx(weight, rel=1e-5)
+    assert (model.online_loss.identifier, float(model.online_loss.temperature)) == (
+        "kd",
+        temperature,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "online"),
+    [("three/dist and kinds", 0.0), ("modreduce/weighted_average, dist and kinds", 0.01)],
+)
+def test_kinds_of_knowledge_stand_beside_dist(methods, task, name, online):
+    model = made(methods, task, name, 3, 1)
+    terms = {student: [k.name for k in several] for student, several in model.knowledge.items()}
+    assert terms == {
+        "response": ["dist"],
+        "feature": ["dist", "hint"],
+        "relation": ["dist", "crd"],
+    }
     assert float(model.online_weight) == pytest.approx(online)
     assert model.multipliers == {}
 
@@ -231,6 +264,8 @@ def test_the_paper_trains_for_240_epochs_and_protocols_for_two_cores_widen_the_s
     paper, middle = protocols.PROTOCOLS["paper"], protocols.PROTOCOLS["middle"]
     assert (paper.epochs, paper.batch, paper.held_out, paper.augmentations) == (240, 64, 5000, None)
     assert paper.network("resnet20", "student").input_shape == (None, 32, 32, 3)
+    few = protocols.PROTOCOLS["few_labels"]
+    assert few == dataclasses.replace(protocols.PROTOCOLS["small"], labelled=1000)
     for name in ("small", "middle"):
         student = protocols.PROTOCOLS[name].network("convnet", "student")
         assert student.count_params() == 106_820

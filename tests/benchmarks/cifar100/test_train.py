@@ -20,7 +20,7 @@ CONFIGURATIONS = [
     for path in sorted((ROOT / "benchmarks" / "cifar100" / "configurations").glob("*.txt"))
     if path.stem != "paper"  # part of the others
 ]
-FOR_TWO_CORES = {"small", "middle"}
+FOR_TWO_CORES = {"small", "middle", "few_labels"}
 TINY = ["--protocol=small", "--pair=convnet:convnet"]
 
 
@@ -49,6 +49,7 @@ def cifar100(monkeypatch):
         arguments={"convnet": {"widths": (4, 8, 8)}},
     )
     by_name = dict.fromkeys(("small", "middle"), small)
+    by_name["few_labels"] = dataclasses.replace(small, labelled=100)
     by_name["paper"] = dataclasses.replace(small, augmentations=None)
     monkeypatch.setattr(train, "PROTOCOLS", by_name)
     return train
@@ -71,6 +72,35 @@ def run(cifar100, tmp_path):
 
 def parsed(cifar100, *flags):
     cifar100.FLAGS(["train.py", *flags])
+
+
+@pytest.mark.parametrize("taught", [True, False])
+def test_few_labels_are_those_of_the_first_images_of_each_class(cifar100, taught):
+    def batches(name, indexed):
+        run = cifar100.Run(name, cifar100.PROTOCOLS[name], "convnet:convnet", "kd", 1)
+        return [*cifar100.training_images(run, indexed).as_numpy_iterator()]
+
+    parsed(cifar100, "--protocol=few_labels")
+    pairs = [*zip(batches("small", True), batches("few_labels", taught), strict=True)]
+    before = {}
+    for (x, y), (few_x, _) in pairs:
+        images = few_x["inputs"] if taught else few_x
+        np.testing.assert_array_equal(images, x["inputs"])
+        before |= dict(zip(x["sample_index"].tolist(), y.tolist(), strict=True))
+        if taught:
+            np.testing.assert_array_equal(few_x["sample_index"], x["sample_index"])
+    assert len(before) == 200
+    for (x, y), (_, few_y) in pairs:
+        for index, label, few in zip(x["sample_index"], y, few_y, strict=True):
+            is_first = all(before[other] != label for other in range(index))
+            assert few == (label if is_first else -1)
+
+
+def test_the_loss_of_few_labels_is_the_mean_over_these(cifar100):
+    labels, logits = np.array([2, -1, 0, -1]), np.random.default_rng(0).normal(size=(4, 3))
+    losses = [np.log(np.exp(logits[i]).sum()) - logits[i, labels[i]] for i in (0, 2)]
+    loss = cifar100.PROTOCOLS["few_labels"].loss
+    np.testing.assert_allclose(loss(labels, logits), np.mean(losses), rtol=1e-5)
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
