@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import common
-from benchmarks.cifar100.tables import MIDDLE_EPOCHS, Row, ended, mean_and_error, percents, runs_of
+from benchmarks.cifar100.tables import (
+    MIDDLE_EPOCHS,
+    Row,
+    ended,
+    mean_and_error,
+    mean_of_students,
+    percents,
+    runs_of,
+)
 
 Runs = Mapping[tuple[str, int], Row]
 
@@ -49,6 +57,7 @@ SINGLE = {
 SEVERAL = {
     "three/kd": "three independent students, KD with 1 and 1",
     "three/dist": "three independent students, DIST",
+    "three/dist and kinds": "three independent students, DIST and a hint or CRD beside it",
     "three/kinds": "three independent students, the paper's three kinds of knowledge",
     "modreduce/weighted_average": "ModReduce as published, weighted average",
     "modreduce/fully_connected": "ModReduce as published, fully connected",
@@ -56,9 +65,44 @@ SEVERAL = {
     "modreduce/pcl": "ModReduce as published, PCL",
     "modreduce/weighted_average, even": "ModReduce without multipliers, weighted average",
     "modreduce/weighted_average, dist": "ModReduce, DIST for all, weighted average",
+    "modreduce/weighted_average, dist and kinds": "ModReduce, DIST and a hint or CRD beside it",
     RECIPE: 'ModReduce, recipe="peer_averaging"',
 }
 """Methods with three students, which take the steps of three."""
+
+ONLINE = {
+    RIVAL: "nothing: independent students",
+    "modreduce/weighted_average, dist": "the weighted average, with a weight from .01 to .7",
+    "modreduce/weighted_average, dist, constant": "the weighted average, with a weight of .5",
+    "modreduce/weighted_average, dist, late": "the weighted average, with 0 until half, then .7",
+    "modreduce/weighted_average, dist, temperature 1": "the same from .01 to .7, temperature 1",
+    "modreduce/okddip, dist": "two students that attend to each other; a leader (OKDDip)",
+    RECIPE: 'their mean weights (recipe="peer_averaging")',
+}
+"""Three students with DIST, by what they learn from one another."""
+
+FEW_LABELS = "cifar100_few_labels"
+LABELLED = 1000
+"""Images with labels in the rows of that file."""
+FEW = {
+    ("plain", LABELLED): "labels alone, only the 1,000 images, 200 epochs",
+    ("plain", 10_000): "labels alone, the other images without a loss",
+    ("kd_even", 10_000): "KD, weights 1 and 1",
+    ("dist", 10_000): "DIST",
+    (RIVAL, 10_000): SEVERAL[RIVAL],
+    (RECIPE, 10_000): SEVERAL[RECIPE],
+}
+"""Trainings with few labels, by method and number of images."""
+
+
+def deployed(row: Row) -> float | None:
+    """Returns the accuracy of the deployed student, or `None` if the training diverged."""
+    return row["test"]
+
+
+def ensemble(row: Row) -> float | None:
+    """Returns the accuracy of the mean of the students' probabilities, if there are several."""
+    return row["softmax_ensemble_test"]
 
 
 def evidence_recipe(rows: list[Row]) -> str:
@@ -95,6 +139,67 @@ def evidence_several(rows: Mapping[str, list[Row]]) -> str:
     return _gains(rows, SEVERAL, several=True)
 
 
+def evidence_online(rows: Mapping[str, list[Row]]) -> str:
+    """Returns a line for each way in which three DIST students learn from one another."""
+    runs = of_length(rows["cifar100_small"], EPOCHS["cifar100_small"])
+    columns = [
+        "what students learn from one another",
+        "deployed student: points over labels alone",
+        "over the best of independent students",
+        "mean of the three",
+        "their ensemble",
+        "seeds",
+    ]
+    lines = []
+    for method, name in ONLINE.items():
+        own = [row for (m, _), row in runs.items() if m == method]
+        if own:
+            over_rival = "" if method == RIVAL else mean_and_error(gains(own, runs, over=RIVAL))
+            lines.append([name, mean_and_error(gains(own, runs)), over_rival])
+            for measure in (mean_of_students, ensemble):
+                lines[-1].append(mean_and_error(gains(own, runs, measure)))
+            lines[-1].append(str(len(own)))
+    return "\n".join(common.table(columns, lines))
+
+
+def evidence_few_labels(rows: Mapping[str, list[Row]]) -> str:
+    """Returns a line for each method: with labels for one image in ten, and for all."""
+    few, whole = few_labels_of(rows)
+    (alone, *_) = FEW
+    columns = [
+        "method",
+        "1,000 labels: test accuracy, %",
+        "points over labels alone",
+        "seeds",
+        "10,000 labels: test accuracy, %",
+    ]
+    lines = []
+    for key, name in FEW.items():
+        if key in few:
+            own = few[key]
+            over = [
+                100 * (test - few[alone][seed])
+                for seed, test in own.items()
+                if key != alone and seed in few.get(alone, {})
+            ]
+            with_all = percents(whole.get(key, {}).values())
+            cells = [name, percents(own.values()), mean_and_error(over), str(len(own)), with_all]
+            lines.append(cells)
+    return "\n".join(common.table(columns, lines))
+
+
+def few_labels_of(rows: Mapping[str, list[Row]]) -> tuple[dict, dict]:
+    """Returns test accuracies by method and images, then by seed: with few labels, and with all."""
+    few: dict[tuple[str, int], dict[int, float]] = {}
+    for row in ended(rows[FEW_LABELS]):
+        few.setdefault((row["method"], row["samples"]), {})[row["seed"]] = row["test"]
+    whole: dict[tuple[str, int], dict[int, float]] = {}
+    for (method, seed), row in of_length(rows["cifar100_small"], EPOCHS["cifar100_small"]).items():
+        if ended([row]):
+            whole.setdefault((method, row["samples"]), {})[seed] = row["test"]
+    return few, whole
+
+
 def evidence_lengths(rows: list[Row]) -> str:
     """Returns a line for each method and length, by the steps of students that it takes."""
     lengths = sorted({row["epochs"] for row in rows})
@@ -124,6 +229,8 @@ TABLES = {
     "evidence_recipe": (FILES, _of_middle(evidence_recipe)),
     "evidence_singles": (FILES, evidence_singles),
     "evidence_several": (FILES, evidence_several),
+    "evidence_online": (FILES, evidence_online),
+    "evidence_few_labels": ((*FILES, FEW_LABELS), evidence_few_labels),
     "evidence_lengths": (FILES, _of_middle(evidence_lengths)),
 }
 """As `benchmarks.tables` has them: the files of the rows, and a function from rows by file."""
@@ -176,14 +283,26 @@ def _gain_cells(own: Sequence[Row], runs: Runs, several: bool) -> list[str]:
     if not ended(own):
         return ["diverged", str(len(own)), *[""] * several]
     gain = "" if own[0]["method"] == "plain" else mean_and_error(gains(own, runs))
-    together = [mean_and_error(gains(own, runs, "softmax_ensemble_test"))] if several else []
+    together = [mean_and_error(gains(own, runs, ensemble))] if several else []
     return [gain, str(len(own)), *together]
 
 
-def gains(own: Sequence[Row], runs: Runs, measure: str = "test") -> list[float]:
-    """Returns how many points rows are above the labels alone, where a seed has both."""
-    paired = [(row[measure], runs.get(("plain", row["seed"]))) for row in ended(own)]
-    return [100 * (test - plain["test"]) for test, plain in paired if plain and test]
+def gains(
+    own: Sequence[Row],
+    runs: Runs,
+    measure: Callable[[Row], float | None] = deployed,
+    over: str = "plain",
+) -> list[float]:
+    """Returns how many points rows are above another method, where a seed has both.
+
+    Args:
+        own: The rows.
+        runs: All of that length.
+        measure: What is compared; by default the accuracy of the deployed student.
+        over: The method whose deployed student it is compared with.
+    """
+    paired = [(measure(row), runs.get((over, row["seed"]))) for row in ended(own)]
+    return [100 * (test - other["test"]) for test, other in paired if other and test]
 
 
 def of_length(rows: Sequence[Row], epochs: int) -> dict[tuple[str, int], Row]:

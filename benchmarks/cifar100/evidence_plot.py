@@ -2,8 +2,8 @@
 
     python -m benchmarks.cifar100.evidence_plot
 
-Three figures: what each method gains over the labels alone, the recipe of ModReduce beside its
-rivals seed by seed, and what longer trainings give.
+What each method gains over the labels alone, the recipe of ModReduce beside its rivals seed by
+seed, what students learn from one another, what longer trainings give, and what few labels do.
 """
 
 import statistics
@@ -15,7 +15,7 @@ from absl import app, flags
 
 from benchmarks import common
 from benchmarks.cifar100 import evidence
-from benchmarks.cifar100.tables import Row, ended, standard_error
+from benchmarks.cifar100.tables import Row, ended, mean_of_students, standard_error
 from modreduce_keras.callbacks import plots
 
 FLAGS = flags.FLAGS
@@ -47,17 +47,7 @@ def draw_gains(rows: Mapping[str, list[Row]], figure: Any) -> None:
     figure.set_size_inches(9.0, 0.9 + 0.3 * len(ordered))
     axes = figure.subplots()
     for file, color, shift in zip(evidence.FILES, plots.COLORS, (0.12, -0.12), strict=False):
-        places = [place for place, name in enumerate(ordered) if gains[name][file]]
-        values = [gains[ordered[place]][file] for place in places]
-        axes.errorbar(
-            [statistics.mean(own) for own in values],
-            [place + shift for place in places],
-            xerr=[standard_error(own) for own in values],
-            fmt="o",
-            color=color,
-            label=TOLD[file],
-            markersize=5,
-        )
+        _dots(axes, [gains[name][file] for name in ordered], shift, color, TOLD[file])
     axes.axvline(0, color=plots.INK, linewidth=1)
     axes.set_yticks(range(len(ordered)), ordered)
     axes.set_xlabel("points of test accuracy over the labels alone (mean, standard error)")
@@ -88,6 +78,56 @@ def draw_recipe(rows: Mapping[str, list[Row]], figure: Any) -> None:
     axes.set_xticks(range(len(stops)), stops)
     axes.set_ylabel("test accuracy, %")
     _finish(axes, "y")
+
+
+def draw_online(rows: Mapping[str, list[Row]], figure: Any) -> None:
+    """Draws for each way to learn from one another the deployed student, and the ensemble."""
+    runs = evidence.of_length(rows[SMALL], evidence.EPOCHS[SMALL])
+    measures = {"deployed student": evidence.deployed, "mean of the three": mean_of_students}
+    measures["their ensemble"] = evidence.ensemble
+    found = {
+        name: [row for (m, _), row in runs.items() if m == method]
+        for method, name in evidence.ONLINE.items()
+    }
+    names = [name for name, own in reversed(found.items()) if own]
+    figure.set_size_inches(9.0, 1.2 + 0.4 * len(names))
+    axes = figure.subplots()
+    for number, (told, measure) in enumerate(measures.items()):
+        values = [evidence.gains(found[name], runs, measure) for name in names]
+        _dots(axes, values, 0.18 * (1 - number), plots.COLORS[number], told)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("points of test accuracy over the labels alone (mean, standard error)")
+    _finish(axes, "x")
+
+
+def draw_few_labels(rows: Mapping[str, list[Row]], figure: Any) -> None:
+    """Draws for each method its accuracy with few labels and with all."""
+    few, whole = evidence.few_labels_of(rows)
+    keys = [key for key in reversed(evidence.FEW) if key in few]
+    figure.set_size_inches(9.0, 1.2 + 0.4 * len(keys))
+    axes = figure.subplots()
+    told = ("labels for 1,000 of 10,000 images", "labels for all")
+    for number, tests in enumerate((few, whole)):
+        values = [[100 * test for test in tests.get(key, {}).values()] for key in keys]
+        _dots(axes, values, 0.12 * (1 - 2 * number), plots.COLORS[number], told[number])
+    axes.set_yticks(range(len(keys)), [evidence.FEW[key] for key in keys])
+    axes.set_xlabel("test accuracy, % (mean, standard error)")
+    _finish(axes, "x")
+
+
+def _dots(axes: Any, values: list[list[float]], shift: float, color: str, label: str) -> None:
+    """Draws a mean and its standard error on each line that has values."""
+    places = [place for place, own in enumerate(values) if own]
+    known = [values[place] for place in places]
+    axes.errorbar(
+        [statistics.mean(own) for own in known],
+        [place + shift for place in places],
+        xerr=[standard_error(own) for own in known],
+        fmt="o",
+        color=color,
+        label=label,
+        markersize=5,
+    )
 
 
 def draw_lengths(rows: Mapping[str, list[Row]], figure: Any) -> None:
@@ -126,20 +166,19 @@ def _finish(axes: Any, grid: str) -> None:
 FIGURES = {
     "evidence_gains": draw_gains,
     "evidence_recipe": draw_recipe,
+    "evidence_online": draw_online,
     "evidence_lengths": draw_lengths,
+    "evidence_few_labels": draw_few_labels,
 }
 
 
 def main(_) -> None:
     from matplotlib.figure import Figure
 
-    rows = {
-        file: common.read_rows(Path(FLAGS.results) / f"{file}.jsonl") for file in evidence.FILES
-    }
+    files = (*evidence.FILES, evidence.FEW_LABELS)
+    rows = {file: common.read_rows(Path(FLAGS.results) / f"{file}.jsonl") for file in files}
     if not all(rows.values()):
-        raise app.UsageError(
-            f"--results must be a folder with {[*rows]}. Received: {FLAGS.results}"
-        )
+        raise app.UsageError(f"--results must be a folder with {files}. Received: {FLAGS.results}")
     for name, draw in FIGURES.items():
         figure = Figure(layout="constrained")
         draw(rows, figure)

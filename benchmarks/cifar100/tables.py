@@ -70,7 +70,7 @@ def _cells(pair: str, method: str, own: Sequence[Row], runs: Mapping[Any, Row]) 
         _deployed(own),
         common.mean_and_deviation(gains, signed=True),
         percents(_best_of_seeds(own)),
-        percents([_mean_of_students(row) for row in own]),
+        percents([mean_of_students(row) for row in own]),
         percents([row["ensemble_test"] for row in own]),
         percents([row["softmax_ensemble_test"] for row in own]),
         *_cost(own),
@@ -131,7 +131,7 @@ def _paired_cells(pair: str, method: str, own: Sequence[Row], runs: Mapping[Any,
         mean_and_error(gains),
         f"{sum(gain > 0 for gain in gains)} of {len(gains)}" if gains else "",
         percents(_best_of_seeds(own)),
-        percents([_mean_of_students(row) for row in own]),
+        percents([mean_of_students(row) for row in own]),
         percents([row["ensemble_test"] for row in own]),
         *_cost(own),
         str(len(own)),
@@ -167,7 +167,8 @@ def _by_student(methods: Mapping[str, list[Row]]) -> list[str]:
     return [*common.table(["student by kind of knowledge, %", *names], lines), ""]
 
 
-def _mean_of_students(row: Row) -> float | None:
+def mean_of_students(row: Row) -> float | None:
+    """Returns the mean accuracy of the students of a training with several, or `None`."""
     return row["students_test"] and statistics.mean(row["students_test"].values())
 
 

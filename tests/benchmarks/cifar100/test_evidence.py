@@ -91,6 +91,44 @@ def test_gains_are_over_the_labels_alone_of_the_same_seed_and_protocol():
     assert found[evidence.SEVERAL[evidence.RIVAL]][:3] == ["+4.3 ± 0.3", "3", "+5.7 ± 0.7"]
 
 
+def small():
+    """Returns rows of the small protocol: labels, independent students, and two that meet."""
+    late = "modreduce/weighted_average, dist, late"
+    rows = [row("plain", seed, 0.20 + seed / 100) for seed in (1, 2)]
+    rows += [row(evidence.RIVAL, 1, 0.25, 0.28, students_test={"a": 0.25, "b": 0.23})]
+    rows += [row(evidence.RIVAL, 2, 0.27, 0.29, students_test={"a": 0.23, "b": 0.27})]
+    rows += [row(late, seed, 0.24 + seed / 100, 0.26) for seed in (1, 2)]
+    rows += [row("dist", 1, 0.26)]
+    return [{**one, "epochs": 20, "samples": 10_000} for one in rows]
+
+
+def few_labels():
+    """Returns rows with 1,000 labels."""
+    rows = [row("plain", seed, 0.10, epochs=200, samples=1000) for seed in (1, 2)]
+    of_all = [row("plain", 1, 0.08), row("dist", 1, 0.15), row("dist", 2, 0.17)]
+    return rows + [{**one, "epochs": 20, "samples": 10_000} for one in of_all]
+
+
+def test_what_students_learn_from_one_another_is_beside_independent_ones():
+    rows = {"cifar100_small": small(), "cifar100_middle": []}
+    lines = evidence.evidence_online(rows).splitlines()[2:]
+    # Independent: 25 - 21 and 27 - 22; their means 24 and 25; ensembles 28 and 29.
+    assert [cells(line)[1:] for line in lines] == [
+        ["+4.5 ± 0.5", "", "+3.0 ± 0.0", "+7.0 ± 0.0", "2"],
+        ["+4.0 ± 0.0", "-0.5 ± 0.5", "+4.0 ± 0.0", "+4.5 ± 0.5", "2"],
+    ]
+
+
+def test_few_labels_stand_beside_all():
+    rows = {"cifar100_small": small(), "cifar100_few_labels": few_labels()}
+    lines = evidence.evidence_few_labels(rows).splitlines()[2:]
+    assert [cells(line) for line in lines] == [
+        [evidence.FEW["plain", 1000], "10.0 ± 0.0", "", "2", ""],
+        [evidence.FEW["plain", 10_000], "8.0", "-2.0", "1", "21.5 ± 0.7"],
+        ["DIST", "16.0 ± 1.4", "+6.0 ± 1.0", "2", "26.0"],
+    ]
+
+
 def test_lengths_are_told_by_the_steps_of_students():
     longer = row("dist", 1, 0.48, epochs=90, student_steps=63_000)
     made = evidence.evidence_lengths([*middle(), longer]).splitlines()
@@ -111,8 +149,9 @@ def test_figures_are_drawn(tmp_path):
     from benchmarks.cifar100 import evidence_plot
 
     common.append_rows(tmp_path / "cifar100_middle.jsonl", middle())
-    small = [row("plain", 1, 0.2, epochs=20), row("kd", 1, 0.25, epochs=20)]
-    common.append_rows(tmp_path / "cifar100_small.jsonl", small)
+    kd = [{**one, "method": "kd", "test": 0.26} for one in small()[:1]]
+    common.append_rows(tmp_path / "cifar100_small.jsonl", small() + kd)
+    common.append_rows(tmp_path / "cifar100_few_labels.jsonl", few_labels())
     evidence_plot.FLAGS(["plot", f"--results={tmp_path}", f"--figures={tmp_path}"])
     evidence_plot.main(None)
     for name in evidence_plot.FIGURES:
