@@ -89,7 +89,12 @@ class Case:
 
 
 def predicted(model: keras.Model, inputs: Any) -> np.ndarray:
-    return np.asarray(model.predict(inputs, batch_size=20, verbose=0), "float64")
+    """Returns a model's outputs. Most models are asked once, which takes less than a trace."""
+    outputs = []
+    for start in range(0, len(keras.tree.flatten(inputs)[0]), BATCH):
+        batch = keras.tree.map_structure(lambda array, a=start: array[a : a + BATCH], inputs)
+        outputs.append(keras.ops.convert_to_numpy(model(batch, training=False)))
+    return np.concatenate(outputs).astype("float64")
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> float:
@@ -211,14 +216,15 @@ def quantization_aware(case: Case) -> Cell:
 
     Or it is as near to it as TFLite's kernels are to one another.
     """
-    figures = _verified(case, case.quantized, "tflite", quantization="int8")
-    logits = predicted(case.quantized, case.data.test)
-    note = f"with the float model {100 * _agreement(logits, case.logits):.0f} %"
-    cell = Cell(figures.agreement, "agreement", figures.agreement >= 0.97, note)
-    if cell.holds:
-        return cell
     with tempfile.TemporaryDirectory() as folder:
         path = mr.export.to_tflite(case.quantized, Path(folder) / "a.tflite", quantization="int8")
+        figures = _verify(case, path, case.quantized)
+        # `verify` has traced it.
+        logits = np.asarray(case.quantized.predict(case.data.test, batch_size=20, verbose=0))
+        note = f"with the float model {100 * _agreement(logits, case.logits):.0f} %"
+        cell = Cell(figures.agreement, "agreement", figures.agreement >= 0.97, note)
+        if cell.holds:
+            return cell
         off, between, among = yardsticks.of_other_kernels(path, case.data.test, logits)
     beside = f"TFLite's kernels with one another {100 * among:.0f} %"
     return cell._replace(holds=off <= between, beside=beside)
@@ -256,10 +262,14 @@ def _compared(case: Case, model: keras.Model, form: str, **arguments: Any) -> An
             "saved": mr.export.to_saved_model,
         }[form]
         to(model, path, **arguments)
-        test = case.data.test, case.data.test_classes
-        return mr.export.verify(
-            path, model, test, kind="classes", least_agreement=0.0, batch_size=20, repeats=2
-        )
+        return _verify(case, path, model)
+
+
+def _verify(case: Case, path: Path, model: keras.Model) -> Any:
+    test = case.data.test, case.data.test_classes
+    return mr.export.verify(
+        path, model, test, kind="classes", least_agreement=0.0, batch_size=20, repeats=2
+    )
 
 
 def _file(form: str, least: float, **arguments: Any) -> Callable[[Case], Cell]:

@@ -6,12 +6,15 @@ its inputs. Then each column asks it for something and compares the result with 
 computation. A cell is a figure, the reason of a refusal, or an error that is not ours ("raw").
 
 Each architecture has a process of its own and a time limit. Rows are appended cell by cell; what
-has a row is left out, so a run that was ended goes on.
+has a row is left out, so a run that was ended goes on. Two architectures at once take up to 20 GB.
 
     python -m benchmarks.matrix.run
+    python -m benchmarks.matrix.run --processes=2
     python -m benchmarks.matrix.run --architecture=MobileNetV2 --column=fold --again
 """
 
+import concurrent.futures
+import gc
 import importlib.metadata
 import shlex
 import subprocess
@@ -28,7 +31,8 @@ from benchmarks import common
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("architecture", [], "Names; all of them unless given")
 flags.DEFINE_multi_string("column", [], "Names; all of them unless given")
-flags.DEFINE_integer("limit", 600, "Seconds that an architecture has", lower_bound=1)
+flags.DEFINE_integer("processes", 1, "Architectures at once", lower_bound=1)
+flags.DEFINE_integer("limit", 1200, "Seconds that an architecture has", lower_bound=1)
 flags.DEFINE_bool("again", False, "Measure what has a row as well")
 flags.DEFINE_bool("here", False, "In this process, without a limit")
 flags.DEFINE_string("output", str(common.RESULTS / "model_matrix.jsonl"), "Rows go here")
@@ -69,6 +73,10 @@ def _in_this_process(name: str, columns: list[str]) -> None:
 
     architecture = ARCHITECTURES[name]
     case = Case(name, architecture)
+    # Leaves what stays out of later collections, which then come more often: the graphs that
+    # become large ONNX files refer to themselves, and take 10 GB otherwise.
+    gc.collect()
+    gc.freeze()
     about = {"source": architecture.source, "family": architecture.family}
     about |= {"kind": architecture.kind, "parameters": case.model.count_params()}
     about |= common.metadata(0)
@@ -82,6 +90,7 @@ def _in_this_process(name: str, columns: list[str]) -> None:
         row = measured(name, column, case)
         common.append_rows(Path(FLAGS.output), [{**row, **about}])
         print(_said(row), flush=True)
+        gc.collect()
 
 
 def _said(row: dict[str, Any]) -> str:
@@ -90,31 +99,39 @@ def _said(row: dict[str, Any]) -> str:
     return f"{start} {row['seconds']:6.1f} s  {told}"
 
 
+def _in_its_own(name: str, columns: list[str]) -> None:
+    """Measures an architecture in a process that ends at the limit."""
+    given = ["--here", "--again", f"--architecture={name}", f"--output={FLAGS.output}"]
+    given += [f"--column={column}" for column in columns]
+    command = [sys.executable, "-m", "benchmarks.matrix.run", *given]
+    try:
+        subprocess.run(command, timeout=FLAGS.limit, check=False)
+    except subprocess.TimeoutExpired:
+        print(f"{name}: not done in {FLAGS.limit} s", flush=True)
+
+
 def main(_) -> None:
     from benchmarks.matrix.architectures import ARCHITECTURES
     from benchmarks.matrix.columns import COLUMNS
 
+    start = time.perf_counter()
+    done = {(row["architecture"], row["column"]) for row in common.read_rows(Path(FLAGS.output))}
+    wanted = {}
     for name in FLAGS.architecture or ARCHITECTURES:
-        done = {
-            row["column"]
-            for row in common.read_rows(Path(FLAGS.output))
-            if row["architecture"] == name
-        }
-        columns = [
-            column for column in FLAGS.column or COLUMNS if FLAGS.again or column not in done
-        ]
-        if not columns:
-            continue
-        if FLAGS.here:
+        columns = FLAGS.column or COLUMNS
+        wanted[name] = [one for one in columns if FLAGS.again or (name, one) not in done]
+    wanted = {name: columns for name, columns in wanted.items() if columns}
+    if FLAGS.here:
+        for name, columns in wanted.items():
             _in_this_process(name, columns)
-            continue
-        given = ["--here", "--again", f"--architecture={name}", f"--output={FLAGS.output}"]
-        given += [f"--column={column}" for column in columns]
-        command = [sys.executable, "-m", "benchmarks.matrix.run", *given]
-        try:
-            subprocess.run(command, timeout=FLAGS.limit, check=False)
-        except subprocess.TimeoutExpired:
-            print(f"{name}: not done in {FLAGS.limit} s", flush=True)
+        return
+    # From both ends in turn, so that the largest are seldom measured at once.
+    order = [*wanted.items()]
+    order = [order.pop(-(place % 2)) for place in range(len(order))]
+    with concurrent.futures.ThreadPoolExecutor(FLAGS.processes) as pool:
+        for measuring in [pool.submit(_in_its_own, *one) for one in order]:
+            measuring.result()
+    print(f"{len(wanted)} architectures in {(time.perf_counter() - start) / 60:.1f} min")
 
 
 if __name__ == "__main__":
