@@ -113,13 +113,13 @@ class Scene:
         index = random.choice(FLAGS.samples, FLAGS.batch, replace=FLAGS.samples < FLAGS.batch)
         self.batch = images, labels
         self.indexed = {"inputs": images, "sample_index": index}, labels
-        self.teacher = mr.models.get(FLAGS.teacher, num_classes=CLASSES, name="teacher")
+        self.teacher = network(FLAGS.teacher, "teacher")
         common.adopt_statistics(self.teacher, images)
         self._start = {name: self._new(name).get_weights() for name in NAMES}
 
     @staticmethod
     def _new(name: str) -> keras.Model:
-        return mr.models.get(FLAGS.student, num_classes=CLASSES, name=name)
+        return network(FLAGS.student, name)
 
     def students(self, policy: str = "float32") -> dict[str, keras.Model]:
         """Returns new students, equal to all others of their names.
@@ -162,6 +162,11 @@ class Scene:
         batch = self.indexed if indexed else self.batch
         iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
         return lambda: distiller.train_function(iterator)
+
+
+def network(identifier: str, name: str) -> keras.Model:
+    """Returns an untrained network on the images of a batch."""
+    return mr.models.get(identifier, num_classes=CLASSES, input_shape=(32, 32, 3), name=name)
 
 
 def optimizer(rate: float = 0.01) -> keras.optimizers.Optimizer:

@@ -21,14 +21,9 @@ def _forgets_benchmarks(forgets_flags):
 
 @pytest.fixture(scope="session")
 def run_benchmark():
-    """Returns a function that runs a module of `benchmarks` with flags and returns its output.
-
-    Its steps run a few times, so their graphs stay as they were traced.
-    """
+    """Returns a function that runs a module of `benchmarks` with flags and returns its output."""
 
     def run(module: str, *flags: str) -> str:
-        done = programs.run(f"benchmarks.{module}", *flags, folder=ROOT, optimized=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return programs.printed(f"benchmarks.{module}", *flags, folder=ROOT)
 
     return run

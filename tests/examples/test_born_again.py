@@ -14,9 +14,7 @@ PROGRAM = Path(__file__).parents[2] / "examples" / "born_again.py"
 @pytest.fixture(scope="module")
 def printed():
     tiny = ("--widths=4,8", "--generations=3", "--epochs=1", "--images=64", "--seeds=2")
-    done = programs.run(PROGRAM, *tiny, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return programs.printed(PROGRAM, *tiny)
 
 
 def test_prints_a_row_for_each_generation(printed):

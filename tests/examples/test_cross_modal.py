@@ -51,9 +51,7 @@ def example():
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cross_modal") / "results"
     tiny = ("--epochs=1", "--teacher_epochs=1", "--seeds=1", "--pairs=256", "--labels=128")
-    done = programs.run(PROGRAM, *tiny, f"--output={folder}", timeout=300)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    return folder, programs.printed(PROGRAM, *tiny, f"--output={folder}")
 
 
 def test_the_largest_channel_is_the_sample(example):

@@ -18,9 +18,7 @@ PROGRAM = Path(__file__).parents[2] / "examples" / "okddip.py"
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("okddip") / "results"
     tiny = ("--epochs=2", "--images=64", "--seeds=2", f"--output={folder}")
-    done = programs.run(PROGRAM, *tiny, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    return folder, programs.printed(PROGRAM, *tiny)
 
 
 def test_prints_the_mean_over_seeds_for_each_student(run):

@@ -23,9 +23,7 @@ ROWS = [
 def printed():
     sizes = ("--teacher=8,16", "--assistant=6,12", "--assistant=5,10", "--student=4,8")
     tiny = ("--teacher_epochs=1", "--teacher_images=256", "--epochs=1", "--images=64", "--seeds=2")
-    done = programs.run(PROGRAM, *sizes, *tiny, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return programs.printed(PROGRAM, *sizes, *tiny)
 
 
 def test_prints_a_row_for_each_network_and_teacher(printed):

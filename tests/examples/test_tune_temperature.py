@@ -17,9 +17,7 @@ PROGRAM = Path(__file__).parents[2] / "examples" / "tune_temperature.py"
 
 def run(folder, trials):
     tiny = ("--epochs=1", "--images=64", f"--trials={trials}", f"--output={folder}")
-    done = programs.run(PROGRAM, *tiny, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return programs.printed(PROGRAM, *tiny)
 
 
 @pytest.fixture(scope="module")

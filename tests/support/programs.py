@@ -100,6 +100,18 @@ def run(
     return Program(program, *arguments, folder=folder, optimized=optimized).ended(timeout)
 
 
+def printed(
+    program: Path | str, *arguments: object, folder: Path | str | None = None, timeout: float = 600
+) -> str:
+    """Runs a program that must end well, and returns what it prints.
+
+    Its steps run a few times, so its graphs stay as they were traced.
+    """
+    done = run(program, *arguments, folder=folder, timeout=timeout, optimized=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def _become(
     is_file: bool,
     command: list[str],

@@ -92,7 +92,19 @@ def test_what_is_over_the_budget_is_refused_before_it_trains(data, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_hyperband_goes_on_with_the_best_and_ranks_by_the_distance_to_the_teacher(data, tmp_path):
-    found = find(data, tmp_path, budget={"multiply_adds": 1e6}, epochs=4, factor=2, knowledge="kd")
+    keras.utils.set_random_seed(1)
+    found = mr.tuning.find_student(
+        net((6,)),
+        lambda hp: net((hp.Choice("width", [2, 4, 8]),)),
+        budget={"multiply_adds": 1e6},
+        data=data,
+        validation_data=data,
+        directory=tmp_path,
+        epochs=4,
+        factor=2,
+        knowledge="kd",
+        optimizer="sgd",
+    )
     epochs = [row["epochs"] for row in found.completed()]
     assert max(epochs) > 1
     teacher_loss = found.completed()[0]["score"]

@@ -21,7 +21,7 @@ def test_one_row_for_each_comparison(run_benchmark, tmp_path):
     from benchmarks import common
 
     output = tmp_path / "rows.jsonl"
-    sizes = ["--student=resnet8", "--teacher=resnet8", "--batch=8", "--samples=20000", "--rounds=1"]
+    sizes = ["--student=convnet", "--teacher=convnet", "--batch=8", "--samples=20000", "--rounds=1"]
     sizes += ["--form=modreduce"]  # the larger one; of the other only the parts are tested, below
     run_benchmark("speed.online_cost", *sizes, f"--output={output}")
 
@@ -31,7 +31,7 @@ def test_one_row_for_each_comparison(run_benchmark, tmp_path):
     medians = {row["contender"]: row["ms_median"] for row in rows}
     for row in rows:
         assert row["form"] == "modreduce"
-        assert (row["student"], row["batch"], row["rounds"], row["seed"]) == ("resnet8", 8, 1, 0)
+        assert (row["student"], row["batch"], row["rounds"], row["seed"]) == ("convnet", 8, 1, 0)
         assert row["ms_p25"] <= row["ms_median"] <= row["ms_p75"]
         if "ratio_to" in row:  # of a single round
             ratio = row["ms_median"] / medians[row["ratio_to"]]
