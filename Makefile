@@ -43,8 +43,9 @@ generate: $(VENV)/test.installed
 	$(BIN)/python docs/notebooks.py
 
 # The site, in site/. Links, anchors and docstrings are checked: a warning is an error.
-docs: $(VENV)/docs.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+# Its tools read the package without importing it, so that they have an environment of their own.
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict --quiet
 
 # Every code block of the README and the site, at tiny size.
 docs-test: $(VENV)/test.installed
@@ -56,9 +57,14 @@ benchmark: $(VENV)/test.installed
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+.venv-docs/installed: docs/requirements.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --requirement docs/requirements.txt
+	touch $@
+
 $(VENV)/%.installed: setup.py | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-next build site *.egg-info
+	rm -rf $(VENV) .venv-docs .venv-next build site *.egg-info

@@ -18,7 +18,7 @@ EXPORT = ["ai-edge-litert<3"]
 ONNX = ["onnx<2", "onnxruntime<2", "tf2onnx<2"]
 DEMO = [*EXPORT, "matplotlib<4"]
 ALL = [*DEMO, *ONNX, *TUNE]
-DOCS = ["mkdocs<2", "mkdocs-material<10", "mkdocstrings[python]<2"]
+DOCS = (HERE / "docs" / "requirements.txt").read_text("utf-8").split()
 TEST = ["hypothesis<7", "mypy<3", "pytest<10", "pytest-xdist<4", "ruff<1"]
 
 setup(

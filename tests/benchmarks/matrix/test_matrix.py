@@ -52,6 +52,24 @@ def test_whose_error_it_is():
     assert not is_ours(other.value)
 
 
+def test_what_has_a_row_is_left_out_and_the_rest_is_measured_once(monkeypatch, tmp_path):
+    from benchmarks import common
+    from benchmarks.matrix import run
+    from benchmarks.matrix.architectures import ARCHITECTURES
+    from benchmarks.matrix.columns import COLUMNS
+
+    done = [row("VGG16", column) for column in COLUMNS] + [row("VGG19", "fold")]
+    common.append_rows(tmp_path / "rows.jsonl", done)
+    measured = []
+    monkeypatch.setattr(run, "_in_its_own", lambda *one: measured.append(one))
+    run.FLAGS(["run", "--processes=2", f"--output={tmp_path / 'rows.jsonl'}"])
+    run.main([])
+    assert sorted(name for name, _ in measured) == sorted({*ARCHITECTURES} - {"VGG16"})
+    columns = dict(measured)
+    assert columns["VGG19"] == [column for column in COLUMNS if column != "fold"]
+    assert columns["hub BERT"] == [*COLUMNS]
+
+
 PART = {
     "MobileNetV2": ["fold"],
     "MobileNetV3Small": ["logits"],
