@@ -8,6 +8,8 @@ from benchmarks import common
 
 USED = ("logits", "fold", "bfloat16", "KD", "hint", "relation", "quantization-aware")
 FILES = ("TFLite float32", "TFLite float16", "TFLite dynamic", "TFLite int8", "ONNX", "SavedModel")
+SOURCES = ("keras.applications", "keras-hub", "keras.layers")
+"""Where architectures are from, in the order of the tables."""
 COMMAND = "python -m benchmarks.matrix.run"
 
 Row = Mapping[str, Any]
@@ -15,7 +17,7 @@ Row = Mapping[str, Any]
 
 def model_matrix(rows: list[Row]) -> str:
     """Returns how many cells hold, both tables, and why others do not."""
-    latest = common.latest(rows, "architecture", "column")
+    latest = sorted(common.latest(rows, "architecture", "column"), key=_place)
     reasons: dict[str, list[str]] = {}
     for row in latest:
         if row["outcome"] in ("refused", "raw"):
@@ -28,6 +30,11 @@ def model_matrix(rows: list[Row]) -> str:
     made += [""] if reasons else []
     made += [f"{numbers[one]}. {', '.join(names)}: `{one}`" for one, names in reasons.items()]
     return "\n".join([*made, "", _origin(latest)])
+
+
+def _place(row: Row) -> tuple[int, str]:
+    """Returns what rows are sorted by: families of a source together, else as they were made."""
+    return SOURCES.index(row["source"]), row.get("family", "")
 
 
 def _origin(latest: list[Row]) -> str:
