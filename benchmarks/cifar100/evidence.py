@@ -141,9 +141,9 @@ def evidence_several(rows: Mapping[str, list[Row]]) -> str:
 
 def evidence_online(rows: Mapping[str, list[Row]]) -> str:
     """Returns a line for each way in which three DIST students learn from one another."""
-    runs = of_length(rows["cifar100_small"], EPOCHS["cifar100_small"])
     columns = [
         "what students learn from one another",
+        "training images",
         "deployed student: points over labels alone",
         "over the best of independent students",
         "mean of the three",
@@ -151,15 +151,26 @@ def evidence_online(rows: Mapping[str, list[Row]]) -> str:
         "seeds",
     ]
     lines = []
-    for method, name in ONLINE.items():
-        own = [row for (m, _), row in runs.items() if m == method]
-        if own:
-            over_rival = "" if method == RIVAL else mean_and_error(gains(own, runs, over=RIVAL))
-            lines.append([name, mean_and_error(gains(own, runs)), over_rival])
-            for measure in (mean_of_students, ensemble):
-                lines[-1].append(mean_and_error(gains(own, runs, measure)))
-            lines[-1].append(str(len(own)))
+    for method, own, runs in online_of(rows):
+        over_rival = "" if method == RIVAL else mean_and_error(gains(own, runs, over=RIVAL))
+        lines.append([ONLINE[method], f"{own[0]['samples']:,}"])
+        lines[-1] += [mean_and_error(gains(own, runs)), over_rival]
+        lines[-1] += [
+            mean_and_error(gains(own, runs, measure)) for measure in (mean_of_students, ensemble)
+        ]
+        lines[-1].append(str(len(own)))
     return "\n".join(common.table(columns, lines))
+
+
+def online_of(rows: Mapping[str, list[Row]]) -> list[tuple[str, list[Row], Runs]]:
+    """Returns by protocol the methods that differ in the online learning: rows, and all runs."""
+    found = []
+    for file in FILES:
+        runs = of_length(rows[file], EPOCHS[file])
+        for method in ONLINE:
+            own = [row for (m, _), row in runs.items() if m == method]
+            found += [(method, own, runs)] if own else []
+    return found
 
 
 def evidence_few_labels(rows: Mapping[str, list[Row]]) -> str:

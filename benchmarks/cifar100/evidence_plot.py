@@ -82,21 +82,17 @@ def draw_recipe(rows: Mapping[str, list[Row]], figure: Any) -> None:
 
 def draw_online(rows: Mapping[str, list[Row]], figure: Any) -> None:
     """Draws for each way to learn from one another the deployed student, and the ensemble."""
-    runs = evidence.of_length(rows[SMALL], evidence.EPOCHS[SMALL])
     measures = {"deployed student": evidence.deployed, "mean of the three": mean_of_students}
     measures["their ensemble"] = evidence.ensemble
-    found = {
-        name: [row for (m, _), row in runs.items() if m == method]
-        for method, name in evidence.ONLINE.items()
-    }
-    names = [name for name, own in reversed(found.items()) if own]
-    figure.set_size_inches(9.0, 1.2 + 0.4 * len(names))
+    found = evidence.online_of(rows)[::-1]
+    figure.set_size_inches(9.0, 1.2 + 0.4 * len(found))
     axes = figure.subplots()
     for number, (told, measure) in enumerate(measures.items()):
-        values = [evidence.gains(found[name], runs, measure) for name in names]
+        values = [evidence.gains(own, runs, measure) for _, own, runs in found]
         _dots(axes, values, 0.18 * (1 - number), plots.COLORS[number], told)
+    names = [f"{evidence.ONLINE[m]}; {own[0]['samples']:,} images" for m, own, _ in found]
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("points of test accuracy over the labels alone (mean, standard error)")
+    axes.set_xlabel("points over the labels alone (mean, standard error)")
     _finish(axes, "x")
 
 

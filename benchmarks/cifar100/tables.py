@@ -155,7 +155,13 @@ def _by_student(methods: Mapping[str, list[Row]]) -> list[str]:
     kinds = {
         method: [row["students_test"] for row in ended(rows)]
         for method, rows in methods.items()
-        if method.startswith("modreduce/") or method == "three/kinds"
+        if method.startswith("modreduce/") or method.endswith("kinds")
+    }
+    # Students that learn from the same knowledge are numbered.
+    kinds = {
+        method: rows
+        for method, rows in kinds.items()
+        if not any(name.startswith("student_") for row in rows for name in row)
     }
     names = list(dict.fromkeys(name for rows in kinds.values() for row in rows for name in row))
     if not names:

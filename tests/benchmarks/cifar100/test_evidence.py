@@ -114,8 +114,8 @@ def test_what_students_learn_from_one_another_is_beside_independent_ones():
     lines = evidence.evidence_online(rows).splitlines()[2:]
     # Independent: 25 - 21 and 27 - 22; their means 24 and 25; ensembles 28 and 29.
     assert [cells(line)[1:] for line in lines] == [
-        ["+4.5 ± 0.5", "", "+3.0 ± 0.0", "+7.0 ± 0.0", "2"],
-        ["+4.0 ± 0.0", "-0.5 ± 0.5", "+4.0 ± 0.0", "+4.5 ± 0.5", "2"],
+        ["10,000", "+4.5 ± 0.5", "", "+3.0 ± 0.0", "+7.0 ± 0.0", "2"],
+        ["10,000", "+4.0 ± 0.0", "-0.5 ± 0.5", "+4.0 ± 0.0", "+4.5 ± 0.5", "2"],
     ]
 
 
