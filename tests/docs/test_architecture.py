@@ -14,7 +14,11 @@ TEXT = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 
 def test_every_file_that_is_named_exists():
     named = set(re.findall(r"\b([a-z_]+(?:/[a-z_]+)*\.py)\b", TEXT))
-    paths = [path.as_posix() for path in ROOT.rglob("*.py") if ".venv" not in path.parts]
+    paths = [
+        path.as_posix()
+        for path in ROOT.rglob("*.py")
+        if not path.relative_to(ROOT).parts[0].startswith(".venv")
+    ]
     assert [name for name in named if not any(p.endswith(f"/{name}") for p in paths)] == []
     assert len(named) > 15
 
