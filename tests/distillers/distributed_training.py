@@ -181,7 +181,6 @@ def train(name: str, strategy: tf.distribute.Strategy, *datasets: tf.data.Datase
     Each training begins with the same state, by one distiller: a new one would be traced anew. The
     first data are read to their end in each epoch. The others are read without an end and epochs
     counted by their steps: to begin anew takes a strategy of several replicas as long as tracing.
-    For the same reason the last epoch alone is validated.
     """
     keras.utils.set_random_seed(5)
     with strategy.scope():
@@ -225,13 +224,7 @@ def fitted(name: str, distiller, data: tf.data.Dataset, epochs: int, to_the_end:
             steps["validation_steps"] = len(validation)
             validation = validation.repeat()
     logs = distiller.fit(
-        data,
-        epochs=epochs,
-        validation_data=validation,
-        validation_freq=epochs,
-        shuffle=False,
-        verbose=0,
-        **steps,
+        data, epochs=epochs, validation_data=validation, shuffle=False, verbose=0, **steps
     )
     assert name in DATA_FREE or distiller.get_config()["supervised_weight"] == 1.0
     if name == "skipping":
