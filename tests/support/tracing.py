@@ -11,6 +11,7 @@ def share_one_stack() -> None:
     To walk the stack takes a tenth of the time to trace a step.
     """
     stack = tf_stack.extract_stack()
+    list(stack)  # once, here: where TensorFlow lists it while it places a graph, it can crash
     tf_stack.extract_stack = lambda stacklevel=1: stack
 
 
