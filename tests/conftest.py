@@ -25,8 +25,7 @@ tf.config.set_logical_device_configuration(
 # numbers of Keras do not depend on them.
 pywrap_tfe.TFE_ContextClearCaches = lambda context: None
 
-# Most graphs of the tests run once or twice: to optimise them takes longer than it saves. The
-# examples, which run as programs, have theirs optimised.
+# Most graphs of the tests run once or twice: to optimise them takes longer than it saves.
 tracing.share_one_stack()
 tracing.leave_graphs_as_they_are()
 

@@ -1,7 +1,8 @@
 """Runs programs in processes that begin with the library imported, which takes seconds otherwise.
 
-A server, which imports it once, forks for each program. For what happens before or while the
-library is imported, start `sys.executable` instead.
+A server, which imports it once, forks for each program. Their steps run a few times, so their
+graphs stay as they are traced. For what happens before or while the library is imported, start
+`sys.executable` instead.
 """
 
 import multiprocessing
@@ -37,8 +38,6 @@ class Program:
         *arguments: What follows on the command line.
         folder: Where it runs, this process's own folder unless given.
         environment: Variables beside those of this process.
-        optimized: Whether TensorFlow optimises the graphs of the program, as it does those of
-            users. It takes longer than it saves where steps run a few times.
     """
 
     def __init__(
@@ -47,7 +46,6 @@ class Program:
         *arguments: object,
         folder: Path | str | None = None,
         environment: dict[str, str] | None = None,
-        optimized: bool = True,
     ) -> None:
         self.command = [str(program), *map(str, arguments)]
         self._place = tempfile.TemporaryDirectory()
@@ -56,7 +54,7 @@ class Program:
             file.touch()
         variables = {**os.environ, **(environment or {})}
         given = (isinstance(program, Path), self.command, str(folder or Path.cwd()), variables)
-        self._process = processes.Process(target=_become, args=(*given, self._streams, optimized))
+        self._process = processes.Process(target=_become, args=(*given, self._streams))
         self._process.start()
 
     @property
@@ -94,20 +92,16 @@ def run(
     *arguments: object,
     folder: Path | str | None = None,
     timeout: float | None = None,
-    optimized: bool = True,
 ) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end; see `Program`."""
-    return Program(program, *arguments, folder=folder, optimized=optimized).ended(timeout)
+    return Program(program, *arguments, folder=folder).ended(timeout)
 
 
 def printed(
     program: Path | str, *arguments: object, folder: Path | str | None = None, timeout: float = 600
 ) -> str:
-    """Runs a program that must end well, and returns what it prints.
-
-    Its steps run a few times, so its graphs stay as they were traced.
-    """
-    done = run(program, *arguments, folder=folder, timeout=timeout, optimized=False)
+    """Runs a program that must end well, and returns what it prints."""
+    done = run(program, *arguments, folder=folder, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -118,7 +112,6 @@ def _become(
     folder: str,
     environment: dict[str, str],
     streams: list[Path],
-    optimized: bool,
 ) -> None:
     """Makes this process the one that the program runs in, and runs it."""
     for number, file in enumerate(streams, start=1):
@@ -126,8 +119,7 @@ def _become(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    if not optimized:
-        tracing.leave_graphs_as_they_are()
+    tracing.leave_graphs_as_they_are()
     sys.argv = command
     if is_file:
         sys.path.insert(0, str(Path(command[0]).parent))

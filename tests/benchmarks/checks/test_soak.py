@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 def run(module, folder):
     """Runs a short soak in a process of its own."""
     files = [f"--output={folder / 'soak.jsonl'}", f"--figure={folder / 'soak.png'}"]
-    return programs.run(module, *SIZES, *files, folder=ROOT, optimized=False)
+    return programs.run(module, *SIZES, *files, folder=ROOT)
 
 
 def the_row(folder):
