@@ -14,7 +14,7 @@ from modreduce_keras.keras_internals import flatten_layers, operation_of
 from modreduce_keras.models.branch import Branches
 from modreduce_keras.models.fake_quantization import is_quantization_aware, require_ranges
 from modreduce_keras.models.folding import fold
-from modreduce_keras.models.graph import input_specs
+from modreduce_keras.models.graph import input_specs, output_specs
 from modreduce_keras.models.kernel_wrapper import warn_of_unfinished
 from modreduce_keras.models.names import free_name
 from modreduce_keras.taps import TapReader
@@ -114,7 +114,9 @@ def _quantized_by_keras(layer: keras.layers.Layer) -> bool:
 
 
 def _require_one_output(student: keras.Model, structure: Any) -> None:
-    spec = TapReader(student).specs(structure).logits
+    spec = output_specs(student)
+    if spec is None:
+        spec = TapReader(student).specs(structure).logits
     if keras.tree.is_nested(spec):
         received = keras.tree.map_structure(lambda tensor: tuple(tensor.shape), spec)
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from modreduce_keras.models.graph import input_specs
 from modreduce_keras.typing import Tensor
 
 FINAL = "final"
@@ -73,8 +74,9 @@ def exits(
         exit_name: _classifier(maps, deepest, logits.shape[-1], exit_name)
         for exit_name, maps in tapped.items()
     }
-    inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    return keras.Model(inputs, {**outputs, FINAL: logits}, name=name or f"{model.name}_with_exits")
+    return keras.Model(
+        input_specs(model), {**outputs, FINAL: logits}, name=name or f"{model.name}_with_exits"
+    )
 
 
 def deepest_maps(model: keras.Model) -> str:

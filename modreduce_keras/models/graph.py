@@ -49,6 +49,13 @@ def input_specs(model: keras.Model) -> Any:
     return _map_shapes(lambda shape: keras.KerasTensor((None, *shape[1:]), "float32"), shape)
 
 
+def output_specs(model: keras.Model) -> Any:
+    """Returns a functional or Sequential model's output as symbolic tensors, `None` for others."""
+    if not getattr(model, "outputs", None) or defined_by_user(model, "call"):
+        return None
+    return model.outputs[0] if isinstance(model, keras.Sequential) else model.output
+
+
 def advice_on_sizes(model: keras.Model) -> str:
     """Returns the advice that what depends on sizes alone is computed before, if some are open."""
     specs = keras.tree.flatten(input_specs(model))

@@ -7,6 +7,7 @@ from keras import layers
 
 from modreduce_keras.arguments import is_number, require_integer
 from modreduce_keras.keras_internals import calls_of, history_of
+from modreduce_keras.models.graph import input_specs
 from modreduce_keras.models.kernel_wrapper import plain_layer
 
 # What may follow the layer that classifies, and changes no class.
@@ -90,7 +91,7 @@ def with_classifier(
             f"positions..., channels), of a known number of channels. Received: {shape} of "
             f"{model.name!r}, at={at!r}"
         )
-    inputs: Any = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    inputs = input_specs(model)
     taken = {layer.name for layer in keras.Model(inputs, features).layers}
 
     def named(own: str) -> str:

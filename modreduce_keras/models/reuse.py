@@ -8,6 +8,7 @@ from keras import layers
 from modreduce_keras.calls import by_name
 from modreduce_keras.copying import copy_state
 from modreduce_keras.models.clones import Cloner, copy_model
+from modreduce_keras.models.graph import input_specs
 from modreduce_keras.ops import adaptive_average_pool
 from modreduce_keras.typing import Tensor
 
@@ -82,8 +83,9 @@ def reuse_classifier(
     maps = _convolution(maps, channels // factor, 3, "projection_2")
     maps = _convolution(maps, channels, 1, "projection")
     outputs = _classifier(teacher, target, teacher_at, sizes)(maps)
-    inputs = student.inputs[0] if isinstance(student, keras.Sequential) else student.input
-    return keras.Model(inputs, outputs, name=name or f"{student.name}_reusing_{teacher.name}")
+    return keras.Model(
+        input_specs(student), outputs, name=name or f"{student.name}_reusing_{teacher.name}"
+    )
 
 
 def _maps(model: keras.Model, layer: keras.layers.Layer, role: Any) -> Any:

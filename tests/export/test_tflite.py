@@ -222,6 +222,21 @@ def test_a_network_that_is_its_own_teacher_is_refused_with_its_exits(refused):
     refused(distiller.model_with_exits, r"one output.*distiller\.exit_model\('NAME'\).*\(None, 4\)")
 
 
+class FirstOutput(keras.Model):
+    """A functional model of several outputs, of which a call gives the first."""
+
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=training)[0]
+
+
+def test_outputs_are_those_of_a_call(refused, tmp_path):
+    inputs = keras.Input((6,))
+    outputs = [layers.Dense(CLASSES)(inputs), layers.Dense(3)(inputs)]
+    refused(keras.Model(inputs, outputs), r"one output.*\[\(None, 4\), \(None, 3\)\]")
+    samples = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    assert_exports(tmp_path, FirstOutput(inputs, outputs), samples)
+
+
 def test_operations_that_tflite_lacks_are_refused_with_the_remedy(refused):
     inputs = keras.Input((None, 3))
     lstm = keras.Model(inputs, layers.Dense(CLASSES)(layers.LSTM(4, name="recurrent")(inputs)))
