@@ -1,4 +1,4 @@
-"""What the server of `programs` does once, before it forks: as `conftest.py` does for the tests."""
+"""What the server of `programs` does once, before it forks: as `session.py` does for the tests."""
 
 import gc
 
