@@ -57,6 +57,8 @@ class Trainee:
         views: Augmentations of each image in a batch.
         parts: Number of students that share a batch, each a part of its own. The batch is larger by
             that factor, and so is the number of epochs.
+        ema_momentum: Momentum of the moving averages that take the place of the weights at the end,
+            by step; `None` for the last weights.
     """
 
     model: keras.Model
@@ -64,6 +66,7 @@ class Trainee:
     teachers: int = 0
     views: int = 1
     parts: int = 1
+    ema_momentum: float | None = None
 
 
 def stages_of(network: keras.Model) -> list[str]:
@@ -265,10 +268,24 @@ def kd_even(task: Task) -> list[mr.Knowledge]:
     return [mr.Response("kd")]
 
 
+def by_one_dist(task: Task) -> list[mr.Knowledge]:
+    return [mr.Response("dist")]
+
+
 def by_dist(**changes: Any) -> Callable[[Task], Trainee]:
     """Returns what makes a ModReduce of three students with DIST, the labels with weight 1."""
     usual = {"aggregator": "weighted_average", "names": ALIKE, "multipliers": None}
     return partial(modreduce, **{**usual, "knowledge": partial(three_by, loss="dist"), **changes})
+
+
+def by_moving_average(method: Callable[[Task], Trainee]) -> Callable[[Task], Trainee]:
+    """Returns a method whose students end with averages of their weights, over about an epoch."""
+
+    def made(task: Task) -> Trainee:
+        momentum = 1.0 - task.protocol.epochs / task.protocol.steps
+        return dataclasses.replace(method(task), ema_momentum=momentum)
+
+    return made
 
 
 AGGREGATORS = ("weighted_average", "fully_connected", "one", "pcl")
@@ -297,7 +314,8 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
     "semckd, balanced": partial(single, knowledge=partial(calibrated, weight=BALANCED)),
     "semckd, a quarter": partial(single, knowledge=partial(calibrated, weight=100.0)),
     "dkd": partial(single, knowledge=decoupled),
-    "dist": partial(single, knowledge=lambda task: [mr.Response("dist")]),
+    "dist": partial(single, knowledge=by_one_dist),
+    "dist, moving average": by_moving_average(partial(single, knowledge=by_one_dist)),
     "shake": partial(single, knowledge=shadow),
     **{
         f"modreduce/{name}": lambda task, name=name: modreduce(
@@ -322,6 +340,7 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
     "modreduce/weighted_average, dist, temperature 1": by_dist(
         online_loss=lambda: mr.losses.KD(temperature=1.0)
     ),
+    "modreduce/weighted_average, dist, moving average": by_moving_average(by_dist()),
     "modreduce/okddip, dist": by_dist(aggregator="okddip"),
     "modreduce/weighted_average, dist and kinds": by_dist(names=KINDS, knowledge=dist_and_kinds),
     "modreduce/peer_averaging, dist": partial(averaged, loss="dist"),

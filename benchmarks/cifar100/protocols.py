@@ -74,13 +74,16 @@ class Protocol:
         arguments = {"input_shape": (32, 32, 3), **self.arguments.get(identifier, {})}
         return mr.models.get(identifier, num_classes=100, name=name, **arguments)
 
-    def optimizer(self, identifier: str) -> keras.optimizers.Optimizer:
-        """Returns what trains a network of that identifier."""
+    def optimizer(
+        self, identifier: str, ema_momentum: float | None = None
+    ) -> keras.optimizers.Optimizer:
+        """Returns what trains a network of that identifier, and averages its weights if asked."""
         rate = self.rate / 5 if identifier.startswith(SLOW_LEARNERS) else self.rate
         falls = [max(1, round(part * self.steps)) for part in self.milestones]
         rates = [rate / 10**fall for fall in range(len(falls) + 1)]
         schedule = keras.optimizers.schedules.PiecewiseConstantDecay(falls, rates)
-        return CoupledSGD(schedule, momentum=self.momentum, decay=self.weight_decay)
+        averages = {} if ema_momentum is None else {"use_ema": True, "ema_momentum": ema_momentum}
+        return CoupledSGD(schedule, momentum=self.momentum, decay=self.weight_decay, **averages)
 
     def aggregator_optimizer(self) -> keras.optimizers.Optimizer:
         """Returns ModReduce's optimizer of the aggregator, whose rate does not fall."""

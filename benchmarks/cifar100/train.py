@@ -174,9 +174,11 @@ def cached(run: Run, teacher: keras.Model) -> mr.data.TeacherCache:
 def fit(run: Run, identifier: str, trainee: Trainee, data: tf.data.Dataset) -> dict[str, list]:
     """Compiles and trains, or resumes a training that was killed. Returns the history."""
     protocol, model = run.protocol, trainee.model
-    optimizer = protocol.optimizer(identifier)
+    optimizer = protocol.optimizer(identifier, trainee.ema_momentum)
     if isinstance(model, mr.ModReduce):
-        optimizer = {name: protocol.optimizer(identifier) for name in model.students}
+        optimizer = {
+            name: protocol.optimizer(identifier, trainee.ema_momentum) for name in model.students
+        }
         if model.aggregator.trainable_variables:
             optimizer["aggregator"] = protocol.aggregator_optimizer()
     model.compile(optimizer, protocol.loss, metrics=["accuracy"])

@@ -35,6 +35,7 @@ SINGLE = {
     "semckd, a quarter": {"kd": 1.0, "semckd": 100.0},
     "dkd": {"dkd": 0.0},  # at first
     "dist": {"dist": 1.0},
+    "dist, moving average": {"dist": 1.0},
     "shake": {"kd": 1.0, "shake": 1.0},
 }
 PEERS = {
@@ -48,6 +49,7 @@ ONLINE = {
     "modreduce/weighted_average, dist, constant": (0.5, 0.5, 0.5, 4.0),
     "modreduce/weighted_average, dist, late": (0.0, 0.7, 0.7, 4.0),
     "modreduce/weighted_average, dist, temperature 1": (0.01, 0.01 * 70**0.5, 0.7, 1.0),
+    "modreduce/weighted_average, dist, moving average": (0.01, 0.01 * 70**0.5, 0.7, 4.0),
     "modreduce/okddip, dist": (0.01, 0.01 * 70**0.5, 0.7, 4.0),
 }
 PASSES = {"weighted_average": 3, "fully_connected": 3, "one": 3, "pcl": 6}
@@ -180,6 +182,14 @@ def test_three_students_with_dist_learn_from_one_another_as_the_name_says(method
         "kd",
         temperature,
     )
+
+
+@pytest.mark.parametrize("name", ["dist", "modreduce/weighted_average, dist"])
+def test_moving_averages_are_of_about_an_epoch(methods, task, name):
+    assert methods.METHODS[name](task).ema_momentum is None
+    # An epoch has 7 steps.
+    averaged = methods.METHODS[f"{name}, moving average"](task)
+    assert averaged.ema_momentum == pytest.approx(6 / 7)
 
 
 @pytest.mark.parametrize(

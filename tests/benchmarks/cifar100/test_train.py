@@ -194,6 +194,27 @@ def test_methods_of_a_seed_have_equal_data_and_initial_weights(cifar100, tmp_pat
     require_equal(other_images, images, equal=False)
 
 
+@pytest.mark.parametrize("method", ["dist", "modreduce/weighted_average, dist"])
+def test_students_are_averaged_where_the_method_says_so(cifar100, tmp_path, monkeypatch, method):
+    parsed(cifar100, *TINY, f"--folder={tmp_path}")
+    protocol = cifar100.PROTOCOLS["paper"]
+
+    def momenta(method):
+        run = cifar100.Run("paper", protocol, "convnet:convnet", method, 1)
+        trainee, data = cifar100.prepare(run, protocol.network("convnet", "teacher"))
+        given = []
+        monkeypatch.setattr(trainee.model, "compile", lambda one, *_, **__: given.append(one))
+        monkeypatch.setattr(trainee.model, "fit", lambda *_, **__: keras.callbacks.History())
+        cifar100.fit(run, "convnet", trainee, data)
+        (several,) = given
+        several = several if isinstance(several, dict) else {"student": several}
+        students = [several[name] for name in getattr(trainee.model, "students", ["student"])]
+        return {one.ema_momentum if one.use_ema else None for one in students}
+
+    assert momenta(method) == {None}
+    assert momenta(f"{method}, moving average") == {1.0 - 2 / protocol.steps}
+
+
 def test_modreduce_stands_for_its_aggregators(cifar100):
     parsed(cifar100, "--method=modreduce", "--method=kd", "--aggregator=one", "--aggregator=pcl")
     assert cifar100.methods() == ["kd", "modreduce/one", "modreduce/pcl"]
