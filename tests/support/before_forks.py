@@ -5,6 +5,7 @@ import gc
 from tests.support import tracing
 
 tracing.share_one_stack()
+tracing.leave_data_untuned()
 gc.collect()
 gc.freeze()
 gc.set_threshold(20_000, 10, 10)

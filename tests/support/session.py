@@ -28,6 +28,7 @@ pywrap_tfe.TFE_ContextClearCaches = lambda context: None
 # Most graphs of the tests run once or twice: to optimise them takes longer than it saves.
 tracing.share_one_stack()
 tracing.leave_graphs_as_they_are()
+tracing.leave_data_untuned()
 
 # Nothing that is there when the tests begin is ever freed: modules, and the tests themselves. To
 # look through it again and again takes a tenth of the suite's time.
