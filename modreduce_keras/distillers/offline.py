@@ -33,6 +33,7 @@ class Distiller(BaseDistiller):
             maps. Knowledge that is already part of another distiller is copied, with new adapters;
             `distiller.knowledge` has the copy. Defaults to `None`: `"dist"`; `"kd"` for two classes
             and for outputs at positions (tokens, pixels); `"binary_kd"` for one logit.
+            For a regression, give `"logit_mse"`: `fit` refuses the default.
         teacher_input: The teacher's input, if it differs from the student's: a function of the
             inputs (a Keras layer that resizes or normalizes), or a key of a dict `x` whose entry
             is for the teacher only, unless the student has an input of that name; see

@@ -174,6 +174,7 @@ class PeerDistiller(BaseDistiller):
         self.aggregator = aggregator
         self.online_weight = online_weight
         self.online_loss = self._online_loss_of(online_loss)
+        self._has_default_online_loss = online_loss is None
         self._online_loss_variables = knobs.variables(self.online_loss)
         self.selection = Selection(list(students), criterion, criterion_mode)
         with knobs.bound([self.aggregator, self.online_loss], lambda: self.step):
@@ -325,7 +326,9 @@ class PeerDistiller(BaseDistiller):
 
     def parts_on_outputs(self) -> list[kind_checks.Part]:
         """Returns what compares outputs, the aggregator and the online loss among them."""
-        online = kind_checks.online_parts(self.aggregator, self.online_loss)
+        online = kind_checks.online_parts(
+            self.aggregator, self.online_loss, self._has_default_online_loss
+        )
         return [*super().parts_on_outputs(), *(online if self._exchanges else [])]
 
     def label_rules(self) -> list[LabelRule]:

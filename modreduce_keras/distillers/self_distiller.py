@@ -137,6 +137,7 @@ class SelfDistiller(BaseDistiller):
         self._model = Held(model)  # its layers are saved with those of the network
         self.exits, self.feature_at, self.variant = exits, feature_at, variant
         self.alpha, self.feature_weight = alpha, feature_weight
+        self._has_default_response = response is None
         if response is None:
             response = "binary_kd" if self.student_output().shape[-1] == 1 else "kd"
         require_choice("response", response, ("kd", "binary_kd"))
@@ -272,7 +273,8 @@ class SelfDistiller(BaseDistiller):
         """Returns the parts that compare outputs and must suit the compiled loss."""
         response = f"response={self.kd.identifier!r}"
         numbers = "mr.Distiller and mr.Response('logit_mse'), for exits have no loss of numbers,"
-        return [kind_checks.Part(response, self.kd, None, "response={}", numbers)]
+        by_default = self._has_default_response
+        return [kind_checks.Part(response, self.kd, None, "response={}", numbers, by_default)]
 
     def student_output(self) -> Any:
         """Returns the symbolic output of the network itself."""

@@ -71,6 +71,9 @@ class Knowledge(keras.layers.Layer):
 
     weight = Weight()
 
+    by_default = False
+    """Whether a distiller has chosen it, because none was given."""
+
     def __init__(
         self,
         loss: Any,

@@ -66,7 +66,9 @@ def default_knowledge(student: Any) -> list[Knowledge]:
     shape = output_shape(student) or ()
     units = shape[-1] if shape else None
     has_positions = len(shape) > 2
-    return [Response({1: "binary_kd", 2: "kd"}.get(units or 0, "kd" if has_positions else "dist"))]
+    one = Response({1: "binary_kd", 2: "kd"}.get(units or 0, "kd" if has_positions else "dist"))
+    one.by_default = True
+    return [one]
 
 
 def _made(given: Any, student: Any, teacher: Any) -> list[Knowledge]:

@@ -31,6 +31,7 @@ class Part(NamedTuple):
         remedy: What the user writes instead, with a place for a loss's identifier; or the whole
             call by the kind of the outputs.
         of_numbers: The same for plain numbers, if another.
+        by_default: Whether it was chosen for a user who gave none.
     """
 
     owner: str
@@ -38,6 +39,7 @@ class Part(NamedTuple):
     output: str | None
     remedy: str | Mapping[str, str]
     of_numbers: str | None = None
+    by_default: bool = False
 
     def call_for(self, kind: str) -> str:
         """Returns what the user writes for outputs of a kind."""
@@ -70,18 +72,20 @@ def parts_of(knowledge: Mapping[str, list[Knowledge]]) -> list[Part]:
             one,
             one.student if isinstance(one.student, str) else None,
             "mr.Response({})",
+            by_default=one.by_default,
         )
         for several in knowledge.values()
         for one in several
     ]
 
 
-def online_parts(aggregator: Any, online_loss: Any) -> list[Part]:
-    """Returns an aggregator and an online loss as parts that take outputs."""
+def online_parts(aggregator: Any, online_loss: Any, by_default: bool) -> list[Part]:
+    """Returns an aggregator and an online loss, which may be the default, as parts."""
     remedy = "online_loss={} with aggregator='mean' or 'mutual'"
+    owner = f"online_loss={_identifier(online_loss)!r}"
     return [
         Part(f"The aggregator {_identifier(aggregator)!r}", aggregator, None, remedy),
-        Part(f"online_loss={_identifier(online_loss)!r}", online_loss, None, "online_loss={}"),
+        Part(owner, online_loss, None, "online_loss={}", by_default=by_default),
     ]
 
 
@@ -116,13 +120,18 @@ def require_fitting(
         output = part.output if part.output in kinds else None
         what = " or ".join(WHAT[one] for one in taken)
         if kind == REGRESSION:
-            of_classes = CLASSES in taken
+            fits = are_distributions if CLASSES in taken else _are_shares
+            owner, shares = part.owner, ""
+            if part.by_default and fits is _are_shares:
+                # Numbers that a user has scaled to lie from 0 to 1 look like shares.
+                fits, owner = _are_yes_or_no, f"{owner}, the default for one output,"
+                shares = f", and shares from 0 to 1 {part.call_for(LOGIT)}"
             checks.append(
                 LabelCheck(
                     output,
-                    f"{part.owner} must have labels of {what} beside the loss {_named(loss)}: "
-                    f"plain numbers take {part.call_for(REGRESSION)}.",
-                    are_distributions if of_classes else _are_shares,
+                    f"{owner} must have labels of {what} beside the loss {_named(loss)}: "
+                    f"plain numbers take {part.call_for(REGRESSION)}{shares}.",
+                    fits,
                 )
             )
         elif kind == UNKNOWN and CLASSES in taken:
@@ -183,6 +192,12 @@ def _are_shares(rows: Any) -> Any:
     """Returns which rows lie from 0 to 1, or are -1 and 1 as hinge losses take them."""
     within = ops.logical_and(ops.min(rows, axis=-1) >= 0, ops.max(rows, axis=-1) <= 1)
     return ops.logical_or(within, ops.all(ops.abs(rows) == 1, axis=-1))
+
+
+def _are_yes_or_no(rows: Any) -> Any:
+    """Returns which rows are of zeros and ones, or of -1 and 1."""
+    binary = ops.all(ops.logical_or(rows == 0, rows == 1), axis=-1)
+    return ops.logical_or(binary, ops.all(ops.abs(rows) == 1, axis=-1))
 
 
 def _are_not_several_hot(rows: Any) -> Any:

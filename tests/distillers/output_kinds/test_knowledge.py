@@ -91,6 +91,45 @@ def test_outputs_that_are_plain_numbers_are_no_classes_and_no_labels(loss, ident
     )
 
 
+def by_default(kind):
+    """A distiller for one number or logit, with what it chooses by itself."""
+    student, teacher = net(1), net(1, name="teacher")
+    if kind == "peers":
+        return mr.PeerDistiller({"a": net(1), "b": net(1)})
+    if kind == "self":
+        images = [keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3, name="first")]
+        head = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)]
+        deeper = keras.layers.Conv2D(3, 3, name="second")
+        return mr.SelfDistiller(keras.Sequential([*images, deeper, *head]), exits=["first"])
+    if kind == "recipe":
+        return mr.ModReduce(teacher=teacher, students=student, recipe="peer_averaging")
+    return mr.Distiller(student=student, teacher=teacher)
+
+
+@pytest.mark.parametrize("kind", ["one", "peers", "self", "recipe"])
+def test_numbers_from_zero_to_one_are_not_taken_for_shares_unless_a_user_says_so(kind, random):
+    """A regression's labels are often scaled, and a share looks the same."""
+    x = random.normal(size=(12, 8, 8, 1)) if kind == "self" else X
+    scaled = random.uniform(size=(12, 1)).astype("float32")
+    distiller = by_default(kind)
+    distiller.compile("sgd", "mse", run_eagerly=True)
+    match = r"'binary_kd'.*default for one output.*'mse': plain numbers take .*shares from 0 to 1"
+    with pytest.raises(ValueError, match=match):
+        distiller.fit(x, scaled, verbose=0)
+    losses = distiller.fit(x, np.round(scaled), verbose=0).history["loss"]
+    assert np.isfinite(losses).all()
+    # The loss of yes or no says what they are.
+    distiller.compile("sgd", bce(), run_eagerly=True)
+    assert np.isfinite(distiller.fit(x, scaled, verbose=0).history["loss"]).all()
+
+
+def test_shares_are_compared_where_a_user_says_so(random):
+    shares = random.uniform(size=(12, 1)).astype("float32")
+    chosen = mr.Distiller(student=net(1), teacher=net(1), knowledge="binary_kd")
+    chosen.compile("sgd", "mse", run_eagerly=True)
+    assert np.isfinite(chosen.fit(X, shares, verbose=0).history["binary_kd"]).all()
+
+
 def test_plain_numbers_of_a_dataset_are_found_in_the_step(random):
     numbers = tf.data.Dataset.from_tensors((X, random.normal(size=(12, 5))))
     distiller = mr.Distiller(student=net(), teacher=net(), knowledge=[mr.Response("kd")])
