@@ -119,19 +119,25 @@ def require_fitting(
             continue
         output = part.output if part.output in kinds else None
         what = " or ".join(WHAT[one] for one in taken)
-        if kind == REGRESSION:
-            fits = are_distributions if CLASSES in taken else _are_shares
-            owner, shares = part.owner, ""
-            if part.by_default and fits is _are_shares:
-                # Numbers that a user has scaled to lie from 0 to 1 look like shares.
-                fits, owner = _are_yes_or_no, f"{owner}, the default for one output,"
-                shares = f", and shares from 0 to 1 {part.call_for(LOGIT)}"
+        if kind in (REGRESSION, UNKNOWN) and part.by_default and CLASSES not in taken:
+            # Numbers that a user has scaled to lie from 0 to 1 look like shares.
             checks.append(
                 LabelCheck(
                     output,
-                    f"{owner} must have labels of {what} beside the loss {_named(loss)}: "
-                    f"plain numbers take {part.call_for(REGRESSION)}{shares}.",
-                    fits,
+                    f"{part.owner}, the default for one output, must have labels of {what} beside "
+                    f"the loss {_named(loss)}: plain numbers take {part.call_for(REGRESSION)}, and "
+                    f"shares from 0 to 1 {part.call_for(LOGIT)}.",
+                    _are_yes_or_no,
+                )
+            )
+        elif kind == REGRESSION:
+            of_classes = CLASSES in taken
+            checks.append(
+                LabelCheck(
+                    output,
+                    f"{part.owner} must have labels of {what} beside the loss {_named(loss)}: "
+                    f"plain numbers take {part.call_for(REGRESSION)}.",
+                    are_distributions if of_classes else _are_shares,
                 )
             )
         elif kind == UNKNOWN and CLASSES in taken:
