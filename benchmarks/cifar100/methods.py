@@ -315,6 +315,7 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
     "semckd, a quarter": partial(single, knowledge=partial(calibrated, weight=100.0)),
     "dkd": partial(single, knowledge=decoupled),
     "dist": partial(single, knowledge=by_one_dist),
+    "dist and hint": partial(single, knowledge=lambda task: [*by_one_dist(task), *hint(task)]),
     "dist, moving average": by_moving_average(partial(single, knowledge=by_one_dist)),
     "shake": partial(single, knowledge=shadow),
     **{

@@ -21,6 +21,7 @@ ORDER = (
     "semckd, a quarter",
     "dkd",
     "dist",
+    "dist and hint",
     "dist, moving average",
     "shake",
     "modreduce/weighted_average",
