@@ -35,7 +35,7 @@ SINGLE = {
     "semckd, a quarter": {"kd": 1.0, "semckd": 100.0},
     "dkd": {"dkd": 0.0},  # at first
     "dist": {"dist": 1.0},
-    "dist and hint": {"dist": 1.0, "hint": HINT},
+    "dist and hint": {"dist": 1.0, "hint": 100.0},
     "dist, moving average": {"dist": 1.0},
     "shake": {"kd": 1.0, "shake": 1.0},
 }
