@@ -35,6 +35,8 @@ SINGLE = {
     "kd_even": "KD, weights 1 and 1",
     "dkd": "DKD",
     "dist": "DIST",
+    "dist and hint": "DIST and a hint",
+    "dist, moving average": "DIST, moving average of the weights",
     "shake": "SHAKE",
     "hint": "hint",
     "hint, balanced": "hint, balanced weight",
