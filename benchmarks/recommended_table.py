@@ -28,6 +28,7 @@ class Method(NamedTuple):
 
 
 METHODS = {
+    '`"dist"` and `"hint"`': Method("dist and hint", None, "dist and hint"),
     '`"dist"`': Method("dist", "dist", "dist"),
     '`"kd"` and `"shake"`': Method("shake", "shake", "shake"),
     '`"kd"`': Method("three/kd", "kd", "kd"),

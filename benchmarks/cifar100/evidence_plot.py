@@ -50,7 +50,7 @@ def draw_gains(rows: Mapping[str, list[Row]], figure: Any) -> None:
         _dots(axes, [gains[name][file] for name in ordered], shift, color, TOLD[file])
     axes.axvline(0, color=plots.INK, linewidth=1)
     axes.set_yticks(range(len(ordered)), ordered)
-    axes.set_xlabel("points of test accuracy over the labels alone (mean, standard error)")
+    axes.set_xlabel("points over the labels alone (mean, standard error)", loc="right")
     _finish(axes, "x")
 
 
@@ -92,7 +92,7 @@ def draw_online(rows: Mapping[str, list[Row]], figure: Any) -> None:
         _dots(axes, values, 0.18 * (1 - number), plots.COLORS[number], told)
     names = [f"{evidence.ONLINE[m]}; {own[0]['samples']:,} images" for m, own, _ in found]
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("points over the labels alone (mean, standard error)")
+    axes.set_xlabel("points over the labels alone (mean, standard error)", loc="right")
     _finish(axes, "x")
 
 
@@ -107,7 +107,7 @@ def draw_few_labels(rows: Mapping[str, list[Row]], figure: Any) -> None:
         values = [[100 * test for test in tests.get(key, {}).values()] for key in keys]
         _dots(axes, values, 0.12 * (1 - 2 * number), plots.COLORS[number], told[number])
     axes.set_yticks(range(len(keys)), [evidence.FEW[key] for key in keys])
-    axes.set_xlabel("test accuracy, % (mean, standard error)")
+    axes.set_xlabel("test accuracy, % (mean, standard error)", loc="right")
     _finish(axes, "x")
 
 
@@ -151,7 +151,8 @@ def draw_lengths(rows: Mapping[str, list[Row]], figure: Any) -> None:
 
 
 def _finish(axes: Any, grid: str) -> None:
-    axes.legend(frameon=False, labelcolor=plots.INK, fontsize=8)
+    style = {"frameon": False, "labelcolor": plots.INK, "fontsize": 8}
+    axes.figure.legend(loc="outside upper center", ncols=3, **style)
     axes.grid(axis=grid, color=plots.GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=plots.INK, length=0)

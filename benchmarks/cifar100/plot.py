@@ -35,6 +35,7 @@ FAMILIES = {
 def family(method: str) -> str:
     """Returns the kind of a method's targets; its weight makes no difference."""
     kind, slash, _ = method.partition(",")[0].partition("/")
+    kind = kind.partition(" and ")[0]
     return next(name for name, members in FAMILIES.items() if kind + slash in members)
 
 

@@ -159,3 +159,15 @@ def test_figures_are_drawn(tmp_path):
     rows = {name: common.read_rows(tmp_path / f"{name}.jsonl") for name in evidence.FILES}
     gains = evidence_plot.gains_of(rows, "kd")
     assert gains == {"cifar100_middle": [], "cifar100_small": [pytest.approx(5.0)]}
+
+
+def test_each_method_has_a_colour():
+    from benchmarks.cifar100 import plot
+    from benchmarks.cifar100.names import ORDER
+
+    families = {name: plot.family(name) for name in ORDER}
+    assert families["dist and hint"] == families["dist, moving average"] == "a teacher"
+    assert families["three/dist and kinds"] == "three trained independently"
+    assert families["modreduce/okddip, dist"] == "ModReduce"
+    assert families["okddip"] == "peers alone"
+    assert {*families.values()} == {*plot.FAMILIES}
