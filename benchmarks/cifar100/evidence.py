@@ -78,7 +78,7 @@ ONLINE = {
     "modreduce/weighted_average, dist, constant": "the weighted average, with a weight of .5",
     "modreduce/weighted_average, dist, late": "the weighted average, with 0 until half, then .7",
     "modreduce/weighted_average, dist, temperature 1": "the same from .01 to .7, temperature 1",
-    "modreduce/weighted_average, dist, moving average": "from .01 to .7; moving averages are deployed",
+    "modreduce/weighted_average, dist, moving average": "from .01 to .7, then moving averages",
     "modreduce/okddip, dist": "two students that attend to each other; a leader (OKDDip)",
     RECIPE: 'their mean weights (recipe="peer_averaging")',
 }
