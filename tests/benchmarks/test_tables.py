@@ -108,6 +108,7 @@ def test_the_table_that_recommends(tables, tmp_path):
         {**cifar100, "method": "plain", "seed": 2, "test": 0.35},
         {**cifar100, "method": "dist", "seed": 1, "test": 0.35},
         {**cifar100, "method": "dist", "seed": 2, "test": 0.47},
+        {**cifar100, "method": "dist and hint", "seed": 1, "test": 0.45},
         {**cifar100, "method": "three/kd", "seed": 2, **three},
         {**cifar100, "method": "crd", "seed": 1, "test": None},
     ]
@@ -124,7 +125,8 @@ def test_the_table_that_recommends(tables, tmp_path):
     common.append_rows(tmp_path / "method_cost.jsonl", rows)
     page = "<!-- table:recommended -->\n<!-- /table -->"
     lines = tables.render(page, tmp_path).splitlines()
-    assert lines[3] == '| `"dist"` | +11.0 ± 1.4 |  | 1.13 x |'
+    assert lines[3] == '| `"dist"` and `"hint"` | +20.0 |  |  |'
+    assert lines[4] == '| `"dist"` | +11.0 ± 1.4 |  | 1.13 x |'
     assert '| `"kd"` | +5.0 | +4.0 | 1.00 x |' in lines
     assert '| `"crd"` |  |  |  |' in lines
 
