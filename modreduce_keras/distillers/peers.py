@@ -68,6 +68,7 @@ class PeerDistiller(BaseDistiller):
             identifier. Defaults to `KD(temperature=3)`, and to `BinaryKD(temperature=3)` for
             students with one logit. Students with several independent labels need
             `online_loss="binary_kd"`, because the kind of the outputs is known only at `compile`.
+            For a regression, give `"logit_mse"`: `fit` refuses the default.
         supervised_weight: Weight of the compiled loss on the labels. Defaults to 1.
         features_at: The tap of the students' embeddings, for aggregators that compare them: one
             for all, or by student. Defaults to `"embedding"`.

@@ -197,13 +197,20 @@ def checked_labels(checks: list[LabelCheck], labels: Any, outputs: Any) -> Any:
 def _are_shares(rows: Any) -> Any:
     """Returns which rows lie from 0 to 1, or are -1 and 1 as hinge losses take them."""
     within = ops.logical_and(ops.min(rows, axis=-1) >= 0, ops.max(rows, axis=-1) <= 1)
-    return ops.logical_or(within, ops.all(ops.abs(rows) == 1, axis=-1))
+    return ops.logical_or(within, _are_signs(rows))
+
+
+def _are_signs(rows: Any) -> Any:
+    return ops.all(ops.abs(rows) == 1, axis=-1)
+
+
+def _are_binary(rows: Any) -> Any:
+    return ops.all(ops.logical_or(rows == 0, rows == 1), axis=-1)
 
 
 def _are_yes_or_no(rows: Any) -> Any:
     """Returns which rows are of zeros and ones, or of -1 and 1."""
-    binary = ops.all(ops.logical_or(rows == 0, rows == 1), axis=-1)
-    return ops.logical_or(binary, ops.all(ops.abs(rows) == 1, axis=-1))
+    return ops.logical_or(_are_binary(rows), _are_signs(rows))
 
 
 def _are_not_several_hot(rows: Any) -> Any:
@@ -211,8 +218,7 @@ def _are_not_several_hot(rows: Any) -> Any:
 
     Rows of other numbers may be what a loss of the user's own takes: a teacher's logits.
     """
-    binary = ops.all(ops.logical_or(rows == 0, rows == 1), axis=-1)
-    return ops.logical_or(ops.logical_not(binary), ops.sum(rows, axis=-1) == 1)
+    return ops.logical_or(ops.logical_not(_are_binary(rows)), ops.sum(rows, axis=-1) == 1)
 
 
 def _named(loss: Any) -> str:
