@@ -4,7 +4,8 @@ A run is a method, a pair of networks, a protocol and a seed. `--protocol=paper`
 publications: 240 epochs of SGD. Two are for two cores, with augmentations that a teacher has seen
 once: `--protocol=middle`, 30 epochs of 45,000 images, and `--protocol=small`, 20 epochs of 10,000.
 `--protocol=few_labels` is the small one with labels for 1,000 of the images.
-Methods stand in `methods.py`, protocols in `protocols.py`, what was published in `published.py`.
+Methods stand in `methods.py` and `every_loss.py`, protocols in `protocols.py`, what was published
+in `published.py`.
 
     python -m benchmarks.cifar100.train --pair=resnet56:resnet20 --method=modreduce \
         --aggregator=weighted_average --protocol=paper --seeds=3
@@ -40,8 +41,10 @@ from absl import app, flags, logging
 
 import modreduce_keras as mr
 from benchmarks import common
+from benchmarks.cifar100 import every_loss
 from benchmarks.cifar100.methods import AGGREGATORS, ALONE, METHODS, Task, Trainee, stages_of
 from benchmarks.cifar100.protocols import PROTOCOLS, Protocol
+from modreduce_keras.registry import components
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("pair", ["resnet56:resnet20"], "TEACHER:STUDENT, from mr.models")
@@ -244,7 +247,8 @@ def prepare(run: Run, teacher: keras.Model | None) -> tuple[Trainee, tf.data.Dat
     """Returns what a run trains, and on what."""
     if teacher is not None and run.protocol.augmentations:
         teacher = cached(run, teacher)
-    trainee = METHODS[run.method](Task(networks(run), teacher, run.protocol))
+    made = {**METHODS, **every_loss.EVERY_LOSS}[run.method]
+    trainee = made(Task(networks(run), teacher, run.protocol))
     data = training_images(run, teacher is not None, trainee.views, trainee.parts)
     if isinstance(teacher, mr.data.TeacherCache):
         read = {
@@ -331,27 +335,28 @@ def runs() -> Iterator[Run]:
 def methods() -> list[str]:
     """Returns the methods that the flags ask for, ModReduce with each of its aggregators.
 
+    Every loss of the catalogue (`"default"`, or `"default/kd"`) is trained on demand only.
+
     Raises:
         absl.app.UsageError: If there is no such method.
     """
     groups = {"modreduce": [f"modreduce/{name}" for name in FLAGS.aggregator]}
     grouped = {f"modreduce/{name}" for name in AGGREGATORS}
     alone = [name for name in METHODS if name not in grouped]
-    unknown = sorted(set(FLAGS.method) - {*METHODS, *groups})
+    named = FLAGS.method or [*alone, *groups]
+    groups["default"] = list(every_loss.EVERY_LOSS)
+    unknown = sorted(set(named) - {*METHODS, *every_loss.EVERY_LOSS, *groups})
     if unknown:
         raise app.UsageError(
-            f"--method must be of {[*alone, *groups]}, or one of these with an aggregator, "
-            f"'modreduce/one'. Received: {unknown}"
+            f"--method must be of {[*alone, *groups]}, or one of a group, 'modreduce/one' or "
+            f"'default/kd'. Received: {unknown}"
         )
-    named = FLAGS.method or [*alone, *groups]
     wanted = {name for given in named for name in groups.get(given, [given])}
-    return [name for name in METHODS if name in wanted]
+    return [name for name in (*METHODS, *every_loss.EVERY_LOSS) if name in wanted]
 
 
 def require_networks() -> None:
     """Raises if a pair is not one of two networks."""
-    from modreduce_keras.registry import components
-
     for pair in FLAGS.pair:
         names = pair.split(":")
         if len(names) != 2 or not set(names) <= set(components("model")):
@@ -373,7 +378,7 @@ def main(_) -> None:
         known = [[row[name] for name in RUN] for row in common.read_rows(output)]
         if list(about.values()) in known:
             continue
-        taught = run.method not in ALONE
+        taught = run.method not in (*ALONE, *every_loss.ALONE)
         if taught and run.teacher not in teachers:
             teacher = load_teacher(run.protocol, run.teacher)
             teachers[run.teacher] = teacher, test_accuracy(run.protocol, teacher)
