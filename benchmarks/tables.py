@@ -22,7 +22,7 @@ from benchmarks.accuracy.data_free_table import data_free
 from benchmarks.accuracy.quantized_table import quantized_distillation
 from benchmarks.accuracy.smaller.table import SMALLER
 from benchmarks.accuracy.solar_cells_table import solar_cells
-from benchmarks.cifar100 import evidence
+from benchmarks.cifar100 import every_loss_table, evidence
 from benchmarks.cifar100.tables import (
     cifar100_input,
     cifar100_kills,
@@ -341,6 +341,7 @@ OF_SEVERAL: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, list[Row]]],
     "recommended": (FILES, recommended),
     **SMALLER,
     **evidence.TABLES,
+    **every_loss_table.TABLES,
     **evidence_default_table.TABLES,
 }
 """Tables from the rows of several files: their names, and a function from rows by name."""

@@ -3,7 +3,8 @@
     python -m benchmarks.cifar100.evidence_plot
 
 What each method gains over the labels alone, the recipe of ModReduce beside its rivals seed by
-seed, what students learn from one another, what longer trainings give, and what few labels do.
+seed, what students learn from one another, what longer trainings give, what few labels do, and what
+every loss gains with its default weight.
 """
 
 import statistics
@@ -14,7 +15,7 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks import common
-from benchmarks.cifar100 import evidence
+from benchmarks.cifar100 import every_loss_table, evidence
 from benchmarks.cifar100.tables import Row, ended, mean_of_students, standard_error
 from modreduce_keras.callbacks import plots
 
@@ -150,6 +151,21 @@ def draw_lengths(rows: Mapping[str, list[Row]], figure: Any) -> None:
     _finish(axes, "y")
 
 
+def draw_every_loss(rows: Mapping[str, list[Row]], figure: Any) -> None:
+    """Draws a line for each loss: its gain in each protocol; losses that diverged have no dot."""
+    gains = {file: every_loss_table.gains_of(rows, file) for file in (SMALL, MIDDLE)}
+    names = list(dict.fromkeys([*gains[SMALL], *gains[MIDDLE]]))[::-1]
+    figure.set_size_inches(9.0, 0.9 + 0.22 * len(names))
+    axes = figure.subplots()
+    for file, color, shift in zip((MIDDLE, SMALL), plots.COLORS, (0.12, -0.12), strict=False):
+        own = [gains[file][name].points if name in gains[file] else [] for name in names]
+        _dots(axes, own, shift, color, TOLD[file])
+    axes.axvline(0, color=plots.INK, linewidth=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("points over the labels alone (mean, standard error)", loc="right")
+    _finish(axes, "x")
+
+
 def _finish(axes: Any, grid: str) -> None:
     style = {"frameon": False, "labelcolor": plots.INK, "fontsize": 8}
     axes.figure.legend(loc="outside upper center", ncols=3, **style)
@@ -166,13 +182,14 @@ FIGURES = {
     "evidence_online": draw_online,
     "evidence_lengths": draw_lengths,
     "evidence_few_labels": draw_few_labels,
+    "evidence_every_loss": draw_every_loss,
 }
 
 
 def main(_) -> None:
     from matplotlib.figure import Figure
 
-    files = (*evidence.FILES, evidence.FEW_LABELS)
+    files = (*every_loss_table.FILES, evidence.FEW_LABELS)
     rows = {file: common.read_rows(Path(FLAGS.results) / f"{file}.jsonl") for file in files}
     if not all(rows.values()):
         raise app.UsageError(f"--results must be a folder with {files}. Received: {FLAGS.results}")

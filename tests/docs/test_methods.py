@@ -139,6 +139,7 @@ def test_line_of_a_loss(methods):
         "",
         "1.02 x, +12 MiB",
         "not measured",
+        "not measured",
         "golden",
     ]
 
@@ -174,6 +175,20 @@ def test_factors_of_fifty_steps(methods):
     assert cells(page, "dkd")[7] == "not measured"
     assert "(teacher large, student small, steps 200, batch 64) on 2 x CPU" in page
     assert "## Where the factors come from" not in methods.render([])
+
+
+def test_gains(methods):
+    from benchmarks.cifar100.every_loss_table import Gain
+
+    gains = {"hint": Gain([3.4], 1), "kd": Gain([2.0, 4.0], 2), "semckd": Gain([], 1)}
+    page = methods.render([], gains=gains)
+    found = {name: cells(page, name)[8] for name in (*gains, "dkd")}
+    assert found == {
+        "hint": "+3.4",
+        "kd": "+3.0 ± 1.0 (2 seeds)",
+        "semckd": "diverged",
+        "dkd": "not measured",
+    }
 
 
 def test_every_loss_has_a_factor(methods):

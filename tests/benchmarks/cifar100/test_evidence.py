@@ -152,6 +152,9 @@ def test_figures_are_drawn(tmp_path):
     kd = [{**one, "method": "kd", "test": 0.26} for one in small()[:1]]
     common.append_rows(tmp_path / "cifar100_small.jsonl", small() + kd)
     common.append_rows(tmp_path / "cifar100_few_labels.jsonl", few_labels())
+    lost = [row("default/kd", 1, 0.26, epochs=20, protocol="small"), row("default/sp", 1, None)]
+    lost[1] |= {"epochs": 20, "protocol": "small"}
+    common.append_rows(tmp_path / "cifar100_every_loss.jsonl", lost)
     evidence_plot.FLAGS(["plot", f"--results={tmp_path}", f"--figures={tmp_path}"])
     evidence_plot.main(None)
     for name in evidence_plot.FIGURES:

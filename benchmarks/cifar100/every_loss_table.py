@@ -1,0 +1,75 @@
+"""What every loss of the catalogue gains on CIFAR-100 with its default weight."""
+
+import statistics
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from benchmarks import common
+from benchmarks.cifar100 import evidence
+from benchmarks.cifar100.tables import Row, ended, mean_and_error
+
+FILE = "cifar100_every_loss"
+FILES = (*evidence.FILES, FILE)
+PREFIX = "default/"
+"""What the names of the rows' methods begin with, before the loss's identifier."""
+
+
+class Gain(NamedTuple):
+    """Points that a loss gains over the labels alone, for each seed that did not diverge."""
+
+    points: list[float]
+    seeds: int
+
+    @property
+    def told(self) -> str:
+        """The mean and its standard error, as tables have it."""
+        if not self.seeds:
+            return ""
+        return mean_and_error(self.points) if self.points else "diverged"
+
+
+def gains_of(rows: Mapping[str, list[Row]], protocol: str) -> dict[str, Gain]:
+    """Returns what each loss gains in a protocol, by identifier, the largest gain first.
+
+    Args:
+        rows: Rows by file, those of `FILES` among them.
+        protocol: The file of the protocol's rows, whose students with labels alone are compared.
+    """
+    plain = {
+        key: row
+        for key, row in evidence.of_length(rows[protocol], evidence.EPOCHS[protocol]).items()
+        if row["method"] == "plain"
+    }
+    own: dict[str, list[Row]] = {}
+    for row in rows[FILE]:
+        if f"cifar100_{row['protocol']}" == protocol:
+            own.setdefault(row["method"].removeprefix(PREFIX), []).append(row)
+    found = {
+        name: Gain(evidence.gains(ended(several), plain), len(several))
+        for name, several in own.items()
+    }
+    return dict(sorted(found.items(), key=lambda one: -_mean(one[1])))
+
+
+def evidence_every_loss(rows: Mapping[str, list[Row]]) -> str:
+    """Returns a line for each loss, the largest gain in the short training first."""
+    middle, small = (gains_of(rows, protocol) for protocol in evidence.FILES)
+    columns = ["loss"]
+    for told in ("20 epochs of 10,000 images", "30 epochs of 45,000 images"):
+        columns += [f"{told}: points over labels alone", "seeds"]
+    lines = []
+    for name in dict.fromkeys([*small, *middle]):
+        cells = [f"`{name}`"]
+        for gains in (small, middle):
+            gain = gains.get(name, Gain([], 0))
+            cells += [gain.told, str(gain.seeds or "")]
+        lines.append(cells)
+    return "\n".join(common.table(columns, lines))
+
+
+TABLES = {"evidence_every_loss": (FILES, evidence_every_loss)}
+"""As `benchmarks.tables` has them."""
+
+
+def _mean(gain: Gain) -> float:
+    return statistics.mean(gain.points) if gain.points else float("-inf")
