@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-next test-slow test-others lint format generate docs docs-test benchmark clean
+.PHONY: demo test test-next test-slow test-benchmarks test-others lint format generate docs docs-test benchmark clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python examples/quickstart.py
@@ -23,9 +23,14 @@ test-next:
 test-slow: $(VENV)/test.installed
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m slow
 
-# The slow tests and those of the documentation, in one session: what `test` leaves out.
+# The slow tests of the benchmarks alone.
+test-benchmarks: $(VENV)/test.installed
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m slow tests/benchmarks
+
+# The other slow tests and those of the documentation, in one session.
 test-others: $(VENV)/test.installed
-	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m "slow or docs"
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m "slow or docs" \
+		--ignore=tests/benchmarks
 
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check .

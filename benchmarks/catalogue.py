@@ -36,7 +36,7 @@ def identifiers() -> list[str]:
     return sorted(losses, key=lambda name: (list(KINDS).index(losses[name].kind), name))
 
 
-def _is_of_others(loss: type) -> bool:
+def _is_of_others(loss: type[mr.losses.Loss]) -> bool:
     """Returns whether a loss needs outputs or labels that are numbers or maps, or tokens."""
     numbers = loss.label_numbers or loss.output_kinds == ("regression",)
     of_tokens = issubclass(loss, (AttentionLoss, mr.losses.MiniLMRelation))

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,12 @@ def test_the_tiers_are_those_of_the_makefile():
     makefile = (ROOT / "Makefile").read_text("utf-8")
     options = (ROOT / "pyproject.toml").read_text("utf-8")
     assert f"-m '{TIERS['test']}'" in options
-    commands = {"test-slow": "-m slow", "docs-test": "-m docs", "test-others": '-m "slow or docs"'}
-    for target, marks in commands.items():
-        assert marks in makefile.partition(f"\n{target}:")[2].partition("\n\n")[0]
+    commands = {"test-slow": "-m slow", "docs-test": "-m docs"}
+    # The slow tests of benchmarks are in one of these two.
+    commands |= {
+        "test-benchmarks": "-m slow tests/benchmarks",
+        "test-others": '-m "slow or docs" --ignore=tests/benchmarks',
+    }
+    for target, options in commands.items():
+        recipe = makefile.partition(f"\n{target}:")[2].partition("\n\n")[0]
+        assert options in re.sub(r"\s*\\\n\s*", " ", recipe)

@@ -182,8 +182,8 @@ def require_equal(eager: Trained, graph: Trained, tolerance: float) -> float:
         pairs = zip(trained.before, trained.after, strict=True)
         if any((np.isfinite(b) & ~np.isfinite(a)).any() for b, a in pairs):
             raise FaultError(f"not finite {way}: variables")
-    for own, other in zip(eager.before, graph.before, strict=True):
-        if not np.array_equal(own, other, equal_nan=True):
+    for value, counterpart in zip(eager.before, graph.before, strict=True):
+        if not np.array_equal(value, counterpart, equal_nan=True):
             raise FaultError("the weights at the beginning are not the same")
     apart = 0.0
     for own, other in zip(eager.logs, graph.logs, strict=True):

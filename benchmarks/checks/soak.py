@@ -148,11 +148,11 @@ def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
         x: Places, not all equal.
         y: Values, at least 3.
     """
-    x, y = np.asarray(x, "float64"), np.asarray(y, "float64")
-    centered = x - x.mean()
+    places, values = np.asarray(x, "float64"), np.asarray(y, "float64")
+    centered = places - places.mean()
     spread = centered @ centered
-    slope = centered @ y / spread
-    residuals = y - y.mean() - slope * centered
+    slope = centered @ values / spread
+    residuals = values - values.mean() - slope * centered
     return float(slope), math.sqrt(residuals @ residuals / (len(x) - 2) / spread)
 
 
@@ -272,8 +272,12 @@ def soak(extra: Iterable[keras.callbacks.Callback] = ()) -> dict[str, Any]:
     thousands = np.array(curve["step"][FLAGS.settling :]) / 1000
     numbers = {}
     for name in ("mib", "given_out_mib"):
-        own = {"first": curve[name][0], "median": np.median(curve[name]), "last": curve[name][-1]}
-        numbers |= {f"{name}_{which}": round(float(value), 1) for which, value in own.items()}
+        of_all = {
+            "first": curve[name][0],
+            "median": np.median(curve[name]),
+            "last": curve[name][-1],
+        }
+        numbers |= {f"{name}_{which}": round(float(value), 1) for which, value in of_all.items()}
         growth, error = slope(thousands, curve[name][FLAGS.settling :])
         numbers |= {
             f"{name}_per_1000_steps": round(growth, 4),

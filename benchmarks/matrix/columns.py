@@ -14,7 +14,7 @@ from benchmarks.matrix import yardsticks
 from benchmarks.matrix.architectures import Architecture
 from benchmarks.matrix.inputs import Data, calibrate, data_for, read, teacher_for
 from modreduce_keras.models.stages import Places
-from modreduce_keras.taps import paths_of
+from modreduce_keras.models.structure import paths_of
 
 TRAIN, TEST, REPRESENTATIVE, BATCH = 160, 60, 48, 16
 TEMPERATURE = 4.0

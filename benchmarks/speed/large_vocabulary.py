@@ -62,7 +62,7 @@ class PlainBinaryKD(mr.losses.BinaryKD):
         return self.temperature**2 * keras.ops.sum(ops.kl_divergence(*logs), axis=-1)
 
 
-LOSSES = {
+LOSSES: dict[str, dict[str, type[mr.losses.Loss]]] = {
     "kd": {PLAIN: PlainKD, OURS: mr.losses.KD},
     "binary_kd": {PLAIN: PlainBinaryKD, OURS: mr.losses.BinaryKD},
 }

@@ -28,6 +28,7 @@ Rows that the file has are not measured again, and teachers are kept in `--folde
 import json
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from benchmarks.tasks.task import ALONE, Recipe, Task, epochs_of_as_many_updates
 from benchmarks.tasks.text import Text
 from benchmarks.tasks.unlabelled import Unlabelled
 
-TASKS: dict[str, type[Task]] = {
+TASKS: dict[str, Callable[[int], Task]] = {
     "text": Text,
     "many_labels": ManyLabels,
     "language_model": LanguageModel,

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 import modreduce_keras as mr
+from benchmarks.accuracy.smaller.images import ArrayImages
 from benchmarks.accuracy.smaller.training import (
     KD,
     LABELS,
@@ -173,12 +174,14 @@ class Comparison:
 
     def _found(self, budget: dict[str, float]) -> keras.Model:
         """Returns the best student of a family within a budget, untrained."""
+        images = self.course.images
+        assert isinstance(images, ArrayImages), "those of the sample, as `run.py` makes sure"
         with tempfile.TemporaryDirectory() as folder:
             found = mr.tuning.find_student(
                 self.course.teacher,
                 family,
                 budget=budget,
-                data=self.course.images.split,
+                data=images.split,
                 validation_data=self.course.validation,
                 directory=folder,
                 knowledge=[mr.Response("kd")],

@@ -152,7 +152,8 @@ def wanted_parts() -> list[str]:
 def run_seed(seed: int, teacher: keras.Model, parts: Iterable[str]) -> None:
     """Runs parts of a seed, and writes the rows of each as soon as it is done."""
     settings = settings_of_flags()
-    epochs = Epochs(*(settings[name] for name in EPOCHS), FLAGS.search_epochs)
+    dense, more, rounding = (settings[name] for name in EPOCHS)
+    epochs = Epochs(dense, more, rounding, FLAGS.search_epochs)
     with tempfile.TemporaryDirectory() as folder:
         course = COURSES[FLAGS.data](seed, teacher, settings["labels"], Path(folder))
         of_teacher = accuracy(teacher, course.test)

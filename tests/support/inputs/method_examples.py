@@ -118,7 +118,7 @@ _ADAPTERS = {
 _ANY_SIZE = [((4, 4, 3), (10,)), ((6,), (5, 5, 2))]
 
 # Arguments without a default, or with one that is too large for a test.
-_ARGUMENTS = {
+_ARGUMENTS: dict[tuple[str, str], dict[str, Any]] = {
     ("adapter", "contrastive_memory"): {"samples": 24, "negatives": 5, "units": 8},
     ("schedule", "constant"): {"constant": 0.25},
     ("schedule", "cosine"): {"start": 0.1, "end": 2.0, "steps": 10},
