@@ -35,7 +35,10 @@ SINGLE = {
     "kd_even": "KD, weights 1 and 1",
     "dkd": "DKD",
     "dist": "DIST",
-    "dist and hint": "DIST and a hint",
+    "dist and hint": "DIST and a hint at the second of three stages",
+    "dist and hint, last stage": "DIST and a hint at the last stage",
+    "dist and hint, every stage": "DIST and a hint at each stage",
+    "dist and hint, a tenth": "DIST and a hint with a tenth of its weight",
     "dist, moving average": "DIST, moving average of the weights",
     "shake": "SHAKE",
     "hint": "hint",
@@ -59,6 +62,7 @@ SINGLE = {
 SEVERAL = {
     "three/kd": "three independent students, KD with 1 and 1",
     "three/dist": "three independent students, DIST",
+    "three/dist and hint": "three independent students, DIST and a hint",
     "three/dist and kinds": "three independent students, DIST and a hint or CRD beside it",
     "three/kinds": "three independent students, the paper's three kinds of knowledge",
     "modreduce/weighted_average": "ModReduce as published, weighted average",
@@ -69,6 +73,7 @@ SEVERAL = {
     "modreduce/weighted_average, dist": "ModReduce, DIST for all, weighted average",
     "modreduce/weighted_average, dist and kinds": "ModReduce, DIST and a hint or CRD beside it",
     RECIPE: 'ModReduce, recipe="peer_averaging"',
+    "modreduce/peer_averaging, dist and hint": 'ModReduce, recipe="peer_averaging", with a hint',
 }
 """Methods with three students, which take the steps of three."""
 

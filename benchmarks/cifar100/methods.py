@@ -99,8 +99,8 @@ def attention(task: Task, weight: Any = None) -> list[mr.Knowledge]:
     return [mr.Feature("at", student=s, teacher=t, name=f"at_{s}", weight=weight) for s, t in pairs]
 
 
-def hint(task: Task, weight: Any = None) -> list[mr.Knowledge]:
-    return [mr.Feature("hint", at="stage2", weight=weight)]
+def hint(task: Task, weight: Any = None, stages: Sequence[str] = ("stage2",)) -> list[mr.Knowledge]:
+    return [mr.Feature("hint", at=one, name=f"hint_{one}", weight=weight) for one in stages]
 
 
 def relational(task: Task, weight: Any = None) -> list[mr.Knowledge]:
@@ -211,7 +211,7 @@ def three(
     return Trainee(model, 3.0, teachers=1)
 
 
-def averaged(task: Task, loss: str) -> Trainee:
+def averaged(task: Task, knowledge: Callable[[Task], list[mr.Knowledge]]) -> Trainee:
     """Three students of equal initial weights that are pulled towards their mean (PAPA).
 
     Each sees images of its own.
@@ -220,15 +220,22 @@ def averaged(task: Task, loss: str) -> Trainee:
         teacher=task.teacher,
         students=task.network("student"),
         recipe="peer_averaging",
-        knowledge=loss,
+        knowledge=alike(task, knowledge),
     )
     parts = len(model.students)
     return Trainee(model, 3.0, parts, parts=parts)
 
 
-def three_by(task: Task, *, loss: str) -> dict[str, list[mr.Knowledge]]:
+def alike(
+    task: Task, knowledge: Callable[[Task], list[mr.Knowledge]]
+) -> dict[str, list[mr.Knowledge]]:
     """The same knowledge for each of three students."""
-    return {name: [mr.Response(loss)] for name in ALIKE}
+    return {name: knowledge(task) for name in ALIKE}
+
+
+def three_alike(knowledge: Callable[[Task], list[mr.Knowledge]]) -> Callable[[Task], Trainee]:
+    """Returns what makes three independent students that learn from the same knowledge."""
+    return partial(three, names=ALIKE, knowledge=partial(alike, knowledge=knowledge))
 
 
 def dist_and_kinds(task: Task) -> dict[str, list[mr.Knowledge]]:
@@ -268,14 +275,18 @@ def kd_even(task: Task) -> list[mr.Knowledge]:
     return [mr.Response("kd")]
 
 
-def by_one_dist(task: Task) -> list[mr.Knowledge]:
+def dist(task: Task) -> list[mr.Knowledge]:
     return [mr.Response("dist")]
+
+
+def dist_and_hint(task: Task, **arguments: Any) -> list[mr.Knowledge]:
+    return [*dist(task), *hint(task, **arguments)]
 
 
 def by_dist(**changes: Any) -> Callable[[Task], Trainee]:
     """Returns what makes a ModReduce of three students with DIST, the labels with weight 1."""
     usual = {"aggregator": "weighted_average", "names": ALIKE, "multipliers": None}
-    return partial(modreduce, **{**usual, "knowledge": partial(three_by, loss="dist"), **changes})
+    return partial(modreduce, **{**usual, "knowledge": partial(alike, knowledge=dist), **changes})
 
 
 def by_moving_average(method: Callable[[Task], Trainee]) -> Callable[[Task], Trainee]:
@@ -314,9 +325,16 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
     "semckd, balanced": partial(single, knowledge=partial(calibrated, weight=BALANCED)),
     "semckd, a quarter": partial(single, knowledge=partial(calibrated, weight=100.0)),
     "dkd": partial(single, knowledge=decoupled),
-    "dist": partial(single, knowledge=by_one_dist),
-    "dist and hint": partial(single, knowledge=lambda task: [*by_one_dist(task), *hint(task)]),
-    "dist, moving average": by_moving_average(partial(single, knowledge=by_one_dist)),
+    "dist": partial(single, knowledge=dist),
+    "dist and hint": partial(single, knowledge=dist_and_hint),
+    "dist and hint, last stage": partial(
+        single, knowledge=partial(dist_and_hint, stages=["stage3"])
+    ),
+    "dist and hint, every stage": partial(
+        single, knowledge=partial(dist_and_hint, stages=["stage1", "stage2", "stage3"])
+    ),
+    "dist and hint, a tenth": partial(single, knowledge=partial(dist_and_hint, weight=10.0)),
+    "dist, moving average": by_moving_average(partial(single, knowledge=dist)),
     "shake": partial(single, knowledge=shadow),
     **{
         f"modreduce/{name}": lambda task, name=name: modreduce(
@@ -344,9 +362,11 @@ METHODS: dict[str, Callable[[Task], Trainee]] = {
     "modreduce/weighted_average, dist, moving average": by_moving_average(by_dist()),
     "modreduce/okddip, dist": by_dist(aggregator="okddip"),
     "modreduce/weighted_average, dist and kinds": by_dist(names=KINDS, knowledge=dist_and_kinds),
-    "modreduce/peer_averaging, dist": partial(averaged, loss="dist"),
-    "three/kd": partial(three, names=ALIKE, knowledge=partial(three_by, loss="kd")),
-    "three/dist": partial(three, names=ALIKE, knowledge=partial(three_by, loss="dist")),
+    "modreduce/peer_averaging, dist": partial(averaged, knowledge=dist),
+    "modreduce/peer_averaging, dist and hint": partial(averaged, knowledge=dist_and_hint),
+    "three/kd": three_alike(kd_even),
+    "three/dist": three_alike(dist),
+    "three/dist and hint": three_alike(dist_and_hint),
     "three/dist and kinds": partial(three, names=KINDS, knowledge=dist_and_kinds),
     "three/kinds": partial(
         three,

@@ -18,8 +18,8 @@ BALANCED = -1.0  # stands for a weight that the first step sets
 SINGLE = {
     "kd": {"kd": 0.9},
     "kd_even": {"kd": 1.0},
-    "hint": {"hint": 100.0},
-    "hint, balanced": {"hint": BALANCED},
+    "hint": {"hint_stage2": 100.0},
+    "hint, balanced": {"hint_stage2": BALANCED},
     "at": {"at_stage1": 1000.0, "at_stage2": 1000.0, "at_stage3": 1000.0},
     "at, balanced": {f"at_stage{n}": BALANCED for n in (1, 2, 3)},
     "at, a tenth": {"at_stage1": 100.0, "at_stage2": 100.0, "at_stage3": 100.0},
@@ -35,7 +35,10 @@ SINGLE = {
     "semckd, a quarter": {"kd": 1.0, "semckd": 100.0},
     "dkd": {"dkd": 0.0},  # at first
     "dist": {"dist": 1.0},
-    "dist and hint": {"dist": 1.0, "hint": 100.0},
+    "dist and hint": {"dist": 1.0, "hint_stage2": 100.0},
+    "dist and hint, last stage": {"dist": 1.0, "hint_stage3": 100.0},
+    "dist and hint, every stage": {"dist": 1.0, **{f"hint_stage{n}": 100.0 for n in (1, 2, 3)}},
+    "dist and hint, a tenth": {"dist": 1.0, "hint_stage2": 10.0},
     "dist, moving average": {"dist": 1.0},
     "shake": {"kd": 1.0, "shake": 1.0},
 }
@@ -52,6 +55,10 @@ ONLINE = {
     "modreduce/weighted_average, dist, temperature 1": (0.01, 0.01 * 70**0.5, 0.7, 1.0),
     "modreduce/weighted_average, dist, moving average": (0.01, 0.01 * 70**0.5, 0.7, 4.0),
     "modreduce/okddip, dist": (0.01, 0.01 * 70**0.5, 0.7, 4.0),
+}
+AVERAGED = {
+    "modreduce/peer_averaging, dist": ["dist"],
+    "modreduce/peer_averaging, dist and hint": ["dist", "hint_stage2"],
 }
 PASSES = {"weighted_average": 3, "fully_connected": 3, "one": 3, "pcl": 6}
 
@@ -91,8 +98,8 @@ def made(methods, task, name, students, teachers, views=1):
 def test_every_method_is_tested(methods):
     modreduce = [f"modreduce/{name}" for name in PASSES]
     others = ["modreduce/weighted_average, even", *ONLINE]
-    others += ["modreduce/weighted_average, dist and kinds", "modreduce/peer_averaging, dist"]
-    three = ["three/kd", "three/dist", "three/dist and kinds", "three/kinds"]
+    others += ["modreduce/weighted_average, dist and kinds", *AVERAGED]
+    three = ["three/kd", "three/dist", "three/dist and hint", "three/dist and kinds", "three/kinds"]
     several = ["plain", *SINGLE, *modreduce, *others, *three, *PEERS]
     assert list(methods.METHODS) == several == list(names.ORDER)
 
@@ -161,10 +168,13 @@ def test_students_that_do_not_meet_learn_what_those_of_modreduce_do(methods, tas
     assert model.multipliers == {"response": 10.0, "feature": 100.0, "relation": 1.0}
 
 
-@pytest.mark.parametrize("loss", ["kd", "dist"])
-def test_three_students_may_learn_by_the_same_loss(methods, task, loss):
-    model = made(methods, task, f"three/{loss}", 3, 1)
-    assert [k.name for k in model.all_knowledge()] == [loss] * 3
+@pytest.mark.parametrize(
+    ("name", "terms"),
+    [("kd", ["kd"]), ("dist", ["dist"]), ("dist and hint", ["dist", "hint_stage2"])],
+)
+def test_three_students_may_learn_from_the_same(methods, task, name, terms):
+    model = made(methods, task, f"three/{name}", 3, 1)
+    assert [k.name for k in model.all_knowledge()] == terms * 3
     assert float(model.online_weight) == 0.0
     assert model.multipliers == {}
 
@@ -202,17 +212,17 @@ def test_kinds_of_knowledge_stand_beside_dist(methods, task, name, online):
     terms = {student: [k.name for k in several] for student, several in model.knowledge.items()}
     assert terms == {
         "response": ["dist"],
-        "feature": ["dist", "hint"],
+        "feature": ["dist", "hint_stage2"],
         "relation": ["dist", "crd"],
     }
     assert float(model.online_weight) == pytest.approx(online)
     assert model.multipliers == {}
 
 
-def test_averaged_students_begin_alike_and_see_images_of_their_own(methods, task):
-    name = "modreduce/peer_averaging, dist"
+@pytest.mark.parametrize("name", AVERAGED)
+def test_averaged_students_begin_alike_and_see_images_of_their_own(methods, task, name):
     model = made(methods, task, name, 3, 3)
-    assert [k.name for k in model.all_knowledge()] == ["dist"] * 3
+    assert [k.name for k in model.all_knowledge()] == AVERAGED[name] * 3
     assert float(model.online_weight) == 0.0
     images = {f"part_{i}": np.full((2, 32, 32, 3), float(i), "float32") for i in range(3)}
     seen = [model._forward.seen_by(name, images, training=True) for name in model.students]
