@@ -3,8 +3,9 @@ r"""Online methods on the embedded sample: what each of them gives for the same 
 As in `examples/quickstart.py`, a teacher sees 8,500 images, and students of 6,386 parameters see
 1,000 of them. The methods:
 
-- `plain`, `kd`, `dkd`, `dist`, `shake`: one student, on the labels; with KD, DKD or DIST from the
-  teacher; with KD and SHAKE, whose shadow head on the teacher learns from the student too;
+- `plain`, `kd`, `dkd`, `dist`, `dist and hint`, `shake`: one student, on the labels; with KD, DKD
+  or DIST from the teacher; with DIST and a hint at the second stage, with the published weight or
+  1; with KD and SHAKE, whose shadow head on the teacher learns from the student too;
 - `peers/...`: three students without a teacher, and an aggregator;
 - `branches/...`: the same, with a trunk that they share (the first stage);
 - `modreduce/...`: three students distilled from the teacher (KD; KD and FitNets' hint; KD and RKD's
@@ -136,6 +137,12 @@ def response(teacher, setting, *, loss: str) -> Trainee:
     return Trainee(mr.Distiller(student=network("student"), teacher=teacher, knowledge=knowledge))
 
 
+def dist_and_hint(teacher, setting, *, weight: float | None = None) -> Trainee:
+    """A student that learns by DIST and from the maps of the second stage."""
+    knowledge = [mr.Response("dist"), mr.Feature("hint", at="stage2", weight=weight)]
+    return Trainee(mr.Distiller(student=network("student"), teacher=teacher, knowledge=knowledge))
+
+
 def shake(teacher, setting) -> Trainee:
     knowledge = [
         mr.Response("kd"),
@@ -202,6 +209,8 @@ def past_passes(distiller: mr.PeerDistiller) -> int:
 METHODS: dict[str, Callable[[keras.Model, Setting], Trainee]] = {
     "plain": plain,
     **{name: partial(response, loss=name) for name in ("kd", "dkd", "dist")},
+    "dist and hint": dist_and_hint,
+    "dist and hint, weight 1": partial(dist_and_hint, weight=1.0),
     "shake": shake,
     "peers/none": partial(peers, aggregator=None),
     **{
