@@ -36,7 +36,7 @@ ON = (
     ),
     Data("nodes of a graph", "tasks", "dist", "kd", "graph"),
     Data("text, two classes (the default is KD)", "tasks", "kd", "kd", "text"),
-    Data("several labels (the default is binary KD)", "tasks", "kd", "kd", "many_labels"),
+    Data('several labels (with `"binary_kd"`)', "tasks", "kd", "kd", "many_labels"),
     Data("no labels, accuracy of a linear probe", "tasks", "dist", "kd", "unlabelled"),
     Data("pixels, mean IoU (the default is KD)", "tasks", "kd", "kd", "segmentation"),
     Data(

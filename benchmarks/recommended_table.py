@@ -28,13 +28,13 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    '`"dist"` and `"hint"`': Method("dist and hint", None, "dist and hint"),
+    '`"dist"`, and `"hint"` at `"stage2"`': Method("dist and hint", None, "dist and hint"),
     '`"dist"`': Method("dist", "dist", "dist"),
     '`"kd"` and `"shake"`': Method("shake", "shake", "shake"),
     '`"kd"`': Method("three/kd", "kd", "kd"),
-    '`"hint"`': Method("hint", None, "hint"),
+    '`"hint"` at `"stage2"`': Method("hint", None, "hint"),
     '`"dkd"`': Method("dkd", "dkd", "dkd"),
-    '`"kd"`, labels .1, teacher .9': Method("kd", None, "kd"),
+    '`"kd"`, labels 0.1, teacher 0.9': Method("kd", None, "kd"),
     '`"crd"`': Method("crd", None, "crd"),
 }
 

@@ -41,7 +41,7 @@ flags.DEFINE_integer("teacher_epochs", 3, "Epochs of the teacher's training", lo
 flags.DEFINE_integer("trained_on", 10_000, "Images that both are trained on", lower_bound=2)
 flags.DEFINE_integer("held_out", 512, "Images that the term is measured on", lower_bound=2)
 flags.DEFINE_integer("batch", 64, "Images in a batch", lower_bound=2)
-flags.DEFINE_float("learning_rate", 0.02, "Of SGD with momentum .9", lower_bound=0.0)
+flags.DEFINE_float("learning_rate", 0.02, "Of SGD with momentum 0.9", lower_bound=0.0)
 flags.DEFINE_float("weight", None, "Weight of the terms, instead of each method's own")
 flags.DEFINE_integer("seed", 0, "Seed of weights and order")
 flags.DEFINE_string("output", str(common.RESULTS / "fifty_steps.jsonl"), "Rows go here")

@@ -16,7 +16,7 @@ choosing the best of three and by averaging three, which the others gain as well
 
 Images, batches, epochs, optimizer and learning rate are the same for all. The online weight w is
 the same too: peers without a teacher reach it by the published ramp-up over 80 of 300 parts of the
-training, ModReduce by its growth from .01 over all of it. The best peer is chosen by its accuracy
+training, ModReduce by its growth from 0.01 over all of it. The best peer is chosen by its accuracy
 on 1,500 validation images after the last epoch; that of OKDDip is its leader. Test accuracies are
 those of 2,000 images: of that peer, of the aggregator's own ensemble where there is one, and of
 the mean of all peers' probabilities.

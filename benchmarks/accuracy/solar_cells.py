@@ -121,7 +121,7 @@ def network(name: str, seed: int) -> keras.Model:
         )
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            # .99 and .999 are for far longer trainings: evaluation would see stale statistics.
+            # 0.99 and 0.999 are for far longer trainings: evaluation would see stale statistics.
             layer.momentum = 0.9
     return model
 
@@ -154,7 +154,7 @@ def teacher_of(data: dict[str, Split]) -> tuple[keras.Model, dict[str, Any]]:
 
 
 def accuracies(model: keras.Model, part: Split) -> dict[str, float]:
-    """Returns the accuracy, and its mean over the classes, which is .5 by chance."""
+    """Returns the accuracy, and its mean over the classes, which is 0.5 by chance."""
     images, classes = part
     found = model.predict(images.astype("float32"), batch_size=64, verbose=0).argmax(axis=-1)
     by_class = [np.mean(found[classes == one] == one) for one in np.unique(classes)]

@@ -31,7 +31,7 @@ RIVAL = "three/dist"
 
 SINGLE = {
     "plain": "labels alone",
-    "kd": "KD, published weights (labels .1, teacher .9)",
+    "kd": "KD, published weights (labels 0.1, teacher 0.9)",
     "kd_even": "KD, weights 1 and 1",
     "dkd": "DKD",
     "dist": "DIST",
@@ -79,11 +79,11 @@ SEVERAL = {
 
 ONLINE = {
     RIVAL: "nothing: independent students",
-    "modreduce/weighted_average, dist": "the weighted average, with a weight from .01 to .7",
-    "modreduce/weighted_average, dist, constant": "the weighted average, with a weight of .5",
-    "modreduce/weighted_average, dist, late": "the weighted average, with 0 until half, then .7",
-    "modreduce/weighted_average, dist, temperature 1": "the same from .01 to .7, temperature 1",
-    "modreduce/weighted_average, dist, moving average": "from .01 to .7, then moving averages",
+    "modreduce/weighted_average, dist": "the weighted average, with a weight from 0.01 to 0.7",
+    "modreduce/weighted_average, dist, constant": "the weighted average, with a weight of 0.5",
+    "modreduce/weighted_average, dist, late": "the weighted average, with 0 until half, then 0.7",
+    "modreduce/weighted_average, dist, temperature 1": "the same from 0.01 to 0.7, temperature 1",
+    "modreduce/weighted_average, dist, moving average": "from 0.01 to 0.7, then moving averages",
     "modreduce/okddip, dist": "two students that attend to each other; a leader (OKDDip)",
     RECIPE: 'their mean weights (recipe="peer_averaging")',
 }

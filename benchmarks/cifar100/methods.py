@@ -1,8 +1,8 @@
 """What is compared on CIFAR-100: each method as its paper has it, for any two networks.
 
 A method makes what `fit` trains out of a `Task`. Weights are the published ones. Of the methods
-with one student, those that Tian et al. (2020) compare stand alone beside the labels, KD with .1
-for these and .9 for the teacher (`kd_even` has 1 and 1); SemCKD goes with KD, as it was published.
+with one student, those that Tian et al. (2020) compare stand alone beside the labels, KD with 0.1
+for these and 0.9 for the teacher (`kd_even` has 1 and 1); SemCKD goes with KD, as it was published.
 Peers without a teacher learn from one another as the papers say: a ramp-up over a third of the
 training (80 of 240 epochs) to 1 at temperature 3, and they share the first stages.
 """

@@ -123,7 +123,7 @@ class CoupledSGD(keras.optimizers.SGD):
     """SGD with the weight decay in the gradient, and so in the momentum, as PyTorch has it.
 
     gradient + decay · weight takes the place of the gradient. Keras' own `weight_decay` is beside
-    the momentum, and with a momentum of .9 a tenth as strong.
+    the momentum, and with a momentum of 0.9 a tenth as strong.
 
     Args:
         learning_rate: Number or schedule.

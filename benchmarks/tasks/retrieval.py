@@ -57,7 +57,7 @@ class Retrieval(Task):
     methods: ClassVar[dict[str, str]] = {
         "alone": "pairs",
         "kd": '`"kd"` of the scores, temperature 1',
-        "margin_mse": '`"margin_mse"` of the scores, weight .07',
+        "margin_mse": '`"margin_mse"` of the scores, weight 0.07',
         "listwise": '`"listwise"` of the embeddings',
     }
     teacher_recipe = Recipe(epochs=6, batch=64, rate=3e-3)
@@ -86,7 +86,7 @@ class Retrieval(Task):
         if method == "listwise":
             return [mr.Relation("listwise", at=["query_embedding", "document_embedding"])]
         if method == "margin_mse":
-            # Its scores are cosines over .07, so that margins are some 14 times those of cosines.
+            # Its scores are cosines over 0.07, so that margins are some 14 times those of cosines.
             return [mr.Response("margin_mse", weight=TEMPERATURE)]
         return [mr.Response(mr.losses.KD(temperature=1.0))]
 

@@ -1,5 +1,6 @@
 """The table of tasks, from rows."""
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -79,7 +80,7 @@ def _cells(task: str, method: str, runs: Mapping[tuple[str, int], Row]) -> list[
     parameters = f"{own[-1]['parameters']:,}" + (f" of {of_teacher:,}" if of_teacher else "")
     return [
         f"{NAMES[task]}: {own[-1]['measure']}" if method == ALONE else "",
-        own[-1]["learns_by"],
+        _learns_by(own[-1]),
         common.mean_and_deviation([row["test"] for row in own], digits),
         gain,
         common.mean_and_deviation([row["teacher_test"] for row in own], digits),
@@ -90,12 +91,17 @@ def _cells(task: str, method: str, runs: Mapping[tuple[str, int], Row]) -> list[
     ]
 
 
+def _learns_by(row: Row) -> str:
+    """Returns what the student learns from; old rows have numbers without the leading zero."""
+    return re.sub(r"(?<!\S)\.(?=\d)", "0.", row["learns_by"])
+
+
 def _verdicts(by_task: Mapping[str, Mapping[tuple[str, int], Row]]) -> list[str]:
     """Returns where methods gained with every seed, and where they did not."""
     alone, own = [], []
     for task, runs in by_task.items():
         for method in dict.fromkeys(method for method, _ in runs):
-            told = f"{NAMES[task]}, {runs[next(k for k in runs if k[0] == method)]['learns_by']}"
+            told = f"{NAMES[task]}, {_learns_by(runs[next(k for k in runs if k[0] == method)])}"
             if method != ALONE:
                 alone.append((told, _gains(runs, method, ALONE)))
             if method not in (ALONE, KD):

@@ -161,7 +161,7 @@ def smallest_loss(above: Tensor) -> Tensor:
         excess = ops.sum(shares * free, axis=1, keepdims=True)
         relative = excess / ops.sum(shares * along, axis=1, keepdims=True) * along - free
         steepest = ops.max(-relative, axis=1, keepdims=True)
-        # Up to .99 of the way on which the first share would vanish.
+        # Up to 0.99 of the way on which the first share would vanish.
         longest = 0.99 / ops.maximum(steepest, 0.99)
         lengths = ops.expand_dims(longest, 0) * _LENGTHS[:, None, None]
         tried = shares * (1.0 + lengths * relative)

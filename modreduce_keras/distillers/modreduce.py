@@ -55,8 +55,8 @@ class ModReduce(PeerDistiller):
             a recipe. With `None`, w is 0.
         online_weight: The share w of the online loss, from 0 to 1: a number or a schedule;
             `schedules.CutOff(0.7, steps=...)` for the paper's asynchronous variant. `None`, the
-            default, is the paper's increase from .01 to .7 in 24 stairs if `steps` is given, and
-            .5 otherwise.
+            default, is the paper's increase from 0.01 to 0.7 in 24 stairs if `steps` is given, and
+            0.5 otherwise.
         online_loss: See `PeerDistiller`. Defaults to `KD(temperature=4)`, and to
             `BinaryKD(temperature=4)` for students with one logit.
         multipliers: Positive m by student. A student without a multiplier has
@@ -112,7 +112,7 @@ class ModReduce(PeerDistiller):
 
     Reference:
         ModReduce: A Multi-Knowledge Distillation Framework with Online Learning, 2023. The paper's
-        losses in addition to KD are SemCKD (weight 400, multiplier 100) and CRD (.8, multiplier
+        losses in addition to KD are SemCKD (weight 400, multiplier 100) and CRD (0.8, multiplier
         1), with multiplier 10 for the response student; here any knowledge can be used. The
         recipe is PopulAtion Parameter Averaging (Jolicoeur-Martineau et al., 2024), with a teacher.
     """
@@ -225,7 +225,7 @@ class ModReduce(PeerDistiller):
 
         Returns:
             Knowledge for students named `"response"`, `"feature"` (SemCKD, weight 400) and
-            `"relation"` (CRD, weight .8), each with KD at temperature 4 and weight 1.
+            `"relation"` (CRD, weight 0.8), each with KD at temperature 4 and weight 1.
         """
         memory = registry.get("adapter", "contrastive_memory", samples=samples)
         attention = registry.get("adapter", "layer_attention", batch_size=batch_size)

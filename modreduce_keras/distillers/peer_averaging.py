@@ -33,7 +33,7 @@ class PeerAveraging(keras.callbacks.Callback):
 
     Args:
         rate: How far weights move towards the mean, above 0 and at most 1. 1 makes the students
-            equal each time. Defaults to .01.
+            equal each time. Defaults to 0.01.
         every: Average after every so many steps. Defaults to 10.
 
     Raises:

@@ -23,7 +23,7 @@ def average_relative_improvement(
         students: Those of the students that learn from the labels only.
 
     Returns:
-        The improvement: .5 for half as much again.
+        The improvement: 0.5 for half as much again.
 
     Raises:
         ValueError: If there is no pair, the numbers of accuracies differ, or one is no finite

@@ -86,7 +86,7 @@ def verify(
     - `"classes"`: the class with the largest logit, for each sample (or position). Accuracy is the
       share of correct classes.
     - `"logit"` and `"labels"`: yes or no for each label, yes if the logit is above 0 (or the
-      probability above .5 if the student ends in a sigmoid). All labels of all samples have equal
+      probability above 0.5 if the student ends in a sigmoid). All labels of all samples have equal
       weight, as in Keras' `BinaryAccuracy(threshold=0)`.
     - `"regression"`: all numbers of a sample (or position). Two answers are the same if no number
       differs by more than `tolerance` standard deviations of the student's outputs for these data.

@@ -36,8 +36,8 @@ class BinaryKD(ResponseLoss):
 
     Example:
         >>> import numpy as np
-        >>> teacher, student = np.log([[4.0, 1.0]]), np.zeros((1, 2))  # .8 and .5 against .5
-        >>> round(float(BinaryKD(temperature=1.0)(teacher, student)), 4)  # log 2 - H(.8, .2)
+        >>> teacher, student = np.log([[4.0, 1.0]]), np.zeros((1, 2))  # 0.8 and 0.5 against 0.5
+        >>> round(float(BinaryKD(temperature=1.0)(teacher, student)), 4)  # log 2 - H(0.8, 0.2)
         0.1927
 
     Reference:

@@ -41,7 +41,7 @@ class CWD(MapLoss):
 
     Example:
         >>> import numpy as np
-        >>> teacher, student = np.log([[[4.0], [1.0]]]), np.zeros((1, 2, 1))  # .8, .2 and .5, .5
+        >>> teacher, student = np.log([[[4.0], [1.0]]]), np.zeros((1, 2, 1))  # 0.8, 0.2; 0.5 each
         >>> round(float(CWD(temperature=1.0)(teacher, student)), 4)
         0.1927
 

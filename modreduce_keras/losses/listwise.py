@@ -47,7 +47,7 @@ class Listwise(RelationLoss):
         >>> import numpy as np
         >>> documents = np.eye(2)
         >>> teacher, student = np.array([[1.0, 0.0]] * 2), np.array([[1.0, 1.0]] * 2)
-        >>> loss = Listwise(temperature=1.0)  # log 2 - H(.7311, .2689)
+        >>> loss = Listwise(temperature=1.0)  # log 2 - H(0.7311, 0.2689)
         >>> round(float(loss([teacher, documents], [student, documents])), 4)
         0.1109
 

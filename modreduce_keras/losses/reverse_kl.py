@@ -37,7 +37,7 @@ class ReverseKL(SoftenedLoss):
     Example:
         >>> import numpy as np
         >>> teacher, student = np.log([[0.5, 0.5]]), np.log([[0.8, 0.2]])
-        >>> round(float(ReverseKL()(teacher, student)), 4)  # .8 log 1.6 + .2 log .4
+        >>> round(float(ReverseKL()(teacher, student)), 4)  # 0.8 log 1.6 + 0.2 log 0.4
         0.1927
 
     Reference:

@@ -61,7 +61,7 @@ class SHAKE(Loss):
         >>> import numpy as np
         >>> student, teacher = np.array([[0.0, 0.0]]), np.log([[4.0, 1.0]])
         >>> loss = SHAKE(temperature=1.0, mutual_weight=0.0)
-        >>> round(float(loss(teacher, [student, student])), 4)  # ln 2 + .8 ln .8 + .2 ln .2
+        >>> round(float(loss(teacher, [student, student])), 4)  # ln 2 + 0.8 ln 0.8 + 0.2 ln 0.2
         0.1927
 
     Reference:

@@ -19,7 +19,7 @@ class SimilarityPreserving(RelationLoss):
 
     The default weight is the published one, and too large for small students: one of 106,820
     parameters lost 1.7 points of accuracy by it on 10,000 images of CIFAR-100, against the labels
-    alone (4 on 45,000 images), and gained .7 with a tenth of it. Set
+    alone (4 on 45,000 images), and gained 0.7 with a tenth of it. Set
     `weight=300.0`, or `weight="balanced"`.
 
     Args:

@@ -125,7 +125,7 @@ def test_the_table_that_recommends(tables, tmp_path):
     common.append_rows(tmp_path / "method_cost.jsonl", rows)
     page = "<!-- table:recommended -->\n<!-- /table -->"
     lines = tables.render(page, tmp_path).splitlines()
-    assert lines[3] == '| `"dist"` and `"hint"` | +20.0 |  |  |'
+    assert lines[3] == '| `"dist"`, and `"hint"` at `"stage2"` | +20.0 |  |  |'
     assert lines[4] == '| `"dist"` | +11.0 ± 1.4 |  | 1.13 x |'
     assert '| `"kd"` | +5.0 | +4.0 | 1.00 x |' in lines
     assert '| `"crd"` |  |  |  |' in lines

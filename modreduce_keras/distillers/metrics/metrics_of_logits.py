@@ -121,7 +121,7 @@ def accuracy_above(y_true: Any, y_pred: Any, threshold: float) -> Any:
     Args:
         y_true: Labels, (batch, ..., units) or (batch, ...): 0 or 1, or -1 or 1.
         y_pred: Outputs, (batch, ..., units).
-        threshold: 0 for logits, .5 for probabilities.
+        threshold: 0 for logits, 0.5 for probabilities.
 
     Returns:
         (batch, ...).
