@@ -38,20 +38,21 @@ class StudentCheckpoint(keras.callbacks.Callback):
     each one writes.
 
     Args:
-        filepath: Path of the file, which ends in `.keras`; folders are made. It may contain the
-            epoch (from 1) and logs, as in Keras' `ModelCheckpoint`, and the student's name:
-            `"{student}-{epoch:02d}-{val_accuracy:.3f}.keras"`. With several students, the logs are
-            those of the student that is written.
+        filepath: Path of the file, which ends in `.keras`; missing folders are created. It may
+            contain the epoch (from 1) and logs, as in Keras' `ModelCheckpoint`, and the student's
+            name: `"{student}-{epoch:02d}-{val_accuracy:.3f}.keras"`. With several students, the
+            logs are those of the student that is written.
         monitor: Name of the log that says which student is better, such as `"val_loss"`. With
             several students, leave out the student's name: `"val_accuracy"` means
             `"val_a/accuracy"` for student `"a"`. Defaults to `None`: `"val_loss"`, and with several
             students the criterion of `best_student`.
         mode: `"max"` or `"min"`: whether more or less is better. Defaults to `"auto"`: less for
             losses, errors, divergences and the terms of the training, more for everything else.
-        save_best_only: Whether to write only what is better than all before. Defaults to `False`:
-            after each epoch. Without validation an epoch has no value: then nothing is written
-            with `True`, and of several students nothing where the best is to be written. Of a
-            pruned student the best may be one from before the zeros: a warning says so.
+        save_best_only: Write only if the monitored value is better than before. Defaults to
+            `False`: write after each epoch. Only validation tells which is the best. In an epoch
+            without it, nothing is written if this is `True`, or if the best of several students is
+            written to one file. If the student is being pruned, the best epoch may be one before it
+            was fully sparse; a warning tells you.
 
     Raises:
         ValueError: If the path does not end in `.keras` or cannot be formatted, or an argument is

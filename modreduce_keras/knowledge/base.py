@@ -42,11 +42,11 @@ class Knowledge(keras.layers.Layer):
             saved. The mask is 0 or `False` at positions to leave out; its shape (batch, ...) covers
             all or the leading position axes of the features. It replaces the Keras masks. If the
             features differ in size, the mask has the size of one side; a position of the other side
-            counts if the mask keeps all of it. `False` counts all positions. Masked positions
-            affect neither the value nor the gradient. Losses and adapters that cannot leave
-            positions out raise an error for masks, and so does a knowledge whose features have lost
-            the Keras mask of their model. For `"fgd"`, the mask is the foreground and leaves
-            nothing out; `False` means foreground everywhere.
+            counts if the mask keeps all of it. Masked positions affect neither the value nor the
+            gradient. `False` uses no mask. An error is raised if a loss or adapter cannot leave
+            positions out, or if the model has a Keras mask that the tapped layer has lost; pass
+            `mask=` or `mask=False` then. `"fgd"` reads the mask as the foreground and leaves
+            nothing out; `False` then means foreground everywhere.
         ignore_class: Label of positions to leave out, such as 255, as in Keras' cross-entropies. If
             the features are smaller than the label maps, a position counts if none of its labels is
             ignored. Defaults to `None`: all positions count, except masked ones.
@@ -56,14 +56,14 @@ class Knowledge(keras.layers.Layer):
             Defaults to the loss's own default weight. Can be changed between epochs:
             `knowledge.weight = 0.5`.
 
-            `"balanced"`: the first training step computes the weight, so that on its batch the
-            weighted term is as large as the absolute sum of the student's weighted terms on the
-            labels, or with `loss=None` of its knowledge with given weights. The weight then stays
-            the same, also after another `compile`, and is saved with the weights; a copy from the
-            config starts without one. If a term is 0 or not finite, so that the weight would not be
-            between 0 and 1,000,000, a later batch sets it; until then the term counts 0, and `fit`
-            warns at the end if it was never set. Reading `knowledge.weight` before raises a
-            `ValueError`. `knowledge.weight = "balanced"` makes the next step set it again.
+            `"balanced"`: the first training step sets the weight, so that the weighted term is as
+            large as the loss on the labels (without a compiled loss: as the student's other
+            knowledge with given weights). The weight then stays fixed, also after another
+            `compile`, and is saved; a copy from the config starts without one. If the term is 0 or
+            not finite in the first batch, or the weight would be above 1,000,000, a later batch
+            sets it; until then it is 0. If it is never set, `fit` warns. Before it is set, reading
+            `knowledge.weight` raises a `ValueError`. `knowledge.weight = "balanced"` makes the next
+            step set it again.
         staged: Whether the term is trained in a separate stage (`distiller.pretrain`) instead of
             `fit`. Defaults to what the method needs.
         name: Name of the term in the logs. Defaults to the name of the loss.

@@ -62,8 +62,8 @@ class Response(Knowledge):
         student: As `at`, for the student only.
         teacher: As `at`, for the teacher only. With several teachers: the name of one, or a list
             of names. Defaults to all.
-        adapter: See `Knowledge`. Defaults to that of a loss on logits, and to `None` for other
-            losses.
+        adapter: See `Knowledge`. Defaults to the adapter of the loss if it is a loss on logits,
+            otherwise to `None`, because logits already have the same size.
         mask: See `Knowledge`.
         average: What is averaged over several teachers: `"probabilities"` or `"logits"`. Defaults
             to probabilities, and to logits if the loss compares plain numbers.

@@ -35,9 +35,9 @@ class DIST(SoftenedLoss):
 
     T² [β (1 - ρ(p_s, p_t) per sample) + γ (1 - ρ(p_s, p_t) per class, mean over the classes)]
 
-    with Pearson's correlation ρ and p = softmax(z / T). The part per class is one number for the
-    batch and counts for every sample alike. A constant has no correlation: where one side is
-    constant, 1 - ρ counts as 1, and where both are (a batch of one, per class), as 0.
+    with Pearson's correlation ρ and p = softmax(z / T). The second part is one number per batch,
+    and every sample gets the same value. If the outputs of one side do not vary, its correlation is
+    undefined; 1 - ρ is then 1, or 0 if neither side varies (as per class in a batch of one).
 
     Where samples have several positions, each of them is a row: the part per class runs over all
     positions of all samples that a mask keeps.
