@@ -24,15 +24,15 @@ _FIRST_LINK = (
 
 
 class TeacherAssistantChain:
-    """Trains a student through assistants of sizes between the teacher's and its own.
+    """Trains a student in several steps, through networks of intermediate size (*assistants*).
 
     The first student learns from the teacher, each other one from the student before it. A student
     that is much smaller than its teacher may learn better from a network nearer to its own size.
     Each link of the chain is a `Distiller` (`chain.distillers`). The links are trained one after
     the other.
 
-    `chain.evaluate(x, y)` and `chain.predict(x)` are those of the last link; `chain.student` itself
-    is not compiled.
+    `chain.evaluate` and `chain.predict` use the last student, with its compiled loss and metrics.
+    `chain.student` itself is not compiled.
 
     To resume an interrupted chain, give each link its own folder:
     `fit(..., callbacks=lambda name: [mr.callbacks.Resume(f"run/{name}")])`.

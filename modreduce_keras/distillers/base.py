@@ -65,9 +65,7 @@ class BaseDistiller(StepModel):
     The logs contain every term: with one student `loss`, `ce` (the compiled loss on the labels),
     each knowledge by its name, and the compiled metrics. With several students, each name follows
     the student's (`response/ce`, `response/accuracy`). `loss` is the weighted total, each term is
-    the unweighted mean.
-
-    What `evaluate` and validation compute, see `compile`.
+    the unweighted mean. For evaluation and validation, see `compile`.
 
     Args:
         students: Models to train, by name. The distiller runs their `call`. A custom `train_step`
@@ -78,22 +76,25 @@ class BaseDistiller(StepModel):
             forward and is never changed. Its weights are not among the distiller's and not in
             weight files.
         knowledge: The knowledge of each student, by the student's name.
-        teacher_input: The teacher's input, if it differs from the students' (another resolution,
-            normalization or modality): a function of the inputs `x`, such as a Keras layer, or a
-            key of a dict `x`, whose entry is for the teacher only, unless the students have an
-            input of that name; they get the rest (if one entry remains, that one instead of a
-            dict). With several teachers also a list with one of these or `None` for each.
-        teacher_dtype: Precision of the teacher. `None`, the default: its own precision, with batch
-            normalizations folded into the layers before them if, on the first batch, no output
-            changes by more than 1e-5 of the largest one (in a deep model, whose rounding grows: by
-            more than it does when the inputs change by 1e-6, and never by more than 1e-3);
-            otherwise the model runs unchanged, as do subclassed models. `"as_given"`: always
-            unchanged. `"float32"`, `"bfloat16"` or `"float16"`: a folded copy (`mr.models.fold`) in
-            that dtype, made again if the teacher's weights have changed when `fit` begins; a
+        teacher_input: How to get the teacher's input, if it differs from the students'. A function
+            or Keras layer that is called with the inputs `x`, such as
+            `keras.layers.Resizing(299, 299)`. Or, if `x` is a dict, the key of the teacher's entry.
+            The students get the other entries (the tensor itself if only one is left); an entry
+            that is also the name of one of the students' inputs goes to both. With several
+            teachers, also a list with one of these or `None` for each.
+        teacher_dtype: The precision in which the teacher runs; `distiller.teacher_forms` shows what
+            was chosen. `None`, the default: its own precision. Its batch normalizations are folded
+            into the layers before them if this changes no output of the first batch by more than
+            rounding does: 1e-5 of the largest output, or up to 1e-3 in a deep model, in which
+            rounding errors grow. Otherwise the model runs unchanged, as do subclassed models.
+            `"as_given"`: the model runs unchanged.
+
+            `"float32"`, `"bfloat16"` or `"float16"`: a folded copy (`mr.models.fold`) in this
+            precision. It is made again when `fit` begins and the teacher's weights have changed. A
             teacher that cannot be folded runs unchanged, with a warning. `"auto"`: the fastest on
-            this device of the default, bfloat16 and float16, among those whose outputs on the first
-            batch are within 5% of the largest one; on several machines the same as `None`. The
-            property `teacher_forms` shows what was chosen.
+            this device of `None`, `"bfloat16"` and `"float16"`, among those whose outputs of the
+            first batch differ by at most 5 % of the largest one. On several machines, the same as
+            `None`.
         supervised_weight: Weight of the compiled loss on the labels: a number that is not
             negative, or a schedule. Defaults to 1.
         student_inputs: The input of each student, by name, if they differ: a function of the
@@ -102,7 +103,7 @@ class BaseDistiller(StepModel):
         student_taps: Taps of the students to read in addition to those of the knowledge, by name.
         teacher_taps: Taps of the teacher to read in addition to those of the knowledge.
         branches: The branched model of the students, if they share a trunk.
-        name: Name of the model. Defaults to that of the class.
+        name: Name of the model. Defaults to the name of the class.
         dtype: Its dtype policy. Defaults to the global one.
         trainable: As for every Keras model. Defaults to `True`.
     """

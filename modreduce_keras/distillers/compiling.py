@@ -116,12 +116,12 @@ def compile(  # noqa: D417
             `"block_*"`); the innermost layer with a key decides, and the key of the student
             (`"student"`, where there is one) is for the rest and the adapters:
             `{"logits": Adam(1e-3), "student": Adam(1e-5)}`.
-        loss: Loss on the labels, the same for every student, or `None` to train on the
-            teacher's outputs alone. For a student that returns a dict, a dict by output.
-            `SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)` trains on
-            labelled and unlabelled samples together: those with label -1 do not count in this
-            loss, which is the mean over the labelled samples of the batch (of all replicas; 0
-            without any), and knowledge counts all.
+        loss: Loss on the labels, the same for every student, or `None` to train on the teacher's
+            outputs alone. For a student that returns a dict, a dict by output.
+            `SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)` trains on labelled
+            and unlabelled samples together: samples with label -1 are left out of this loss, which
+            is the mean over the labelled samples of the batch; knowledge uses all samples. (With
+            several replicas, the mean is over all replicas. It is 0 if no sample is labelled.)
         metrics: List of metrics; each student gets its own copy. With several students also a
             dict from student (or `"ensemble"`) to list. Names are interpreted for logits:
             `"accuracy"` of one logit, or of several independent labels, uses the threshold 0.
@@ -132,15 +132,15 @@ def compile(  # noqa: D417
             receive the logits. Samples, and positions, whose label is the `ignore_class` of the
             loss do not count in metrics that are means: accuracies, cross-entropies, functions.
         weighted_metrics: As `metrics`, weighted by `sample_weight`.
-        evaluate_knowledge: Whether `evaluate` and validation compute every term of the
-            training loss, so that `val_loss` is their weighted sum and each term is logged
-            (`val_kd`). The terms are computed in inference, with the weights of the present
-            step. The teacher then runs on these data too, or its outputs are read from the
-            batches of `cache.attach(dataset)`. Nothing that training uses changes. Terms that
-            need the index of each sample in the training data (CRD's memory bank, temporal
-            ensembling) are left out. `None`, the default: only where `loss` is `None`. With a
-            loss on the labels, only the students run, and `val_loss` is the sum of their
-            compiled losses and regularizers.
+        evaluate_knowledge: Whether `evaluate` and validation compute every term of the training
+            loss, so that `val_loss` is their weighted sum and each term is logged (`val_kd`). The
+            models run in inference mode, and the weights of the terms are those of the current
+            step. The teacher then runs on these data too, or its outputs are read from the batches
+            of `cache.attach(dataset)`. No weights or statistics change. Terms that need the index
+            of each sample in the training data (CRD's memory bank, temporal ensembling) are left
+            out. `None`, the default: only if there is no loss on the labels. With a loss on the
+            labels, only the students run, and `val_loss` is the sum of their compiled losses and
+            regularizers.
         on_nonfinite: What to do if a term of the loss, or a gradient, is not finite on any
             replica. `"stop"`: `fit` ends with a `NonFiniteError` that names the student, the
             term and the step, before any callback can save; the weights are those before the

@@ -48,7 +48,7 @@ class ConsistencyDistiller(BaseDistiller):
             `"regression"`. `None`: that of the compiled loss.
         supervised_weight: Weight of the compiled loss on the labels. Defaults to 1.
         teacher_input: What the past of the model sees; see `BaseDistiller`. Defaults to `None`.
-        name: Name of the model. Defaults to that of the class.
+        name: Name of the model. Defaults to the name of the class.
         dtype: Dtype policy of the distiller itself. Defaults to the global one.
         trainable: As for every Keras model. Defaults to `True`.
     """

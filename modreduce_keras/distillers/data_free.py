@@ -56,9 +56,9 @@ class DataFreeDistiller(BaseDistiller):
     ...})`. One optimizer for both is copied for each.
 
     Logs: the student's terms by name (`kd`), and those of the generator (`generator/adversarial`),
-    each averaged over the steps in which it is minimized; an epoch without such a step does not log
-    it. `loss` is the mean of the losses that the
-    steps minimize.
+    each averaged over the steps of its network. A term is missing in an epoch in which its network
+    was not trained. `loss` is the mean over all steps; it mixes the losses of two networks, so it
+    says little.
 
     A student that is trained without data may still reveal something about it, because the
     generator uses what the teacher has learnt about its training data. See the guide *Without the
@@ -84,7 +84,7 @@ class DataFreeDistiller(BaseDistiller):
             function of the images; see `BaseDistiller`. Defaults to `None`.
         teacher_dtype: What the teacher computes in; see `BaseDistiller`.
         seed: Seed of the noise that `fit` draws, a non-negative integer. Defaults to 0.
-        name: Name of the model. Defaults to that of the class.
+        name: Name of the model. Defaults to the name of the class.
         dtype: Dtype policy of the distiller itself. Defaults to the global one.
         trainable: As for every Keras model. Defaults to `True`.
 

@@ -25,8 +25,8 @@ class EarlyExit(keras.Model):
         model: A trained model from `mr.models.exits`. Its layers are shared, not copied.
         threshold: Confidence from 0 to 1 at which a sample leaves; at 0 all leave at the first
             exit. It may be changed at any time. Defaults to 0.9.
-        name: Name of the model. Defaults to that of the class.
-        dtype: Dtype policy of the distiller itself. Defaults to the global one.
+        name: Name of the model. Defaults to the name of the class.
+        dtype: Dtype policy of the model. Defaults to the global one.
         trainable: As for every Keras model. Defaults to `True`.
 
     Call arguments:
@@ -42,7 +42,8 @@ class EarlyExit(keras.Model):
     Example:
         >>> import numpy as np, modreduce_keras as mr
         >>> network = mr.models.convnet(num_classes=10, widths=(4, 8, 16))
-        >>> early_exit = EarlyExit(mr.models.exits(network, ["stage1", "stage2"]), threshold=0.5)
+        >>> branched = mr.models.exits(network, ["stage1", "stage2"])
+        >>> early_exit = mr.EarlyExit(branched, threshold=0.5)
         >>> early_exit.predict(np.ones((6, 28, 28, 1)), verbose=0).shape
         (6, 10)
 

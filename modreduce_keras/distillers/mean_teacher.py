@@ -46,11 +46,12 @@ class MeanTeacher(ConsistencyDistiller):
             of the inputs such as an augmenting layer, or a key of a dict `x` whose entry, another
             view of the same sample, is for the teacher only. Defaults to `None`.
         supervised_weight: Weight of the compiled loss on the labels. Defaults to 1.
-        kind: What the outputs are: `"classes"`, `"labels"` (independent ones, or one logit) or
-            `"regression"`. Defaults to `None`: what the compiled loss says; beside a loss of your
-            own they are classes. Labels that show something else are refused: one-hot ones beside
-            the loss of a regression, and several-hot ones beside a loss of your own.
-        name: Name of the model. Defaults to that of the class.
+        kind: What the outputs are: `"classes"`, `"labels"` (several independent labels, or one
+            logit) or `"regression"`. Defaults to `None`: told from the compiled loss, or
+            `"classes"` if the loss is your own. An error is raised if the labels do not fit:
+            one-hot labels beside the loss of a regression, or multi-hot labels beside a loss of
+            your own.
+        name: Name of the model. Defaults to the name of the class.
         dtype: Dtype policy of the distiller itself. Defaults to the global one.
         trainable: As for every Keras model. Defaults to `True`.
 

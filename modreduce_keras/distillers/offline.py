@@ -17,7 +17,8 @@ from modreduce_keras.registry import register
 class Distiller(BaseDistiller):
     """Trains one student on labels and on the knowledge of one or several frozen teachers.
 
-    total = supervised_weight · CE + Σ_k weight_k · K_k
+    The loss is `supervised_weight` times the compiled loss on the labels (`ce` in the logs), plus
+    each knowledge times its weight.
 
     Args:
         student: The model to train. Use it after `fit` as `distiller.student`.
@@ -26,24 +27,26 @@ class Distiller(BaseDistiller):
             tapped by `"name/tap"`); a `mr.data.TeacherCache`; or a `mr.data.TeacherOutputs` if you
             have only predictions. `None` only if no knowledge needs a teacher
             (`"confidence_penalty"`).
-        knowledge: What the student learns from the teacher: `Response`, `Feature` and `Relation`;
-            losses or their names (`"kd"`); a list of those; or a dict from the name of a loss to
-            its weight (`{"kd": 0.9, "hint": "balanced"}`). Given without taps, a loss on relations
-            compares the inputs of the last Dense layers, and a loss on features the last feature
-            maps. Knowledge that is already part of another distiller is copied, with new adapters;
-            `distiller.knowledge` has the copy. Defaults to `None`: `"dist"`; `"kd"` for two classes
-            and for outputs at positions (tokens, pixels); `"binary_kd"` for one logit.
-            For a regression, give `"logit_mse"`: `fit` refuses the default.
-        teacher_input: The teacher's input, if it differs from the student's: a function of the
-            inputs (a Keras layer that resizes or normalizes), or a key of a dict `x` whose entry
-            is for the teacher only, unless the student has an input of that name; see
-            `BaseDistiller`. Defaults to `None`.
+        knowledge: What the student learns from the teacher: `mr.Response`, `mr.Feature` or
+            `mr.Relation`; a loss or its name (`"kd"`); a list of these; or a dict from the name of
+            a loss to its weight (`{"kd": 0.9, "hint": "balanced"}`). Without layers, a loss on
+            features compares the last feature maps, and a loss on relations the inputs of the last
+            Dense layers. Defaults to `None`: `"dist"` for three classes or more, `"kd"` (at
+            temperature 4) for two classes, tokens and pixels, and `"binary_kd"` for one logit.
+            Regressions and several independent labels raise an error with the default: they need
+            `"logit_mse"` and `"binary_kd"`. Knowledge that is already part of another distiller is
+            copied, with new adapters; `distiller.knowledge` has the copy.
+        teacher_input: How to get the teacher's input, if it differs from the student's. A function
+            or Keras layer that is called with the student's input, such as
+            `keras.layers.Resizing(299, 299)`. Or, if `x` is a dict, the key of the teacher's entry:
+            the student gets the other entries; see `BaseDistiller`. Defaults to `None`: the same
+            input.
         supervised_weight: Weight of the compiled loss on the labels: a number that is not
             negative, or a schedule. Defaults to 1.
         teacher_dtype: Precision of the teacher: `None` (the default, its own precision), `"auto"`,
             `"float32"`, `"bfloat16"`, `"float16"`, or `"as_given"` for the unchanged model, without
             folded batch normalizations; see `BaseDistiller`.
-        name: Name of the model. Defaults to that of the class.
+        name: Name of the model. Defaults to the name of the class.
         dtype: Dtype policy of the distiller itself. Defaults to the global one.
         trainable: As for every Keras model. Defaults to `True`.
 

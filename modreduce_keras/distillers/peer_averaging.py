@@ -22,14 +22,15 @@ class PeerAveraging(keras.callbacks.Callback):
     weights, and something in which they differ. Samples of their own are best
     (`split_batches=True`); views of the same samples, or different knowledge, are possible.
     There is a warning if students begin with different weights, or would stay equal.
-    `mr.ModReduce(recipe="peer_averaging")` sets all this, and brings the callback along.
+    `mr.ModReduce(recipe="peer_averaging")` does all this and adds the callback.
 
-    All weights of floats are averaged, the statistics of batch normalizations among them. What
-    optimizers hold is not. Peers that share lower layers (`mr.models.branch`) average the rest.
+    All floating-point weights are averaged, including the moving statistics of batch
+    normalizations; optimizer states are not. Layers that the students share (`mr.models.branch`)
+    are left alone.
 
     Steps are counted from the first one that the distiller has taken, across epochs and calls of
-    `fit`. With `compile(steps_per_execution=)`, weights are averaged after the call in which it is
-    time to. A training that `mr.callbacks.Resume` continues averages them at the same steps.
+    `fit`, also after `mr.callbacks.Resume`. With `compile(steps_per_execution=n)`, weights are
+    averaged after the group of n steps in which averaging is due.
 
     Args:
         rate: How far weights move towards the mean, above 0 and at most 1. 1 makes the students

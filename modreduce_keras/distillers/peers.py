@@ -43,10 +43,10 @@ class PeerDistiller(BaseDistiller):
     """Trains several students that learn from one another through an aggregator.
 
     total = Σ_i [supervised_weight · CE_i + Σ_k weight_ik · K_ik + online_weight · online(z_i, t_i)]
-            + CE(z_e), where the aggregator learns
+            + CE(z_e) if the aggregator has weights
 
-    The aggregator turns the students' logits z into a target t_i for each student, and usually
-    into an ensemble z_e. No gradient flows through the targets.
+    CE is the compiled loss on the labels, K_ik is the `knowledge`. The aggregator turns the logits
+    z into targets t_i and, usually, an ensemble z_e. No gradient flows through the targets.
 
     With `compile(loss=None)` or `compile(evaluate_knowledge=True)`, `val_loss` is this total;
     otherwise it is the sum of the CE_i.
@@ -78,22 +78,22 @@ class PeerDistiller(BaseDistiller):
             `teacher_input` then runs on the input of each student. With a key for each student
             and `aggregator=None`, students may have samples of their own: labels and sample
             weights are then dicts by the same keys. Defaults to `None`.
-        split_batches: Whether each student trains on a part of its own of every batch: the first
-            of P students on the first P-th of the samples, and so on. A batch then has to be P
-            times as large as that of one student, and in an epoch a student sees one P-th of the
-            data. If the size of a batch is no multiple of P, some samples are seen twice. Needs
-            `aggregator=None`. Defaults to `False`.
+        split_batches: If `True`, each batch is divided among the students in order, so that each
+            trains on its own samples. Make the batch larger by the number of students. In an epoch,
+            each student sees only its share of the data. If the batch cannot be divided evenly,
+            some samples go to two students. Needs `aggregator=None`. Defaults to `False`.
         teacher_input: The teacher's input, if it differs from the students'; see `Distiller`.
-        criterion: Validation metric that decides which student is the best, without the student's
-            name and `val_`: `"accuracy"`, `"ce"`, ... Defaults to the accuracy if it is compiled,
-            else to the compiled loss. If there is neither, name a term that validation computes,
-            such as `"kd"` or `"online"`; otherwise there is no best student.
+        criterion: Which validation metric decides `best_student`, without the student's name and
+            `val_`: `"accuracy"`, not `"val_a/accuracy"`. The last validation counts. Defaults to
+            the accuracy if it is compiled, otherwise to the compiled loss. If there is neither,
+            name a term that validation computes, such as `"kd"` or `"online"`; otherwise there is
+            no best student.
         criterion_mode: `"max"` or `"min"`. Defaults to `"min"` for losses and errors and to
             `"max"` for the rest.
         teacher_dtype: Precision of the teacher: `None` (the default, its own precision), `"auto"`,
             `"float32"`, `"bfloat16"`, `"float16"`, or `"as_given"` for the unchanged model; see
             `BaseDistiller`.
-        name: Name of the model. Defaults to that of the class.
+        name: Name of the model. Defaults to the name of the class.
         dtype: Dtype policy of the distiller itself. Defaults to the global one.
         trainable: As for every Keras model. Defaults to `True`.
 

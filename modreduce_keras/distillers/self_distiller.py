@@ -69,7 +69,7 @@ class SelfDistiller(BaseDistiller):
         response: Loss of an exit's logits against the deepest ones: `"kd"`, or `"binary_kd"` for
             independent labels, trained by a binary cross-entropy; the term is logged by this name.
             Defaults to `None`: `"binary_kd"` where the model has one logit, else `"kd"`.
-        name: Name of the model. Defaults to that of the class.
+        name: Name of the model. Defaults to the name of the class.
         dtype: Dtype policy of the distiller itself. Defaults to the global one.
         trainable: As for every Keras model. Defaults to `True`.
 

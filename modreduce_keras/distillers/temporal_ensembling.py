@@ -48,11 +48,12 @@ class TemporalEnsembling(ConsistencyDistiller):
             schedule. Defaults to 1; the paper ramps up to 30 times the labelled share of the
             samples over 80 epochs, as in `mr.schedules.SigmoidRampUp(30.0, steps=...)`.
         supervised_weight: Weight of the compiled loss on the labels. Defaults to 1.
-        kind: What the outputs are: `"classes"`, `"labels"` (independent ones, or one logit) or
-            `"regression"`. Defaults to `None`: what the compiled loss says; beside a loss of your
-            own they are classes. Labels that show something else are refused: one-hot ones beside
-            the loss of a regression, and several-hot ones beside a loss of your own.
-        name: Name of the model. Defaults to that of the class.
+        kind: What the outputs are: `"classes"`, `"labels"` (several independent labels, or one
+            logit) or `"regression"`. Defaults to `None`: told from the compiled loss, or
+            `"classes"` if the loss is your own. An error is raised if the labels do not fit:
+            one-hot labels beside the loss of a regression, or multi-hot labels beside a loss of
+            your own.
+        name: Name of the model. Defaults to the name of the class.
         dtype: Dtype policy of the distiller itself. Defaults to the global one.
         trainable: As for every Keras model. Defaults to `True`.
 
