@@ -47,6 +47,7 @@ OF_TENSORFLOW = {
     Path("keras_internals/tflite_converter.py"): {"export"},
     Path("keras_internals/gradient_tapes.py"): {"distribute"},
     Path("keras_internals/replicas.py"): {"distillers"},
+    Path("keras_internals/traced_gradients.py"): {"distillers"},
 }
 """Modules on what is private in TensorFlow, and the parts that may import them."""
 ONLY_IN = {"tensorflow_datasets": "data", "keras_tuner": "tuning"}

@@ -16,6 +16,7 @@ from modreduce_keras.distillers.step import balance, evaluating
 from modreduce_keras.distillers.step.forward import ForwardPass
 from modreduce_keras.distribute import telling_of_lost_workers
 from modreduce_keras.keras_internals import begin_at, flatten_layers
+from modreduce_keras.keras_internals.traced_gradients import release_unused_graphs
 
 
 def fit(self: Any, *args: Any, **kwargs: Any) -> keras.callbacks.History:
@@ -122,6 +123,7 @@ class Runs:
                 yield
         finally:
             self._is_fitting = self.speaks = False
+            release_unused_graphs()
 
     def begin_evaluation(self, given: dict[str, Any]) -> None:
         """Checks the arguments of an `evaluate`, and gives it a progress bar."""
@@ -141,6 +143,8 @@ class Runs:
                 yield
         finally:
             self.is_evaluating = False
+            if not self._is_fitting:
+                release_unused_graphs()
 
     def require_weights(self) -> None:
         """Raises if an evaluation, other than that of `fit`, needs a weight that is not set."""

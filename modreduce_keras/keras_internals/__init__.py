@@ -2,8 +2,8 @@
 
 Each function says what it relies on, and `tests/keras_internals` has a test for each that
 fails when Keras changes it. All of it was seen in Keras 3.15.1 and TensorFlow 2.21.0. Other
-modules touch nothing private, which ruff's rule SLF001 enforces. Two modules are not listed here,
-as they import TensorFlow: `tflite_converter` and `gradient_tapes`.
+modules touch nothing private, which ruff's rule SLF001 enforces. What imports TensorFlow is not
+listed here: `tflite_converter`, `gradient_tapes`, `replicas` and `traced_gradients`.
 """
 
 from modreduce_keras.keras_internals.applications import family_of

@@ -11,6 +11,7 @@ from absl import flags
 from tensorflow.python import pywrap_tfe
 
 from modreduce_keras import registry
+from modreduce_keras.keras_internals.traced_gradients import release_unused_graphs
 from tests.support import tiers, tracing
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -41,6 +42,11 @@ def pytest_collection_finish():
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
     gc.enable()
+
+
+def pytest_runtest_logfinish():
+    """Lets the graphs of a test be freed: millions of objects would stay, and be looked through."""
+    release_unused_graphs()
 
 
 LONGEST = "test_distribution.py"
