@@ -116,16 +116,16 @@ def resident_peak(function: Callable[[], Any]) -> float:
     gc.collect()
     # Memory that was freed but not given back would be taken again unseen.
     ctypes.CDLL(None).malloc_trim(0)
-    process = Path("/proc/self")
-    (process / "clear_refs").write_text("5", "ascii")  # The peak begins anew.
-
-    def mebibytes(field: str) -> float:
-        status = (process / "status").read_text("ascii")
-        return int(re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)[1]) / 1024
-
-    before = mebibytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", "ascii")  # The peak begins anew.
+    before = resident()
     function()
-    return mebibytes("VmHWM") - before
+    return resident("VmHWM") - before
+
+
+def resident(field: str = "VmRSS") -> float:
+    """Returns the resident set of the process, MiB, or its peak (`"VmHWM"`). On Linux only."""
+    status = Path("/proc/self/status").read_text("ascii")
+    return int(re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)[1]) / 1024
 
 
 def adopt_statistics(model: Any, images: np.ndarray) -> None:

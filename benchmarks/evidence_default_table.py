@@ -13,7 +13,7 @@ from benchmarks.cifar100.tables import ended, mean_and_error
 
 Row = Mapping[str, Any]
 
-FILES = ("cifar100_middle", "cifar100_small", "online_table", "tasks")
+FILES = ("cifar100_middle", "cifar100_small", "fashion_singles", "tasks")
 FASHION = ("epochs", "labels", "teacher_epochs", "learning_rate", "online_weight")
 
 
@@ -30,7 +30,7 @@ class Data(NamedTuple):
 ON = (
     Data("CIFAR-100, 45,000 images, 30 epochs", "cifar100_middle", "dist", "kd_even"),
     Data("CIFAR-100, 10,000 images, 20 epochs", "cifar100_small", "dist", "kd_even"),
-    Data("Fashion-MNIST, 1,000 images", "online_table", "dist", "kd"),
+    Data("Fashion-MNIST, 1,000 images", "fashion_singles", "dist", "kd"),
     Data(
         "digits as a table, 100 labels, boosting as the teacher", "tasks", "dist", "kd", "tabular"
     ),
@@ -75,7 +75,7 @@ def _runs(rows: Sequence[Row], data: Data) -> dict[tuple[str, int], float]:
     if data.file in EPOCHS:
         runs = of_length(rows, EPOCHS[data.file])
         return {key: 100 * row["test"] for key, row in runs.items() if ended([row])}
-    if data.file == "online_table":
+    if data.file == "fashion_singles":
         rows = [row for row in rows if all(row[name] == rows[-1][name] for name in FASHION)]
         return {(row["method"], row["seed"]): 100 * row["test"] for row in rows}
     rows = [row for row in rows if row["task"] == data.task]

@@ -22,6 +22,7 @@ from benchmarks.accuracy.data_free_table import data_free
 from benchmarks.accuracy.quantized_table import quantized_distillation
 from benchmarks.accuracy.smaller.table import SMALLER
 from benchmarks.accuracy.solar_cells_table import solar_cells
+from benchmarks.checks.dropped_models_table import dropped_models
 from benchmarks.cifar100 import every_loss_table, evidence
 from benchmarks.cifar100.tables import (
     cifar100_input,
@@ -319,6 +320,7 @@ TABLES: dict[str, Callable[[list[Row]], str]] = {
     "online_cost": online_cost,
     "online_table": online_table,
     "soak": soak,
+    "dropped_models": dropped_models,
     "precision": precision,
     "quantized_distillation": quantized_distillation,
     "data_free": data_free,

@@ -40,7 +40,6 @@ import ctypes
 import gc
 import math
 import os
-import re
 import sys
 import tempfile
 import time
@@ -120,12 +119,10 @@ class _Mallinfo(ctypes.Structure):
 
 def memory() -> dict[str, float]:
     """Returns what the process occupies, and what the C library has given out of it, in MiB."""
-    status = Path("/proc/self/status").read_text("ascii")
-    resident = int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)[1]) / 1024
     mallinfo = ctypes.CDLL(None).mallinfo2
     mallinfo.restype = _Mallinfo
     info = mallinfo()
-    return {"mib": resident, "given_out_mib": (info.uordblks + info.hblkhd) / 2**20}
+    return {"mib": common.resident(), "given_out_mib": (info.uordblks + info.hblkhd) / 2**20}
 
 
 def living_objects() -> dict[str, int]:

@@ -159,7 +159,8 @@ def draw_every_loss(rows: Mapping[str, list[Row]], figure: Any) -> None:
     axes = figure.subplots()
     for file, color, shift in zip((MIDDLE, SMALL), plots.COLORS, (0.12, -0.12), strict=False):
         own = [gains[file][name].points if name in gains[file] else [] for name in names]
-        _dots(axes, own, shift, color, TOLD[file])
+        if any(own):
+            _dots(axes, own, shift, color, TOLD[file])
     axes.axvline(0, color=plots.INK, linewidth=1)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("points over the labels alone (mean, standard error)", loc="right")

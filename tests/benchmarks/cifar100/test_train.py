@@ -21,6 +21,7 @@ CONFIGURATIONS = [
     if path.stem != "paper"  # part of the others
 ]
 FOR_TWO_CORES = {"small", "middle", "few_labels"}
+EVERY_LOSS = "every_loss"
 TINY = ["--protocol=small", "--pair=convnet:convnet"]
 
 
@@ -115,6 +116,10 @@ def test_a_configuration_is_of_a_published_pair_or_for_two_cores(cifar100, path,
         assert cifar100.FLAGS.protocol == path.stem
         assert (pair, cifar100.FLAGS.seeds) == ("resnet56:convnet", 3)
         assert methods == list(cifar100.METHODS)
+    elif path.stem == EVERY_LOSS:
+        flags = cifar100.FLAGS
+        assert (flags.protocol, pair, flags.seeds) == ("small", "resnet56:convnet", 1)
+        assert methods == list(cifar100.every_loss.EVERY_LOSS)
     else:
         assert path.stem == pair.replace(":", "_")
         assert (cifar100.FLAGS.protocol, cifar100.FLAGS.seeds) == ("paper", 1)
@@ -127,7 +132,7 @@ def test_every_published_pair_has_a_configuration():
     from benchmarks.cifar100.published import PUBLISHED
 
     names = {pair.replace(":", "_") for pair in PUBLISHED}
-    assert {path.stem for path in CONFIGURATIONS} == names | FOR_TWO_CORES
+    assert {path.stem for path in CONFIGURATIONS} == names | FOR_TWO_CORES | {EVERY_LOSS}
 
 
 def test_published_pairs_are_of_our_networks():
@@ -140,7 +145,7 @@ def test_published_pairs_are_of_our_networks():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--method=kd2"], r"--method must be of \['plain', .*'modreduce'\].*\['kd2'\]"),
+        (["--method=kd2"], r"--method must be of \['plain', .*'modreduce', 'default'\].*\['kd2'\]"),
         (["--method=modreduce/two"], r"Received: \['modreduce/two'\]"),
         (["--pair=resnet56"], r"--pair must be TEACHER:STUDENT, .*Received: resnet56"),
         (["--pair=resnet56:resnet21"], r"Received: resnet56:resnet21"),
