@@ -120,7 +120,7 @@ def test_the_table_that_recommends(tables, tmp_path):
         {**online, "method": "kd", "seed": 1, "test": 0.54},
         {**online, "method": "dist", "seed": 3, "test": 0.9},
     ]
-    common.append_rows(tmp_path / "online_table.jsonl", rows)
+    common.append_rows(tmp_path / "fashion_singles.jsonl", rows)
     rows = [{"method": "kd"}, {"method": "dist", "ratio_median": 1.126}]
     common.append_rows(tmp_path / "method_cost.jsonl", rows)
     page = "<!-- table:recommended -->\n<!-- /table -->"
