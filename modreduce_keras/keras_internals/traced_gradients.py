@@ -59,7 +59,7 @@ def _graphs_of(gradient: Callable[..., Any]) -> Iterator[Any]:
     if tape_gradient is None:
         return
     results = tf.nest.flatten(inspect.getclosurevars(tape_gradient).nonlocals.get("result"))
-    graph = next((one.graph for one in results if tf.is_symbolic_tensor(one)), None)
+    graph: Any = next((one.graph for one in results if tf.is_symbolic_tensor(one)), None)
     # The outermost is not a function's: it is the default one, which is there for good.
     while hasattr(graph, "outer_graph"):
         yield graph
