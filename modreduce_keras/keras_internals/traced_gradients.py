@@ -28,7 +28,7 @@ def release_unused_graphs() -> None:
     entries = ops.gradient_registry._registry
     for name, entry in list(entries.items()):
         gradient = entry["type"]
-        if not str(name).startswith("CustomGradient-") or isinstance(gradient, _Weak):
+        if not str(name).startswith("CustomGradient-") or not inspect.isfunction(gradient):
             continue
         graphs = list(_graphs_of(gradient))
         for graph in graphs:
