@@ -71,7 +71,7 @@ def test_other_settings_are_other_runs(online_table):
         assert online_table.identity({**row, name: 2}) != online_table.identity(row)
 
 
-ALONE = {"plain", "kd", "dkd", "dist", "shake"}
+ALONE = {"plain", "kd", "dkd", "dist", "dist and hint", "dist and hint, weight 1", "shake"}
 """Methods with one student."""
 
 
