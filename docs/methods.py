@@ -59,8 +59,9 @@ How to read the tables:
   if it learns from the labels and by this loss with its default weight: 20 epochs of 10,000 images,
   a convolutional network of 106,820 parameters, one seed unless the cell says otherwise. Less than
   a point means nothing. See [Does it work?](evidence.md#every-loss-with-its-default-weight).
-- **Weights** are those of the papers. Where the gain is negative, or training diverged, the weight
-  is too large for a small student: set a tenth of it, or `weight="balanced"`.
+- **Weights** are those of the papers. Those of `at`, `sp`, `semckd`, `catkd` and `dino` are too
+  large for small students, which lost more than a point on CIFAR-100, or diverged. Set a tenth, or
+  a quarter for `semckd`, or `weight="balanced"`. For `catkd` and `dino` we have not measured this.
 - **Check** says what values and gradients are compared with in the tests: `golden` numbers of a
   reference implementation in PyTorch, or an independent computation in `NumPy`.
 """

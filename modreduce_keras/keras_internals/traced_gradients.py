@@ -12,11 +12,11 @@ _KEPT = "modreduce_keras/custom_gradients"
 def release_unused_graphs() -> None:
     """Lets graphs be freed together with the models that they were traced from.
 
-    Whenever a function with a custom gradient is traced, TensorFlow registers the gradient for as
-    long as the process runs. The gradient holds its graph, and the graph the weights that it reads.
-    So each training of a new model leaves that model's weights behind: Keras' cross-entropy from
-    logits and SiLU have custom gradients. Here each gradient is held by the graphs that it is in
-    instead, and the registry forgets it when they are freed.
+    When a function with a custom gradient is traced, TensorFlow puts the gradient into a registry
+    and never removes it. The gradient holds its graph, and the graph holds the weights that it
+    reads. Keras' cross-entropy from logits and SiLU have custom gradients, so each training of a
+    new model leaves that model's weights behind. This function lets the graphs hold the gradient
+    instead. When they are freed, the registry forgets it.
 
     Relies on `tensorflow.python.framework.ops.gradient_registry`, whose dict `_registry` has
     entries `{"type": function}`; on `tf.custom_gradient`, which calls them `CustomGradient-...`,

@@ -26,7 +26,7 @@ class DINO(Loss):
     of 65,536 entries. Here the teacher is trained already and stays as it is. Of a teacher with
     such a head, tap the head; of others the features are the entries. With the embedding of a
     classifier, beside labels, the default weight is too large: a small student lost 21 points of
-    accuracy with it on 10,000 images of CIFAR-100 (one seed). Start with `weight="balanced"`.
+    accuracy with it on 10,000 images of CIFAR-100 (one seed). Try `weight="balanced"`.
 
     The value is the entropy of p_t where both assign alike, not 0.
 
