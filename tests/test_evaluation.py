@@ -159,6 +159,7 @@ def test_the_curve_is_what_it_says_sample_by_sample(network, images, labels):
     assert several, "no threshold at which samples leave at every exit"
 
 
+@pytest.mark.slow
 def test_datasets_distillers_and_one_hot_labels_give_the_same_curve(network, images, labels):
     rows = early_exit_curve(network, images, labels)
     one_hot = np.eye(3)[labels]

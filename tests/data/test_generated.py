@@ -123,6 +123,7 @@ def test_a_student_learns_on_policy(random):
     assert history[-1] < 0.5 * history[0]
 
 
+@pytest.mark.slow
 def test_a_student_learns_what_the_teacher_writes():
     """Sequence-level distillation needs the loss on labels alone."""
     student, teacher = language_model(5, as_dict=False), language_model(6, as_dict=False)

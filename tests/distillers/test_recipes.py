@@ -78,6 +78,7 @@ def test_it_stands_for_arguments_and_a_callback(given, samples):
     assert logs[f"val_{recipe.best_student_name}/accuracy"][-1] == pytest.approx(right.mean())
 
 
+@pytest.mark.slow
 def test_the_callback_comes_with_it(random):
     x, y = random.normal(size=(60, 5)).astype("float32"), random.integers(3, size=60)
     recipe, with_callback, without = made(), by_hand(), by_hand()
@@ -123,6 +124,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(random, tmp_path):
     assert_equal(train(), train(folder="once"))
 
 
+@pytest.mark.slow
 def test_it_is_saved_and_loaded(samples, tmp_path):
     recipe = made()
     recipe.fit(*samples, **{**SIZES, "epochs": 1})

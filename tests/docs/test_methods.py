@@ -61,6 +61,7 @@ def test_page_is_up_to_date(methods):
     run(methods, "--check")
 
 
+@pytest.mark.slow
 def test_main_writes_and_checks(methods, tmp_path):
     page = tmp_path / "page.md"
     listing = tmp_path / "listing.json"

@@ -99,6 +99,7 @@ def test_recurrent_layers_are_unrolled(make, tmp_path, settled, random):
     assert loops and not any(one.unroll or "call" in vars(one) for one in loops)
 
 
+@pytest.mark.slow
 def test_recurrent_layers_of_many_steps_are_not(tmp_path):
     inputs = keras.Input((257, 3))
     student = keras.Model(inputs, layers.Dense(CLASSES)(layers.GRU(4, name="recurrent")(inputs)))

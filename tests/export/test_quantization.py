@@ -44,6 +44,7 @@ def dtypes(path):
     return {np.dtype(one["dtype"]).name for one in tensors(path)}
 
 
+@pytest.mark.slow
 def test_full_precision_is_float32(files):
     assert dtypes(files[None]) <= {"float32", "int32"}
 

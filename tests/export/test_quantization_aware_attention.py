@@ -123,6 +123,7 @@ def disturbed(model, random):
 MODELS = {"vision": vision, "language": language, "windows": windows, "padded": padded}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
 def test_the_file_computes_what_the_model_computes(make, random, tmp_path):
     student = disturbed(make(), random)
@@ -141,6 +142,7 @@ def test_the_file_computes_what_the_model_computes(make, random, tmp_path):
     assert figures.agreement >= 0.98
 
 
+@pytest.mark.slow
 def test_layers_keep_their_names_and_weights_train(random):
     student = vision()
     data = data_of(student, random)

@@ -166,6 +166,7 @@ def test_what_cannot_be_judged_is_told(units, y, arguments, match, verified):
         verified(net(units), X if y is None else (X, y), **arguments)
 
 
+@pytest.mark.slow
 def test_ignored_classes_are_left_out_of_accuracies(verified, random):
     student = net(3, (4, 5, 8))
     x = random.normal(size=(20, 4, 5, 8)).astype("float32")

@@ -50,6 +50,7 @@ def net(width):
     return keras.Sequential(layers)
 
 
+@pytest.mark.slow
 def test_a_student_learns_the_assignments_without_labels_and_the_centre_is_saved(tmp_path):
     keras.utils.set_random_seed(0)
     x = RANDOM.normal(size=(64, 4)).astype("float32")

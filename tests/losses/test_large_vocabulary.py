@@ -138,6 +138,7 @@ def test_xla_compiles_the_plain_form(random, request, monkeypatch):
     require_same(compiled, plain)
 
 
+@pytest.mark.slow
 def test_a_step_needs_the_gradient_and_little_more(random, monkeypatch):
     monkeypatch.setattr(chunk_loop, "_ELEMENTS", 2**16)
     memory = tf.config.experimental

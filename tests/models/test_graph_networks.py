@@ -179,6 +179,7 @@ def distilled(student, teacher, knowledge, graphs, labels):
     return distiller, distiller.fit(graphs, labels, batch_size=2, verbose=0).history
 
 
+@pytest.mark.slow
 def test_padded_nodes_do_not_count(graphs, random):
     build = dict(num_classes=3, features=3, widths=(4,), masked=True, dropout=0.0)
     teacher, student = mr.models.gat(heads=2, **build), mr.models.gcn(**build)

@@ -87,6 +87,7 @@ def fit(student, teacher, x, **options):
         distiller.fit(x, LABELS, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_fit_warns_once_of_pixels_in_another_range():
     teacher, student = application("MobileNetV2"), scaled(L.Rescaling(1 / 255))
@@ -99,6 +100,7 @@ def test_fit_warns_once_of_pixels_in_another_range():
         fit(scaled(L.Rescaling(1 / 255)), scaled(), BYTES / 255)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_fit_warns_of_nothing_that_may_be_right(random):
     net = mr.models.get("convnet", num_classes=3, widths=(4, 8), input_shape=(32, 32, 3))

@@ -128,6 +128,7 @@ def test_logits_that_are_not_finite(write, data, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_damaged_and_foreign_files(write, networks, file, tmp_path):
     damaged = tmp_path / "damaged.tflite"
     damaged.write_bytes(file.read_bytes()[:200])

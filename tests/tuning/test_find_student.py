@@ -189,6 +189,7 @@ def test_without_labels_there_are_no_metrics_by_default(data):
     assert find_module._metrics(None, *labelled) is None
 
 
+@pytest.mark.slow
 def test_a_student_is_found_without_labels(data, tmp_path):
     keras.utils.set_random_seed(1)
     found = mr.tuning.find_student(

@@ -76,6 +76,7 @@ def test_parts_of_cifar100_learn_from_a_teacher_of_a_file(tmp_path, few_of_cifar
     assert files[0]["bytes"] > files[1]["bytes"]
 
 
+@pytest.mark.slow
 def test_images_of_cifar100_come_with_the_outputs_for_their_crops(tmp_path, few_of_cifar100):
     from benchmarks.accuracy.smaller.images import CIFAR100Images, answers
 

@@ -38,7 +38,9 @@ def task(every_loss):
             num_classes=100, widths=(4, 8, 8), input_shape=(32, 32, 3), name=name
         )
 
-    teacher = mr.models.resnet8(num_classes=100, input_shape=(32, 32, 3), name="teacher")
+    teacher = mr.models.convnet(
+        num_classes=100, widths=(4, 8, 64), input_shape=(32, 32, 3), name="teacher"
+    )
     protocol = protocols.Protocol(epochs=2, held_out=49_800, validation=10, batch=32, negatives=70)
     return methods.Task(network, teacher, protocol)
 

@@ -169,6 +169,7 @@ def test_the_table_of_pairs():
     assert lines[3] == "| B | no stages | none |"
 
 
+@pytest.mark.slow
 def test_pairs_of_an_architecture():
     from benchmarks.matrix.architectures import ARCHITECTURES
     from benchmarks.matrix.pairs import measured

@@ -205,6 +205,7 @@ def everything(distiller):
     return [(v.path, v.numpy()) for v in variables if id(v) not in left_out]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build",
     [remembering, modreduce, codistillation, pcl, weighted, self_distiller, mean_teacher],

@@ -271,6 +271,7 @@ def test_other_weights_are_looked_at_in_the_next_fit(net, teacher, images, label
     assert distiller.train_function is not first
 
 
+@pytest.mark.slow
 @pytest.mark.graph
 def test_on_replicas(two_replicas, net, settled, images, labels):
     with two_replicas.scope():

@@ -54,6 +54,7 @@ def history(teacher, data, knowledge, **arguments):
     return logs, distiller
 
 
+@pytest.mark.slow
 @pytest.mark.graph
 def test_all_but_one_logit_teach_what_all_do(teacher, train, tmp_path):
     """The rest is then the only class that is left: with any temperature and any loss."""
