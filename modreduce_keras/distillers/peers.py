@@ -8,7 +8,6 @@ from keras import ops
 
 from modreduce_keras import knobs, registry
 from modreduce_keras.aggregators.base import Aggregator
-from modreduce_keras.distillers import checks
 from modreduce_keras.distillers.base import BaseDistiller
 from modreduce_keras.distillers.checks import kind_checks, peer_arguments
 from modreduce_keras.distillers.metrics import logs
@@ -187,14 +186,7 @@ class PeerDistiller(BaseDistiller):
         self._group.past = self.past
 
     def _online_loss_of(self, given: Any) -> Loss:
-        """Returns the online loss that an argument stands for."""
-        if given is None:
-            single = getattr(self.student_output(), "shape", (None,))[-1] == 1
-            identifier = "binary_kd" if single else "kd"
-            given = registry.get("loss", identifier, temperature=self._online_temperature)
-        loss = unused(registry.get("loss", given, Loss))
-        checks.require_online_loss(loss)
-        return loss
+        return peer_arguments.online_loss(given, self.student_output(), self._online_temperature)
 
     # What runs
 
@@ -381,17 +373,21 @@ class PeerDistiller(BaseDistiller):
                 for name, several in self.knowledge.items()
                 if several
             },
-            "online_loss": serialize(self.online_loss) if self._exchanges else None,
+            "online_loss": self._serialized_online_loss() if self._exchanges else None,
             "criterion": self.selection.criterion,
             "criterion_mode": self.selection.mode,
             "features_at": self._features_at,
-            "student_inputs": None if self.split_batches else self._serialized_views(),
+            "student_inputs": None
+            if self.split_batches
+            else {name: serialize(view) for name, view in self._student_inputs.items()},
             "split_batches": self.split_batches,
         }
 
-    def _serialized_views(self) -> dict[str, Any]:
-        serialize = keras.saving.serialize_keras_object
-        return {name: serialize(view) for name, view in self._student_inputs.items()}
+    def _serialized_online_loss(self) -> dict[str, Any] | None:
+        # Labels are checked more strictly beside a default, also after loading.
+        config = keras.saving.serialize_keras_object(self.online_loss)
+        usual = self._has_default_online_loss and self._online_loss_of(None)
+        return None if usual and keras.saving.serialize_keras_object(usual) == config else config
 
     def _serialized_students(self) -> Any:
         serialize = keras.saving.serialize_keras_object

@@ -295,5 +295,5 @@ class SelfDistiller(BaseDistiller):
             "temperature": knobs.config(self.kd)["temperature"],
             "feature_at": self.feature_at,
             "variant": self.variant,
-            "response": self.kd.identifier,
+            "response": None if self._has_default_response else self.kd.identifier,
         }

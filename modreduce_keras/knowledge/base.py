@@ -381,5 +381,15 @@ class Knowledge(keras.layers.Layer):
             "ignore_class": self.ignore_class,
             "labels": self.labels,
             "staged": self.staged,
+            **({"by_default": True} if self.by_default else {}),
             **knobs.config(self),
         }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Knowledge":
+        """Returns the knowledge that `get_config` describes."""
+        arguments = dict(config)
+        by_default = arguments.pop("by_default", False)
+        made = cls(**arguments)
+        made.by_default = by_default
+        return made

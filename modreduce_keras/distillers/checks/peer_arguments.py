@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from modreduce_keras import registry
 from modreduce_keras.arguments import is_number
 from modreduce_keras.calls import did_you_mean, shown
 from modreduce_keras.distillers import checks
@@ -13,7 +14,8 @@ from modreduce_keras.distillers.step.forward import ENSEMBLE, Outputs
 from modreduce_keras.distillers.step.group import AGGREGATOR
 from modreduce_keras.distillers.step.splitting import keys_of_parts
 from modreduce_keras.knowledge import Knowledge
-from modreduce_keras.knowledge.shorthand import resolved
+from modreduce_keras.knowledge.shorthand import resolved, unused
+from modreduce_keras.losses.base import Loss
 
 _TAKEN = (ENSEMBLE, AGGREGATOR, TRUNK)
 
@@ -109,6 +111,16 @@ def require_no_exchange(online_weight: Any, online_loss: Any) -> None:
             "online_weight and online_loss would do nothing: leave them out, or name an "
             f"aggregator. Received: {given}"
         )
+
+
+def online_loss(given: Any, output: Any, temperature: float) -> Loss:
+    """Returns the online loss that an argument stands for; the default depends on the outputs."""
+    if given is None:
+        identifier = "binary_kd" if getattr(output, "shape", (None,))[-1] == 1 else "kd"
+        given = registry.get("loss", identifier, temperature=temperature)
+    loss = unused(registry.get("loss", given, Loss))
+    checks.require_online_loss(loss)
+    return loss
 
 
 def keys_of_splits(

@@ -131,6 +131,16 @@ def test_numbers_from_zero_to_one_are_not_taken_for_shares_unless_a_user_says_so
     assert np.isfinite(distiller.fit(x, scaled, verbose=0).history["loss"]).all()
 
 
+@pytest.mark.parametrize("kind", ["one", "peers", "self", "recipe"])
+def test_a_default_is_still_one_after_loading(kind, random, tmp_path):
+    x = random.normal(size=(12, 8, 8, 1)) if kind == "self" else X
+    by_default(kind).save(tmp_path / "distiller.keras")
+    loaded = keras.saving.load_model(tmp_path / "distiller.keras")
+    loaded.compile("sgd", "mse", run_eagerly=True)
+    with pytest.raises(ValueError, match=r"'binary_kd'.*default for one output"):
+        loaded.fit(x, random.uniform(size=(12, 1)).astype("float32"), verbose=0)
+
+
 def test_shares_are_compared_where_a_user_says_so(random):
     shares = random.uniform(size=(12, 1)).astype("float32")
     chosen = mr.Distiller(student=net(1), teacher=net(1), knowledge="binary_kd")
