@@ -1,23 +1,29 @@
-"""Every loss of the catalogue on CIFAR-100, with its default weight beside the labels' 1.
+"""Every loss of the catalogue on CIFAR-100, with its default or a balanced weight.
+
+The labels have weight 1. A balanced weight makes the loss as large as theirs in the first step.
 
 Each is set up as `benchmarks.catalogue` has it. CRD takes the protocol's number of negatives, and
 the cosine distance a projection to the teacher's width.
 """
 
 from functools import partial
+from typing import Any
 
 import modreduce_keras as mr
 from benchmarks import catalogue
+from benchmarks.cifar100.every_loss_table import BALANCED, DEFAULT
 from benchmarks.cifar100.methods import Task, Trainee, contrastive
 from modreduce_keras.registry import components
 
-PREFIX = "default/"
+WEIGHTS = {DEFAULT: None, BALANCED: "balanced"}
+"""Weights of the loss, by the group of the methods."""
 
 
-def with_default_weight(task: Task, identifier: str) -> Trainee:
+def with_one_loss(task: Task, identifier: str, weight: str | None = None) -> Trainee:
     """One student that learns from the labels and by one loss."""
     student = task.network("student")
-    arguments = {"samples": task.protocol.samples, "batch_size": task.protocol.batch}
+    arguments: dict[str, Any] = {"weight": weight, "samples": task.protocol.samples}
+    arguments["batch_size"] = task.protocol.batch
     if identifier == "crd":
         arguments["adapter"] = contrastive(task)[0].adapter
     if identifier == "cosine":
@@ -51,10 +57,16 @@ def _is_left_out(identifier: str) -> bool:
     return loss.staged or learns_before or identifier == "ofd" or catalogue.is_of_labels(identifier)
 
 
-EVERY_LOSS = {
-    f"{PREFIX}{name}": partial(with_default_weight, identifier=name) for name in identifiers()
+GROUPS = {
+    group: {
+        f"{group}/{name}": partial(with_one_loss, identifier=name, weight=weight)
+        for name in identifiers()
+    }
+    for group, weight in WEIGHTS.items()
 }
+"""Methods by group, one for each loss: `"default/kd"`, `"balanced/kd"`."""
+EVERY_LOSS = {name: method for group in GROUPS.values() for name, method in group.items()}
 ALONE = tuple(
-    name for name in EVERY_LOSS if not components("loss")[name.removeprefix(PREFIX)].needs_teacher
+    name for name in EVERY_LOSS if not components("loss")[name.partition("/")[2]].needs_teacher
 )
 """Methods of this file without a teacher."""

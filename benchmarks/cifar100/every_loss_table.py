@@ -1,4 +1,4 @@
-"""What every loss of the catalogue gains on CIFAR-100 with its default weight."""
+"""What every loss of the catalogue gains on CIFAR-100 with its default or a balanced weight."""
 
 import statistics
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from benchmarks.cifar100.tables import Row, ended, mean_and_error
 
 FILE = "cifar100_every_loss"
 FILES = (*evidence.FILES, FILE)
-PREFIX = "default/"
-"""What the names of the rows' methods begin with, before the loss's identifier."""
+DEFAULT, BALANCED = "default", "balanced"
+"""Groups of methods by the weight of the loss: `"default/kd"`, `"balanced/kd"`."""
 
 
 class Gain(NamedTuple):
@@ -28,12 +28,13 @@ class Gain(NamedTuple):
         return mean_and_error(self.points) if self.points else "diverged"
 
 
-def gains_of(rows: Mapping[str, list[Row]], protocol: str) -> dict[str, Gain]:
+def gains_of(rows: Mapping[str, list[Row]], protocol: str, group: str = DEFAULT) -> dict[str, Gain]:
     """Returns what each loss gains in a protocol, by identifier, the largest gain first.
 
     Args:
         rows: Rows by file, those of `FILES` among them.
         protocol: The file of the protocol's rows, whose students with labels alone are compared.
+        group: The weight of the loss, `"default"` or `"balanced"`.
     """
     plain = {
         key: row
@@ -42,8 +43,9 @@ def gains_of(rows: Mapping[str, list[Row]], protocol: str) -> dict[str, Gain]:
     }
     own: dict[str, list[Row]] = {}
     for row in rows[FILE]:
-        if f"cifar100_{row['protocol']}" == protocol:
-            own.setdefault(row["method"].removeprefix(PREFIX), []).append(row)
+        own_group, _, name = row["method"].partition("/")
+        if (f"cifar100_{row['protocol']}", own_group) == (protocol, group):
+            own.setdefault(name, []).append(row)
     found = {
         name: Gain(evidence.gains(ended(several), plain), len(several))
         for name, several in own.items()
@@ -54,13 +56,15 @@ def gains_of(rows: Mapping[str, list[Row]], protocol: str) -> dict[str, Gain]:
 def evidence_every_loss(rows: Mapping[str, list[Row]]) -> str:
     """Returns a line for each loss, the largest gain in the short training first."""
     middle, small = (gains_of(rows, protocol) for protocol in evidence.FILES)
+    balanced = gains_of(rows, "cifar100_small", BALANCED)
     columns = ["loss"]
-    for told in ("20 epochs of 10,000 images", "30 epochs of 45,000 images"):
-        columns += [f"{told}: points over labels alone", "seeds"]
+    columns += ["20 epochs of 10,000 images: points over labels alone", "seeds"]
+    columns += ['the same, `weight="balanced"`', "seeds"]
+    columns += ["30 epochs of 45,000 images: points over labels alone", "seeds"]
     lines = []
-    for name in dict.fromkeys([*small, *middle]):
+    for name in dict.fromkeys([*small, *balanced, *middle]):
         cells = [f"`{name}`"]
-        for gains in (small, middle):
+        for gains in (small, balanced, middle):
             gain = gains.get(name, Gain([], 0))
             cells += [gain.told, str(gain.seeds or "")]
         lines.append(cells)

@@ -89,6 +89,12 @@ ONLINE = {
 }
 """Three students with DIST, by what they learn from one another."""
 
+OTHERS = {
+    PAIR: "convolutional network, 106,820 parameters",
+    "resnet56:resnet8": "ResNet-8, 84,564 parameters",
+}
+"""Pairs that methods are compared for in the small protocol, by what the students are."""
+
 FEW_LABELS = "cifar100_few_labels"
 LABELLED = 1000
 """Images with labels in the rows of that file."""
@@ -181,6 +187,32 @@ def online_of(rows: Mapping[str, list[Row]]) -> list[tuple[str, list[Row], Runs]
     return found
 
 
+def evidence_students(rows: list[Row]) -> str:
+    """Returns a line for each method that was run with another student, and its gains for each."""
+    columns = ["method"]
+    for told in OTHERS.values():
+        columns += [f"{told}: points over labels alone", "seeds"]
+    lines = []
+    for method, by_pair in students_of(rows).items():
+        cells = [_gain_cells(own, runs, several=False) for own, runs in by_pair.values()]
+        lines.append([SINGLE[method], *itertools.chain.from_iterable(cells)])
+    return "\n".join(common.table(columns, lines))
+
+
+def students_of(rows: list[Row]) -> dict[str, dict[str, tuple[list[Row], Runs]]]:
+    """Returns the methods that were run with several students.
+
+    By method and pair: the rows, and all runs of the pair.
+    """
+    runs = {pair: of_length(rows, EPOCHS["cifar100_small"], pair) for pair in OTHERS}
+    found: dict[str, dict[str, tuple[list[Row], Runs]]] = {}
+    for method in SINGLE:
+        own = {p: [row for (m, _), row in runs[p].items() if m == method] for p in OTHERS}
+        if sum(map(bool, own.values())) > 1:
+            found[method] = {pair: (own[pair], runs[pair]) for pair in OTHERS}
+    return found
+
+
 def evidence_few_labels(rows: Mapping[str, list[Row]]) -> str:
     """Returns a line for each method: with labels for one image in ten, and for all."""
     few, whole = few_labels_of(rows)
@@ -240,17 +272,18 @@ def evidence_lengths(rows: list[Row]) -> str:
     return "\n".join(common.table(columns, lines))
 
 
-def _of_middle(made_of: Callable[[list[Row]], str]) -> Callable[[Mapping[str, list[Row]]], str]:
-    return lambda rows: made_of(rows["cifar100_middle"])
+def _of(file: str, made_of: Callable[[list[Row]], str]) -> Callable[[Mapping[str, Any]], str]:
+    return lambda rows: made_of(rows[file])
 
 
 TABLES = {
-    "evidence_recipe": (FILES, _of_middle(evidence_recipe)),
+    "evidence_recipe": (FILES, _of("cifar100_middle", evidence_recipe)),
     "evidence_singles": (FILES, evidence_singles),
     "evidence_several": (FILES, evidence_several),
     "evidence_online": (FILES, evidence_online),
+    "evidence_students": (FILES, _of("cifar100_small", evidence_students)),
     "evidence_few_labels": ((*FILES, FEW_LABELS), evidence_few_labels),
-    "evidence_lengths": (FILES, _of_middle(evidence_lengths)),
+    "evidence_lengths": (FILES, _of("cifar100_middle", evidence_lengths)),
 }
 """As `benchmarks.tables` has them: the files of the rows, and a function from rows by file."""
 
@@ -324,9 +357,9 @@ def gains(
     return [100 * (test - other["test"]) for test, other in paired if other and test]
 
 
-def of_length(rows: Sequence[Row], epochs: int) -> dict[tuple[str, int], Row]:
-    """Returns the rows of trainings of that many epochs, by method and seed."""
-    of_length = [row for row in rows if row["epochs"] == epochs and row["pair"] == PAIR]
+def of_length(rows: Sequence[Row], epochs: int, pair: str = PAIR) -> dict[tuple[str, int], Row]:
+    """Returns a pair's rows of trainings of that many epochs, by method and seed."""
+    of_length = [row for row in rows if row["epochs"] == epochs and row["pair"] == pair]
     return {(m, seed): row for (_, m, seed), row in runs_of(of_length).items()} if of_length else {}
 
 

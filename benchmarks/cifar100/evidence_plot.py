@@ -3,8 +3,8 @@
     python -m benchmarks.cifar100.evidence_plot
 
 What each method gains over the labels alone, the recipe of ModReduce beside its rivals seed by
-seed, what students learn from one another, what longer trainings give, what few labels do, and what
-every loss gains with its default weight.
+seed, what students learn from one another, what longer trainings give, what another student gains,
+what few labels do, and what every loss gains with its default weight.
 """
 
 import statistics
@@ -97,6 +97,21 @@ def draw_online(rows: Mapping[str, list[Row]], figure: Any) -> None:
     _finish(axes, "x")
 
 
+def draw_students(rows: Mapping[str, list[Row]], figure: Any) -> None:
+    """Draws a line for each method: its gain for each student in the small protocol."""
+    found = dict(reversed(evidence.students_of(rows[SMALL]).items()))
+    found.pop("plain", None)
+    figure.set_size_inches(9.0, 1.2 + 0.4 * len(found))
+    axes = figure.subplots()
+    for number, (pair, told) in enumerate(evidence.OTHERS.items()):
+        values = [evidence.gains(*by_pair[pair]) for by_pair in found.values()]
+        _dots(axes, values, 0.12 * (1 - 2 * number), plots.COLORS[number], told)
+    axes.axvline(0, color=plots.INK, linewidth=1)
+    axes.set_yticks(range(len(found)), [evidence.SINGLE[method] for method in found])
+    axes.set_xlabel("points over the labels alone (mean, standard error)", loc="right")
+    _finish(axes, "x")
+
+
 def draw_few_labels(rows: Mapping[str, list[Row]], figure: Any) -> None:
     """Draws for each method its accuracy with few labels and with all."""
     few, whole = evidence.few_labels_of(rows)
@@ -182,6 +197,7 @@ FIGURES = {
     "evidence_recipe": draw_recipe,
     "evidence_online": draw_online,
     "evidence_lengths": draw_lengths,
+    "evidence_students": draw_students,
     "evidence_few_labels": draw_few_labels,
     "evidence_every_loss": draw_every_loss,
 }

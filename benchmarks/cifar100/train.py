@@ -335,7 +335,7 @@ def runs() -> Iterator[Run]:
 def methods() -> list[str]:
     """Returns the methods that the flags ask for, ModReduce with each of its aggregators.
 
-    Every loss of the catalogue (`"default"`, or `"default/kd"`) is trained on demand only.
+    Every loss of the catalogue is trained on demand only: `"default"`, or `"balanced/kd"`.
 
     Raises:
         absl.app.UsageError: If there is no such method.
@@ -344,7 +344,7 @@ def methods() -> list[str]:
     grouped = {f"modreduce/{name}" for name in AGGREGATORS}
     alone = [name for name in METHODS if name not in grouped]
     named = FLAGS.method or [*alone, *groups]
-    groups["default"] = list(every_loss.EVERY_LOSS)
+    groups |= {name: list(group) for name, group in every_loss.GROUPS.items()}
     unknown = sorted(set(named) - {*METHODS, *every_loss.EVERY_LOSS, *groups})
     if unknown:
         raise app.UsageError(

@@ -58,7 +58,7 @@ def test_losses_that_learn_first_or_of_other_tasks_are_left_out(every_loss):
 
 
 def test_every_loss_has_its_default_weight_beside_the_labels(every_loss, task):
-    for method, make in every_loss.EVERY_LOSS.items():
+    for method, make in every_loss.GROUPS["default"].items():
         trainee = make(task)
         (knowledge,) = trainee.model.all_knowledge()
         assert f"default/{knowledge.loss.identifier}" == method
@@ -67,7 +67,18 @@ def test_every_loss_has_its_default_weight_beside_the_labels(every_loss, task):
         needs_teacher = method not in every_loss.ALONE
         assert (trainee.students, trainee.teachers) == (1.0, needs_teacher)
         assert (trainee.model.teacher is not None) == needs_teacher
-    assert every_loss.ALONE == ("default/confidence_penalty", "default/teacher_free")
+    alone = ("confidence_penalty", "teacher_free")
+    assert list(every_loss.ALONE) == [f"{g}/{name}" for g in every_loss.GROUPS for name in alone]
+
+
+def test_weights_are_balanced_on_demand(every_loss, task):
+    assert [name.partition("/")[2] for name in every_loss.GROUPS["balanced"]] == [
+        name.partition("/")[2] for name in every_loss.GROUPS["default"]
+    ]
+    model = every_loss.EVERY_LOSS["balanced/hint"](task).model
+    (knowledge,) = model.all_knowledge()
+    with pytest.raises(ValueError, match="balanced"):
+        knowledge.weight  # noqa: B018 - it has none before the first step
 
 
 def test_crd_takes_the_negatives_of_the_protocol(every_loss, task):
@@ -87,9 +98,9 @@ def test_the_flags_ask_for_every_loss_or_for_one(every_loss, forgets_flags):
 
     train.FLAGS(["train"])
     train.FLAGS.method = ["default"]
-    assert train.methods() == list(every_loss.EVERY_LOSS)
-    train.FLAGS.method = ["default/kd", "plain"]
-    assert train.methods() == ["plain", "default/kd"]
+    assert train.methods() == list(every_loss.GROUPS["default"])
+    train.FLAGS.method = ["default/kd", "balanced/kd", "plain"]
+    assert train.methods() == ["plain", "default/kd", "balanced/kd"]
     train.FLAGS.method = ["default/mine"]
     with pytest.raises(app.UsageError, match=r"'default/kd'.*Received:.*'default/mine'"):
         train.methods()
@@ -107,6 +118,7 @@ def rows():
     small.append(row("kd", 1, 0.9))
     own = [row("default/kd", 1, 0.25), row("default/sp", 1, 0.20), row("default/semckd", 1, None)]
     own += [row("default/kd", 2, 0.28), row("default/sp", 1, 0.40, protocol="middle")]
+    own += [row("balanced/sp", 2, 0.23)]
     middle = [row("plain", 1, 0.42, protocol="middle")]
     return {"cifar100_small": small, "cifar100_middle": middle, every_loss_table.FILE: own}
 
@@ -122,13 +134,15 @@ def test_gains_are_over_the_labels_of_the_same_seed_and_protocol(rows):
     assert list(small) == ["kd", "sp", "semckd"]
     middle = every_loss_table.gains_of(rows, "cifar100_middle")
     assert {name: gain.points for name, gain in middle.items()} == {"sp": pytest.approx([-2.0])}
+    balanced = every_loss_table.gains_of(rows, "cifar100_small", "balanced")
+    assert {name: gain.points for name, gain in balanced.items()} == {"sp": pytest.approx([1.0])}
 
 
-def test_the_table_has_both_protocols_the_largest_gain_first(rows):
+def test_the_table_has_both_protocols_and_weights_the_largest_gain_first(rows):
     lines = every_loss_table.evidence_every_loss(rows).splitlines()[2:]
     error = math.sqrt(2) / math.sqrt(2)
     assert [[cell.strip() for cell in line.strip("|").split("|")] for line in lines] == [
-        ["`kd`", f"+5.0 ± {error:.1f}", "2", "", ""],
-        ["`sp`", "-1.0", "1", "-2.0", "1"],
-        ["`semckd`", "diverged", "1", "", ""],
+        ["`kd`", f"+5.0 ± {error:.1f}", "2", "", "", "", ""],
+        ["`sp`", "-1.0", "1", "+1.0", "1", "-2.0", "1"],
+        ["`semckd`", "diverged", "1", "", "", "", ""],
     ]

@@ -119,6 +119,19 @@ def test_what_students_learn_from_one_another_is_beside_independent_ones():
     ]
 
 
+def test_methods_with_another_student_are_above_its_own_labels():
+    other = {"epochs": 20, "samples": 10_000, "pair": "resnet56:resnet8"}
+    rows = [row("plain", 1, 0.30, **other), row("dist", 1, 0.37, **other)]
+    rows += [row("kd", 1, 0.37, **other), row("hint", 1, None, **other)]
+    rows += [{**one, "method": "hint", "test": 0.23} for one in small()[:1]]
+    lines = evidence.evidence_students([*small(), *rows]).splitlines()[2:]
+    assert [cells(line) for line in lines] == [
+        ["labels alone", "", "2", "", "1"],
+        ["DIST", "+5.0", "1", "+7.0", "1"],
+        ["hint", "+2.0", "1", "diverged", "1"],
+    ]
+
+
 def test_few_labels_stand_beside_all():
     rows = {"cifar100_small": small(), "cifar100_few_labels": few_labels()}
     lines = evidence.evidence_few_labels(rows).splitlines()[2:]

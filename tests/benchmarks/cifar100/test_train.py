@@ -119,7 +119,7 @@ def test_a_configuration_is_of_a_published_pair_or_for_two_cores(cifar100, path,
     elif path.stem == EVERY_LOSS:
         flags = cifar100.FLAGS
         assert (flags.protocol, pair, flags.seeds) == ("small", "resnet56:convnet", 1)
-        assert methods == list(cifar100.every_loss.EVERY_LOSS)
+        assert methods == list(cifar100.every_loss.GROUPS["default"])
     else:
         assert path.stem == pair.replace(":", "_")
         assert (cifar100.FLAGS.protocol, cifar100.FLAGS.seeds) == ("paper", 1)
