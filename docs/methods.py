@@ -57,11 +57,12 @@ How to read the tables:
   says otherwise. Below 1 the loss rises; see the [last section](#where-the-factors-come-from).
 - **Gain** is how many points of test accuracy a student gains on CIFAR-100 over the labels alone,
   if it learns from the labels and by this loss with its default weight: 20 epochs of 10,000 images,
-  a convolutional network of 106,820 parameters, one seed unless the cell says otherwise. Less than
-  a point means nothing. See [Does it work?](evidence.md#every-loss-with-its-default-weight).
-- **Weights** are those of the papers. Those of `at`, `sp`, `semckd`, `catkd` and `dino` are too
-  large for small students, which lost more than a point on CIFAR-100, or diverged. Set a tenth, or
-  a quarter for `semckd`, or `weight="balanced"`. For `catkd` and `dino` we have not measured this.
+  and after a slash, where it was measured, 30 epochs of 45,000 images. The student is a
+  convolutional network of 106,820 parameters, with one seed unless the cell says otherwise. Less
+  than a point means nothing. See [Does it work?](evidence.md#every-loss-with-its-default-weight).
+- **Weights** are those of the papers. Those of `at`, `sp`, `semckd`, `catkd`, `dino`, `nst` and
+  `rkd_angle` are too large for small students, which lost more than a point on CIFAR-100, or
+  diverged. Set a tenth, or a quarter for `semckd`, or `weight="balanced"`.
 - **Check** says what values and gradients are compared with in the tests: `golden` numbers of a
   reference implementation in PyTorch, or an independent computation in `NumPy`.
 """
@@ -106,8 +107,8 @@ a narrow student (`benchmarks/accuracy/fifty_steps_pairs.py`).
 """
 NOT_MEASURED = "not measured"
 STEPS = 50
-_, SMALL = evidence.FILES
-"""The file of the protocol that gains are measured by."""
+PROTOCOLS = tuple(reversed(evidence.FILES))
+"""The files of the protocols that gains are measured by, the shorter one first."""
 MEASURE = "kd"
 """The method that costs are multiples of."""
 
@@ -119,7 +120,7 @@ Row = Mapping[str, Any]
 def render(
     rows: list[Row],
     falls: Sequence[Row] = (),
-    gains: Mapping[str, every_loss_table.Gain] | None = None,
+    gains: Sequence[Mapping[str, every_loss_table.Gain]] = (),
     tests: Path = ROOT / "tests",
 ) -> str:
     """Returns the page, given the rows of the costs and of the fifty steps, oldest first.
@@ -127,7 +128,7 @@ def render(
     Args:
         rows: The costs.
         falls: The fifty steps.
-        gains: What students gain on CIFAR-100, by loss.
+        gains: What students gain on CIFAR-100 by each protocol, by loss.
         tests: The folder of the tests.
     """
     latest = {row["method"]: row for row in rows}
@@ -140,7 +141,7 @@ def render(
                 *describe(cls),
                 cost(name, latest, losses),
                 factors(cls, falls),
-                gain(name, gains or {}),
+                gain(name, gains),
                 check(name, tests),
             ]
             for name, cls in same.items()
@@ -277,12 +278,11 @@ def factors(cls: type, falls: Iterable[Row]) -> str:
     return ", ".join(lines) or NOT_MEASURED
 
 
-def gain(identifier: str, gains: Mapping[str, every_loss_table.Gain]) -> str:
+def gain(identifier: str, gains: Sequence[Mapping[str, every_loss_table.Gain]]) -> str:
     """Returns what a student gains over the labels alone, and the number of seeds if not one."""
-    if identifier not in gains:
-        return NOT_MEASURED
-    found = gains[identifier]
-    return found.told if found.seeds == 1 else f"{found.told} ({found.seeds} seeds)"
+    found = [own[identifier] for own in gains if identifier in own]
+    told = [one.told if one.seeds == 1 else f"{one.told} ({one.seeds} seeds)" for one in found]
+    return " / ".join(told) or NOT_MEASURED
 
 
 def _cost(row: Row) -> str:
@@ -350,7 +350,7 @@ def main(_) -> None:
     rows = [row for row in rows if not row.get("plain")]
     falls = common.read_rows(folder / "fifty_steps.jsonl")
     trained = {name: common.read_rows(folder / f"{name}.jsonl") for name in every_loss_table.FILES}
-    gains = every_loss_table.gains_of(trained, SMALL)
+    gains = [every_loss_table.gains_of(trained, file) for file in PROTOCOLS]
     made = {Path(FLAGS.page): render(rows, falls, gains), Path(FLAGS.listing): listing(rows)}
     for path, text in made.items():
         if path.exists() and path.read_text("utf-8") == text:

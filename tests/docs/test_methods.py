@@ -182,10 +182,10 @@ def test_gains(methods):
     from benchmarks.cifar100.every_loss_table import Gain
 
     gains = {"hint": Gain([3.4], 1), "kd": Gain([2.0, 4.0], 2), "semckd": Gain([], 1)}
-    page = methods.render([], gains=gains)
+    page = methods.render([], gains=[gains, {"hint": Gain([-1.0], 1)}])
     found = {name: cells(page, name)[8] for name in (*gains, "dkd")}
     assert found == {
-        "hint": "+3.4",
+        "hint": "+3.4 / -1.0",
         "kd": "+3.0 ± 1.0 (2 seeds)",
         "semckd": "diverged",
         "dkd": "not measured",
