@@ -179,8 +179,7 @@ class PeerDistiller(BaseDistiller):
         self.selection = Selection(list(students), criterion, criterion_mode)
         with knobs.bound([self.aggregator, self.online_loss], lambda: self.step):
             self._group = Group(self.aggregator, self.online_loss, self._forward, features_at)
-            built = self._group.build(self._forward) if self._exchanges else {}
-            self._has_ensemble = ENSEMBLE in built
+            self._has_ensemble = self._exchanges and ENSEMBLE in self._group.build(self._forward)
         averages = "averages" in self.aggregator.needs
         self.past = EMAWeights(self.students, self.aggregator.keep) if averages else None
         self._group.past = self.past

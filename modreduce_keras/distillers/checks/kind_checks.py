@@ -1,7 +1,7 @@
 """Checks that the parts that compare outputs suit their kind, known from the loss or the labels."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from keras import ops
@@ -117,44 +117,47 @@ def require_fitting(
         taken = part.does.output_kinds
         if taken is None or kind in taken:
             continue
-        output = part.output if part.output in kinds else None
-        what = " or ".join(WHAT[one] for one in taken)
-        if kind in (REGRESSION, UNKNOWN) and part.by_default and CLASSES not in taken:
-            # Numbers that a user has scaled to lie from 0 to 1 look like shares.
-            checks.append(
-                LabelCheck(
-                    output,
-                    f"{part.owner}, the default for one output, must have labels of {what} beside "
-                    f"the loss {_named(loss)}: plain numbers take {part.call_for(REGRESSION)}, and "
-                    f"shares from 0 to 1 {part.call_for(LOGIT)}.",
-                    _are_yes_or_no,
-                )
-            )
-        elif kind == REGRESSION:
-            of_classes = CLASSES in taken
-            checks.append(
-                LabelCheck(
-                    output,
-                    f"{part.owner} must have labels of {what} beside the loss {_named(loss)}: "
-                    f"plain numbers take {part.call_for(REGRESSION)}.",
-                    are_distributions if of_classes else _are_shares,
-                )
-            )
-        elif kind == UNKNOWN and CLASSES in taken:
-            checks.append(
-                LabelCheck(
-                    output,
-                    f"{part.owner} must have labels of {what}: labels that are several hot take "
-                    f"{part.call_for(LABELS)}.",
-                    _are_not_several_hot,
-                )
-            )
-        elif kind != UNKNOWN:
+        found = _what_labels_say(part, kind, loss)
+        if found is None and kind != UNKNOWN:
             raise ValueError(
-                f"{part.owner} takes the outputs for {what}, and to the compiled loss they are "
-                f"{WHAT[kind]}: {part.call_for(kind)} takes those. Received: loss={_named(loss)}"
+                f"{part.owner} takes the outputs for {_told(taken)}, and to the compiled loss they "
+                f"are {WHAT[kind]}: {part.call_for(kind)} takes those. "
+                f"Received: loss={_named(loss)}"
             )
+        if found is not None:
+            output = part.output if part.output in kinds else None
+            checks.append(LabelCheck(output, *found))
     return checks
+
+
+def _what_labels_say(part: Part, kind: str, loss: Any) -> tuple[str, Callable[[Any], Any]] | None:
+    """Returns how labels show whether a part fits: the error, and what must hold for them."""
+    taken = part.does.output_kinds
+    must = f"must have labels of {_told(taken)}"
+    if kind in (REGRESSION, UNKNOWN) and part.by_default and CLASSES not in taken:
+        # Numbers that a user has scaled to lie from 0 to 1 look like shares.
+        return (
+            f"{part.owner}, the default for one output, {must} beside the loss {_named(loss)}: "
+            f"plain numbers take {part.call_for(REGRESSION)}, and shares from 0 to 1 "
+            f"{part.call_for(LOGIT)}.",
+            _are_yes_or_no,
+        )
+    if kind == REGRESSION:
+        return (
+            f"{part.owner} {must} beside the loss {_named(loss)}: plain numbers take "
+            f"{part.call_for(REGRESSION)}.",
+            are_distributions if CLASSES in taken else _are_shares,
+        )
+    if kind == UNKNOWN and CLASSES in taken:
+        return (
+            f"{part.owner} {must}: labels that are several hot take {part.call_for(LABELS)}.",
+            _are_not_several_hot,
+        )
+    return None
+
+
+def _told(kinds: Sequence[str]) -> str:
+    return " or ".join(WHAT[one] for one in kinds)
 
 
 def checked_labels(checks: list[LabelCheck], labels: Any, outputs: Any) -> Any:
