@@ -28,6 +28,10 @@ class Hint(Loss):
     The default weight of 100 is that of the CIFAR comparisons, trained with SGD. Tiny students
     under Adam want much less: the quick start uses 1.
 
+    Compare layers in the middle, as the paper does. On 10,000 images of CIFAR-100, a hint at the
+    second of three stages added 4 points of accuracy to DIST, and a hint at the last stage nothing
+    (three seeds). Where no layers are given, the last feature maps are compared.
+
     Args:
         variant: `"reference"`, the default: the mean, as in the comparisons that the weight of 100
             is from, because it does not grow with the feature's size; or `"paper"`: half the sum.
