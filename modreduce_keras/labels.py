@@ -192,6 +192,12 @@ def class_indices(
     Raises:
         ValueError: If they have another shape, one is out of range, or a row is not one-hot.
     """
+    if labels.dtype.kind not in "iufb":
+        raise ValueError(
+            f"{owner} needs labels that are numbers, class indices or one-hot; names of classes "
+            "become indices with np.unique(y, return_inverse=True)[1]. Received: labels of dtype "
+            f"{labels.dtype}"
+        )
     if labels.shape == shape:
         require_rows(labels, owner, _CLASSES_NEEDED, is_one_hot)
         return labels.argmax(axis=-1)

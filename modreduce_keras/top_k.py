@@ -79,7 +79,9 @@ def outcomes(logits: Tensor, indices: Tensor) -> Tensor:
             return replaced(upstream[:, -1:] * shares, upstream[:, :-1])
 
         # Of all others. A softmax takes less time than a log-sum-exp, and the gradient needs it.
-        shares = ops.softmax(replaced(rows, ops.full(ops.shape(columns), LEFT_OUT)), axis=-1)
+        shares = ops.softmax(
+            replaced(rows, ops.full(ops.shape(columns), LEFT_OUT, "float32")), axis=-1
+        )
         # The log-sum-exp is a logit less the logarithm of its share.
         share, first = ops.top_k(shares, k=1)
         logit = ops.take_along_axis(rows, first, axis=-1)

@@ -36,8 +36,9 @@ def test_as_many_samples_as_classes_are_no_matter():
         (np.zeros((3, 5)), r"evaluate needs labels .* \(3,\) or one-hot \(3, 4\).*\(3, 5\)"),
         (np.array([0, 4, -1]), r"from 0 to 3. Received: y with \[-1, 4\]"),
         (np.array([0.5, 1.0, 2.0]), r"evaluate needs labels y .* Received: y with \[0.5\]"),
+        (np.array(["a", "b", "c"]), r"labels that are numbers.*return_inverse.*dtype <U1"),
     ],
-    ids=["shape", "range", "fraction"],
+    ids=["shape", "range", "fraction", "names"],
 )
 def test_what_is_no_class_is_told(labels, message):
     with pytest.raises(ValueError, match=message):

@@ -81,7 +81,9 @@ class OrthogonalProjector(Adapter):
         """Returns P, (student's channels, teacher's channels), float32."""
         orthonormal, triangle = ops.qr(ops.convert_to_tensor(self.free))
         # Decompositions differ by signs, which must not jump while A moves.
-        orthonormal = orthonormal * ops.where(ops.diagonal(triangle) < 0, -1.0, 1.0)
+        orthonormal = orthonormal * ops.cast(
+            ops.where(ops.diagonal(triangle) < 0, -1, 1), "float32"
+        )
         return ops.transpose(orthonormal) if self.widens else orthonormal
 
     def call(

@@ -85,7 +85,7 @@ class Codistillation(Aggregator):
         targets = [
             mixed_probabilities(
                 ops.concatenate([averages[:, :i], averages[:, i + 1 :]], axis=1),
-                ops.full((1, peers - 1), -np.log(peers - 1)),
+                ops.full((1, peers - 1), -np.log(peers - 1), "float32"),
                 temperature,
                 independent,
             )

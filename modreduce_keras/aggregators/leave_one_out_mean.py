@@ -40,6 +40,6 @@ class LeaveOneOutMean(Aggregator):
 
     def call(self, logits: Tensor) -> Tensor:
         peers = logits.shape[1]
-        others = (1.0 - ops.eye(peers)) / (peers - 1)
+        others = (1.0 - ops.eye(peers, dtype="float32")) / (peers - 1)
         targets = ops.einsum("ij,bjc->bic", others, logits)
         return {"targets": targets, "ensemble": ops.mean(logits, axis=1)}

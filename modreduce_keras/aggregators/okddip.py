@@ -134,7 +134,7 @@ class OKDDip(Aggregator):
         else:
             temperature = self.required("temperature", temperature)
             own = mixed_probabilities(group, log_attention, temperature, independent)
-            alike = ops.full((1, group.shape[1]), 1.0 / group.shape[1])
+            alike = ops.full((1, group.shape[1]), 1.0 / group.shape[1], "float32")
             leaders = mixed_probabilities(group, ops.log(alike), temperature, independent)
         return {
             "targets": ops.concatenate([own, leaders], axis=1),

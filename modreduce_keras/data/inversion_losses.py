@@ -22,7 +22,7 @@ def statistics_loss(
     Returns:
         A scalar, float32, not negative.
     """
-    total = ops.zeros(())
+    total = ops.zeros((), "float32")
     for found, counted in zip(batch, moving, strict=True):
         for one, other in zip(found, counted, strict=True):
             total += _norm(float32(one) - float32(other))
@@ -56,7 +56,7 @@ def total_variation(images: Tensor) -> Tensor:
         here[:, :-1] - right[:, 1:],
         here[:, 1:] - right[:, :-1],
     ]
-    return sum(map(_norm, differences), ops.zeros(()))
+    return sum(map(_norm, differences), ops.zeros((), "float32"))
 
 
 def l2_norm(images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from modreduce_keras.distillers import balanced
+from modreduce_keras.distillers import balanced, saving
 from modreduce_keras.distillers.checks import compile_and_fit
 from modreduce_keras.distillers.checks.ranges import warn_of_ranges
 from modreduce_keras.distillers.metrics import progress
@@ -29,6 +29,7 @@ def fit(self: Any, *args: Any, **kwargs: Any) -> keras.callbacks.History:
     """
     self.tracing.follow()
     call = bound(keras.Model.fit, self, args, kwargs)
+    saving.require_teacher_weights(self)
     self.runs.begin_fit(call.arguments)
     with self.runs.fitting(call.arguments):
         history = keras.Model.fit(self, *call.args, **call.kwargs)
@@ -50,6 +51,7 @@ def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
 def predict(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Predicts, as `keras.Model.predict` does."""
     compile_and_fit.require_data(self, bound(keras.Model.predict, self, args, kwargs).arguments)
+    self.runs.follow_models(teacher=False)
     return keras.Model.predict(self, *args, **kwargs)
 
 
@@ -129,8 +131,9 @@ class Runs:
         """Checks the arguments of an `evaluate`, and gives it a progress bar."""
         compile_and_fit.require_data(self._distiller, given)
         self.require_weights()
-        if self._distiller.compilation.evaluates_knowledge and not self._is_fitting:
-            self._distiller.tracing.follow()
+        evaluates_knowledge = self._distiller.compilation.evaluates_knowledge
+        self.follow_models(teacher=evaluates_knowledge)
+        if evaluates_knowledge and not self._is_fitting:
             self._warn_of_left_out()
         given["callbacks"] = progress.with_bar(given.get("callbacks"), given.get("verbose", "auto"))
 
@@ -145,6 +148,11 @@ class Runs:
             self.is_evaluating = False
             if not self._is_fitting:
                 release_unused_graphs()
+
+    def follow_models(self, *, teacher: bool) -> None:
+        """Has functions traced anew if models have changed; `fit` has done so for its own."""
+        if not self._is_fitting:
+            self._distiller.tracing.follow(teacher=teacher)
 
     def require_weights(self) -> None:
         """Raises if an evaluation, other than that of `fit`, needs a weight that is not set."""

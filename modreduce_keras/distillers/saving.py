@@ -74,8 +74,14 @@ def from_config(cls: Any, config: Any, custom_objects: Any = None) -> Any:
 
 
 def await_teacher(self: Any) -> None:
-    """Makes loading raise unless the file has the teacher, if there is one."""
-    self._arrival.is_awaited = self.teacher is not None
+    """Makes loading raise unless the file has the teacher, if there is one, and `fit` as well."""
+    if self.teacher is not None:
+        self._arrival.await_weights(self._forward.teachers)
+
+
+def require_teacher_weights(self: Any) -> None:
+    """Raises if the distiller was made from a config and its teacher has been given no weights."""
+    self._arrival.require_weights()
 
 
 def save_assets(self: Any, inner_path: Any) -> None:

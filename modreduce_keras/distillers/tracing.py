@@ -75,11 +75,16 @@ class TeacherTracing(Tracing):
             self._teacher.settle([forms[model.name] for model in self._teacher.models])
             self._distiller.test_function = None
 
-    def follow(self) -> None:
-        """Drops traced functions whose constant statistics or vocabularies have changed."""
+    def follow(self, *, teacher: bool = True) -> None:
+        """Drops traced functions whose constants or weights are no longer those of the models.
+
+        Args:
+            teacher: Whether the functions that are called next run the teacher.
+        """
         before, distiller = self._constants, self._distiller
         self._constants = fingerprint_of_constants(self._models)
-        if (self._teacher is not None and self._teacher.follow()) or before != self._constants:
+        follows = teacher and self._teacher is not None and self._teacher.follow()
+        if follows or before != self._constants:
             distiller.train_function = distiller.test_function = distiller.predict_function = None
 
 

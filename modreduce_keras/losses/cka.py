@@ -45,7 +45,7 @@ class CKA(RelationLoss):
             self._unit_gram(flatten(features)) for features in (teacher, student)
         )
         distance = ops.sum(ops.square(unit_s - unit_t)) + ops.abs(varies_t - varies_s)
-        return 0.5 * distance * ops.ones((ops.shape(student)[0],))
+        return 0.5 * distance * ops.ones((ops.shape(student)[0],), "float32")
 
     @staticmethod
     def _unit_gram(embeddings: Tensor) -> Tensor:

@@ -69,5 +69,5 @@ class CRD(Loss):
         negatives = ops.cast(candidates - 1, "float32")
         odds = log_ratios - ops.log(ops.maximum(negatives, 1.0))
         # Signs instead of slices, whose gradients would each be padded to all candidates.
-        signs = ops.where(ops.equal(ops.arange(candidates), 0), -1.0, 1.0)
+        signs = ops.cast(ops.where(ops.arange(candidates) == 0, -1, 1), "float32")
         return ops.sum(ops.softplus(signs * odds), axis=1)

@@ -109,7 +109,7 @@ class FGD(MapLoss):
     def _weights(self, foreground: Tensor | None, maps: Tensor) -> Tensor:
         """Returns w, (batch, positions)."""
         if foreground is None:
-            inside = ops.ones(ops.shape(maps)[:-1])
+            inside = ops.ones(ops.shape(maps)[:-1], "float32")
         else:
             foreground = ops.cast(ops.convert_to_tensor(foreground), "bool")
             self._require_mask(foreground, maps)

@@ -16,13 +16,13 @@ from modreduce_keras.typing import Labels, Mask, Tensor
 
 def _softened(target: Tensor, right: Any, wrong: Any, student: Tensor, temperature: Any) -> Tensor:
     """Returns T² KL(softmax(log p_d / T) ‖ softmax(z_s / T))."""
-    hand_made = ops.where(target, math.log(right), math.log(wrong))
+    hand_made = ops.cast(ops.where(target, math.log(right), math.log(wrong)), "float32")
     return tempered_divergence(hand_made, student, temperature)
 
 
 def _published(target: Tensor, right: Any, wrong: Any, student: Tensor, temperature: Any) -> Tensor:
     """Returns KL(softmax(p_d / T) ‖ softmax(z_s))."""
-    hand_made = ops.where(target, right, wrong)
+    hand_made = ops.cast(ops.where(target, right, wrong), "float32")
     return kl_divergence(
         tempered_log_softmax(hand_made, temperature), ops.log_softmax(student, axis=-1)
     )

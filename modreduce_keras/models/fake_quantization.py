@@ -220,7 +220,7 @@ class RangeOfRoots(LearntFakeQuantize):
         ends = ops.max(rounded, axis=1, keepdims=True)
         off = ops.round(rounded / ends * _LEVELS) * (ends / _LEVELS) * ops.sqrt(sums) - 1.0
         best = ops.argmin(ops.sum(counts * off * off, axis=1))
-        return ops.zeros(()), ops.take(ops.reshape(ends, (-1,)), best)
+        return ops.zeros((), "float32"), ops.take(ops.reshape(ends, (-1,)), best)
 
 
 @keras.saving.register_keras_serializable(package="modreduce_keras")

@@ -16,6 +16,7 @@ from modreduce_keras.copying import lora_weights
 from modreduce_keras.data.index import require_batches
 from modreduce_keras.distillers.backend import tensorflow as backend
 from modreduce_keras.distillers.checks.class_weights import require_class_weight
+from modreduce_keras.distillers.checks.probabilities import require_probabilities
 from modreduce_keras.distillers.gradients.guard import SKIP, STOP
 from modreduce_keras.distillers.metrics.metrics_of_logits import metric_named
 from modreduce_keras.distillers.step.sample_weights import require_alike
@@ -262,6 +263,8 @@ def _require_arrays(distiller: Any, x: Any, y: Any, weight: Any, role: str) -> N
     require_alike(y, weight)
     if all(isinstance(leaf, np.ndarray) for leaf in keras.tree.flatten(y)):
         distiller.check_labels(y)
+    if weight is None:
+        require_probabilities(distiller.compilation.arguments.get("loss"), y, f"{role}y")
     for rule in distiller.label_rules():
         labels = y.get(rule.output) if rule.output and isinstance(y, Mapping) else y
         if hasattr(labels, "shape"):

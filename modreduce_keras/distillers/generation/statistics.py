@@ -45,7 +45,7 @@ def statistics_loss(features: Mapping[str, Tensor], norms: Normalizations) -> Te
     Returns:
         A scalar, float32, not negative.
     """
-    total = ops.zeros(())
+    total = ops.zeros((), "float32")
     for tap, norm in norms.items():
         mean, deviation = _moments(float32(features[tap]), norm.axis)
         expected = ops.zeros_like(mean) if norm.beta is None else float32(norm.beta)

@@ -10,9 +10,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from modreduce_keras.calls import stacklevel_of_user
+from modreduce_keras.calls import shown, stacklevel_of_user
 from modreduce_keras.distillers import balanced
 from modreduce_keras.distillers.backend import tensorflow as backend
+from modreduce_keras.distillers.checks import compile_and_fit
 from modreduce_keras.distillers.step.batch import Batch
 from modreduce_keras.distillers.step.sample_weights import by_sample_weight
 from modreduce_keras.distillers.step.terms import Term
@@ -73,7 +74,8 @@ def balance(  # noqa: D417
         of a network add up to 1. Printed, it is a table.
 
     Raises:
-        ValueError: If the distiller is not compiled, or trains on several replicas.
+        ValueError: If the distiller is not compiled, trains on several replicas, or the data are
+            not a batch that it can train on.
     """
     if not self.compiled:
         raise ValueError("Compile the distiller first: distiller.compile(optimizer, loss).")
@@ -83,6 +85,7 @@ def balance(  # noqa: D417
             "strategy's scope, and measure there. Received: a distiller on "
             f"{self.distribute_strategy.num_replicas_in_sync} replicas"
         )
+    _require_batch(self, data)
     objective, policy = self.objective(), self.policy
     data = keras.tree.map_structure(ops.convert_to_tensor, data)
     with (
@@ -111,6 +114,21 @@ def balance(  # noqa: D417
         values[term] = float(ops.convert_to_numpy(value)), weights[term]
         networks[term] = network
     return Balance(_parts(values, norms, networks))
+
+
+def _require_batch(distiller: Any, data: Any) -> None:
+    """Raises unless data are a batch that the distiller can train on."""
+    leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
+    if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
+        raise ValueError(
+            "data must be one batch of arrays, (x, y) or x alone: of a dataset "
+            f"next(iter(dataset)). Received: {shown(data)}"
+        )
+    arrays = keras.tree.map_structure(
+        lambda leaf: np.asarray(leaf) if hasattr(leaf, "__array__") else leaf, data
+    )
+    x, y, weight = keras.utils.unpack_x_y_sample_weight(arrays)
+    compile_and_fit.require_batch(distiller, {"x": x, "y": y, "sample_weight": weight})
 
 
 def _variables(parts: Sequence[keras.layers.Layer]) -> list[Any]:

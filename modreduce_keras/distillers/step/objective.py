@@ -141,7 +141,7 @@ class Objective:
             if _counts(term, as_in_training)
         ]
         each = [(term.weight() if as_in_training else 1.0) * value for term, value in terms]
-        per_example = sum(each) + ops.zeros((examples,))
+        per_example = sum(each) + ops.zeros((examples,), "float32")
         additional = 0.0 if model is None else policy.additional_loss(model)
         update(loss_tracker, per_example + additional, finite_only)
         loss = _mean_over_replicas(per_example) + additional / num_replicas()

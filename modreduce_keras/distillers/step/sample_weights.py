@@ -89,7 +89,7 @@ def of_every_output(sample_weight: Any, labels: Any) -> Any:
     if not (isinstance(sample_weight, Mapping) and isinstance(labels, Mapping)):
         return sample_weight
     size = ops.shape(keras.tree.flatten(sample_weight)[0])[0]
-    return {output: ops.ones((size,)) for output in labels} | dict(sample_weight)
+    return {output: ops.ones((size,), "float32") for output in labels} | dict(sample_weight)
 
 
 def _check(sample_weight: Any, outputs: set[str]) -> None:

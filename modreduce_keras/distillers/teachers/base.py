@@ -68,9 +68,15 @@ class Teacher(Protocol):
 
 
 def fingerprint_of_constants(models: Sequence[keras.layers.Layer]) -> str:
-    """Returns a hash of what a traced step has of models as constants: what `adapt` has found."""
+    """Returns a hash of what a traced step has of models as constants.
+
+    These are what `adapt` has found, and which weights there are: `quantize` and `enable_lora`
+    replace them or add others.
+    """
     adapted = [variable for model in models for variable in adapted_variables(model)]
-    return fingerprint_of(adapted) + "".join(fingerprint_of_tables(model) for model in models)
+    weights = [f"{one.path} {one.dtype} {one.shape}" for m in models for one in m.variables]
+    tables = [fingerprint_of_tables(model) for model in models]
+    return "".join([fingerprint_of(adapted), *tables, *weights])
 
 
 def models_of(teacher: Any) -> list[keras.Model]:

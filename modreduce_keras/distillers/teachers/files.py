@@ -1,12 +1,14 @@
 """The teacher's part of a distiller's file: its weights, its other state, and what is there."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from modreduce_keras.copying import digest_of, load_tables, parts, save_tables
+from modreduce_keras.fingerprints import fingerprint_of
 
 WEIGHTS_FILE = "teacher.weights.h5"
 _TABLES_FOLDER, _MANIFEST = "teacher", "teacher.json"
@@ -118,6 +120,26 @@ class Arrival(keras.Operation):
     def __init__(self, name: str = "arrival"):
         super().__init__(name=name)
         self.is_awaited = False
+        self._weights_now: Callable[[], str] = str
+        self._weights = ""
+
+    def await_weights(self, models: Sequence[keras.Model]) -> None:
+        """Awaits the weights of a teacher's models, which have been made from a config."""
+        self.is_awaited, owned = True, list(models)
+        # A function, because Keras would save models that it finds here.
+        self._weights_now = lambda: fingerprint_of(w for one in owned for w in one.weights)
+        self._weights = self._weights_now()
+
+    def require_weights(self) -> None:
+        """Raises a `ValueError` if the teacher still has the weights that it was made with."""
+        if self.is_awaited and self._weights == self._weights_now() != fingerprint_of([]):
+            raise ValueError(
+                "A distiller that is made from a config (keras.models.clone_model, from_config) "
+                "has a teacher with random weights. Give it trained ones before fit, "
+                "made.teacher.set_weights(distiller.teacher.get_weights()), or copy the distiller "
+                "with copy.deepcopy(distiller). Received: a teacher with the weights that it was "
+                "made with"
+            )
 
     def save_own_variables(self, store: Any) -> None:
         """Saves nothing."""

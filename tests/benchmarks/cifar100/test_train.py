@@ -145,7 +145,10 @@ def test_published_pairs_are_of_our_networks():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--method=kd2"], r"--method must be of \['plain', .*'modreduce', 'balanced'\].*\['kd2'\]"),
+        (
+            ["--method=kd2"],
+            r"--method must be of \['plain', .*'modreduce', 'balanced'\].*\['kd2'\]",
+        ),
         (["--method=modreduce/two"], r"Received: \['modreduce/two'\]"),
         (["--pair=resnet56"], r"--pair must be TEACHER:STUDENT, .*Received: resnet56"),
         (["--pair=resnet56:resnet21"], r"Received: resnet56:resnet21"),

@@ -158,3 +158,19 @@ def test_a_step_that_a_callback_puts_around_it_stays():
     with pytest.warns(UserWarning, match="On the first batch the term 'hint'"):
         distiller.fit(X, Y, batch_size=4, epochs=2, callbacks=[callback], verbose=0)
     assert callback.calls == 4
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, r"one batch of arrays.*next\(iter\(dataset\)\)\. Received: None"),
+        (tf.data.Dataset.from_tensors((X, Y)), r"one batch of arrays.*Received: <_TensorDataset"),
+        ((X, Y[:3]), r"one entry for each sample.*'y': \[3\]"),
+        ((X, Y + 5), r"class indices from 0 to 2\. Received: y with \[5, 6, 7\]"),
+        ((tf.constant(X), tf.constant(Y + 5)), r"class indices from 0 to 2\. Received: y with"),
+    ],
+    ids=["nothing", "dataset", "too few labels", "other classes", "tensors"],
+)
+def test_data_that_are_no_batch_are_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        made().balance(data)
