@@ -127,7 +127,11 @@ def supervised_terms(
         def compute(outputs: Outputs) -> Any:
             labels = outputs.batch_of(student).y
             if labels is None:
-                raise ValueError("A loss is compiled, but the data have no labels y.")
+                raise ValueError(
+                    "A loss is compiled, but the data have no labels y: give fit(x, y) and "
+                    "validation_data=(x, y) both, or compile without a loss to learn from the "
+                    "teacher alone. Received: y=None"
+                )
             return made.by_position(name, labels, outputs.logits()[student])
 
         output = made.outputs.get(name)
