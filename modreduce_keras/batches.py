@@ -307,3 +307,20 @@ def _leaves(arrays: Any) -> list[Any]:
 
 def _is_list_of_numbers(data: Any) -> bool:
     return isinstance(data, list) and any(isinstance(one, (int, float)) for one in data)
+
+
+def require_finite_inputs(argument: str, x: Any) -> None:
+    """Raises if a batch of inputs has infinities or what is not a number.
+
+    Args:
+        argument: Name of the argument that the data came as.
+        x: The inputs of one batch.
+    """
+    for array in map(keras.ops.convert_to_numpy, keras.tree.flatten(x)):
+        if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
+            several = int((~np.isfinite(array)).reshape(len(array), -1).any(axis=1).sum())
+            raise ValueError(
+                f"{argument} must have finite inputs: leave out samples that have infinities or "
+                "what is not a number, or mend them with np.nan_to_num(x). Received: a batch in "
+                f"which {several} of {len(array)} samples are not finite"
+            )

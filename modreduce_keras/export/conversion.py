@@ -31,6 +31,10 @@ _MOVES = (
 """Operations that stay in float between others that do."""
 
 
+class _InfiniteError(ValueError):
+    """Activations without a finite range, on which the converter would crash."""
+
+
 class Recipe(NamedTuple):
     """How a file is to be.
 
@@ -77,6 +81,8 @@ def convert(model: keras.Model, inputs: Inputs, recipe: Recipe) -> bytes:
         try:
             with quiet():
                 content, tensors = _converted(saved, marks, recipe, kept)
+        except _InfiniteError:
+            raise
         except Exception as error:
             raise _refused(model, marks, recipe.quantization, error) from error
     if recipe.quantization != "int8":
@@ -131,6 +137,7 @@ def _converted(
     converter.representative_dataset = lambda: _one_by_one(recipe.samples)
     # In two steps, of which only the second takes names.
     calibrated = tflite_converter.calibrated(converter)
+    _require_finite(calibrated, marks)
     if recipe.allow_float is True:
         wide = operations.wide_tensors(calibrated, _WIDEST)
         kept = [*kept, *(path for one in wide for path in marks.paths(one)[:1])]
@@ -145,6 +152,21 @@ def _converted(
         floats += wide
         content = tflite_converter.quantized(calibrated, ends, floats)
     return content, tensors
+
+
+def _require_finite(calibrated: bytes, marks: Marks) -> None:
+    """Raises if the range of activations is infinite: the process would not survive the next step.
+
+    Layers that are to stay in float are no exception to the converter.
+    """
+    infinite = operations.infinite_tensors(calibrated)
+    if infinite:
+        paths = dict.fromkeys(path for one in infinite for path in marks.paths(one)[:1])
+        raise _InfiniteError(
+            "representative must have inputs for which the student's activations are finite: "
+            "scale them as in training, or clip what the layers compute. Received: inputs that "
+            f"give infinities in {list(paths) or infinite}"
+        )
 
 
 def _one_by_one(samples: list[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:

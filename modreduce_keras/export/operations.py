@@ -65,6 +65,22 @@ def wide_tensors(content: bytes, widest: float) -> list[str]:
     return [tensor.name.decode() for tensor in _written(model) if _range(tensor) > widest]
 
 
+def infinite_tensors(content: bytes) -> list[str]:
+    """Returns the names of the tensors whose measured range is not finite.
+
+    Args:
+        content: Of the file, before it is quantized to the ranges that are in it.
+    """
+    model = tflite_converter.file_as_objects(content)
+    written = [one for one in _written(model) if one.quantization is not None]
+    return [one.name.decode() for one in written if not _is_finite(one.quantization)]
+
+
+def _is_finite(found: schema.QuantizationParametersT) -> bool:
+    ends = [one for one in (found.min, found.max) if one is not None]
+    return all(np.isfinite(one).all() for one in ends)
+
+
 def _written(model: Any) -> Iterator[Any]:
     """Yields the tensors that operations write."""
     for graph in model.subgraphs:

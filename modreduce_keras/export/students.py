@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from modreduce_keras.distillers import checks
@@ -146,6 +147,23 @@ def _plain(name: str) -> str:
     """Returns a name with letters, digits and underscores alone, which begins with a letter."""
     name = re.sub(r"\W", "_", name, flags=re.ASCII)
     return name if name[:1].isalpha() else f"input_{name}"
+
+
+def require_finite_weights(student: keras.Model) -> None:
+    """Raises if a student has weights that 8 bits cannot hold: infinities or no numbers."""
+    for variable in student.variables:
+        if (
+            "float" in variable.dtype
+            and not np.isfinite(
+                keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
+            ).all()
+        ):
+            raise ValueError(
+                "student must have finite weights, from which the ranges of 8 bits are measured: "
+                "train it again, with a smaller learning rate or clipnorm= in the optimizer, or "
+                f"load an earlier checkpoint. Received: {student.name!r} with infinities or what "
+                f"is not a number in {variable.path!r}"
+            )
 
 
 def inference_model(student: keras.Model) -> keras.Model:

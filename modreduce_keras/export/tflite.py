@@ -10,11 +10,17 @@ import numpy as np
 
 from modreduce_keras import whole_files
 from modreduce_keras.arguments import require_choice
+from modreduce_keras.batches import require_finite_inputs
 from modreduce_keras.export.compact import compact
 from modreduce_keras.export.conversion import Recipe, convert
 from modreduce_keras.export.files import require_file
 from modreduce_keras.export.samples import batches
-from modreduce_keras.export.students import Inputs, inference_model, require_student
+from modreduce_keras.export.students import (
+    Inputs,
+    inference_model,
+    require_finite_weights,
+    require_student,
+)
 from modreduce_keras.models.fake_quantization import is_quantization_aware
 
 QUANTIZATIONS = ("float16", "dynamic", "int8")
@@ -79,8 +85,9 @@ def to_tflite(
             has several outputs, is in another precision and cannot be rebuilt, or has an operation
             that TFLite does not support, at all or in integers; if activations have no range that
             int8 can represent, as where something other than Keras' `Softmax` masks scores; if
-            `representative` is missing, not needed, has too few samples or does not fit the
-            student; or if another argument is out of range.
+            `representative` is missing, not needed, has too few samples, does not fit the student
+            or is not finite; if weights or activations of an int8 file are not finite; or if
+            another argument is out of range.
         FileNotFoundError: If the folder of the file is missing.
 
     Example:
@@ -112,6 +119,8 @@ def to_tflite(
             "io and allow_float are for quantization='int8': other files compute in floats. "
             f"Received: {quantization=}, {io=}, {allow_float=}"
         )
+    if quantization == "int8":
+        require_finite_weights(student)
     if is_quantization_aware(student):
         _require_own_ranges(student, quantization, representative, allow_float)
         samples = []
@@ -173,6 +182,8 @@ def _representative(
             "array or a dataset of some hundreds of training images. Received: representative=None"
         )
     found = [x for x, _ in batches("representative", representative, inputs)]
+    for x in found:
+        require_finite_inputs("representative", x)
     several = sum(len(next(iter(x.values()))) for x in found)
     if several < LEAST_SAMPLES:
         raise ValueError(

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from modreduce_keras.batches import Batches, split_index, unpack
+from modreduce_keras.batches import Batches, require_finite_inputs, split_index, unpack
 from modreduce_keras.copying import copy_state
 from modreduce_keras.keras_internals import operation_of
 from modreduce_keras.models.affine import is_affine_in_integers
@@ -367,7 +367,9 @@ def _calibrate(model: keras.Model, representative: Any) -> None:
     batch = None
     try:
         for batch in batches:
-            _observe(observer, split_index(unpack(batch)[0])[0])
+            x = split_index(unpack(batch)[0])[0]
+            _observe(observer, x)
+            require_finite_inputs("representative", x)
         if batch is None:
             raise ValueError("representative must have samples. Received: none")
     finally:
@@ -375,8 +377,8 @@ def _calibrate(model: keras.Model, representative: Any) -> None:
             layer.is_calibrating = False
     if not all(np.isfinite(layer.ends).all() for layer in found):
         raise ValueError(
-            "representative must have finite inputs, for which the student's activations are "
-            "finite too. Received: inputs that give infinities or what is not a number"
+            "representative must have inputs for which the student's activations are finite. "
+            "Received: finite inputs that give infinities or what is not a number"
         )
 
 
