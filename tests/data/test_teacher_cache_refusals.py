@@ -58,7 +58,7 @@ def test_a_teacher_that_differs_without_weights_is_refused(filled, make, teacher
 )
 @pytest.mark.parametrize("method", ["fill", "attach"])
 def test_other_data_are_refused(filled, make, other, method):
-    message = r"sample \d+ are not those that the teacher saw in any of 3 views"
+    message = r"^The inputs of sample \d+ are not those that the teacher saw in any of 3 views"
     with pytest.raises(ValueError, match=message):
         getattr(make(), method)(other)
 
