@@ -94,6 +94,8 @@ OTHERS = {
     "resnet56:resnet8": "ResNet-8, 84,564 parameters",
 }
 """Pairs that methods are compared for in the small protocol, by what the students are."""
+STUDENTS = "cifar100_students"
+"""The file of the rows of other pairs."""
 
 FEW_LABELS = "cifar100_few_labels"
 LABELLED = 1000
@@ -187,7 +189,7 @@ def online_of(rows: Mapping[str, list[Row]]) -> list[tuple[str, list[Row], Runs]
     return found
 
 
-def evidence_students(rows: list[Row]) -> str:
+def evidence_students(rows: Mapping[str, list[Row]]) -> str:
     """Returns a line for each method that was run with another student, and its gains for each."""
     columns = ["method"]
     for told in OTHERS.values():
@@ -199,12 +201,13 @@ def evidence_students(rows: list[Row]) -> str:
     return "\n".join(common.table(columns, lines))
 
 
-def students_of(rows: list[Row]) -> dict[str, dict[str, tuple[list[Row], Runs]]]:
+def students_of(rows: Mapping[str, list[Row]]) -> dict[str, dict[str, tuple[list[Row], Runs]]]:
     """Returns the methods that were run with several students.
 
     By method and pair: the rows, and all runs of the pair.
     """
-    runs = {pair: of_length(rows, EPOCHS["cifar100_small"], pair) for pair in OTHERS}
+    files = {pair: "cifar100_small" if pair == PAIR else STUDENTS for pair in OTHERS}
+    runs = {pair: of_length(rows[f], EPOCHS["cifar100_small"], pair) for pair, f in files.items()}
     found: dict[str, dict[str, tuple[list[Row], Runs]]] = {}
     for method in SINGLE:
         own = {p: [row for (m, _), row in runs[p].items() if m == method] for p in OTHERS}
@@ -272,18 +275,18 @@ def evidence_lengths(rows: list[Row]) -> str:
     return "\n".join(common.table(columns, lines))
 
 
-def _of(file: str, made_of: Callable[[list[Row]], str]) -> Callable[[Mapping[str, Any]], str]:
-    return lambda rows: made_of(rows[file])
+def _of_middle(made_of: Callable[[list[Row]], str]) -> Callable[[Mapping[str, list[Row]]], str]:
+    return lambda rows: made_of(rows["cifar100_middle"])
 
 
 TABLES = {
-    "evidence_recipe": (FILES, _of("cifar100_middle", evidence_recipe)),
+    "evidence_recipe": (FILES, _of_middle(evidence_recipe)),
     "evidence_singles": (FILES, evidence_singles),
     "evidence_several": (FILES, evidence_several),
     "evidence_online": (FILES, evidence_online),
-    "evidence_students": (FILES, _of("cifar100_small", evidence_students)),
+    "evidence_students": ((*FILES, STUDENTS), evidence_students),
     "evidence_few_labels": ((*FILES, FEW_LABELS), evidence_few_labels),
-    "evidence_lengths": (FILES, _of("cifar100_middle", evidence_lengths)),
+    "evidence_lengths": (FILES, _of_middle(evidence_lengths)),
 }
 """As `benchmarks.tables` has them: the files of the rows, and a function from rows by file."""
 

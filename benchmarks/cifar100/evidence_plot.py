@@ -99,7 +99,7 @@ def draw_online(rows: Mapping[str, list[Row]], figure: Any) -> None:
 
 def draw_students(rows: Mapping[str, list[Row]], figure: Any) -> None:
     """Draws a line for each method: its gain for each student in the small protocol."""
-    found = dict(reversed(evidence.students_of(rows[SMALL]).items()))
+    found = dict(reversed(evidence.students_of(rows).items()))
     found.pop("plain", None)
     figure.set_size_inches(9.0, 1.2 + 0.4 * len(found))
     axes = figure.subplots()
@@ -206,7 +206,7 @@ FIGURES = {
 def main(_) -> None:
     from matplotlib.figure import Figure
 
-    files = (*every_loss_table.FILES, evidence.FEW_LABELS)
+    files = (*every_loss_table.FILES, evidence.FEW_LABELS, evidence.STUDENTS)
     rows = {file: common.read_rows(Path(FLAGS.results) / f"{file}.jsonl") for file in files}
     if not all(rows.values()):
         raise app.UsageError(f"--results must be a folder with {files}. Received: {FLAGS.results}")

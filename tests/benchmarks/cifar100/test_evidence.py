@@ -123,8 +123,9 @@ def test_methods_with_another_student_are_above_its_own_labels():
     other = {"epochs": 20, "samples": 10_000, "pair": "resnet56:resnet8"}
     rows = [row("plain", 1, 0.30, **other), row("dist", 1, 0.37, **other)]
     rows += [row("kd", 1, 0.37, **other), row("hint", 1, None, **other)]
-    rows += [{**one, "method": "hint", "test": 0.23} for one in small()[:1]]
-    lines = evidence.evidence_students([*small(), *rows]).splitlines()[2:]
+    hint = {**small()[0], "method": "hint", "test": 0.23}
+    rows = {"cifar100_small": [*small(), hint], "cifar100_students": rows}
+    lines = evidence.evidence_students(rows).splitlines()[2:]
     assert [cells(line) for line in lines] == [
         ["labels alone", "", "2", "", "1"],
         ["DIST", "+5.0", "1", "+7.0", "1"],
@@ -165,6 +166,7 @@ def test_figures_are_drawn(tmp_path):
     kd = [{**one, "method": "kd", "test": 0.26} for one in small()[:1]]
     common.append_rows(tmp_path / "cifar100_small.jsonl", small() + kd)
     common.append_rows(tmp_path / "cifar100_few_labels.jsonl", few_labels())
+    common.append_rows(tmp_path / "cifar100_students.jsonl", [{**small()[0], "pair": "a:b"}])
     lost = [row("default/kd", 1, 0.26, epochs=20, protocol="small"), row("default/sp", 1, None)]
     lost[1] |= {"epochs": 20, "protocol": "small"}
     common.append_rows(tmp_path / "cifar100_every_loss.jsonl", lost)

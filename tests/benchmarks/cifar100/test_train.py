@@ -21,7 +21,7 @@ CONFIGURATIONS = [
     if path.stem != "paper"  # part of the others
 ]
 FOR_TWO_CORES = {"small", "middle", "few_labels"}
-EVERY_LOSS = "every_loss"
+EVERY_LOSS, STUDENTS = "every_loss", "students"
 TINY = ["--protocol=small", "--pair=convnet:convnet"]
 
 
@@ -120,6 +120,10 @@ def test_a_configuration_is_of_a_published_pair_or_for_two_cores(cifar100, path,
         flags = cifar100.FLAGS
         assert (flags.protocol, pair, flags.seeds) == ("small", "resnet56:convnet", 1)
         assert methods == list(cifar100.every_loss.GROUPS["default"])
+    elif path.stem == STUDENTS:
+        assert (cifar100.FLAGS.protocol, cifar100.FLAGS.seeds) == ("small", 3)
+        assert pair in OTHERS
+        assert cifar100.FLAGS.output.endswith("cifar100_students.jsonl")
     else:
         assert path.stem == pair.replace(":", "_")
         assert (cifar100.FLAGS.protocol, cifar100.FLAGS.seeds) == ("paper", 1)
