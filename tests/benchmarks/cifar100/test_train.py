@@ -9,6 +9,7 @@ import pytest
 from absl import app
 
 import modreduce_keras as mr
+from benchmarks.cifar100.evidence import OTHERS
 from modreduce_keras.data import cifar
 from modreduce_keras.registry import components
 
@@ -136,7 +137,7 @@ def test_every_published_pair_has_a_configuration():
     from benchmarks.cifar100.published import PUBLISHED
 
     names = {pair.replace(":", "_") for pair in PUBLISHED}
-    assert {path.stem for path in CONFIGURATIONS} == names | FOR_TWO_CORES | {EVERY_LOSS}
+    assert {path.stem for path in CONFIGURATIONS} == names | FOR_TWO_CORES | {EVERY_LOSS, STUDENTS}
 
 
 def test_published_pairs_are_of_our_networks():
@@ -151,7 +152,7 @@ def test_published_pairs_are_of_our_networks():
     [
         (
             ["--method=kd2"],
-            r"--method must be of \['plain', .*'modreduce', 'balanced'\].*\['kd2'\]",
+            r"--method must be of \['plain', .*'default', 'balanced'\].*\['kd2'\]",
         ),
         (["--method=modreduce/two"], r"Received: \['modreduce/two'\]"),
         (["--pair=resnet56"], r"--pair must be TEACHER:STUDENT, .*Received: resnet56"),
