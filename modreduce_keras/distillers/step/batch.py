@@ -70,14 +70,17 @@ def have_positions(sample_weight: Any) -> bool:
 
 
 def require_known_rank(name: str, values: Any) -> None:
-    """Raises if arrays of another rank came before, under the same compiled step."""
+    """Raises if the data do not say their rank, or others came before in the same compiled step."""
     each = [] if values is None else keras.tree.flatten(values)
     if any(getattr(getattr(one, "shape", None), "rank", 1) is None for one in each):
-        # TensorFlow has made one step for all that came, and what it does follows the rank.
+        # What a step does follows the rank. After calls of several ranks TensorFlow makes one step
+        # for all of them, and a trace cannot tell this from a dataset whose own spec has none.
         raise ValueError(
-            f"{name} must have as many axes in each call: compile the distiller again before one "
-            "per example follows one per position, or (batch, 1) follows (batch,), or the reverse. "
-            "Received: first one, then the other"
+            f"{name} has an unknown number of axes: tf.ensure_shape({name}, (None,)) in the "
+            "dataset sets it after tf.py_function and the like, (None, None) for one per "
+            "position. If calls before had other axes, (batch, 1) after (batch,), one per position "
+            "after one per example, or the reverse: compile the distiller again first. "
+            f"Received: {name} of unknown shape"
         )
 
 

@@ -75,7 +75,7 @@ def test_what_is_no_weight_of_a_class_is_refused(weights, error, message):
 def test_labels_of_another_rank_need_a_new_step():
     made = distiller(SPARSE)
     made.fit(X, Y, verbose=0)
-    with pytest.raises(ValueError, match=r"y must have as many axes in each call: compile"):
+    with pytest.raises(ValueError, match=r"calls before had other axes.*compile the distiller"):
         made.fit(X, Y[:, None], verbose=0)
     made.compile(keras.optimizers.SGD(0.0), SPARSE)
     made.fit(X, Y[:, None], verbose=0)
@@ -107,3 +107,17 @@ def test_arrays_of_strings_are_refused_with_what_takes_them():
         with pytest.raises(ValueError, match=r"tensors of strings: tf.constant\(x\)"):
             made.fit(array, Y, verbose=0)
     made.fit(tf.constant(words), Y, verbose=0)
+
+
+@pytest.mark.graph
+@pytest.mark.parametrize("name", ["y", "sample_weight"])
+def test_data_that_do_not_say_their_rank(name):
+    def batch(x, y):
+        dtype = "int32" if name == "y" else "float32"
+        unknown = tf.py_function(lambda y: tf.cast(y, dtype), [y], dtype)
+        return (x, unknown) if name == "y" else (x, y, unknown)
+
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
+    message = rf"^{name} has an unknown number of axes: tf\.ensure_shape\({name}, \(None,\)\)"
+    with pytest.raises(ValueError, match=message):
+        distiller(SPARSE).fit(data.map(batch), shuffle=False, verbose=0)
