@@ -19,7 +19,14 @@ from modreduce_keras.export.students import (
     inference_model,
     require_student,
 )
+from modreduce_keras.keras_internals import flatten_layers
 from modreduce_keras.models.graph import advice_on_sizes
+
+_LOOKUPS = (
+    keras.layers.TextVectorization,
+    keras.layers.StringLookup,
+    keras.layers.IntegerLookup,
+)
 
 
 def to_onnx(student: keras.Model, path: str | os.PathLike) -> Path:
@@ -93,9 +100,9 @@ def _convert(onnx: Any, tf2onnx: Any, model: keras.Model, inputs: Inputs) -> byt
             converted, _ = tf2onnx.convert.from_function(
                 serve, input_signature=specs, custom_op_handlers={"Erfc": (_erfc, [])}
             )
+        _store_constants(onnx, converted.graph, traced)
     except Exception as error:  # It raises what it comes across.
         raise _refused(model, error) from error
-    _store_constants(onnx, converted.graph, traced)
     nodes = converted.graph.node
     # The converter hands on what it does not know.
     lacking = sorted({n.op_type for n in nodes if not onnx.defs.has(n.op_type, n.domain)})
@@ -134,6 +141,13 @@ def _erfc(context: Any, node: Any, name: str, _: Any) -> None:
 
 
 def _refused(model: keras.Model, error: Exception) -> ValueError:
+    lookups = [one.name for one in flatten_layers(model) if isinstance(one, _LOOKUPS)]
+    if lookups:
+        return ValueError(
+            f"The student {model.name!r} has layers that look up words or numbers in tables, "
+            f"which ONNX files do not hold: {lookups}. Apply them in the data, dataset.map(layer), "
+            "and export a model that takes what they give; or export with to_saved_model."
+        )
     return ValueError(
         f"The student {model.name!r} cannot be converted to ONNX: replace the layers that are "
         f"named here, or export with to_saved_model. tf2onnx or onnx said: "

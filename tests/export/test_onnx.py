@@ -173,6 +173,15 @@ def test_operations_that_onnx_lacks(refused, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("kind", ["TextVectorization", "StringLookup", "IntegerLookup"])
+def test_tables_are_named(kind, refused):
+    inputs = keras.Input((1,), dtype="int64" if kind == "IntegerLookup" else "string")
+    vocabulary = [3, 4] if kind == "IntegerLookup" else ["a", "b"]
+    found = getattr(layers, kind)(vocabulary=vocabulary, name="look")(inputs)
+    states = layers.GlobalAveragePooling1D()(layers.Embedding(9, 4)(found))
+    refused(keras.Model(inputs, layers.Dense(CLASSES)(states)), r"tables.*'look'.*to_saved_model")
+
+
 def test_what_the_converter_gets_wrong(refused, random):
     network = mr.models.exits(convnet(), ["stage1"])
     refused(mr.EarlyExit(network, threshold=0.5), r"cannot be converted to ONNX.*said: .*Conv")
