@@ -1,6 +1,7 @@
 """Networks: loads teachers and students, and builds new students by name."""
 
 import inspect
+import zipfile
 from typing import Any
 
 import keras
@@ -34,6 +35,11 @@ def load(path: str, role: str) -> keras.Model:
     try:
         model = keras.saving.load_model(file, compile=False)
     except Exception as error:  # Keras raises what the file's content happens to raise
+        if file.suffix == ".keras" and not zipfile.is_zipfile(file):
+            raise MistakeError(
+                f"--{role} must be a file that model.save('{role}.keras') writes. Received: "
+                f"{path!r}, which is no Keras file, or a damaged one."
+            ) from error
         message = one_line(error)[:_MOST_OF_A_MESSAGE]
         raise MistakeError(f"--{role}: {path!r} cannot be loaded: {message}") from error
     specs = input_specs(model)

@@ -271,11 +271,15 @@ class Search:
 
     def _best_trial(self) -> Any:
         self._require_trials()
+        if not self.tuner.oracle.trials:
+            raise SearchError(
+                "No trial has been run: call search.run(...) first, or take the directory and the "
+                "name of an earlier search. Received: a search without trials",
+                [],
+            )
         trials = self.tuner.oracle.get_best_trials(1)
         if not trials or trials[0].status != reports.COMPLETED:
-            raise SearchError(
-                "No trial has been completed: call run first. " + self._summary(), self.failures()
-            )
+            raise SearchError("No trial has been completed. " + self._summary(), self.failures())
         return trials[0]
 
 

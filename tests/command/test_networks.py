@@ -70,8 +70,11 @@ def test_files_that_cannot_be_used(tmp_path):
     with pytest.raises(MistakeError, match=r"--student must be a file that model\.save\('student"):
         networks.load(str(tmp_path / "weights.txt"), "student")
     (tmp_path / "broken.keras").write_bytes(b"nothing")
-    with pytest.raises(MistakeError, match=r"broken\.keras' cannot be loaded: "):
+    with pytest.raises(MistakeError, match=r"broken\.keras', which is no Keras file"):
         networks.load(str(tmp_path / "broken.keras"), "teacher")
+    (tmp_path / "broken.h5").write_bytes(b"nothing")
+    with pytest.raises(MistakeError, match=r"broken\.h5' cannot be loaded: "):
+        networks.load(str(tmp_path / "broken.h5"), "teacher")
     several = keras.Model([one := keras.Input((1,)), two := keras.Input((1,))], one + two)
     with pytest.raises(MistakeError, match="one input"):
         networks.load(saved(tmp_path, several, "several.keras"), "teacher")

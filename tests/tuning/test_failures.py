@@ -66,10 +66,17 @@ def test_a_search_whose_trials_all_failed_is_an_error(failing, run, told, tmp_pa
     search = Search(failing(0, 1), directory=tmp_path, max_trials=2)
     with pytest.raises(SearchError, match=r"(?s)2 of 2 trials.*trial 0 .*trial 1 "):
         run(search)
-    with pytest.raises(SearchError, match="No trial has been completed: call run first"):
+    with pytest.raises(SearchError, match=r"No trial has been completed\. 2 of 2 trials"):
         search.best_student()
     with pytest.raises(ValueError, match="No trial of the search has been completed, of 2"):
         search.results().completed()
+
+
+def test_a_search_that_has_not_run_says_so(failing, tmp_path):
+    search = Search(failing(), directory=tmp_path, max_trials=2)
+    for ask in (search.best_student, search.best_distiller):
+        with pytest.raises(SearchError, match=r"No trial has been run: call search\.run"):
+            ask()
 
 
 def test_too_many_failures_in_a_row_end_the_search(failing, run, told, tmp_path):
