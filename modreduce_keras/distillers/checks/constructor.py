@@ -165,6 +165,27 @@ def require_equal_inputs(student: keras.Model, teacher: keras.Model) -> None:
         )
 
 
+def require_inputs_of_teacher(teacher: keras.Model, seen: Any) -> None:
+    """Raises if a functional teacher cannot take what it sees, which its students can."""
+    specs = input_specs(teacher) if getattr(teacher, "inputs", None) else None
+    if specs is None:
+        return
+    needed = keras.tree.flatten(specs)
+    if isinstance(seen, Mapping):
+        names = list(specs) if isinstance(specs, Mapping) else [one.name for one in needed]
+        fits = set(names) <= set(seen)
+    else:
+        names, fits = [one.name for one in needed], len(keras.tree.flatten(seen)) == len(needed)
+    if not fits:
+        several = f"{len(keras.tree.flatten(seen))} without names"
+        given = f"a dict of {list(seen)}" if isinstance(seen, Mapping) else several
+        raise ValueError(
+            f"The teacher {teacher.name!r} takes the inputs {names}, which x does not have: say "
+            "what the teacher sees, teacher_input=the key of its entry in x, or a function of the "
+            f"inputs. Received: {given}"
+        )
+
+
 def require_knowledge_and_teacher(teacher: Any, knowledge: list[Any]) -> None:
     """Raises if a teacher comes without knowledge that needs it, or the other way round."""
     needing = [one.name for one in knowledge if one.loss.needs_teacher]

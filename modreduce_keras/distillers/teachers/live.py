@@ -136,6 +136,7 @@ class LiveTeacher:
     def with_gradient(self, seen: Any) -> ModelOutput:
         """Returns the same, through which gradients reach what it sees."""
         seen = own_inputs(self.model, seen)
+        checks.require_inputs_of_teacher(self.model, seen)
         checks.require_float_inputs(seen, self._declared, self.models)
         with folded_normalization(self._folded_pairs):
             return self._runs(seen, training=False)
