@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from modreduce_keras.distillers import saving
 from modreduce_keras.distillers.checks import compile_and_fit
 from modreduce_keras.distillers.gradients.base import GradientPolicy
 from modreduce_keras.distillers.gradients.loss_scales import LossScales, computes_in_float16
@@ -122,6 +123,7 @@ def pretrain(  # noqa: D417
     Raises:
         ValueError: If no knowledge has such a stage.
     """
+    saving.require_teacher_weights(self)
     compile_and_fit.require_data(self, {"x": x, "y": y, **arguments}, steps="steps_per_epoch")
     self.tracing.follow()
     return _trained(self, self._forward, optimizer, x, y, arguments)

@@ -57,6 +57,7 @@ def predict(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 def train_on_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Trains on one batch, as `keras.Model.train_on_batch` does."""
+    saving.require_teacher_weights(self)
     call = bound(keras.Model.train_on_batch, self, args, kwargs)
     compile_and_fit.require_batch(self, call.arguments)
     with compile_and_fit.clear_errors():

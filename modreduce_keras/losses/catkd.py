@@ -23,7 +23,8 @@ class CATKD(Loss):
 
     The default weight is the published one, and may be too large for a small student: one of
     106,820 parameters lost 5 points of accuracy with it on 10,000 images of CIFAR-100, compared
-    with the labels alone (one seed). Try `weight=40.0` or `weight="balanced"`.
+    with the labels alone, and 10 on 45,000 (one seed). Set `weight="balanced"`, with which it
+    gained 1 point on 10,000 images.
 
     Args:
         resolution: Cells along each side of the averaged maps. Defaults to 2.

@@ -1,7 +1,8 @@
 """Two tiers: which cases of a test `make test` runs, and which `make test-slow`.
 
-`make test` runs every test, though of one with many cases only the first, the last, and one for
-each family of losses, adapters, ... The other cases get the mark `slow`.
+`make test` runs every test, though of one with many cases only the first, and one for each family
+of losses, adapters, ... The other cases get the mark `slow`. Tests of benchmarks run the last case
+as well, because CI leaves out their slow ones.
 """
 
 import pytest
@@ -20,19 +21,21 @@ def split(items):
     by_name, by_class = _families()
     for cases in tests.values():
         values = [case.callspec.params.values() if _has_cases(case) else () for case in cases]
-        kept = chosen([{family(one, by_name, by_class) for one in each} for each in values])
+        families = [{family(one, by_name, by_class) for one in each} for each in values]
+        kept = chosen(families, with_last="benchmarks" in cases[0].path.parts)
         for index, case in enumerate(cases):
             if index not in kept:
                 case.add_marker(pytest.mark.slow)
 
 
-def chosen(families):
+def chosen(families, with_last=False):
     """Returns the indices of the cases that the fast tier runs.
 
     Args:
         families: The families of the components of each case; those of other values are `None`.
+        with_last: Whether the last case runs whatever its family is.
     """
-    kept, seen = {0, len(families) - 1}, {None}
+    kept, seen = {0, len(families) - 1 if with_last else 0}, {None}
     for index, own in enumerate(families):
         if own - seen:
             kept.add(index)

@@ -135,11 +135,12 @@ class Arrival(keras.Operation):
         if self.is_awaited and self._weights == self._weights_now() != fingerprint_of([]):
             raise ValueError(
                 "A distiller that is made from a config (keras.models.clone_model, from_config) "
-                "has a teacher with random weights. Give it trained ones before fit, "
+                "has a teacher with random weights. Give it trained ones before it trains, "
                 "made.teacher.set_weights(distiller.teacher.get_weights()), or copy the distiller "
                 "with copy.deepcopy(distiller). Received: a teacher with the weights that it was "
                 "made with"
             )
+        self.is_awaited = False
 
     def save_own_variables(self, store: Any) -> None:
         """Saves nothing."""
