@@ -264,7 +264,8 @@ def _require_arrays(distiller: Any, x: Any, y: Any, weight: Any, role: str) -> N
     if all(isinstance(leaf, np.ndarray) for leaf in keras.tree.flatten(y)):
         distiller.check_labels(y)
     if weight is None:
-        require_probabilities(distiller.compilation.arguments.get("loss"), y, f"{role}y")
+        loss, output = distiller.compilation.arguments.get("loss"), distiller.student_output()
+        require_probabilities(loss, y, output, f"{role}y")
     for rule in distiller.label_rules():
         labels = y.get(rule.output) if rule.output and isinstance(y, Mapping) else y
         if hasattr(labels, "shape"):

@@ -20,7 +20,7 @@ _FUNCTIONS = (
 )
 
 
-def require_probabilities(loss: Any, labels: Any, owner: str) -> None:
+def require_probabilities(loss: Any, labels: Any, outputs: Any, owner: str) -> None:
     """Raises if arrays of labels have values that a compiled cross-entropy is not made for.
 
     Keras computes a number for any: beside 255 for a foreground it is large and negative. Losses of
@@ -28,7 +28,9 @@ def require_probabilities(loss: Any, labels: Any, owner: str) -> None:
 
     Args:
         loss: What was compiled: a loss, its name, or a dict by output.
-        labels: An array, or a dict by output.
+        labels: An array, or a dict by output. Labels of another shape than the output are wrong in
+            another way, which is told elsewhere.
+        outputs: The symbolic output, or a dict of them.
         owner: What the labels are called in the message.
 
     Raises:
@@ -36,13 +38,18 @@ def require_probabilities(loss: Any, labels: Any, owner: str) -> None:
     """
     if isinstance(loss, Mapping):
         for output, own in loss.items():
-            if isinstance(labels, Mapping) and output in labels:
-                require_probabilities(own, labels[output], f"{owner}[{output!r}]")
+            if all(isinstance(each, Mapping) and output in each for each in (labels, outputs)):
+                named = f"{owner}[{output!r}]"
+                require_probabilities(own, labels[output], outputs[output], named)
         return
     made = keras.losses.get(loss) if isinstance(loss, str) else loss
     if type(made) not in _CLASSES and made not in _FUNCTIONS:
         return
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iuf" or not labels.size:
+        return
+    if isinstance(outputs, Mapping):
+        return
+    if labels.ndim != len(outputs.shape) and outputs.shape[-1] != 1:
         return
     least, most = labels.min(), labels.max()
     if least < 0 or most > 1:

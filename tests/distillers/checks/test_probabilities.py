@@ -81,3 +81,22 @@ def test_a_loss_of_ones_own_takes_what_it_likes():
 
     logs = made(ignoring, 1).fit(X, np.where(YES, 1, -1)[:, None], verbose=0).history
     assert np.isfinite(logs["loss"]).all()
+
+
+def test_each_output_has_its_own_loss():
+    inputs = keras.Input((4,))
+    units = {"yes": 1, "number": 1}
+    outputs = {name: keras.layers.Dense(n, name=name)(inputs) for name, n in units.items()}
+    models = [keras.models.clone_model(keras.Model(inputs, outputs)) for _ in range(2)]
+    knowledge = [mr.Response("binary_kd", at="yes")]
+    distiller = mr.Distiller(student=models[0], teacher=models[1], knowledge=knowledge)
+    distiller.compile("sgd", {"yes": binary(), "number": "mse"}, run_eagerly=True)
+    numbers = 255.0 * YES
+    distiller.fit(X, {"yes": YES, "number": numbers}, verbose=0)
+    with pytest.raises(ValueError, match=r"y\['yes'\] must be from 0 to 1"):
+        distiller.fit(X, {"yes": numbers, "number": numbers}, verbose=0)
+
+
+def test_class_indices_are_told_as_such():
+    with pytest.raises(ValueError, match="Class indices go with"):
+        made(categorical(), 3).fit(X, np.arange(12) % 3, verbose=0)

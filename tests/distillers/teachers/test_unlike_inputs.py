@@ -31,7 +31,7 @@ def fit(student, teacher, x, **arguments):
     ("student", "teacher", "received"),
     [
         (["a"], [], r"a dict of \['a'\]"),
-        (["a", "b"], ["c", "d"], r"\['c', 'd'\].*a dict of \['a', 'b'\]"),
+        (["a", "b"], ["c", "d"], r"a dict of \['a', 'b'\]"),
         ([], ["a", "b"], r"1 without names"),
     ],
 )
