@@ -62,7 +62,8 @@ How to read the tables:
   than a point means nothing. See [Does it work?](evidence.md#every-loss-with-its-default-weight).
 - **Weights** are those of the papers. Those of `at`, `sp`, `semckd`, `catkd`, `dino`, `nst` and
   `rkd_angle` are too large for small students, which lost more than a point on CIFAR-100, or
-  diverged. Set a tenth, or a quarter for `semckd`, or `weight="balanced"`.
+  diverged. Set a tenth, a quarter for `semckd`, and `weight="balanced"` for `catkd`; each loss's
+  docstring has the numbers.
 - **Check** says what values and gradients are compared with in the tests: `golden` numbers of a
   reference implementation in PyTorch, or an independent computation in `NumPy`.
 """

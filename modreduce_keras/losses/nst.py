@@ -15,6 +15,11 @@ class NST(MapLoss):
     mean k(t, t) + mean k(s, s) - 2 mean k(s, t), with the kernel k(a, b) = (aᵀ b)² between the
     normalized patterns (height · width) of two channels, the means over all pairs of channels
 
+    The default weight is the published one, and may be too large for a small student: one of
+    106,820 parameters lost 1.4 points of accuracy with it on 45,000 images of CIFAR-100, compared
+    with the labels alone, and 0.4 on 10,000, where it lost 0.7 with `weight="balanced"` (one
+    seed). Try `weight=5.0`.
+
     Args:
         name: Name of the loss. Defaults to `"nst"`.
         reduction: See `Loss`.

@@ -29,6 +29,10 @@ class RKDAngle(RelationLoss):
     made. A few samples i are compared at a time, and again for the gradient, so no
     (batch, batch, batch) tensor is made either.
 
+    With the published weight, a student of 106,820 parameters lost 1.5 points of accuracy on 45,000
+    images of CIFAR-100, compared with the labels alone, and gained 1.4 on 10,000 (one seed).
+    Measure a smaller weight, such as `weight=5.0`, as well.
+
     Args:
         name: Name of the loss. Defaults to `"rkd_angle"`.
         reduction: See `Loss`.
