@@ -68,6 +68,7 @@ def test_on_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Evaluates one batch, as `keras.Model.test_on_batch` does."""
     call = bound(keras.Model.test_on_batch, self, args, kwargs)
     compile_and_fit.require_batch(self, call.arguments)
+    self.runs.follow_models(teacher=False)
     self.runs.require_weights()
     with compile_and_fit.clear_errors():
         return keras.Model.test_on_batch(self, *args, **kwargs)

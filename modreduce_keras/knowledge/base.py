@@ -390,6 +390,6 @@ class Knowledge(keras.layers.Layer):
         """Returns the knowledge that `get_config` describes."""
         arguments = dict(config)
         by_default = arguments.pop("by_default", False)
-        made = cls(**arguments)
+        made = super().from_config(arguments)
         made.by_default = by_default
         return made

@@ -368,8 +368,8 @@ def _calibrate(model: keras.Model, representative: Any) -> None:
     try:
         for batch in batches:
             x = split_index(unpack(batch)[0])[0]
-            _observe(observer, x)
             require_finite_inputs("representative", x)
+            _observe(observer, x)
         if batch is None:
             raise ValueError("representative must have samples. Received: none")
     finally:

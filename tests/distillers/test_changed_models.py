@@ -45,8 +45,27 @@ def test_evaluation_and_prediction_follow_a_student_with_lora(evaluate_knowledge
     logits = np.array(distiller.student(X))
     assert np.abs(logits - before).max() > 0.1
     np.testing.assert_allclose(distiller.predict(X, verbose=0), logits, rtol=1e-5, atol=1e-6)
-    logs = distiller.evaluate(X, Y, verbose=0, return_dict=True)
-    assert logs["accuracy"] == pytest.approx((logits.argmax(-1) == Y).mean())
+    for logs in (
+        distiller.evaluate(X, Y, verbose=0, return_dict=True),
+        distiller.test_on_batch(X, Y, return_dict=True),
+    ):
+        assert logs["accuracy"] == pytest.approx((logits.argmax(-1) == Y).mean())
+
+
+def test_a_single_batch_follows_a_student_with_lora():
+    distiller = made()
+    distiller.test_on_batch(X, Y)
+    adapt(distiller.student.layers[0])
+    right = np.array(distiller.student(X)).argmax(-1) == Y
+    distiller.reset_metrics()
+    logs = distiller.test_on_batch(X, Y, return_dict=True)
+    assert logs["accuracy"] == pytest.approx(right.mean())
+
+
+def test_a_student_with_lora_is_compiled_again():
+    distiller = made()
+    fit(distiller)
+    adapt(distiller.student.layers[0])
     with pytest.raises(ValueError, match=r"call distiller\.compile\(\.\.\.\) again"):
         fit(distiller)
 
