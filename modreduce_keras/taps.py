@@ -23,6 +23,7 @@ from modreduce_keras.keras_internals import calls_of, flatten_layers, mask_of, o
 from modreduce_keras.models import attention
 from modreduce_keras.models.function_model import is_only_outputs, no_layers_inside
 from modreduce_keras.models.graph import named_outputs, own_inputs
+from modreduce_keras.models.signs import is_nonnegative
 from modreduce_keras.models.stages import INPUT_OF, Places, is_structural
 from modreduce_keras.models.structure import paths_of
 from modreduce_keras.recording import Record, Recording, recording
@@ -124,6 +125,21 @@ class TapReader:
         """Returns whether a tap is what its layer is given, not what it returns."""
         return tap in self._inputs or self._maps.get(tap, ("",))[0] == attention.LOGITS
 
+    def is_nonnegative(self, tap: str, model: keras.Model) -> bool:
+        """Returns whether a tap's feature is known to have no negative numbers.
+
+        Args:
+            tap: One of the taps.
+            model: The model that it is of: one of several, if the reader's holds them.
+        """
+        if tap not in self.taps or tap in self._maps:
+            return False
+        try:
+            nodes = self._places_in(model).structure.nodes
+        except ValueError:  # nothing is known
+            return False
+        return is_nonnegative(nodes, *self.taps[tap], self._inputs.get(tap))
+
     def showing(self) -> list[keras.layers.Layer]:
         """Returns the attention layers whose maps are read."""
         return [layer for _, layer in self._maps.values()]
@@ -180,12 +196,15 @@ class TapReader:
 
     def _place(self, tap: str, model: keras.Model, name: str) -> tuple[keras.layers.Layer, Any]:
         """Returns the layer, and its call, at a place of the structure of a model."""
-        if id(model) not in self._places:
-            self._places[id(model)] = Places(model)
-        target = self._places[id(model)].find(name)
+        target = self._places_in(model).find(name)
         if target.source is not None:
             self._inputs[tap] = target.source
         return target.layer, target.call
+
+    def _places_in(self, model: keras.Model) -> Places:
+        if id(model) not in self._places:
+            self._places[id(model)] = Places(model)
+        return self._places[id(model)]
 
     def read(self, logits: Any, recorded: Recording) -> ModelOutput:
         """Returns the output of a pass with the tapped features among what was recorded."""

@@ -1,5 +1,6 @@
 """Base class of the adapters, which make the student's and the teacher's features comparable."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
@@ -62,6 +63,15 @@ class Adapter(keras.layers.Layer):
 
         Called before the adapter is built. Keras must not track what is stored, because the
         weights belong to the models.
+        """
+
+    def adopt_sign(self, is_nonnegative: Callable[[], bool]) -> None:
+        """Notes whether the teacher's feature is known to have no negative numbers.
+
+        Called before the adapter is built.
+
+        Args:
+            is_nonnegative: Looks at the layers of the teacher, which takes a moment.
         """
 
     def build(self, student_shape: Any, teacher_shape: Any) -> None:

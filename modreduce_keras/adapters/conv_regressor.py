@@ -1,5 +1,6 @@
 """Convolutional regressor: brings the student's feature to the teacher's shape."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -34,8 +35,9 @@ class ConvRegressor(Adapter):
     Args:
         batch_normalization: Whether one follows the convolution, as in the published
             comparisons. Defaults to `True`; the FitNets paper has none.
-        use_relu: Whether a ReLU ends the regressor. Defaults to `True`, which fits taps after an
-            activation; set it to `False` for taps that can be negative.
+        use_relu: Whether a ReLU ends the regressor, as in the published code. It cannot reach
+            negative numbers. Defaults to `None`: in a distiller, only if the teacher's feature is
+            known to have none, as after a ReLU, its pooling or a sum of several; alone, `True`.
         name: See `Adapter`.
         dtype: See `Adapter`.
         trainable: See `Adapter`.
@@ -69,7 +71,7 @@ class ConvRegressor(Adapter):
         self,
         *,
         batch_normalization: bool = True,
-        use_relu: bool = True,
+        use_relu: bool | None = None,
         name: str | None = None,
         dtype: Any = None,
         trainable: bool = True,
@@ -77,6 +79,11 @@ class ConvRegressor(Adapter):
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.batch_normalization = batch_normalization
         self.use_relu = use_relu
+        self.has_relu = use_relu is not False
+
+    def adopt_sign(self, is_nonnegative: Callable[[], bool]) -> None:
+        if self.use_relu is None:
+            self.has_relu = is_nonnegative()
 
     def build(self, student_shape: Any, teacher_shape: Any) -> None:
         given = tuple(student_shape), tuple(teacher_shape)
@@ -140,7 +147,7 @@ class ConvRegressor(Adapter):
         if self.normalization is not None:
             mask = filled(mask, regressed[..., 0])
             regressed = self.normalization(regressed, training=training, mask=mask)
-        return (keras.ops.relu(regressed) if self.use_relu else regressed), teacher
+        return (keras.ops.relu(regressed) if self.has_relu else regressed), teacher
 
 
 def _convolution(sizes: list[tuple[int, int]]) -> dict[str, Any] | None:

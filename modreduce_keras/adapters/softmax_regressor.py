@@ -1,5 +1,6 @@
 """Softmax regressor: SRRL's connector, judged by the teacher's classifier."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -25,8 +26,9 @@ class SoftmaxRegressor(ClassifierAdapter):
     The teacher's classifier stays as it is: gradients pass through it and not into it.
 
     Args:
-        use_relu: Whether a ReLU ends the connector. Defaults to `True`, which fits teachers'
-            features after an activation; set it to `False` for features that can be negative.
+        use_relu: Whether a ReLU ends the connector, as in the published code. It cannot reach
+            negative numbers. Defaults to `None`: in a distiller, only if the teacher's feature is
+            known to have none, as after a ReLU, its pooling or a sum of several; alone, `True`.
         name: See `Adapter`.
         dtype: See `Adapter`.
         trainable: See `Adapter`.
@@ -65,13 +67,18 @@ class SoftmaxRegressor(ClassifierAdapter):
     def __init__(
         self,
         *,
-        use_relu: bool = True,
+        use_relu: bool | None = None,
         name: str | None = None,
         dtype: Any = None,
         trainable: bool = True,
     ) -> None:
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.use_relu = use_relu
+        self.has_relu = use_relu is not False
+
+    def adopt_sign(self, is_nonnegative: Callable[[], bool]) -> None:
+        if self.use_relu is None:
+            self.has_relu = is_nonnegative()
 
     def _taken_from(self, student: Tensor, teacher: Tensor) -> tuple[Any]:
         return (classifier_of(teacher),)
@@ -98,7 +105,7 @@ class SoftmaxRegressor(ClassifierAdapter):
         student = self.connector(student)
         mask = filled(of_student, student[..., 0])
         student = self.normalization(student, training=training, mask=mask)
-        student = ops.relu(student) if self.use_relu else student
+        student = ops.relu(student) if self.has_relu else student
         return self._with_logits(student, of_student), self._with_logits(teacher, of_teacher)
 
     def _with_logits(self, feature: Tensor, kept: Any) -> list[Any]:

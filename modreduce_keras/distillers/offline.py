@@ -30,12 +30,13 @@ class Distiller(BaseDistiller):
         knowledge: What the student learns from the teacher: `mr.Response`, `mr.Feature` or
             `mr.Relation`; a loss or its name (`"kd"`); a list of these; or a dict from the name of
             a loss to its weight (`{"kd": 0.9, "hint": "balanced"}`). Without layers, a loss on
-            features compares the last feature maps, and a loss on relations the inputs of the last
-            Dense layers. Defaults to `None`: `"dist"` for three classes or more, `"kd"` (at
-            temperature 4) for two classes, tokens and pixels, and `"binary_kd"` for one logit.
-            Regressions and several independent labels raise an error with the default: they need
-            `"logit_mse"` and `"binary_kd"`. Knowledge that is already part of another distiller is
-            copied, with new adapters; `distiller.knowledge` has the copy.
+            features compares the last feature maps (`"hint"`: those of the middle stage), and a
+            loss on relations the inputs of the last Dense layers. Defaults to `None`: `"dist"` for
+            three classes or more, `"kd"` (at temperature 4) for two classes, tokens and pixels, and
+            `"binary_kd"` for one logit. Regressions and several independent labels raise an error
+            with the default: they need `"logit_mse"` and `"binary_kd"`. Knowledge that is already
+            part of another distiller is copied, with new adapters; `distiller.knowledge` has the
+            copy.
         teacher_input: How to get the teacher's input, if it differs from the student's. A function
             or Keras layer that is called with the student's input, such as
             `keras.layers.Resizing(299, 299)`. Or, if `x` is a dict, the key of the teacher's entry:

@@ -1,5 +1,6 @@
 """Wiring: builds the forward pass of a distiller from symbolic features, before any training."""
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -144,7 +145,14 @@ def _adopt(knowledge: list[Knowledge], student: keras.Model, runs: Teacher) -> N
     """Gives adapters the models whose layers they use."""
     for one in knowledge:
         if one.adapter is not None:
-            one.adapter.adopt(student, runs.chosen_by(one.taps("teacher")))
+            model = runs.chosen_by(one.taps("teacher"))
+            one.adapter.adopt(student, model)
+            one.adapter.adopt_sign(functools.partial(_is_nonnegative, one, runs, model))
+
+
+def _is_nonnegative(knowledge: Knowledge, runs: Teacher, model: keras.Model) -> bool:
+    """Returns whether what knowledge reads of a teacher is known to have no negative numbers."""
+    return all(runs.reader.is_nonnegative(tap, model) for tap in knowledge.taps("teacher"))
 
 
 def _require_built(models: Mapping[str, keras.Model]) -> Any:

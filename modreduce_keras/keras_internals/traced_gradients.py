@@ -26,8 +26,10 @@ def release_unused_graphs() -> None:
     from tensorflow.python.framework import ops
 
     entries = ops.gradient_registry._registry
-    for name, entry in list(entries.items()):
-        gradient = entry["type"]
+    # A garbage collection removes entries, also while pairs of them are being made.
+    for name in list(entries):
+        entry = entries.get(name, {})
+        gradient = entry.get("type")
         if not str(name).startswith("CustomGradient-") or not inspect.isfunction(gradient):
             continue
         graphs = list(_graphs_of(gradient))

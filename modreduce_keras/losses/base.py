@@ -108,7 +108,8 @@ class Loss(keras.losses.Loss, NamedArguments):
     """Kinds of outputs that it can compare (see `modreduce_keras.output_kind`); `None`: any."""
     default_feature: ClassVar[str | None] = None
     """What it compares where no taps are given: the `"embedding"` that the model's classifier
-    reads, or the `"last feature maps"`; `None` where there is no good default."""
+    reads, the `"middle feature maps"` or the `"last feature maps"`; `None` where there is no good
+    default."""
     student_extras: ClassVar[int] = 0
     """How many tensors at the end of the student's list have no counterpart of the teacher."""
 

@@ -28,9 +28,10 @@ class Hint(Loss):
     The default weight of 100 is that of the CIFAR comparisons, trained with SGD. Tiny students
     under Adam want much less: the quick start uses 1.
 
-    Compare layers in the middle, as the paper does. On 10,000 images of CIFAR-100, a hint at the
-    second of three stages added 4 points of accuracy to DIST, and a hint at the last stage nothing
-    (three seeds). Where no layers are given, the last feature maps are compared.
+    If no layers are given, and for `at="auto"`, the hint compares the middle one of the pairs of
+    stages that `mr.models.pair` proposes (of an even number, the earlier one), as in the paper. On
+    10,000 images of CIFAR-100, a hint at the second of three stages added 4 points of accuracy to
+    DIST, and a hint at the last stage nothing (three seeds).
 
     Args:
         variant: `"reference"`, the default: the mean, as in the comparisons that the weight of 100
@@ -59,7 +60,7 @@ class Hint(Loss):
         adapter=ConvRegressor(batch_normalization=False))` is the paper's.
     """
 
-    default_feature: ClassVar[str | None] = "last feature maps"
+    default_feature: ClassVar[str | None] = "middle feature maps"
     default_weight = 100.0
     default_adapter = "conv_regressor"
     matches_sizes = True

@@ -54,7 +54,8 @@ def pair(
 
     Returns:
         A table with the columns `student`, `teacher`, `student_shape`, `teacher_shape` and `why`,
-        from the first stage to the last. `at="auto"` of a knowledge takes the last row.
+        from the first stage to the last. `at="auto"` of a knowledge takes the last row, with a hint
+        the middle one.
 
     Raises:
         ValueError: If the kind is unknown, or a model does not have such layers, or not enough of
@@ -96,13 +97,14 @@ def default_pair(teacher: Any, student: Any, feature: str) -> Pair:
     Args:
         teacher: A built Keras model.
         student: Another one.
-        feature: `"last feature maps"`, `"embedding"` or `"logits"`.
+        feature: `"middle feature maps"`, `"last feature maps"`, `"embedding"` or `"logits"`.
 
     Raises:
         ValueError: If a model has none; the message says which.
     """
     kinds = {EMBEDDING: "relation", LOGITS: "response"}
-    return pair(teacher, student, kinds.get(feature, "feature"))[-1]
+    rows = pair(teacher, student, kinds.get(feature, "feature"))
+    return rows[(len(rows) - 1) // 2 if feature.startswith("middle") else -1]
 
 
 def _of_place(places: dict[str, Places], name: str) -> Pair:

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import modreduce_keras as mr
 
@@ -122,3 +123,60 @@ def test_a_mask_of_tokens_is_that_of_their_patches(random):
 def test_tokens_that_are_no_square_are_refused(random):
     with pytest.raises(ValueError, match=r"tokens of a square of patches.*\(2, 7, 3\)"):
         mr.adapters.ConvRegressor()(*pair((7, 3), (2, 2, 3), random))
+
+
+def network(width):
+    x = keras.Input((6, 6, 3))
+    linear = keras.layers.Conv2D(width, 3, name="linear")(x)
+    maps = keras.layers.ReLU(name="rectified")(linear)
+    maps = keras.layers.GlobalAveragePooling2D(name="pooled")(maps)
+    return keras.Model(x, keras.layers.Dense(3)(maps))
+
+
+CACHED, SEVERAL = "a cache", "several teachers"
+
+
+@pytest.mark.parametrize("kind", [None, CACHED, SEVERAL])
+@pytest.mark.parametrize(
+    ("tap", "given", "expected"),
+    [
+        ("rectified", None, True),
+        ("linear", None, False),
+        ("rectified", False, False),
+        ("linear", True, True),
+    ],
+)
+def test_a_relu_ends_it_if_the_teachers_feature_has_no_negative_numbers(
+    tap, given, expected, kind, random, tmp_path
+):
+    teacher, student = network(6), network(4)
+    adapter = mr.adapters.ConvRegressor(use_relu=given)
+    of_teacher = tap
+    if kind == SEVERAL:
+        teacher.name, other = "first", network(5)
+        other.name = "second"
+        teacher, of_teacher = [other, teacher], f"first/{tap}"
+    hint = mr.Feature("hint", student=tap, teacher=of_teacher, adapter=adapter)
+    if kind == CACHED:
+        teacher = mr.data.TeacherCache(tmp_path / "cache", teacher, taps=[tap])
+        images = random.normal(size=(8, 6, 6, 3)).astype("float32")
+        data = tf.data.Dataset.from_tensor_slices((images, np.arange(8) % 3))
+        teacher.fill(mr.data.with_index(data).batch(4))
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=hint)
+    again = mr.Distiller.from_config(distiller.get_config())
+    for one in (distiller, again) if kind is None else (distiller,):
+        regressed, _ = one.knowledge["student"][0].adapter(
+            random.normal(size=(8, 4, 4, 4)), random.normal(size=(8, 4, 4, 6))
+        )
+        assert (float(np.min(regressed)) >= 0.0) is expected
+
+
+@pytest.mark.parametrize(("tap", "expected"), [("pooled", True), ("linear", False)])
+def test_the_softmax_regressor_follows_the_teachers_feature_too(tap, expected, random):
+    teacher, student = network(6), network(4)
+    srrl = mr.Feature("srrl", at=tap)
+    distiller = mr.Distiller(student=student, teacher=teacher, knowledge=srrl)
+    (feature, _), _ = distiller.knowledge["student"][0].adapter(
+        *(random.normal(size=(8, *(4, 4) * (tap == "linear"), width)) for width in (4, 6))
+    )
+    assert (float(np.min(feature)) >= 0.0) is expected

@@ -104,3 +104,26 @@ def test_what_others_register_stays(gradient):
         assert ops.gradient_registry.lookup(name) is gradient
     finally:
         del ops.gradient_registry._registry[name]
+
+
+def test_a_garbage_collection_may_come_at_any_time(monkeypatch):
+    entries = {f"of a test {index}": {"type": None} for index in range(3000)}
+    monkeypatch.setattr(ops.gradient_registry, "_registry", entries)
+
+    class Garbage:
+        """Part of a cycle; an entry goes with it."""
+
+        def __init__(self):
+            self.me = self
+            weakref.finalize(self, entries.pop, "of a test 0")
+
+    gc.collect()
+    thresholds = gc.get_threshold()
+    try:
+        Garbage()
+        gc.set_threshold(1000)  # so that it is collected while entries are listed as pairs
+        release_unused_graphs()
+    finally:
+        gc.set_threshold(*thresholds)
+    gc.collect()
+    assert len(entries) == 2999

@@ -43,10 +43,10 @@ def images(random):
 
 def test_auto_takes_the_last_pair_and_is_resolved_anew(images):
     teacher = mr.models.get("convnet", num_classes=3, widths=(4, 8, 16))
-    hint = mr.Feature("hint", at="auto", weight=1.0)
+    attention = mr.Feature("at", at="auto")
     for widths, stage in (((4, 8), "stage2"), ((4, 4, 8), "stage3")):
         student = mr.models.get("convnet", num_classes=3, widths=widths)
-        distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[hint])
+        distiller = mr.Distiller(student=student, teacher=teacher, knowledge=[attention])
         own = distiller.knowledge["student"][0]
         assert (own.student, own.teacher) == (stage, "stage3")
     distiller = mr.Distiller(
@@ -64,6 +64,19 @@ def test_auto_takes_the_last_pair_and_is_resolved_anew(images):
     assert np.isfinite(distiller.train_on_batch(*images, return_dict=True)["loss"])
     with pytest.raises(ValueError, match="needs the layers that it compares"):
         mr.Distiller(student=student, teacher=teacher, knowledge=[mr.Feature("simkd", at="auto")])
+
+
+@pytest.mark.parametrize(
+    ("stages", "chosen"), [(1, "stage1"), (2, "stage1"), (3, "stage2"), (4, "stage2")]
+)
+@pytest.mark.parametrize("given", ["hint", mr.Feature("hint", at="auto")], ids=["name", "auto"])
+def test_a_hint_compares_the_middle_stage(stages, chosen, given):
+    teacher, student = (
+        mr.models.get("convnet", num_classes=3, widths=(width,) * stages, input_shape=(32, 32, 3))
+        for width in (8, 4)
+    )
+    (hint,) = mr.Distiller(student=student, teacher=teacher, knowledge=given).knowledge["student"]
+    assert (hint.student, hint.teacher) == (chosen, chosen)
 
 
 def test_auto_on_one_side_goes_with_the_layer_of_the_other():
