@@ -51,7 +51,7 @@ def _is_nonnegative(nodes: list[Node], index: int) -> bool:
         operation = plain_layer(node.operation)
         if _sets_sign(operation):
             continue
-        if not _keeps_sign(operation) or not node.sources:
+        if not _keeps_sign(operation, len(node.sources)):
             return False
         waiting += node.sources
     return True
@@ -69,12 +69,14 @@ def _sets_sign(operation: Any) -> bool:
     return _is_of_keras(kind) and kind.__name__ in _FUNCTIONS
 
 
-def _keeps_sign(operation: Any) -> bool:
+def _keeps_sign(operation: Any, sources: int) -> bool:
     kind = type(operation)
+    if _is_of_keras(kind) and kind.__name__.endswith(_MERGES):
+        return sources > 1  # another term of one alone is a number, which may be negative
     if kind is keras.layers.UpSampling2D:
         return operation.interpolation in ("nearest", "bilinear")  # others overshoot
-    keeps = _is_of_keras(kind) and kind.__name__.endswith((*_KEEPS, *_MERGES))
-    return kind in PASSES_ON or keeps
+    keeps = _is_of_keras(kind) and kind.__name__.endswith(_KEEPS)
+    return sources > 0 and (keeps or kind in PASSES_ON)
 
 
 def _is_of_keras(kind: type) -> bool:

@@ -54,6 +54,7 @@ def test_a_sum_is_what_all_of_its_terms_are():
     sums = {
         "both": keras.ops.relu(other) + positive,
         "one": L.Add()([positive, other]),
+        "shifted": positive + (-1.0),
         "gated": L.Multiply()([positive, L.Activation("sigmoid")(other)]),
     }
     named = [L.Identity(name=name)(one) for name, one in sums.items()]
@@ -61,6 +62,7 @@ def test_a_sum_is_what_all_of_its_terms_are():
     assert {name: known(model, name) for name in sums} == {
         "both": True,
         "one": False,
+        "shifted": False,
         "gated": True,
     }
 
