@@ -116,7 +116,7 @@ def test_3_knowledge_by_names_and_losses(given, expected, student, teacher):
     distiller = mr.Distiller(student=student, teacher=teacher, knowledge=given)
     assert names(distiller) == expected
     taps = {one.name: (one.student, one.teacher) for one in distiller.knowledge["student"]}
-    sides = {"hint": "stage2", "rkd_distance": "embedding"}
+    sides = {"hint": "stage1", "rkd_distance": "embedding"}
     assert all(taps[name] == (tap, tap) for name, tap in sides.items() if name in taps)
     if isinstance(given, dict):
         weights = [float(one.weight) for one in distiller.knowledge["student"]]
