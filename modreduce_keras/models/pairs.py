@@ -54,8 +54,8 @@ def pair(
 
     Returns:
         A table with the columns `student`, `teacher`, `student_shape`, `teacher_shape` and `why`,
-        from the first stage to the last. `at="auto"` of a knowledge takes the last row, with a hint
-        the middle one.
+        from the first stage to the last. A knowledge with `at="auto"` takes the last row; a hint
+        takes the middle one.
 
     Raises:
         ValueError: If the kind is unknown, or a model does not have such layers, or not enough of
