@@ -30,8 +30,8 @@ class Hint(Loss):
 
     If you name no layers, or `at="auto"`, the hint compares the middle one of the pairs of stages
     that `mr.models.pair` proposes, as in the paper. Of two or four pairs, it is the earlier of the
-    two in the middle. On 10,000 images of CIFAR-100, a hint at the second of three stages added 4 points of accuracy to
-    DIST, and a hint at the last stage nothing (three seeds).
+    two in the middle. On 10,000 images of CIFAR-100, a hint at the second of three stages added 4
+    points of accuracy to DIST, and a hint at the last stage nothing (three seeds).
 
     Args:
         variant: `"reference"`, the default: the mean, as in the comparisons that the weight of 100
